@@ -245,6 +245,15 @@ impl Pool {
     }
 
     /// Whether one more buffer of a class may be kept.
+    /// Moves the bytes of `buffer` into one with room for `bytes` in all. False, with `buffer` as it was, if the budget is
+    /// spent.
+    pub fn grow(&mut self, buffer: &mut Buffer, bytes: usize) -> bool {
+        let Some(mut larger) = self.get(bytes) else { return false };
+        larger.append(buffer.as_slice());
+        self.put(std::mem::replace(buffer, larger));
+        true
+    }
+
     #[inline]
     fn may_keep(&self, class: usize) -> bool {
         (self.free[class].len() + 1) * CLASS_BYTES[class] <= FREE_BYTES_MAX
@@ -424,21 +433,6 @@ impl Pool {
         self.acknowledged = self.lease.budget.reclaim_requests();
     }
 
-    /// Counts a new connection that shares the budget.
-    pub fn add_holder(&self) {
-        self.lease.budget.add_holder();
-    }
-
-    /// Counts the end of a connection that shared the budget.
-    pub fn remove_holder(&self) {
-        self.lease.budget.remove_holder();
-    }
-
-    /// The share of a connection in bytes. A connection below it is not closed first when the node is short of memory.
-    pub fn share_bytes(&self) -> u64 {
-        self.lease.budget.share()
-    }
-
     /// The node's budget.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.lease.budget
@@ -594,9 +588,9 @@ mod tests {
     fn the_reserve_is_free_while_no_connection_exceeds_its_share() {
         let budget = Budget::new(MEMORY_BUDGET_MIN);
         let mut pool = Pool::new(budget.clone());
-        (0..100).for_each(|_| pool.add_holder());
+        (0..100).for_each(|_| pool.budget().add_holder());
         for _ in 0..100 {
-            assert!(pool.charge(pool.share_bytes() as usize));
+            assert!(pool.charge(pool.budget().share() as usize));
         }
         assert!(!pool.is_short(pool.lease.leased() - pool.used_bytes()));
         assert!(pool.charge(100_000) && pool.is_short(0));

@@ -56,7 +56,7 @@ use crate::Role;
 use crate::buffer::{Buffer, Pool};
 use crate::deflate::Agreement;
 use crate::frame::{Header, Opcode};
-use crate::limits::{self, Nanos};
+use crate::limits::Nanos;
 use crate::mask;
 
 pub use closed::{Cause, CloseFrame, Closed, TlsFault};
@@ -142,7 +142,7 @@ impl Connection {
         connection.reader.set_delivery(delivery);
         connection.phase = Phase::Open;
         if let Some(agreement) = agreement {
-            connection.codec = Some(Box::new(MessageCodec::agreed(agreement, role, env.codecs)?));
+            connection.codec = Some(Box::new(MessageCodec::new(agreement, role, false, env.codecs)?));
         }
         Ok(connection)
     }
@@ -430,8 +430,19 @@ impl Connection {
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
         let opcode = if first { kind.opcode() } else { Opcode::Continuation };
+        self.queue_frame(opcode, last, payload, env)
+    }
+
+    /// Queues an uncompressed frame.
+    fn queue_frame(
+        &mut self,
+        opcode: Opcode,
+        fin: bool,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
         let key = self.key(env);
-        self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
+        self.outbox.frame(env.pool, &Header::new(opcode, fin, key, payload.len()), payload)
     }
 
     /// Queues a message that was encoded before, for many connections (server role: the frame has no masking key), or events of
@@ -451,7 +462,7 @@ impl Connection {
     /// When the node's memory is spent.
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
-        self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+        self.outbox.control(env.pool, Opcode::Ping, key, payload)
     }
 
     /// Queues a ping behind earlier frames, among them perhaps the response to the request.
@@ -459,8 +470,7 @@ impl Connection {
     /// # Errors
     /// When the node's memory is spent.
     pub fn ping_behind(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        let key = self.key(env);
-        self.outbox.frame(env.pool, &Header::new(Opcode::Ping, true, key, payload.len()), payload)
+        self.queue_frame(Opcode::Ping, true, payload, env)
     }
 
     /// Queues a pong, in front of data. When many are queued, only the latest is kept (RFC 6455, 5.5.3).
@@ -469,7 +479,7 @@ impl Connection {
     /// When the node's memory is spent.
     pub fn pong(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
-        self.outbox.control(env.pool, Opcode::Pong, key, payload, limits::QUEUED_PONGS_MAX)
+        self.outbox.control(env.pool, Opcode::Pong, key, payload)
     }
 
     /// The next buffer to send. While a span is read: of those that go before the replies in it. `None` when the connection

@@ -146,6 +146,47 @@ macro_rules! error_texts {
     }};
 }
 
+/// Defines an error type without causes: each variant with its text, and `Display`, `Debug` and `Error` with them. A variant may
+/// have one field, which the text names. With `: text` behind its name, if no variant has a field, also the list of all variants
+/// and a function that returns the text.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! text_error {
+    (
+        $(#[$meta:meta])*
+        pub enum $type:ident: $text:ident { $($(#[$doc:meta])* $variant:ident = $string:literal;)* }
+    ) => {
+        $crate::text_error! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string;)* } }
+
+        impl $type {
+            /// All of them, for counters and tests.
+            pub const ALL: [$type; [$($string),*].len()] = [$($type::$variant),*];
+
+            /// The text of [`Display`](::std::fmt::Display).
+            pub const fn $text(self) -> &'static str {
+                match self {
+                    $($type::$variant => $string,)*
+                }
+            }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        pub enum $type:ident {
+            $($(#[$doc:meta])* $variant:ident $(($field:ident: $of:ty))? = $string:literal $(, $argument:expr)*;)*
+        }
+    ) => {
+        $(#[$meta])*
+        pub enum $type {
+            $($(#[$doc])* $variant $(($of))?,)*
+        }
+
+        $crate::error_texts! {
+            enum $type { $($variant $(($field))? => $string $(, $argument)*;)* }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

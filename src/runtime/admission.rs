@@ -140,105 +140,72 @@ impl PeerLimits {
     }
 }
 
-/// A limit that a peer was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Limit {
-    /// [`AddressLimits::bans`]: the address is banned.
-    Banned,
-    /// [`AddressLimits::connections_max`].
-    ConnectionsPerAddress,
-    /// [`AddressLimits::handshakes`].
-    HandshakesPerAddress,
-    /// [`AddressLimits::handshakes_in_all`].
-    Handshakes,
-    /// Messages of a connection per second.
-    Messages,
-    /// Bytes of a connection per second.
-    Bytes,
-    /// Publications of a connection per second.
-    Publications,
-    /// Publications of an identity per second.
-    PublicationsPerIdentity,
-    /// New subscriptions of a connection per second.
-    SubscribeRate,
-    /// New subscriptions of an identity per second.
-    SubscribeRatePerIdentity,
-    /// Subscriptions of a connection.
-    Subscriptions,
-    /// [`TopicUseLimits::subscriptions_per_identity`].
-    SubscriptionsPerIdentity,
-    /// Topics that exist and that a connection created.
-    TopicsPerConnection,
-    /// Topics that exist and that an identity created.
-    TopicsPerIdentity,
-    /// A wrong password.
-    Passwords,
-    /// A trusted proxy sent no valid header of the PROXY protocol.
-    ProxyHeader,
-    /// Connections of the node.
-    Connections,
-    /// Topics of the node.
-    Topics,
-    /// Bytes of a message.
-    MessageSize,
-    /// Bytes of a message that has begun, in a time.
-    MessageProgress,
-    /// Bytes and fields of a request head.
-    HeaderSize,
+/// Defines [`Limit`]: a variant and its name each.
+macro_rules! limits {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A limit that a peer was over.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Limit {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Limit {
+            /// All limits.
+            pub const ALL: [Limit; [$($name),*].len()] = [$(Limit::$variant),*];
+
+            /// The name in metrics, reports and the log.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Limit::$variant => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Limit {
-    /// All limits.
-    pub const ALL: [Limit; 21] = [
-        Limit::Banned,
-        Limit::ConnectionsPerAddress,
-        Limit::HandshakesPerAddress,
-        Limit::Handshakes,
-        Limit::Messages,
-        Limit::Bytes,
-        Limit::Publications,
-        Limit::PublicationsPerIdentity,
-        Limit::SubscribeRate,
-        Limit::SubscribeRatePerIdentity,
-        Limit::Subscriptions,
-        Limit::SubscriptionsPerIdentity,
-        Limit::TopicsPerConnection,
-        Limit::TopicsPerIdentity,
-        Limit::Passwords,
-        Limit::ProxyHeader,
-        Limit::Connections,
-        Limit::Topics,
-        Limit::MessageSize,
-        Limit::MessageProgress,
-        Limit::HeaderSize,
-    ];
-
-    /// The name in metrics, reports and the log.
-    pub fn name(self) -> &'static str {
-        match self {
-            Limit::Banned => "banned",
-            Limit::ConnectionsPerAddress => "connections_per_address",
-            Limit::HandshakesPerAddress => "handshakes_per_address",
-            Limit::Handshakes => "handshakes",
-            Limit::Messages => "messages",
-            Limit::Bytes => "bytes",
-            Limit::Publications => "publications",
-            Limit::PublicationsPerIdentity => "publications_per_identity",
-            Limit::SubscribeRate => "subscribe_rate",
-            Limit::SubscribeRatePerIdentity => "subscribe_rate_per_identity",
-            Limit::Subscriptions => "subscriptions",
-            Limit::SubscriptionsPerIdentity => "subscriptions_per_identity",
-            Limit::TopicsPerConnection => "topics_per_connection",
-            Limit::TopicsPerIdentity => "topics_per_identity",
-            Limit::Passwords => "passwords",
-            Limit::ProxyHeader => "proxy_header",
-            Limit::Connections => "connections",
-            Limit::Topics => "topics",
-            Limit::MessageSize => "message_size",
-            Limit::MessageProgress => "message_progress",
-            Limit::HeaderSize => "header_size",
-        }
-    }
+limits! {
+    /// [`AddressLimits::bans`]: the address is banned.
+    Banned = "banned",
+    /// [`AddressLimits::connections_max`].
+    ConnectionsPerAddress = "connections_per_address",
+    /// [`AddressLimits::handshakes`].
+    HandshakesPerAddress = "handshakes_per_address",
+    /// [`AddressLimits::handshakes_in_all`].
+    Handshakes = "handshakes",
+    /// Messages of a connection per second.
+    Messages = "messages",
+    /// Bytes of a connection per second.
+    Bytes = "bytes",
+    /// Publications of a connection per second.
+    Publications = "publications",
+    /// Publications of an identity per second.
+    PublicationsPerIdentity = "publications_per_identity",
+    /// New subscriptions of a connection per second.
+    SubscribeRate = "subscribe_rate",
+    /// New subscriptions of an identity per second.
+    SubscribeRatePerIdentity = "subscribe_rate_per_identity",
+    /// Subscriptions of a connection.
+    Subscriptions = "subscriptions",
+    /// [`TopicUseLimits::subscriptions_per_identity`].
+    SubscriptionsPerIdentity = "subscriptions_per_identity",
+    /// Topics that exist and that a connection created.
+    TopicsPerConnection = "topics_per_connection",
+    /// Topics that exist and that an identity created.
+    TopicsPerIdentity = "topics_per_identity",
+    /// A wrong password.
+    Passwords = "passwords",
+    /// A trusted proxy sent no valid header of the PROXY protocol.
+    ProxyHeader = "proxy_header",
+    /// Connections of the node.
+    Connections = "connections",
+    /// Topics of the node.
+    Topics = "topics",
+    /// Bytes of a message.
+    MessageSize = "message_size",
+    /// Bytes of a message that has begun, in a time.
+    MessageProgress = "message_progress",
+    /// Bytes and fields of a request head.
+    HeaderSize = "header_size",
 }
 
 /// The state of an address after a call.

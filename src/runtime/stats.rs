@@ -53,52 +53,90 @@ pub struct LogCounters {
     pub rate_limited: AtomicU64,
 }
 
-/// Counters of one shard since its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Connections taken from listeners.
-    pub accepted: u64,
-    /// Connections made by this side.
-    pub dialled: u64,
-    /// Requests that were answered with a 101, either role, or with an event stream.
-    pub opened: u64,
-    /// TLS handshakes that came to their end, either role.
-    pub tls_handshakes: u64,
-    /// Those of them that resumed an earlier session.
-    pub tls_resumed: u64,
-    /// Messages and bytes, by class of connection.
-    pub traffic: Ledger,
-    /// Sends that the kernel accepted only in part.
-    pub short_sends: u64,
-    /// Times a connection's reading was paused because its outbox was full.
-    pub pauses: u64,
-    /// Messages that a full mailbox delayed.
-    pub mailbox_full: u64,
-    /// Trips to the kernel.
-    pub ticks: u64,
-    /// Ticks that took longer than [`STALL`](crate::limits::STALL).
-    pub stalls: u64,
-    /// How long each tick took, without its trip to the kernel.
-    pub tick_time: Durations,
-    /// From the tick that read a message to the end of the one that sent it.
-    pub receive_to_send: Durations,
-    /// Connections that ended.
-    pub ends: BTreeMap<End, u64>,
-    /// Requests refused, by HTTP status.
-    pub refusals: BTreeMap<u16, u64>,
-    /// Requests answered without an upgrade, by HTTP status.
-    pub answers: BTreeMap<u16, u64>,
-    /// Times that a peer was over a limit, by the limit's name.
-    pub limited: BTreeMap<&'static str, u64>,
-    /// Headers of the PROXY protocol that were read.
-    pub proxy_headers: u64,
-    /// Failures to accept.
-    pub accept_failures: u64,
-    /// Connections that their handler's error or panic closed.
-    pub handler_failures: u64,
-    /// Those of them that were panics.
-    pub handler_panics: u64,
+/// A figure that is added up over shards.
+trait Sum {
+    fn add(&mut self, other: &Self);
+}
+
+impl Sum for u64 {
+    fn add(&mut self, other: &u64) {
+        *self += other;
+    }
+}
+
+impl<K: Ord + Copy> Sum for BTreeMap<K, u64> {
+    fn add(&mut self, other: &BTreeMap<K, u64>) {
+        for (key, count) in other {
+            *self.entry(*key).or_default() += count;
+        }
+    }
+}
+
+/// Defines a struct of figures, and adds up each of them.
+macro_rules! summed {
+    ($(#[$meta:meta])* pub struct $type:ident { $($(#[$doc:meta])* pub $figure:ident: $of:ty,)* }) => {
+        $(#[$meta])*
+        pub struct $type {
+            $($(#[$doc])* pub $figure: $of,)*
+        }
+
+        impl $type {
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &$type) {
+                $(self.$figure.add(&other.$figure);)*
+            }
+        }
+    };
+}
+
+summed! {
+    /// Counters of one shard since its start.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Counters {
+        /// Connections taken from listeners.
+        pub accepted: u64,
+        /// Connections made by this side.
+        pub dialled: u64,
+        /// Requests that were answered with a 101, either role, or with an event stream.
+        pub opened: u64,
+        /// TLS handshakes that came to their end, either role.
+        pub tls_handshakes: u64,
+        /// Those of them that resumed an earlier session.
+        pub tls_resumed: u64,
+        /// Messages and bytes, by class of connection.
+        pub traffic: Ledger,
+        /// Sends that the kernel accepted only in part.
+        pub short_sends: u64,
+        /// Times a connection's reading was paused because its outbox was full.
+        pub pauses: u64,
+        /// Messages that a full mailbox delayed.
+        pub mailbox_full: u64,
+        /// Trips to the kernel.
+        pub ticks: u64,
+        /// Ticks that took longer than [`STALL`](crate::limits::STALL).
+        pub stalls: u64,
+        /// How long each tick took, without its trip to the kernel.
+        pub tick_time: Durations,
+        /// From the tick that read a message to the end of the one that sent it.
+        pub receive_to_send: Durations,
+        /// Connections that ended.
+        pub ends: BTreeMap<End, u64>,
+        /// Requests refused, by HTTP status.
+        pub refusals: BTreeMap<u16, u64>,
+        /// Requests answered without an upgrade, by HTTP status.
+        pub answers: BTreeMap<u16, u64>,
+        /// Times that a peer was over a limit, by the limit's name.
+        pub limited: BTreeMap<&'static str, u64>,
+        /// Headers of the PROXY protocol that were read.
+        pub proxy_headers: u64,
+        /// Failures to accept.
+        pub accept_failures: u64,
+        /// Connections that their handler's error or panic closed.
+        pub handler_failures: u64,
+        /// Those of them that were panics.
+        pub handler_panics: u64,
+    }
 }
 
 /// How a connection ended.
@@ -156,58 +194,6 @@ pub struct Snapshot<R> {
 }
 
 impl Counters {
-    /// Adds another shard's counters.
-    pub fn add(&mut self, other: &Counters) {
-        let Counters {
-            accepted,
-            dialled,
-            opened,
-            tls_handshakes,
-            tls_resumed,
-            traffic,
-            short_sends,
-            pauses,
-            mailbox_full,
-            ticks,
-            stalls,
-            tick_time,
-            receive_to_send,
-            ends,
-            refusals,
-            answers,
-            limited,
-            proxy_headers,
-            accept_failures,
-            handler_failures,
-            handler_panics,
-        } = other;
-        for (sum, part) in [
-            (&mut self.accepted, accepted),
-            (&mut self.dialled, dialled),
-            (&mut self.opened, opened),
-            (&mut self.tls_handshakes, tls_handshakes),
-            (&mut self.tls_resumed, tls_resumed),
-            (&mut self.short_sends, short_sends),
-            (&mut self.pauses, pauses),
-            (&mut self.mailbox_full, mailbox_full),
-            (&mut self.ticks, ticks),
-            (&mut self.stalls, stalls),
-            (&mut self.proxy_headers, proxy_headers),
-            (&mut self.accept_failures, accept_failures),
-            (&mut self.handler_failures, handler_failures),
-            (&mut self.handler_panics, handler_panics),
-        ] {
-            *sum += part;
-        }
-        self.traffic.add(traffic);
-        self.tick_time.add(tick_time);
-        self.receive_to_send.add(receive_to_send);
-        merge(&mut self.ends, ends);
-        merge(&mut self.refusals, refusals);
-        merge(&mut self.answers, answers);
-        merge(&mut self.limited, limited);
-    }
-
     /// WebSockets that ended, by close code.
     pub fn closes(&self) -> BTreeMap<u16, u64> {
         let mut closes = BTreeMap::new();
@@ -248,35 +234,20 @@ impl BudgetFigures {
     }
 }
 
-/// Totals of a driver's work since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DriverWork {
-    /// System calls of the event loop.
-    pub enters: u64,
-    /// Operations handed to the kernel.
-    pub submissions: u64,
-    /// Completions, or events, that the kernel reported.
-    pub completions: u64,
-    /// Times that the completion queue was too small.
-    pub overflows: u64,
-    /// Receives that found no buffer.
-    pub buffer_stalls: u64,
-}
-
-impl DriverWork {
-    /// Adds another driver's work.
-    pub fn add(&mut self, other: &DriverWork) {
-        self.enters += other.enters;
-        self.submissions += other.submissions;
-        self.completions += other.completions;
-        self.overflows += other.overflows;
-        self.buffer_stalls += other.buffer_stalls;
-    }
-}
-
-fn merge<K: Ord + Copy>(sums: &mut BTreeMap<K, u64>, parts: &BTreeMap<K, u64>) {
-    for (key, count) in parts {
-        *sums.entry(*key).or_default() += count;
+summed! {
+    /// Totals of a driver's work since its start.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct DriverWork {
+        /// System calls of the event loop.
+        pub enters: u64,
+        /// Operations handed to the kernel.
+        pub submissions: u64,
+        /// Completions, or events, that the kernel reported.
+        pub completions: u64,
+        /// Times that the completion queue was too small.
+        pub overflows: u64,
+        /// Receives that found no buffer.
+        pub buffer_stalls: u64,
     }
 }

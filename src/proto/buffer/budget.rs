@@ -104,8 +104,9 @@ impl Budget {
         self.part(SHARD_RESERVE_PARTS).min(SHARD_RESERVE_BYTES_MAX)
     }
 
-    /// The share of one connection. While no connection exceeds it, the reserve is free.
-    pub(super) fn share(&self) -> u64 {
+    /// The share of one connection. While no connection exceeds it, the reserve is free. A connection below it is not ended
+    /// first when the node is short of memory.
+    pub fn share(&self) -> u64 {
         (self.units() - self.reserve()) / self.holders.load(Ordering::Relaxed).max(1)
     }
 
@@ -116,11 +117,13 @@ impl Budget {
         }
     }
 
-    pub(super) fn add_holder(&self) {
+    /// Counts a new connection that shares the budget.
+    pub fn add_holder(&self) {
         self.holders.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn remove_holder(&self) {
+    /// Counts the end of a connection that shared the budget.
+    pub fn remove_holder(&self) {
         self.holders.fetch_sub(1, Ordering::Relaxed);
     }
 

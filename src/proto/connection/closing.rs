@@ -11,7 +11,7 @@ use super::{
 use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
 use crate::event_stream;
-use crate::frame::{Header, Opcode};
+use crate::frame::Opcode;
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::{ProtocolError, Role};
 
@@ -205,10 +205,7 @@ impl Connection {
 
     /// Bytes of queued messages that were dropped for the Close frame when the peer broke a rule.
     pub fn displaced_bytes(&self) -> u32 {
-        match &self.phase {
-            Phase::Closing(closing) => closing.end.displaced_bytes,
-            _ => 0,
-        }
+        self.closing().map_or(0, |closing| closing.end.displaced_bytes)
     }
 
     /// The request was answered by a response, which is queued.
@@ -229,10 +226,7 @@ impl Connection {
             Phase::Closing(closing) => Closed { peer_close, ..closing.end.closed.clone() },
             _ => {
                 if env.config.answers_closes {
-                    let key = self.key(env);
-                    let echoed = &payload[..payload.len().min(2)];
-                    let header = Header::new(Opcode::Close, true, key, echoed.len());
-                    self.outbox.frame(env.pool, &header, echoed)?;
+                    self.queue_frame(Opcode::Close, true, &payload[..payload.len().min(2)], env)?;
                 }
                 Closed { code: close.code, cause: Cause::Peer, peer_close }
             }
@@ -252,8 +246,7 @@ impl Connection {
             return self.outbox.raw(env.pool, &event);
         }
         let mut payload = [0; 125];
-        let payload_bytes =
-            if code == CloseCode::NO_STATUS { 0 } else { close::write(&mut payload, code, reason) };
+        let payload_bytes = close::write(&mut payload, code, reason);
         let key = self.key(env);
         let mut encoded = [0; CONTROL_FRAME_BYTES_MAX];
         let frame = outbox::encode_control(&mut encoded, Opcode::Close, key, &payload[..payload_bytes]);
@@ -262,10 +255,7 @@ impl Connection {
 
     /// Enters `state`, which ends by the close timeout, or when an earlier one would have.
     fn enter(&mut self, state: State, closed: Closed, env: &Env<'_>) {
-        let until = match &self.phase {
-            Phase::Closing(closing) => closing.until,
-            _ => env.now + env.config.close_timeout,
-        };
+        let until = self.closing().map_or(env.now + env.config.close_timeout, |closing| closing.until);
         self.enter_until(state, closed, until);
     }
 
@@ -282,10 +272,8 @@ impl Connection {
     #[cold]
     pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
         self.outbox.clear(env.pool);
-        let closed = match &self.phase {
-            Phase::Closing(closing) => closing.end.closed.clone(),
-            _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
-        };
+        let failed = || Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail));
+        let closed = self.closed().cloned().unwrap_or_else(failed);
         self.enter(State::SHUTTING_DOWN, closed, env);
     }
 
@@ -324,7 +312,7 @@ impl Connection {
     /// Whether received bytes are read; otherwise they are discarded.
     #[inline]
     pub fn reads(&self) -> bool {
-        !matches!(&self.phase, Phase::Closing(closing) if !closing.reads_frames())
+        self.closing().is_none_or(Closing::reads_frames)
     }
 
     /// Whether the transport must be closed without waiting for queued bytes.
@@ -384,7 +372,7 @@ impl Connection {
     }
 
     fn next_transport_action(&self) -> Option<(TransportAction, State)> {
-        let Phase::Closing(closing) = &self.phase else { return None };
+        let closing = self.closing()?;
         let waits = |action| action != TransportAction::Abort && !self.outbox.is_flushed();
         closing.state.action().filter(|(action, _)| !waits(*action))
     }
@@ -392,11 +380,7 @@ impl Connection {
     /// Whether it is, or was before it began to close, a WebSocket or an event stream. A request that was refused, or answered
     /// by an ordinary response, never is.
     pub fn was_open(&self) -> bool {
-        match &self.phase {
-            Phase::Open => true,
-            Phase::Closing(closing) => closing.end.was_open,
-            Phase::Head { .. } | Phase::Deciding { .. } => false,
-        }
+        self.closing().map_or(self.is_open(), |closing| closing.end.was_open)
     }
 
     /// Whether it may be ended to free memory. A connection in its handshake holds little, for a short time, and one that is
@@ -407,11 +391,7 @@ impl Connection {
 
     /// Whether frames of the peer are read: until its Close frame, even behind ours.
     pub fn reads_frames(&self) -> bool {
-        match &self.phase {
-            Phase::Open => true,
-            Phase::Closing(closing) => closing.reads_frames(),
-            Phase::Head { .. } | Phase::Deciding { .. } => false,
-        }
+        self.closing().map_or(self.is_open(), Closing::reads_frames)
     }
 
     /// Whether the connection is closing, or closed.
@@ -421,9 +401,14 @@ impl Connection {
 
     /// How the connection ended, once it is closing.
     pub fn closed(&self) -> Option<&Closed> {
+        self.closing().map(|closing| &closing.end.closed)
+    }
+
+    #[inline]
+    fn closing(&self) -> Option<&Closing> {
         match &self.phase {
-            Phase::Closing(closing) => Some(&closing.end.closed),
-            _ => None,
+            Phase::Closing(closing) => Some(closing),
+            Phase::Head { .. } | Phase::Deciding { .. } | Phase::Open => None,
         }
     }
 

@@ -29,11 +29,24 @@ enum Outbound {
 }
 
 impl MessageCodec {
-    /// A codec for `agreement`, whose window is reserved in the budget.
-    fn new(agreement: Agreement, role: Role) -> MessageCodec {
-        let (inbound, outbound) = (agreement.inbound(role), agreement.outbound(role));
-        MessageCodec {
-            agreement,
+    /// A codec for `agreement`, whose window is reserved in the budget. When that is spent, an agreement that the peer
+    /// does not know yet loses context takeover, if the server may `decline` it: a peer relies on what it knows.
+    ///
+    /// # Errors
+    /// When the budget is spent and takeover cannot be declined.
+    pub(super) fn new(
+        agreement: Agreement,
+        role: Role,
+        may_decline: bool,
+        codecs: &mut Codecs,
+    ) -> Result<MessageCodec, OutOfMemory> {
+        let reserved = codecs.reserve_window(agreement, role);
+        if reserved != agreement && !may_decline {
+            return Err(OutOfMemory);
+        }
+        let (inbound, outbound) = (reserved.inbound(role), reserved.outbound(role));
+        Ok(MessageCodec {
+            agreement: reserved,
             role,
             window: inbound.takeover.then(|| Window::new(inbound.window_bits)),
             outbound: match outbound {
@@ -41,40 +54,7 @@ impl MessageCodec {
                 Direction { takeover: true, .. } => Outbound::Own(None),
                 _ => Outbound::Shared,
             },
-        }
-    }
-
-    /// A codec for an agreement that the peer does not know yet. A server does not keep windows when the budget for
-    /// them is spent; a client must, because the server relies on it.
-    ///
-    /// # Errors
-    /// In the client role, when that budget is spent.
-    pub(super) fn negotiated(
-        agreement: Agreement,
-        role: Role,
-        codecs: &mut Codecs,
-    ) -> Result<MessageCodec, OutOfMemory> {
-        let reserved = codecs.reserve_window(agreement, role);
-        if reserved != agreement && role == Role::Client {
-            return Err(OutOfMemory);
-        }
-        Ok(MessageCodec::new(reserved, role))
-    }
-
-    /// A codec for an agreement that the peer already knows, so that context takeover cannot be declined.
-    ///
-    /// # Errors
-    /// When the budget for its windows is spent.
-    pub(super) fn agreed(
-        agreement: Agreement,
-        role: Role,
-        codecs: &mut Codecs,
-    ) -> Result<MessageCodec, OutOfMemory> {
-        if codecs.reserve_window(agreement, role) == agreement {
-            Ok(MessageCodec::new(agreement, role))
-        } else {
-            Err(OutOfMemory)
-        }
+        })
     }
 
     pub(super) fn agreement(&self) -> &Agreement {

@@ -4,7 +4,6 @@ use super::reader::ReadError;
 use super::{Connection, Env, Piece, Pings, SpanCursor, Step};
 use crate::Role;
 use crate::frame::{Header, Opcode};
-use crate::limits::QUEUED_PONGS_MAX;
 
 impl Connection {
     /// Acts on a control frame; returns the part that the application sees.
@@ -57,13 +56,12 @@ impl Connection {
         if env.config.pings == Pings::Shown {
             return Ok(());
         }
-        let key = self.key(env);
         if self.outbox.is_blocked() {
-            self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
+            self.pong(payload, env)?;
         } else {
             // What is queued leaves with this turn. Overtaking it would win nothing, and could send the pong before an
             // earlier pong or before our response to the request.
-            self.outbox.frame(env.pool, &Header::new(Opcode::Pong, true, key, payload.len()), payload)?;
+            self.queue_frame(Opcode::Pong, true, payload, env)?;
         }
         Ok(())
     }

@@ -75,13 +75,9 @@ impl Connection {
         let kept_max = bytes_max.saturating_add(1);
         let kept = taken.min(kept_max.saturating_sub(before));
         let must_grow = head.room() < kept;
-        if must_grow {
-            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(kept_max)) else {
-                env.pool.put(head);
-                return Err(OutOfMemory.into());
-            };
-            larger.append(head.as_slice());
-            env.pool.put(std::mem::replace(&mut head, larger));
+        if must_grow && !env.pool.grow(&mut head, (2 * (before + kept)).min(kept_max)) {
+            env.pool.put(head);
+            return Err(OutOfMemory.into());
         }
         head.append(&rest[..kept]);
         cursor.read += taken;
@@ -209,36 +205,31 @@ impl Connection {
     pub fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         let bytes =
             RESPONSE_HEAD_BYTES_MAX + refusal.reason.len() + refusal.hint.len() + refusal.headers.len();
-        let head = env.pool.get(bytes);
-        self.queue_response(
-            refusal.status,
-            head.map(|mut head| {
-                handshake::write_refusal(head.vec(), refusal);
-                head
-            }),
-            env,
-        );
+        self.queue_response(refusal.status, bytes, env, |out| handshake::write_refusal(out, refusal));
     }
 
     /// Queues a complete response, after which the connection ends.
     pub fn respond(&mut self, reply: &Reply<'_>, env: &mut Env<'_>) {
         let Reply { status, content_type, headers, body, head_only } = *reply;
-        let head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len() + body.len());
-        self.queue_response(
-            status,
-            head.map(|mut head| {
-                handshake::write_response(head.vec(), status, content_type, headers, body, head_only);
-                head
-            }),
-            env,
-        );
+        let bytes = RESPONSE_HEAD_BYTES_MAX + headers.len() + body.len();
+        self.queue_response(status, bytes, env, |out| {
+            handshake::write_response(out, status, content_type, headers, body, head_only);
+        });
     }
 
-    fn queue_response(&mut self, status: u16, response: Option<Buffer>, env: &mut Env<'_>) {
+    fn queue_response(
+        &mut self,
+        status: u16,
+        bytes: usize,
+        env: &mut Env<'_>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let response = env.pool.get(bytes);
         if let Some(head) = self.reader.take_head() {
             env.pool.put(head);
         }
-        let Some(response) = response else { return self.abort(Cause::OutOfMemory) };
+        let Some(mut response) = response else { return self.abort(Cause::OutOfMemory) };
+        write(response.vec());
         self.outbox.push(response);
         let cause = if status < 400 { Cause::Answered } else { Cause::Refused(status) };
         self.end_with_response(cause, env);
@@ -258,7 +249,8 @@ impl Connection {
     /// # Errors
     /// In the client role, when that budget is spent.
     pub fn agree(&mut self, agreement: Agreement, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        self.codec = Some(Box::new(MessageCodec::negotiated(agreement, self.role(), env.codecs)?));
+        let (role, may_decline) = (self.role(), self.role() == Role::Server);
+        self.codec = Some(Box::new(MessageCodec::new(agreement, role, may_decline, env.codecs)?));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, QUEUED_PONGS_MAX};
 use crate::mask;
 
 /// Bytes of the largest control frame: two of header, four of key, 125 of payload.
@@ -197,11 +197,10 @@ impl Outbox {
         opcode: Opcode,
         key: Option<[u8; 4]>,
         payload: &[u8],
-        pongs_max: u32,
     ) -> Result<(), OutOfMemory> {
         debug_assert!(opcode.is_control());
         if opcode == Opcode::Pong {
-            if u32::from(self.queued_pongs) >= pongs_max {
+            if u32::from(self.queued_pongs) >= QUEUED_PONGS_MAX {
                 // Only the latest ping is owed an answer (RFC 6455, 5.5.3).
                 if let Some(buffer) = self.control.take() {
                     self.bytes -= buffer.len() as u32;
@@ -215,10 +214,9 @@ impl Outbox {
         let encoded = encode_control(&mut encoded, opcode, key, payload);
         if let Some(buffer) = &mut self.control
             && buffer.room() < encoded.len()
+            && !pool.grow(buffer, buffer.len() + encoded.len())
         {
-            let mut larger = pool.get(buffer.len() + encoded.len()).ok_or(OutOfMemory)?;
-            larger.append(buffer.as_slice());
-            pool.put(std::mem::replace(buffer, larger));
+            return Err(OutOfMemory);
         }
         if self.control.is_none() {
             self.control = Some(pool.get(encoded.len()).ok_or(OutOfMemory)?);
@@ -343,9 +341,9 @@ impl Outbox {
             Some(last) if last.room() >= bytes => {}
             // Moving to a larger buffer keeps a batch contiguous: one send, and no list of buffers.
             Some(last) if last.len() + bytes <= GROWN_BYTES_MAX => {
-                let mut larger = pool.get((last.len() + bytes).max(2 * last.len())).ok_or(OutOfMemory)?;
-                larger.append(last.as_slice());
-                pool.put(std::mem::replace(last, larger));
+                if !pool.grow(last, (last.len() + bytes).max(2 * last.len())) {
+                    return Err(OutOfMemory);
+                }
             }
             _ => {
                 let buffer = pool.get(bytes).ok_or(OutOfMemory)?;

@@ -53,10 +53,18 @@ impl Default for State {
 #[derive(Clone, Copy, Debug)]
 struct DataFrame {
     left: u64,
-    key: [u8; 4],
+    key: Option<[u8; 4]>,
     fin: bool,
     /// Its bytes are collected, and not shown as they arrive.
     assemble: bool,
+}
+
+impl DataFrame {
+    /// The rest behind `bytes` more.
+    fn after(self, bytes: usize) -> DataFrame {
+        let key = self.key.map(|key| mask::rotate(key, bytes));
+        DataFrame { left: self.left - bytes as u64, key, ..self }
+    }
 }
 
 /// The part of a control frame that has arrived.
@@ -308,7 +316,7 @@ impl Reader {
             pool.put(deferred);
             return Err(ProtocolError::MessageTooBig.into());
         }
-        if let Err(OutOfMemory) = grow(&mut deferred, total, pool) {
+        if deferred.room() < rest.len() && !pool.grow(&mut deferred, total) {
             pool.put(deferred);
             return Err(OutOfMemory.into());
         }
@@ -351,10 +359,7 @@ impl Reader {
         let (kind, key, place) = self.whole_frame(&bytes[cursor.read..], bytes_max)?;
         let payload_bytes = place.len();
         let from = cursor.read + place.start;
-        let at = match key {
-            Some(key) => cursor.unmask(bytes, from, payload_bytes, key, appends),
-            None => from..from + payload_bytes,
-        };
+        let at = cursor.unmask(bytes, from, payload_bytes, key, appends);
         cursor.read = from + payload_bytes;
         if kind == MessageKind::Text && self.validates() && !utf8::is_valid(&bytes[at.clone()]) {
             return Some(Err(ProtocolError::InvalidUtf8));
@@ -487,12 +492,8 @@ impl Reader {
             Delivery::Frames => split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX,
             Delivery::Chunks => false,
         };
-        self.state = State::Data(DataFrame {
-            left: header.payload_bytes,
-            key: header.mask.unwrap_or_default(),
-            fin: header.fin,
-            assemble,
-        });
+        let Header { payload_bytes: left, mask: key, fin, .. } = *header;
+        self.state = State::Data(DataFrame { left, key, fin, assemble });
         Ok(())
     }
 
@@ -508,10 +509,7 @@ impl Reader {
         let from = cursor.read;
         if payload_bytes <= bytes.len() - from {
             cursor.read += payload_bytes;
-            let at = match header.mask {
-                Some(key) => cursor.unmask(bytes, from, payload_bytes, key, cx.appends),
-                None => from..from + payload_bytes,
-            };
+            let at = cursor.unmask(bytes, from, payload_bytes, header.mask, cx.appends);
             return Ok(Some(Found::Control(header.opcode, Piece::InSpan(at))));
         }
         self.state = State::Control(ControlFrame {
@@ -558,17 +556,14 @@ impl Reader {
         let DataFrame { left, key, fin, .. } = frame;
         let from = cursor.read;
         let here = left.min((bytes.len() - from) as u64) as usize;
-        let at = match self.role {
-            Role::Server => cursor.unmask(bytes, from, here, key, cx.appends),
-            Role::Client => from..from + here,
-        };
+        let at = cursor.unmask(bytes, from, here, key, cx.appends);
         cursor.read += here;
         let left = left - here as u64;
         if self.message.kind == MessageKind::Text && self.validates() {
             self.message.utf8.push(&bytes[at.clone()])?;
         }
         if left > 0 {
-            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
+            self.state = State::Data(frame.after(here));
         }
         let flags = self.end_chunk(left == 0, fin)?;
         Ok(Found::Chunk(flags, Piece::InSpan(at)))
@@ -585,8 +580,8 @@ impl Reader {
     ) -> Result<Found, ReadError> {
         let payload_bytes = frame.left as usize;
         let compressed = &mut bytes[cursor.read..cursor.read + payload_bytes];
-        if self.role == Role::Server {
-            mask::apply(compressed, frame.key);
+        if let Some(key) = frame.key {
+            mask::apply(compressed, key);
         }
         cursor.read += payload_bytes;
         self.show_inflated(compressed, cursor, cx)
@@ -635,7 +630,7 @@ impl Reader {
         };
         self.assemble(part, key, left.saturating_add(further), cx.env.pool)?;
         if left > 0 {
-            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
+            self.state = State::Data(frame.after(here));
             return Ok(None);
         }
         if gathers && !fin {
@@ -656,7 +651,13 @@ impl Reader {
     /// Appends `part` to the assembled payload; the copy unmasks it. The buffer grows with what arrives, not with what
     /// was announced: the `left` bytes that may still come are only an upper bound. It grows by a factor, so that a message
     /// of many small fragments takes linear time.
-    fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, pool: &mut Pool) -> Result<(), ReadError> {
+    fn assemble(
+        &mut self,
+        part: &[u8],
+        key: Option<[u8; 4]>,
+        left: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ReadError> {
         let present = self.assembly.as_ref().map_or(0, Buffer::len);
         if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {
             let needed = present + part.len();
@@ -671,9 +672,9 @@ impl Reader {
             self.assembly = Some(larger);
         }
         if let Some(buffer) = &mut self.assembly {
-            match self.role {
-                Role::Server => mask::append(buffer.vec(), part, key),
-                Role::Client => buffer.append(part),
+            match key {
+                Some(key) => mask::append(buffer.vec(), part, key),
+                None => buffer.append(part),
             }
             if self.message.kind == MessageKind::Text && !self.message.compressed {
                 self.message.utf8.push(&buffer.as_slice()[present..])?;
@@ -700,17 +701,6 @@ impl Reader {
         }
         Ok(flags)
     }
-}
-
-/// Makes room for `total` bytes in `buffer`.
-fn grow(buffer: &mut Buffer, total: usize, pool: &mut Pool) -> Result<(), OutOfMemory> {
-    if buffer.len() + buffer.room() >= total {
-        return Ok(());
-    }
-    let mut larger = pool.get(total).ok_or(OutOfMemory)?;
-    larger.append(buffer.as_slice());
-    pool.put(std::mem::replace(buffer, larger));
-    Ok(())
 }
 
 /// Payload bytes that the frames of a message may have together.

@@ -87,9 +87,7 @@ impl Connection {
         // Behind an unfinished send it may wait long, and in a buffer of its own a message of a byte would take hundreds.
         let joins = self.outbox.is_blocked() && buffer.len() <= JOINED_BYTES_MAX;
         if self.role() == Role::Client || joins {
-            let key = self.key(env);
-            let header = Header::new(opcode, fin, key, buffer.len());
-            let queued = self.outbox.frame(env.pool, &header, buffer.as_slice());
+            let queued = self.queue_frame(opcode, fin, buffer.as_slice(), env);
             env.pool.put(buffer);
             return queued;
         }

@@ -63,6 +63,17 @@ fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterat
         .map(|header| header.value.trim_ascii())
 }
 
+/// The value of a field that a head may have once; `Err` if it has more.
+fn single<'a>(headers: &'a [httparse::Header<'a>], name: &'a str) -> Result<Option<&'a [u8]>, Repeated> {
+    let mut values = values(headers, name);
+    let value = values.next();
+    if values.next().is_some() { Err(Repeated) } else { Ok(value) }
+}
+
+/// A head has more than one of a field.
+#[derive(Debug, PartialEq, Eq)]
+struct Repeated;
+
 /// The elements of comma-separated lists (RFC 9110, 5.6.1). Empty elements are skipped.
 fn elements<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = &'a [u8]> + Clone {
     values.flat_map(list)

@@ -59,18 +59,16 @@ pub enum TunnelError {
 
 impl fmt::Display for TunnelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TunnelError::Status(407) => {
-                f.write_str("the proxy requires a valid user name and password (407)")
+        f.write_str(match self {
+            TunnelError::Status(407) => "the proxy requires a valid user name and password (407)",
+            TunnelError::Status(status) => return write!(f, "the proxy answered {status} to CONNECT"),
+            TunnelError::Http(BadHandshake::HeadTooBig) => "the proxy's response head is too big",
+            TunnelError::Http(_) => "the proxy's response is not HTTP",
+            TunnelError::Socks(refusal) => {
+                return write!(f, "the proxy did not open a connection: {refusal}");
             }
-            TunnelError::Status(status) => write!(f, "the proxy answered {status} to CONNECT"),
-            TunnelError::Http(BadHandshake::HeadTooBig) => {
-                f.write_str("the proxy's response head is too big")
-            }
-            TunnelError::Http(_) => f.write_str("the proxy's response is not HTTP"),
-            TunnelError::Socks(refusal) => write!(f, "the proxy did not open a connection: {refusal}"),
-            TunnelError::UnexpectedBytes => f.write_str("the proxy sent unexpected bytes after its response"),
-        }
+            TunnelError::UnexpectedBytes => "the proxy sent unexpected bytes after its response",
+        })
     }
 }
 

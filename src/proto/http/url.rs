@@ -30,53 +30,27 @@ pub struct Url {
     pub secure: bool,
 }
 
-/// The reason why a URL is invalid. The text is one line.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BadUrl {
-    /// It does not begin with `ws://` or `wss://`.
-    Scheme,
-    /// It has a fragment, which a WebSocket URL must not have (RFC 6455, 3).
-    Fragment,
-    /// It has a user name or password.
-    UserInfo,
-    /// It has no host.
-    NoHost,
-    /// The host has invalid characters, or the text in brackets is not an IPv6 address.
-    Host,
-    /// The port is not a number from 1 to 65535.
-    Port,
-    /// The path or query has a space, a control character or a non-ASCII character.
-    Path,
-}
-
-impl fmt::Display for BadUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BadUrl::Scheme => "a WebSocket URL begins with ws:// or wss://",
-            BadUrl::Fragment => "a WebSocket URL has no fragment (#...)",
-            BadUrl::UserInfo => "user names and passwords in the URL are not supported",
-            BadUrl::NoHost => "the URL has no host",
-            BadUrl::Host => "the URL's host is malformed",
-            BadUrl::Port => "the URL's port is not a number from 1 to 65535",
-            BadUrl::Path => "the URL's path must be percent-encoded ASCII",
-        })
+crate::text_error! {
+    /// The reason why a URL is invalid. The text is one line.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum BadUrl {
+        /// It does not begin with `ws://` or `wss://`.
+        Scheme = "a WebSocket URL begins with ws:// or wss://";
+        /// It has a fragment, which a WebSocket URL must not have (RFC 6455, 3).
+        Fragment = "a WebSocket URL has no fragment (#...)";
+        /// It has a user name or password.
+        UserInfo = "user names and passwords in the URL are not supported";
+        /// It has no host.
+        NoHost = "the URL has no host";
+        /// The host has invalid characters, or the text in brackets is not an IPv6 address.
+        Host = "the URL's host is malformed";
+        /// The port is not a number from 1 to 65535.
+        Port = "the URL's port is not a number from 1 to 65535";
+        /// The path or query has a space, a control character or a non-ASCII character.
+        Path = "the URL's path must be percent-encoded ASCII";
     }
 }
-
-impl std::error::Error for BadUrl {}
-
-crate::error_debug!(
-    enum BadUrl {
-        Scheme,
-        Fragment,
-        UserInfo,
-        NoHost,
-        Host,
-        Port,
-        Path,
-    }
-);
 
 impl Url {
     /// Parses `ws://host[:port][/path][?query]`, or `wss://`.
@@ -132,11 +106,19 @@ const fn default_port(secure: bool) -> u16 {
 /// Decodes percent-encoding (RFC 3986, 2.1), such as that of user information; unencoded characters are accepted. `None` if a `%` is
 /// not followed by two hexadecimal digits, or the result is not UTF-8.
 pub fn percent_decode(text: &str) -> Option<String> {
+    percent_decode_if(text, |_| true)
+}
+
+/// The same, but also `None` for an unencoded byte that `is_accepted` does not accept.
+pub(super) fn percent_decode_if(text: &str, is_accepted: impl Fn(u8) -> bool) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {
         rest = behind;
         if byte != b'%' {
+            if !is_accepted(byte) {
+                return None;
+            }
             decoded.push(byte);
             continue;
         }

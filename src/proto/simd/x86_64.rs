@@ -34,89 +34,42 @@ pub(super) unsafe fn run_avx512(src: *const u8, dst: *mut u8, len: usize, key: u
     unsafe { run::<__m512i>(src, dst, len, key) }
 }
 
-// SAFETY: `load` and `store` access exactly one whole register.
-unsafe impl Vector for __m128i {
-    const BYTES: usize = 16;
+/// Implements [`Vector`] for register types, given their bytes and their instructions.
+macro_rules! registers {
+    ($($register:ident, $bytes:literal, $splat:ident, $load:ident, $store:ident, $xor:ident;)*) => {$(
+        // SAFETY: `load` and `store` access exactly one whole register.
+        unsafe impl Vector for $register {
+            const BYTES: usize = $bytes;
 
-    #[inline(always)]
-    unsafe fn splat(word: u32) -> __m128i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm_set1_epi32(word as i32) }
-    }
+            #[inline(always)]
+            unsafe fn splat(word: u32) -> $register {
+                // SAFETY: the caller guarantees that the processor supports the instructions.
+                unsafe { $splat(word as i32) }
+            }
 
-    #[inline(always)]
-    unsafe fn load(src: *const u8) -> __m128i {
-        // SAFETY: the caller guarantees the instructions and 16 readable bytes.
-        unsafe { _mm_loadu_si128(src.cast()) }
-    }
+            #[inline(always)]
+            unsafe fn load(src: *const u8) -> $register {
+                // SAFETY: the caller guarantees the instructions and `BYTES` readable bytes.
+                unsafe { $load(src.cast()) }
+            }
 
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8) {
-        // SAFETY: the caller guarantees the instructions and 16 writable bytes.
-        unsafe { _mm_storeu_si128(dst.cast(), self) }
-    }
+            #[inline(always)]
+            unsafe fn store(self, dst: *mut u8) {
+                // SAFETY: the caller guarantees the instructions and `BYTES` writable bytes.
+                unsafe { $store(dst.cast(), self) }
+            }
 
-    #[inline(always)]
-    unsafe fn xor(self, other: __m128i) -> __m128i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm_xor_si128(self, other) }
-    }
+            #[inline(always)]
+            unsafe fn xor(self, other: $register) -> $register {
+                // SAFETY: the caller guarantees that the processor supports the instructions.
+                unsafe { $xor(self, other) }
+            }
+        }
+    )*};
 }
 
-// SAFETY: `load` and `store` access exactly one whole register.
-unsafe impl Vector for __m256i {
-    const BYTES: usize = 32;
-
-    #[inline(always)]
-    unsafe fn splat(word: u32) -> __m256i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm256_set1_epi32(word as i32) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(src: *const u8) -> __m256i {
-        // SAFETY: the caller guarantees the instructions and 32 readable bytes.
-        unsafe { _mm256_loadu_si256(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8) {
-        // SAFETY: the caller guarantees the instructions and 32 writable bytes.
-        unsafe { _mm256_storeu_si256(dst.cast(), self) }
-    }
-
-    #[inline(always)]
-    unsafe fn xor(self, other: __m256i) -> __m256i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm256_xor_si256(self, other) }
-    }
-}
-
-// SAFETY: `load` and `store` access exactly one whole register.
-unsafe impl Vector for __m512i {
-    const BYTES: usize = 64;
-
-    #[inline(always)]
-    unsafe fn splat(word: u32) -> __m512i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm512_set1_epi32(word as i32) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(src: *const u8) -> __m512i {
-        // SAFETY: the caller guarantees the instructions and 64 readable bytes.
-        unsafe { _mm512_loadu_si512(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8) {
-        // SAFETY: the caller guarantees the instructions and 64 writable bytes.
-        unsafe { _mm512_storeu_si512(dst.cast(), self) }
-    }
-
-    #[inline(always)]
-    unsafe fn xor(self, other: __m512i) -> __m512i {
-        // SAFETY: the caller guarantees that the processor supports the instructions.
-        unsafe { _mm512_xor_si512(self, other) }
-    }
+registers! {
+    __m128i, 16, _mm_set1_epi32, _mm_loadu_si128, _mm_storeu_si128, _mm_xor_si128;
+    __m256i, 32, _mm256_set1_epi32, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_xor_si256;
+    __m512i, 64, _mm512_set1_epi32, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_xor_si512;
 }

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use self::dials::WaitingDials;
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
@@ -456,15 +458,13 @@ impl Epoll {
                 if !self.slots.has_room() {
                     return self.park_listeners(Accepting::Full);
                 }
-                let error = match sys::accept(self.listeners[position].fd.as_fd()) {
-                    Ok(fd) => match self.adopt(fd, Phase::Open, INTEREST) {
-                        Ok(token) => {
-                            self.accepting = Accepting::Yes;
-                            events.push(Event::Accepted { token });
-                            continue;
-                        }
-                        Err(error) => error,
-                    },
+                let accepted = sys::accept(self.listeners[position].fd.as_fd());
+                let error = match accepted.and_then(|fd| self.adopt(fd, Phase::Open, INTEREST)) {
+                    Ok(token) => {
+                        self.accepting = Accepting::Yes;
+                        events.push(Event::Accepted { token });
+                        continue;
+                    }
                     Err(error) => error,
                 };
                 match error.raw_os_error() {
@@ -657,7 +657,7 @@ impl Driver for Epoll {
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        sys::set_nonblocking(listener.as_fd())?;
+        SockRef::from(&listener).set_nonblocking(true)?;
         self.listeners.push(Listener { fd: listener, ready: false });
         if matches!(self.accepting, Accepting::Full | Accepting::Failed { .. }) {
             return Ok(());

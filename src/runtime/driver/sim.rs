@@ -63,8 +63,9 @@ pub struct Sim {
     busy: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Free,
     Connecting,
     Open,
@@ -73,7 +74,7 @@ enum Phase {
     Aborting,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     generation: u32,
     phase: Phase,
@@ -146,11 +147,11 @@ impl Sim {
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
-    /// The slot of a connection whose short send the latest tick reported.
-    fn fresh(&self, token: Token) -> Option<&Slot> {
+    /// The same, only to look at.
+    fn peek(&self, token: Token) -> Option<&Slot> {
         self.slots
             .get(token.index as usize)
-            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free && slot.fresh)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
     fn token(&self, index: u32) -> Token {
@@ -162,35 +163,12 @@ impl Sim {
     }
 
     fn insert(&mut self, wire: usize, side: usize, phase: Phase) -> Token {
-        let slot = Slot {
-            generation: 0,
-            phase,
-            wire,
-            side,
-            dirty: false,
-            paused: false,
-            ended: false,
-            half_closed: false,
-            shutdown: false,
-            staged: VecDeque::new(),
-            late_ticks: 0,
-            rest: Unsent::default(),
-            fresh: false,
-            parked_ticks: 0,
-            late_bytes: 0,
-            late_looks: 0,
-        };
-        let index = match self.free.pop() {
-            Some(index) => {
-                let generation = self.slots[index as usize].generation;
-                self.slots[index as usize] = Slot { generation, ..slot };
-                index
-            }
-            None => {
-                self.slots.push(slot);
-                self.slots.len() as u32 - 1
-            }
-        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        let generation = self.slots[index as usize].generation;
+        self.slots[index as usize] = Slot { generation, phase, wire, side, ..Slot::default() };
         self.token(index)
     }
 
@@ -302,19 +280,15 @@ impl Driver for Sim {
     }
 
     fn unsent_bytes(&self, token: Token) -> usize {
-        let slot = self.slots.get(token.index as usize);
-        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
-        slot.map_or(0, |slot| slot.rest.bytes())
+        self.peek(token).map_or(0, |slot| slot.rest.bytes())
     }
 
     fn held_bytes(&self, token: Token) -> usize {
-        let slot = self.slots.get(token.index as usize);
-        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
-        slot.map_or(0, |slot| slot.rest.held_bytes())
+        self.peek(token).map_or(0, |slot| slot.rest.held_bytes())
     }
 
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
-        self.fresh(token)?.rest.last_shared()
+        self.peek(token).filter(|slot| slot.fresh)?.rest.last_shared()
     }
 
     fn take_back(&mut self, token: Token, bytes: usize) -> bool {

@@ -1,4 +1,4 @@
-//! Socket calls that both real drivers make and that no crate offers.
+//! Socket calls that both real drivers make.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -22,6 +22,5 @@ pub(super) fn bind_without_port(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sends FIN. A peer that is gone already needs none.
 pub(super) fn shutdown_write(fd: BorrowedFd<'_>) {
-    // SAFETY: shutdown takes no pointers; the descriptor is open while borrowed.
-    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
 }

@@ -27,6 +27,17 @@ pub(super) struct Unsent {
     taken_bytes: usize,
 }
 
+impl Source {
+    /// Its bytes, of which those of the receive region are where `received` says.
+    pub(super) fn bytes<'a>(&'a self, received: impl FnOnce(Span) -> &'a [u8]) -> &'a [u8] {
+        match self {
+            Source::Received(span) => received(*span),
+            Source::Pooled(buffer) => buffer.as_slice(),
+            Source::Shared(shared) => &shared.bytes,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Piece {
     Pooled(Buffer),

@@ -40,6 +40,7 @@ use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
+use super::unsent::Unsent;
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
 };
@@ -144,12 +145,6 @@ impl Uring {
             degraded: features::KNOWN.less(used),
             not_send: PhantomData,
         })
-    }
-
-    /// Number of ticks that brought more completions than the ring holds. Nothing is lost by that, but receives are
-    /// armed again.
-    pub fn completion_overflows(&self) -> u64 {
-        self.ring.work.overflows
     }
 
     /// Queues everything except the sends of this tick's batch.
@@ -327,11 +322,11 @@ impl Driver for Uring {
     }
 
     fn unsent_bytes(&self, token: Token) -> usize {
-        self.connections.unsent_bytes(token)
+        self.connections.unsent(token).map_or(0, Unsent::bytes)
     }
 
     fn held_bytes(&self, token: Token) -> usize {
-        self.connections.held_bytes(token)
+        self.connections.unsent(token).map_or(0, Unsent::held_bytes)
     }
 
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
@@ -424,7 +419,8 @@ impl Drop for Uring {
         let give_up_at = clock::now() + TEAR_DOWN_MAX;
         self.ring.cancel_everything();
         while self.connections.in_flight > 0 && clock::now() < give_up_at {
-            self.ring.look();
+            // Runs the kernel's deferred work, without waiting.
+            let _ = self.ring.enter(0, 0, None);
             let connections = &mut *self.connections;
             for entry in self.ring.completions() {
                 let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());

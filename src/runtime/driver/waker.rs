@@ -1,10 +1,12 @@
 //! Ending a driver's wait from another thread.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 #[cfg(any(test, feature = "sim"))]
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::EventfdFlags;
 
 /// Ends the wait of one driver. Cloneable, usable from any thread, never blocks, and outlives its driver
 /// harmlessly.
@@ -25,13 +27,7 @@ enum Way {
 impl Waker {
     /// A waker on a new eventfd, for a driver whose ring (if it has one) is behind `ring`.
     pub(super) fn eventfd(ring: Option<OwnedFd>) -> io::Result<Waker> {
-        // SAFETY: eventfd takes no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made and nobody else owns it.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Waker(Way::Descriptor { eventfd: Arc::new(eventfd), ring: ring.map(Arc::new) }))
     }
 
@@ -63,10 +59,8 @@ impl Waker {
     pub fn wake(&self) {
         match &self.0 {
             Way::Descriptor { eventfd, .. } => {
-                let one = 1_u64.to_ne_bytes();
-                // SAFETY: `one` is 8 readable bytes and the descriptor is open while the Arc lives. A full
-                // counter (EAGAIN) means that the driver has been woken already.
-                unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+                // A full counter (EAGAIN) means that the driver has been woken already.
+                let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
             }
             #[cfg(any(test, feature = "sim"))]
             Way::Flag(flag) => flag.store(true, Ordering::Release),

@@ -19,6 +19,7 @@ pub type MessageOf<A> = <<A as Application>::Kinds as Kinds>::Message;
 
 /// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
 /// must neither block nor allocate per message.
+#[expect(unused_variables, reason = "most calls do nothing by default")]
 pub trait Application: Sized {
     /// The state of its connections, and the mail between its shards.
     type Kinds: Kinds;
@@ -29,9 +30,7 @@ pub trait Application: Sized {
 
     /// A tick of this shard took longer than [`STALL`](crate::limits::STALL). It is counted; the application may report
     /// it.
-    fn stalled(&self, shard: usize, taken: Nanos) {
-        let _ = (shard, taken);
-    }
+    fn stalled(&self, shard: usize, taken: Nanos) {}
 
     /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
     /// refused already.
@@ -46,27 +45,21 @@ pub trait Application: Sized {
     /// Whether a request only asks if the server lives. It is answered even to clients that are over a limit, and while the shard
     /// drains, so it must open nothing.
     fn is_liveness_check(&self, request: &Request<'_>) -> bool {
-        let _ = request;
         false
     }
 
     /// A request was refused, by the application or by RFC 6455's rules. The reply returned here replaces the refusal's own
     /// response.
     fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
-        let _ = (refusal, request);
         None
     }
 
     /// The transport of a dialled connection is connected; TLS, or the request, begins with this tick.
-    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
-        let _ = (cx, token);
-    }
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
     /// The TLS handshake of a dialled connection is complete; `resumed` says whether it resumed an earlier session.
     /// Never called without TLS.
-    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, resumed: bool) {
-        let _ = (cx, token, resumed);
-    }
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, resumed: bool) {}
 
     /// The 101, or the head of an event stream, was staged (server role), or the 101 was received (client role: `response` is
     /// the server's response).
@@ -76,7 +69,6 @@ pub trait Application: Sized {
         token: Token,
         response: Option<&Response>,
     ) {
-        let _ = (cx, token, response);
     }
 
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its flags.
@@ -89,42 +81,30 @@ pub trait Application: Sized {
         token: Token,
         address: Option<SocketAddr>,
     ) {
-        let _ = (cx, token, address);
     }
 
     /// A ping arrived and was answered. Called if
     /// [`Config::pings`](echoring_proto::connection::ConnectionConfig::pings) requests it.
-    fn ping(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
-        let _ = (link, payload);
-    }
+    fn ping(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {}
 
     /// A pong arrived.
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
-        let _ = (link, payload);
-    }
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {}
 
     /// A send was short, and the connection accepts no further one until [`writable`](Application::writable).
     /// [Shared](Context::share) pieces that are unsent may be [taken back](Context::take_back) now.
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
-        let _ = (cx, token);
-    }
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
     /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
-        let _ = (cx, token);
-    }
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
     /// The name of the authenticated client of a connection, for its record in the access log.
     fn identity(&self, token: Token) -> Option<&str> {
-        let _ = token;
         None
     }
 
     /// A connection is closing: [`Context::closed`] has the cause. Its transport may take some time, after which
     /// [`closed`](Application::closed) is called. May be called several times.
-    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
-        let _ = (cx, token);
-    }
+    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
     /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client role) has
     /// ended. Its token is invalid.
@@ -144,25 +124,19 @@ pub trait Application: Sized {
         message: MessageOf<Self>,
         payload: &[u8],
     ) {
-        let _ = (cx, from, message, payload);
     }
 
     /// A command of another thread, between two ticks. That thread waits for the answer as specified in its command.
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, command: Self::Command) {
-        let _ = (cx, command);
-    }
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, command: Self::Command) {}
 
     /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. Otherwise they stay in their
     /// mailbox, which fills and thereby backpressures the posting shard's connections.
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self::Kinds>) -> bool {
-        let _ = cx;
         true
     }
 
     /// All events of the tick have been handled; work staged now leaves with this tick's batch.
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
-        let _ = cx;
-    }
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {}
 
     /// When [`tick_ended`](Application::tick_ended) must be called at the latest, if at all.
     fn deadline(&self) -> Option<Nanos> {
@@ -172,7 +146,6 @@ pub trait Application: Sized {
     /// The node is short of memory: frees a part of the histories or, if `owed`, of the backlogs of slow consumers,
     /// which are notified of the gap. False if there is nothing to free.
     fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
-        let _ = (pool, owed);
         false
     }
 
@@ -181,15 +154,11 @@ pub trait Application: Sized {
 
     /// A paced drain has come to a connection that [outlives](Kinds::outlives_drain) the beginning of a drain: it must
     /// be closed once everything queued for it was sent.
-    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
-        let _ = (cx, token);
-    }
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
     /// The shard accepts no more connections and has closed (1001) those that do not
     /// [outlive](Kinds::outlives_drain) this. Called again if the drain must end earlier.
-    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
-        let _ = cx;
-    }
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {}
 
     /// Whether a draining shard may end once its last connection has ended: no other shard needs it any more.
     fn is_drained(&self) -> bool {

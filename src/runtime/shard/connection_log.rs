@@ -14,7 +14,6 @@ use tracing::{Level, enabled};
 use super::access::{AccessLog, AccessRecord, Sampled};
 use crate::driver::Token;
 use crate::limits::{ACCESS_PATH_BYTES_MAX, LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
-use crate::stats::Traffic;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::{Refusal, Request};
@@ -33,27 +32,19 @@ pub(super) struct ConnectionLog {
 }
 
 #[derive(Debug, Default)]
-struct Note {
-    address: Address,
-    path: Option<String>,
+pub(super) struct Note {
+    /// `None` while the driver has not answered.
+    pub(super) address: Option<Option<SocketAddr>>,
+    pub(super) path: Option<String>,
     waiting: Vec<Record>,
     /// For the access log.
-    access: Option<Access>,
-}
-
-/// The log's knowledge of a connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Known<'a> {
-    /// `None`: it was not looked up, or not found yet.
-    pub(super) address: Option<Option<SocketAddr>>,
-    pub(super) accepted_at: Option<Nanos>,
-    pub(super) path: Option<&'a str>,
+    pub(super) access: Option<Access>,
 }
 
 /// The data that only the access log needs.
 #[derive(Clone, Copy, Debug)]
-struct Access {
-    accepted_at: Nanos,
+pub(super) struct Access {
+    pub(super) accepted_at: Nanos,
     status: Option<u16>,
 }
 
@@ -64,14 +55,6 @@ pub(super) struct Accepted {
     pub(super) wants_address: bool,
     /// Its messages and bytes must be counted by themselves.
     pub(super) wants_traffic: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Address {
-    /// The driver was asked.
-    #[default]
-    Awaited,
-    Known(Option<SocketAddr>),
 }
 
 /// A pending log record.
@@ -140,14 +123,8 @@ impl ConnectionLog {
     }
 
     /// The data about a connection: none for most.
-    pub(super) fn known(&self, token: Token) -> Known<'_> {
-        let Some(note) = self.connections.get(&token) else { return Known::default() };
-        let address = match note.address {
-            Address::Awaited => None,
-            Address::Known(address) => Some(address),
-        };
-        let accepted_at = note.access.map(|access| access.accepted_at);
-        Known { address, accepted_at, path: note.path.as_deref() }
+    pub(super) fn note(&self, token: Token) -> Option<&Note> {
+        self.connections.get(&token)
     }
 
     /// A request was answered with 101, or with an event stream.
@@ -184,7 +161,7 @@ impl ConnectionLog {
     fn log(&mut self, token: Token, record: Record) {
         match self.connections.get_mut(&token) {
             None => record.log(None, None),
-            Some(Note { address: Address::Known(peer), path, .. }) => record.log(*peer, path.as_deref()),
+            Some(Note { address: Some(peer), path, .. }) => record.log(*peer, path.as_deref()),
             Some(note) => note.waiting.push(record),
         }
     }
@@ -207,13 +184,13 @@ impl ConnectionLog {
 
     /// Whether a connection's address is awaited, so that it must not be closed.
     pub(super) fn awaits_address(&self, token: Token) -> bool {
-        self.connections.get(&token).is_some_and(|note| note.address == Address::Awaited)
+        self.connections.get(&token).is_some_and(|note| note.address.is_none())
     }
 
     /// The driver reported an address. Returns whether the application asked for it.
     pub(super) fn addressed(&mut self, token: Token, peer: Option<SocketAddr>) -> bool {
         if let Some(note) = self.connections.get_mut(&token) {
-            note.address = Address::Known(peer);
+            note.address = Some(peer);
             for record in note.waiting.drain(..) {
                 record.log(peer, note.path.as_deref());
             }
@@ -224,51 +201,28 @@ impl ConnectionLog {
     /// The request named another address than that of the transport.
     pub(super) fn readdressed(&mut self, token: Token, client: SocketAddr) {
         if let Some(note) = self.connections.get_mut(&token) {
-            note.address = Address::Known(Some(client));
+            note.address = Some(Some(client));
         }
     }
 
-    /// A connection has ended.
-    pub(super) fn closed(&mut self, token: Token, closed: &Closed, end: &Ended<'_>) {
+    /// A connection has ended `now`. `record` has what the log does not know.
+    pub(super) fn closed(&mut self, token: Token, closed: &Closed, record: AccessRecord<'_>, now: Nanos) {
         if !self.asked.is_empty() {
             self.asked.remove(&token);
         }
         let note = if self.connections.is_empty() { None } else { self.connections.remove(&token) };
-        let Note { address, path, waiting, access } =
-            note.unwrap_or(Note { address: Address::Known(None), ..Note::default() });
-        let peer = match address {
-            Address::Known(peer) => peer,
-            Address::Awaited => None,
-        };
-        for record in waiting {
-            record.log(peer, path.as_deref());
+        let Note { address, path, waiting, access } = note.unwrap_or_default();
+        let peer = address.flatten();
+        for waiting in waiting {
+            waiting.log(peer, path.as_deref());
         }
         if let (Some(log), Some(Access { accepted_at, status })) = (&self.access, access) {
-            log.write(&AccessRecord {
-                address: peer,
-                identity: end.identity,
-                path: path.as_deref(),
-                status,
-                code: end.code,
-                cause: closed.cause.name(),
-                traffic: end.traffic,
-                duration: end.at.saturating_sub(accepted_at),
-            });
+            let (path, cause) = (path.as_deref(), closed.cause.name());
+            let duration = now.saturating_sub(accepted_at);
+            log.write(&AccessRecord { address: peer, path, status, cause, duration, ..record });
         }
         log_end(peer, closed);
     }
-}
-
-/// The end of a connection, for its record.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ended<'a> {
-    pub(super) at: Nanos,
-    /// The close code, if it was a WebSocket or an event stream.
-    pub(super) code: Option<u16>,
-    /// Its traffic, if that was counted by itself.
-    pub(super) traffic: Option<Traffic>,
-    /// Who authenticated.
-    pub(super) identity: Option<&'a str>,
 }
 
 impl Record {

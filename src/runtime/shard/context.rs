@@ -17,7 +17,9 @@ use crate::driver::{Driver, Shared, Source, Token};
 use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, Reply};
+use echoring_proto::connection::{
+    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply,
+};
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
 
@@ -48,6 +50,10 @@ pub struct ConnectionContext<'a, K: Kinds> {
     pub(super) excesses: &'a mut Vec<(Token, Limit, bool)>,
 }
 
+/// What a connection's context uses of its shard, beside the environment.
+pub(super) type ShardParts<'a, K> =
+    (&'a mut Mailboxes<<K as Kinds>::Message>, &'a mut Counters, &'a mut Vec<(Token, Limit, bool)>);
+
 impl<'a, K: Kinds> ConnectionContext<'a, K> {
     /// The context of a connection that has reached the application.
     #[inline(always)]
@@ -55,9 +61,7 @@ impl<'a, K: Kinds> ConnectionContext<'a, K> {
         slot: &'a mut Slot<K::Peer>,
         token: Token,
         env: Env<'a>,
-        mailboxes: &'a mut Mailboxes<K::Message>,
-        counters: &'a mut Counters,
-        excesses: &'a mut Vec<(Token, Limit, bool)>,
+        (mailboxes, counters, excesses): ShardParts<'a, K>,
     ) -> ConnectionContext<'a, K> {
         let Slot { connection, peer, account, .. } = slot;
         let (peer, account) = (peer.get_or_insert_default(), *account);
@@ -66,21 +70,6 @@ impl<'a, K: Kinds> ConnectionContext<'a, K> {
 }
 
 impl<K: Kinds> ConnectionContext<'_, K> {
-    /// The same connection, for a shorter time.
-    pub fn reborrow(&mut self) -> ConnectionContext<'_, K> {
-        let Env { pool, codecs, config, now, entropy } = &mut self.env;
-        ConnectionContext {
-            token: self.token,
-            peer: self.peer,
-            mailboxes: self.mailboxes,
-            connection: self.connection,
-            env: Env { pool, codecs, config, now: *now, entropy },
-            counters: self.counters,
-            account: self.account,
-            excesses: self.excesses,
-        }
-    }
-
     /// The peer was over a limit of the application: it is counted and logged with its address. `counts` says that it may ban
     /// the address.
     pub fn note_excess(&mut self, limit: Limit, counts: bool) {
@@ -127,8 +116,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
     pub fn end_fragments(&mut self, kind: MessageKind) {
         self.connection.set_sends_fragments(false);
         if self.connection.is_open() {
-            let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env).is_ok();
-            self.count_queued(queued);
+            let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env);
+            self.count_queued(queued, 1);
         }
     }
 
@@ -174,8 +163,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             return false;
         }
         debug_assert!(!self.connection.is_event_stream());
-        let queued = self.connection.send(kind, payload, &mut self.env).is_ok();
-        self.count_queued(queued)
+        let queued = self.connection.send(kind, payload, &mut self.env);
+        self.count_queued(queued, 1)
     }
 
     /// Queues an event of an event stream, see [`Connection::send_encoded`], without a bound as
@@ -185,18 +174,17 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             return;
         }
         debug_assert!(self.connection.is_event_stream());
-        let queued = self.connection.send_encoded(event, &mut self.env).is_ok();
-        self.count_queued(queued);
+        let queued = self.connection.send_encoded(event, &mut self.env);
+        self.count_queued(queued, 1);
     }
 
-    /// Counts a message that was queued, or ends the connection for lack of memory.
-    fn count_queued(&mut self, queued: bool) -> bool {
-        if queued {
-            self.counters.traffic.at(self.account).messages_out += 1;
-        } else {
-            self.connection.abort(Cause::OutOfMemory);
+    /// Counts `messages` that were queued, or ends the connection for lack of memory.
+    fn count_queued(&mut self, queued: Result<(), OutOfMemory>, messages: u64) -> bool {
+        match queued {
+            Ok(()) => self.counters.traffic.at(self.account).messages_out += messages,
+            Err(OutOfMemory) => self.connection.abort(Cause::OutOfMemory),
         }
-        queued
+        queued.is_ok()
     }
 
     /// The same as [`Context::share_window`].
@@ -212,13 +200,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         if !self.connection.is_open() || full {
             return false;
         }
-        let sent = self.connection.send_fragment(kind, first, last, payload, &mut self.env).is_ok();
-        if !sent {
-            self.connection.abort(Cause::OutOfMemory);
-        } else if last {
-            self.counters.traffic.at(self.account).messages_out += 1;
-        }
-        sent
+        let queued = self.connection.send_fragment(kind, first, last, payload, &mut self.env);
+        self.count_queued(queued, u64::from(last))
     }
 
     /// Queues a ping of at most 125 bytes, under the same conditions as [`send`](ConnectionContext::send).
@@ -233,11 +216,7 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             // The queue, perhaps with the 101 in it, leaves with this tick.
             self.connection.ping_behind(payload, &mut self.env)
         };
-        let sent = queued.is_ok();
-        if !sent {
-            self.connection.abort(Cause::OutOfMemory);
-        }
-        sent
+        self.count_queued(queued, 0)
     }
 
     /// Ends the stream without a Close frame, behind the queued data.
@@ -321,7 +300,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
 
     /// All connections, in any state. Allocates, so it is only for rare events.
     pub fn tokens(&self) -> Vec<Token> {
-        self.core.slots.tokens().collect()
+        self.core.slots.tokens()
     }
 
     /// The Close code and reason when the shard drains.
@@ -372,17 +351,9 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         if slot.mark_dirty() {
             core.dirty.push(token);
         }
-        let Slot { connection, peer, account, .. } = slot;
-        Some(ConnectionContext {
-            token,
-            peer: peer.as_mut()?,
-            mailboxes: &mut core.mailboxes,
-            connection,
-            env: core.env.lend(),
-            counters: &mut core.counters,
-            account: *account,
-            excesses: &mut core.excesses,
-        })
+        slot.peer.as_ref()?;
+        let parts = (&mut core.mailboxes, &mut core.counters, &mut core.excesses);
+        Some(ConnectionContext::of(slot, token, core.env.lend(), parts))
     }
 
     /// How a connection is closing; `None` if it is not.
@@ -504,14 +475,18 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.driver.find_address(token);
     }
 
-    /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later).
+    /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later). Input that arrived meanwhile is read
+    /// at the end of the tick.
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
-        self.core.accept_later(token, subprotocol, whole);
+        self.core.accept(token, None, subprotocol, &[], whole);
+        self.core.touch(token);
     }
 
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
-        self.core.accept_later_with(token, extras, whole);
+        self.core.set_progress(token, extras);
+        self.core.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
+        self.core.touch(token);
     }
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see

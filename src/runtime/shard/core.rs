@@ -12,7 +12,6 @@ mod keeping;
 mod memory;
 mod opening;
 mod reading;
-mod refused_later;
 mod refusing;
 mod relief;
 mod sealing;
@@ -20,27 +19,27 @@ mod secure;
 mod throttle;
 mod throttling;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
-use self::refused_later::RefusedLater;
-use self::relief::{MemoryRelief, UnfinishedSends};
-use self::sealing::{flush_sealed, flush_tunnel};
+use self::relief::{MemoryRelief, UnfinishedSend};
+use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::throttle::Throttle;
+use super::access::AccessRecord;
 use super::config::{Allowance, ShardConfig};
-use super::connection_log::{self, ConnectionLog, Ended};
+use super::connection_log::{self, ConnectionLog};
 use super::control::{Goodbye, LiveConfig};
 use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
-use super::refusals;
+use super::refusals::{self, RefusedConnection};
 use super::slots::{Slot, Slots};
 use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
-use crate::driver::{Driver, Source, Token};
+use crate::driver::{Driver, Token};
 use crate::limits::{STALL, TRIM_INTERVAL};
 use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use crate::traces;
@@ -114,12 +113,14 @@ pub struct Core<D: Driver, K: Kinds> {
     lease: Lease,
     pub(super) arrivals: Arrivals,
     pub(super) handshakes: Handshakes,
-    refused_later: RefusedLater,
+    /// Connections that are refused once their request is there. Empty while nobody is over a limit.
+    refused_later: BTreeMap<Token, RefusedConnection>,
     pub(super) throttle: Throttle,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
-    unfinished_sends: UnfinishedSends,
+    /// The partial sends that are checked for progress, the next first.
+    unfinished_sends: VecDeque<UnfinishedSend>,
     relief: MemoryRelief,
 }
 
@@ -166,11 +167,11 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             stopping: false,
             arrivals: Arrivals::default(),
             handshakes: Handshakes::default(),
-            refused_later: RefusedLater::default(),
+            refused_later: BTreeMap::new(),
             throttle: Throttle::default(),
             excesses: Vec::new(),
             due: Vec::new(),
-            unfinished_sends: UnfinishedSends::default(),
+            unfinished_sends: VecDeque::new(),
             relief: MemoryRelief::default(),
             driver,
             mailboxes,
@@ -184,11 +185,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.counters.accepted += 1;
         let admitted = self.lease.take(1);
         let connection = Connection::server(&self.env.lend());
-        self.slots.insert(token, connection, None);
-        self.env.pool.add_holder();
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.leased = admitted;
-        }
+        self.slots.insert(token, connection, None).leased = admitted;
+        self.env.pool.budget().add_holder();
         traces::accepted(token, self.env.now);
         let noted = self.log.accepted(token, self.env.now);
         if noted.wants_address {
@@ -382,19 +380,13 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             return;
         }
         let connection = &mut slot.connection;
-        let mut refused = false;
-        let mut action_waits = false;
+        let traffic = self.counters.traffic.at(slot.account);
+        let (mut refused, mut is_sealing) = (false, false);
         match self.sessions.layer_mut(token.index) {
             Some(Layer::Tls(session)) => {
-                refused = flush_sealed(
-                    session,
-                    connection,
-                    &mut self.env.lend(),
-                    token,
-                    &mut self.driver,
-                    self.counters.traffic.at(slot.account),
-                );
-                action_waits = refused && !connection.is_aborting();
+                let (env, driver) = (&mut self.env.lend(), &mut self.driver);
+                refused = flush_sealed(session, connection, env, token, driver, traffic);
+                is_sealing = refused && !connection.is_aborting();
             }
             Some(Layer::Tunnel(tunnel)) => {
                 let mut env = self.env.lend();
@@ -402,29 +394,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
             None if connection.is_blocked() => {}
             None => {
-                while let Some(buffer) = connection.pop() {
-                    let traffic = self.counters.traffic.at(slot.account);
-                    if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
-                        refused = true;
-                        break;
-                    }
-                }
+                let (pop, push_front) = (Connection::pop, Connection::push_front);
+                refused = !send_queued(&mut self.driver, token, traffic, connection, pop, push_front);
             }
         }
         if connection.is_closing() {
             self.ending.push(token);
             let (log, driver) = (&mut self.log, &mut self.driver);
-            action_waits |= waits_for_address(log, driver, token, connection, self.env.now);
-        }
-        let mut action = if action_waits { None } else { connection.take_transport_action() };
-        if action == Some(TransportAction::Close)
-            && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())
-        {
-            connection.linger();
-            action = Some(TransportAction::Shutdown);
-        }
-        if let Some(action) = action {
-            slot.leaving = end_transport(&mut self.driver, token, action);
+            let waits = waits_for_address(log, driver, token, connection, self.env.now) || is_sealing;
+            let lingers = self.sessions.get_mut(token.index).is_some_and(|session| session.lingers());
+            slot.leaving = !waits && end_transport(driver, token, connection, lingers);
         }
         if pause_or_resume(connection, &self.env, &mut self.driver, token) {
             self.counters.pauses += 1;
@@ -452,7 +431,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if slot.leased {
             self.lease.give_back(1);
         }
-        self.env.pool.remove_holder();
+        self.env.pool.budget().remove_holder();
         self.came_back(token);
         slot.connection.release(&mut self.env.pool, &mut self.env.codecs);
         self.sessions.remove(token.index, &mut self.env.pool);
@@ -471,7 +450,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
         traces::closed(token, closed.cause.name());
         let traffic = self.counters.traffic.close(slot.account);
-        self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic, identity });
+        let record = AccessRecord { identity, code, traffic, ..AccessRecord::default() };
+        self.log.closed(token, closed, record, self.env.now);
     }
 
     /// Uses another configuration from now on.
@@ -514,7 +494,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             features: described.features.names().collect(),
             degraded: described.degraded.names().collect(),
             compressed: self.env.codecs.done(),
-            blocked: self.unfinished_sends.queue.len() as u64,
+            blocked: self.unfinished_sends.len() as u64,
             tls_sessions: self.sessions.count(),
             memory: BudgetFigures::of(self.env.pool.budget()),
             seats: BudgetFigures::of(self.lease.budget()),
@@ -548,16 +528,27 @@ fn waits_for_address<D: Driver>(
     action == Some(TransportAction::Close) && notes.awaits_address(token)
 }
 
-/// Makes the driver carry out a connection's requests for its transport. Returns whether only the end of the connection
-/// is still awaited.
-fn end_transport<D: Driver>(driver: &mut D, token: Token, action: TransportAction) -> bool {
-    match action {
-        TransportAction::Shutdown => {
+/// Carries out what a closing connection requests of its transport. If it `lingers`, the peer's bytes are still discarded
+/// before it is closed. Returns whether only the end of the connection is still awaited.
+fn end_transport<D: Driver>(
+    driver: &mut D,
+    token: Token,
+    connection: &mut Connection,
+    lingers: bool,
+) -> bool {
+    match connection.take_transport_action() {
+        None => return false,
+        Some(TransportAction::Close) if lingers => {
+            connection.linger();
             driver.shutdown(token);
             return false;
         }
-        TransportAction::Close => driver.close(token),
-        TransportAction::Abort => driver.abort(token),
+        Some(TransportAction::Shutdown) => {
+            driver.shutdown(token);
+            return false;
+        }
+        Some(TransportAction::Close) => driver.close(token),
+        Some(TransportAction::Abort) => driver.abort(token),
     }
     true
 }
@@ -582,26 +573,4 @@ fn pause_or_resume<D: Driver>(
         None => {}
     }
     pauses == Some(true)
-}
-
-/// Passes a buffer to the driver, or back to the connection if it is not accepted.
-fn send_pooled<D: Driver>(
-    driver: &mut D,
-    token: Token,
-    buffer: Buffer,
-    connection: &mut Connection,
-    traffic: &mut Traffic,
-) -> bool {
-    let bytes = buffer.len() as u64;
-    match driver.send(token, Source::Pooled(buffer)) {
-        Ok(()) => {
-            traffic.bytes_out += bytes;
-            true
-        }
-        Err(Source::Pooled(buffer)) => {
-            connection.push_front(buffer);
-            false
-        }
-        Err(Source::Received(_) | Source::Shared(_)) => false,
-    }
 }

@@ -37,13 +37,13 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// A connection, if it still exists.
     pub fn inspect(&self, token: Token) -> Option<ConnectionView<'_>> {
         let slot = self.core.slots.get(token)?;
-        let known = self.core.log.known(token);
+        let note = self.core.log.note(token);
         Some(ConnectionView {
             queued_bytes: slot.connection.queued_bytes(),
             is_tls: self.core.sessions.has(token.index),
-            address: known.address,
-            accepted_at: known.accepted_at,
-            path: known.path,
+            address: note.and_then(|note| note.address),
+            accepted_at: note.and_then(|note| note.access).map(|access| access.accepted_at),
+            path: note.and_then(|note| note.path.as_deref()),
         })
     }
 

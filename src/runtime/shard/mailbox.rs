@@ -40,32 +40,88 @@ struct Envelope<M> {
     bytes: usize,
 }
 
+/// The sender's end of a queue of messages with bytes.
 #[derive(Debug)]
 struct Outlet<M> {
     envelopes: Producer<Envelope<M>>,
     bytes: Producer<u8>,
 }
 
+/// The receiver's end.
 #[derive(Debug)]
 struct Inlet<M> {
     envelopes: Consumer<Envelope<M>>,
     bytes: Consumer<u8>,
 }
 
+/// A queue with room for `bytes`.
+fn queue<M>(bytes: usize) -> (Outlet<M>, Inlet<M>) {
+    let (envelopes_out, envelopes_in) = RingBuffer::new(MESSAGES_MAX);
+    let (bytes_out, bytes_in) = RingBuffer::new(bytes);
+    (
+        Outlet { envelopes: envelopes_out, bytes: bytes_out },
+        Inlet { envelopes: envelopes_in, bytes: bytes_in },
+    )
+}
+
+impl<M> Outlet<M> {
+    /// Whether `messages` with `bytes` in all fit.
+    fn has_room(&self, messages: usize, bytes: usize) -> bool {
+        self.envelopes.slots() >= messages && self.bytes.slots() >= bytes
+    }
+
+    /// Posts a message with the concatenated parts of `payload`, or nothing.
+    #[inline]
+    fn post(&mut self, message: M, payload: &[&[u8]]) -> Result<(), Full> {
+        let bytes = payload.iter().map(|part| part.len()).sum();
+        if self.envelopes.is_full() {
+            return Err(Full);
+        }
+        let Ok(mut chunk) = self.bytes.write_chunk(bytes) else { return Err(Full) };
+        let (mut first, mut second) = chunk.as_mut_slices();
+        for part in payload {
+            let split = part.len().min(first.len());
+            let (head, tail) = part.split_at(split);
+            first[..split].copy_from_slice(head);
+            first = &mut first[split..];
+            second[..tail.len()].copy_from_slice(tail);
+            second = &mut second[tail.len()..];
+        }
+        chunk.commit_all();
+        let pushed = self.envelopes.push(Envelope { message, bytes });
+        debug_assert!(pushed.is_ok(), "the envelope's room was checked");
+        Ok(())
+    }
+}
+
+impl<M> Inlet<M> {
+    fn is_empty(&self) -> bool {
+        self.envelopes.is_empty()
+    }
+
+    /// Takes the next message. `payload` then has its bytes, and no others.
+    #[inline]
+    fn take(&mut self, payload: &mut Vec<u8>) -> Option<M> {
+        let Envelope { message, bytes } = self.envelopes.pop().ok()?;
+        payload.clear();
+        if let Ok(chunk) = self.bytes.read_chunk(bytes) {
+            let (first, second) = chunk.as_slices();
+            payload.extend_from_slice(first);
+            payload.extend_from_slice(second);
+            chunk.commit_all();
+        }
+        Some(message)
+    }
+}
+
+/// The ends of one shard's queues to another, by [`Lane`].
 #[derive(Debug)]
 struct Outlets<M> {
-    request: Outlet<M>,
-    forward: Outlet<M>,
+    lanes: [Outlet<M>; 2],
     asleep: Arc<AtomicBool>,
     /// Known once the other shard has started.
     waker: Option<Waker>,
     posted: bool,
-}
-
-#[derive(Debug)]
-struct Inlets<M> {
-    request: Inlet<M>,
-    forward: Inlet<M>,
 }
 
 /// One shard's ends of all mailboxes.
@@ -75,7 +131,7 @@ pub struct Mailboxes<M> {
     asleep: Arc<AtomicBool>,
     /// By the other shard's number; none for this one.
     outlets: Vec<Option<Outlets<M>>>,
-    inlets: Vec<Option<Inlets<M>>>,
+    inlets: Vec<Option<[Inlet<M>; 2]>>,
     /// To the shards of another process, which have the numbers behind those of this one.
     bridge: Option<Bridge<M>>,
 }
@@ -94,17 +150,10 @@ impl<M: Send> Mailboxes<M> {
             .collect();
         for from in 0..shards {
             for to in (0..shards).filter(|to| *to != from) {
-                let (request_out, request_in) = lane(bytes);
-                let (forward_out, forward_in) = lane(bytes);
-                let asleep = all[to].asleep.clone();
-                all[from].outlets[to] = Some(Outlets {
-                    request: request_out,
-                    forward: forward_out,
-                    asleep,
-                    waker: None,
-                    posted: false,
-                });
-                all[to].inlets[from] = Some(Inlets { request: request_in, forward: forward_in });
+                let [(request_out, request_in), (forward_out, forward_in)] = [queue(bytes), queue(bytes)];
+                let (lanes, asleep) = ([request_out, forward_out], all[to].asleep.clone());
+                all[from].outlets[to] = Some(Outlets { lanes, asleep, waker: None, posted: false });
+                all[to].inlets[from] = Some([request_in, forward_in]);
             }
         }
         all
@@ -141,27 +190,7 @@ impl<M: Send> Mailboxes<M> {
             return self.post_far(to, message, payload);
         }
         let outlets = self.outlets[to].as_mut().expect("a message goes to another shard");
-        let outlet = match lane {
-            Lane::Request => &mut outlets.request,
-            Lane::Forward => &mut outlets.forward,
-        };
-        let bytes = payload.iter().map(|part| part.len()).sum();
-        if outlet.envelopes.is_full() {
-            return Err(Full);
-        }
-        let Ok(mut chunk) = outlet.bytes.write_chunk(bytes) else { return Err(Full) };
-        let (mut first, mut second) = chunk.as_mut_slices();
-        for part in payload {
-            let split = part.len().min(first.len());
-            let (head, tail) = part.split_at(split);
-            first[..split].copy_from_slice(head);
-            first = &mut first[split..];
-            second[..tail.len()].copy_from_slice(tail);
-            second = &mut second[tail.len()..];
-        }
-        chunk.commit_all();
-        let pushed = outlet.envelopes.push(Envelope { message, bytes });
-        debug_assert!(pushed.is_ok(), "the envelope's room was checked");
+        outlets.lanes[lane as usize].post(message, payload)?;
         outlets.posted = true;
         Ok(())
     }
@@ -194,19 +223,12 @@ impl<M: Send> Mailboxes<M> {
     pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
         let far_have_room = self.bridge.as_ref().is_none_or(|bridge| bridge.has_room(lane, bytes));
         far_have_room
-            && self.outlets.iter().flatten().all(|outlets| {
-                let outlet = match lane {
-                    Lane::Request => &outlets.request,
-                    Lane::Forward => &outlets.forward,
-                };
-                !outlet.envelopes.is_full() && outlet.bytes.slots() >= bytes
-            })
+            && self.outlets.iter().flatten().all(|outlets| outlets.lanes[lane as usize].has_room(1, bytes))
     }
 
     /// Messages that wait for this shard, and their bytes.
     pub(super) fn queued(&self) -> (u64, u64) {
-        let lanes = self.inlets.iter().flatten().flat_map(|inlets| [&inlets.request, &inlets.forward]);
-        lanes.fold((0, 0), |(messages, bytes), inlet| {
+        self.inlets.iter().flatten().flatten().fold((0, 0), |(messages, bytes), inlet| {
             (messages + inlet.envelopes.slots() as u64, bytes + inlet.bytes.slots() as u64)
         })
     }
@@ -245,9 +267,11 @@ impl<M: Send> Mailboxes<M> {
         }
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let mail = self.inlets.iter().flatten().any(|inlets| {
-            !inlets.forward.envelopes.is_empty() || (takes_requests && !inlets.request.envelopes.is_empty())
-        });
+        let mail = self
+            .inlets
+            .iter()
+            .flatten()
+            .any(|[requests, forwards]| !forwards.is_empty() || (takes_requests && !requests.is_empty()));
         if mail {
             self.asleep.store(false, Ordering::Relaxed);
         }
@@ -260,22 +284,9 @@ impl<M: Send> Mailboxes<M> {
         }
     }
 
-    /// Takes the next message of a lane from `from`. [`take_bytes`](Mailboxes::take_bytes) returns its bytes.
-    pub(super) fn take(&mut self, from: usize, lane: Lane) -> Option<(M, usize)> {
-        let inlet = self.inlet(from, lane)?;
-        inlet.envelopes.pop().ok().map(|envelope| (envelope.message, envelope.bytes))
-    }
-
-    /// Appends the bytes of the message that was taken last to `payload`.
-    pub(super) fn take_bytes(&mut self, from: usize, lane: Lane, bytes: usize, payload: &mut Vec<u8>) {
-        if let Some(inlet) = self.inlet(from, lane)
-            && let Ok(chunk) = inlet.bytes.read_chunk(bytes)
-        {
-            let (first, second) = chunk.as_slices();
-            payload.extend_from_slice(first);
-            payload.extend_from_slice(second);
-            chunk.commit_all();
-        }
+    /// Takes the next message of a lane from `from`. `payload` then has its bytes.
+    pub(super) fn take(&mut self, from: usize, lane: Lane, payload: &mut Vec<u8>) -> Option<M> {
+        self.inlets.get_mut(from)?.as_mut()?[lane as usize].take(payload)
     }
 
     fn has_far_mail(&self, takes_requests: bool) -> bool {
@@ -284,34 +295,11 @@ impl<M: Send> Mailboxes<M> {
             .is_some_and(|bridge| bridge.has_mail() && (takes_requests || bridge.receives(Lane::Forward)))
     }
 
-    /// Takes the next message of another process, if such messages are in this lane: its sender's number, the message, and the
-    /// length of its bytes, which [`take_far_bytes`](Mailboxes::take_far_bytes) returns.
-    pub(super) fn take_far(&mut self, lane: Lane) -> Option<(usize, M, usize)> {
-        self.bridge.as_mut().filter(|bridge| bridge.receives(lane))?.take()
+    /// Takes the next message of another process, if such messages are in this lane, with its sender's number. `payload` then
+    /// has its bytes.
+    pub(super) fn take_far(&mut self, lane: Lane, payload: &mut Vec<u8>) -> Option<(usize, M)> {
+        self.bridge.as_mut().filter(|bridge| bridge.receives(lane))?.take(payload)
     }
-
-    pub(super) fn take_far_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
-        if let Some(bridge) = &mut self.bridge {
-            bridge.take_bytes(bytes, payload);
-        }
-    }
-
-    fn inlet(&mut self, from: usize, lane: Lane) -> Option<&mut Inlet<M>> {
-        let inlets = self.inlets.get_mut(from)?.as_mut()?;
-        Some(match lane {
-            Lane::Request => &mut inlets.request,
-            Lane::Forward => &mut inlets.forward,
-        })
-    }
-}
-
-fn lane<M>(bytes: usize) -> (Outlet<M>, Inlet<M>) {
-    let (envelopes_out, envelopes_in) = RingBuffer::new(MESSAGES_MAX);
-    let (bytes_out, bytes_in) = RingBuffer::new(bytes);
-    (
-        Outlet { envelopes: envelopes_out, bytes: bytes_out },
-        Inlet { envelopes: envelopes_in, bytes: bytes_in },
-    )
 }
 
 #[cfg(test)]
@@ -325,12 +313,10 @@ mod tests {
         let mut payload = Vec::new();
         for round in 0..10_u32 {
             sender.post(1, Lane::Request, round, &[b"abc", b"", b"defgh"]).unwrap();
-            let (message, bytes) = receiver.take(0, Lane::Request).unwrap();
-            payload.clear();
-            receiver.take_bytes(0, Lane::Request, bytes, &mut payload);
+            let message = receiver.take(0, Lane::Request, &mut payload).unwrap();
             assert_eq!((message, payload.as_slice()), (round, b"abcdefgh".as_slice()));
         }
-        assert!(receiver.take(0, Lane::Request).is_none());
+        assert!(receiver.take(0, Lane::Request, &mut payload).is_none());
     }
 
     #[test]

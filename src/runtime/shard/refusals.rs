@@ -2,6 +2,13 @@
 
 use echoring_proto::handshake::Refusal;
 
+/// The refusal of a connection, and whether the log has a record of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RefusedConnection {
+    pub(super) refusal: Refusal,
+    pub(super) is_logged: bool,
+}
+
 /// A plaintext request to a server with TLS.
 pub(super) const SPEAKS_TLS: Refusal =
     Refusal { status: 400, reason: "this port speaks TLS", headers: "", hint: "use wss:// or https://" };

@@ -66,7 +66,7 @@ impl<P> Slots<P> {
         self.table.get_mut(token.index as usize)?.as_mut().filter(|slot| slot.generation == token.generation)
     }
 
-    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) {
+    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) -> &mut Slot<P> {
         let index = token.index as usize;
         if index >= self.table.len() {
             self.table.resize_with(index + 1, || None);
@@ -84,9 +84,8 @@ impl<P> Slots<P> {
             watched: false,
             progressed: false,
         };
-        if self.table[index].replace(slot).is_none() {
-            self.len += 1;
-        }
+        self.len += usize::from(self.table[index].is_none());
+        self.table[index].insert(slot)
     }
 
     pub(super) fn remove(&mut self, token: Token) -> Option<Slot<P>> {
@@ -123,11 +122,8 @@ impl<P> Slots<P> {
     }
 
     /// The tokens of all connections.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
-        self.table.iter().enumerate().filter_map(|(index, slot)| {
-            let generation = slot.as_ref()?.generation;
-            Some(Token { index: index as u32, generation })
-        })
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        self.iter().map(|(token, _)| token).collect()
     }
 }
 

@@ -1,13 +1,11 @@
 //! The event loop: one tick after the other, with calls to the application.
 
 mod arriving;
-mod draining;
 mod ending;
 mod flushing;
 mod held;
 mod mail;
 mod reading;
-mod relief;
 mod requests;
 mod sealed;
 
@@ -130,7 +128,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Bytes that a connection may hold before it is among the first to be closed for memory.
     pub fn share_bytes(&self) -> u64 {
-        self.core.env.pool.share_bytes()
+        self.core.env.pool.budget().share()
     }
 
     /// Connections that were closed for lack of memory.
@@ -265,10 +263,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
         let core = &self.core;
-        if !core.dirty.is_empty()
-            || !core.refused.is_empty()
-            || core.has_waiting_handshakes()
-            || core.stopping
+        if !core.dirty.is_empty() || !core.refused.is_empty() || !core.handshakes.is_empty() || core.stopping
         {
             return Some(0);
         }
@@ -360,5 +355,23 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 ControlMessage::Stop => self.core.stopping = true,
             }
         }
+    }
+
+    /// Frees memory when the node is short of it: free buffers first, then histories, then the connections that hold
+    /// most beyond their share, and finally the backlogs of slow consumers.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn relieve(&mut self) {
+        let called = self.core.begin_relief();
+        self.shed(false);
+        if self.core.is_relief_due() && self.core.end_over_share(called) {
+            self.shed(true);
+        }
+        self.core.end_relief();
+    }
+
+    /// Has the application free memory until there is enough, or it has none to free.
+    fn shed(&mut self, owed: bool) {
+        while self.core.is_short() && self.application.shed(&mut self.core.env.pool, owed) {}
     }
 }

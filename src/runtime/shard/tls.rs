@@ -443,9 +443,9 @@ fn grow(held: &mut Buffer, more: &[u8], pool: &mut Pool) -> Result<(), SessionEr
     }
     if held.room() < more.len() {
         let whole = (bytes + lacking(held.as_slice()).unwrap_or(0)).min(TLS_UNREAD_BYTES_MAX);
-        let mut larger = pool.get(whole.max(bytes)).ok_or(OutOfMemory)?;
-        larger.append(held.as_slice());
-        pool.put(std::mem::replace(held, larger));
+        if !pool.grow(held, whole.max(bytes)) {
+            return Err(SessionError::OutOfMemory);
+        }
     }
     held.append(more);
     Ok(())

@@ -7,14 +7,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use super::context::TraceContext;
-use crate::driver::Token;
+use crate::driver::{Token, monotonic_now};
 use crate::limits::{LOG_FIELD_BYTES_MAX, TRACED_CONNECTIONS_MAX};
 use echoring_proto::handshake::Request;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use rustix::time::{ClockId, clock_gettime};
 
 /// A finished span.
 #[derive(Clone, Debug, PartialEq)]
@@ -246,12 +245,6 @@ impl Clock {
     fn at(&self, moment: Nanos) -> SystemTime {
         self.time - Duration::from_nanos(self.monotonic.saturating_sub(moment))
     }
-}
-
-/// The clock of the drivers.
-fn monotonic_now() -> Nanos {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// A connection was accepted.

@@ -4,8 +4,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
-
 use super::{is_subprotocol, is_token};
 
 /// Fields that only the handshake writes, and fields that describe a body, which a handshake does not have. A second
@@ -54,49 +52,25 @@ pub fn check_subprotocols(names: &[String]) -> Result<(), BadField> {
     }
 }
 
-/// The reason why an application may not add a field to a handshake.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BadField {
-    /// The name is not a token (RFC 9110, 5.1).
-    Name,
-    /// The value contains a control character, such as a line break (RFC 9110, 5.5).
-    Value,
-    /// The handshake writes this field itself.
-    Reserved,
-    /// The value does not have the form of this field.
-    Malformed,
-    /// The client has not offered this subprotocol (RFC 6455, 4.2.2).
-    NotOffered,
-    /// A subprotocol is not a token, or is named twice (RFC 6455, 4.1).
-    Subprotocols,
-}
-
-impl fmt::Display for BadField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BadField::Name => "the name is not a token",
-            BadField::Value => "the value contains a control character",
-            BadField::Reserved => "the handshake writes this field itself",
-            BadField::Malformed => "the value does not have the form of this field",
-            BadField::NotOffered => "the client has not offered this subprotocol",
-            BadField::Subprotocols => "a subprotocol is not a token, or is named twice",
-        })
+crate::text_error! {
+    /// The reason why an application may not add a field to a handshake.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum BadField {
+        /// The name is not a token (RFC 9110, 5.1).
+        Name = "the name is not a token";
+        /// The value contains a control character, such as a line break (RFC 9110, 5.5).
+        Value = "the value contains a control character";
+        /// The handshake writes this field itself.
+        Reserved = "the handshake writes this field itself";
+        /// The value does not have the form of this field.
+        Malformed = "the value does not have the form of this field";
+        /// The client has not offered this subprotocol (RFC 6455, 4.2.2).
+        NotOffered = "the client has not offered this subprotocol";
+        /// A subprotocol is not a token, or is named twice (RFC 6455, 4.1).
+        Subprotocols = "a subprotocol is not a token, or is named twice";
     }
 }
-
-impl std::error::Error for BadField {}
-
-crate::error_debug!(
-    enum BadField {
-        Name,
-        Value,
-        Reserved,
-        Malformed,
-        NotOffered,
-        Subprotocols,
-    }
-);
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,8 @@
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
-use super::{Refusal, elements, has_bare_line_feed, is_token, list, lists, values};
+use super::{Refusal, elements, has_bare_line_feed, is_token, list, lists, single, values};
+use crate::http::url::percent_decode_if;
 use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
@@ -121,10 +122,9 @@ fn split_target<'a>(method: &str, target: &'a str) -> Option<(Option<&'a str>, &
 
 /// The value of the only `Host` field (RFC 9112, 3.2), which HTTP/1.0 does not know.
 fn host<'a>(headers: &'a [httparse::Header<'a>], is_http_1_0: bool) -> Result<&'a str, Refusal> {
-    let mut hosts = values(headers, "host");
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host,
-        (None, _) if is_http_1_0 => return Ok(""),
+    let host = match single(headers, "host") {
+        Ok(Some(host)) => host,
+        Ok(None) if is_http_1_0 => return Ok(""),
         _ => return Err(Refusal::HOST),
     };
     str::from_utf8(host).ok().filter(|host| is_authority(host)).ok_or(Refusal::HOST)
@@ -234,12 +234,10 @@ impl<'a> Request<'a> {
         if !lists(headers, "connection", "upgrade") {
             return Err(Refusal::NO_CONNECTION_UPGRADE);
         }
-        let mut versions = values(headers, "sec-websocket-version");
-        if (versions.next(), versions.next()) != (Some(b"13"), None) {
+        if single(headers, "sec-websocket-version") != Ok(Some(b"13")) {
             return Err(Refusal::WEBSOCKET_VERSION);
         }
-        let mut keys = values(headers, "sec-websocket-key");
-        let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refusal::KEY) };
+        let Ok(Some(key)) = single(headers, "sec-websocket-key") else { return Err(Refusal::KEY) };
         let key = <&[u8; 24]>::try_from(key).ok().filter(|key| is_key(key)).ok_or(Refusal::KEY)?;
         if values(headers, "transfer-encoding").next().is_some() || declares_body(headers) {
             return Err(Refusal::BODY);
@@ -255,23 +253,18 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`Refusal::BAD_ORIGIN`] if the field is repeated or not text.
     pub fn origin(&self) -> Result<Option<&'a str>, Refusal> {
-        let mut origins = values(self.headers, "origin");
-        match (origins.next(), origins.next()) {
-            (None, _) => Ok(None),
-            (Some(origin), None) => str::from_utf8(origin).map(Some).map_err(|_| Refusal::BAD_ORIGIN),
-            (Some(_), Some(_)) => Err(Refusal::BAD_ORIGIN),
-        }
+        let origin = single(self.headers, "origin").map_err(|_| Refusal::BAD_ORIGIN)?;
+        origin.map(str::from_utf8).transpose().map_err(|_| Refusal::BAD_ORIGIN)
     }
 }
 
 /// Whether `Content-Length` is present and not a single zero. RFC 9112, 6.3, allows to merge repeated fields with
 /// equal values, but a proxy in front may treat them differently.
 fn declares_body(headers: &[httparse::Header<'_>]) -> bool {
-    let mut lengths = values(headers, "content-length");
-    match (lengths.next(), lengths.next()) {
-        (None, _) => false,
-        (Some(length), None) => length.is_empty() || length.iter().any(|&digit| digit != b'0'),
-        (Some(_), Some(_)) => true,
+    match single(headers, "content-length") {
+        Ok(None) => false,
+        Ok(Some(length)) => length.is_empty() || length.iter().any(|&digit| digit != b'0'),
+        Err(_) => true,
     }
 }
 
@@ -349,24 +342,5 @@ pub fn is_subprotocol(name: &str) -> bool {
 /// `?`, `#` and bytes that are not visible ASCII, and for a result that is not UTF-8. Characters such as `|`, which
 /// RFC 3986 requires to be encoded, are accepted, because browsers send them unencoded.
 pub fn percent_decode_path(path: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'%' => {
-                let (&[high, low], after) = rest.split_first_chunk()?;
-                decoded.push(hex_digit(high)? << 4 | hex_digit(low)?);
-                rest = after;
-            }
-            b'?' | b'#' => return None,
-            b'!'..=b'~' => decoded.push(byte),
-            _ => return None,
-        }
-    }
-    String::from_utf8(decoded).ok()
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    percent_decode_if(path, |byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
 }

@@ -3,10 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::Write as _;
 
-use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
+use super::{Refusal, accept, has_bare_line_feed, key, lists, single, values};
 use crate::deflate::{self, Agreement, Preferences};
 use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
@@ -210,61 +209,27 @@ impl Response {
     }
 }
 
-/// The reason why a response does not open a WebSocket connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BadHandshake {
-    /// The server answered with a status other than 101.
-    Status(u16),
-    /// `Upgrade` does not contain websocket, or `Connection` does not contain upgrade.
-    MissingUpgrade,
-    /// `Sec-WebSocket-Accept` does not match the key of the request.
-    WrongAccept,
-    /// The server chose a subprotocol that was not offered.
-    UnknownSubprotocol,
-    /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
-    BadExtension,
-    /// The bytes are not an HTTP/1.1 response.
-    Malformed,
-    /// The head exceeds [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`].
-    HeadTooBig,
-}
-
-impl fmt::Display for BadHandshake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BadHandshake::Status(status) => {
-                write!(f, "the server answered {status} {} instead of 101", reason_phrase(*status))
-            }
-            BadHandshake::MissingUpgrade => f.write_str("the server's 101 lacks Upgrade or Connection"),
-            BadHandshake::WrongAccept => {
-                f.write_str("the server's Sec-WebSocket-Accept does not match the key")
-            }
-            BadHandshake::UnknownSubprotocol => {
-                f.write_str("the server chose a subprotocol that was not offered")
-            }
-            BadHandshake::BadExtension => {
-                f.write_str("the server chose an extension, or parameters of it, that were not offered")
-            }
-            BadHandshake::Malformed => f.write_str("the server's answer is not an HTTP/1.1 response"),
-            BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
-        }
+crate::text_error! {
+    /// The reason why a response does not open a WebSocket connection.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum BadHandshake {
+        /// The server answered with a status other than 101.
+        Status(status: u16) = "the server answered {status} {} instead of 101", reason_phrase(*status);
+        /// `Upgrade` does not contain websocket, or `Connection` does not contain upgrade.
+        MissingUpgrade = "the server's 101 lacks Upgrade or Connection";
+        /// `Sec-WebSocket-Accept` does not match the key of the request.
+        WrongAccept = "the server's Sec-WebSocket-Accept does not match the key";
+        /// The server chose a subprotocol that was not offered.
+        UnknownSubprotocol = "the server chose a subprotocol that was not offered";
+        /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
+        BadExtension = "the server chose an extension, or parameters of it, that were not offered";
+        /// The bytes are not an HTTP/1.1 response.
+        Malformed = "the server's answer is not an HTTP/1.1 response";
+        /// The head exceeds [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`].
+        HeadTooBig = "the server's response head is too big";
     }
 }
-
-impl std::error::Error for BadHandshake {}
-
-crate::error_debug!(
-    enum BadHandshake {
-        Status(status),
-        MissingUpgrade,
-        WrongAccept,
-        UnknownSubprotocol,
-        BadExtension,
-        Malformed,
-        HeadTooBig,
-    }
-);
 
 /// The result of the compression offer.
 fn agreement(
@@ -289,59 +254,45 @@ pub fn parse_response(
     nonce: [u8; 16],
     offer: Option<&Preferences>,
 ) -> Result<Option<(Response, usize)>, BadHandshake> {
+    read_final(bytes, |status, headers| match status {
+        101 => check_upgrade(headers, nonce, offer).map(Some),
+        100..=199 => Ok(None),
+        status => Err(BadHandshake::Status(status)),
+    })
+}
+
+/// Passes the status and the fields of each head to `read` until that returns something, and returns it with the length
+/// of the heads. Together they have at most [`HEAD_BYTES_DEFAULT`]. `None` when more bytes are needed.
+fn read_final<R>(
+    bytes: &[u8],
+    mut read: impl FnMut(u16, &[httparse::Header<'_>]) -> Result<Option<R>, BadHandshake>,
+) -> Result<Option<(R, usize)>, BadHandshake> {
+    let within = &bytes[..bytes.len().min(HEAD_BYTES_DEFAULT)];
     let mut start = 0;
     loop {
-        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_DEFAULT - start)? {
-            None => return Ok(None),
-            Some((None, head_bytes)) => start += head_bytes,
-            Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Response::new(&mut headers);
+        let head_bytes = match parsed.parse(&within[start..]) {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_DEFAULT => return Ok(None),
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                return Err(BadHandshake::HeadTooBig);
+            }
+            Err(_) => return Err(BadHandshake::Malformed),
+        };
+        if has_bare_line_feed(&within[start..start + head_bytes]) {
+            return Err(BadHandshake::Malformed);
+        }
+        let status = parsed.code.unwrap_or_default();
+        // HTTP/1.0 has neither interim responses nor upgrades (RFC 9110, 15.2).
+        if (100..=199).contains(&status) && parsed.version != Some(1) {
+            return Err(BadHandshake::Malformed);
+        }
+        start += head_bytes;
+        if let Some(read) = read(status, parsed.headers)? {
+            return Ok(Some((read, start)));
         }
     }
-}
-
-/// Parses one head of at most `bytes_max` bytes. The result for an interim response has no [`Response`].
-fn parse_one(
-    bytes: &[u8],
-    nonce: [u8; 16],
-    offer: Option<&Preferences>,
-    bytes_max: usize,
-) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
-    with_head(bytes, bytes_max, |status, headers, head_bytes| {
-        let response = match status {
-            101 => Some(check_upgrade(headers, nonce, offer)?),
-            100..=199 => None,
-            status => return Err(BadHandshake::Status(status)),
-        };
-        Ok((response, head_bytes))
-    })?
-    .transpose()
-}
-
-/// Parses a head of at most `bytes_max` bytes and passes its status, fields and length to `f`.
-fn with_head<R>(
-    bytes: &[u8],
-    bytes_max: usize,
-    f: impl FnOnce(u16, &[httparse::Header<'_>], usize) -> R,
-) -> Result<Option<R>, BadHandshake> {
-    let head = &bytes[..bytes.len().min(bytes_max)];
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut headers);
-    let head_bytes = match parsed.parse(head) {
-        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if bytes.len() >= bytes_max => return Err(BadHandshake::HeadTooBig),
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
-        Err(_) => return Err(BadHandshake::Malformed),
-    };
-    if has_bare_line_feed(&head[..head_bytes]) {
-        return Err(BadHandshake::Malformed);
-    }
-    let status = parsed.code.unwrap_or_default();
-    // HTTP/1.0 has neither interim responses nor upgrades (RFC 9110, 15.2).
-    if (100..=199).contains(&status) && parsed.version != Some(1) {
-        return Err(BadHandshake::Malformed);
-    }
-    Ok(Some(f(status, parsed.headers, head_bytes)))
 }
 
 /// Checks a 101 response by RFC 6455, 4.1, and returns its subprotocol and extension.
@@ -353,19 +304,13 @@ fn check_upgrade(
     if !lists(headers, "upgrade", "websocket") || !lists(headers, "connection", "upgrade") {
         return Err(BadHandshake::MissingUpgrade);
     }
-    let mut accepts = values(headers, "sec-websocket-accept");
-    if (accepts.next(), accepts.next()) != (Some(&accept(&key(nonce))), None) {
+    if single(headers, "sec-websocket-accept") != Ok(Some(&accept(&key(nonce)))) {
         return Err(BadHandshake::WrongAccept);
     }
     let agreement = agreement(headers, offer)?;
-    let mut subprotocols = values(headers, "sec-websocket-protocol");
-    let subprotocol = match (subprotocols.next(), subprotocols.next()) {
-        (None, _) => None,
-        (Some(chosen), None) => {
-            Some(str::from_utf8(chosen).map_err(|_| BadHandshake::UnknownSubprotocol)?.to_owned())
-        }
-        (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
-    };
+    let chosen = single(headers, "sec-websocket-protocol").map_err(|_| BadHandshake::UnknownSubprotocol)?;
+    let chosen = chosen.map(str::from_utf8).transpose().map_err(|_| BadHandshake::UnknownSubprotocol)?;
+    let subprotocol = chosen.map(str::to_owned);
     Ok(Response { status: 101, subprotocol, agreement })
 }
 
@@ -384,17 +329,10 @@ pub struct ResponseHead {
 /// # Errors
 /// [`BadHandshake::Malformed`] and [`BadHandshake::HeadTooBig`].
 pub fn parse_response_head(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, BadHandshake> {
-    let mut start = 0;
-    loop {
-        let read = with_head(&bytes[start..], HEAD_BYTES_DEFAULT - start, |status, headers, head_bytes| {
-            let field =
-                |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
-            (ResponseHead { status, fields: headers.iter().map(field).collect() }, head_bytes)
-        })?;
-        match read {
-            Some((ResponseHead { status: 100 | 102..=199, .. }, head_bytes)) => start += head_bytes,
-            Some((head, head_bytes)) => return Ok(Some((head, start + head_bytes))),
-            None => return Ok(None),
-        }
-    }
+    read_final(bytes, |status, headers| {
+        let field =
+            |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
+        let is_interim = matches!(status, 100 | 102..=199);
+        Ok((!is_interim).then(|| ResponseHead { status, fields: headers.iter().map(field).collect() }))
+    })
 }

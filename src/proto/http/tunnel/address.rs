@@ -33,50 +33,28 @@ pub(super) struct Credentials {
     pub(super) password: String,
 }
 
-/// The problem with a proxy's URL. The text does not repeat the URL, because it may contain a password.
-///
-/// ```
-/// use echoring_proto::tunnel::{BadProxy, ProxyKind, ProxyServer};
-///
-/// let refused = ProxyServer::parse("https://proxy.example:3128", ProxyKind::Http);
-/// assert!(matches!(refused, Err(BadProxy::Scheme)));
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BadProxy {
-    /// The scheme is not `http`, `socks5` or `socks5h`, or not the expected one. Proxies over TLS are not supported.
-    Scheme,
-    /// User name or password are not percent-encoded UTF-8, exceed 255 bytes, or contain a control character.
-    Credentials,
-    /// Host or port are invalid.
-    Address(BadUrl),
-    /// The URL has a path.
-    Path,
-}
-
-impl fmt::Display for BadProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BadProxy::Scheme => f.write_str("a proxy's URL must begin with http:// or socks5://"),
-            BadProxy::Credentials => {
-                f.write_str("the proxy's user name and password must be percent-encoded text")
-            }
-            BadProxy::Address(why) => write!(f, "invalid proxy address: {why}"),
-            BadProxy::Path => f.write_str("a proxy's URL must not have a path"),
-        }
+crate::text_error! {
+    /// The problem with a proxy's URL. The text does not repeat the URL, because it may contain a password.
+    ///
+    /// ```
+    /// use echoring_proto::tunnel::{BadProxy, ProxyKind, ProxyServer};
+    ///
+    /// let refused = ProxyServer::parse("https://proxy.example:3128", ProxyKind::Http);
+    /// assert!(matches!(refused, Err(BadProxy::Scheme)));
+    /// ```
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum BadProxy {
+        /// The scheme is not `http`, `socks5` or `socks5h`, or not the expected one. Proxies over TLS are not supported.
+        Scheme = "a proxy's URL must begin with http:// or socks5://";
+        /// User name or password are not percent-encoded UTF-8, exceed 255 bytes, or contain a control character.
+        Credentials = "the proxy's user name and password must be percent-encoded text";
+        /// Host or port are invalid.
+        Address(why: BadUrl) = "invalid proxy address: {why}";
+        /// The URL has a path.
+        Path = "a proxy's URL must not have a path";
     }
 }
-
-impl std::error::Error for BadProxy {}
-
-crate::error_debug!(
-    enum BadProxy {
-        Scheme,
-        Credentials,
-        Address(why),
-        Path,
-    }
-);
 
 impl ProxyServer {
     /// Parses a URL of this kind, with or without a scheme.

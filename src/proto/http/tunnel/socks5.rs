@@ -38,14 +38,12 @@ pub enum SocksRefusal {
 
 impl fmt::Display for SocksRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SocksRefusal::Malformed => f.write_str("the response is not SOCKS5"),
-            SocksRefusal::NoAcceptableMethod => {
-                f.write_str("it accepts no authentication method that we offer")
-            }
-            SocksRefusal::BadCredentials => f.write_str("it refused the user name and password"),
-            SocksRefusal::Refused(code) => write!(f, "{} (SOCKS5 reply {code})", reply_text(*code)),
-        }
+        f.write_str(match self {
+            SocksRefusal::Malformed => "the response is not SOCKS5",
+            SocksRefusal::NoAcceptableMethod => "it accepts no authentication method that we offer",
+            SocksRefusal::BadCredentials => "it refused the user name and password",
+            SocksRefusal::Refused(code) => return write!(f, "{} (SOCKS5 reply {code})", reply_text(*code)),
+        })
     }
 }
 

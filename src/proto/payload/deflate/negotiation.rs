@@ -7,7 +7,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::Write as _;
 
 use super::extensions::{Extension, Value, extensions};
@@ -27,8 +26,8 @@ pub fn agree<'a>(offers: impl Iterator<Item = &'a [u8]>, preferences: &Preferenc
         return None;
     }
     let mut last_resort = None;
-    for element in offers.flat_map(extensions) {
-        let Some(offer) = element.ok().and_then(Parameters::from_offer) else { continue };
+    let elements = offers.flat_map(extensions).flatten().filter(|extension| extension.name == NAME);
+    for offer in elements.filter_map(Parameters::parse) {
         let agreement = offer.accept_with(preferences);
         if agreement.server.deflates() {
             return Some(agreement);
@@ -41,13 +40,7 @@ pub fn agree<'a>(offers: impl Iterator<Item = &'a [u8]>, preferences: &Preferenc
 /// Server: appends the value of `Sec-WebSocket-Extensions` in the response.
 pub fn write_response(out: &mut Vec<u8>, agreement: &Agreement) {
     let Agreement { server, client, states_server_bits, states_client_bits } = *agreement;
-    out.extend_from_slice(NAME);
-    if !server.takeover {
-        out.extend_from_slice(b"; server_no_context_takeover");
-    }
-    if !client.takeover {
-        out.extend_from_slice(b"; client_no_context_takeover");
-    }
+    write_name(out, server, client);
     // Writing to a vector cannot fail.
     if states_server_bits {
         let _ = write!(out, "; server_max_window_bits={}", server.window_bits);
@@ -60,13 +53,7 @@ pub fn write_response(out: &mut Vec<u8>, agreement: &Agreement) {
 /// Client: appends the value of `Sec-WebSocket-Extensions` in the request: one offer.
 pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
     let Preferences { server, client } = *preferences;
-    out.extend_from_slice(NAME);
-    if !server.takeover {
-        out.extend_from_slice(b"; server_no_context_takeover");
-    }
-    if !client.takeover {
-        out.extend_from_slice(b"; client_no_context_takeover");
-    }
+    write_name(out, server, client);
     if server.window_bits < WINDOW_BITS_MAX {
         let _ = write!(out, "; server_max_window_bits={}", server.window_bits);
     }
@@ -77,45 +64,34 @@ pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
     }
 }
 
-/// The reason why the extensions in a response fail the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BadExtension {
-    /// The header is malformed.
-    Malformed,
-    /// An extension that was not offered.
-    NotOffered,
-    /// permessage-deflate occurs more than once.
-    Repeated,
-    /// A parameter that is unknown or repeated, or has a missing, forbidden or invalid value.
-    BadParameter,
-    /// The response does not satisfy the parameters of the offer.
-    OfferNotKept,
-}
-
-impl fmt::Display for BadExtension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BadExtension::Malformed => "the server's Sec-WebSocket-Extensions is malformed",
-            BadExtension::NotOffered => "the server chose an extension that was not offered",
-            BadExtension::Repeated => "the server chose permessage-deflate twice",
-            BadExtension::BadParameter => "the server's permessage-deflate has an invalid parameter",
-            BadExtension::OfferNotKept => "the server's permessage-deflate does not satisfy the offer",
-        })
+/// Appends the name of the extension, and the directions without context takeover.
+fn write_name(out: &mut Vec<u8>, server: Direction, client: Direction) {
+    out.extend_from_slice(NAME);
+    if !server.takeover {
+        out.extend_from_slice(b"; server_no_context_takeover");
+    }
+    if !client.takeover {
+        out.extend_from_slice(b"; client_no_context_takeover");
     }
 }
 
-impl std::error::Error for BadExtension {}
-
-crate::error_debug!(
-    enum BadExtension {
-        Malformed,
-        NotOffered,
-        Repeated,
-        BadParameter,
-        OfferNotKept,
+crate::text_error! {
+    /// The reason why the extensions in a response fail the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum BadExtension {
+        /// The header is malformed.
+        Malformed = "the server's Sec-WebSocket-Extensions is malformed";
+        /// An extension that was not offered.
+        NotOffered = "the server chose an extension that was not offered";
+        /// permessage-deflate occurs more than once.
+        Repeated = "the server chose permessage-deflate twice";
+        /// A parameter that is unknown or repeated, or has a missing, forbidden or invalid value.
+        BadParameter = "the server's permessage-deflate has an invalid parameter";
+        /// The response does not satisfy the parameters of the offer.
+        OfferNotKept = "the server's permessage-deflate does not satisfy the offer";
     }
-);
+}
 
 /// Client: the agreement for the values of all `Sec-WebSocket-Extensions` fields of the response. `preferences` are
 /// those that [`write_offer`] wrote. `None` when the server declined.
@@ -158,11 +134,6 @@ enum ClientBits {
 }
 
 impl Parameters {
-    /// `None` for another extension, and for an offer that must be declined (RFC 7692, 7.1).
-    fn from_offer(extension: Extension<'_>) -> Option<Parameters> {
-        if extension.name == NAME { Parameters::parse(extension) } else { None }
-    }
-
     /// `None` for unknown or repeated names and for invalid values.
     fn parse(extension: Extension<'_>) -> Option<Parameters> {
         let mut parsed = Parameters::default();
@@ -200,22 +171,19 @@ impl Parameters {
             takeover: preferences.server.takeover && !self.server_no_context_takeover,
             window_bits: preferences.server.window_bits.min(offered_bits),
         };
-        let client = match self.client_max_window_bits {
-            Some(bits) => {
-                let offered_bits = if let ClientBits::AtMost(bits) = bits { bits } else { WINDOW_BITS_MAX };
-                Direction {
-                    takeover: preferences.client.takeover && !self.client_no_context_takeover,
-                    window_bits: preferences.client.window_bits.min(offered_bits),
-                }
-            }
+        let wanted_bits = preferences.client.window_bits;
+        let client_bits = match self.client_max_window_bits {
+            Some(ClientBits::AtMost(bits)) => wanted_bits.min(bits),
+            Some(ClientBits::Any) => wanted_bits,
             // The server cannot request a smaller window from such a client. A large window only costs memory
             // between messages, and the server can request to drop it there (RFC 7692, 7.1.1.2).
-            None => Direction {
-                takeover: preferences.client.takeover
-                    && !self.client_no_context_takeover
-                    && preferences.client.window_bits == WINDOW_BITS_MAX,
-                window_bits: WINDOW_BITS_MAX,
-            },
+            None => WINDOW_BITS_MAX,
+        };
+        let client = Direction {
+            takeover: preferences.client.takeover
+                && !self.client_no_context_takeover
+                && client_bits <= wanted_bits,
+            window_bits: client_bits,
         };
         Agreement {
             server,

@@ -53,10 +53,7 @@ impl Staged {
 
     /// The only piece staged for `slot`, when there is just one: the usual case.
     pub(super) fn single<'a>(&'a self, slot: &Slot, regions: &'a Regions) -> Option<&'a [u8]> {
-        if slot.staged_count != 1 {
-            return None;
-        }
-        self.pieces[slot.staged_head as usize].source.as_ref().map(|source| bytes_of(source, regions))
+        self.sources(slot).next().filter(|_| slot.staged_count == 1).map(|source| bytes_of(source, regions))
     }
 
     /// Calls `send` with all pieces of `slot` in order.
@@ -66,30 +63,19 @@ impl Staged {
         regions: &Regions,
         send: impl FnOnce(&[IoSlice<'_>]) -> R,
     ) -> R {
-        let mut slices = [IoSlice::new(&[]); SEND_PIECES_MAX];
-        let mut count = 0;
-        let mut index = slot.staged_head;
-        while index != NONE {
-            let piece = &self.pieces[index as usize];
-            if let Some(source) = &piece.source {
-                slices[count] = IoSlice::new(bytes_of(source, regions));
-                count += 1;
-            }
-            index = piece.next;
-        }
-        send(&slices[..count])
+        with_slices(self.sources(slot).map(|source| bytes_of(source, regions)), send)
     }
 
     /// Bytes staged for `slot`.
     pub(super) fn bytes(&self, slot: &Slot) -> usize {
-        let mut bytes = 0;
-        let mut index = slot.staged_head;
-        while index != NONE {
-            let piece = &self.pieces[index as usize];
-            bytes += piece.source.as_ref().map_or(0, Source::len);
-            index = piece.next;
-        }
-        bytes
+        self.sources(slot).map(Source::len).sum()
+    }
+
+    /// The pieces staged for `slot`, in order.
+    fn sources(&self, slot: &Slot) -> impl Iterator<Item = &Source> {
+        let piece = |index: u32| self.pieces.get(index as usize);
+        let pieces = std::iter::successors(piece(slot.staged_head), move |before| piece(before.next));
+        pieces.filter_map(|piece| piece.source.as_ref())
     }
 
     /// Removes and returns the next piece of `slot`.
@@ -162,13 +148,7 @@ impl PartialSends {
 
     /// Calls `send` with at most [`SEND_PIECES_MAX`] pieces of the partial send of `slot`.
     pub(super) fn with_pieces<R>(&self, slot: &Slot, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
-        let mut slices = [IoSlice::new(&[]); SEND_PIECES_MAX];
-        let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(self.of(slot).slices()) {
-            *slice = IoSlice::new(piece);
-            count += 1;
-        }
-        send(&slices[..count])
+        with_slices(self.of(slot).slices(), send)
     }
 
     /// Drops the first `sent` bytes of the partial send of `slot`. True if nothing remains: the slot is then no longer
@@ -199,9 +179,16 @@ impl PartialSends {
 }
 
 fn bytes_of<'a>(source: &'a Source, regions: &'a Regions) -> &'a [u8] {
-    match source {
-        Source::Pooled(buffer) => buffer.as_slice(),
-        Source::Shared(shared) => &shared.bytes,
-        Source::Received(span) => regions.slice(*span),
+    source.bytes(|span| regions.slice(span))
+}
+
+/// Calls `send` with the first [`SEND_PIECES_MAX`] of `pieces`.
+fn with_slices<'a, R>(pieces: impl Iterator<Item = &'a [u8]>, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+    let mut slices = [IoSlice::new(&[]); SEND_PIECES_MAX];
+    let mut count = 0;
+    for (slice, piece) in slices.iter_mut().zip(pieces) {
+        *slice = IoSlice::new(piece);
+        count += 1;
     }
+    send(&slices[..count])
 }

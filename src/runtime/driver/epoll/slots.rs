@@ -120,30 +120,33 @@ impl Slots {
 
     /// Takes a slot, or returns the descriptor if none is free.
     pub(super) fn insert(&mut self, fd: OwnedFd, phase: Phase) -> Result<Token, OwnedFd> {
-        let index = self.free;
-        if index == NONE {
-            if self.slots.len() >= self.limit as usize {
-                return Err(fd);
-            }
-            let index = self.slots.len() as u32;
-            self.slots.push(Slot {
-                fd: Some(fd),
-                generation: 0,
-                staged_head: NONE,
-                staged_tail: NONE,
-                unfinished: NONE,
-                staged_count: 0,
-                phase,
-                flags: SlotFlags::default(),
-            });
-            return Ok(Token { index, generation: 0 });
+        if !self.has_room() {
+            return Err(fd);
         }
-        let slot = &mut self.slots[index as usize];
-        self.free = slot.staged_head;
-        slot.staged_head = NONE;
-        slot.fd = Some(fd);
-        slot.phase = phase;
-        Ok(Token { index, generation: slot.generation })
+        let slot = Slot {
+            fd: Some(fd),
+            generation: 0,
+            staged_head: NONE,
+            staged_tail: NONE,
+            unfinished: NONE,
+            staged_count: 0,
+            phase,
+            flags: SlotFlags::default(),
+        };
+        let index = match self.free {
+            NONE => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+            free => {
+                let place = self.at(free);
+                let next = place.staged_head;
+                *place = Slot { generation: place.generation, ..slot };
+                self.free = next;
+                free
+            }
+        };
+        Ok(self.token(index))
     }
 
     /// The slot that `token` names, unless the token is stale.

@@ -4,8 +4,12 @@
 //! call neither waited nor moved a byte.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::io::retry_on_intr;
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
 /// How long a wait may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +32,7 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new() -> io::Result<Poller> {
-        // SAFETY: epoll_create1 takes no pointers.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the descriptor was just made and nobody else owns it.
-        Ok(Poller { fd: unsafe { OwnedFd::from_raw_fd(fd) }, coarse: false })
+        Ok(Poller { fd: epoll::create(epoll::CreateFlags::CLOEXEC)?, coarse: false })
     }
 
     pub(super) fn add(&self, fd: BorrowedFd<'_>, interest: i32, data: u64) -> io::Result<()> {
@@ -113,96 +114,39 @@ fn milliseconds_up(time: Duration) -> i32 {
 
 /// Receives into `memory` without waiting. `Ok(0)` is the peer's FIN.
 pub(super) fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let (start, bytes) = (memory.as_mut_ptr().cast(), memory.len());
-        // SAFETY: the kernel writes at most `bytes` bytes into `memory`; the descriptor is open while borrowed.
-        let count = unsafe { libc::recv(fd.as_raw_fd(), start, bytes, libc::MSG_DONTWAIT) };
-        match count_or_error(count) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+    let (_, bytes) = retry_on_intr(|| net::recv(fd, &mut *memory, RecvFlags::DONTWAIT))?;
+    Ok(bytes)
 }
 
 /// Sends as much as the kernel accepts at once, without a signal if the peer has disconnected. If the end of the stream
 /// follows at once, as `last` says, both may share one segment.
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], last: bool) -> io::Result<usize> {
-    let flags = sending(last);
-    loop {
-        // SAFETY: `bytes` is readable for its length; the descriptor is open while borrowed.
-        let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
-        match count_or_error(count) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+    Ok(retry_on_intr(|| net::send(fd, bytes, sending(last)))?)
 }
 
 /// The same for several pieces, in order, as one call.
 pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
-    let flags = sending(last);
-    loop {
-        // SAFETY: an all-zero msghdr is valid: no name, no control data, no pieces.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        // `IoSlice` is guaranteed to have the layout of an iovec, and sending does not write through it.
-        message.msg_iov = pieces.as_ptr().cast_mut().cast();
-        message.msg_iovlen = pieces.len() as _;
-        // SAFETY: the message names `pieces.len()` readable slices that outlive the call.
-        let count = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) };
-        match count_or_error(count) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+    let send = || net::sendmsg(fd, pieces, &mut SendAncillaryBuffer::default(), sending(last));
+    Ok(retry_on_intr(send)?)
 }
 
-fn sending(last: bool) -> libc::c_int {
-    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if last { libc::MSG_MORE } else { 0 }
+fn sending(last: bool) -> SendFlags {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if last { flags | SendFlags::MORE } else { flags }
 }
 
 /// Accepts a connection from a listener, non-blocking and not inherited by children.
 pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: null pointers say that the peer's address is not wanted.
-    let fd = check(unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
-    })?;
-    // SAFETY: the descriptor was just made and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Makes a listener's accepts return at once when no connection waits.
-pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: these fcntl commands take and return integers.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
-    Ok(())
+    Ok(net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
 }
 
 /// Takes the pending error of a socket: the result of a connection attempt.
 pub(super) fn socket_error(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut error: libc::c_int = 0;
-    let mut bytes = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: both pointers are valid for the sizes told and live through the call.
-    check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut error).cast(),
-            &mut bytes,
-        )
-    })?;
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    Ok(net::sockopt::socket_error(fd)??)
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-fn count_or_error(count: isize) -> io::Result<usize> {
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
 #[cfg(test)]

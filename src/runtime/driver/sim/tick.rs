@@ -98,11 +98,11 @@ impl Sim {
         while let Some(mut source) = slot.staged.pop_front() {
             let now = allowed.min(source.len());
             allowed -= now;
-            let sent = state.write(slot.wire, slot.side, &bytes_of(&source, &self.memory)[..now]);
+            let bytes = source.bytes(|span| received(&self.memory, span));
+            let sent = state.write(slot.wire, slot.side, &bytes[..now]);
             debug_assert_eq!(sent, now, "the room was looked up");
             source.skip(now);
-            let received = |span: Span| &self.memory[span.offset as usize..][..span.bytes as usize];
-            if slot.rest.append(source, &mut 0, pool, received).is_err() {
+            if slot.rest.append(source, &mut 0, pool, |span| received(&self.memory, span)).is_err() {
                 return self.fail(index, ErrorKind::OutOfMemory, state, pool);
             }
         }
@@ -341,10 +341,10 @@ impl Sim {
         if slot.phase != Phase::Open || (slot.ended && !slot.paused) {
             return;
         }
-        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         if slot.paused {
-            return self.look_for_end_while_paused(index, Inbound { bytes, ended, reset }, state, pool);
+            return self.look_for_end_while_paused(index, state, pool);
         }
+        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         if bytes > 0 || !(ended || reset) {
             return;
         }
@@ -360,16 +360,10 @@ impl Sim {
 
     /// A reset is noticed even before unread bytes. FIN is, too; behind the last byte it may be reported as the end, by
     /// a receive that was armed before the pause.
-    fn look_for_end_while_paused(
-        &mut self,
-        index: u32,
-        inbound: Inbound,
-        state: &mut State,
-        pool: &mut Pool,
-    ) {
-        let Inbound { bytes, ended, reset } = inbound;
+    fn look_for_end_while_paused(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
+        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         let news = reset || (ended && !slot.ended && !slot.half_closed);
         if news && state.random.chance(state.faults.receive_ends) {
             self.busy = true;
@@ -407,10 +401,6 @@ impl Sim {
     }
 }
 
-fn bytes_of<'a>(source: &'a Source, memory: &'a [u8]) -> &'a [u8] {
-    match source {
-        Source::Received(span) => &memory[span.offset as usize..][..span.bytes as usize],
-        Source::Pooled(buffer) => buffer.as_slice(),
-        Source::Shared(shared) => &shared.bytes,
-    }
+fn received(memory: &[u8], span: Span) -> &[u8] {
+    &memory[span.offset as usize..][..span.bytes as usize]
 }

@@ -127,15 +127,8 @@ impl Connections {
         true
     }
 
-    pub(super) fn unsent_bytes(&self, token: Token) -> usize {
-        self.unsent(token).map_or(0, Unsent::bytes)
-    }
-
-    pub(super) fn held_bytes(&self, token: Token) -> usize {
-        self.unsent(token).map_or(0, Unsent::held_bytes)
-    }
-
-    fn unsent(&self, token: Token) -> Option<&Unsent> {
+    /// The rest of a partial send.
+    pub(super) fn unsent(&self, token: Token) -> Option<&Unsent> {
         let rest = self.slots.peek(token)?.partial_send;
         (rest != NONE).then(|| self.partial_sends.unsent(rest))
     }

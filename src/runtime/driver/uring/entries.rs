@@ -10,13 +10,28 @@ use io_uring::{opcode, squeue};
 use super::sends::Next;
 use crate::driver::Token;
 
-/// The operation of a completion. With the token's index and generation it makes up the user data:
-/// `kind << 56 | generation << 32 | index`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
+/// Defines [`Kind`] and the list of its variants.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident,)*) => {
+        /// The operation of a completion. With the token's index and generation it makes up the user data:
+        /// `kind << 56 | generation << 32 | index`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(super) enum Kind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Kind {
+            const ALL: &[Kind] = &[$(Kind::$variant),*];
+        }
+    };
+}
+
+kinds! {
+    /// Not ours. The first, so that no operation has the user data 0.
+    Ignored,
     /// A multishot receive of a connection.
-    Receive = 1,
+    Receive,
     /// A send that has to finish at once; on success it is silent where the kernel can be.
     Send,
     /// The rest of a short send, waiting for room.
@@ -49,39 +64,13 @@ pub(super) enum Kind {
     WakeSent,
     /// The close of a connection that never got a slot.
     CloseOrphan,
-    /// Not ours.
-    Ignored,
 }
 
 impl Kind {
-    const ALL: [Kind; 21] = [
-        Kind::Receive,
-        Kind::Send,
-        Kind::PartialSend,
-        Kind::AcceptMany,
-        Kind::AcceptOne,
-        Kind::AcceptCancel,
-        Kind::Connect,
-        Kind::CancelReceive,
-        Kind::CancelPartialSend,
-        Kind::CancelConnect,
-        Kind::CancelEndPoll,
-        Kind::EndPoll,
-        Kind::Install,
-        Kind::InstallToLook,
-        Kind::Shutdown,
-        Kind::Close,
-        Kind::WakePoll,
-        Kind::WakeMessage,
-        Kind::WakeSent,
-        Kind::CloseOrphan,
-        Kind::Ignored,
-    ];
-
     /// The kind in `user_data`. Another ring may send anything: unknown kinds are ignored.
     #[inline]
     pub(super) fn of(user_data: u64) -> Kind {
-        Self::ALL.get(((user_data >> 56) as usize).wrapping_sub(1)).copied().unwrap_or(Kind::Ignored)
+        Self::ALL.get((user_data >> 56) as usize).copied().unwrap_or(Kind::Ignored)
     }
 
     /// Whether [`of`](Kind::of) would say that it is a receive.
@@ -347,7 +336,7 @@ mod tests {
         let token = Token { index: 0x1234_5678, generation: 0x00ab_cdef };
         for kind in Kind::ALL {
             let user_data = kind.of_token(token);
-            assert_eq!(Kind::of(user_data), kind);
+            assert_eq!(Kind::of(user_data), *kind);
             assert_eq!(token_of(user_data), token);
         }
         assert_eq!(Kind::of(0), Kind::Ignored);

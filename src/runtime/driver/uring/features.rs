@@ -70,22 +70,20 @@ fn probe_kernel() -> io::Result<Features> {
         }
         Err(error) => return Err(error),
     };
-    let parameters = ring.params();
-    if parameters.is_feature_skip_cqe_on_success() {
-        found = found.with(Features::SKIP_SUCCESS);
-    }
-    if parameters.is_feature_no_iowait() {
-        found = found.with(Features::NO_IOWAIT);
-    }
-    if parameters.is_feature_min_timeout() && !clock::is_shifted() {
-        // Both came with 6.12, and only one of them has a feature bit. The kernel takes the time for one outside of the process's time
-        // namespace (seen with 6.18).
-        found = found.with(Features::ABSOLUTE_TIMEOUT);
-    }
     let mut operations = Probe::new();
     ring.submitter().register_probe(&mut operations)?;
-    if operations.is_supported(opcode::FixedFdInstall::CODE) {
-        found = found.with(Features::FD_INSTALL);
+    let parameters = ring.params();
+    for (is_there, feature) in [
+        (parameters.is_feature_skip_cqe_on_success(), Features::SKIP_SUCCESS),
+        (parameters.is_feature_no_iowait(), Features::NO_IOWAIT),
+        // Both came with 6.12, and only one of them has a feature bit. The kernel takes the time for one outside of the
+        // process's time namespace (seen with 6.18).
+        (parameters.is_feature_min_timeout() && !clock::is_shifted(), Features::ABSOLUTE_TIMEOUT),
+        (operations.is_supported(opcode::FixedFdInstall::CODE), Features::FD_INSTALL),
+    ] {
+        if is_there {
+            found = found.with(feature);
+        }
     }
     probe_receive(ring, found)
 }

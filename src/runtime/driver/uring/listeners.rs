@@ -22,7 +22,7 @@ const SINGLE_MAX: u32 = 16;
 /// Pause after the kernel had no descriptor or memory for a connection.
 const RETRY: Nanos = 100 * MILLISECOND;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Listener {
     fd: Option<OwnedFd>,
     stopping: bool,
@@ -61,15 +61,7 @@ impl Listeners {
 
     pub(super) fn add(&mut self, fd: OwnedFd) {
         self.listed = true;
-        let listener = Listener {
-            fd: Some(fd),
-            stopping: false,
-            many: false,
-            single: 0,
-            cancelling: false,
-            retry_at: None,
-            failing: false,
-        };
+        let listener = Listener { fd: Some(fd), ..Listener::default() };
         match self.list.iter_mut().find(|listener| listener.is_over()) {
             Some(over) => *over = listener,
             None => self.list.push(listener),

@@ -228,7 +228,7 @@ impl Ring {
     }
 
     /// One system call. Returns how many submissions the kernel took.
-    fn enter(&mut self, queued: u32, want: u32, deadline: Option<Nanos>) -> io::Result<u32> {
+    pub(super) fn enter(&mut self, queued: u32, want: u32, deadline: Option<Nanos>) -> io::Result<u32> {
         let mut flags = self.enter_flags | EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         let mut timeout = Timespec::new();
         let mut argument = WaitArgument { sigmask: 0, sigmask_bytes: 0, min_wait_us: 0, timeout: 0 };
@@ -301,11 +301,6 @@ impl Ring {
         let limit = Timespec::new().sec(1);
         // Not found means that nothing was under way; other failures leave it to the caller's count.
         let _ = self.ring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
-    }
-
-    /// Runs the kernel's deferred work, without waiting.
-    pub(super) fn look(&mut self) {
-        let _ = self.enter(0, 0, None);
     }
 
     /// Drops the ring's references to its direct descriptors, which closes them.

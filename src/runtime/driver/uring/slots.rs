@@ -183,33 +183,29 @@ impl Slots {
             return None;
         }
         self.used += 1;
+        let slot = Slot {
+            file,
+            generation: 0,
+            staged: 0,
+            partial_send: NONE,
+            phase,
+            receive: Receive::Idle,
+            flags: SlotFlags::NONE,
+        };
         let index = match self.free {
             NONE => {
-                self.slots.push(Slot {
-                    file: 0,
-                    generation: 0,
-                    staged: 0,
-                    partial_send: NONE,
-                    phase: Phase::Free,
-                    receive: Receive::Idle,
-                    flags: SlotFlags::NONE,
-                });
+                self.slots.push(slot);
                 self.slots.len() as u32 - 1
             }
             free => {
-                self.free = self.slots[free as usize - 1].partial_send;
+                let place = &mut self.slots[free as usize - 1];
+                assert_eq!(place.phase, Phase::Free, "a slot has one connection at a time");
+                self.free = place.partial_send;
+                *place = Slot { generation: place.generation, ..slot };
                 free - 1
             }
         };
-        let slot = &mut self.slots[index as usize];
-        assert_eq!(slot.phase, Phase::Free, "a slot has one connection at a time");
-        slot.file = file;
-        slot.staged = 0;
-        slot.partial_send = NONE;
-        slot.phase = phase;
-        slot.receive = Receive::Idle;
-        slot.flags = SlotFlags::NONE;
-        Some(Token { index, generation: slot.generation })
+        Some(self.token(index))
     }
 
     /// Frees a slot; tokens that name it are stale from now on.

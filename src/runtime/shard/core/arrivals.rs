@@ -20,9 +20,9 @@ pub(in crate::shard) struct Arrivals {
     pub(in crate::shard) limits: Arc<PeerLimits>,
     is_on: bool,
     /// Connections whose client is not known yet, so that nothing is read from them.
-    arriving: BTreeMap<Token, Arrival>,
+    pub(in crate::shard) arriving: BTreeMap<Token, Arrival>,
     /// Connections of trusted proxies, until their request names the client.
-    proxied: BTreeMap<Token, Option<SocketAddr>>,
+    pub(in crate::shard) proxied: BTreeMap<Token, Option<SocketAddr>>,
     /// Of connections whose client is known.
     clients: ByIndex<Option<Client>>,
     /// Records about unknown clients, or about no single client.
@@ -57,18 +57,6 @@ impl Arrivals {
         !self.arriving.is_empty() && self.arriving.contains_key(&token)
     }
 
-    pub(in crate::shard) fn begin(&mut self, token: Token) {
-        self.arriving.insert(token, Arrival::default());
-    }
-
-    pub(in crate::shard) fn get_mut(&mut self, token: Token) -> Option<&mut Arrival> {
-        self.arriving.get_mut(&token)
-    }
-
-    pub(in crate::shard) fn finish(&mut self, token: Token) -> Option<Arrival> {
-        self.arriving.remove(&token)
-    }
-
     /// A connection has sent FIN. True if that waits until its client is known; an incomplete header remains.
     pub(in crate::shard) fn note_ended(&mut self, token: Token) -> bool {
         if self.arriving.is_empty() {
@@ -76,11 +64,6 @@ impl Arrivals {
         }
         let arrival = self.arriving.get_mut(&token).filter(|arrival| arrival.proxy.is_none());
         arrival.map(|arrival| arrival.input.ended = true).is_some()
-    }
-
-    /// The request of a connection will name the client.
-    pub(in crate::shard) fn await_request(&mut self, token: Token, proxy: Option<SocketAddr>) {
-        self.proxied.insert(token, proxy);
     }
 
     /// The proxy of a connection whose request has arrived.
@@ -106,7 +89,7 @@ impl Arrivals {
         {
             self.admission.leave(client.address().ip(), now);
         }
-        if self.arriving.is_empty() { None } else { self.finish(token) }
+        if self.arriving.is_empty() { None } else { self.arriving.remove(&token) }
     }
 
     /// Whether a record about a limit is due, for an unknown client, with the number of suppressed ones.

@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::Core;
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrival, Arrivals};
 use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
 use crate::driver::{Driver, Token};
 use crate::shard::kinds::Kinds;
@@ -43,7 +43,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// A connection was accepted. Nothing is done with it until the address of its other end is known.
     #[cold]
     pub(super) fn begin_arrival(&mut self, token: Token) {
-        self.arrivals.begin(token);
+        self.arrivals.arriving.insert(token, Arrival::default());
         self.driver.find_address(token);
         self.touch(token);
     }
@@ -55,7 +55,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         token: Token,
         error: ProxyHeaderError,
     ) -> Option<SocketAddr> {
-        let proxy = self.arrivals.get_mut(token).and_then(|arrival| arrival.proxy).flatten();
+        let proxy = self.arrivals.arriving.get_mut(&token).and_then(|arrival| arrival.proxy).flatten();
         self.count_limited(Limit::ProxyHeader);
         if let Some(left_out) = self.arrivals.log_due(Limit::ProxyHeader, self.env.now) {
             let peer = proxy.map(tracing::field::display);
@@ -184,14 +184,14 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     }
 
     fn drop_arrival(&mut self, token: Token) {
-        let arrival = self.arrivals.finish(token);
+        let arrival = self.arrivals.arriving.remove(&token);
         self.drop_held(arrival.map(|arrival| arrival.input));
     }
 
     /// A connection has ended.
     pub(super) fn forget_arrival(&mut self, token: Token) {
         self.forget_throttled(token);
-        self.refused_later.forget(token);
+        self.refused_later.remove(&token);
         let waiting = self.handshakes.forget(token);
         self.drop_held(waiting);
         let arrival = self.arrivals.forget(token, self.env.now);

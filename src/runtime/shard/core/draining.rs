@@ -29,7 +29,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             return;
         }
         self.driver.stop_listening();
-        let mut tokens: Vec<Token> = self.slots.tokens().collect();
+        let mut tokens = self.slots.tokens();
         for last in (1..tokens.len()).rev() {
             tokens.swap(last, (self.env.entropy.next() % (last as u64 + 1)) as usize);
         }
@@ -92,8 +92,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
         self.draining_until = Some(until);
         self.driver.stop_listening();
-        let tokens: Vec<Token> = self.slots.tokens().collect();
-        for token in tokens {
+        for token in self.slots.tokens() {
             let peer = self.slots.get(token).and_then(|slot| slot.peer.as_ref());
             let stays = peer.is_some_and(K::outlives_drain);
             self.say_goodbye(token, !stays);

@@ -13,14 +13,14 @@ use crate::limits::TLS_HANDSHAKES_PER_TICK;
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Handshakes {
     /// How many flights this tick has answered.
-    pub(super) answered: usize,
+    pub(in crate::shard) answered: usize,
     /// Connections in the order of their turns. Some may have ended.
     turns: VecDeque<Token>,
     pub(super) waiting: BTreeMap<Token, HeldInput>,
 }
 
 impl Handshakes {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::shard) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
@@ -51,7 +51,7 @@ impl Handshakes {
     }
 
     /// The connection whose turn it is.
-    pub(super) fn next(&mut self) -> Option<(Token, HeldInput)> {
+    pub(in crate::shard) fn next(&mut self) -> Option<(Token, HeldInput)> {
         while self.answered < TLS_HANDSHAKES_PER_TICK
             && let Some(token) = self.turns.pop_front()
         {

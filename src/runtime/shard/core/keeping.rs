@@ -39,17 +39,14 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     fn append(&mut self, held: Option<Buffer>, span: Span) -> Option<Buffer> {
         let more = span.bytes as usize;
         let mut held = match held {
-            Some(held) if held.room() >= more => held,
-            Some(held) => {
-                let mut grown = self.env.pool.get(held.len() + more);
-                if let Some(grown) = &mut grown {
-                    grown.append(held.as_slice());
-                }
-                self.env.pool.put(held);
-                grown?
-            }
+            Some(held) => held,
             None => self.env.pool.get(more)?,
         };
+        let bytes = held.len() + more;
+        if held.room() < more && !self.env.pool.grow(&mut held, bytes) {
+            self.env.pool.put(held);
+            return None;
+        }
         held.append(self.driver.received(span));
         Some(held)
     }

@@ -17,21 +17,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let Some(slot) = self.slots.get_mut(token).filter(|_| timeout > 0) else { return };
         slot.progressed = true;
         if !std::mem::replace(&mut slot.watched, true) {
-            let look_at = self.env.now + timeout / SEND_LOOKS;
-            self.unfinished_sends.queue.push_back(UnfinishedSend {
-                token,
-                unsent_bytes: 0,
-                since: self.env.now,
-                look_at,
-            });
+            let (since, look_at) = (self.env.now, self.env.now + timeout / SEND_LOOKS);
+            self.unfinished_sends.push_back(UnfinishedSend { token, unsent_bytes: 0, since, look_at });
         }
     }
 
     /// Makes this tick check all partial sends, because their check times follow from another timeout.
     pub(super) fn look_at_sends_now(&mut self) {
         let now = self.env.now;
-        self.unfinished_sends.queue.iter_mut().for_each(|watch| watch.look_at = now);
-        if !self.unfinished_sends.queue.is_empty() {
+        self.unfinished_sends.iter_mut().for_each(|watch| watch.look_at = now);
+        if !self.unfinished_sends.is_empty() {
             (self.trim_at, self.trim_wanted) = (now, true);
         }
     }
@@ -51,9 +46,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let timeout = self.env.config.send_timeout;
         // Reading adds to the memory of such a connection.
         let has_memory = !self.is_short();
-        while let Some(watch) = self.unfinished_sends.queue.front()
+        while let Some(watch) = self.unfinished_sends.front()
             && watch.look_at <= self.env.now
-            && let Some(mut watch) = self.unfinished_sends.queue.pop_front()
+            && let Some(mut watch) = self.unfinished_sends.pop_front()
         {
             let token = watch.token;
             let Some(slot) = self.slots.get_mut(token) else { continue };
@@ -76,9 +71,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
                 self.driver.resume(token);
             }
             watch.look_at = self.env.now + timeout / SEND_LOOKS;
-            self.unfinished_sends.queue.push_back(watch);
+            self.unfinished_sends.push_back(watch);
         }
-        !self.unfinished_sends.queue.is_empty()
+        !self.unfinished_sends.is_empty()
     }
 
     /// Begins to free memory. Returns whether another shard has requested it.
@@ -127,7 +122,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// largest of them first. A connection that is receiving a long message is not closed before half of the reserve is
     /// used. False if there is no such connection.
     fn end_largest(&mut self) -> bool {
-        let share_bytes = self.env.pool.share_bytes();
+        let share_bytes = self.env.pool.budget().share();
         let low = self.env.pool.is_low();
         let is_over =
             |holding: &ConnectionMemory| holding.held_bytes > share_bytes && (holding.is_blocked || low);
@@ -149,7 +144,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             if let Some(slot) = self.slots.get_mut(token) {
                 let before = self.env.pool.used_bytes();
                 slot.connection.abort_and_release(Cause::OverShare, &mut self.env.pool);
-                let input = self.throttle.take_held(token);
+                let input = self.throttle.held.remove(&token);
                 self.drop_held(input);
                 self.env.pool.free_all();
                 // Memory that was returned at once is not awaited.

@@ -93,27 +93,13 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// Counts and logs a connection that has become a WebSocket or an event stream.
     fn note_opened(&mut self, token: Token, status: u16) {
         self.counters.opened += 1;
-        self.log.answered(token, status);
-        traces::answered(token, status);
+        self.note_answer(token, status);
         self.log.opened(token);
     }
 
-    /// Accepts a request whose decision was deferred; input that arrived meanwhile is read at the tick's end.
-    pub(in crate::shard) fn accept_later(
-        &mut self,
-        token: Token,
-        subprotocol: Option<&'static str>,
-        whole: bool,
-    ) {
-        self.accept(token, None, subprotocol, &[], whole);
-        self.touch(token);
-    }
-
-    /// The same with further fields of the 101.
-    pub(in crate::shard) fn accept_later_with(&mut self, token: Token, extras: &Extras, whole: bool) {
-        self.set_progress(token, extras);
-        self.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
-        self.touch(token);
+    fn note_answer(&mut self, token: Token, status: u16) {
+        self.log.answered(token, status);
+        traces::answered(token, status);
     }
 
     pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
@@ -132,8 +118,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// Counts and logs a refusal by the connection itself.
     pub(in crate::shard) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
-        self.log.answered(token, refusal.status);
-        traces::answered(token, refusal.status);
+        self.note_answer(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
         self.note_head_excess(token, refusal);
     }
@@ -146,8 +131,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     }
 
     pub(in crate::shard) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
-        self.log.answered(token, refusal.status);
-        traces::answered(token, refusal.status);
+        self.note_answer(token, refusal.status);
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.refuse(refusal, &mut self.env.lend());
@@ -159,8 +143,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let counts =
             if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
         *counts.entry(reply.status).or_default() += 1;
-        self.log.answered(token, reply.status);
-        traces::answered(token, reply.status);
+        self.note_answer(token, reply.status);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.respond(reply, &mut self.env.lend());
         }
@@ -177,24 +160,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if !self.lease.take(1) {
             return Err(io::Error::other("the node has the maximum number of connections"));
         }
-        let token = match self.driver.connect(&route.address, source) {
-            Ok(token) => token,
-            Err(error) => {
-                self.lease.give(1);
-                return Err(error);
-            }
-        };
+        let token = self.driver.connect(&route.address, source).inspect_err(|_| self.lease.give(1))?;
         self.counters.dialled += 1;
-        let connection = match Connection::client(&mut self.env.lend(), whole) {
-            Ok(connection) => connection,
-            Err(OutOfMemory) => {
-                self.lease.give(1);
-                self.driver.abort(token);
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
+        let Ok(connection) = Connection::client(&mut self.env.lend(), whole) else {
+            self.lease.give(1);
+            self.driver.abort(token);
+            return Err(io::ErrorKind::OutOfMemory.into());
         };
-        self.slots.insert(token, connection, Some(peer));
-        self.env.pool.add_holder();
+        let slot = self.slots.insert(token, connection, Some(peer));
+        (slot.leased, slot.account) = (true, Account::of_class(0));
+        self.env.pool.budget().add_holder();
         match (&route.tunnel, &route.security) {
             (Some(tunnel), security) => {
                 let tunnel = ProxyTunnel::new(tunnel.clone(), security.clone());
@@ -202,10 +177,6 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
             (None, Some(security)) => self.secure_dialled(token, security.clone()),
             (None, None) => {}
-        }
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.leased = true;
-            slot.account = Account::of_class(0);
         }
         // The handshake timeout begins now, not once the transport is connected.
         self.arm(token);

@@ -1,11 +1,12 @@
 //! The ends of received spans: sends the replies that lie in them.
 
-use super::{Core, send_pooled};
+use super::Core;
+use super::sealing::send_queued;
 use crate::admission::Limit;
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::kinds::Kinds;
 use echoring_proto::buffer::Buffer;
-use echoring_proto::connection::{Cause, OutOfMemory, SINGLE_FRAME_BYTES_MAX, SpanCursor};
+use echoring_proto::connection::{Cause, Connection, OutOfMemory, SINGLE_FRAME_BYTES_MAX, SpanCursor};
 use echoring_proto::{ProtocolError, Role};
 
 impl<D: Driver, K: Kinds> Core<D, K> {
@@ -22,7 +23,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && !slot.leaving
             && !self.sessions.has(token.index)
             && !slot.account.is_own()
-            && !self.throttle.is_on()
+            && !self.throttle.is_on
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));
@@ -76,14 +77,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     ) -> Result<(), OutOfMemory> {
         let Some(slot) = self.slots.get_mut(token) else { return Ok(()) };
         let connection = &mut slot.connection;
-        let mut taken = true;
-        while let Some(buffer) = connection.pop() {
-            let traffic = self.counters.traffic.at(slot.account);
-            taken = send_pooled(&mut self.driver, token, buffer, connection, traffic);
-            if !taken {
-                break;
-            }
-        }
+        let traffic = self.counters.traffic.at(slot.account);
+        let (pop, push_front) = (Connection::pop, Connection::push_front);
+        let mut taken = send_queued(&mut self.driver, token, traffic, connection, pop, push_front);
         let mut headless = false;
         if taken && !cursor.detached_header().is_empty() {
             let mut head = self.env.pool.get(cursor.detached_header().len()).ok_or(OutOfMemory)?;
@@ -99,8 +95,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
         }
         if taken && self.driver.send_received(token, piece) {
-            self.counters.traffic.at(slot.account).bytes_out +=
-                u64::from(piece.bytes) + cursor.detached_header().len() as u64;
+            traffic.bytes_out += u64::from(piece.bytes) + cursor.detached_header().len() as u64;
             connection.replies_sent();
             return Ok(());
         }

@@ -4,10 +4,10 @@
 //! With TLS they are refused at once: a handshake costs what the limits are meant to save.
 
 use super::Core;
-use super::refused_later::RefusedConnection;
 use crate::driver::{Driver, Token};
 use crate::limits::{REFUSED_LATER_MAX, REFUSED_LATER_TIME};
 use crate::shard::kinds::Kinds;
+use crate::shard::refusals::RefusedConnection;
 use echoring_proto::handshake::Refusal;
 
 impl<D: Driver, K: Kinds> Core<D, K> {
@@ -24,10 +24,10 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     #[cold]
     pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {
         let refused = RefusedConnection { refusal, is_logged };
-        if self.security.server.is_some() || self.refused_later.0.len() >= REFUSED_LATER_MAX {
+        if self.security.server.is_some() || self.refused_later.len() >= REFUSED_LATER_MAX {
             return self.refuse_unread(token, refused);
         }
-        self.refused_later.0.insert(token, refused);
+        self.refused_later.insert(token, refused);
         let at = self.env.now + REFUSED_LATER_TIME;
         self.with_connection(token, |connection, _| connection.await_head_until(at));
     }
@@ -35,10 +35,10 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// A deadline has passed: refuses a connection whose request has not come. False if it was not to be refused.
     #[inline]
     pub(super) fn is_refused_overdue(&mut self, token: Token) -> bool {
-        if self.refused_later.0.is_empty() {
+        if self.refused_later.is_empty() {
             return false;
         }
-        let Some(refused) = self.refused_later.0.remove(&token) else { return false };
+        let Some(refused) = self.refused_later.remove(&token) else { return false };
         // A malformed head may have been answered.
         let waits = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         if waits {
@@ -60,7 +60,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// Whether a request may have to be refused that is otherwise served.
     #[inline]
     pub(in crate::shard) fn may_refuse_requests(&self) -> bool {
-        !self.refused_later.0.is_empty() || self.draining_until.is_some()
+        !self.refused_later.is_empty() || self.draining_until.is_some()
     }
 
     /// Why a request is refused. `identified` is the reason that its client causes.
@@ -69,7 +69,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         token: Token,
         identified: Option<Refusal>,
     ) -> Option<RefusedConnection> {
-        let refused = self.refused_later.0.remove(&token);
+        let refused = self.refused_later.remove(&token);
         let refused = refused.or(identified.map(|refusal| RefusedConnection { refusal, is_logged: true }));
         refused.or_else(|| {
             self.draining_until.map(|_| RefusedConnection { refusal: Refusal::DRAINING, is_logged: false })

@@ -1,16 +1,7 @@
 //! Partial sends, and the memory of connections that may be closed for lack of memory.
 
-use std::collections::VecDeque;
-
 use crate::driver::Token;
 use echoring_proto::limits::Nanos;
-
-/// Partial sends, each checked at intervals: one entry per connection that has one, or had one at the last check.
-#[derive(Debug, Default)]
-pub(super) struct UnfinishedSends {
-    /// By the time of the next check.
-    pub(super) queue: VecDeque<UnfinishedSend>,
-}
 
 #[derive(Debug)]
 pub(super) struct UnfinishedSend {

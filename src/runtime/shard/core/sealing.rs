@@ -4,6 +4,7 @@ use crate::driver::{Driver, Source, Token};
 use crate::shard::tls::{Session, SessionError};
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Traffic;
+use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, Env, OutOfMemory, TransportAction};
 
 pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env: &mut Env<'_>) {
@@ -83,15 +84,29 @@ pub(super) fn send_sealed<D: Driver>(
     driver: &mut D,
     traffic: &mut Traffic,
 ) -> bool {
-    while let Some(buffer) = session.pop() {
+    send_queued(driver, token, traffic, session, Session::pop, Session::unpop)
+}
+
+/// Passes the buffers of a queue to the driver. False, with the rest in the queue, if it accepts no more in this tick.
+#[inline]
+pub(super) fn send_queued<D: Driver, Q>(
+    driver: &mut D,
+    token: Token,
+    traffic: &mut Traffic,
+    queue: &mut Q,
+    pop: impl Fn(&mut Q) -> Option<Buffer>,
+    push_front: impl Fn(&mut Q, Buffer),
+) -> bool {
+    while let Some(buffer) = pop(queue) {
         let bytes = buffer.len() as u64;
         match driver.send(token, Source::Pooled(buffer)) {
             Ok(()) => traffic.bytes_out += bytes,
-            Err(Source::Pooled(buffer)) => {
-                session.unpop(buffer);
+            Err(source) => {
+                if let Source::Pooled(buffer) = source {
+                    push_front(queue, buffer);
+                }
                 return false;
             }
-            Err(Source::Received(_) | Source::Shared(_)) => return false,
         }
     }
     true

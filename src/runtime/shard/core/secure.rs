@@ -124,22 +124,4 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
         }
     }
-
-    /// A tick begins. Returns whether handshakes wait for their turn.
-    #[inline]
-    pub(in crate::shard) fn begin_handshakes(&mut self) -> bool {
-        self.handshakes.answered = 0;
-        !self.handshakes.is_empty()
-    }
-
-    /// The next handshake that this tick continues, with its kept input.
-    pub(in crate::shard) fn next_handshake(&mut self) -> Option<(Token, HeldInput)> {
-        self.handshakes.next()
-    }
-
-    /// Whether the next tick has handshakes to continue.
-    #[inline]
-    pub(in crate::shard) fn has_waiting_handshakes(&self) -> bool {
-        !self.handshakes.is_empty()
-    }
 }

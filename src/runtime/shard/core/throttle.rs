@@ -20,7 +20,7 @@ pub(in crate::shard) struct Throttle {
     /// Connections that are not read, by the time at which they are again.
     pub(super) paused: BTreeSet<(Nanos, Token)>,
     /// Their input in the meantime: bytes that were in flight when they were paused.
-    pub(super) held: BTreeMap<Token, HeldInput>,
+    pub(in crate::shard) held: BTreeMap<Token, HeldInput>,
     /// When the timer wheel looks at them next.
     pub(super) wakes_at: Nanos,
 }
@@ -46,11 +46,6 @@ pub(in crate::shard) struct Meter {
 }
 
 impl Throttle {
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        self.is_on
-    }
-
     /// A connection has sent FIN. True if that waits until its earlier input is read.
     #[inline]
     pub(super) fn note_ended(&mut self, token: Token) -> bool {
@@ -62,11 +57,6 @@ impl Throttle {
     pub(super) fn held_bytes(&self, token: Token) -> u64 {
         let input = if self.held.is_empty() { None } else { self.held.get(&token) };
         input.and_then(|input| input.bytes.as_ref()).map_or(0, |bytes| bytes.accounted_bytes() as u64)
-    }
-
-    /// Takes the kept input of a connection.
-    pub(in crate::shard) fn take_held(&mut self, token: Token) -> Option<HeldInput> {
-        self.held.remove(&token)
     }
 
     pub(super) fn buckets(&mut self, index: u32) -> &mut Buckets {

@@ -159,7 +159,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             let Buckets { paused_until, .. } = std::mem::take(buckets);
             self.throttle.paused.remove(&(paused_until, token));
         }
-        let input = self.throttle.take_held(token);
+        let input = self.throttle.held.remove(&token);
         self.drop_held(input);
     }
 }

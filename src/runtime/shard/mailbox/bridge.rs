@@ -6,56 +6,34 @@
 
 use std::thread::Thread;
 
-use rtrb::{Consumer, Producer, RingBuffer};
-
-use super::{Full, Lane, MESSAGES_MAX};
+use super::{Full, Inlet, Lane, Outlet, queue};
 use crate::driver::Waker;
 
-#[derive(Debug)]
-struct Bridged<M> {
-    /// The far shard, as receiver or sender.
-    shard: usize,
-    message: M,
-    bytes: usize,
-}
-
-/// A shard's end.
+/// A shard's end. The messages of both directions have the number of the far shard, their receiver or sender.
 #[derive(Debug)]
 pub struct Bridge<M> {
     /// The lane of the mail from here.
     posts: Lane,
     /// Number of shards on the other side.
     far_shards: usize,
-    out: Producer<Bridged<M>>,
-    out_bytes: Producer<u8>,
-    inlet: Consumer<Bridged<M>>,
-    inlet_bytes: Consumer<u8>,
+    outlet: Outlet<(usize, M)>,
+    inlet: Inlet<(usize, M)>,
     carrier: Thread,
     posted: bool,
 }
 
 /// The carrier's end.
 #[derive(Debug)]
-pub struct FarEnd<M> {
-    inlet: Consumer<Bridged<M>>,
-    inlet_bytes: Consumer<u8>,
-    out: Producer<Bridged<M>>,
-    out_bytes: Producer<u8>,
-    waker: Waker,
-}
+pub struct FarEnd<M>(FarInlet<M>, FarOutlet<M>);
 
 /// Both directions of a far end, for two threads.
 #[derive(Debug)]
-pub struct FarInlet<M> {
-    inlet: Consumer<Bridged<M>>,
-    inlet_bytes: Consumer<u8>,
-}
+pub struct FarInlet<M>(Inlet<(usize, M)>);
 
 /// See [`FarInlet`].
 #[derive(Debug)]
 pub struct FarOutlet<M> {
-    out: Producer<Bridged<M>>,
-    out_bytes: Producer<u8>,
+    outlet: Outlet<(usize, M)>,
     waker: Waker,
 }
 
@@ -69,19 +47,9 @@ impl<M> Bridge<M> {
         carrier: Thread,
         waker: Waker,
     ) -> (Bridge<M>, FarEnd<M>) {
-        let (out, far_inlet) = RingBuffer::new(MESSAGES_MAX);
-        let (out_bytes, far_inlet_bytes) = RingBuffer::new(bytes);
-        let (far_out, inlet) = RingBuffer::new(MESSAGES_MAX);
-        let (far_out_bytes, inlet_bytes) = RingBuffer::new(bytes);
-        let bridge = Bridge { posts, far_shards, out, out_bytes, inlet, inlet_bytes, carrier, posted: false };
-        let far = FarEnd {
-            inlet: far_inlet,
-            inlet_bytes: far_inlet_bytes,
-            out: far_out,
-            out_bytes: far_out_bytes,
-            waker,
-        };
-        (bridge, far)
+        let ((outlet, far_inlet), (far_outlet, inlet)) = (queue(bytes), queue(bytes));
+        let bridge = Bridge { posts, far_shards, outlet, inlet, carrier, posted: false };
+        (bridge, FarEnd(FarInlet(far_inlet), FarOutlet { outlet: far_outlet, waker }))
     }
 
     pub(super) fn far_shards(&self) -> usize {
@@ -95,12 +63,11 @@ impl<M> Bridge<M> {
 
     /// Whether every far shard can be posted a message of `bytes` in this lane.
     pub(super) fn has_room(&self, lane: Lane, bytes: usize) -> bool {
-        self.posts != lane
-            || (self.out.slots() >= self.far_shards && self.out_bytes.slots() >= bytes * self.far_shards)
+        self.posts != lane || self.outlet.has_room(self.far_shards, bytes * self.far_shards)
     }
 
     pub(super) fn post(&mut self, shard: usize, message: M, payload: &[&[u8]]) -> Result<(), Full> {
-        push(&mut self.out, &mut self.out_bytes, shard, message, payload)?;
+        self.outlet.post((shard, message), payload)?;
         self.posted = true;
         Ok(())
     }
@@ -116,44 +83,36 @@ impl<M> Bridge<M> {
         !self.inlet.is_empty()
     }
 
-    /// Takes the next message, its sender's number, and the length of its bytes.
-    pub(super) fn take(&mut self) -> Option<(usize, M, usize)> {
-        self.inlet.pop().ok().map(|Bridged { shard, message, bytes }| (shard, message, bytes))
-    }
-
-    pub(super) fn take_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
-        pull(&mut self.inlet_bytes, bytes, payload);
+    /// Takes the next message, with its sender's number. `payload` then has its bytes.
+    pub(super) fn take(&mut self, payload: &mut Vec<u8>) -> Option<(usize, M)> {
+        self.inlet.take(payload)
     }
 }
 
 impl<M> FarEnd<M> {
     /// The two directions.
     pub fn split(self) -> (FarInlet<M>, FarOutlet<M>) {
-        let FarEnd { inlet, inlet_bytes, out, out_bytes, waker } = self;
-        (FarInlet { inlet, inlet_bytes }, FarOutlet { out, out_bytes, waker })
+        (self.0, self.1)
     }
 }
 
 impl<M> FarInlet<M> {
-    /// Takes the next message of the shard, with the far shard that receives it. Its bytes are appended to
-    /// `payload`.
+    /// Takes the next message of the shard, with the far shard that receives it. `payload` then has its bytes.
     pub fn take(&mut self, payload: &mut Vec<u8>) -> Option<(usize, M)> {
-        let Bridged { shard, message, bytes } = self.inlet.pop().ok()?;
-        pull(&mut self.inlet_bytes, bytes, payload);
-        Some((shard, message))
+        self.0.take(payload)
     }
 
     /// Whether the shard has ended, or has left the bridge, and all its mail was taken.
     pub fn is_over(&self) -> bool {
         // In this order: mail before the end counts.
-        self.inlet.is_abandoned() && self.inlet.is_empty()
+        self.0.envelopes.is_abandoned() && self.0.is_empty()
     }
 }
 
 impl<M> FarOutlet<M> {
     /// Whether the shard has ended, or has left the bridge.
     pub fn is_over(&self) -> bool {
-        self.out.is_abandoned()
+        self.outlet.envelopes.is_abandoned()
     }
 
     /// Posts a message of the far shard `from` to the shard. `Ok(false)` if there is no room now.
@@ -164,41 +123,12 @@ impl<M> FarOutlet<M> {
     where
         M: Clone,
     {
-        if self.out.is_abandoned() || payload.len() > self.out_bytes.buffer().capacity() {
+        if self.is_over() || payload.len() > self.outlet.bytes.buffer().capacity() {
             return Err(Full);
         }
-        let posted = push(&mut self.out, &mut self.out_bytes, from, message.clone(), &[payload]).is_ok();
+        let posted = self.outlet.post((from, message.clone()), &[payload]).is_ok();
         self.waker.wake();
         Ok(posted)
-    }
-}
-
-fn push<M>(
-    out: &mut Producer<Bridged<M>>,
-    out_bytes: &mut Producer<u8>,
-    shard: usize,
-    message: M,
-    payload: &[&[u8]],
-) -> Result<(), Full> {
-    let bytes = payload.iter().map(|part| part.len()).sum();
-    if out.is_full() || out_bytes.slots() < bytes {
-        return Err(Full);
-    }
-    for part in payload {
-        let copied = out_bytes.push_entire_slice(part);
-        debug_assert!(copied.is_ok(), "the room of the bytes was checked");
-    }
-    let pushed = out.push(Bridged { shard, message, bytes });
-    debug_assert!(pushed.is_ok(), "the room of the message was checked");
-    Ok(())
-}
-
-fn pull(from: &mut Consumer<u8>, bytes: usize, payload: &mut Vec<u8>) {
-    if let Ok(chunk) = from.read_chunk(bytes) {
-        let (first, second) = chunk.as_slices();
-        payload.extend_from_slice(first);
-        payload.extend_from_slice(second);
-        chunk.commit_all();
     }
 }
 
@@ -224,17 +154,14 @@ mod tests {
             // An owner that has moved keeps its number.
             mailboxes.post_far(1, round, &[b"g"]).expect("room");
             let mut payload = Vec::new();
-            assert_eq!(inlet.take(&mut payload), Some((4, round)));
-            assert_eq!(inlet.take(&mut payload), Some((1, round)));
-            assert_eq!(payload, b"abcdefg");
+            assert_eq!((inlet.take(&mut payload), &payload[..]), (Some((4, round)), &b"abcdef"[..]));
+            assert_eq!((inlet.take(&mut payload), &payload[..]), (Some((1, round)), &b"g"[..]));
             assert_eq!(outlet.post(3, &round, b"answer"), Ok(true));
             assert!(!mailboxes.fall_asleep(true), "there is mail");
-            payload.clear();
-            let (from, message, bytes) = mailboxes.take_far(Lane::Forward).expect("mail");
-            mailboxes.take_far_bytes(bytes, &mut payload);
-            assert_eq!((from, message, &payload[..]), (3, round, &b"answer"[..]));
+            assert_eq!(mailboxes.take_far(Lane::Forward, &mut payload), Some((3, round)));
+            assert_eq!(payload, b"answer");
         }
-        assert!(mailboxes.take_far(Lane::Request).is_none(), "they come in the other lane");
+        assert!(mailboxes.take_far(Lane::Request, &mut Vec::new()).is_none(), "they come in the other lane");
         assert_eq!(outlet.post(3, &0, &[0; 12]), Ok(true));
         assert_eq!(outlet.post(3, &0, &[0; 12]), Ok(false), "full");
         assert_eq!(outlet.post(3, &0, &[0; 17]), Err(Full), "too long");

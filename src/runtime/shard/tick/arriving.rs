@@ -15,7 +15,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// The driver reported an address.
     pub(super) fn addressed(&mut self, token: Token) {
         let address = self.core.driver.address(token);
-        let Some(arrival) = self.core.arrivals.get_mut(token) else {
+        let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) else {
             let address = self.core.arrivals.client(token).or(address);
             return self.tell_address(token, address);
         };
@@ -28,7 +28,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             None => proxies.unix && self.core.driver.is_unix(token),
         };
         if is_proxy && proxies.proxy_protocol {
-            if let Some(arrival) = self.core.arrivals.get_mut(token) {
+            if let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) {
                 arrival.proxy = Some(address);
             }
             self.read_header(token);
@@ -50,10 +50,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// Keeps the bytes of a connection whose client is not known yet.
     #[cold]
     pub(super) fn hold(&mut self, token: Token, span: Span) {
-        let Some(arrival) = self.core.arrivals.get_mut(token) else { return };
+        let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) else { return };
         let held = arrival.input.bytes.take();
         let Some(kept) = self.core.keep(token, held, span, self.core.arrival_bytes_max()) else { return };
-        let Some(arrival) = self.core.arrivals.get_mut(token) else { return };
+        let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) else { return };
         arrival.input.bytes = Some(kept);
         if arrival.proxy.is_some() {
             self.read_header(token);
@@ -62,7 +62,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Reads the header of a trusted proxy, if it has arrived.
     fn read_header(&mut self, token: Token) {
-        let Some(arrival) = self.core.arrivals.get_mut(token) else { return };
+        let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) else { return };
         let Some(proxy) = arrival.proxy else { return };
         let bytes = arrival.input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
         match proxy_header::parse(bytes) {
@@ -93,7 +93,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// The client of a connection is known, or a proxy that will name it in the request.
     fn admit(&mut self, token: Token, client: Option<SocketAddr>, is_proxy: bool) {
-        let Some(arrival) = self.core.arrivals.finish(token) else { return };
+        let Some(arrival) = self.core.arrivals.arriving.remove(&token) else { return };
         if self.core.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
             self.core.drop_held(Some(arrival.input));
             return self.tell_address(token, client);
@@ -117,7 +117,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             self.core.arrivals.know(token, client, false);
         }
         if is_proxy {
-            self.core.arrivals.await_request(token, client);
+            self.core.arrivals.proxied.insert(token, client);
         }
         if self.core.security.server.is_some() {
             self.core.secure_accepted(token);

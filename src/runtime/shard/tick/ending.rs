@@ -1,11 +1,14 @@
-//! Deadlines, and the ends of connections.
+//! Deadlines, the ends of connections, and the application's part of a drain.
 
 use super::Shard;
 use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
+use crate::shard::control::DrainPlan;
+use crate::shard::kinds::Kinds as _;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
+use echoring_proto::limits::Nanos;
 
 impl<D: Driver, A: Application> Shard<D, A> {
     #[inline]
@@ -22,8 +25,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.pass_deadlines(due);
         self.core.trim_if_due();
         if self.core.draining_until.is_some_and(|until| until <= self.core.env.now) {
-            let tokens: Vec<Token> = self.core.slots.tokens().collect();
-            for token in tokens {
+            for token in self.core.slots.tokens() {
                 self.core.driver.abort(token);
                 self.closed(token);
             }
@@ -40,5 +42,45 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if let Some(peer) = slot.peer {
             self.application.closed(&mut Context { core: &mut self.core }, token, peer, closed);
         }
+    }
+
+    /// Begins a drain. Of several plans, the one that closes everyone at once wins, and the earliest deadline.
+    pub(super) fn begin_drain(&mut self, plan: &DrainPlan) {
+        if let Some(until) = self.core.plan_drain(plan) {
+            self.drain_until(until);
+        }
+    }
+
+    /// Closes the connections of a paced drain whose turn it is. At its end, the rest is drained together.
+    #[inline]
+    pub(super) fn say_farewells(&mut self) {
+        if self.core.farewell_at().is_some_and(|at| at <= self.core.env.now) {
+            self.say_due_farewells();
+        }
+    }
+
+    #[cold]
+    fn say_due_farewells(&mut self) {
+        while let Some(token) = self.core.next_farewell() {
+            self.say_farewell(token);
+        }
+        if let Some(until) = self.core.end_farewells() {
+            self.drain_until(until);
+        }
+    }
+
+    fn say_farewell(&mut self, token: Token) {
+        let Some(slot) = self.core.slots.get(token) else { return };
+        if !slot.connection.is_deciding() && slot.peer.as_ref().is_some_and(A::Kinds::outlives_drain) {
+            self.application.farewell(&mut Context { core: &mut self.core }, token);
+        } else {
+            self.core.say_goodbye(token, true);
+        }
+        self.core.touch(token);
+    }
+
+    fn drain_until(&mut self, until: Nanos) {
+        self.core.drain_until(until);
+        self.application.draining(&mut Context { core: &mut self.core });
     }
 }

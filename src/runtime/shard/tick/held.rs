@@ -24,7 +24,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Reads the held input of a connection.
     fn release(&mut self, token: Token) {
-        if let Some(input) = self.core.throttle.take_held(token) {
+        if let Some(input) = self.core.throttle.held.remove(&token) {
             self.read_held(token, input);
         }
     }
@@ -52,7 +52,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// Continues the TLS handshakes whose turn it is. Returns whether there were any.
     #[inline]
     pub(super) fn continue_handshakes(&mut self) -> bool {
-        let are_waiting = self.core.begin_handshakes();
+        self.core.handshakes.answered = 0;
+        let are_waiting = !self.core.handshakes.is_empty();
         if are_waiting {
             self.answer_handshakes();
         }
@@ -61,7 +62,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     #[cold]
     fn answer_handshakes(&mut self) {
-        while let Some((token, input)) = self.core.next_handshake() {
+        while let Some((token, input)) = self.core.handshakes.next() {
             self.core.env.pool.set_handshake(true);
             self.read_held(token, input);
             self.core.env.pool.set_handshake(false);

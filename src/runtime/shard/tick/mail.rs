@@ -31,18 +31,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
     }
 
     fn take_message(&mut self, from: usize, lane: Lane) -> bool {
-        let Some((message, bytes)) = self.core.mailboxes.take(from, lane) else { return false };
-        self.payload.clear();
-        self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
+        let message = self.core.mailboxes.take(from, lane, &mut self.payload);
+        let Some(message) = message else { return false };
         self.handle_message(from, message);
         true
     }
 
     #[cold]
     fn take_far_message(&mut self, lane: Lane) -> bool {
-        let Some((from, message, bytes)) = self.core.mailboxes.take_far(lane) else { return false };
-        self.payload.clear();
-        self.core.mailboxes.take_far_bytes(bytes, &mut self.payload);
+        let taken = self.core.mailboxes.take_far(lane, &mut self.payload);
+        let Some((from, message)) = taken else { return false };
         self.handle_message(from, message);
         true
     }

@@ -141,15 +141,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let bytes_max = self.core.env.config.message_bytes_max;
         while let Some((kind, at)) = slot.connection.next_short(cursor, bytes, bytes_max) {
             self.core.counters.traffic.at(slot.account).messages_in += 1;
-            let env = self.core.env.lend();
-            let link = ConnectionContext::of(
-                slot,
-                token,
-                env,
-                &mut self.core.mailboxes,
-                &mut self.core.counters,
-                &mut self.core.excesses,
-            );
+            let parts = (&mut self.core.mailboxes, &mut self.core.counters, &mut self.core.excesses);
+            let link = ConnectionContext::of(slot, token, self.core.env.lend(), parts);
             let flags = ChunkFlags::whole(kind);
             show_chunk(&mut self.application, link, cursor, bytes, flags, Piece::InSpan(at));
             if !slot.connection.is_open() {
@@ -179,14 +172,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 Step::Chunk(flags, piece) => {
                     self.core.counters.traffic.at(slot.account).messages_in += u64::from(flags.last);
-                    let link = ConnectionContext::of(
-                        slot,
-                        token,
-                        self.core.env.lend(),
-                        &mut self.core.mailboxes,
-                        &mut self.core.counters,
-                        &mut self.core.excesses,
-                    );
+                    let parts = (&mut self.core.mailboxes, &mut self.core.counters, &mut self.core.excesses);
+                    let link = ConnectionContext::of(slot, token, self.core.env.lend(), parts);
                     show_chunk(&mut self.application, link, cursor, bytes, flags, piece);
                     continue;
                 }
@@ -203,15 +190,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     return self.read(token, source, cursor);
                 }
             };
-            let env = self.core.env.lend();
-            let link = ConnectionContext::of(
-                slot,
-                token,
-                env,
-                &mut self.core.mailboxes,
-                &mut self.core.counters,
-                &mut self.core.excesses,
-            );
+            let parts = (&mut self.core.mailboxes, &mut self.core.counters, &mut self.core.excesses);
+            let link = ConnectionContext::of(slot, token, self.core.env.lend(), parts);
             show_control(&mut self.application, link, bytes, piece, show);
         }
     }

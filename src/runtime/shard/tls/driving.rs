@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
-    UnbufferedConnectionCommon, UnbufferedStatus, WriteTraffic,
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus,
+    WriteTraffic,
 };
 
 use super::{SEALED_BUFFER_BYTES, SessionError};
@@ -24,11 +24,11 @@ pub(super) struct Sink<'a> {
 impl Sink<'_> {
     /// Has `write` fill room for `bytes`, and more when it asks for it. `left` is the number of bytes that are still to
     /// be written in all.
-    pub(super) fn write<E: Into<Short>>(
+    pub(super) fn write(
         &mut self,
         bytes: usize,
         left: usize,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
+        mut write: impl FnMut(&mut [u8]) -> Result<usize, Short>,
     ) -> Result<(), Stop> {
         let mut bytes = bytes;
         loop {
@@ -45,53 +45,36 @@ impl Sink<'_> {
                     vec.truncate(start + written);
                     return Ok(());
                 }
-                Err(short) => {
+                Err(Short(required)) => {
                     vec.truncate(start);
-                    match short.into() {
-                        Short::By(required) if required > bytes => bytes = required,
-                        Short::By(_) => return Err(Stop::Exhausted),
-                        Short::Exhausted => return Err(Stop::Exhausted),
-                    }
+                    bytes = required.filter(|required| *required > bytes).ok_or(Stop::Exhausted)?;
                 }
             }
         }
     }
 
     fn handshake<Data>(&mut self, data: &mut EncodeTlsData<'_, Data>) -> Result<(), Stop> {
-        let bytes = match data.encode(&mut []) {
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
-            Ok(_) | Err(EncodeError::AlreadyEncoded) => return Ok(()),
+        let mut encode = |room: &mut [u8]| {
+            data.encode(room).map_err(|error| match error {
+                EncodeError::InsufficientSize(short) => Short(Some(short.required_size)),
+                EncodeError::AlreadyEncoded => Short(None),
+            })
         };
-        self.write(bytes, bytes, |room| data.encode(room))
-    }
-}
-
-/// Why rustls did not write.
-pub(super) enum Short {
-    /// The room that it needs.
-    By(usize),
-    /// The keys have sealed all that they may.
-    Exhausted,
-}
-
-impl From<EncodeError> for Short {
-    fn from(error: EncodeError) -> Short {
-        match error {
-            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Short::By(required_size)
-            }
-            EncodeError::AlreadyEncoded => Short::Exhausted,
+        match encode(&mut []) {
+            Err(Short(Some(bytes))) => self.write(bytes, bytes, encode),
+            Ok(_) | Err(Short(None)) => Ok(()),
         }
     }
 }
 
+/// Why rustls did not write: the room that it needs, or `None` if the keys have sealed all that they may.
+pub(super) struct Short(Option<usize>);
+
 impl From<EncryptError> for Short {
     fn from(error: EncryptError) -> Short {
         match error {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Short::By(required_size)
-            }
-            EncryptError::EncryptExhausted => Short::Exhausted,
+            EncryptError::InsufficientSize(short) => Short(Some(short.required_size)),
+            EncryptError::EncryptExhausted => Short(None),
         }
     }
 }
@@ -202,17 +185,17 @@ impl Peer for UnbufferedClientConnection {
 
 /// The writing half of an open session of either role.
 pub(super) trait Traffic {
-    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError>;
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError>;
+    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, Short>;
+    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, Short>;
 }
 
 impl<Data> Traffic for WriteTraffic<'_, Data> {
-    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError> {
-        WriteTraffic::encrypt(self, plain, room)
+    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, Short> {
+        Ok(WriteTraffic::encrypt(self, plain, room)?)
     }
 
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError> {
-        WriteTraffic::queue_close_notify(self, room)
+    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, Short> {
+        Ok(WriteTraffic::queue_close_notify(self, room)?)
     }
 }
 

@@ -8,7 +8,7 @@ use super::Connections;
 use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
 use crate::driver::uring::entries::{Kind, token_of};
-use crate::driver::uring::slots::{NONE, Phase, Receive, SlotFlags};
+use crate::driver::uring::slots::{NONE, Phase, Receive, Slot, SlotFlags};
 use crate::driver::{Event, Span, Token};
 use echoring_proto::buffer::Pool;
 
@@ -54,6 +54,13 @@ impl Connections {
     /// The last completion of an operation came.
     pub(in crate::driver::uring) fn operation_ended(&mut self) {
         self.in_flight = self.in_flight.checked_sub(1).expect("an operation has one last completion");
+    }
+
+    /// An operation of a connection has ended. Returns the connection, if it still exists.
+    fn ended(&mut self, completion: Completion) -> Option<(Token, &mut Slot)> {
+        self.operation_ended();
+        let token = token_of(completion.user_data);
+        self.slots.get(token).map(|slot| (token, slot))
     }
 
     /// A receive brought something. The usual case, which is on the path of every message: the operation continues, and
@@ -249,9 +256,7 @@ impl Connections {
     }
 
     pub(in crate::driver::uring) fn connected(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        self.operation_ended();
-        let token = token_of(completion.user_data);
-        let Some(slot) = self.slots.get(token) else { return };
+        let Some((token, slot)) = self.ended(completion) else { return };
         slot.flags
             .clear(SlotFlags::CONNECT_ARMED.with(SlotFlags::CANCEL_FOUND).with(SlotFlags::CANCEL_MISSED));
         if slot.phase == Phase::Connecting {
@@ -266,9 +271,7 @@ impl Connections {
 
     /// A cancellation is over. A cancelled operation still owes its last completion, which lists the connection.
     pub(in crate::driver::uring) fn cancelled(&mut self, completion: Completion, cancellation: Kind) {
-        self.operation_ended();
-        let token = token_of(completion.user_data);
-        let Some(slot) = self.slots.get(token) else { return };
+        let Some((token, slot)) = self.ended(completion) else { return };
         let by_descriptor = slot.flags.has(SlotFlags::CANCEL_MISSED);
         slot.flags.clear(SlotFlags::CANCEL_ARMED);
         let still = slot.under_way().is_some_and(|(_, its)| its == cancellation);
@@ -284,9 +287,7 @@ impl Connections {
 
     /// A half-close through the ring is over.
     pub(in crate::driver::uring) fn step_ended(&mut self, completion: Completion) {
-        self.operation_ended();
-        let token = token_of(completion.user_data);
-        if let Some(slot) = self.slots.get(token) {
+        if let Some((token, slot)) = self.ended(completion) {
             slot.flags.clear(SlotFlags::BUSY);
             self.list(token.index);
         }
@@ -330,9 +331,8 @@ impl Connections {
         completion: Completion,
         events: &mut Vec<Event>,
     ) -> Option<u32> {
-        self.operation_ended();
-        let token = token_of(completion.user_data);
-        let file = self.slots.get(token)?.file;
+        let (token, slot) = self.ended(completion)?;
+        let file = slot.file;
         self.slots.release(token.index);
         events.push(Event::Closed { token });
         Some(file)
