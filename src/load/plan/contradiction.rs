@@ -16,3 +16,12 @@ impl fmt::Display for Contradiction {
         write!(f, "{}: {}", self.flag, self.why)
     }
 }
+
+/// Refuses a load of which `is_wrong` holds, with the flag to blame.
+pub(super) fn refuse(
+    is_wrong: bool,
+    flag: &'static str,
+    why: impl Into<String>,
+) -> Result<(), Contradiction> {
+    if is_wrong { Err(Contradiction { flag, why: why.into() }) } else { Ok(()) }
+}

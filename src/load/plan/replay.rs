@@ -10,7 +10,7 @@ pub(crate) mod speed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contradiction::Contradiction;
+use super::contradiction::{Contradiction, refuse};
 use super::payload::CONNECTIONS_MAX;
 use comparison::AnswerComparison;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
@@ -69,16 +69,13 @@ impl Replay {
     /// # Errors
     /// The flag that exceeds a bound.
     pub(super) fn check(&self) -> Result<(), Contradiction> {
-        let wrong = |why: String| Err(Contradiction { flag: "--replay-copies", why });
+        let flag = "--replay-copies";
         let connections = u64::from(self.copies) * self.script.dialogues().len() as u64;
-        if connections == 0 || connections > u64::from(CONNECTIONS_MAX) {
-            return wrong(format!("expected 1 to {CONNECTIONS_MAX} connections with all copies"));
-        }
+        let is_possible = (1..=u64::from(CONNECTIONS_MAX)).contains(&connections);
+        refuse(!is_possible, flag, format!("expected 1 to {CONNECTIONS_MAX} connections with all copies"))?;
         let messages = u64::from(self.copies) * (self.script.messages() + self.script.answers());
-        if messages > REPLAY_MESSAGES_MAX {
-            return wrong(format!("{messages} messages with all copies; at most {REPLAY_MESSAGES_MAX}"));
-        }
-        Ok(())
+        let why = format!("{messages} messages with all copies; at most {REPLAY_MESSAGES_MAX}");
+        refuse(messages > REPLAY_MESSAGES_MAX, flag, why)
     }
 
     /// How answers are compared.
