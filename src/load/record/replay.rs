@@ -20,7 +20,7 @@ pub struct Replay {
     /// Messages of its servers.
     pub answers: u64,
     /// Why the recording is not complete; absent if it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub truncated: Option<String>,
     /// How much faster than recorded it was replayed.
     pub speed: f64,
@@ -69,13 +69,13 @@ pub struct Difference {
     /// The copy of the connection, from 1.
     pub copy: u32,
     /// Number of the recorded answer among those of its connection, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<u64>,
     /// The recorded answer, cut to a few bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<String>,
     /// The message that arrived, cut to a few bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
 }
 
