@@ -90,6 +90,9 @@ impl Default for Peer {
     }
 }
 
+/// A connection, while the shard serves it.
+type Link<'a> = ConnectionContext<'a, Client>;
+
 /// Messages between worker threads.
 #[derive(Clone, Copy, Debug)]
 pub enum WorkerMessage {
@@ -479,7 +482,7 @@ impl Application for Client {
     }
 
     #[inline]
-    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, link: &mut Link<'_>, chunk: Chunk<'_>) -> Disposition {
         self.note_tick(link.now());
         let position = link.peer.position as usize;
         if self.protocol.is_some() {
@@ -499,7 +502,7 @@ impl Application for Client {
         Disposition::Done
     }
 
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Client>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut Link<'_>, payload: &[u8]) {
         self.note_tick(link.now());
         self.pong_arrived(link, payload);
     }

@@ -9,7 +9,7 @@
 
 use super::connection::{Flow, State};
 use super::slots::{Attempt, AttemptStage};
-use super::{Client, Peer, Phase, causes};
+use super::{Client, Link, Peer, Phase, causes};
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
@@ -20,7 +20,7 @@ use crate::record::failures::{NO_REPLY, UNFINISHED};
 use echoring_proto::connection::{Cause, Chunk, Closed};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 /// In a closed loop, the pause of a slot after a failure. Without it, a refused connection would be retried at full
 /// speed.
@@ -110,7 +110,7 @@ impl Client {
     }
 
     /// The handshake succeeded: the slot sends its message, or is done.
-    pub(super) fn attempt_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn attempt_opened(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];
@@ -131,12 +131,7 @@ impl Client {
     }
 
     /// A message arrived.
-    pub(super) fn attempt_answered(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn attempt_answered(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let Client { shared, connections, .. } = self;
         let connection = &connections[position];
         let Flow::Attempt(attempt) = &connection.flow else { return };
@@ -151,7 +146,7 @@ impl Client {
     /// The answer to the message of a slot arrived and was compared.
     pub(super) fn attempt_compared(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         outcome: SampleOutcome,
         bytes: usize,
@@ -182,7 +177,7 @@ impl Client {
     }
 
     /// The connection was answered.
-    fn attempt_served(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, now: Nanos) {
+    fn attempt_served(&mut self, link: &mut Link<'_>, position: usize, now: Nanos) {
         self.slots.unanswered -= 1;
         let hold = self.shared.load.connecting.hold.as_nanos() as Nanos;
         let Some(attempt) = self.attempt_at(position) else { return };

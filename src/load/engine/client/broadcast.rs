@@ -2,7 +2,7 @@
 
 use super::connection::{Flow, State};
 use super::topic::{Broadcast, Part};
-use super::{Client, WorkerMessage};
+use super::{Client, Link, WorkerMessage};
 use crate::engine::shared::Shared;
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::{ReceivedMessage, Tally};
@@ -11,7 +11,7 @@ use crate::measure::track::{Replaced, StreamArrival};
 use crate::plan::payload::Id;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{ConnectionContext, Lane};
+use echoring_runtime::shard::Lane;
 
 /// The delivery of a message was damaged, since nothing else has arrived: it has its age from then.
 fn settle_replaced(tally: &mut Tally, connection: u32, Replaced { times, at, .. }: Replaced) {
@@ -136,12 +136,7 @@ impl Broadcast {
 impl Client {
     /// A message of the topic arrived. Its header names its publisher, sequence and times.
     #[inline]
-    pub(super) fn delivery_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn delivery_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let has_kind = chunk.kind == self.shared.payloads.kind();
         self.payload_delivered(link, position, chunk.payload, has_kind);
     }
@@ -150,7 +145,7 @@ impl Client {
     #[inline]
     pub(super) fn payload_delivered(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         payload: &[u8],
         has_kind: bool,
@@ -182,12 +177,7 @@ impl Client {
     }
 
     /// All subscribers have received a message: its publisher may send another.
-    fn notify_publisher(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        (publisher, sequence): (u32, u64),
-        now: Nanos,
-    ) {
+    fn notify_publisher(&mut self, link: &mut Link<'_>, (publisher, sequence): (u32, u64), now: Nanos) {
         let (owner, _) = self.shared.owner(publisher);
         if owner == self.thread {
             self.reached(publisher, sequence, now);

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::Client;
 use super::clock_offset::ClockOffset;
 use super::connection::Flow;
+use super::{Client, Link};
 use crate::measure::samples::MessageName;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 impl Client {
     /// Reads the wall clock, which may be set during a run.
@@ -21,7 +21,7 @@ impl Client {
     }
 
     /// Sends the hello message of a listener that has opened.
-    pub(super) fn send_hello(&mut self, link: &mut ConnectionContext<'_, Client>) {
+    pub(super) fn send_hello(&mut self, link: &mut Link<'_>) {
         if let Some(hello) = &self.shared.load.listening.hello
             && link.send(MessageKind::Text, hello.as_bytes())
         {
@@ -31,12 +31,7 @@ impl Client {
 
     /// A message, or a part of one, arrived at a listener.
     #[inline]
-    pub(super) fn push_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn push_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let Flow::Push(listener) = &mut self.connections[position].flow else { return };
         listener.bytes += chunk.payload.len();
         if !chunk.last {
@@ -51,7 +46,7 @@ impl Client {
     /// timed; `None` within if it has none.
     pub(super) fn push_timed(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         bytes: usize,
         time: Option<Option<Duration>>,

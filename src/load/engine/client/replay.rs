@@ -10,7 +10,7 @@
 use super::agenda::Due;
 use super::connection::{Flow, State};
 use super::player::{Leaving, Player, times};
-use super::{Client, Phase};
+use super::{Client, Link, Phase};
 use crate::measure::replay::Arrived;
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::Tally;
@@ -23,7 +23,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 impl Client {
     /// The load begins at `start`: each connection gets its time.
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Sends due messages, and closes the connection when that is due.
-    pub(super) fn replay_sends(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn replay_sends(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, backlog, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
@@ -113,7 +113,7 @@ impl Client {
     }
 
     /// Ends the connection as recorded, if that is due and nothing is awaited.
-    fn replay_leaves(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    fn replay_leaves(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
@@ -149,12 +149,7 @@ impl Client {
 
     /// A message arrived: it is compared with the recorded answers.
     #[inline]
-    pub(super) fn replay_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn replay_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };

@@ -2,7 +2,7 @@
 
 use super::connection::{Flow, State};
 use super::topic::GivenUp;
-use super::{Client, Phase, WorkerMessage};
+use super::{Client, Link, Phase, WorkerMessage};
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
@@ -11,7 +11,7 @@ use crate::plan::payload::Id;
 use crate::record::failures::NO_REPLY;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context, Lane};
+use echoring_runtime::shard::{Context, Lane};
 
 impl Client {
     /// The load begins at `start`: an open loop gets its schedule, a closed loop sends its first messages.
@@ -133,12 +133,7 @@ impl Client {
 
     /// Sends all messages that the connection may send at `now`.
     #[inline]
-    pub(super) fn send_allowed(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        now: Nanos,
-    ) {
+    pub(super) fn send_allowed(&mut self, link: &mut Link<'_>, position: usize, now: Nanos) {
         if let Flow::Replay(_) = self.connections[position].flow {
             return self.replay_sends(link, position);
         }
@@ -220,12 +215,7 @@ impl Client {
 
     /// Writes the message with this id, and sends it. False if the connection has no room for it.
     #[inline]
-    pub(super) fn send_message(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        id: &Id,
-    ) -> bool {
+    pub(super) fn send_message(&mut self, link: &mut Link<'_>, position: usize, id: &Id) -> bool {
         let Client { shared, message, .. } = self;
         if shared.load.mode == Mode::Ping {
             return Client::send_ping(link, id.sequence);
