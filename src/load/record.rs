@@ -21,6 +21,7 @@ use serde_json::Value;
 
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
+pub use crate::measure::shares::QuantileShares;
 use crate::plan::flaw::Flaw;
 use calibration::Quotation;
 use comparison::{BaselineComparison, Comparison};
@@ -255,22 +256,6 @@ pub struct Shares {
     pub p99: QuantileShares,
     /// 99.9 %.
     pub p999: QuantileShares,
-}
-
-/// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuantileShares {
-    /// The quantile, which is the sum of its shares.
-    pub total_ns: u64,
-    /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
-    pub generator_ns: u64,
-    /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
-    /// it is then in the other shares.
-    pub host_ns: Option<u64>,
-    /// The share of the server and the network, at least, the kernel included.
-    pub server_ns: u64,
-    /// Number of messages with about that response time.
-    pub messages: u64,
 }
 
 /// One of several repetitions.

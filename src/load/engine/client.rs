@@ -161,12 +161,11 @@ impl Client {
     pub fn new(shared: Arc<Shared>, thread: usize) -> Client {
         let connections: Vec<Connection> =
             shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
-        let late_after_ns = shared.load.late_after.map_or(Nanos::MAX, |bound| bound.as_nanos() as Nanos);
+        let late_after_ns = shared.load.late_after.map(|bound| bound.as_nanos() as Nanos);
+        let requests = shared.protocol.as_ref().map_or(0, |protocol| protocol.requests.len());
         Client {
             thread,
-            tally: Tally::with_bound(late_after_ns)
-                .for_requests(shared.protocol.as_ref().map_or(0, |it| it.requests.len()))
-                .with_samples(shared.sampler(thread)),
+            tally: Tally::for_load(late_after_ns, requests, shared.sampler(thread)),
             pacer: Pacer::new(&shared.load, &connections),
             connections,
             phase: Phase::Connecting,

@@ -329,7 +329,7 @@ fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {
         true => "stopped before any connection opened".to_owned(),
         false => format!(
             "0 of {}: {}",
-            tally.connections.handshakes.dialled(),
+            tally.connections.handshakes.dialled,
             failures::listed(&tally.connections.errors)
         ),
     };

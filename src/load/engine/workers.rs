@@ -76,7 +76,7 @@ impl Workers {
         self,
         resources: &Resources,
     ) -> Result<(Tally, Vec<record::GeneratorThread>, Description), Refused> {
-        let mut sum = Tally::new();
+        let mut sum = Tally::default();
         let mut each = Vec::new();
         for (number, thread) in self.threads.into_iter().enumerate() {
             match thread.join() {

@@ -282,7 +282,7 @@ mod tests {
     const FROM: Nanos = 100 * SECOND;
 
     fn tally(duration: Nanos) -> Tally {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(Window { from: FROM, until: FROM + duration });
         tally
     }
@@ -391,7 +391,7 @@ mod tests {
     fn snapshots_of_threads_add_up_and_begin_before_the_window() {
         let mut live = LiveThreads::default();
         for thread in 0..3 {
-            let mut tally = Tally::new();
+            let mut tally = Tally::default();
             tally.connections.error("refused");
             tally.counts.unsent = 5;
             tally.integrity.duplicated = 1;

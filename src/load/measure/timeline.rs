@@ -91,7 +91,7 @@ pub(crate) mod tests {
 
     /// Two and a half seconds, with a message of 5 ms in the first of three intervals and one of 7 ms in the last.
     pub(crate) fn timeline() -> Timeline {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         let from = 10 * SECOND;
         tally.open(Window { from, until: from + 2_500 * MILLISECOND });
         tally.arrived(

@@ -10,7 +10,6 @@ use crate::measure::handshakes::HandshakeTally;
 use crate::measure::push_tally::PushTally;
 use crate::measure::quantiles::Quantiles;
 use crate::measure::samples::Samples;
-use crate::measure::shares;
 use crate::measure::tally::Tally;
 use crate::measure::tally::connections::{ConnectionTally, SlowTally};
 use crate::measure::tally::latency::StageTally;
@@ -137,7 +136,7 @@ fn describe_connections(found: &ConnectionTally) -> record::Connections {
     record::Connections {
         opened: found.opened,
         ended_early: found.ended_early,
-        dialled: Some(found.handshakes.dialled()),
+        dialled: Some(found.handshakes.dialled),
     }
 }
 
@@ -165,14 +164,9 @@ pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> recor
 /// The shares of the response time; `None` if nothing was timed.
 fn describe_shares(tally: &Tally) -> Option<record::Shares> {
     let of = |quantile| {
-        let shares: shares::Shares = tally.shares.of(&tally.latency.whole.response, quantile)?;
-        Some(record::QuantileShares {
-            total_ns: shares.total_ns,
-            generator_ns: shares.generator_ns,
-            host_ns: tally.health.run_delay_ns.map(|_| shares.host_ns),
-            server_ns: shares.server_ns(),
-            messages: shares.messages,
-        })
+        let shares = tally.shares.of(&tally.latency.whole.response, quantile)?;
+        let host_ns = tally.health.run_delay_ns.and(shares.host_ns);
+        Some(record::QuantileShares { host_ns, ..shares })
     };
     Some(record::Shares { p50: of(0.5)?, p99: of(0.99)?, p999: of(0.999)? })
 }
@@ -195,7 +189,7 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
 fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
     let count = found.total.len();
     let some = |values: &Histogram<u64>| (!values.is_empty()).then(|| Quantiles::of(values));
-    let span_ns = found.span.until.saturating_sub(found.span.from);
+    let span_ns = found.span.map_or(0, |span| span.until.saturating_sub(span.from));
     (count + found.failed.len() > 0).then(|| record::Handshake {
         count,
         // Handshakes that all ended in one tick have no rate.
@@ -540,8 +534,7 @@ mod tests {
             HandshakeTimes { dialled: 2_000, connected: 2_100, secured: 2_700, opened: 3_000, resumed: true };
         other.opened(&times);
         other.answered(&times, 3_250);
-        other.waits(true);
-        other.waits(false);
+        other.waited += 1;
         one.merge(&other);
         let found = describe_handshakes(&one).expect("two");
         assert_eq!((found.count, found.resumed, found.waited), (2, 1, 1));
@@ -557,7 +550,7 @@ mod tests {
     #[test]
     fn failed_handshakes_are_separate_from_successful_ones() {
         let mut failing = HandshakeTally::default();
-        failing.failed(1_000);
+        failing.failed.saturating_record(1_000);
         let found = describe_handshakes(&failing).expect("one that failed");
         assert_eq!(
             (found.count, found.failed_ns.map(|failed| (failed.count, failed.p50))),

@@ -222,7 +222,7 @@ mod tests {
     /// The measurements of a generator whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
         let picker = Picker { generator: first as u16, thread: first as usize, threads: of };
-        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 7, 10_000, picker));
+        let mut tally = Tally::for_load(None, 0, Sampler::new(1.0, 7, 10_000, picker));
         let from = ahead + 10 * SECOND;
         tally.open(Window { from, until: from + 2 * SECOND });
         for message in (first..2_000).step_by(of) {

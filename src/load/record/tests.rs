@@ -39,7 +39,7 @@ pub(crate) fn record() -> Record {
 
 /// An outcome with this record, and nothing else.
 pub(crate) fn outcome(record: Record) -> Outcome {
-    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()), samples: None }
+    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::default()), samples: None }
 }
 
 /// A comparison in which p99 is worse, p50 undecided, and the maximum not judged.

@@ -197,7 +197,7 @@ struct Parts {
 /// A run of 10,000 messages in a second, with these parts by message number.
 fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
     const MS: u64 = 1_000_000;
-    let mut tally = Tally::new();
+    let mut tally = Tally::default();
     for number in 0..10_000 {
         let Parts { late, waited, service } = parts(number);
         tally.latency.whole.lateness.record(late * MS).expect("within bounds");

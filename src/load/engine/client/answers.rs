@@ -124,7 +124,7 @@ impl Client {
             return false;
         }
         if let Some(request) = request {
-            self.tally.protocol.sent(request);
+            self.tally.protocol.requests[request].sent += 1;
         }
         if self.shared.traces {
             let entry = request.map_or("topics.publish".to_owned(), |request| {
@@ -425,7 +425,7 @@ impl Client {
         now: Nanos,
     ) {
         if contents == Contents::Error {
-            self.tally.protocol.failed(request);
+            self.tally.protocol.requests[request].errors += 1;
             let name = &protocol.requests[request].name;
             self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
         }

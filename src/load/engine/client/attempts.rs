@@ -49,7 +49,7 @@ impl Client {
     /// A connection is due at `intended`.
     pub(super) fn attempt_due(&mut self, intended: Nanos) {
         if self.slots.waiting.len() >= self.slots.free.len() {
-            self.tally.connections.handshakes.waits(self.tally.window.contains(intended));
+            self.tally.connections.handshakes.waited += u64::from(self.tally.window.contains(intended));
         }
         self.slots.waiting.push_back(intended);
     }
@@ -255,7 +255,7 @@ impl Client {
         let outcome = match before {
             AttemptStage::HandshakeTimes(_) => {
                 self.tally.connections.error(UNFINISHED);
-                self.tally.connections.handshakes.failed(until.saturating_sub(times.sent));
+                self.tally.connections.handshakes.failed.saturating_record(until.saturating_sub(times.sent));
                 SampleOutcome::Failed
             }
             _ => {
@@ -301,7 +301,11 @@ impl Client {
             AttemptStage::HandshakeTimes(times) => {
                 self.tally.connections.error(&causes::of_end(&closed.cause, false));
                 self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
-                self.tally.connections.handshakes.failed(cx.now().saturating_sub(times.sent));
+                self.tally
+                    .connections
+                    .handshakes
+                    .failed
+                    .saturating_record(cx.now().saturating_sub(times.sent));
                 self.slots.unanswered -= 1;
             }
             AttemptStage::Awaiting(times) => {

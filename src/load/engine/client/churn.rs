@@ -305,7 +305,11 @@ impl Client {
                         // The recording has it.
                         self.tally.connections.error(UNFINISHED);
                         let begun = connection.opening.dialled;
-                        self.tally.connections.handshakes.failed(cx.now().saturating_sub(begun));
+                        self.tally
+                            .connections
+                            .handshakes
+                            .failed
+                            .saturating_record(cx.now().saturating_sub(begun));
                     }
                 }
                 State::Preparing => self.connector.open -= 1,

@@ -56,7 +56,11 @@ impl Client {
                     _ => self.connector.open -= 1,
                 }
                 self.tally.connections.error(UNFINISHED);
-                self.tally.connections.handshakes.failed(cx.now().saturating_sub(connection.opening.dialled));
+                self.tally
+                    .connections
+                    .handshakes
+                    .failed
+                    .saturating_record(cx.now().saturating_sub(connection.opening.dialled));
                 if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
                     link.close(CloseCode::GOING_AWAY, "");
                 }
@@ -88,7 +92,7 @@ impl Client {
         cx: &mut Context<'_, D, Client>,
         position: usize,
     ) -> io::Result<()> {
-        self.tally.connections.handshakes.begun();
+        self.tally.connections.handshakes.dialled += 1;
         let shared = &self.shared;
         let number = self.connections[position].number;
         let source = match shared.sources.as_slice() {
@@ -265,7 +269,11 @@ impl Client {
     fn opening_failed(&mut self, position: usize, closed: &Closed, now: Nanos) {
         let connection = &self.connections[position];
         let is_settled = connection.life.is_settled;
-        self.tally.connections.handshakes.failed(now.saturating_sub(connection.opening.dialled));
+        self.tally
+            .connections
+            .handshakes
+            .failed
+            .saturating_record(now.saturating_sub(connection.opening.dialled));
         let cause = causes::of_end(&closed.cause, false);
         if is_settled {
             self.connector.handshakes -= 1;

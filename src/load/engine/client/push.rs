@@ -62,7 +62,7 @@ impl Client {
         if before == 0 {
             tally.connections.handshakes.answered(&connection.opening, now);
         } else if tally.window.contains(now) {
-            tally.pushes.gap(now - before);
+            tally.pushes.gap.saturating_record(now - before);
         }
         let name = MessageName::of(connection.number, listener.received);
         listener.received += 1;
@@ -75,14 +75,14 @@ impl Client {
             }
             Some(None) => {
                 if tally.window.contains(now) {
-                    tally.pushes.ahead();
+                    tally.pushes.ahead += 1;
                 }
                 listener.is_past_end |= tally.is_past_window(now);
                 tally.pushed(now, name, now, bytes);
             }
             None => {
                 if tally.window.contains(now) {
-                    tally.pushes.untimed();
+                    tally.pushes.untimed += 1;
                 }
                 tally.heard_untimed(now, name, bytes);
             }

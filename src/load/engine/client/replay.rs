@@ -320,14 +320,12 @@ fn example(
     seen: Option<&[u8]>,
 ) -> Example {
     let dialogue = replay.dialogue(number);
-    let recorded = |at: usize| {
-        let content = replay.script.answered(&dialogue.answers[at]);
-        (at as u64 + 1, shown_message(content))
-    };
+    let recorded = |at: usize| shown_message(replay.script.answered(&dialogue.answers[at]));
     Example {
         kind,
         connection: dialogue.number,
         copy: replay.copy(number) + 1,
+        answer: answer.map(|at| at as u64 + 1),
         recorded: answer.map(recorded),
         seen: seen.map(shown_message),
     }

@@ -310,7 +310,7 @@ impl Client {
         let connection = &mut self.connections[position];
         connection.state = State::Open;
         if connection.session.is_some() {
-            self.tally.protocol.opened(now.saturating_sub(connection.opening.opened));
+            self.tally.protocol.opening.saturating_record(now.saturating_sub(connection.opening.opened));
         }
         if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
             && broadcast.subscribes()

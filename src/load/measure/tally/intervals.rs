@@ -5,22 +5,16 @@ use serde::{Deserialize, Serialize};
 use crate::measure::interval::{Arrived, Recorder, Series};
 use crate::measure::merge::Merge;
 use crate::measure::window::Window;
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::Nanos;
 
 /// The intervals of one thread, or of each thread once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntervalTally {
     series: Vec<Series>,
     /// None once the window is over.
     #[serde(skip)]
     recorder: Option<Recorder>,
     interval_ns: Nanos,
-}
-
-impl Default for IntervalTally {
-    fn default() -> IntervalTally {
-        IntervalTally { series: Vec::new(), recorder: None, interval_ns: SECOND }
-    }
 }
 
 impl IntervalTally {

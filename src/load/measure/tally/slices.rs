@@ -224,7 +224,7 @@ mod tests {
         ) {
             let mut messages = messages;
             messages.sort_unstable();
-            let mut tally = Tally::new();
+            let mut tally = Tally::default();
             tally.open(WINDOW);
             let mut whole = Slice::default().response();
             for (passed_ms, response) in messages {
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn counts_are_in_the_slice_in_which_they_changed() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         // Before the window.
         (tally.counts.sent, tally.connections.opened, tally.slices.open_now) = (7, 4, 4);
         tally.connections.error("refused");
@@ -281,14 +281,14 @@ mod tests {
 
     #[test]
     fn a_run_that_ends_early_has_fewer_slices() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         let times = Times { intended: WINDOW.from, sent: WINDOW.from };
         tally.arrived(WINDOW.from + 120 * MILLISECOND, MessageName::default(), times, 1);
         tally.cut(WINDOW.from + 130 * MILLISECOND);
         let arrived: Vec<u64> = tally.slices.all().iter().map(|slice| slice.arrived).collect();
         assert_eq!(arrived, [0, 1]);
-        let mut other = Tally::new();
+        let mut other = Tally::default();
         other.merge(&tally);
         other.merge(&tally);
         let arrived: Vec<u64> = other.slices.all().iter().map(|slice| slice.arrived).collect();
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_run_that_ends_in_the_warm_up_has_none() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         tally.roll_if_due(WINDOW.from - 1);
         tally.cut(WINDOW.from - 1);
