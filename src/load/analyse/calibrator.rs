@@ -216,14 +216,7 @@ fn why_not_held(rate: u64, longest: Duration, outcome: &Outcome) -> Option<Strin
 }
 
 fn described(faults: &Faults) -> String {
-    let Integrity { lost, duplicated, reordered, corrupted, .. } = faults.planted;
-    let planted = format!(
-        "planted faults: {} lost, {} duplicated, {} reordered, {} corrupted",
-        count(lost),
-        count(duplicated),
-        count(reordered),
-        count(corrupted)
-    );
+    let planted = format!("planted faults: {}", faults.planted.listed(count));
     match faults.is_exact() {
         true => format!("{planted}; all found"),
         false => format!("{planted}; NOT found exactly"),

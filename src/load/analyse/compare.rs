@@ -261,9 +261,9 @@ fn spread_of(values: &[f64]) -> Option<Spread> {
 /// A metric without values on either side.
 fn unknown(metric: &Metric) -> MetricComparison {
     MetricComparison {
-        metric: metric.name().to_owned(),
-        unit: metric.dimension().unit().to_owned(),
-        more_is_better: metric.more_is_better(),
+        metric: metric.name.clone(),
+        unit: metric.dimension.unit().to_owned(),
+        more_is_better: metric.more_is_better,
         a: None,
         b: None,
         ratio: None,
@@ -544,7 +544,7 @@ pub fn worse<'a>(
 ) -> impl Iterator<Item = &'a MetricComparison> {
     comparison.metrics.iter().filter(|finding| {
         finding.verdict == Some(ComparisonVerdict::Worse)
-            && evaluated.iter().any(|metric| metric.name() == finding.metric)
+            && evaluated.iter().any(|metric| metric.name == finding.metric)
     })
 }
 

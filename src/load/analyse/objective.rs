@@ -170,7 +170,7 @@ impl Objective {
         FailIf {
             expression: self.to_string(),
             failed: self.evaluate(record) != Evaluation::Fails,
-            seen: seen.map(|(metric, value)| (metric.name().to_owned(), value)).collect(),
+            seen: seen.map(|(metric, value)| (metric.name.clone(), value)).collect(),
         }
     }
 

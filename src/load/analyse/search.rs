@@ -239,22 +239,15 @@ fn holds_without_lateness(outcome: &Outcome, record: Value, objective: &Objectiv
 }
 
 fn integrity_failures(record: &Record) -> String {
-    let integrity = &record.integrity;
-    let errors = record.errors.values().sum();
-    let parts: Vec<String> = [
-        (integrity.lost, "lost"),
-        (integrity.duplicated, "duplicated"),
-        (integrity.reordered, "reordered"),
-        (integrity.corrupted, "corrupted"),
-        (integrity.late, "late"),
-        (record.generator.unsent, "unsent"),
-        (record.connections.ended_early, "connections ended early"),
-        (errors, "errors"),
-    ]
-    .into_iter()
-    .filter(|(times, _)| *times > 0)
-    .map(|(times, what)| format!("{} {what}", units::count(times)))
-    .collect();
+    let others = [
+        ("unsent", record.generator.unsent),
+        ("connections ended early", record.connections.ended_early),
+        ("errors", record.errors.values().sum()),
+    ];
+    let parts: Vec<String> = (record.integrity.by_kind().into_iter().chain(others))
+        .filter(|(_, times)| *times > 0)
+        .map(|(what, times)| format!("{} {what}", units::count(times)))
+        .collect();
     parts.join(", ")
 }
 

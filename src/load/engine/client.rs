@@ -180,7 +180,7 @@ impl Client {
             routes: shared.own_routes(),
             protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
             agenda: Agenda::default(),
-            message: Vec::with_capacity(shared.payloads.bytes_max()),
+            message: Vec::with_capacity(shared.payloads.bytes_max),
             payload: Vec::new(),
             mismatch: String::new(),
             run_delay_before: None,

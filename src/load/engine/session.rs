@@ -160,7 +160,7 @@ fn run_part(
         threads: generators,
         cpus: resources.cpus.clone(),
         sources: shared.sources.clone(),
-        sequenced: !shared.payloads.bare(),
+        sequenced: !shared.payloads.bare,
         interrupted: shared.is_stopped(),
         environment: describe::describe_environment(driver),
         server_rss_bytes: seen.server_rss_bytes,
@@ -317,7 +317,7 @@ impl<'a> Display<'a> {
             open: shared.sum(|progress| &progress.open),
             failed: shared.sum(|progress| &progress.failed),
             messages: shared.sum(|progress| &progress.messages),
-            live: self.live.sum(),
+            live: &self.live.sum,
             awaited: &[],
             traced: &std::mem::take(&mut self.traced),
         });

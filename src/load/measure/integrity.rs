@@ -25,6 +25,27 @@ impl Integrity {
         *self == Integrity::default()
     }
 
+    /// The failures of each kind, with its name.
+    pub fn by_kind(&self) -> [(&'static str, u64); 5] {
+        let Integrity { lost, duplicated, reordered, corrupted, late } = *self;
+        [
+            ("lost", lost),
+            ("duplicated", duplicated),
+            ("reordered", reordered),
+            ("corrupted", corrupted),
+            ("late", late),
+        ]
+    }
+
+    /// The failures of each kind except late messages, in words, where `number` writes a number.
+    pub(crate) fn listed(&self, number: impl Fn(u64) -> String) -> String {
+        self.by_kind()[..4]
+            .iter()
+            .map(|(kind, times)| format!("{} {kind}", number(*times)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
     /// Clears the count of a flaw that is allowed.
     pub(crate) fn allow(&mut self, flaw: Flaw) {
         match flaw {

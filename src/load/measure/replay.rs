@@ -86,8 +86,8 @@ impl AnswerChecker {
     ) -> Arrived {
         let answers = &dialogue.answers;
         let by_bytes = |answer: &Answer| answer.kind == kind && script.answered(answer) == payload;
-        let comparison = script.comparison();
-        match comparison.rule() {
+        let comparison = &script.comparison;
+        match &comparison.rule {
             ComparisonRule::Count => match self.next_ordered(answers) {
                 Some(next) => self.in_order(next),
                 None => Arrived::Unexpected,

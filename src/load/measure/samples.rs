@@ -343,8 +343,10 @@ impl Merge for Sampler {
 /// The sampled messages of a run, by the time at which they were due.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    share: f64,
-    picked: u64,
+    /// The share of messages that was asked for.
+    pub share: f64,
+    /// Messages that were picked.
+    pub picked: u64,
     /// When the measured time began.
     began: Nanos,
     rows: Vec<Sample>,
@@ -370,16 +372,6 @@ impl Samples {
     /// Adds the names of the agents that measured, in the order of their segments.
     pub(crate) fn name_agents(&mut self, names: Vec<String>) {
         self.agents = names;
-    }
-
-    /// The share of messages that was asked for.
-    pub fn share(&self) -> f64 {
-        self.share
-    }
-
-    /// Messages that were picked, and are not all among the rows.
-    pub fn picked(&self) -> u64 {
-        self.picked
     }
 
     /// Picked messages without room.

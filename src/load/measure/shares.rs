@@ -153,18 +153,12 @@ pub(crate) struct Recorder {
     /// When the tick before began.
     since: Nanos,
     /// When the current tick began.
-    now: Nanos,
+    pub(crate) now: Nanos,
     /// The delays between the two.
     current: Delays,
 }
 
 impl Recorder {
-    /// When the current tick began.
-    #[inline]
-    pub(crate) fn now(&self) -> Nanos {
-        self.now
-    }
-
     /// A tick begins at `now`.
     pub(crate) fn tick_began(&mut self, now: Nanos, delays: Delays) {
         self.logs[self.thread].span(self.now, now, delays);

@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(merged.latency.whole.response, one.latency.whole.response);
         assert_eq!(merged.latency.whole.service, one.latency.whole.service);
         assert_eq!(merged.latency.whole.lateness, one.latency.whole.lateness);
-        assert_eq!(merged.slices.all(), one.slices.all());
+        assert_eq!(merged.slices.slices, one.slices.slices);
         for (mine, theirs) in merged.latency.stages.iter().zip(&one.latency.stages) {
             assert_eq!((mine.window, mine.messages), (theirs.window, theirs.messages));
             assert_eq!(

@@ -13,7 +13,8 @@ use echoring_proto::limits::Nanos;
 /// All intervals of a run, in order.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    began: SystemTime,
+    /// When the measured time began.
+    pub began: SystemTime,
     length_ns: Nanos,
     interval_ns: Nanos,
     /// Of each thread.
@@ -42,14 +43,9 @@ impl Timeline {
         Timeline {
             began: tally.began_at.unwrap_or_else(SystemTime::now),
             length_ns: tally.window.until.saturating_sub(tally.window.from),
-            interval_ns: tally.intervals.interval_ns(),
+            interval_ns: tally.intervals.interval_ns,
             series: tally.intervals.take(),
         }
-    }
-
-    /// When the measured time began.
-    pub fn began(&self) -> SystemTime {
-        self.began
     }
 
     /// The intervals that began before the run was over.

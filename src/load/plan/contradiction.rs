@@ -1,20 +1,13 @@
 //! Why a load is invalid: the flag, and the reason.
 
-use std::fmt;
-
 /// Why a workload is invalid: the flag, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {why}")]
 pub struct Contradiction {
     /// The flag, such as `--depth`.
     pub flag: &'static str,
     /// The reason, in one line.
     pub why: String,
-}
-
-impl fmt::Display for Contradiction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.flag, self.why)
-    }
 }
 
 /// Refuses a load of which `is_wrong` holds, with the flag to blame.

@@ -94,8 +94,8 @@ pub struct Payloads {
     style: Style,
     form: Form,
     sizes: Sizes,
-    bytes_max: usize,
-    bare: bool,
+    pub(crate) bytes_max: usize,
+    pub(crate) bare: bool,
     /// The header with zero digits, and the offsets of its fields. Bare messages have none.
     literal: Vec<u8>,
     fields: [usize; 4],
@@ -197,19 +197,9 @@ impl Payloads {
         Err(format!("{what} needs at least {least} bytes"))
     }
 
-    /// Whether messages are too short to identify themselves.
-    pub fn bare(&self) -> bool {
-        self.bare
-    }
-
     /// The type of the messages.
     pub fn kind(&self) -> MessageKind {
         self.style.kind()
-    }
-
-    /// The largest message, in bytes.
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
     }
 
     /// The size of one message, in bytes.

@@ -226,7 +226,7 @@ fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Prot
 
 /// The sample of single messages.
 pub(crate) fn describe_samples(samples: &Samples) -> record::Sampled {
-    record::Sampled { share: samples.share(), picked: samples.picked(), left_out: samples.left_out() }
+    record::Sampled { share: samples.share, picked: samples.picked, left_out: samples.left_out() }
 }
 
 fn describe_change(load: &Workload, tally: &Tally, &(at, rate): &(Nanos, u64)) -> record::RateChange {
@@ -437,7 +437,7 @@ fn cpu_share(tally: &Tally) -> f64 {
 /// The measured time in slices; `None` if it never began.
 fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries> {
     let tally = &result.tally;
-    let slices = tally.slices.all();
+    let slices = &tally.slices.slices;
     let counts = |count: fn(&Slice) -> u64| slices.iter().map(count).collect();
     // There may be many.
     let mut encoder = distribution::Encoder::default();
@@ -446,7 +446,7 @@ fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries
         (!response.is_empty()).then(|| encoder.encode(&response))
     };
     (!slices.is_empty()).then(|| TimeSeries {
-        slice_s: seconds(tally.slices.slice_ns()),
+        slice_s: seconds(tally.slices.slice_ns),
         due: describe_due(load, result),
         sent: counts(|slice| slice.sent),
         arrived: counts(|slice| slice.arrived),
@@ -469,10 +469,10 @@ fn describe_due(load: &Workload, result: &SegmentResult) -> Option<Vec<u64>> {
     }
     let message = MESSAGE * Volume::from(load.rate_period_s.max(1));
     let due_by = |slices: u64| {
-        let at = (tally.window.from + slices * tally.slices.slice_ns()).min(tally.window.until);
+        let at = (tally.window.from + slices * tally.slices.slice_ns).min(tally.window.until);
         profile.volume_at(at - begun_at) / message
     };
-    let number = tally.slices.all().len() as u64;
+    let number = tally.slices.slices.len() as u64;
     Some((0..number).map(|slice| (due_by(slice + 1) - due_by(slice)) as u64).collect())
 }
 

@@ -1,6 +1,5 @@
 //! The measurements of one generator in a run, so that the results of several can be merged without loss.
 
-use std::fmt;
 use std::io::{BufReader, Read as _};
 use std::net::IpAddr;
 
@@ -47,16 +46,9 @@ pub struct SegmentResult {
 }
 
 /// Why a text is not a result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the results of a segment of this version: {0}")]
 pub struct Unreadable(String);
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not the results of a segment of this version: {}", self.0)
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// A segment of a run, with the data for merging it with the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]

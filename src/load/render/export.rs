@@ -32,8 +32,8 @@ pub fn hlog(timeline: &Timeline, what: &str, mut out: &mut dyn Write) -> io::Res
     IntervalLogWriterBuilder::new()
         .add_comment(&format!("[Logged by echoring {}: {what}]", env!("CARGO_PKG_VERSION")))
         .add_comment("[Histogram log format version 1.3]")
-        .with_start_time(timeline.began())
-        .with_base_time(timeline.began())
+        .with_start_time(timeline.began)
+        .with_base_time(timeline.began)
         .begin_log_with(&mut out, &mut serializer)?;
     writeln!(out, "{LEGEND}")?;
     let mut log = IntervalLogWriterBuilder::new()

@@ -97,7 +97,7 @@ mod tests {
         let (mut snapshots, mut live) = (SnapshotTaker::default(), LiveThreads::default());
         snapshots.ages(&tally, 5 * SECOND).add(SECOND, 100);
         live.take(snapshots.part(0, &tally, 5 * SECOND));
-        live.sum().clone()
+        live.sum.clone()
     }
 
     #[test]

@@ -191,30 +191,17 @@ const MAX_RATE: &str = "max_rate";
 /// A metric of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
-    pub(super) name: String,
+    /// Its name in expressions.
+    pub name: String,
     source: Source,
-    pub(super) dimension: Dimension,
-    pub(super) more_is_better: bool,
+    pub(crate) dimension: Dimension,
+    /// Whether more of it is better.
+    pub more_is_better: bool,
     only_in: Option<&'static str>,
     pub(super) share_below: Option<f64>,
 }
 
 impl Metric {
-    /// Its name in expressions.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its dimension.
-    pub(crate) fn dimension(&self) -> Dimension {
-        self.dimension
-    }
-
-    /// Whether more of it is better.
-    pub fn more_is_better(&self) -> bool {
-        self.more_is_better
-    }
-
     /// Whether records of this mode can have it.
     pub fn is_of_mode(&self, mode: &str) -> bool {
         // A storm may have topics.

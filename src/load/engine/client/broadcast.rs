@@ -248,7 +248,7 @@ impl Client {
             tally.integrity.lost += lost;
             if broadcast.subscribes() {
                 if shared.load.churn.is_some() {
-                    tally.fan_out.deliveries_due += stream.received() + lost;
+                    tally.fan_out.deliveries_due += stream.received + lost;
                 }
                 for (times, copies) in stream.missed() {
                     tally.record_lost(until, name, times, copies);
@@ -262,9 +262,9 @@ impl Client {
                     });
                 }
             }
-            tally.fan_out.gaps += stream.gaps();
+            tally.fan_out.gaps += stream.gaps;
             if broadcast.subscribes() {
-                tally.fan_out.deliveries += stream.received();
+                tally.fan_out.deliveries += stream.received;
             }
         }
         if let Part::Publishes(publishing) = &broadcast.part {

@@ -68,7 +68,7 @@ fn evaluate(
     let claimed = match named {
         // One that was never sent has a damaged name.
         Some(named) => Some(named).filter(|named| named.sequence < awaited.next() && is(named)),
-        None if payloads.bare() && chunk.payload.len() >= RECOGNISED_BYTES_MIN => {
+        None if payloads.bare && chunk.payload.len() >= RECOGNISED_BYTES_MIN => {
             candidates(due, awaited).find(is)
         }
         None => None,

@@ -29,7 +29,7 @@ impl Client {
         if self.shared.is_stopped() {
             self.stop_connecting(cx);
         }
-        while self.connector.next() < self.connections.len() && self.may_dial(cx) {
+        while self.connector.next < self.connections.len() && self.may_dial(cx) {
             let position = self.connector.take();
             if let Err(error) = self.dial_one(cx, position) {
                 self.connections[position].state = State::Gone;
@@ -65,7 +65,7 @@ impl Client {
                     link.close(CloseCode::GOING_AWAY, "");
                 }
             }
-            if begun || position >= self.connector.next() {
+            if begun || position >= self.connector.next {
                 self.settle(position, cx.now());
             }
         }
@@ -119,7 +119,7 @@ impl Client {
         connection.token = Some(token);
         connection.state = State::Connecting;
         connection.opening = HandshakeTimes::begun(cx.clock());
-        self.connector.dialled();
+        self.connector.handshakes += 1;
         Ok(())
     }
 

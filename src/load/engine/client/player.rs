@@ -52,7 +52,7 @@ impl Player {
             answer.after <= *sent && began.saturating_add(replay.due(number, answer.at)) < until
         };
         self.due == *sent
-            && (*replay.comparison().rule() == ComparisonRule::None
+            && (replay.script.comparison.rule == ComparisonRule::None
                 || answers.is_complete(replay.dialogue(number), is_due))
     }
 
@@ -75,7 +75,7 @@ impl Player {
         until: Nanos,
     ) -> impl Iterator<Item = usize> + use<'a> {
         let dialogue = replay.dialogue(number);
-        let is_compared = *replay.comparison().rule() != ComparisonRule::None;
+        let is_compared = replay.script.comparison.rule != ComparisonRule::None;
         let is_due = move |at: &usize| {
             let answer = &dialogue.answers[*at];
             answer.after <= self.sent && self.at(replay, number, answer.at) < until

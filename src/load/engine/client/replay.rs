@@ -155,7 +155,7 @@ impl Client {
         let Some(replay) = &shared.load.replay else { return };
         let connection = &mut connections[position];
         let Flow::Replay(player) = &mut connection.flow else { return };
-        if *replay.comparison().rule() == ComparisonRule::None {
+        if replay.script.comparison.rule == ComparisonRule::None {
             tally.replay.untimed += 1;
             return tally.heard(now, chunk.payload.len());
         }

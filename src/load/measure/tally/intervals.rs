@@ -14,7 +14,8 @@ pub struct IntervalTally {
     /// None once the window is over.
     #[serde(skip)]
     recorder: Option<Recorder>,
-    interval_ns: Nanos,
+    /// Length of an interval.
+    pub(crate) interval_ns: Nanos,
 }
 
 impl IntervalTally {
@@ -34,12 +35,7 @@ impl IntervalTally {
 
     /// End of the current interval; [`Nanos::MAX`] if there is none.
     pub(super) fn ends(&self) -> Nanos {
-        self.recorder.as_ref().map_or(Nanos::MAX, Recorder::ends)
-    }
-
-    /// Length of an interval, in nanoseconds.
-    pub(crate) fn interval_ns(&self) -> Nanos {
-        self.interval_ns
+        self.recorder.as_ref().map_or(Nanos::MAX, |recorder| recorder.ends)
     }
 
     /// Packs the intervals that are over at `now`, with `arrived` messages so far.
