@@ -75,7 +75,7 @@ impl File {
 }
 
 /// One run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The label of the run, if any.
     pub label: Option<String>,
@@ -481,7 +481,7 @@ pub struct Handshake {
 }
 
 /// Counts of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Handshakes that succeeded.
     pub opened: u64,

@@ -264,13 +264,7 @@ fn unknown(metric: &Metric) -> MetricComparison {
         metric: metric.name.clone(),
         unit: metric.dimension.unit().to_owned(),
         more_is_better: metric.more_is_better,
-        a: None,
-        b: None,
-        ratio: None,
-        ratio_low: None,
-        ratio_high: None,
-        verdict: None,
-        why: None,
+        ..MetricComparison::default()
     }
 }
 

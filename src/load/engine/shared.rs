@@ -257,10 +257,7 @@ impl Shared {
         if let Some(coordination) = &self.coordination {
             return coordination.start();
         }
-        match self.start.load(Ordering::Acquire) {
-            0 => None,
-            start => Some(start),
-        }
+        Some(self.start.load(Ordering::Acquire)).filter(|start| *start > 0)
     }
 
     /// A thread stops sending new messages.

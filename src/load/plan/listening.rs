@@ -35,13 +35,13 @@ pub struct TimeField {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimeUnit {
     /// Nanoseconds.
-    Nanoseconds,
+    Nanoseconds = 1,
     /// Microseconds.
-    Microseconds,
+    Microseconds = 1_000,
     /// Milliseconds, as in JavaScript.
-    Milliseconds,
+    Milliseconds = 1_000_000,
     /// Seconds.
-    Seconds,
+    Seconds = 1_000_000_000,
 }
 
 impl TimeUnit {
@@ -56,7 +56,7 @@ impl TimeUnit {
     }
 
     /// The unit of this name.
-    pub(super) fn named(name: &str) -> Option<TimeUnit> {
+    pub(in crate::plan) fn named(name: &str) -> Option<TimeUnit> {
         [TimeUnit::Nanoseconds, TimeUnit::Microseconds, TimeUnit::Milliseconds, TimeUnit::Seconds]
             .into_iter()
             .find(|unit| unit.name() == name)
@@ -74,12 +74,7 @@ impl TimeUnit {
     }
 
     pub(in crate::plan) fn ns(self) -> u64 {
-        match self {
-            TimeUnit::Nanoseconds => 1,
-            TimeUnit::Microseconds => 1_000,
-            TimeUnit::Milliseconds => 1_000_000,
-            TimeUnit::Seconds => 1_000_000_000,
-        }
+        self as u64
     }
 }
 

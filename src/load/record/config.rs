@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::flaw::Flaw;
 
 /// The options of a run, defaults included.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// `echo`, `broadcast`, `connect`, `push`, `ping`, `storm` or `replay`.
     pub mode: String,

@@ -36,7 +36,6 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     Record {
-        label: None,
         target: target.to_owned(),
         config: describe_config(load, result),
         environment: result.environment.clone(),
@@ -52,7 +51,6 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
         shares: describe_shares(tally),
-        calibration: None,
         unmatched: tally.counts.unmatched,
         unsolicited: tally.counts.unsolicited,
         broadcast: load.has_topics().then(|| describe_broadcast(tally)),
@@ -79,16 +77,9 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         server: describe_server(tally, result.server_rss_bytes),
         stages: load.pace.stages().iter().zip(&tally.latency.stages).map(describe_stage).collect(),
         // The session adds the intervals of the timeline.
-        intervals: Vec::new(),
         timeline: describe_slices(load, result),
         // The experiment adds the search and the repetition; the command line adds `fail_if` and the calibration.
-        agents: Vec::new(),
-        segment: None,
-        search: None,
-        repetition: None,
-        fail_if: Vec::new(),
-        aborted_by: None,
-        samples: None,
+        ..Record::default()
     }
 }
 
@@ -156,8 +147,7 @@ pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> recor
         turn_ns: Some(Quantiles::of(&tally.health.ticks)),
         heartbeat_ns: Some(Quantiles::of(&tally.health.heartbeat)),
         run_delay_ns: tally.health.run_delay_ns,
-        stolen_ns: None,
-        threads: Vec::new(),
+        ..record::Generator::default()
     }
 }
 
@@ -180,7 +170,7 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
     (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
         sent,
         answered,
-        rtt_ns: (!round_trip.is_empty()).then(|| Quantiles::of(round_trip)),
+        rtt_ns: quantiles_of_some(round_trip),
         skipped: tally.pings.skipped,
     })
 }
@@ -188,36 +178,34 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
 /// The handshakes of a run; `None` when there were none.
 fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
     let count = found.total.len();
-    let some = |values: &Histogram<u64>| (!values.is_empty()).then(|| Quantiles::of(values));
     let span_ns = found.span.map_or(0, |span| span.until.saturating_sub(span.from));
     (count + found.failed.len() > 0).then(|| record::Handshake {
         count,
         // Handshakes that all ended in one tick have no rate.
         per_s: (span_ns > 0).then(|| count as f64 * SECOND as f64 / span_ns as f64),
         connect_ns: Quantiles::of(&found.connect),
-        tls_ns: some(&found.tls),
+        tls_ns: quantiles_of_some(&found.tls),
         upgrade_ns: Quantiles::of(&found.upgrade),
-        first_message_ns: some(&found.first_message),
+        first_message_ns: quantiles_of_some(&found.first_message),
         total_ns: Quantiles::of(&found.total),
-        failed_ns: some(&found.failed),
+        failed_ns: quantiles_of_some(&found.failed),
         resumed: found.resumed,
         waited: found.waited,
     })
 }
 
 fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Protocol {
-    let times = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| Quantiles::of(histogram));
     let requests = protocol.request_names().zip(&found.requests).map(|(name, found)| record::Request {
         name: name.to_owned(),
         sent: found.sent,
         answered: found.answered,
         errors: found.errors,
-        response_ns: times(&found.times.response),
-        service_ns: times(&found.times.service),
+        response_ns: quantiles_of_some(&found.times.response),
+        service_ns: quantiles_of_some(&found.times.service),
     });
     record::Protocol {
         requests: requests.collect(),
-        opening_ns: times(&found.opening),
+        opening_ns: quantiles_of_some(&found.opening),
         heartbeats_answered: found.heartbeats_answered,
         heartbeats_sent: found.heartbeats_sent,
         unexpected: found.unexpected,
@@ -243,7 +231,7 @@ fn describe_reconnects(load: &Workload, found: &ReconnectTally) -> record::Recon
         attempts: found.attempts,
         refused: found.refused.clone(),
         not_back: found.away,
-        back_ns: (!found.back.is_empty()).then(|| Quantiles::of(&found.back)),
+        back_ns: quantiles_of_some(&found.back),
         missed: load.has_topics().then(|| found.published_away - found.recovered),
         recovered: load.has_topics().then_some(found.recovered),
     }
@@ -269,6 +257,10 @@ fn describe_storm(load: &Workload, found: &ReconnectTally) -> record::Storm {
 
 fn describe_push(found: &PushTally) -> record::Push {
     record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
+}
+
+fn quantiles_of_some(values: &Histogram<u64>) -> Option<Quantiles> {
+    (!values.is_empty()).then(|| Quantiles::of(values))
 }
 
 fn encoded(histogram: &Histogram<u64>) -> Option<String> {
@@ -334,12 +326,8 @@ pub(crate) fn planned_config(load: &Workload) -> record::Config {
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
         trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
-        threads: 0,
-        cpus: Vec::new(),
-        source_addresses: Vec::new(),
         compress: load.compress.words.clone(),
         verify: load.verify,
-        sequenced: false,
         allow: load.allow.clone(),
         connecting: Some(describe_connecting(load)),
         headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
@@ -355,6 +343,7 @@ pub(crate) fn planned_config(load: &Workload) -> record::Config {
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
         drain_s: load.drain.as_secs_f64(),
         seed: load.seed,
+        ..record::Config::default()
     }
 }
 

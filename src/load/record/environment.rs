@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a run took place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Commit of the source, if the build was given one.
     pub commit: Option<String>,

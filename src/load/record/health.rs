@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::measure::quantiles::Quantiles;
 
 /// The health of the generator.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
     /// The generator was so late for its schedule that the latencies are in doubt.
     pub saturated: bool,

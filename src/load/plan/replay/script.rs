@@ -45,7 +45,7 @@ pub struct Script {
 }
 
 /// One connection of a recording. Times count from the opening of the first connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Dialogue {
     /// Its number in the recording.
     pub(crate) number: u64,
@@ -132,7 +132,7 @@ impl Script {
 }
 
 /// Makes a script of the events of a recording, in the order of the recording.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ScriptBuilder {
     name: String,
     comparison: AnswerComparison,
@@ -156,14 +156,7 @@ struct Draft {
 impl ScriptBuilder {
     /// A script without connections of the recording `name`.
     pub fn new(name: String, comparison: AnswerComparison) -> ScriptBuilder {
-        ScriptBuilder {
-            name,
-            comparison,
-            bytes: Vec::new(),
-            drafts: Vec::new(),
-            places: HashMap::new(),
-            size: 0,
-        }
+        ScriptBuilder { name, comparison, ..ScriptBuilder::default() }
     }
 
     /// A connection was opened.
@@ -184,18 +177,7 @@ impl ScriptBuilder {
         if self.places.insert(number, self.drafts.len()).is_some() {
             return Err(format!("connection {number} is opened twice"));
         }
-        let dialogue = Dialogue {
-            number,
-            opened_at: at,
-            path,
-            subprotocol,
-            actions: Vec::new(),
-            answers: Vec::new(),
-            owed: 0,
-            end: None,
-            groups: Vec::new(),
-            members: Vec::new(),
-        };
+        let dialogue = Dialogue { number, opened_at: at, path, subprotocol, ..Dialogue::default() };
         self.drafts.push(Draft { dialogue, is_closed: false, requests: HashMap::new() });
         Ok(())
     }
@@ -365,19 +347,14 @@ impl Dialogue {
         }
         // A file may be edited: no event is before its connection.
         self.opened_at -= origin;
-        let mut latest = self.opened_at;
-        let mut moved = |at: &mut Nanos| {
-            latest = latest.max(at.saturating_sub(origin));
-            *at = latest;
+        let moved = |times: &mut dyn Iterator<Item = &mut Nanos>| {
+            times.fold(self.opened_at, |latest, at| {
+                *at = latest.max(at.saturating_sub(origin));
+                *at
+            })
         };
-        self.actions.iter_mut().for_each(|action| moved(&mut action.at));
-        let last_sent = latest;
-        latest = self.opened_at;
-        let mut moved = |at: &mut Nanos| {
-            latest = latest.max(at.saturating_sub(origin));
-            *at = latest;
-        };
-        self.answers.iter_mut().for_each(|answer| moved(&mut answer.at));
+        let last_sent = moved(&mut self.actions.iter_mut().map(|action| &mut action.at));
+        moved(&mut self.answers.iter_mut().map(|answer| &mut answer.at));
         if let Some((at, _)) = &mut self.end {
             *at = at.saturating_sub(origin).max(last_sent);
         }
