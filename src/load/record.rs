@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
 pub use crate::measure::shares::QuantileShares;
-use crate::plan::flaw::Flaw;
+use crate::plan::Flaw;
 use calibration::Quotation;
 use comparison::{BaselineComparison, Comparison};
 pub use config::{Config, Connecting, RateStage};

@@ -18,7 +18,7 @@ use super::statistics::{
     ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, independent, median, median_of, pairs_needed,
     ratio_of_pairs, ratio_of_runs, runs_needed,
 };
-use crate::plan::workload::Workload;
+use crate::plan::Workload;
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
 use crate::record::describe;
 use intervals::{Intervals, WeightedMetric};

@@ -7,14 +7,8 @@ use serde_json::Value;
 
 use super::compare::{self, THRESHOLD_DEFAULT};
 use super::search::{self, Search, SearchOptions};
-use crate::engine::outcome::{Outcome, RunVerdict};
-use crate::engine::progress::RunProgress;
-use crate::engine::session::TargetSession;
-use crate::plan::pace::Pace;
-use crate::plan::target::{Refused, Target};
-use crate::plan::units::{count, duration};
-use crate::plan::workload::Workload;
-use crate::plan::{Plan, Resources};
+use crate::engine::{Outcome, RunProgress, RunVerdict, TargetSession};
+use crate::plan::{Pace, Plan, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Repetition;
 use crate::record::comparison::Comparison;
 use crate::record::search::{Limit, SearchResult, SearchStep};

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::measure::live::LiveResults;
+use crate::measure::LiveResults;
 use crate::record::FailIf;
 pub use metric::Metric;
 pub(crate) use metric::{Dimension, OfIntervals};

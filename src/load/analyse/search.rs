@@ -12,14 +12,9 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::analyse::objective::{Evaluation, Objective};
-use crate::engine::outcome::Outcome;
-use crate::measure::distribution;
-use crate::measure::quantiles::Quantiles;
-use crate::plan::flaw::Flaw;
-use crate::plan::schedule::Arrivals;
-use crate::plan::schedule::profile::RATE_MAX;
-use crate::plan::units;
-use crate::plan::workload::Workload;
+use crate::engine::Outcome;
+use crate::measure::{Quantiles, distribution};
+use crate::plan::{Arrivals, Flaw, RATE_MAX, Workload, units};
 use crate::record::Record;
 use crate::record::search::{Limit, SearchStep};
 

@@ -10,14 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use crate::engine::shared::{RunEvent, Shared};
-use crate::measure::host;
 use crate::measure::live::SnapshotTaker;
 use crate::measure::meter::Sample;
-use crate::measure::samples::MessageName;
-use crate::measure::tally::Tally;
+use crate::measure::{MessageName, Tally, Window, host};
 
-use crate::measure::window::Window;
-use crate::plan::mode::Mode;
+use crate::plan::Mode;
 use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};

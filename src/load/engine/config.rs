@@ -1,9 +1,7 @@
 //! The shard configuration of a worker thread.
 
 use super::shared::Shared;
-use crate::plan::mode::Mode;
-use crate::plan::protocol::Protocol;
-use crate::plan::workload::Workload;
+use crate::plan::{Mode, Protocol, Workload};
 use echoring_proto::connection::{self, Seed};
 use echoring_proto::handshake::Dial;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, Nanos, QUEUE_BYTES_DEFAULT};

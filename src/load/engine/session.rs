@@ -13,13 +13,10 @@ use super::shared::{Addresses, RunEvent, Shared};
 use super::sources::spread;
 use super::trace::Traced;
 use super::workers::Workers;
-use crate::measure::host;
-use crate::measure::live::{LiveResults, LiveThreads};
+use crate::measure::live::LiveThreads;
 use crate::measure::meter::{Meter, ServerSamples};
-use crate::measure::tally::Tally;
-use crate::plan::Resources;
-use crate::plan::target::{Endpoint, Refused, Target, WEIGHT_MAX};
-use crate::plan::workload::Workload;
+use crate::measure::{LiveResults, Tally, host};
+use crate::plan::{Endpoint, Refused, Resources, Target, WEIGHT_MAX, Workload};
 use crate::record::segment::SegmentResult;
 use crate::record::{describe, failures};
 

@@ -1,7 +1,7 @@
 //! Integrity failures of messages.
 
 use crate::measure::merge::merge_fields;
-use crate::plan::flaw::Flaw;
+use crate::plan::Flaw;
 
 /// Counts of integrity failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::times::Times;
 use crate::measure::merge::Merge;
-use crate::plan::workload::SAMPLES_MAX;
+use crate::plan::SAMPLES_MAX;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 

@@ -41,7 +41,7 @@ use crate::measure::samples::{MessageName, Sample, SampleOutcome, Sampler};
 use crate::measure::shares::{Sender, ShareTally};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
-use crate::plan::schedule::profile::RateStage;
+use crate::plan::RateStage;
 use echoring_proto::limits::Nanos;
 
 /// The counts of one thread, or of a whole run once merged. Nothing counts before [`open`](Tally::open).

@@ -22,7 +22,6 @@
 //! recognised by its bytes among those near the expected one. A shorter one that is lost, duplicated or reordered shows
 //! as corrupted, as lost at the end, or as duplicated. Lines of a file are bare messages.
 
-pub(crate) mod form;
 mod json;
 pub(crate) mod lines;
 mod random_bytes;
@@ -30,12 +29,11 @@ pub(crate) mod sizes;
 pub(crate) mod style;
 mod text;
 
-use self::form::Form;
 use self::json::{RECORD_BYTES_MAX, Records};
 use self::lines::Lines;
 use self::random_bytes::{cut, random_bytes};
 use self::sizes::{Sizes, Spread};
-use self::style::Style;
+use self::style::{Form, Style};
 use self::text::Characters;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;

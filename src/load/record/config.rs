@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::flaw::Flaw;
+use crate::plan::Flaw;
 
 /// The options of a run, defaults included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::quantiles::Quantiles;
+use crate::measure::Quantiles;
 
 /// The health of the generator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::tally::Tally;
+use crate::measure::Tally;
 pub use crate::measure::tally::replay::Example;
-use crate::plan::replay::Replay as Plan;
+use crate::plan::Replay as Plan;
 
 /// The replay of a recording.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
+use crate::measure::Tally;
 use crate::measure::merge::Merge as _;
 use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
-use crate::measure::tally::Tally;
-use crate::plan::workload::Workload;
+use crate::plan::Workload;
 use echoring_proto::limits::Nanos;
 
 /// Maximum bytes of a serialised result: histograms of a day of many stages and requests are far below.

@@ -3,10 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::engine::outcome::Outcome;
-use crate::measure::distribution::histogram;
-use crate::measure::tally::Tally;
-use crate::measure::timeline::Timeline;
+use crate::engine::Outcome;
+use crate::measure::{Tally, Timeline, histogram};
 
 /// The record of ten connections at 5,000 messages per second for four seconds, all of which came back; nothing was
 /// timed.

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use super::tables::{align, table};
-use crate::plan::units::{count, duration};
+use crate::plan::{count, duration};
 use crate::record::Record;
 use crate::record::calibration::{Believed, Calibration, QuantilePair};
 

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag};
 
-use crate::measure::timeline::{Timeline, TimelineInterval};
+use crate::measure::{Timeline, TimelineInterval};
 
 /// Nanoseconds per unit of the log's readable maximum: a millisecond, as other tools expect.
 const NS_PER_LOGGED_UNIT: f64 = 1e6;

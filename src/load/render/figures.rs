@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::engine::progress::{RunProgress, RunStage};
-use crate::measure::live::LiveResults;
-use crate::measure::quantiles::Quantiles;
+use crate::engine::{RunProgress, RunStage};
+use crate::measure::{LiveResults, Quantiles};
 
 /// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
 const BUCKETS_NS: [u64; 19] = [

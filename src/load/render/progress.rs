@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::{RunProgress, RunStage};
-use crate::measure::quantiles::Quantiles;
-use crate::plan::units::{count, duration};
+use crate::measure::Quantiles;
+use crate::plan::{count, duration};
 use echoring_proto::limits::SECOND;
 
 /// How often a plain progress line is written.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::plan::units::{count, duration};
+use crate::plan::{count, duration};
 use crate::record::replay::{Example, Replay};
 
 /// Writes the replayed messages, and examples of differences.

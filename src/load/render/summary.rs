@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use comfy_table::Table;
 
 use crate::engine::{Outcome, RunVerdict};
-use crate::plan::units::{bytes, count, duration};
+use crate::plan::{bytes, count, duration};
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
 use crate::render::{calibration, replay, tables};
 

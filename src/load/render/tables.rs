@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::analyse::objective::{Dimension, Metric};
-use crate::measure::quantiles::Quantiles;
-use crate::plan::units::{count, duration};
+use crate::measure::Quantiles;
+use crate::plan::{count, duration};
 use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
 use crate::record::search::{Limit, SearchResult};
 use crate::record::{HERD_INTERVAL, HerdInterval, RateStage, Request, StageResult, Storm};
@@ -244,7 +244,7 @@ fn named(side: &Side) -> String {
 }
 
 /// A value in the unit of its metric.
-pub(super) fn shown(finding: &MetricComparison, value: f64) -> String {
+fn shown(finding: &MetricComparison, value: f64) -> String {
     let dimension = finding.metric.parse::<Metric>().map_or(Dimension::Count, |metric| metric.dimension);
     dimension.shown(value)
 }

@@ -7,10 +7,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::measure::distribution;
-use crate::plan::mode::Mode;
-use crate::plan::protocol::Protocol;
-use crate::plan::units;
-use crate::plan::workload::Workload;
+use crate::plan::{Mode, Protocol, Workload, units};
 
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \

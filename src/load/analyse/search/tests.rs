@@ -1,9 +1,7 @@
 //! Searches of simulated servers with known limits, and evaluations of runs with known parts of response times.
 
 use super::*;
-use crate::measure::distribution::encode;
-use crate::measure::quantiles::Quantiles;
-use crate::measure::tally::Tally;
+use crate::measure::{Quantiles, Tally, encode};
 use crate::plan::workload::tests::workload;
 use crate::plan::{MAX_LATENESS_DEFAULT, Mode};
 use crate::record::describe;

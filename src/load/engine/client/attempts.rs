@@ -10,12 +10,10 @@
 use super::connection::{Flow, State};
 use super::slots::{Attempt, AttemptStage};
 use super::{Client, Link, Peer, Phase, causes};
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
-use crate::plan::mode::Mode;
-use crate::plan::pace::Pace;
+use crate::measure::{MessageName, SampleOutcome, Times};
 use crate::plan::payload::Id;
+use crate::plan::{Mode, Pace};
 use crate::record::failures::{NO_REPLY, UNFINISHED};
 use echoring_proto::connection::{Cause, Chunk, Closed};
 use echoring_proto::limits::{MILLISECOND, Nanos};

@@ -10,9 +10,8 @@ use crate::engine::shared::Shared;
 use crate::measure::handshakes::HandshakeTimes;
 use crate::measure::order::OrderChecker;
 use crate::measure::track::{Awaited, Stream};
-use crate::plan::mode::Mode;
-use crate::plan::pace::Pace;
 use crate::plan::schedule::Mark;
+use crate::plan::{Mode, Pace};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 

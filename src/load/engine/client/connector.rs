@@ -1,7 +1,7 @@
 //! Counts the connections of a thread: dialled, in their handshake, open, or failed.
 
 use crate::engine::shared::Shared;
-use crate::plan::schedule::{Arrivals, Cursor, Schedule};
+use crate::plan::{Arrivals, Cursor, Schedule};
 use echoring_proto::limits::Nanos;
 
 /// Maximum concurrent handshakes of a thread: well below any listen backlog.

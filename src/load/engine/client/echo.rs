@@ -3,10 +3,10 @@
 use super::connection::Flow;
 use super::replaced::settle_replaced;
 use super::{Client, Link};
-use crate::measure::samples::MessageName;
-use crate::measure::tally::Tally;
 use crate::measure::track::{Arrival, Awaited, Replaced};
-use crate::plan::payload::{Id, Payloads};
+use crate::measure::{MessageName, Tally};
+use crate::plan::Payloads;
+use crate::plan::payload::Id;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 

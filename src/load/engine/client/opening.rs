@@ -8,7 +8,7 @@ use super::session::scope;
 use super::{Client, Peer, Phase, causes};
 use crate::engine::shared::NoRowLeft;
 use crate::measure::handshakes::HandshakeTimes;
-use crate::plan::mode::Mode;
+use crate::plan::Mode;
 use crate::record::failures::{NO_ROW_LEFT, UNFINISHED};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};

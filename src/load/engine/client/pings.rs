@@ -4,7 +4,7 @@
 use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
 use super::{Client, Link};
-use crate::measure::samples::MessageName;
+use crate::measure::MessageName;
 use crate::measure::track::Arrival;
 use echoring_proto::limits::Nanos;
 

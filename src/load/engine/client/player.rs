@@ -1,10 +1,9 @@
 //! The replay of one connection: its due and sent messages, and the answers so far.
 
+use crate::measure::Times;
 use crate::measure::replay::AnswerChecker;
-use crate::measure::times::Times;
-use crate::plan::replay::Replay;
-use crate::plan::replay::comparison::ComparisonRule;
-use crate::plan::replay::script::{Action, ActionKind, Answer, RecordedEnd};
+use crate::plan::replay::script::{Action, ActionKind, Answer};
+use crate::plan::{ComparisonRule, RecordedEnd, Replay};
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// Time after which a connection that the server ended in the recording is closed, if the server has not ended it by

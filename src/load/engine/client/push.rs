@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::clock_offset::ClockOffset;
 use super::connection::Flow;
 use super::{Client, Link};
-use crate::measure::samples::MessageName;
+use crate::measure::MessageName;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;

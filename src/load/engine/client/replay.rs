@@ -12,13 +12,11 @@ use super::connection::{Flow, State};
 use super::player::{Leaving, Player, times};
 use super::{Client, Link, Phase};
 use crate::measure::replay::Arrived;
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::tally::Tally;
 use crate::measure::tally::replay::{Difference, Example, shown_message};
 use crate::measure::track::REPLY_TIME;
-use crate::plan::replay::Replay;
-use crate::plan::replay::comparison::ComparisonRule;
-use crate::plan::replay::script::{ActionKind, Answer, Dialogue, RecordedEnd};
+use crate::measure::{MessageName, SampleOutcome, Tally};
+use crate::plan::replay::script::{ActionKind, Answer, Dialogue};
+use crate::plan::{ComparisonRule, RecordedEnd, Replay};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::limits::Nanos;
@@ -82,7 +80,7 @@ impl Client {
     /// Sends due messages, and closes the connection when that is due.
     pub(super) fn replay_sends(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
-        let Client { shared, connections, tally, backlog, .. } = self;
+        let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
         let connection = &mut connections[position];
         let Flow::Replay(player) = &mut connection.flow else { return };
@@ -99,10 +97,7 @@ impl Client {
                 ActionKind::Ping => link.ping(payload),
             };
             if !is_sent {
-                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
-                    backlog.held.push(position as u32);
-                }
-                return;
+                return self.hold(position, now);
             }
             tally.counts.sent += u64::from(action.kind != ActionKind::Ping);
             player.sent += 1;

@@ -3,10 +3,9 @@
 use super::connection::{Flow, State};
 use super::topic::GivenUp;
 use super::{Client, Link, Phase, WorkerMessage};
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
-use crate::plan::mode::Mode;
+use crate::measure::{MessageName, SampleOutcome, Times};
+use crate::plan::Mode;
 use crate::plan::payload::Id;
 use crate::record::failures::NO_REPLY;
 use echoring_proto::limits::{MILLISECOND, Nanos};
@@ -154,16 +153,20 @@ impl Client {
                 (id.intended, id.sent) = (self.shared.written_time(intended), self.shared.written_time(now));
             }
             if !self.send_message(link, position, &id) {
-                let Client { connections, backlog, .. } = self;
-                let connection = &mut connections[position];
-                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
-                    backlog.held.push(position as u32);
-                }
-                return;
+                return self.hold(position, now);
             }
             self.message_sent(position, sequence, Times { intended, sent: now });
         }
         self.connections[position].held_since = None;
+    }
+
+    /// The connection has no room: it tries again later.
+    pub(super) fn hold(&mut self, position: usize, now: Nanos) {
+        let connection = &mut self.connections[position];
+        if connection.held_since.is_none() {
+            connection.held_since = Some(now);
+            self.backlog.held.push(position as u32);
+        }
     }
 
     /// Counts a sent message, and expects its answer or its deliveries.

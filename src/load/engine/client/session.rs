@@ -10,7 +10,7 @@ use crate::engine::shared::{RunEvent, Shared};
 use crate::engine::trace::{TraceEvent, Traced};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::compiled::CompiledStep;
-use crate::plan::protocol::rules::ParsedMessage;
+use crate::plan::protocol::rules::{Extractor, ParsedMessage};
 use crate::plan::template::{BoundTemplate, Scope};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
@@ -155,19 +155,14 @@ impl Client {
         if !awaited.awaits.hold(message, &scope(&self.shared, connection, now_ns)) {
             return false;
         }
-        let mut captured = Vec::new();
         if let Some(session) = &mut connection.session {
-            for (place, name, extractor) in &awaited.capture {
-                let value = extractor.value(message).unwrap_or_default();
-                session.captures[*place].clear();
-                session.captures[*place].extend_from_slice(&value);
-                if self.shared.traces {
-                    captured.push((name.clone(), value.into_owned()));
-                }
-            }
+            session.keep(&awaited.capture, message);
         }
         if self.shared.traces {
-            let entry = awaited.name.clone();
+            let value = |(_, name, extractor): &(usize, String, Extractor)| {
+                (name.clone(), extractor.value(message).unwrap_or_default().into_owned())
+            };
+            let (entry, captured) = (awaited.name.clone(), awaited.capture.iter().map(value).collect());
             self.trace(position, TraceEvent::Stepped { entry, message: message.bytes.to_vec(), captured });
         }
         match stage {

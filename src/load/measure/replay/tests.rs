@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::replay::script::RecordedEnd;
+use crate::plan::RecordedEnd;
 use crate::plan::replay::script::tests::builder;
 
 /// A connection that sends as many messages as it gets answers, one for each.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::merge::{Merge, merge_each};
-use crate::plan::units::message;
+use crate::plan::message;
 
 /// Examples of each kind that are kept.
 const EXAMPLES_MAX: usize = 4;
