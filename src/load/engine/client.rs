@@ -460,11 +460,15 @@ impl Application for Client {
     }
 
     fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
-        self.connection_connected(cx, token);
+        if let Some(opening) = self.opening_of(cx, token) {
+            opening.connected = cx.now();
+        }
     }
 
     fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
-        self.connection_secured(cx, token, resumed);
+        if let Some(opening) = self.opening_of(cx, token) {
+            (opening.secured, opening.resumed) = (cx.now(), resumed);
+        }
     }
 
     fn opened<D: Driver>(

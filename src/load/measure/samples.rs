@@ -129,6 +129,11 @@ impl Sample {
             copies: 1,
         }
     }
+
+    /// The same, of a message with a payload of this size.
+    pub(super) fn of_bytes(self, bytes: usize) -> Sample {
+        Sample { bytes: Some(u32::try_from(bytes).unwrap_or(u32::MAX)), ..self }
+    }
 }
 
 /// A sample without the names of its fields, because there are many: its identity, its times, the bytes, the outcome

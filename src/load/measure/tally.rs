@@ -165,8 +165,7 @@ impl Tally {
             self.samples.take(|| {
                 let outcome =
                     if is_late && outcome == SampleOutcome::Ok { SampleOutcome::Late } else { outcome };
-                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
-                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+                Sample::new(name, times, now, outcome).of_bytes(payload_bytes)
             });
         }
         if self.window.contains(now) {
@@ -249,8 +248,7 @@ impl Tally {
             self.samples.take(|| Sample {
                 intended: None,
                 sent: None,
-                bytes: Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX)),
-                ..Sample::new(name, Times::default(), now, SampleOutcome::Untimed)
+                ..Sample::new(name, Times::default(), now, SampleOutcome::Untimed).of_bytes(payload_bytes)
             });
         }
     }
@@ -278,8 +276,7 @@ impl Tally {
             self.samples.take(|| {
                 let is_late = self.late_after_ns.is_some_and(|bound| age > bound);
                 let outcome = if is_late { SampleOutcome::Late } else { SampleOutcome::Ok };
-                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
-                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+                Sample::new(name, times, now, outcome).of_bytes(payload_bytes)
             });
         }
         let outcome = SampleOutcome::Ok;

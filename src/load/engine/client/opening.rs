@@ -123,26 +123,7 @@ impl Client {
         Ok(())
     }
 
-    /// TCP is connected.
-    pub(super) fn connection_connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
-        if let Some(opening) = self.opening_of(cx, token) {
-            opening.connected = cx.now();
-        }
-    }
-
-    /// TLS is established.
-    pub(super) fn connection_secured<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        token: Token,
-        resumed: bool,
-    ) {
-        if let Some(opening) = self.opening_of(cx, token) {
-            (opening.secured, opening.resumed) = (cx.now(), resumed);
-        }
-    }
-
-    fn opening_of<D: Driver>(
+    pub(super) fn opening_of<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Client>,
         token: Token,
