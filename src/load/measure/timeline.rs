@@ -44,7 +44,7 @@ impl Timeline {
             began: tally.began_at.unwrap_or_else(SystemTime::now),
             length_ns: tally.window.until.saturating_sub(tally.window.from),
             interval_ns: tally.intervals.interval_ns,
-            series: tally.intervals.take(),
+            series: std::mem::take(&mut tally.intervals.series),
         }
     }
 

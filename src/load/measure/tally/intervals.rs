@@ -10,7 +10,8 @@ use echoring_proto::limits::Nanos;
 /// The intervals of one thread, or of each thread once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntervalTally {
-    series: Vec<Series>,
+    /// The packed intervals of each thread.
+    pub(crate) series: Vec<Series>,
     /// None once the window is over.
     #[serde(skip)]
     recorder: Option<Recorder>,
@@ -48,11 +49,6 @@ impl IntervalTally {
     /// Packs all intervals: the window is over, with `arrived` messages so far.
     pub(super) fn close(&mut self, arrived: Arrived) {
         self.series.extend(self.recorder.take().map(|recorder| recorder.finish(arrived)));
-    }
-
-    /// Takes the packed intervals of each thread, which are closed.
-    pub(crate) fn take(&mut self) -> Vec<Series> {
-        std::mem::take(&mut self.series)
     }
 }
 

@@ -77,13 +77,6 @@ impl BoundTemplate {
         self.put(0..self.parts.len(), scope, out);
     }
 
-    /// Bytes of an expansion.
-    pub fn bytes(&self, scope: &Scope<'_>) -> usize {
-        let mut counter = Counter(0);
-        self.put(0..self.parts.len(), scope, &mut counter);
-        counter.0
-    }
-
     /// Whether `message` is an expansion; the times in it may be others.
     pub fn matches(&self, scope: &Scope<'_>, message: &[u8]) -> bool {
         let mut comparison = Comparison { rest: Some(message) };
