@@ -166,11 +166,8 @@ fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), F
 /// Metrics to show, and those of them that must not be worse.
 pub(crate) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
     let mut shown = compare::metrics(&compare::METRICS).map_err(Failure::Usage)?;
-    let new: Vec<Metric> = asked
-        .iter()
-        .filter(|metric| shown.iter().all(|known| known.name != metric.name))
-        .cloned()
-        .collect();
+    let new: Vec<Metric> =
+        asked.iter().filter(|metric| shown.iter().all(|known| known.name != metric.name)).cloned().collect();
     shown.extend(new);
     let judged = match asked {
         [] => compare::metrics(&compare::JUDGED).map_err(Failure::Usage)?,

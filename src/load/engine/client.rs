@@ -35,8 +35,6 @@ mod connector;
 mod conversation;
 mod delay_meter;
 mod echo;
-mod life;
-mod listener;
 mod opening;
 mod outstanding;
 mod pacer;

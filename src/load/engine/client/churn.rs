@@ -7,8 +7,7 @@
 //! Never: a message that was in flight when its connection ended and is neither answered nor lost.
 
 use super::agenda::Due;
-use super::connection::{Flow, State};
-use super::life::Departure;
+use super::connection::{Departure, Flow, State};
 use super::replaced::settle_replaced;
 use super::{Client, Link, Phase, causes};
 use crate::measure::MessageName;
