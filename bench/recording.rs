@@ -41,7 +41,7 @@ fn recording(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for (name, staged) in [("interval and whole run", false), ("with stages", true)] {
         group.bench_function(name, |b| {
-            let mut tally = Tally::new();
+            let mut tally = Tally::default();
             tally.open(Window { from: SECOND, until: 24 * 3_600 * SECOND });
             if staged {
                 tally.open_stages(&stages());
@@ -64,7 +64,7 @@ fn recording(c: &mut Criterion) {
         });
     });
     group.bench_function("lateness", |b| {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(Window { from: SECOND, until: 24 * 3_600 * SECOND });
         let mut now = 2 * SECOND;
         b.iter(|| {
@@ -108,7 +108,7 @@ fn packing(c: &mut Criterion) {
     const INTERVALS: u64 = 600;
     let window = Window { from: SECOND, until: (INTERVALS + 1) * SECOND };
     let fresh = || {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(window);
         tally
     };

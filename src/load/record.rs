@@ -21,7 +21,8 @@ use serde_json::Value;
 
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
-use crate::plan::flaw::Flaw;
+pub use crate::measure::shares::QuantileShares;
+use crate::plan::Flaw;
 use calibration::Quotation;
 use comparison::{BaselineComparison, Comparison};
 pub use config::{Config, Connecting, RateStage};
@@ -47,7 +48,7 @@ pub struct File {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<Comparison>,
     /// The runs compared with stored results; omitted without `--baseline`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<BaselineComparison>,
 }
 
@@ -74,10 +75,9 @@ impl File {
 }
 
 /// One run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The label of the run, if any.
-    #[serde(default)]
     pub label: Option<String>,
     /// The target's URL, or `embedded`.
     pub target: String,
@@ -94,7 +94,7 @@ pub struct Record {
     /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
     pub messages: u64,
     /// Messages that arrived over the whole run, with warm-up and drain. Records from older versions have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// Messages per second.
     pub messages_per_s: f64,
@@ -108,14 +108,12 @@ pub struct Record {
     pub service_ns: Quantiles,
     /// The distribution behind `response_ns`, which [`decode`](crate::measure::decode) reads. Records from older
     /// versions have none.
-    #[serde(default)]
     pub response_histogram: Option<String>,
     /// The distribution behind `service_ns`.
-    #[serde(default)]
     pub service_histogram: Option<String>,
     /// How much of the response time is the generator's, the host's, and the server's. `None` if nothing was timed, and in
     /// records from older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
     /// Replies over the whole run that did not identify their message, so that they have no latency; only if nothing
     /// was checked. Records from older versions have none.
@@ -126,30 +124,29 @@ pub struct Record {
     #[serde(default)]
     pub unsolicited: u64,
     /// The statement of this host's calibration, if it has one. The command line adds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Quotation>,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
     /// The conversations of a declared protocol.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// Pings in addition to the load, or as the load.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
     /// Only in push mode. Records from older versions have none.
-    #[serde(default)]
     pub push: Option<Push>,
     /// Changes of the rate by the user while the load ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_changes: Vec<RateChange>,
     /// Connections that ended and opened again; only if connections come and go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnects: Option<Reconnects>,
     /// Only in storm mode.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub storm: Option<Storm>,
     /// Only for replays of recordings.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<Replay>,
     /// The deliberately slow subscribers, if any.
     pub stalled: Option<Stalled>,
@@ -158,7 +155,6 @@ pub struct Record {
     /// The TLS handshakes, if the server uses TLS.
     pub tls: Option<Tls>,
     /// Times of connection handshakes; `null` if there were none. Records from older versions have none.
-    #[serde(default)]
     pub handshake: Option<Handshake>,
     /// Integrity failures over the whole run with warm-up and drain.
     pub integrity: Integrity,
@@ -181,25 +177,23 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<Agent>,
     /// The share of a run in this record, for `echoring merge`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPart>,
     /// The measured time in slices, which are shorter. Records from older versions have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<TimeSeries>,
     /// The search whose best run this is.
-    #[serde(default)]
     pub search: Option<SearchResult>,
     /// The repetition in this record.
-    #[serde(default)]
     pub repetition: Option<Repetition>,
     /// The results of the `fail_if` conditions.
     #[serde(default)]
     pub fail_if: Vec<FailIf>,
     /// The condition that ended the run before its time, if one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted_by: Option<String>,
     /// The sample of single messages; omitted if none was taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<Sampled>,
 }
 
@@ -262,22 +256,6 @@ pub struct Shares {
     pub p99: QuantileShares,
     /// 99.9 %.
     pub p999: QuantileShares,
-}
-
-/// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuantileShares {
-    /// The quantile, which is the sum of its shares.
-    pub total_ns: u64,
-    /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
-    pub generator_ns: u64,
-    /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
-    /// it is then in the other shares.
-    pub host_ns: Option<u64>,
-    /// The share of the server and the network, at least, the kernel included.
-    pub server_ns: u64,
-    /// Number of messages with about that response time.
-    pub messages: u64,
 }
 
 /// One of several repetitions.
@@ -495,7 +473,6 @@ pub struct Handshake {
     pub total_ns: Quantiles,
     /// From the dial to the failure of connections that did not open; `null` if all opened, and in records from older
     /// versions.
-    #[serde(default)]
     pub failed_ns: Option<Quantiles>,
     /// Handshakes that resumed an earlier TLS session.
     pub resumed: u64,
@@ -504,14 +481,13 @@ pub struct Handshake {
 }
 
 /// Counts of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Handshakes that succeeded.
     pub opened: u64,
     /// Of those, connections that ended before the run did.
     pub ended_early: u64,
     /// Connections that were dialled, or could not be. Records from older versions have none.
-    #[serde(default)]
     pub dialled: Option<u64>,
 }
 
@@ -533,32 +509,23 @@ pub struct Interval {
     /// Largest.
     pub max_ns: u64,
     /// Response time: 90 %. This and the following fields are `None` in records from older versions.
-    #[serde(default)]
     pub p90_ns: Option<u64>,
     /// 99.9 %.
-    #[serde(default)]
     pub p999_ns: Option<u64>,
     /// Service time of the same messages: median.
-    #[serde(default)]
     pub service_p50_ns: Option<u64>,
     /// 90 %.
-    #[serde(default)]
     pub service_p90_ns: Option<u64>,
     /// 99 %.
-    #[serde(default)]
     pub service_p99_ns: Option<u64>,
     /// 99.9 %.
-    #[serde(default)]
     pub service_p999_ns: Option<u64>,
     /// Largest.
-    #[serde(default)]
     pub service_max_ns: Option<u64>,
     /// The distribution of the response time, which [`decode`](crate::measure::decode) reads. Records from older
     /// versions have none.
-    #[serde(default)]
     pub response_histogram: Option<String>,
     /// The distribution of the service time.
-    #[serde(default)]
     pub service_histogram: Option<String>,
 }
 

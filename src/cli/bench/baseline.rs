@@ -148,7 +148,7 @@ impl Args {
         };
         match self.baseline_metric.iter().find(|metric| !has(metric)) {
             Some(metric) => {
-                Err(usage("--baseline-metric", &format!("no run of this load has {}", metric.name())))
+                Err(usage("--baseline-metric", &format!("no run of this load has {}", metric.name)))
             }
             None => Ok(()),
         }
@@ -175,7 +175,7 @@ impl Args {
         if let Some(metric) = comparing::unknown_metric(&loads, &self.baseline_metric) {
             return Err(usage("--baseline-metric", &format!("neither side has {metric}")));
         }
-        let judged = judged.iter().map(|metric| metric.name().to_owned()).collect();
+        let judged = judged.iter().map(|metric| metric.name.clone()).collect();
         Ok(BaselineComparison { name: kept.name.clone(), judged, loads })
     }
 

@@ -133,7 +133,7 @@ pub(super) fn replayed(
     Workload {
         mode: Mode::Replay,
         connections: replay.connections(),
-        message_bytes: replay.script.message_bytes(),
+        message_bytes: replay.script.message_bytes,
         warmup,
         duration: duration.unwrap_or(replay.duration().saturating_sub(warmup)),
         replay: Some(replay),

@@ -137,7 +137,7 @@ impl From<Failure> for Stop {
 
 /// Searches, and returns the exit code that tells the result.
 pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    let metric_is_worse_if_higher = arguments.metric.as_ref().is_none_or(|metric| !metric.more_is_better());
+    let metric_is_worse_if_higher = arguments.metric.as_ref().is_none_or(|metric| !metric.more_is_better);
     let more_is_worse = arguments.worse.map_or(metric_is_worse_if_higher, |worse| worse == Direction::Higher);
     let options = BisectOptions {
         threshold: arguments.threshold,

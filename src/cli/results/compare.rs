@@ -166,11 +166,8 @@ fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), F
 /// Metrics to show, and those of them that must not be worse.
 pub(crate) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
     let mut shown = compare::metrics(&compare::METRICS).map_err(Failure::Usage)?;
-    let new: Vec<Metric> = asked
-        .iter()
-        .filter(|metric| shown.iter().all(|known| known.name() != metric.name()))
-        .cloned()
-        .collect();
+    let new: Vec<Metric> =
+        asked.iter().filter(|metric| shown.iter().all(|known| known.name != metric.name)).cloned().collect();
     shown.extend(new);
     let judged = match asked {
         [] => compare::metrics(&compare::JUDGED).map_err(Failure::Usage)?,
@@ -199,9 +196,9 @@ fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
 /// A metric that was asked for and that neither side knows.
 pub(crate) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> Option<&'a str> {
     let is_known = |metric: &&Metric| {
-        found.iter().flat_map(|comparison| &comparison.metrics).any(|finding| finding.metric == metric.name())
+        found.iter().flat_map(|comparison| &comparison.metrics).any(|finding| finding.metric == metric.name)
     };
-    asked.iter().find(|metric| !is_known(metric)).map(Metric::name)
+    asked.iter().find(|metric| !is_known(metric)).map(|metric| metric.name.as_str())
 }
 
 /// The metrics in which the second is worse, a line each.

@@ -8,17 +8,10 @@ use super::calibration::{MESSAGES_BEYOND, believed};
 use super::experiment::Progress;
 use super::search::Search;
 use crate::engine::calibration_server::{Behaviour, CalibrationServer, ServerLog};
-use crate::engine::outcome::{Outcome, RunVerdict};
-use crate::engine::session::TargetSession;
-use crate::measure::integrity::Integrity;
+use crate::engine::{Outcome, RunVerdict, TargetSession};
+use crate::measure::Integrity;
 use crate::measure::merge::Merge;
-use crate::plan::Resources;
-use crate::plan::flaw::Flaw;
-use crate::plan::pace::Pace;
-use crate::plan::schedule::profile::RATE_MAX;
-use crate::plan::target::{Embedded, Refused, Target};
-use crate::plan::units::{count, duration};
-use crate::plan::workload::Workload;
+use crate::plan::{Embedded, Flaw, Pace, RATE_MAX, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Record;
 use crate::record::calibration::{Calibration, CalibrationStep, Faults, QuantilePair, SCHEMA};
 use crate::record::search::Limit;
@@ -216,14 +209,7 @@ fn why_not_held(rate: u64, longest: Duration, outcome: &Outcome) -> Option<Strin
 }
 
 fn described(faults: &Faults) -> String {
-    let Integrity { lost, duplicated, reordered, corrupted, .. } = faults.planted;
-    let planted = format!(
-        "planted faults: {} lost, {} duplicated, {} reordered, {} corrupted",
-        count(lost),
-        count(duplicated),
-        count(reordered),
-        count(corrupted)
-    );
+    let planted = format!("planted faults: {}", faults.planted.listed(count));
     match faults.is_exact() {
         true => format!("{planted}; all found"),
         false => format!("{planted}; NOT found exactly"),

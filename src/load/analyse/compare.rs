@@ -18,7 +18,7 @@ use super::statistics::{
     ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, independent, median, median_of, pairs_needed,
     ratio_of_pairs, ratio_of_runs, runs_needed,
 };
-use crate::plan::workload::Workload;
+use crate::plan::Workload;
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
 use crate::record::describe;
 use intervals::{Intervals, WeightedMetric};
@@ -111,13 +111,17 @@ pub struct PlannedLoad<'a> {
     pub objective: Option<&'a Objective>,
 }
 
+type Likeness = fn(&Group<'_>, &Group<'_>) -> bool;
+
 /// Takes the runs of the same load on both sides, or else of the same mode.
 fn matched<'a>(
     of_a: &mut Vec<Group<'a>>,
     of_b: &mut Vec<Group<'a>>,
 ) -> Result<Vec<(Group<'a>, Group<'a>)>, String> {
     let mut matched = Vec::new();
-    for is_alike in [Group::has_load_of, Group::has_mode_of] {
+    let has_load: Likeness = |one, other| one.load == other.load;
+    let has_mode: Likeness = |one, other| one.mode == other.mode;
+    for is_alike in [has_load, has_mode] {
         of_a.retain_mut(|group| {
             let Some(at) = of_b.iter().position(|other| is_alike(group, other)) else { return true };
             matched.push((std::mem::take(group), of_b.remove(at)));
@@ -203,14 +207,6 @@ fn load_of(run: &Value) -> Map<String, Value> {
 }
 
 impl Group<'_> {
-    fn has_load_of(&self, other: &Group<'_>) -> bool {
-        self.load == other.load
-    }
-
-    fn has_mode_of(&self, other: &Group<'_>) -> bool {
-        self.mode == other.mode
-    }
-
     fn side(&self) -> Side {
         let target = self.runs[0]["target"].as_str().unwrap_or("unknown").to_owned();
         Side { target, runs: self.runs.len() }
@@ -261,16 +257,10 @@ fn spread_of(values: &[f64]) -> Option<Spread> {
 /// A metric without values on either side.
 fn unknown(metric: &Metric) -> MetricComparison {
     MetricComparison {
-        metric: metric.name().to_owned(),
-        unit: metric.dimension().unit().to_owned(),
-        more_is_better: metric.more_is_better(),
-        a: None,
-        b: None,
-        ratio: None,
-        ratio_low: None,
-        ratio_high: None,
-        verdict: None,
-        why: None,
+        metric: metric.name.clone(),
+        unit: metric.dimension.unit().to_owned(),
+        more_is_better: metric.more_is_better,
+        ..MetricComparison::default()
     }
 }
 
@@ -544,7 +534,7 @@ pub fn worse<'a>(
 ) -> impl Iterator<Item = &'a MetricComparison> {
     comparison.metrics.iter().filter(|finding| {
         finding.verdict == Some(ComparisonVerdict::Worse)
-            && evaluated.iter().any(|metric| metric.name() == finding.metric)
+            && evaluated.iter().any(|metric| metric.name == finding.metric)
     })
 }
 

@@ -7,14 +7,8 @@ use serde_json::Value;
 
 use super::compare::{self, THRESHOLD_DEFAULT};
 use super::search::{self, Search, SearchOptions};
-use crate::engine::outcome::{Outcome, RunVerdict};
-use crate::engine::progress::RunProgress;
-use crate::engine::session::TargetSession;
-use crate::plan::pace::Pace;
-use crate::plan::target::{Refused, Target};
-use crate::plan::units::{count, duration};
-use crate::plan::workload::Workload;
-use crate::plan::{Plan, Resources};
+use crate::engine::{Outcome, RunProgress, RunVerdict, TargetSession};
+use crate::plan::{Pace, Plan, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Repetition;
 use crate::record::comparison::Comparison;
 use crate::record::search::{Limit, SearchResult, SearchStep};
@@ -175,13 +169,13 @@ fn repeat_all(
 ) -> Results {
     let mut sides = vec![(target, "a")];
     sides.extend(other.map(|other| (other, "b")));
-    let order = Order::new(workloads.first().map_or(0, |load| load.seed));
+    let seed = workloads.first().map_or(0, |load| load.seed);
     let mut results = Results::default();
     for number in 1..=times {
         if times > 1 {
             show(Progress::Note(&format!("repetition {number} of {times}")));
         }
-        let second_first = sides.len() > 1 && order.second_first(number);
+        let second_first = sides.len() > 1 && second_first(seed, number);
         for load in workloads {
             for at in 0..sides.len() {
                 let (session, side) = &sides[if second_first { sides.len() - 1 - at } else { at }];
@@ -209,22 +203,12 @@ fn repeat_all(
     results
 }
 
-/// Which target runs first in each pair: random in odd pairs, and the opposite in the even ones after them. So a
-/// machine that slows down steadily favours neither target.
-struct Order {
-    seed: u64,
-}
-
-impl Order {
-    fn new(seed: u64) -> Order {
-        Order { seed }
-    }
-
-    fn second_first(&self, number: u32) -> bool {
-        let couple = u64::from(number.saturating_sub(1) / 2);
-        let drawn = SplitMix64::new(self.seed ^ mix(couple)).below(2) == 1;
-        drawn ^ number.is_multiple_of(2)
-    }
+/// Whether the second target runs first in the pair with this number: at random in odd pairs, and the opposite in the
+/// even ones after them. So a machine that slows down steadily favours neither target.
+fn second_first(seed: u64, number: u32) -> bool {
+    let couple = u64::from(number.saturating_sub(1) / 2);
+    let drawn = SplitMix64::new(seed ^ mix(couple)).below(2) == 1;
+    drawn ^ number.is_multiple_of(2)
 }
 
 fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
@@ -332,15 +316,14 @@ mod tests {
     #[test]
     fn neither_target_is_first_more_often_than_the_other() {
         for seed in 0..200 {
-            let order = Order::new(seed);
-            let first = (1..=20).filter(|number| order.second_first(*number)).count();
+            let first = (1..=20).filter(|number| second_first(seed, *number)).count();
             assert_eq!(first, 10, "pairs two by two, one each way round");
             for couple in 0..10 {
                 let (one, other) = (2 * couple + 1, 2 * couple + 2);
-                assert_ne!(order.second_first(one), order.second_first(other));
+                assert_ne!(second_first(seed, one), second_first(seed, other));
             }
         }
-        let starts: Vec<bool> = (0..200).map(|seed| Order::new(seed).second_first(1)).collect();
+        let starts: Vec<bool> = (0..200).map(|seed| second_first(seed, 1)).collect();
         let second = starts.iter().filter(|second_first| **second_first).count();
         assert!((60..140).contains(&second), "{second} of 200");
     }

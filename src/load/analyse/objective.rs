@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::measure::live::LiveResults;
+use crate::measure::LiveResults;
 use crate::record::FailIf;
 pub use metric::Metric;
 pub(crate) use metric::{Dimension, OfIntervals};
@@ -170,7 +170,7 @@ impl Objective {
         FailIf {
             expression: self.to_string(),
             failed: self.evaluate(record) != Evaluation::Fails,
-            seen: seen.map(|(metric, value)| (metric.name().to_owned(), value)).collect(),
+            seen: seen.map(|(metric, value)| (metric.name.clone(), value)).collect(),
         }
     }
 

@@ -12,14 +12,9 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::analyse::objective::{Evaluation, Objective};
-use crate::engine::outcome::Outcome;
-use crate::measure::distribution;
-use crate::measure::quantiles::Quantiles;
-use crate::plan::flaw::Flaw;
-use crate::plan::schedule::Arrivals;
-use crate::plan::schedule::profile::RATE_MAX;
-use crate::plan::units;
-use crate::plan::workload::Workload;
+use crate::engine::Outcome;
+use crate::measure::{Quantiles, distribution};
+use crate::plan::{Arrivals, Flaw, RATE_MAX, Workload, units};
 use crate::record::Record;
 use crate::record::search::{Limit, SearchStep};
 
@@ -239,22 +234,15 @@ fn holds_without_lateness(outcome: &Outcome, record: Value, objective: &Objectiv
 }
 
 fn integrity_failures(record: &Record) -> String {
-    let integrity = &record.integrity;
-    let errors = record.errors.values().sum();
-    let parts: Vec<String> = [
-        (integrity.lost, "lost"),
-        (integrity.duplicated, "duplicated"),
-        (integrity.reordered, "reordered"),
-        (integrity.corrupted, "corrupted"),
-        (integrity.late, "late"),
-        (record.generator.unsent, "unsent"),
-        (record.connections.ended_early, "connections ended early"),
-        (errors, "errors"),
-    ]
-    .into_iter()
-    .filter(|(times, _)| *times > 0)
-    .map(|(times, what)| format!("{} {what}", units::count(times)))
-    .collect();
+    let others = [
+        ("unsent", record.generator.unsent),
+        ("connections ended early", record.connections.ended_early),
+        ("errors", record.errors.values().sum()),
+    ];
+    let parts: Vec<String> = (record.integrity.by_kind().into_iter().chain(others))
+        .filter(|(_, times)| *times > 0)
+        .map(|(what, times)| format!("{} {what}", units::count(times)))
+        .collect();
     parts.join(", ")
 }
 

@@ -191,16 +191,8 @@ fn sign_rank(values: usize, error: f64) -> Option<usize> {
         let n = values as f64;
         return normal_rank(n / 2.0, n / 4.0, error);
     }
-    // Probability of each number of values below the median.
-    let mut chances = vec![0.0; values + 1];
-    chances[0] = 1.0;
-    for more in 1..=values {
-        for below in (0..=more).rev() {
-            let one_less = below.checked_sub(1).map_or(0.0, |less| chances[less]);
-            chances[below] = f64::midpoint(chances[below], one_less);
-        }
-    }
-    rank_within(&chances, error)
+    // Each value is above or below the median, and counts once.
+    rank_within(&chances_of_sums(std::iter::repeat_n(1, values), values), error)
 }
 
 /// The rank from either end at which the interval of pairs begins; `None` if no rank meets `error`.
@@ -210,16 +202,21 @@ pub(super) fn signed_rank(pairs: usize, error: f64) -> Option<usize> {
         let n = pairs as f64;
         return normal_rank(most as f64 / 2.0, n * (n + 1.0) * (2.0 * n + 1.0) / 24.0, error);
     }
-    // Probability of each sum of the ranks with a positive sign.
+    // Each rank has a positive sign or none.
+    rank_within(&chances_of_sums(1..=pairs, most), error)
+}
+
+/// The probability of each sum from 0 to `most` of numbers of which each takes part with a chance of one half.
+fn chances_of_sums(numbers: impl Iterator<Item = usize>, most: usize) -> Vec<f64> {
     let mut chances = vec![0.0; most + 1];
     chances[0] = 1.0;
-    for rank in 1..=pairs {
+    for number in numbers {
         for sum in (0..=most).rev() {
-            let with = sum.checked_sub(rank).map_or(0.0, |before| chances[before]);
+            let with = sum.checked_sub(number).map_or(0.0, |before| chances[before]);
             chances[sum] = f64::midpoint(chances[sum], with);
         }
     }
-    rank_within(&chances, error)
+    chances
 }
 
 /// The same for runs of each side that are not paired.

@@ -7,9 +7,8 @@ use rustls::client::Resumption;
 
 use super::shared::Shared;
 use crate::plan::replay::script::Dialogue;
-use crate::plan::target::Endpoint;
-use crate::plan::template::{BoundTemplate, Scope, Template};
-use crate::plan::workload::Workload;
+use crate::plan::template::{BoundTemplate, Scope};
+use crate::plan::{Endpoint, Template, Workload};
 use echoring_proto::handshake::Dial;
 use echoring_runtime::shard::Route;
 

@@ -15,11 +15,9 @@ use hdrhistogram::Histogram;
 use socket2::{Domain, Socket, Type};
 
 use super::workers::launch_error;
-use crate::measure::distribution::histogram;
-use crate::measure::integrity::Integrity;
 use crate::measure::merge::Merge;
-use crate::plan::DriverChoice;
-use crate::plan::target::Refused;
+use crate::measure::{Integrity, histogram};
+use crate::plan::{DriverChoice, Refused};
 use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, MessageKind, Seed};
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;

@@ -10,14 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use crate::engine::shared::{RunEvent, Shared};
-use crate::measure::host;
 use crate::measure::live::SnapshotTaker;
 use crate::measure::meter::Sample;
-use crate::measure::samples::MessageName;
-use crate::measure::tally::Tally;
+use crate::measure::{MessageName, Tally, Window, host};
 
-use crate::measure::window::Window;
-use crate::plan::mode::Mode;
+use crate::plan::Mode;
 use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
@@ -38,8 +35,6 @@ mod connector;
 mod conversation;
 mod delay_meter;
 mod echo;
-mod life;
-mod listener;
 mod opening;
 mod outstanding;
 mod pacer;
@@ -89,6 +84,9 @@ impl Default for Peer {
         Peer { position: u32::MAX }
     }
 }
+
+/// A connection, while the shard serves it.
+type Link<'a> = ConnectionContext<'a, Client>;
 
 /// Messages between worker threads.
 #[derive(Clone, Copy, Debug)]
@@ -158,12 +156,11 @@ impl Client {
     pub fn new(shared: Arc<Shared>, thread: usize) -> Client {
         let connections: Vec<Connection> =
             shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
-        let late_after_ns = shared.load.late_after.map_or(Nanos::MAX, |bound| bound.as_nanos() as Nanos);
+        let late_after_ns = shared.load.late_after.map(|bound| bound.as_nanos() as Nanos);
+        let requests = shared.protocol.as_ref().map_or(0, |protocol| protocol.requests.len());
         Client {
             thread,
-            tally: Tally::with_bound(late_after_ns)
-                .for_requests(shared.protocol.as_ref().map_or(0, |it| it.requests.len()))
-                .with_samples(shared.sampler(thread)),
+            tally: Tally::for_load(late_after_ns, requests, shared.sampler(thread)),
             pacer: Pacer::new(&shared.load, &connections),
             connections,
             phase: Phase::Connecting,
@@ -178,7 +175,7 @@ impl Client {
             routes: shared.own_routes(),
             protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
             agenda: Agenda::default(),
-            message: Vec::with_capacity(shared.payloads.bytes_max()),
+            message: Vec::with_capacity(shared.payloads.bytes_max),
             payload: Vec::new(),
             mismatch: String::new(),
             run_delay_before: None,
@@ -461,11 +458,15 @@ impl Application for Client {
     }
 
     fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
-        self.connection_connected(cx, token);
+        if let Some(opening) = self.opening_of(cx, token) {
+            opening.connected = cx.now();
+        }
     }
 
     fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
-        self.connection_secured(cx, token, resumed);
+        if let Some(opening) = self.opening_of(cx, token) {
+            (opening.secured, opening.resumed) = (cx.now(), resumed);
+        }
     }
 
     fn opened<D: Driver>(
@@ -479,7 +480,7 @@ impl Application for Client {
     }
 
     #[inline]
-    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, link: &mut Link<'_>, chunk: Chunk<'_>) -> Disposition {
         self.note_tick(link.now());
         let position = link.peer.position as usize;
         if self.protocol.is_some() {
@@ -499,7 +500,7 @@ impl Application for Client {
         Disposition::Done
     }
 
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Client>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut Link<'_>, payload: &[u8]) {
         self.note_tick(link.now());
         self.pong_arrived(link, payload);
     }

@@ -1,9 +1,7 @@
 //! The shard configuration of a worker thread.
 
 use super::shared::Shared;
-use crate::plan::mode::Mode;
-use crate::plan::protocol::Protocol;
-use crate::plan::workload::Workload;
+use crate::plan::{Mode, Protocol, Workload};
 use echoring_proto::connection::{self, Seed};
 use echoring_proto::handshake::Dial;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, Nanos, QUEUE_BYTES_DEFAULT};
@@ -17,7 +15,7 @@ const PUSHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(super) fn config(shared: &Shared, thread: usize) -> ShardConfig {
     let load = &shared.load;
     let message_bytes = load.message_bytes.1 as u64;
-    let recorded_bytes = load.replay.as_ref().map_or(0, |replay| replay.script.answer_bytes_max() as u64);
+    let recorded_bytes = load.replay.as_ref().map_or(0, |replay| replay.script.answer_bytes_max as u64);
     let depth = match load.pace.depth() {
         Some(_) if load.mode == Mode::Connect => 1,
         depth => u64::from(depth.unwrap_or(load.burst)),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::rate_changes::{RateChange, RateChanges};
-use crate::plan::segment::Segment;
+use crate::plan::Segment;
 use echoring_proto::limits::Nanos;
 
 /// The part of one generator in a run that several share.

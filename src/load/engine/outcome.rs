@@ -2,9 +2,9 @@
 
 use hdrhistogram::Histogram;
 
-use crate::measure::samples::{Sampler, Samples};
-use crate::measure::timeline::Timeline;
-use crate::plan::workload::Workload;
+use crate::measure::samples::Sampler;
+use crate::measure::{Samples, Timeline};
+use crate::plan::Workload;
 use crate::record::segment::SegmentResult;
 use crate::record::{Agent, Record, describe};
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::trace::Traced;
-use crate::measure::live::LiveResults;
-use crate::plan::workload::Workload;
+use crate::measure::LiveResults;
+use crate::plan::Workload;
 
 /// The stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

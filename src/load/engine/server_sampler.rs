@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::measure::Window;
 use crate::measure::meter::{Meter, ServerSamples};
-use crate::measure::window::Window;
 use echoring_proto::limits::Nanos;
 
 /// Samples a meter while the measured time lasts.

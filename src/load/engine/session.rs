@@ -13,13 +13,10 @@ use super::shared::{Addresses, RunEvent, Shared};
 use super::sources::spread;
 use super::trace::Traced;
 use super::workers::Workers;
-use crate::measure::host;
-use crate::measure::live::{LiveResults, LiveThreads};
+use crate::measure::live::LiveThreads;
 use crate::measure::meter::{Meter, ServerSamples};
-use crate::measure::tally::Tally;
-use crate::plan::Resources;
-use crate::plan::target::{Endpoint, Refused, Target, WEIGHT_MAX};
-use crate::plan::workload::Workload;
+use crate::measure::{LiveResults, Tally, host};
+use crate::plan::{Endpoint, Refused, Resources, Target, WEIGHT_MAX, Workload};
 use crate::record::segment::SegmentResult;
 use crate::record::{describe, failures};
 
@@ -160,7 +157,7 @@ fn run_part(
         threads: generators,
         cpus: resources.cpus.clone(),
         sources: shared.sources.clone(),
-        sequenced: !shared.payloads.bare(),
+        sequenced: !shared.payloads.bare,
         interrupted: shared.is_stopped(),
         environment: describe::describe_environment(driver),
         server_rss_bytes: seen.server_rss_bytes,
@@ -317,7 +314,7 @@ impl<'a> Display<'a> {
             open: shared.sum(|progress| &progress.open),
             failed: shared.sum(|progress| &progress.failed),
             messages: shared.sum(|progress| &progress.messages),
-            live: self.live.sum(),
+            live: &self.live.sum,
             awaited: &[],
             traced: &std::mem::take(&mut self.traced),
         });
@@ -329,7 +326,7 @@ fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {
         true => "stopped before any connection opened".to_owned(),
         false => format!(
             "0 of {}: {}",
-            tally.connections.handshakes.dialled(),
+            tally.connections.handshakes.dialled,
             failures::listed(&tally.connections.errors)
         ),
     };

@@ -14,15 +14,10 @@ use crate::measure::meter::{Meter, Sample};
 use crate::measure::own_delays::DelayLog;
 use crate::measure::samples::{Picker, Sampler};
 use crate::measure::shares::Sender;
-use crate::plan::Resources;
-use crate::plan::mode::Mode;
-use crate::plan::payload::{Payloads, read_time, written_time};
+use crate::plan::payload::{read_time, written_time};
 use crate::plan::protocol::CompiledProtocol;
-use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
-use crate::plan::segment::Segment;
-use crate::plan::target::Endpoint;
-use crate::plan::workload::{SAMPLES_MAX, Workload};
+use crate::plan::{Endpoint, Mode, Payloads, RateControl, Resources, SAMPLES_MAX, Segment, Workload};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Delay between the opening of the last connection and the first message, so that every thread notices.
@@ -257,10 +252,7 @@ impl Shared {
         if let Some(coordination) = &self.coordination {
             return coordination.start();
         }
-        match self.start.load(Ordering::Acquire) {
-            0 => None,
-            start => Some(start),
-        }
+        Some(self.start.load(Ordering::Acquire)).filter(|start| *start > 0)
     }
 
     /// A thread stops sending new messages.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::plan::target::Refused;
+use crate::plan::Refused;
 use echoring_runtime::driver::RemoteAddress;
 
 /// Share of an address's local ports that is used before the next address: the others may be in TIME_WAIT or in use.

@@ -7,9 +7,8 @@ use super::address::TargetAddress;
 use super::client::{Client, WorkerMessage};
 use super::config::config;
 use super::shared::Shared;
-use crate::measure::tally::Tally;
-use crate::plan::target::Refused;
-use crate::plan::{DriverChoice, Resources};
+use crate::measure::Tally;
+use crate::plan::{DriverChoice, Refused, Resources};
 use crate::record;
 use crate::record::describe;
 use echoring_proto::buffer::{Budget, Lease, Pool};
@@ -76,7 +75,7 @@ impl Workers {
         self,
         resources: &Resources,
     ) -> Result<(Tally, Vec<record::GeneratorThread>, Description), Refused> {
-        let mut sum = Tally::new();
+        let mut sum = Tally::default();
         let mut each = Vec::new();
         for (number, thread) in self.threads.into_iter().enumerate() {
             match thread.join() {

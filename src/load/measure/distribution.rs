@@ -3,7 +3,6 @@
 //!
 //! Never: averages of percentiles.
 
-use std::fmt;
 use std::io::Read as _;
 use std::ops::{Deref, DerefMut};
 
@@ -28,16 +27,9 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// Why a text is not a histogram.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an HdrHistogram in V2 encoding: {0}")]
 pub struct Undecodable(String);
-
-impl fmt::Display for Undecodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not an HdrHistogram in V2 encoding: {}", self.0)
-    }
-}
-
-impl std::error::Error for Undecodable {}
 
 /// A histogram as text, a few kilobytes long.
 pub fn encode<T: Counter>(histogram: &Histogram<T>) -> String {

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::measure::times::Times;
-use crate::plan::workload::Workload;
+use crate::plan::Workload;
 
 /// Maximum slots of all publishers together, unless the depth requires more.
 const SLOTS_TOTAL: usize = 64 * 1024;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Window;
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::{Merge as _, merge_fields};
 use echoring_proto::limits::Nanos;
 
 /// The times of a handshake's steps, 0 for a step that has not happened.
@@ -33,7 +33,7 @@ impl HandshakeTimes {
 }
 
 /// The handshakes of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HandshakeTally {
     /// From dialling to TCP.
     pub(crate) connect: Distribution,
@@ -48,40 +48,15 @@ pub struct HandshakeTally {
     /// From the dial to the failure of connections that did not open.
     pub(crate) failed: Distribution,
     pub(crate) resumed: u64,
+    /// Connections that were dialled over the whole run, or could not be.
     pub(crate) dialled: u64,
+    /// Connections that were due in the measured time and had to wait for a slot.
     pub(crate) waited: u64,
     /// From the first dial to the last 101 of the counted connections.
-    pub(crate) span: Window,
-}
-
-impl Default for HandshakeTally {
-    fn default() -> HandshakeTally {
-        HandshakeTally {
-            connect: Distribution::default(),
-            tls: Distribution::default(),
-            upgrade: Distribution::default(),
-            first_message: Distribution::default(),
-            total: Distribution::default(),
-            failed: Distribution::default(),
-            resumed: 0,
-            dialled: 0,
-            waited: 0,
-            span: Window { from: Nanos::MAX, until: 0 },
-        }
-    }
+    pub(crate) span: Option<Window>,
 }
 
 impl HandshakeTally {
-    /// A connection is dialled, or cannot be.
-    pub fn begun(&mut self) {
-        self.dialled += 1;
-    }
-
-    /// Connections that were dialled over the whole run.
-    pub fn dialled(&self) -> u64 {
-        self.dialled
-    }
-
     /// A connection is open.
     pub fn opened(&mut self, times: &HandshakeTimes) {
         let HandshakeTimes { dialled, connected, secured, opened, resumed } = *times;
@@ -92,23 +67,12 @@ impl HandshakeTally {
         }
         self.upgrade.saturating_record(opened.saturating_sub(secured.max(connected)));
         self.total.saturating_record(opened.saturating_sub(dialled));
-        self.span.from = self.span.from.min(dialled);
-        self.span.until = self.span.until.max(opened);
-    }
-
-    /// A connection did not open; it took this long to fail.
-    pub fn failed(&mut self, took: Nanos) {
-        self.failed.saturating_record(took);
+        self.span.merge(&Some(Window { from: dialled, until: opened }));
     }
 
     /// The first message of a connection arrived at `now`.
     pub fn answered(&mut self, times: &HandshakeTimes, now: Nanos) {
         self.first_message.saturating_record(now.saturating_sub(times.opened));
-    }
-
-    /// A connection is due and must wait for a slot. `counts` tells whether it is due in the measured time.
-    pub fn waits(&mut self, counts: bool) {
-        self.waited += u64::from(counts);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Integrity failures of messages.
 
 use crate::measure::merge::merge_fields;
-use crate::plan::flaw::Flaw;
+use crate::plan::Flaw;
 
 /// Counts of integrity failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -23,6 +23,27 @@ impl Integrity {
     /// Whether there is no failure.
     pub fn is_clean(&self) -> bool {
         *self == Integrity::default()
+    }
+
+    /// The failures of each kind, with its name.
+    pub fn by_kind(&self) -> [(&'static str, u64); 5] {
+        let Integrity { lost, duplicated, reordered, corrupted, late } = *self;
+        [
+            ("lost", lost),
+            ("duplicated", duplicated),
+            ("reordered", reordered),
+            ("corrupted", corrupted),
+            ("late", late),
+        ]
+    }
+
+    /// The failures of each kind except late messages, in words, where `number` writes a number.
+    pub(crate) fn listed(&self, number: impl Fn(u64) -> String) -> String {
+        self.by_kind()[..4]
+            .iter()
+            .map(|(kind, times)| format!("{} {kind}", number(*times)))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// Clears the count of a flaw that is allowed.

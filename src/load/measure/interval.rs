@@ -119,7 +119,7 @@ pub struct Arrived {
 pub struct Recorder {
     interval_ns: Nanos,
     /// End of the current interval.
-    ends: Nanos,
+    pub(crate) ends: Nanos,
     /// Intervals of the window.
     stretches: usize,
     /// The number of arrivals when the current interval began.
@@ -146,11 +146,6 @@ impl Recorder {
             service: histogram(),
             series: Series::with_capacity(stretches),
         }
-    }
-
-    /// End of the current interval: a message that arrives then or later must be preceded by [`roll`](Recorder::roll).
-    pub(crate) fn ends(&self) -> Nanos {
-        self.ends
     }
 
     /// A message arrived.

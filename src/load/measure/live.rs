@@ -33,13 +33,17 @@ pub(crate) struct ThreadSnapshot {
     counts: Counts,
 }
 
-/// Counts since the run began.
+/// Counts of failures so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Counts {
-    errors: BTreeMap<String, u64>,
-    integrity: Integrity,
-    unsent: u64,
-    lateness_ns_max: u64,
+pub struct Counts {
+    /// Failures by cause.
+    pub errors: BTreeMap<String, u64>,
+    /// Losses, and reorderings across publishers, are known only at the end.
+    pub integrity: Integrity,
+    /// Messages that were due and never sent, known at the end.
+    pub unsent: u64,
+    /// The highest lateness of the generator, in nanoseconds; 0 in a closed loop.
+    pub lateness_ns_max: u64,
 }
 
 impl Counts {
@@ -64,9 +68,9 @@ impl Merge for Counts {
 #[derive(Debug)]
 pub(crate) struct Ages {
     window: Window,
-    now: Nanos,
+    pub(crate) now: Nanos,
     /// Messages that each one stands for.
-    weight: u64,
+    pub(crate) weight: u64,
     values: Histogram<u64>,
 }
 
@@ -78,16 +82,6 @@ impl Ages {
             let messages = messages.saturating_mul(self.weight);
             self.values.saturating_record_n(self.now.saturating_sub(intended), messages);
         }
-    }
-
-    /// Each message that is added from now on stands for `weight`, because only a sample of them is looked at.
-    pub(crate) fn each_stands_for(&mut self, weight: u64) {
-        self.weight = weight;
-    }
-
-    /// The moment at which messages have these ages.
-    pub(crate) fn now(&self) -> Nanos {
-        self.now
     }
 }
 
@@ -152,7 +146,7 @@ impl SnapshotTaker {
 #[derive(Debug, Default)]
 pub(crate) struct LiveThreads {
     threads: BTreeMap<usize, LiveThread>,
-    sum: LiveResults,
+    pub(crate) sum: LiveResults,
 }
 
 /// The latest of one thread.
@@ -177,21 +171,20 @@ impl LiveThreads {
             self.sum.counts.merge(&thread.counts);
         }
     }
-
-    /// Their sum.
-    pub(crate) fn sum(&self) -> &LiveResults {
-        &self.sum
-    }
 }
 
 /// The results of a run so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LiveResults {
-    /// Response times of the messages that are over.
-    settled: Distribution,
-    /// Ages of those that are not.
-    outstanding: Distribution,
-    counts: Counts,
+    /// Response times in nanoseconds of the messages that were due in the measured time and are over, up to a second ago:
+    /// those that arrived, and in the end those that did not. Its counts never decrease; in the end it is the record's
+    /// distribution.
+    pub settled: Distribution,
+    /// Ages in nanoseconds of the messages that were due in the measured time and are outstanding: due and waiting to be sent,
+    /// or sent and awaited. In broadcast mode each delivery is one.
+    pub outstanding: Distribution,
+    /// Counts of failures.
+    pub counts: Counts,
 }
 
 impl LiveResults {
@@ -208,19 +201,6 @@ impl LiveResults {
     /// Adds the results of another generator of the same run.
     pub fn merge(&mut self, other: &LiveResults) {
         merge_each!(self, other: settled, outstanding, counts);
-    }
-
-    /// Response times in nanoseconds of the messages that were due in the measured time and are over, up to a second ago:
-    /// those that arrived, and in the end those that did not. Its counts never decrease; in the end it is the record's
-    /// distribution.
-    pub fn settled(&self) -> &Histogram<u64> {
-        &self.settled
-    }
-
-    /// Ages in nanoseconds of the messages that were due in the measured time and are outstanding: due and waiting to be sent,
-    /// or sent and awaited. In broadcast mode each delivery is one.
-    pub fn outstanding(&self) -> &Histogram<u64> {
-        &self.outstanding
     }
 
     /// Response times of all messages that were due in the measured time, where an outstanding message has its age. `None`
@@ -243,29 +223,9 @@ impl LiveResults {
         json!({
             "response_ns": Quantiles::of(&response),
             "response_histogram": distribution::encode(&response),
-            "integrity": self.integrity(),
-            "errors": self.errors(),
+            "integrity": self.counts.integrity,
+            "errors": self.counts.errors,
         })
-    }
-
-    /// Failures by cause.
-    pub fn errors(&self) -> &BTreeMap<String, u64> {
-        &self.counts.errors
-    }
-
-    /// Integrity so far. Losses, and reorderings across publishers, are known only at the end.
-    pub fn integrity(&self) -> Integrity {
-        self.counts.integrity
-    }
-
-    /// Messages that were due and never sent, known at the end.
-    pub fn unsent(&self) -> u64 {
-        self.counts.unsent
-    }
-
-    /// The highest lateness of the generator, in nanoseconds; 0 in a closed loop.
-    pub fn lateness_ns_max(&self) -> u64 {
-        self.counts.lateness_ns_max
     }
 }
 
@@ -282,7 +242,7 @@ mod tests {
     const FROM: Nanos = 100 * SECOND;
 
     fn tally(duration: Nanos) -> Tally {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(Window { from: FROM, until: FROM + duration });
         tally
     }
@@ -310,13 +270,13 @@ mod tests {
             if snapshots.is_due(now) {
                 snapshot(&mut snapshots, &tally, now, &mut live);
                 taken += 1;
-                assert_eq!(live.sum().settled().len(), tally.latency.whole.response.len(), "{message}");
+                assert_eq!(live.sum.settled.len(), tally.latency.whole.response.len(), "{message}");
             }
         }
         assert!((11..=15).contains(&taken), "about once a second, not {taken} times");
-        let quantiles = live.sum().quantiles().expect("told");
+        let quantiles = live.sum.quantiles().expect("told");
         assert!((quantiles.p99 as f64 / 1e6 - 1.0).abs() < 0.02, "{quantiles:?}");
-        assert_eq!(live.sum().settled(), &*tally.latency.whole.response);
+        assert_eq!(live.sum.settled, tally.latency.whole.response);
     }
 
     #[test]
@@ -333,22 +293,22 @@ mod tests {
             ages.add(FROM + SECOND, 10);
             ages.add(FROM - 1, 10);
             snapshot(&mut snapshots, &tally, now, &mut live);
-            let sum = live.sum();
-            assert_eq!((sum.settled().len(), sum.outstanding().len()), (100, 10), "due in the warm-up");
+            let sum = &live.sum;
+            assert_eq!((sum.settled.len(), sum.outstanding.len()), (100, 10), "due in the warm-up");
             assert!(near(sum.quantiles().expect("told").p99, second as f64 - 1.0), "{second}");
-            assert!(near(sum.outstanding().max(), second as f64 - 1.0), "{second}");
+            assert!(near(sum.outstanding.max(), second as f64 - 1.0), "{second}");
         }
         // Those that were given up are lost, and as old as the others.
         tally.latency.missing.add(Times { intended: FROM + SECOND, sent: FROM + SECOND }, 3);
         let now = FROM + 6 * SECOND;
         snapshots.ages(&tally, now);
         snapshot(&mut snapshots, &tally, now, &mut live);
-        assert_eq!((live.sum().settled().len(), live.sum().outstanding().len()), (100, 3));
+        assert_eq!((live.sum.settled.len(), live.sum.outstanding.len()), (100, 3));
         // In the end all are in the record.
         tally.settle_missing(now);
         snapshots.part(0, &tally, now);
         let end = LiveResults::of(&tally);
-        assert_eq!((end.settled().len(), end.outstanding().len()), (103, 0));
+        assert_eq!((end.settled.len(), end.outstanding.len()), (103, 0));
     }
 
     #[test]
@@ -360,10 +320,10 @@ mod tests {
             let now = FROM + second * SECOND;
             let ages = snapshots.ages(&tally, now);
             ages.add(FROM + SECOND, 2);
-            ages.each_stands_for(10);
+            ages.weight = 10;
             ages.add(FROM + SECOND, 4);
             snapshot(&mut snapshots, &tally, now, &mut live);
-            assert_eq!(live.sum().outstanding().len(), 3 + 2 + 40, "only the last are a sample");
+            assert_eq!(live.sum.outstanding.len(), 3 + 2 + 40, "only the last are a sample");
         }
     }
 
@@ -381,17 +341,17 @@ mod tests {
             let changed: Vec<usize> = part.changed.iter().map(|(at, _)| *at).collect();
             assert_eq!(changed, [if second <= 4 { 1 } else { 2 }], "{second}");
             live.take(part);
-            assert_eq!((live.sum().settled().len(), live.sum().lateness_ns_max()), (second, 70));
+            assert_eq!((live.sum.settled.len(), live.sum.counts.lateness_ns_max), (second, 70));
         }
         tally.complete();
-        assert_eq!(LiveResults::of(&tally).settled(), live.sum().settled());
+        assert_eq!(LiveResults::of(&tally).settled, live.sum.settled);
     }
 
     #[test]
     fn snapshots_of_threads_add_up_and_begin_before_the_window() {
         let mut live = LiveThreads::default();
         for thread in 0..3 {
-            let mut tally = Tally::new();
+            let mut tally = Tally::default();
             tally.connections.error("refused");
             tally.counts.unsent = 5;
             tally.integrity.duplicated = 1;
@@ -402,9 +362,9 @@ mod tests {
                 assert!(!snapshots.is_due(now + 1), "not in every tick");
             }
         }
-        let live = live.sum();
-        assert_eq!((live.errors()["refused"], live.unsent()), (3, 15));
-        assert_eq!(live.integrity().duplicated, 3);
+        let live = live.sum;
+        assert_eq!((live.counts.errors["refused"], live.counts.unsent), (3, 15));
+        assert_eq!(live.counts.integrity.duplicated, 3);
         assert!(live.quantiles().is_none());
     }
 
@@ -415,9 +375,9 @@ mod tests {
         let (mut snapshots, mut threads) = (SnapshotTaker::default(), LiveThreads::default());
         snapshots.ages(&tally, FROM + 2 * SECOND).add(FROM, 7);
         threads.take(snapshots.part(0, &tally, FROM + 2 * SECOND));
-        let text = serde_json::to_string(threads.sum()).expect("text");
+        let text = serde_json::to_string(&threads.sum).expect("text");
         let mut sum: LiveResults = serde_json::from_str(&text).expect("the same");
-        sum.merge(threads.sum());
-        assert_eq!((sum.settled().len(), sum.outstanding().len()), (2, 14));
+        sum.merge(&threads.sum);
+        assert_eq!((sum.settled.len(), sum.outstanding.len()), (2, 14));
     }
 }

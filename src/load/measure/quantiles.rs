@@ -7,19 +7,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Smallest value. Optional fields are `None` if nothing was recorded, and in records from older versions.
-    #[serde(default)]
     pub min: Option<u64>,
     /// 75 %.
-    #[serde(default)]
     pub p75: Option<u64>,
     /// 95 %.
-    #[serde(default)]
     pub p95: Option<u64>,
     /// 99.5 %.
-    #[serde(default)]
     pub p995: Option<u64>,
     /// Standard deviation.
-    #[serde(default)]
     pub stddev: Option<f64>,
     /// Median.
     pub p50: u64,

@@ -7,8 +7,9 @@
 //!
 //! Never: an allocation per message.
 
-use crate::plan::replay::comparison::{ComparisonRule, Digest};
-use crate::plan::replay::script::{Answer, Dialogue, Script};
+use crate::plan::replay::comparison::Digest;
+use crate::plan::replay::script::{Answer, Dialogue};
+use crate::plan::{ComparisonRule, Script};
 use echoring_proto::connection::MessageKind;
 
 /// An answer is searched among this many before the next one, and this many after it. Number of answers with the same
@@ -86,8 +87,8 @@ impl AnswerChecker {
     ) -> Arrived {
         let answers = &dialogue.answers;
         let by_bytes = |answer: &Answer| answer.kind == kind && script.answered(answer) == payload;
-        let comparison = script.comparison();
-        match comparison.rule() {
+        let comparison = &script.comparison;
+        match &comparison.rule {
             ComparisonRule::Count => match self.next_ordered(answers) {
                 Some(next) => self.in_order(next),
                 None => Arrived::Unexpected,

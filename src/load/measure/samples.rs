@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::times::Times;
 use crate::measure::merge::Merge;
-use crate::plan::workload::SAMPLES_MAX;
+use crate::plan::SAMPLES_MAX;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 
@@ -128,6 +128,11 @@ impl Sample {
             outcome,
             copies: 1,
         }
+    }
+
+    /// The same, of a message with a payload of this size.
+    pub(super) fn of_bytes(self, bytes: usize) -> Sample {
+        Sample { bytes: Some(u32::try_from(bytes).unwrap_or(u32::MAX)), ..self }
     }
 }
 
@@ -343,8 +348,10 @@ impl Merge for Sampler {
 /// The sampled messages of a run, by the time at which they were due.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    share: f64,
-    picked: u64,
+    /// The share of messages that was asked for.
+    pub share: f64,
+    /// Messages that were picked.
+    pub picked: u64,
     /// When the measured time began.
     began: Nanos,
     rows: Vec<Sample>,
@@ -370,16 +377,6 @@ impl Samples {
     /// Adds the names of the agents that measured, in the order of their segments.
     pub(crate) fn name_agents(&mut self, names: Vec<String>) {
         self.agents = names;
-    }
-
-    /// The share of messages that was asked for.
-    pub fn share(&self) -> f64 {
-        self.share
-    }
-
-    /// Messages that were picked, and are not all among the rows.
-    pub fn picked(&self) -> u64 {
-        self.picked
     }
 
     /// Picked messages without room.

@@ -48,24 +48,20 @@ impl Merge for Bucket {
     }
 }
 
-/// The shares of a quantile. They add up to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
-    /// The quantile.
+/// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantileShares {
+    /// The quantile, which is the sum of its shares.
     pub total_ns: u64,
-    /// The generator's share, at most.
+    /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
     pub generator_ns: u64,
-    /// The host's share, at most.
-    pub host_ns: u64,
-    /// Messages that these are the mean of.
+    /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
+    /// it is then in the other shares.
+    pub host_ns: Option<u64>,
+    /// The share of the server and the network, at least, the kernel included.
+    pub server_ns: u64,
+    /// Number of messages with about that response time.
     pub messages: u64,
-}
-
-impl Shares {
-    /// The share of the server, the network, and the kernel between them, at least.
-    pub fn server_ns(&self) -> u64 {
-        self.total_ns - self.generator_ns - self.host_ns
-    }
 }
 
 impl ShareTally {
@@ -119,13 +115,14 @@ impl ShareTally {
     }
 
     /// The shares of a quantile of the response times, which are those that were recorded here. `None` if nothing was.
-    pub fn of(&self, response: &Histogram<u64>, quantile: f64) -> Option<Shares> {
+    pub fn of(&self, response: &Histogram<u64>, quantile: f64) -> Option<QuantileShares> {
         let total_ns = response.value_at_quantile(quantile).min(response.max());
         let Bucket { messages, generator_ns, host_ns } = *self.buckets.get(bucket_of(total_ns))?;
         let mean = |sum_ns: u64| sum_ns.checked_div(messages);
         let host_ns = mean(host_ns)?.min(total_ns);
         let generator_ns = mean(generator_ns)?.min(total_ns - host_ns);
-        Some(Shares { total_ns, generator_ns, host_ns, messages })
+        let server_ns = total_ns - generator_ns - host_ns;
+        Some(QuantileShares { total_ns, generator_ns, host_ns: Some(host_ns), server_ns, messages })
     }
 }
 
@@ -156,18 +153,12 @@ pub(crate) struct Recorder {
     /// When the tick before began.
     since: Nanos,
     /// When the current tick began.
-    now: Nanos,
+    pub(crate) now: Nanos,
     /// The delays between the two.
     current: Delays,
 }
 
 impl Recorder {
-    /// When the current tick began.
-    #[inline]
-    pub(crate) fn now(&self) -> Nanos {
-        self.now
-    }
-
     /// A tick begins at `now`.
     pub(crate) fn tick_began(&mut self, now: Nanos, delays: Delays) {
         self.logs[self.thread].span(self.now, now, delays);
@@ -255,7 +246,7 @@ mod tests {
             self.response.record(self.now - intended).expect("within bounds");
         }
 
-        fn shares(&self, quantile: f64) -> Shares {
+        fn shares(&self, quantile: f64) -> QuantileShares {
             self.tally.of(&self.response, quantile).expect("messages")
         }
     }
@@ -294,11 +285,11 @@ mod tests {
             }
         }
         let p999 = thread.shares(0.999);
-        assert!(is_near(p999.server_ns(), 433 * MILLISECOND) && p999.host_ns == 0, "{p999:?}");
+        assert!(is_near(p999.server_ns, 433 * MILLISECOND) && p999.host_ns == Some(0), "{p999:?}");
         assert_eq!(p999.generator_ns, 2 * CALM.generator, "when it was sent, and when it arrived");
-        assert_eq!(p999.total_ns, p999.generator_ns + p999.host_ns + p999.server_ns());
+        assert_eq!(p999.total_ns, p999.generator_ns + p999.host_ns.unwrap_or(0) + p999.server_ns);
         let p50 = thread.shares(0.5);
-        assert!(is_near(p50.server_ns(), 2 * MILLISECOND) && p50.messages > 9_000, "{p50:?}");
+        assert!(is_near(p50.server_ns, 2 * MILLISECOND) && p50.messages > 9_000, "{p50:?}");
     }
 
     #[test]
@@ -323,14 +314,14 @@ mod tests {
             }
             let p99 = thread.shares(0.99);
             let (own, other) = match host {
-                false => (p99.generator_ns, p99.host_ns),
-                true => (p99.host_ns, p99.generator_ns),
+                false => (p99.generator_ns, p99.host_ns.unwrap_or(0)),
+                true => (p99.host_ns.unwrap_or(0), p99.generator_ns),
             };
             assert!(own > 300 * MILLISECOND && is_near(other, 0), "{p99:?}");
-            assert!(p99.server_ns() < 30 * MILLISECOND, "{p99:?}");
+            assert!(p99.server_ns < 30 * MILLISECOND, "{p99:?}");
             let p50 = thread.shares(0.5);
             assert!(is_near(p50.total_ns, MILLISECOND), "{p50:?}");
-            assert!(p50.generator_ns <= 2 * CALM.generator && p50.host_ns == 0, "{p50:?}");
+            assert!(p50.generator_ns <= 2 * CALM.generator && p50.host_ns == Some(0), "{p50:?}");
         }
     }
 
@@ -342,8 +333,11 @@ mod tests {
         thread.tick(300 * MILLISECOND, Delays { generator: 50_000, host: 200 * MILLISECOND });
         thread.arrive(sent, sent);
         let shares = thread.shares(0.5);
-        assert!(is_near(shares.host_ns, 200 * MILLISECOND) && shares.generator_ns == 50_000, "{shares:?}");
-        assert!(is_near(shares.server_ns(), 100 * MILLISECOND), "{shares:?}");
+        assert!(
+            is_near(shares.host_ns.unwrap_or(0), 200 * MILLISECOND) && shares.generator_ns == 50_000,
+            "{shares:?}"
+        );
+        assert!(is_near(shares.server_ns, 100 * MILLISECOND), "{shares:?}");
     }
 
     #[test]

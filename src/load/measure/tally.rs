@@ -24,7 +24,7 @@ use health::HealthTally;
 use intervals::IntervalTally;
 use latency::LatencyTally;
 use pings::PingTally;
-use protocol::ProtocolTally;
+use protocol::{ProtocolTally, RequestTally};
 use reconnects::{HerdInterval, ReconnectTally};
 use replay::ReplayTally;
 use slices::{SliceTally, Totals};
@@ -41,18 +41,18 @@ use crate::measure::samples::{MessageName, Sample, SampleOutcome, Sampler};
 use crate::measure::shares::{Sender, ShareTally};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
-use crate::plan::schedule::profile::RateStage;
+use crate::plan::RateStage;
 use echoring_proto::limits::Nanos;
 
-/// The counts of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The counts of one thread, or of a whole run once merged. Nothing counts before [`open`](Tally::open).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// When results count.
     pub window: Window,
     /// When the window began, as the first thread saw it.
     pub began_at: Option<SystemTime>,
     /// A message that takes longer counts as late.
-    pub late_after_ns: Nanos,
+    pub late_after_ns: Option<Nanos>,
     /// Response, service and lateness of messages.
     pub latency: LatencyTally,
     /// The delays that this side added to response times.
@@ -85,18 +85,12 @@ pub struct Tally {
     pub reconnects: ReconnectTally,
     /// A replay.
     pub replay: ReplayTally,
-    /// When the current interval or slice ends.
+    /// When the current interval or slice ends; 0 if that is not known yet.
     #[serde(skip)]
     rolls_at: Nanos,
     /// Single messages, until they are taken out in the end.
     #[serde(skip)]
     pub samples: Sampler,
-}
-
-impl Default for Tally {
-    fn default() -> Tally {
-        Tally::new()
-    }
 }
 
 /// A complete message that arrived.
@@ -110,48 +104,11 @@ pub(crate) struct ReceivedMessage {
 }
 
 impl Tally {
-    /// An empty tally without a window: nothing counts before [`open`](Tally::open).
-    pub fn new() -> Tally {
-        Tally::with_bound(Nanos::MAX)
-    }
-
-    /// The same, where messages that take longer than `late_after_ns` count as late.
-    pub(crate) fn with_bound(late_after_ns: Nanos) -> Tally {
-        Tally {
-            window: Window::default(),
-            began_at: None,
-            late_after_ns,
-            latency: LatencyTally::default(),
-            shares: ShareTally::default(),
-            counts: MessageCounts::default(),
-            integrity: Integrity::default(),
-            connections: ConnectionTally::default(),
-            intervals: IntervalTally::default(),
-            slices: SliceTally::default(),
-            health: HealthTally::default(),
-            cpu_span: CpuSpan::default(),
-            fan_out: FanOutTally::default(),
-            slow: SlowTally::default(),
-            pushes: PushTally::default(),
-            pings: PingTally::default(),
-            protocol: ProtocolTally::new(0),
-            reconnects: ReconnectTally::default(),
-            replay: ReplayTally::default(),
-            rolls_at: Nanos::MAX,
-            samples: Sampler::default(),
-        }
-    }
-
-    /// The same, for a protocol with this number of requests.
-    pub(crate) fn for_requests(mut self, requests: usize) -> Tally {
-        self.protocol = ProtocolTally::new(requests);
-        self
-    }
-
-    /// The same, with single messages that `sampler` picks.
-    pub(crate) fn with_samples(mut self, sampler: Sampler) -> Tally {
-        self.samples = sampler;
-        self
+    /// An empty tally of a load whose protocol has this number of requests, with single messages that `samples` picks.
+    pub(crate) fn for_load(late_after_ns: Option<Nanos>, requests: usize, samples: Sampler) -> Tally {
+        let requests = vec![RequestTally::default(); requests];
+        let protocol = ProtocolTally { requests, ..ProtocolTally::default() };
+        Tally { late_after_ns, protocol, samples, ..Tally::default() }
     }
 
     /// Sets the window and reserves memory for its intervals, slices and samples, so that recording allocates nothing.
@@ -199,7 +156,7 @@ impl Tally {
     ) {
         let Times { intended, sent } = times;
         let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
-        let is_late = response > self.late_after_ns;
+        let is_late = self.late_after_ns.is_some_and(|bound| response > bound);
         self.counts.received += 1;
         self.integrity.late += u64::from(is_late);
         if self.window.contains(intended) {
@@ -208,8 +165,7 @@ impl Tally {
             self.samples.take(|| {
                 let outcome =
                     if is_late && outcome == SampleOutcome::Ok { SampleOutcome::Late } else { outcome };
-                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
-                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+                Sample::new(name, times, now, outcome).of_bytes(payload_bytes)
             });
         }
         if self.window.contains(now) {
@@ -292,8 +248,7 @@ impl Tally {
             self.samples.take(|| Sample {
                 intended: None,
                 sent: None,
-                bytes: Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX)),
-                ..Sample::new(name, Times::default(), now, SampleOutcome::Untimed)
+                ..Sample::new(name, Times::default(), now, SampleOutcome::Untimed).of_bytes(payload_bytes)
             });
         }
     }
@@ -319,10 +274,9 @@ impl Tally {
             self.latency.whole.service.saturating_record(age);
             self.shares.arrived(now, times, Sender::Server);
             self.samples.take(|| {
-                let is_late = age > self.late_after_ns;
+                let is_late = self.late_after_ns.is_some_and(|bound| age > bound);
                 let outcome = if is_late { SampleOutcome::Late } else { SampleOutcome::Ok };
-                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
-                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+                Sample::new(name, times, now, outcome).of_bytes(payload_bytes)
             });
         }
         let outcome = SampleOutcome::Ok;
@@ -424,10 +378,8 @@ impl Tally {
         for sample in [&mut self.cpu_span.first, &mut self.cpu_span.last].into_iter().flatten() {
             sample.at = sample.at.wrapping_add_signed(by);
         }
-        let handshakes = &mut self.connections.handshakes;
-        if handshakes.span.from <= handshakes.span.until {
-            handshakes.span = handshakes.span.shifted(by);
-        }
+        let span = &mut self.connections.handshakes.span;
+        *span = span.map(|span| span.shifted(by));
     }
 
     /// The run is over on this generator. The parts of the order of messages that only its own threads know are
@@ -467,7 +419,7 @@ mod tests {
 
     #[test]
     fn merged_threads_equal_one_thread() {
-        let (mut one, mut left, mut right) = (Tally::new(), Tally::new(), Tally::new());
+        let (mut one, mut left, mut right) = (Tally::default(), Tally::default(), Tally::default());
         let stages = [1, 2].map(|seconds| RateStage { time: Duration::from_secs(seconds), from: 9, to: 9 });
         for tally in [&mut one, &mut left, &mut right] {
             tally.open(WINDOW);
@@ -497,7 +449,7 @@ mod tests {
         left.connections.error("refused");
         right.connections.error("refused");
         right.connections.closes.insert(1001, 3);
-        let mut merged = Tally::new();
+        let mut merged = Tally::default();
         merged.merge(&left);
         merged.merge(&right);
         assert_eq!(merged.window, one.window);
@@ -505,7 +457,7 @@ mod tests {
         assert_eq!(merged.latency.whole.response, one.latency.whole.response);
         assert_eq!(merged.latency.whole.service, one.latency.whole.service);
         assert_eq!(merged.latency.whole.lateness, one.latency.whole.lateness);
-        assert_eq!(merged.slices.all(), one.slices.all());
+        assert_eq!(merged.slices.slices, one.slices.slices);
         for (mine, theirs) in merged.latency.stages.iter().zip(&one.latency.stages) {
             assert_eq!((mine.window, mine.messages), (theirs.window, theirs.messages));
             assert_eq!(
@@ -530,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_message_counts_where_it_arrives_and_is_timed_where_it_was_due() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         let before = WINDOW.from - 1;
         tally.arrived(WINDOW.from + 5, NAME, Times { intended: before, sent: before }, 1);
@@ -550,7 +502,7 @@ mod tests {
 
     #[test]
     fn lost_messages_are_recorded_with_their_final_age() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         let until = WINDOW.until + 5 * SECOND;
         let times = |millis| {
@@ -574,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_pushed_message_counts_where_it_arrives_however_old_it_is() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         let age = 2 * SECOND;
         for arrival in (WINDOW.from..WINDOW.until + 5 * SECOND).step_by((100 * MILLISECOND) as usize) {
@@ -590,9 +542,9 @@ mod tests {
 
     #[test]
     fn messages_above_the_bound_are_late() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
-        tally.late_after_ns = 5 * MILLISECOND;
+        tally.late_after_ns = Some(5 * MILLISECOND);
         for took in [4, 5, 6, 7] {
             tally.arrived(
                 WINDOW.from + took * MILLISECOND,
@@ -606,7 +558,7 @@ mod tests {
 
     #[test]
     fn nothing_counts_before_the_window_is_known() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.arrived(5, NAME, Times { intended: 3, sent: 4 }, 1);
         tally.late(5, 3);
         assert_eq!(
@@ -624,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_latency_above_the_range_is_clamped() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(Window { from: 0, until: u64::MAX / 2 });
         tally.arrived(2 * LATENCY_NS_MAX, NAME, Times { intended: 0, sent: 0 }, 1);
         assert!(tally.latency.whole.response.max() >= LATENCY_NS_MAX);

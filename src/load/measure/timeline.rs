@@ -13,7 +13,8 @@ use echoring_proto::limits::Nanos;
 /// All intervals of a run, in order.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    began: SystemTime,
+    /// When the measured time began.
+    pub began: SystemTime,
     length_ns: Nanos,
     interval_ns: Nanos,
     /// Of each thread.
@@ -42,14 +43,9 @@ impl Timeline {
         Timeline {
             began: tally.began_at.unwrap_or_else(SystemTime::now),
             length_ns: tally.window.until.saturating_sub(tally.window.from),
-            interval_ns: tally.intervals.interval_ns(),
-            series: tally.intervals.take(),
+            interval_ns: tally.intervals.interval_ns,
+            series: std::mem::take(&mut tally.intervals.series),
         }
-    }
-
-    /// When the measured time began.
-    pub fn began(&self) -> SystemTime {
-        self.began
     }
 
     /// The intervals that began before the run was over.
@@ -91,7 +87,7 @@ pub(crate) mod tests {
 
     /// Two and a half seconds, with a message of 5 ms in the first of three intervals and one of 7 ms in the last.
     pub(crate) fn timeline() -> Timeline {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         let from = 10 * SECOND;
         tally.open(Window { from, until: from + 2_500 * MILLISECOND });
         tally.arrived(

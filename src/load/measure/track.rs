@@ -320,8 +320,8 @@ const NOTHING: Times = Times { intended: 0, sent: 0 };
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
     expected: u64,
-    received: u64,
-    gaps: u64,
+    pub(crate) received: u64,
+    pub(crate) gaps: u64,
     /// One past the highest sequence that arrived.
     latest: u64,
     /// Messages that were published while the subscriber was away.
@@ -363,16 +363,6 @@ impl Stream {
     /// The sequence that should arrive next.
     pub fn expected(&self) -> u64 {
         self.expected
-    }
-
-    /// Different messages received, without recovered ones.
-    pub fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// Times that a message came before one that precedes it.
-    pub fn gaps(&self) -> u64 {
-        self.gaps
     }
 
     /// The message `sequence` arrived. Missing messages in front of it were due and sent at about `times`.

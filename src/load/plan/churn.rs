@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::contradiction::Contradiction;
+use super::contradiction::{Contradiction, refuse};
 use super::mode::Mode;
 use super::random_time::RandomTime;
 use super::schedule::profile::STAGE_TIME_MAX;
@@ -100,30 +100,20 @@ impl Churn {
     /// # Errors
     /// The first flag that contradicts another one or a bound.
     pub(super) fn check(&self, load: &Workload) -> Result<(), Contradiction> {
-        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
-        if load.mode == Mode::Storm && self.reconnect.is_none() {
-            return wrong("--reconnect", "connections of a storm come back, e.g. --reconnect 500ms..20s");
-        }
+        let why = "connections of a storm come back, e.g. --reconnect 500ms..20s";
+        refuse(load.mode == Mode::Storm && self.reconnect.is_none(), "--reconnect", why)?;
         let Some(flag) = self.first_flag() else { return Ok(()) };
-        if load.mode == Mode::Connect {
-            return wrong(flag, "in --mode connect, connections are the load, e.g. --rate 500 --hold 10s");
-        }
-        if self.lifetime.is_some_and(RandomTime::is_zero) {
-            return wrong("--lifetime", "expected a time above 0, such as --lifetime exp:60s");
-        }
-        if self.ramp > STAGE_TIME_MAX {
-            return wrong("--connect-ramp", "expected at most 24h, such as --connect-ramp 30s");
-        }
-        if load.has_topics() && load.pace.depth().is_some() {
-            return wrong(flag, "publishers of a closed loop wait for all subscribers, e.g. --rate 500");
-        }
-        if load.stalled > 0 {
-            return wrong(flag, "not with --slow, whose subscribers stay for the whole run");
-        }
-        if load.mode == Mode::Storm && self.lifetime.is_some() {
-            return wrong("--lifetime", "in --mode storm, all connections end at once: leave it out");
-        }
-        Ok(())
+        let why = "in --mode connect, connections are the load, e.g. --rate 500 --hold 10s";
+        refuse(load.mode == Mode::Connect, flag, why)?;
+        let is_zero = self.lifetime.is_some_and(RandomTime::is_zero);
+        refuse(is_zero, "--lifetime", "expected a time above 0, such as --lifetime exp:60s")?;
+        let why = "expected at most 24h, such as --connect-ramp 30s";
+        refuse(self.ramp > STAGE_TIME_MAX, "--connect-ramp", why)?;
+        let why = "publishers of a closed loop wait for all subscribers, e.g. --rate 500";
+        refuse(load.has_topics() && load.pace.depth().is_some(), flag, why)?;
+        refuse(load.stalled > 0, flag, "not with --slow, whose subscribers stay for the whole run")?;
+        let why = "in --mode storm, all connections end at once: leave it out";
+        refuse(load.mode == Mode::Storm && self.lifetime.is_some(), "--lifetime", why)
     }
 
     /// The flag of one of the options that are used.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::contradiction::Contradiction;
+use crate::plan::contradiction::{Contradiction, refuse};
 use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use crate::plan::schedule::profile::RATE_MAX;
@@ -62,59 +62,36 @@ impl ConnectOptions {
     /// # Errors
     /// The first flag that contradicts another one or a bound.
     pub(super) fn check(&self, mode: Mode, pace: &Pace, connections: u32) -> Result<(), Contradiction> {
-        let wrong = |flag, why: String| Err(Contradiction { flag, why });
         let ConnectOptions { rate, timeout, hold, .. } = *self;
-        if timeout.is_zero() || timeout > TIME_MAX {
-            return wrong("--connect-timeout", "expected up to 24h, such as --connect-timeout 5s".to_owned());
-        }
-        if hold > TIME_MAX {
-            return wrong("--hold", "expected at most 24h, such as --hold 10s".to_owned());
-        }
-        match rate {
-            Some(0) => {
-                let why = "expected at least 1 connection per second, such as --connect-rate 500/s";
-                return wrong("--connect-rate", why.to_owned());
-            }
-            Some(rate) if rate > RATE_MAX => {
-                return wrong(
-                    "--connect-rate",
-                    format!("expected at most {RATE_MAX} connections per second"),
-                );
-            }
-            Some(_) if mode == Mode::Connect => {
-                let why = "in --mode connect, --rate sets the connection rate, such as --rate 2000/s";
-                return wrong("--connect-rate", why.to_owned());
-            }
-            _ => {}
-        }
-        if mode == Mode::Connect { self.check_slots(pace, connections) } else { Ok(()) }
+        let is_wrong = timeout.is_zero() || timeout > TIME_MAX;
+        refuse(is_wrong, "--connect-timeout", "expected up to 24h, such as --connect-timeout 5s")?;
+        refuse(hold > TIME_MAX, "--hold", "expected at most 24h, such as --hold 10s")?;
+        let (flag, connects) = ("--connect-rate", mode == Mode::Connect);
+        let why = "expected at least 1 connection per second, such as --connect-rate 500/s";
+        refuse(rate == Some(0), flag, why)?;
+        let why = format!("expected at most {RATE_MAX} connections per second");
+        refuse(rate.is_some_and(|rate| rate > RATE_MAX), flag, why)?;
+        let why = "in --mode connect, --rate sets the connection rate, such as --rate 2000/s";
+        refuse(connects && rate.is_some(), flag, why)?;
+        if connects { self.check_slots(pace, connections) } else { Ok(()) }
     }
 
     /// Checks that there are slots for all connections that are open at once.
     fn check_slots(&self, pace: &Pace, slots: u32) -> Result<(), Contradiction> {
-        match pace.highest_rate() {
-            Some(rate) => {
-                let held = (rate as f64 * self.hold.as_secs_f64()).ceil();
-                if held < f64::from(slots) || held == 0.0 {
-                    return Ok(());
-                }
-                let why = format!(
-                    "{rate} a second, each held for {:?}, make {held} at once, but there is room for {slots}: such \
-                     as --connections {}",
-                    self.hold,
-                    (held as u64).saturating_mul(11).div_ceil(10)
-                );
-                Err(Contradiction { flag: "--connections", why })
-            }
-            None => match pace.depth() {
-                Some(depth) if depth != slots => {
-                    let why =
-                        format!("--depth {depth} sets the number of open connections; omit --connections");
-                    Err(Contradiction { flag: "--connections", why })
-                }
-                _ => Ok(()),
-            },
+        let flag = "--connections";
+        if let Some(rate) = pace.highest_rate() {
+            let held = (rate as f64 * self.hold.as_secs_f64()).ceil();
+            let why = format!(
+                "{rate} a second, each held for {:?}, make {held} at once, but there is room for {slots}: such \
+                 as --connections {}",
+                self.hold,
+                (held as u64).saturating_mul(11).div_ceil(10)
+            );
+            return refuse(held >= f64::from(slots) && held != 0.0, flag, why);
         }
+        let depth = pace.depth().unwrap_or(slots);
+        let why = format!("--depth {depth} sets the number of open connections; omit --connections");
+        refuse(depth != slots, flag, why)
     }
 }
 

@@ -1,9 +1,8 @@
 //! Why a load is invalid: the flag, and the reason.
 
-use std::fmt;
-
 /// Why a workload is invalid: the flag, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {why}")]
 pub struct Contradiction {
     /// The flag, such as `--depth`.
     pub flag: &'static str,
@@ -11,8 +10,11 @@ pub struct Contradiction {
     pub why: String,
 }
 
-impl fmt::Display for Contradiction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.flag, self.why)
-    }
+/// Refuses a load of which `is_wrong` holds, with the flag to blame.
+pub(super) fn refuse(
+    is_wrong: bool,
+    flag: &'static str,
+    why: impl Into<String>,
+) -> Result<(), Contradiction> {
+    if is_wrong { Err(Contradiction { flag, why: why.into() }) } else { Ok(()) }
 }

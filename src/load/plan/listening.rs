@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::contradiction::Contradiction;
+use crate::plan::contradiction::{Contradiction, refuse};
 use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use echoring_proto::limits::MESSAGE_BYTES_DEFAULT;
@@ -35,13 +35,13 @@ pub struct TimeField {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimeUnit {
     /// Nanoseconds.
-    Nanoseconds,
+    Nanoseconds = 1,
     /// Microseconds.
-    Microseconds,
+    Microseconds = 1_000,
     /// Milliseconds, as in JavaScript.
-    Milliseconds,
+    Milliseconds = 1_000_000,
     /// Seconds.
-    Seconds,
+    Seconds = 1_000_000_000,
 }
 
 impl TimeUnit {
@@ -56,7 +56,7 @@ impl TimeUnit {
     }
 
     /// The unit of this name.
-    pub(super) fn named(name: &str) -> Option<TimeUnit> {
+    pub(in crate::plan) fn named(name: &str) -> Option<TimeUnit> {
         [TimeUnit::Nanoseconds, TimeUnit::Microseconds, TimeUnit::Milliseconds, TimeUnit::Seconds]
             .into_iter()
             .find(|unit| unit.name() == name)
@@ -74,12 +74,7 @@ impl TimeUnit {
     }
 
     pub(in crate::plan) fn ns(self) -> u64 {
-        match self {
-            TimeUnit::Nanoseconds => 1,
-            TimeUnit::Microseconds => 1_000,
-            TimeUnit::Milliseconds => 1_000_000,
-            TimeUnit::Seconds => 1_000_000_000,
-        }
+        self as u64
     }
 }
 
@@ -174,27 +169,18 @@ impl Listening {
     /// # Errors
     /// The first flag that contradicts another one or a bound.
     pub(super) fn check(&self, mode: Mode, pace: &Pace) -> Result<(), Contradiction> {
-        let wrong = |flag, why: String| Err(Contradiction { flag, why });
         let Listening { hello, time } = self;
         if mode != Mode::Push {
-            return match (hello, time) {
-                (Some(_), _) => wrong("--hello", "only for --mode push".to_owned()),
-                (_, Some(_)) => wrong("--time-field", "only for --mode push".to_owned()),
-                (None, None) => Ok(()),
-            };
+            refuse(hello.is_some(), "--hello", "only for --mode push")?;
+            return refuse(time.is_some(), "--time-field", "only for --mode push");
         }
-        if pace.depth().is_none() {
-            let why = "not in --mode push, where the server decides when it sends";
-            return wrong("--rate", why.to_owned());
-        }
-        if hello.as_ref().is_some_and(|hello| hello.len() > HELLO_BYTES_MAX) {
-            return wrong("--hello", format!("expected at most {HELLO_BYTES_MAX} bytes"));
-        }
-        if time.as_ref().is_some_and(|time| time.path.iter().any(String::is_empty)) {
-            let why = "expected the name of a JSON member, such as --time-field sent_at or data.sent_at";
-            return wrong("--time-field", why.to_owned());
-        }
-        Ok(())
+        let why = "not in --mode push, where the server decides when it sends";
+        refuse(pace.depth().is_none(), "--rate", why)?;
+        let is_long = hello.as_ref().is_some_and(|hello| hello.len() > HELLO_BYTES_MAX);
+        refuse(is_long, "--hello", format!("expected at most {HELLO_BYTES_MAX} bytes"))?;
+        let is_nameless = time.as_ref().is_some_and(|time| time.path.iter().any(String::is_empty));
+        let why = "expected the name of a JSON member, such as --time-field sent_at or data.sent_at";
+        refuse(is_nameless, "--time-field", why)
     }
 }
 

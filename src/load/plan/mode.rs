@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::payload::form::Form;
+use super::payload::style::Form;
 
 /// The kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,6 @@
 //! recognised by its bytes among those near the expected one. A shorter one that is lost, duplicated or reordered shows
 //! as corrupted, as lost at the end, or as duplicated. Lines of a file are bare messages.
 
-pub(crate) mod form;
 mod json;
 pub(crate) mod lines;
 mod random_bytes;
@@ -30,12 +29,11 @@ pub(crate) mod sizes;
 pub(crate) mod style;
 mod text;
 
-use self::form::Form;
 use self::json::{RECORD_BYTES_MAX, Records};
 use self::lines::Lines;
 use self::random_bytes::{cut, random_bytes};
 use self::sizes::{Sizes, Spread};
-use self::style::Style;
+use self::style::{Form, Style};
 use self::text::Characters;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
@@ -94,8 +92,8 @@ pub struct Payloads {
     style: Style,
     form: Form,
     sizes: Sizes,
-    bytes_max: usize,
-    bare: bool,
+    pub(crate) bytes_max: usize,
+    pub(crate) bare: bool,
     /// The header with zero digits, and the offsets of its fields. Bare messages have none.
     literal: Vec<u8>,
     fields: [usize; 4],
@@ -197,19 +195,9 @@ impl Payloads {
         Err(format!("{what} needs at least {least} bytes"))
     }
 
-    /// Whether messages are too short to identify themselves.
-    pub fn bare(&self) -> bool {
-        self.bare
-    }
-
     /// The type of the messages.
     pub fn kind(&self) -> MessageKind {
         self.style.kind()
-    }
-
-    /// The largest message, in bytes.
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
     }
 
     /// The size of one message, in bytes.

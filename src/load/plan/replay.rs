@@ -10,9 +10,8 @@ pub(crate) mod speed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contradiction::Contradiction;
+use super::contradiction::{Contradiction, refuse};
 use super::payload::CONNECTIONS_MAX;
-use comparison::AnswerComparison;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use script::{Dialogue, Script};
 use speed::Speed;
@@ -38,17 +37,17 @@ pub struct Replay {
 impl Replay {
     /// Connections with all copies.
     pub fn connections(&self) -> u32 {
-        u32::try_from(self.script.dialogues().len()).unwrap_or(u32::MAX).saturating_mul(self.copies)
+        u32::try_from(self.script.dialogues.len()).unwrap_or(u32::MAX).saturating_mul(self.copies)
     }
 
     /// The conversation of a connection. All connections of the recording come before their next copies.
     pub(crate) fn dialogue(&self, connection: u32) -> &Dialogue {
-        &self.script.dialogues()[connection as usize % self.script.dialogues().len()]
+        &self.script.dialogues[connection as usize % self.script.dialogues.len()]
     }
 
     /// The copy that a connection is, from 0.
     pub(crate) fn copy(&self, connection: u32) -> u32 {
-        connection / self.script.dialogues().len() as u32
+        connection / self.script.dialogues.len() as u32
     }
 
     /// When an event of a connection that was recorded at `at` is due, from the beginning of the load.
@@ -61,7 +60,7 @@ impl Replay {
     /// From the beginning of the load until everything recorded is over.
     pub fn duration(&self) -> Duration {
         let last = self.connections().saturating_sub(1);
-        Duration::from_nanos(self.due(last, self.script.length()) + TAIL)
+        Duration::from_nanos(self.due(last, self.script.length) + TAIL)
     }
 
     /// Validates the options.
@@ -69,21 +68,13 @@ impl Replay {
     /// # Errors
     /// The flag that exceeds a bound.
     pub(super) fn check(&self) -> Result<(), Contradiction> {
-        let wrong = |why: String| Err(Contradiction { flag: "--replay-copies", why });
-        let connections = u64::from(self.copies) * self.script.dialogues().len() as u64;
-        if connections == 0 || connections > u64::from(CONNECTIONS_MAX) {
-            return wrong(format!("expected 1 to {CONNECTIONS_MAX} connections with all copies"));
-        }
-        let messages = u64::from(self.copies) * (self.script.messages() + self.script.answers());
-        if messages > REPLAY_MESSAGES_MAX {
-            return wrong(format!("{messages} messages with all copies; at most {REPLAY_MESSAGES_MAX}"));
-        }
-        Ok(())
-    }
-
-    /// How answers are compared.
-    pub(crate) fn comparison(&self) -> &AnswerComparison {
-        self.script.comparison()
+        let flag = "--replay-copies";
+        let connections = u64::from(self.copies) * self.script.dialogues.len() as u64;
+        let is_possible = (1..=u64::from(CONNECTIONS_MAX)).contains(&connections);
+        refuse(!is_possible, flag, format!("expected 1 to {CONNECTIONS_MAX} connections with all copies"))?;
+        let messages = u64::from(self.copies) * (self.script.messages + self.script.answers);
+        let why = format!("{messages} messages with all copies; at most {REPLAY_MESSAGES_MAX}");
+        refuse(messages > REPLAY_MESSAGES_MAX, flag, why)
     }
 }
 
@@ -127,7 +118,7 @@ mod tests {
             let last = replay.connections() - 1;
             let due: Vec<Nanos> = times.iter().map(|at| replay.due(last, *at)).collect();
             prop_assert!(due.is_sorted());
-            prop_assert!(replay.duration().as_nanos() > u128::from(replay.due(last, replay.script.length())));
+            prop_assert!(replay.duration().as_nanos() > u128::from(replay.due(last, replay.script.length)));
         }
     }
 }

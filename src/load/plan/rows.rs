@@ -54,7 +54,7 @@ impl RowOrder {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 struct Content {
     name: String,
     columns: Vec<String>,
@@ -146,8 +146,8 @@ impl Rows {
         let text = read_file(path, FILE_BYTES_MAX)?;
         let is_json = path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
         let name = path.display().to_string();
-        let builder = Builder { content: Content { name, columns: vec![], bytes: vec![], ends: vec![] } };
-        let content = if is_json { builder.json_lines(&text)? } else { builder.csv(&text)? };
+        let empty = Content { name, ..Content::default() };
+        let content = if is_json { empty.json_lines(&text)? } else { empty.csv(&text)? };
         Ok(Rows { content: Arc::new(content), order })
     }
 
@@ -231,19 +231,16 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-struct Builder {
-    content: Content,
-}
-
-impl Builder {
+/// Reading of a file.
+impl Content {
     fn csv(mut self, text: &[u8]) -> Result<Content, String> {
         let wrong = |name: &str, error: csv::Error| format!("{name}: {error}");
         let mut reader = csv::ReaderBuilder::new().from_reader(text);
-        let header = reader.headers().map_err(|error| wrong(&self.content.name, error))?;
+        let header = reader.headers().map_err(|error| wrong(&self.name, error))?;
         let columns = header.iter().map(|name| name.trim().to_owned()).collect();
         self.set_columns(columns)?;
         let mut record = csv::StringRecord::new();
-        while reader.read_record(&mut record).map_err(|error| wrong(&self.content.name, error))? {
+        while reader.read_record(&mut record).map_err(|error| wrong(&self.name, error))? {
             for cell in &record {
                 self.cell(cell.as_bytes());
             }
@@ -257,10 +254,10 @@ impl Builder {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let place = format!("line {} of {}", index + 1, self.content.name);
+            let place = format!("line {} of {}", index + 1, self.name);
             let wrong = |error| format!("{place}: {error}");
             let Members(members) = serde_json::from_slice(line).map_err(wrong)?;
-            if self.content.columns.is_empty() {
+            if self.columns.is_empty() {
                 let mut names: Vec<String> = Vec::new();
                 for (name, _) in &members {
                     // One more than the maximum is refused.
@@ -270,7 +267,7 @@ impl Builder {
                 }
                 self.set_columns(names)?;
             }
-            let columns = std::mem::take(&mut self.content.columns);
+            let columns = std::mem::take(&mut self.columns);
             if let Some((other, _)) = members.iter().find(|(name, _)| !columns.contains(name)) {
                 return Err(format!("{place}: the first line has no member {other}"));
             }
@@ -287,14 +284,14 @@ impl Builder {
                     None => return Err(format!("{place}: it has no member {column}")),
                 }
             }
-            self.content.columns = columns;
+            self.columns = columns;
             self.end_row()?;
         }
         self.finish()
     }
 
     fn set_columns(&mut self, columns: Vec<String>) -> Result<(), String> {
-        let name = &self.content.name;
+        let name = &self.name;
         if columns.is_empty() || columns.len() > COLUMNS_MAX {
             return Err(format!("{name}: expected 1 to {COLUMNS_MAX} columns"));
         }
@@ -303,28 +300,28 @@ impl Builder {
                 return Err(format!("{name}: two columns are called {column}"));
             }
         }
-        self.content.columns = columns;
+        self.columns = columns;
         Ok(())
     }
 
     fn cell(&mut self, text: &[u8]) {
-        self.content.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(text);
         // At most 64 MiB were read.
-        self.content.ends.push(self.content.bytes.len() as u32);
+        self.ends.push(self.bytes.len() as u32);
     }
 
     fn end_row(&self) -> Result<(), String> {
-        if self.content.ends.len() / self.content.columns.len() > ROWS_MAX {
-            return Err(format!("{} has more than {ROWS_MAX} rows", self.content.name));
+        if self.ends.len() / self.columns.len() > ROWS_MAX {
+            return Err(format!("{} has more than {ROWS_MAX} rows", self.name));
         }
         Ok(())
     }
 
     fn finish(self) -> Result<Content, String> {
-        if self.content.ends.is_empty() {
-            return Err(format!("{} has no rows", self.content.name));
+        if self.ends.is_empty() {
+            return Err(format!("{} has no rows", self.name));
         }
-        Ok(self.content)
+        Ok(self)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::contradiction::Contradiction;
+use super::contradiction::{Contradiction, refuse};
 use super::workload::Workload;
 
 /// Maximum number of generators of one run.
@@ -80,36 +80,24 @@ impl Segment {
     /// # Errors
     /// The first flag that prevents it.
     pub fn check(self, load: &Workload) -> Result<(), Contradiction> {
-        let wrong = |flag, why: String| Err(Contradiction { flag, why });
         if self.of == 1 {
             return Ok(());
         }
-        if load.connections < self.of {
-            return wrong(
-                "--connections",
-                format!("expected at least one for each of {} generators", self.of),
-            );
-        }
-        if load.traces {
-            return wrong("--try", "shows the one connection of one generator".to_owned());
-        }
+        let why = format!("expected at least one for each of {} generators", self.of);
+        refuse(load.connections < self.of, "--connections", why)?;
+        refuse(load.traces, "--try", "shows the one connection of one generator")?;
         if !load.has_topics() {
             return Ok(());
         }
         // A publisher learns at the end only which of its messages have reached the subscribers of other generators.
-        if load.pace.depth().is_some() {
-            let why = "with topics on several generators, publishers need a rate, such as --rate 500: a closed loop \
-                       would wait for reports of the other generators, and measure their delay";
-            return wrong("--depth", why.to_owned());
-        }
+        let why = "with topics on several generators, publishers need a rate, such as --rate 500: a closed loop \
+                   would wait for reports of the other generators, and measure their delay";
+        refuse(load.pace.depth().is_some(), "--depth", why)?;
         // A subscriber that comes back must learn at once how far the publishers of other generators are.
-        if load.churn.is_some() {
-            let why = "with topics on several generators, subscribers must stay until the end: only the \
-                       publisher's generator knows which messages a returning subscriber missed; leave out --rate, or \
-                       --lifetime, --reconnect and --connect-ramp";
-            return wrong("--mode", why.to_owned());
-        }
-        Ok(())
+        let why = "with topics on several generators, subscribers must stay until the end: only the \
+                   publisher's generator knows which messages a returning subscriber missed; leave out --rate, or \
+                   --lifetime, --reconnect and --connect-ramp";
+        refuse(load.churn.is_some(), "--mode", why)
     }
 }
 

@@ -22,6 +22,7 @@ mod parse;
 use serde::{Deserialize, Serialize};
 
 pub use expand::{BoundTemplate, Scope};
+pub(in crate::plan) use format::number_bytes;
 use format::{Format, LengthFormat};
 
 use crate::plan::listening::TimeUnit;
@@ -121,18 +122,9 @@ impl Template {
         self
     }
 
-    /// Whether the message has a payload.
-    pub fn uses_payload(&self) -> bool {
-        self.has_value(|value| *value == Value::Payload)
-    }
-
     /// Whether the name of the topic is used.
     pub fn uses_topic(&self) -> bool {
-        self.has_value(|value| *value == Value::Topic)
-    }
-
-    fn has_value(&self, is: impl Fn(&Value) -> bool) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Value(value, _) if is(value)))
+        self.parts.iter().any(|part| matches!(part, Part::Value(Value::Topic, _)))
     }
 }
 

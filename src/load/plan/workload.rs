@@ -6,15 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::churn::Churn;
 use super::connecting::ConnectOptions;
-use super::contradiction::Contradiction;
+use super::contradiction::{Contradiction, refuse};
 use super::flaw::Flaw;
 use super::listening::Listening;
 use super::mode::Mode;
 use super::pace::Pace;
-use super::payload::form::Form;
 use super::payload::lines::Lines;
 use super::payload::sizes::Spread;
-use super::payload::style::Style;
+use super::payload::style::{Form, Style};
 use super::payload::{CONNECTIONS_MAX, Payloads};
 use super::protocol::{CompiledProtocol, Protocol};
 use super::replay::Replay;
@@ -192,49 +191,23 @@ impl Workload {
     /// # Errors
     /// The first flag that contradicts another one or a bound.
     pub fn check(&self) -> Result<(), Contradiction> {
-        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
-        if self.connections == 0 || self.connections > CONNECTIONS_MAX {
-            return wrong("--connections", &format!("expected 1 to {CONNECTIONS_MAX}"));
-        }
-        if self.duration.is_zero() && self.pace.stages().is_empty() {
-            return wrong("--duration", "expected a time above 0, such as --duration 10s");
-        }
-        match &self.pace {
-            Pace::Depth(0) => return wrong("--depth", "expected at least 1 message in flight"),
-            Pace::Depth(depth) if *depth > DEPTH_MAX => {
-                return wrong("--depth", &format!("expected at most {DEPTH_MAX} messages in flight"));
-            }
-            Pace::Rate(0) => return wrong("--rate", "expected at least 1 message per second"),
-            Pace::Rate(rate) if *rate > RATE_MAX => {
-                return wrong("--rate", &format!("expected at most {RATE_MAX} messages per second"));
-            }
-            Pace::Depth(_) | Pace::Rate(_) => {}
-            Pace::Stages(stages) => self.check_stages(stages)?,
-        }
-        if self.rate_period_s == 0 || self.rate_period_s > RATE_PERIOD_S_MAX {
-            return wrong("--rate", "expected at least one message in 1,000 seconds, such as --rate 0.5");
-        }
-        if self.rate_period_s > 1 && self.pace.rate().is_none() {
-            return wrong("--rate", "only --rate may be a fraction, such as --rate 0.5");
-        }
+        let is_possible = (1..=CONNECTIONS_MAX).contains(&self.connections);
+        refuse(!is_possible, "--connections", format!("expected 1 to {CONNECTIONS_MAX}"))?;
+        let has_no_time = self.duration.is_zero() && self.pace.stages().is_empty();
+        refuse(has_no_time, "--duration", "expected a time above 0, such as --duration 10s")?;
+        self.check_pace()?;
         self.check_times()?;
         let (least, most) = self.message_bytes;
-        if least > most {
-            return wrong("--message-bytes", "expected MIN..MAX with MIN not above MAX");
-        }
-        if most as u64 > MESSAGE_BYTES_MAX {
-            return wrong("--message-bytes", &format!("expected at most {MESSAGE_BYTES_MAX} bytes"));
-        }
+        refuse(least > most, "--message-bytes", "expected MIN..MAX with MIN not above MAX")?;
+        let why = format!("expected at most {MESSAGE_BYTES_MAX} bytes");
+        refuse(most as u64 > MESSAGE_BYTES_MAX, "--message-bytes", why)?;
         if self.lines.is_some() {
-            if self.mode.form() == Form::Broadcast {
-                let why = "a line has no publisher and no time, which broadcasts need, e.g. --mode echo \
-                           --payload-file messages.ndjson";
-                return wrong("--payload-file", why);
-            }
-        } else if self.senders() > 0
-            && let Err(why) = Payloads::usage(self.style, self.mode.form(), least)
-        {
-            return wrong("--message-bytes", &why);
+            let why = "a line has no publisher and no time, which broadcasts need, e.g. --mode echo \
+                       --payload-file messages.ndjson";
+            refuse(self.mode.form() == Form::Broadcast, "--payload-file", why)?;
+        } else if self.senders() > 0 {
+            let usage = Payloads::usage(self.style, self.mode.form(), least);
+            usage.map_err(|why| Contradiction { flag: "--message-bytes", why })?;
         }
         if self.mode == Mode::Broadcast || self.has_topics() {
             self.check_broadcast()?;
@@ -247,34 +220,42 @@ impl Workload {
         self.listening.check(self.mode, &self.pace)
     }
 
-    fn check_replay(&self) -> Result<(), Contradiction> {
-        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
-        match (&self.replay, self.mode) {
-            (None, Mode::Replay) => wrong("--replay", "name a recording, such as --replay recording.jsonl"),
-            (None, _) => Ok(()),
-            (Some(_), mode) if mode != Mode::Replay => {
-                wrong("--replay", "a recording sets the load: leave --mode out")
+    fn check_pace(&self) -> Result<(), Contradiction> {
+        match &self.pace {
+            Pace::Depth(depth) => {
+                refuse(*depth == 0, "--depth", "expected at least 1 message in flight")?;
+                let why = format!("expected at most {DEPTH_MAX} messages in flight");
+                refuse(*depth > DEPTH_MAX, "--depth", why)?;
             }
-            (Some(replay), _) => {
-                replay.check()?;
-                if self.connections != replay.connections() {
-                    return wrong("--connections", "the recording sets the number: leave it out");
-                }
-                if self.churn.is_some() {
-                    return wrong(
-                        "--lifetime",
-                        "the recording says when connections come and go: leave it out",
-                    );
-                }
-                if self.protocol.is_some() {
-                    return wrong("--protocol", "the recording has all messages: leave it out");
-                }
-                match self.pace {
-                    Pace::Depth(_) => Ok(()),
-                    _ => wrong("--rate", "the recording says when messages are sent: use --replay-speed"),
-                }
+            Pace::Rate(rate) => {
+                refuse(*rate == 0, "--rate", "expected at least 1 message per second")?;
+                let why = format!("expected at most {RATE_MAX} messages per second");
+                refuse(*rate > RATE_MAX, "--rate", why)?;
             }
+            Pace::Stages(stages) => self.check_stages(stages)?,
         }
+        let is_possible = (1..=RATE_PERIOD_S_MAX).contains(&self.rate_period_s);
+        let why = "expected at least one message in 1,000 seconds, such as --rate 0.5";
+        refuse(!is_possible, "--rate", why)?;
+        let is_fraction = self.rate_period_s > 1 && self.pace.rate().is_none();
+        refuse(is_fraction, "--rate", "only --rate may be a fraction, such as --rate 0.5")
+    }
+
+    fn check_replay(&self) -> Result<(), Contradiction> {
+        let Some(replay) = &self.replay else {
+            let why = "name a recording, such as --replay recording.jsonl";
+            return refuse(self.mode == Mode::Replay, "--replay", why);
+        };
+        refuse(self.mode != Mode::Replay, "--replay", "a recording sets the load: leave --mode out")?;
+        replay.check()?;
+        let differs = self.connections != replay.connections();
+        refuse(differs, "--connections", "the recording sets the number: leave it out")?;
+        let why = "the recording says when connections come and go: leave it out";
+        refuse(self.churn.is_some(), "--lifetime", why)?;
+        let why = "the recording has all messages: leave it out";
+        refuse(self.protocol.is_some(), "--protocol", why)?;
+        let why = "the recording says when messages are sent: use --replay-speed";
+        refuse(self.pace.depth().is_none(), "--rate", why)
     }
 
     /// Validates the use of templates in the upgrade request and of the rows of the data.
@@ -286,44 +267,32 @@ impl Workload {
         if let Some(origin) = &self.connecting.origin {
             self.bind(origin).map_err(|why| Contradiction { flag: "--origin", why })?;
         }
-        match &self.rows {
-            Some(rows)
-                if rows.order == RowOrder::Once
-                    && self.mode != Mode::Connect
-                    && rows.count() < self.connections =>
-            {
-                let why = format!(
-                    "{} connections need as many rows, and {} has {}, e.g. --data-order in-order",
-                    self.connections,
-                    rows.name(),
-                    rows.count()
-                );
-                Err(Contradiction { flag: "--data-order", why })
-            }
-            _ => Ok(()),
-        }
+        let Some(rows) = self.rows.as_ref().filter(|rows| rows.order == RowOrder::Once) else {
+            return Ok(());
+        };
+        let why = format!(
+            "{} connections need as many rows, and {} has {}, e.g. --data-order in-order",
+            self.connections,
+            rows.name(),
+            rows.count()
+        );
+        let is_short = self.mode != Mode::Connect && rows.count() < self.connections;
+        refuse(is_short, "--data-order", why)
     }
 
     fn check_protocol(&self) -> Result<(), Contradiction> {
         let Some(protocol) = &self.protocol else { return Ok(()) };
-        let wrong = |why: String| Err(Contradiction { flag: "--protocol", why });
+        let flag = "--protocol";
+        let compiled = protocol.compile(self.columns()).map_err(|why| Contradiction { flag, why })?;
         let name = &protocol.name;
-        let compiled = match protocol.compile(self.columns()) {
-            Ok(compiled) => compiled,
-            Err(why) => return wrong(why),
-        };
-        match self.mode {
-            Mode::Echo | Mode::Connect if compiled.requests.is_empty() => {
-                wrong(format!("{name} has no requests; use --mode broadcast or --mode push"))
-            }
-            Mode::Broadcast | Mode::Storm if self.has_topics() && !protocol.has_topics() => {
-                wrong(format!("{name} has no topics; use --mode echo"))
-            }
-            _ if protocol.has_think_times() && self.pace.depth().is_none() => wrong(format!(
-                "{name} has think times, which need a closed loop; leave out --rate and --stage"
-            )),
-            _ => Ok(()),
-        }
+        let has_none = matches!(self.mode, Mode::Echo | Mode::Connect) && compiled.requests.is_empty();
+        refuse(has_none, flag, format!("{name} has no requests; use --mode broadcast or --mode push"))?;
+        let publishes = matches!(self.mode, Mode::Broadcast | Mode::Storm) && self.has_topics();
+        let has_none = publishes && !protocol.has_topics();
+        refuse(has_none, flag, format!("{name} has no topics; use --mode echo"))?;
+        let thinks = protocol.has_think_times() && self.pace.depth().is_none();
+        let why = format!("{name} has think times, which need a closed loop; leave out --rate and --stage");
+        refuse(thinks, flag, why)
     }
 
     /// The columns of the data.
@@ -351,71 +320,42 @@ impl Workload {
     }
 
     fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
-        let wrong = |why: &str| Err(Contradiction { flag: "--stage", why: why.to_owned() });
-        if stages.is_empty() || stages.len() > STAGES_MAX {
-            return wrong(&format!("expected 1 to {STAGES_MAX} stages, such as --stage 30s@10k"));
-        }
-        if stages.iter().any(|stage| stage.time.is_zero()) {
-            return wrong("a stage must be longer than 0, such as --stage 30s@10k");
-        }
-        if stages.iter().any(|stage| stage.from.max(stage.to) > RATE_MAX) {
-            return wrong(&format!(
-                "expected at most {RATE_MAX} messages per second, such as --stage 30s@10k"
-            ));
-        }
-        if stages.iter().all(|stage| stage.from == 0 && stage.to == 0) {
-            return wrong("at least one stage must have messages, such as --stage 10s@0 --stage 30s@10k");
-        }
+        let flag = "--stage";
+        let is_possible = (1..=STAGES_MAX).contains(&stages.len());
+        refuse(!is_possible, flag, format!("expected 1 to {STAGES_MAX} stages, such as --stage 30s@10k"))?;
+        let is_empty = stages.iter().any(|stage| stage.time.is_zero());
+        refuse(is_empty, flag, "a stage must be longer than 0, such as --stage 30s@10k")?;
+        let is_fast = stages.iter().any(|stage| stage.from.max(stage.to) > RATE_MAX);
+        let why = format!("expected at most {RATE_MAX} messages per second, such as --stage 30s@10k");
+        refuse(is_fast, flag, why)?;
+        let has_none = stages.iter().all(|stage| stage.from == 0 && stage.to == 0);
+        let why = "at least one stage must have messages, such as --stage 10s@0 --stage 30s@10k";
+        refuse(has_none, flag, why)?;
         let whole: Duration = stages.iter().map(|stage| stage.time).sum();
-        if whole > STAGE_TIME_MAX {
-            return wrong(
-                "expected at most 24h for all stages together, such as --stage 12h@10k --stage 12h@20k",
-            );
-        }
-        if whole != self.duration {
-            return wrong("the stages must add up to the measured time");
-        }
-        Ok(())
+        let why = "expected at most 24h for all stages together, such as --stage 12h@10k --stage 12h@20k";
+        refuse(whole > STAGE_TIME_MAX, flag, why)?;
+        refuse(whole != self.duration, flag, "the stages must add up to the measured time")
     }
 
     /// Validates the times around the measured time, and bursts.
     fn check_times(&self) -> Result<(), Contradiction> {
-        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
         let is_closed = self.pace.depth().is_some();
-        if self.burst == 0 || self.burst > BURST_MAX {
-            return wrong(
-                "--burst",
-                &format!("expected 1 to {BURST_MAX} messages, such as --rate 10k --burst 20"),
-            );
-        }
-        if is_closed && self.burst > 1 {
-            return wrong("--burst", "bursts need a rate, such as --rate 10k --burst 20");
-        }
-        if is_closed && !self.ramp.is_zero() {
-            return wrong("--ramp", "a ramp needs a rate, such as --rate 10k --ramp 5s");
-        }
-        if self.ramp > self.warmup {
-            return wrong(
-                "--ramp",
-                "the ramp is part of the warm-up and must not exceed it, such as --rate 10k --ramp 5s --warmup 6s",
-            );
-        }
-        if !self.ramp.is_zero() && self.first_rate() == Some(0) {
-            return wrong(
-                "--ramp",
-                "a ramp needs a first stage with a rate above 0, such as --ramp 5s --stage 30s@10k",
-            );
-        }
-        if self.drain > STAGE_TIME_MAX {
-            return wrong("--drain", "expected at most 24h, such as --drain 10s");
-        }
-        if self.ping_every.is_some_and(|every| every.is_zero() || every > STAGE_TIME_MAX) {
-            return wrong("--ping-every", "expected a time above 0 and up to 24h, such as --ping-every 1s");
-        }
-        if self.late_after.is_some_and(|bound| bound.is_zero()) {
-            return wrong("--late-after", "expected a time above 0, such as --late-after 100ms");
-        }
-        Ok(())
+        let why = format!("expected 1 to {BURST_MAX} messages, such as --rate 10k --burst 20");
+        refuse(!(1..=BURST_MAX).contains(&self.burst), "--burst", why)?;
+        let why = "bursts need a rate, such as --rate 10k --burst 20";
+        refuse(is_closed && self.burst > 1, "--burst", why)?;
+        let why = "a ramp needs a rate, such as --rate 10k --ramp 5s";
+        refuse(is_closed && !self.ramp.is_zero(), "--ramp", why)?;
+        let why = "the ramp is part of the warm-up and must not exceed it, such as --rate 10k --ramp 5s --warmup 6s";
+        refuse(self.ramp > self.warmup, "--ramp", why)?;
+        let why = "a ramp needs a first stage with a rate above 0, such as --ramp 5s --stage 30s@10k";
+        refuse(!self.ramp.is_zero() && self.first_rate() == Some(0), "--ramp", why)?;
+        refuse(self.drain > STAGE_TIME_MAX, "--drain", "expected at most 24h, such as --drain 10s")?;
+        let is_wrong = self.ping_every.is_some_and(|every| every.is_zero() || every > STAGE_TIME_MAX);
+        let why = "expected a time above 0 and up to 24h, such as --ping-every 1s";
+        refuse(is_wrong, "--ping-every", why)?;
+        let is_zero = self.late_after.is_some_and(|bound| bound.is_zero());
+        refuse(is_zero, "--late-after", "expected a time above 0, such as --late-after 100ms")
     }
 
     /// The rate at the start of the measured time.
@@ -440,35 +380,18 @@ impl Workload {
     }
 
     fn check_broadcast(&self) -> Result<(), Contradiction> {
-        let wrong = |flag, why: String| Err(Contradiction { flag, why });
         let Workload { connections, publishers, topics, stalled, .. } = *self;
-        if topics == 0 {
-            return wrong("--topics", "expected at least 1".to_owned());
-        }
-        if publishers < topics {
-            return wrong("--publishers", format!("{topics} topics need at least {topics} publishers"));
-        }
-        if connections < publishers.saturating_add(topics) {
-            let least = u64::from(publishers) + u64::from(topics);
-            return wrong(
-                "--connections",
-                format!("{publishers} publishers and a subscriber for each topic need at least {least}"),
-            );
-        }
-        if stalled > connections - publishers - topics {
-            let most = connections - publishers - topics;
-            return wrong(
-                "--slow",
-                format!("at least one subscriber of each topic must read: at most {most}"),
-            );
-        }
-        if self.trickle == Some(0) {
-            return wrong(
-                "--trickle",
-                "expected at least 1 byte per second, such as --trickle 16KiB/s".to_owned(),
-            );
-        }
-        Ok(())
+        refuse(topics == 0, "--topics", "expected at least 1")?;
+        let why = format!("{topics} topics need at least {topics} publishers");
+        refuse(publishers < topics, "--publishers", why)?;
+        let least = u64::from(publishers) + u64::from(topics);
+        let why = format!("{publishers} publishers and a subscriber for each topic need at least {least}");
+        refuse(u64::from(connections) < least, "--connections", why)?;
+        let most = connections - publishers - topics;
+        let why = format!("at least one subscriber of each topic must read: at most {most}");
+        refuse(stalled > most, "--slow", why)?;
+        let why = "expected at least 1 byte per second, such as --trickle 16KiB/s";
+        refuse(self.trickle == Some(0), "--trickle", why)
     }
 
     /// The rate, if it may be changed while the load runs: a constant one of whole messages per second.
@@ -584,11 +507,8 @@ impl Workload {
             self.bind(path).map_err(|why| Contradiction { flag: "URL", why })?;
         }
         let fixed = url_path.is_some_and(|path| !path.uses_topic());
-        if self.has_topics() && self.protocol.is_none() && self.topics > 1 && fixed {
-            let why = "the URL's path names one topic; put {topic} where the topic's name goes".to_owned();
-            return Err(Contradiction { flag: "--topics", why });
-        }
-        Ok(())
+        let why = "the URL's path names one topic; put {topic} where the topic's name goes";
+        refuse(self.protocol.is_none() && self.topics > 1 && fixed, "--topics", why)
     }
 }
 

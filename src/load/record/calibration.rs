@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::integrity::Integrity;
+use crate::measure::Integrity;
 use crate::record::{Environment, Record};
 
 /// Name and version of the schema.

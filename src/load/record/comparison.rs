@@ -71,7 +71,7 @@ pub struct Spread {
 }
 
 /// One metric compared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricComparison {
     /// Its name.
     pub metric: String,

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::flaw::Flaw;
+use crate::plan::Flaw;
 
 /// The options of a run, defaults included.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// `echo`, `broadcast`, `connect`, `push`, `ping`, `storm` or `replay`.
     pub mode: String,
@@ -19,18 +19,14 @@ pub struct Config {
     pub message_bytes: [u64; 2],
     /// Distribution of sizes in the range: `even` or `zipf`. `None` for the lines of a file, which have their own
     /// sizes.
-    #[serde(default)]
     pub sizes: Option<String>,
     /// `text`, `binary` or `json`; `recorded` for replays.
     pub kind: String,
     /// The kind of text: `ascii`, `mixed` or `emoji`. `None` for other content and for the lines of a file.
-    #[serde(default)]
     pub text: Option<String>,
     /// The file whose lines were sent.
-    #[serde(default)]
     pub payload_file: Option<String>,
     /// Its number of lines.
-    #[serde(default)]
     pub payload_lines: Option<u64>,
     /// Messages that each sender keeps in flight; closed loop only.
     pub depth: Option<u32>,
@@ -48,7 +44,6 @@ pub struct Config {
     #[serde(default = "one")]
     pub burst: u32,
     /// Response time above which a message counts as late, in seconds.
-    #[serde(default)]
     pub late_after_s: Option<f64>,
     /// Whether a late generator is not a failure.
     #[serde(default)]
@@ -63,7 +58,6 @@ pub struct Config {
     /// Number of slow subscribers; broadcast mode only.
     pub stalled: Option<u32>,
     /// Bytes per second that those read; `None` if they read nothing.
-    #[serde(default)]
     pub trickle_bytes_per_s: Option<u64>,
     /// Threads of the generator.
     pub threads: usize,
@@ -81,40 +75,37 @@ pub struct Config {
     #[serde(default)]
     pub allow: Vec<Flaw>,
     /// How connections were opened. Records from older versions have none.
-    #[serde(default, rename = "dialling")]
+    #[serde(rename = "dialling")]
     pub connecting: Option<Connecting>,
     /// Names of the header fields that were added to upgrade requests. Their values may be secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,
     /// The file of data for templates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
     /// How connections took its rows: `in-order`, `shuffled` or `once`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data_order: Option<String>,
     /// Name of the declared protocol.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// Interval of the pings in addition to the load, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_every_s: Option<f64>,
     /// How long connections are open, as given: `1m`, `30s..90s` or `exp:1m`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<String>,
     /// The pauses before connections open again, as given: `500ms..20s`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect: Option<String>,
     /// The time over which connections open while the load runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_ramp_s: Option<f64>,
     /// The message that each connection sent once it was open; push mode only.
-    #[serde(default)]
     pub hello: Option<String>,
     /// The member of messages with their creation time; push mode only.
-    #[serde(default)]
     pub time_field: Option<String>,
     /// Unit of `time_field`: `ns`, `us`, `ms` or `s`.
-    #[serde(default)]
     pub time_unit: Option<String>,
     /// How long messages in flight at the end are awaited before they count as lost, in seconds.
     pub drain_s: f64,

@@ -8,23 +8,14 @@ use serde_json::Number;
 
 use crate::measure::handshakes::HandshakeTally;
 use crate::measure::push_tally::PushTally;
-use crate::measure::quantiles::Quantiles;
-use crate::measure::samples::Samples;
-use crate::measure::shares;
-use crate::measure::tally::Tally;
 use crate::measure::tally::connections::{ConnectionTally, SlowTally};
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::tally::reconnects::ReconnectTally;
 use crate::measure::tally::slices::Slice;
-use crate::measure::timeline::{Timeline, TimelineInterval};
-use crate::measure::{distribution, host};
-use crate::plan::connecting::ConnectOptions;
-use crate::plan::listening::TimeField;
-use crate::plan::mode::Mode;
-use crate::plan::protocol::Protocol;
-use crate::plan::schedule::profile::{MESSAGE, RateStage, Volume};
-use crate::plan::workload::Workload;
+use crate::measure::{Quantiles, Samples, Tally, Timeline, TimelineInterval, distribution, host};
+use crate::plan::schedule::profile::{MESSAGE, Volume};
+use crate::plan::{ConnectOptions, Mode, Protocol, RateStage, TimeField, Workload};
 use crate::record::segment::SegmentResult;
 use crate::record::time_series::TimeSeries;
 use crate::record::{self, Record};
@@ -37,7 +28,6 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     Record {
-        label: None,
         target: target.to_owned(),
         config: describe_config(load, result),
         environment: result.environment.clone(),
@@ -53,7 +43,6 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
         shares: describe_shares(tally),
-        calibration: None,
         unmatched: tally.counts.unmatched,
         unsolicited: tally.counts.unsolicited,
         broadcast: load.has_topics().then(|| describe_broadcast(tally)),
@@ -80,16 +69,9 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         server: describe_server(tally, result.server_rss_bytes),
         stages: load.pace.stages().iter().zip(&tally.latency.stages).map(describe_stage).collect(),
         // The session adds the intervals of the timeline.
-        intervals: Vec::new(),
         timeline: describe_slices(load, result),
         // The experiment adds the search and the repetition; the command line adds `fail_if` and the calibration.
-        agents: Vec::new(),
-        segment: None,
-        search: None,
-        repetition: None,
-        fail_if: Vec::new(),
-        aborted_by: None,
-        samples: None,
+        ..Record::default()
     }
 }
 
@@ -137,7 +119,7 @@ fn describe_connections(found: &ConnectionTally) -> record::Connections {
     record::Connections {
         opened: found.opened,
         ended_early: found.ended_early,
-        dialled: Some(found.handshakes.dialled()),
+        dialled: Some(found.handshakes.dialled),
     }
 }
 
@@ -157,22 +139,16 @@ pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> recor
         turn_ns: Some(Quantiles::of(&tally.health.ticks)),
         heartbeat_ns: Some(Quantiles::of(&tally.health.heartbeat)),
         run_delay_ns: tally.health.run_delay_ns,
-        stolen_ns: None,
-        threads: Vec::new(),
+        ..record::Generator::default()
     }
 }
 
 /// The shares of the response time; `None` if nothing was timed.
 fn describe_shares(tally: &Tally) -> Option<record::Shares> {
     let of = |quantile| {
-        let shares: shares::Shares = tally.shares.of(&tally.latency.whole.response, quantile)?;
-        Some(record::QuantileShares {
-            total_ns: shares.total_ns,
-            generator_ns: shares.generator_ns,
-            host_ns: tally.health.run_delay_ns.map(|_| shares.host_ns),
-            server_ns: shares.server_ns(),
-            messages: shares.messages,
-        })
+        let shares = tally.shares.of(&tally.latency.whole.response, quantile)?;
+        let host_ns = tally.health.run_delay_ns.and(shares.host_ns);
+        Some(record::QuantileShares { host_ns, ..shares })
     };
     Some(record::Shares { p50: of(0.5)?, p99: of(0.99)?, p999: of(0.999)? })
 }
@@ -186,7 +162,7 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
     (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
         sent,
         answered,
-        rtt_ns: (!round_trip.is_empty()).then(|| Quantiles::of(round_trip)),
+        rtt_ns: quantiles_of_some(round_trip),
         skipped: tally.pings.skipped,
     })
 }
@@ -194,36 +170,34 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
 /// The handshakes of a run; `None` when there were none.
 fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
     let count = found.total.len();
-    let some = |values: &Histogram<u64>| (!values.is_empty()).then(|| Quantiles::of(values));
-    let span_ns = found.span.until.saturating_sub(found.span.from);
+    let span_ns = found.span.map_or(0, |span| span.until.saturating_sub(span.from));
     (count + found.failed.len() > 0).then(|| record::Handshake {
         count,
         // Handshakes that all ended in one tick have no rate.
         per_s: (span_ns > 0).then(|| count as f64 * SECOND as f64 / span_ns as f64),
         connect_ns: Quantiles::of(&found.connect),
-        tls_ns: some(&found.tls),
+        tls_ns: quantiles_of_some(&found.tls),
         upgrade_ns: Quantiles::of(&found.upgrade),
-        first_message_ns: some(&found.first_message),
+        first_message_ns: quantiles_of_some(&found.first_message),
         total_ns: Quantiles::of(&found.total),
-        failed_ns: some(&found.failed),
+        failed_ns: quantiles_of_some(&found.failed),
         resumed: found.resumed,
         waited: found.waited,
     })
 }
 
 fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Protocol {
-    let times = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| Quantiles::of(histogram));
     let requests = protocol.request_names().zip(&found.requests).map(|(name, found)| record::Request {
         name: name.to_owned(),
         sent: found.sent,
         answered: found.answered,
         errors: found.errors,
-        response_ns: times(&found.times.response),
-        service_ns: times(&found.times.service),
+        response_ns: quantiles_of_some(&found.times.response),
+        service_ns: quantiles_of_some(&found.times.service),
     });
     record::Protocol {
         requests: requests.collect(),
-        opening_ns: times(&found.opening),
+        opening_ns: quantiles_of_some(&found.opening),
         heartbeats_answered: found.heartbeats_answered,
         heartbeats_sent: found.heartbeats_sent,
         unexpected: found.unexpected,
@@ -232,7 +206,7 @@ fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Prot
 
 /// The sample of single messages.
 pub(crate) fn describe_samples(samples: &Samples) -> record::Sampled {
-    record::Sampled { share: samples.share(), picked: samples.picked(), left_out: samples.left_out() }
+    record::Sampled { share: samples.share, picked: samples.picked, left_out: samples.left_out() }
 }
 
 fn describe_change(load: &Workload, tally: &Tally, &(at, rate): &(Nanos, u64)) -> record::RateChange {
@@ -249,7 +223,7 @@ fn describe_reconnects(load: &Workload, found: &ReconnectTally) -> record::Recon
         attempts: found.attempts,
         refused: found.refused.clone(),
         not_back: found.away,
-        back_ns: (!found.back.is_empty()).then(|| Quantiles::of(&found.back)),
+        back_ns: quantiles_of_some(&found.back),
         missed: load.has_topics().then(|| found.published_away - found.recovered),
         recovered: load.has_topics().then_some(found.recovered),
     }
@@ -275,6 +249,10 @@ fn describe_storm(load: &Workload, found: &ReconnectTally) -> record::Storm {
 
 fn describe_push(found: &PushTally) -> record::Push {
     record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
+}
+
+fn quantiles_of_some(values: &Histogram<u64>) -> Option<Quantiles> {
+    (!values.is_empty()).then(|| Quantiles::of(values))
 }
 
 fn encoded(histogram: &Histogram<u64>) -> Option<String> {
@@ -340,12 +318,8 @@ pub(crate) fn planned_config(load: &Workload) -> record::Config {
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
         trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
-        threads: 0,
-        cpus: Vec::new(),
-        source_addresses: Vec::new(),
         compress: load.compress.words.clone(),
         verify: load.verify,
-        sequenced: false,
         allow: load.allow.clone(),
         connecting: Some(describe_connecting(load)),
         headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
@@ -361,6 +335,7 @@ pub(crate) fn planned_config(load: &Workload) -> record::Config {
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
         drain_s: load.drain.as_secs_f64(),
         seed: load.seed,
+        ..record::Config::default()
     }
 }
 
@@ -443,7 +418,7 @@ fn cpu_share(tally: &Tally) -> f64 {
 /// The measured time in slices; `None` if it never began.
 fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries> {
     let tally = &result.tally;
-    let slices = tally.slices.all();
+    let slices = &tally.slices.slices;
     let counts = |count: fn(&Slice) -> u64| slices.iter().map(count).collect();
     // There may be many.
     let mut encoder = distribution::Encoder::default();
@@ -452,7 +427,7 @@ fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries
         (!response.is_empty()).then(|| encoder.encode(&response))
     };
     (!slices.is_empty()).then(|| TimeSeries {
-        slice_s: seconds(tally.slices.slice_ns()),
+        slice_s: seconds(tally.slices.slice_ns),
         due: describe_due(load, result),
         sent: counts(|slice| slice.sent),
         arrived: counts(|slice| slice.arrived),
@@ -475,10 +450,10 @@ fn describe_due(load: &Workload, result: &SegmentResult) -> Option<Vec<u64>> {
     }
     let message = MESSAGE * Volume::from(load.rate_period_s.max(1));
     let due_by = |slices: u64| {
-        let at = (tally.window.from + slices * tally.slices.slice_ns()).min(tally.window.until);
+        let at = (tally.window.from + slices * tally.slices.slice_ns).min(tally.window.until);
         profile.volume_at(at - begun_at) / message
     };
-    let number = tally.slices.all().len() as u64;
+    let number = tally.slices.slices.len() as u64;
     Some((0..number).map(|slice| (due_by(slice + 1) - due_by(slice)) as u64).collect())
 }
 
@@ -540,8 +515,7 @@ mod tests {
             HandshakeTimes { dialled: 2_000, connected: 2_100, secured: 2_700, opened: 3_000, resumed: true };
         other.opened(&times);
         other.answered(&times, 3_250);
-        other.waits(true);
-        other.waits(false);
+        other.waited += 1;
         one.merge(&other);
         let found = describe_handshakes(&one).expect("two");
         assert_eq!((found.count, found.resumed, found.waited), (2, 1, 1));
@@ -557,7 +531,7 @@ mod tests {
     #[test]
     fn failed_handshakes_are_separate_from_successful_ones() {
         let mut failing = HandshakeTally::default();
-        failing.failed(1_000);
+        failing.failed.saturating_record(1_000);
         let found = describe_handshakes(&failing).expect("one that failed");
         assert_eq!(
             (found.count, found.failed_ns.map(|failed| (failed.count, failed.p50))),

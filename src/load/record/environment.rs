@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a run took place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Commit of the source, if the build was given one.
     pub commit: Option<String>,
@@ -41,7 +41,7 @@ pub struct Agent {
     /// Half the shortest round trip of those comparisons, which bounds the error of `clock_behind_ns`.
     pub clock_uncertainty_ns: Option<u64>,
     /// Why its results are missing, if they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
     /// Where it ran; `None` if it was lost.
     pub environment: Option<Environment>,

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::quantiles::Quantiles;
+use crate::measure::Quantiles;
 
 /// The health of the generator.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
     /// The generator was so late for its schedule that the latencies are in doubt.
     pub saturated: bool,
@@ -14,7 +14,6 @@ pub struct Generator {
     /// An upper bound of the generator's part of each percentile of the response time: the excess over the same
     /// percentile of the service time, limited by the largest lateness. `None` in a closed loop, and in records from
     /// older versions.
-    #[serde(default)]
     pub own_ns: Option<Quantiles>,
     /// CPU time of its threads as a share of their wall time: 1 is all.
     pub cpu_share: f64,
@@ -24,18 +23,15 @@ pub struct Generator {
     #[serde(default)]
     pub unsent_gone: u64,
     /// Duration of the ticks of its event loops, without the wait in the kernel. `None` in records from older versions.
-    #[serde(default)]
     pub turn_ns: Option<Quantiles>,
     /// How late its threads' heartbeats were, one per 10 ms: how long the threads were stalled, in either loop. `None`
     /// in records from older versions.
-    #[serde(default)]
     pub heartbeat_ns: Option<Quantiles>,
     /// How long its threads were runnable without a CPU, all together; `None` if the kernel does not count it.
-    #[serde(default)]
     pub run_delay_ns: Option<u64>,
     /// How long the hypervisor ran something else on the CPUs that it may use, all together, in steps of 10 ms; `None` if
     /// unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stolen_ns: Option<u64>,
     /// Its threads.
     #[serde(default)]
@@ -58,13 +54,10 @@ pub struct GeneratorThread {
     /// The same: maximum.
     pub turn_ns_max: u64,
     /// How late its heartbeats were: 99 %. This and the following fields are `None` in records from older versions.
-    #[serde(default)]
     pub heartbeat_ns_p99: Option<u64>,
     /// The same: maximum.
-    #[serde(default)]
     pub heartbeat_ns_max: Option<u64>,
     /// How long it was runnable without a CPU.
-    #[serde(default)]
     pub run_delay_ns: Option<u64>,
 }
 

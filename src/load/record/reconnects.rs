@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::quantiles::Quantiles;
+use crate::measure::Quantiles;
 pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 
 /// Connections that ended and opened again while the load ran.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::tally::Tally;
-use crate::measure::tally::replay::Example;
-use crate::plan::replay::Replay as Plan;
+use crate::measure::Tally;
+pub use crate::measure::tally::replay::Example;
+use crate::plan::Replay as Plan;
 
 /// The replay of a recording.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Replay {
     /// Messages of its servers.
     pub answers: u64,
     /// Why the recording is not complete; absent if it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub truncated: Option<String>,
     /// How much faster than recorded it was replayed.
     pub speed: f64,
@@ -43,7 +43,7 @@ pub struct Replay {
     pub not_ended: u64,
     /// Examples of differences, a few of each kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub examples: Vec<Difference>,
+    pub examples: Vec<Example>,
 }
 
 /// Differences between the answers and the recorded ones. They are the integrity failures of the run.
@@ -59,40 +59,20 @@ pub struct Differences {
     pub out_of_order: u64,
 }
 
-/// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// `missing`, `unexpected`, `different` or `out_of_order`.
-    pub kind: String,
-    /// Number of the connection in the recording.
-    pub connection: u64,
-    /// The copy of the connection, from 1.
-    pub copy: u32,
-    /// Number of the recorded answer among those of its connection, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer: Option<u64>,
-    /// The recorded answer, cut to a few bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recorded: Option<String>,
-    /// The message that arrived, cut to a few bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen: Option<String>,
-}
-
 /// The replay as planned, and its result.
 pub(super) fn describe(plan: &Plan, tally: &Tally) -> Replay {
     let script = &plan.script;
     Replay {
-        file: script.name().to_owned(),
-        recorded_s: script.length() as f64 / 1e9,
-        connections: script.dialogues().len() as u32,
-        messages: script.messages(),
-        answers: script.answers(),
-        truncated: script.truncated().map(str::to_owned),
+        file: script.name.clone(),
+        recorded_s: script.length as f64 / 1e9,
+        connections: script.dialogues.len() as u32,
+        messages: script.messages,
+        answers: script.answers,
+        truncated: script.truncated.clone(),
         speed: plan.speed.factor(),
         copies: plan.copies,
-        rule: plan.comparison().rule().to_string(),
-        ignored: plan.comparison().ignored().to_vec(),
+        rule: script.comparison.rule.to_string(),
+        ignored: script.comparison.ignored.clone(),
         sent: tally.counts.sent,
         equal: tally.replay.equal,
         untimed: tally.replay.untimed,
@@ -103,17 +83,6 @@ pub(super) fn describe(plan: &Plan, tally: &Tally) -> Replay {
             out_of_order: tally.integrity.reordered,
         },
         not_ended: tally.replay.not_ended,
-        examples: tally.replay.examples.iter().map(describe_example).collect(),
-    }
-}
-
-fn describe_example(example: &Example) -> Difference {
-    Difference {
-        kind: example.kind.name().to_owned(),
-        connection: example.connection,
-        copy: example.copy,
-        answer: example.recorded.as_ref().map(|(number, _)| *number),
-        recorded: example.recorded.as_ref().map(|(_, content)| content.clone()),
-        seen: example.seen.clone(),
+        examples: tally.replay.examples.clone(),
     }
 }

@@ -1,6 +1,5 @@
 //! The measurements of one generator in a run, so that the results of several can be merged without loss.
 
-use std::fmt;
 use std::io::{BufReader, Read as _};
 use std::net::IpAddr;
 
@@ -13,11 +12,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
+use crate::measure::Tally;
 use crate::measure::merge::Merge as _;
 use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
-use crate::measure::tally::Tally;
-use crate::plan::workload::Workload;
+use crate::plan::Workload;
 use echoring_proto::limits::Nanos;
 
 /// Maximum bytes of a serialised result: histograms of a day of many stages and requests are far below.
@@ -47,16 +46,9 @@ pub struct SegmentResult {
 }
 
 /// Why a text is not a result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the results of a segment of this version: {0}")]
 pub struct Unreadable(String);
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not the results of a segment of this version: {}", self.0)
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// A segment of a run, with the data for merging it with the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -222,7 +214,7 @@ mod tests {
     /// The measurements of a generator whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
         let picker = Picker { generator: first as u16, thread: first as usize, threads: of };
-        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 7, 10_000, picker));
+        let mut tally = Tally::for_load(None, 0, Sampler::new(1.0, 7, 10_000, picker));
         let from = ahead + 10 * SECOND;
         tally.open(Window { from, until: from + 2 * SECOND });
         for message in (first..2_000).step_by(of) {

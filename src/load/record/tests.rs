@@ -3,10 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::engine::outcome::Outcome;
-use crate::measure::distribution::histogram;
-use crate::measure::tally::Tally;
-use crate::measure::timeline::Timeline;
+use crate::engine::Outcome;
+use crate::measure::{Tally, Timeline, histogram};
 
 /// The record of ten connections at 5,000 messages per second for four seconds, all of which came back; nothing was
 /// timed.
@@ -39,7 +37,7 @@ pub(crate) fn record() -> Record {
 
 /// An outcome with this record, and nothing else.
 pub(crate) fn outcome(record: Record) -> Outcome {
-    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()), samples: None }
+    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::default()), samples: None }
 }
 
 /// A comparison in which p99 is worse, p50 undecided, and the maximum not judged.

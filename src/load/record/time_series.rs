@@ -10,7 +10,7 @@ pub struct TimeSeries {
     /// Length of a slice in seconds: 0.1, or more if that would be more than 1,200 slices. The last slice may be shorter.
     pub slice_s: f64,
     /// Messages that were due, according to the rate; open loop only. With random arrivals it is the mean.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<Vec<u64>>,
     /// Messages that were sent.
     pub sent: Vec<u64>,
@@ -28,6 +28,6 @@ pub struct TimeSeries {
     /// [`decode`](crate::measure::decode) reads; `null` if none was timed.
     pub response_histograms: Vec<Option<String>>,
     /// Samples of the server, if its process is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerSamples>,
 }

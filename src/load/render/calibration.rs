@@ -3,9 +3,8 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use crate::plan::units::{count, duration};
+use super::tables::{align, table};
+use crate::plan::{count, duration};
 use crate::record::Record;
 use crate::record::calibration::{Believed, Calibration, QuantilePair};
 
@@ -14,19 +13,9 @@ use crate::record::calibration::{Believed, Calibration, QuantilePair};
 /// # Errors
 /// The writer's error.
 pub fn calibration(found: &Calibration, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header([
-        "messages/s",
-        "delays",
-        "p50",
-        "measured",
-        "p99",
-        "measured",
-        "p99.9",
-        "measured",
-        "not held",
-    ]);
+    let head =
+        ["messages/s", "delays", "p50", "measured", "p99", "measured", "p99.9", "measured", "not held"];
+    let mut table = table(head);
     for step in &found.steps {
         let mut cells = vec![count(step.rate), step.delays.clone()];
         for pair in [step.p50, step.p99, step.p999] {
@@ -38,9 +27,7 @@ pub fn calibration(found: &Calibration, out: &mut dyn Write) -> io::Result<()> {
         table.add_row(cells);
     }
     // All but the delays and the reasons are numbers.
-    for (_, column) in table.column_iter_mut().enumerate().filter(|(at, _)| ![1, 8].contains(at)) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align(&mut table, [0].into_iter().chain(2..8));
     writeln!(out, "{table}\n")?;
     writeln!(out, "{}", planted_faults(found))?;
     writeln!(out, "{}", sentence(&found.believed))
@@ -49,16 +36,12 @@ pub fn calibration(found: &Calibration, out: &mut dyn Write) -> io::Result<()> {
 /// Whether the planted faults were counted exactly.
 pub fn planted_faults(found: &Calibration) -> String {
     let (planted, reported) = (found.faults.planted, found.faults.reported);
-    let kinds = [
-        ("lost", planted.lost, reported.lost),
-        ("duplicated", planted.duplicated, reported.duplicated),
-        ("reordered", planted.reordered, reported.reordered),
-        ("corrupted", planted.corrupted, reported.corrupted),
-    ];
-    let shown = kinds.map(|(name, planted, reported)| match planted == reported {
+    let kinds = planted.by_kind().into_iter().zip(reported.by_kind()).take(4);
+    let shown = kinds.map(|((name, planted), (_, reported))| match planted == reported {
         true => format!("{} {name}", count(planted)),
         false => format!("{} {name} (reported: {})", count(planted), count(reported)),
     });
+    let shown: Vec<String> = shown.collect();
     let verdict = if found.faults.is_exact() { "counted exactly" } else { "NOT counted exactly" };
     format!("planted faults: {}: {verdict}", shown.join(", "))
 }

@@ -56,7 +56,7 @@ pub(super) fn verdict(checks: &[Check]) -> String {
 /// The values of a condition's metrics.
 fn seen(judged: &FailIf) -> String {
     let shown = |(name, value): (&String, &Option<f64>)| match (value, name.parse::<Metric>()) {
-        (Some(value), Ok(metric)) => format!("{name} is {}", metric.dimension().shown(*value)),
+        (Some(value), Ok(metric)) => format!("{name} is {}", metric.dimension.shown(*value)),
         (Some(value), Err(_)) => format!("{name} is {value}"),
         (None, _) => format!("{name} is not available for this run"),
     };

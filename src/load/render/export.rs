@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag};
 
-use crate::measure::timeline::{Timeline, TimelineInterval};
+use crate::measure::{Timeline, TimelineInterval};
 
 /// Nanoseconds per unit of the log's readable maximum: a millisecond, as other tools expect.
 const NS_PER_LOGGED_UNIT: f64 = 1e6;
@@ -32,8 +32,8 @@ pub fn hlog(timeline: &Timeline, what: &str, mut out: &mut dyn Write) -> io::Res
     IntervalLogWriterBuilder::new()
         .add_comment(&format!("[Logged by echoring {}: {what}]", env!("CARGO_PKG_VERSION")))
         .add_comment("[Histogram log format version 1.3]")
-        .with_start_time(timeline.began())
-        .with_base_time(timeline.began())
+        .with_start_time(timeline.began)
+        .with_base_time(timeline.began)
         .begin_log_with(&mut out, &mut serializer)?;
     writeln!(out, "{LEGEND}")?;
     let mut log = IntervalLogWriterBuilder::new()

@@ -80,7 +80,7 @@ mod tests {
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     fn live() -> LiveResults {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(Window { from: 0, until: 10 * SECOND });
         let now = SECOND + 500 * MILLISECOND;
         for (micros, times) in [(900, 90), (40_000, 9), (1_500_000, 1)] {
@@ -97,7 +97,7 @@ mod tests {
         let (mut snapshots, mut live) = (SnapshotTaker::default(), LiveThreads::default());
         snapshots.ages(&tally, 5 * SECOND).add(SECOND, 100);
         live.take(snapshots.part(0, &tally, 5 * SECOND));
-        live.sum().clone()
+        live.sum.clone()
     }
 
     #[test]

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::engine::progress::{RunProgress, RunStage};
-use crate::measure::live::LiveResults;
-use crate::measure::quantiles::Quantiles;
+use crate::engine::{RunProgress, RunStage};
+use crate::measure::{LiveResults, Quantiles};
 
 /// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
 const BUCKETS_NS: [u64; 19] = [
@@ -147,24 +146,16 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
         list.gauge("target_messages_per_second", "Messages that are due.", rate);
     }
     let live = moment.live;
-    list.counter("messages_unsent_total", "Messages that were due and never sent.", live.unsent());
-    let errors = live.errors().iter().map(|(cause, count)| (cause.clone(), *count as f64));
+    list.counter("messages_unsent_total", "Messages that were due and never sent.", live.counts.unsent);
+    let errors = live.counts.errors.iter().map(|(cause, count)| (cause.clone(), *count as f64));
     list.add("errors_total", "Failures by cause.", Values::Counter(by("cause", errors)));
-    let integrity = live.integrity();
-    let kinds = [
-        ("lost", integrity.lost),
-        ("duplicated", integrity.duplicated),
-        ("reordered", integrity.reordered),
-        ("corrupted", integrity.corrupted),
-        ("late", integrity.late),
-    ];
-    let kinds = kinds.map(|(kind, count)| (kind.to_owned(), count as f64));
+    let kinds = live.counts.integrity.by_kind().map(|(kind, count)| (kind.to_owned(), count as f64));
     list.add(
         "integrity_total",
         "Integrity failures of messages by kind; losses are known at the end.",
         Values::Counter(by("kind", kinds)),
     );
-    let lateness = seconds(live.lateness_ns_max());
+    let lateness = seconds(live.counts.lateness_ns_max);
     list.gauge("lateness_max_seconds", "Maximum lateness of the generator behind its schedule.", lateness);
     list.times(live);
     Figures { target: moment.target.to_owned(), families: list.families }
@@ -194,7 +185,7 @@ impl List {
     /// Response times, and the ages of outstanding messages. Those are not in the histogram, as they grow, and a bucket must not
     /// decrease.
     fn times(&mut self, live: &LiveResults) {
-        let outstanding = live.outstanding();
+        let outstanding = &live.outstanding;
         self.gauge(
             "messages_outstanding",
             "Messages of the measured time that are due or sent, but neither answered nor given up.",
@@ -218,7 +209,7 @@ impl List {
         self.add(
             "response_seconds",
             "Time from the intended send to the arrival, for finished messages of the measured time.",
-            Values::Histogram(Distribution::of(live.settled())),
+            Values::Histogram(Distribution::of(&live.settled)),
         );
     }
 }

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use super::checks::{PASSED, baseline_checks, checks, title, verdict};
 use super::summary;
-use super::tables::shown;
+use super::tables::comparison_rows;
 use crate::engine::Outcome;
-use crate::record::comparison::{BaselineComparison, ComparisonVerdict, Spread};
+use crate::record::comparison::{BaselineComparison, ComparisonVerdict};
 
 /// Writes a section for each run: whether it passed, its throughput and latencies, and its checks. A last section
 /// compares them with stored results.
@@ -52,23 +52,11 @@ fn compared(baseline: &BaselineComparison, out: &mut dyn Write) -> io::Result<()
     for load in &baseline.loads {
         writeln!(out, "| {} | baseline | now | now / baseline | interval | now is |", escaped(&load.mode))?;
         writeln!(out, "|---|---:|---:|---:|---|---|")?;
-        for finding in &load.metrics {
-            let median =
-                |side: &Option<Spread>| side.map_or("–".to_owned(), |side| shown(finding, side.median));
-            let interval = match (finding.ratio_low, finding.ratio_high) {
-                (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
-                _ => finding.why.as_deref().map(escaped).unwrap_or_default(),
-            };
+        for (finding, row) in load.metrics.iter().zip(comparison_rows(load)) {
+            let [metric, a, b, ratio, interval, word] = row.map(|cell| escaped(&cell));
+            let word = if finding.worse_by().is_some() { format!("**{word}**") } else { word };
             let judged = if baseline.judged.contains(&finding.metric) { "" } else { " (not judged)" };
-            let ratio = finding.ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
-            let word = finding.verdict.map_or("", |verdict| verdict.name());
-            let word = if finding.worse_by().is_some() { format!("**{word}**") } else { word.to_owned() };
-            let (a, b) = (median(&finding.a), median(&finding.b));
-            writeln!(
-                out,
-                "| {} | {a} | {b} | {ratio} | {interval} | {word}{judged} |",
-                escaped(&finding.metric)
-            )?;
+            writeln!(out, "| {metric} | {a} | {b} | {ratio} | {interval} | {word}{judged} |")?;
         }
         writeln!(out)?;
         for warning in &load.warnings {

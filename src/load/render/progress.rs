@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::{RunProgress, RunStage};
-use crate::measure::quantiles::Quantiles;
-use crate::plan::units::{count, duration};
+use crate::measure::Quantiles;
+use crate::plan::{count, duration};
 use echoring_proto::limits::SECOND;
 
 /// How often a plain progress line is written.
@@ -132,7 +132,7 @@ impl ProgressReporter {
             let [p50, p99, p999] = [p50, p99, p999].map(duration);
             let _ = write!(line, ", p50 {p50}, p99 {p99}, p99.9 {p999}");
         }
-        let outstanding = moment.live.outstanding();
+        let outstanding = &moment.live.outstanding;
         if outstanding.max() >= LONG_OUTSTANDING_NS {
             let oldest = duration(outstanding.max());
             let _ = write!(line, ", {} unanswered, the oldest for {oldest}", count(outstanding.len()));
@@ -140,7 +140,7 @@ impl ProgressReporter {
         if moment.failed > 0 {
             let _ = write!(line, ", {} connections failed", count(moment.failed));
         }
-        let errors: u64 = moment.live.errors().values().sum();
+        let errors: u64 = moment.live.counts.errors.values().sum();
         if errors > 0 {
             let _ = write!(line, ", {} errors", count(errors));
         }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::plan::units::{count, duration};
-use crate::record::replay::{Difference, Replay};
+use crate::plan::{count, duration};
+use crate::record::replay::{Example, Replay};
 
 /// Writes the replayed messages, and examples of differences.
 ///
@@ -44,11 +44,10 @@ pub(super) fn lines(found: &Replay, out: &mut dyn Write) -> io::Result<()> {
     found.examples.iter().try_for_each(|example| writeln!(out, "difference {}", difference(example)))
 }
 
-fn difference(example: &Difference) -> String {
+fn difference(example: &Example) -> String {
     let answer = example.answer.map_or(String::new(), |number| format!(" answer {number}"));
     let copy = if example.copy > 1 { format!(" (copy {})", example.copy) } else { String::new() };
-    let mut line =
-        format!("{}: connection {}{copy}{answer}", example.kind.replace('_', " "), example.connection);
+    let mut line = format!("{}: connection {}{copy}{answer}", example.kind.name(), example.connection);
     let parts = [("recorded", &example.recorded), ("seen", &example.seen)];
     for (name, content) in parts {
         if let Some(content) = content {
@@ -61,12 +60,13 @@ fn difference(example: &Difference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::tally::replay::Difference;
     use crate::record::replay::Differences;
 
     #[test]
     fn a_replay_is_told_with_its_differences() {
-        let example = Difference {
-            kind: "out_of_order".to_owned(),
+        let example = Example {
+            kind: Difference::OutOfOrder,
             connection: 7,
             copy: 2,
             answer: Some(3),

@@ -88,7 +88,7 @@ mod tests {
 
     /// The outcome of three seconds with 3,000 messages, of which one in ten was lost, all in the sample.
     pub(super) fn sampled() -> (Outcome, Tally) {
-        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 5, 5_000, PICKER));
+        let mut tally = Tally::for_load(None, 0, Sampler::new(1.0, 5, 5_000, PICKER));
         tally.open(WINDOW);
         for sequence in 0..3_000 {
             let intended = WINDOW.from + sequence * MILLISECOND;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 
 use crate::engine::{Outcome, RunVerdict};
-use crate::plan::units::{bytes, count, duration};
+use crate::plan::{bytes, count, duration};
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
 use crate::render::{calibration, replay, tables};
 
@@ -211,16 +211,8 @@ fn compression(done: &Compression, opened: u64) -> String {
 
 /// The integrity of the messages.
 fn integrity(record: &Record) -> String {
-    let integrity = &record.integrity;
-    format!(
-        "{} lost, {} duplicated, {} reordered, {} corrupted{}{}",
-        count(integrity.lost),
-        count(integrity.duplicated),
-        count(integrity.reordered),
-        count(integrity.corrupted),
-        late(record),
-        if record.config.verify { "" } else { " (contents not checked: --verify off)" },
-    )
+    let unchecked = if record.config.verify { "" } else { " (contents not checked: --verify off)" };
+    format!("{}{}{unchecked}", record.integrity.listed(count), late(record))
 }
 
 /// Pings in addition to the load, and those that were skipped.
@@ -385,9 +377,7 @@ fn pace(config: &Config) -> String {
 }
 
 pub(super) fn latencies(record: &Record) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header([
+    let mut table = tables::table([
         "latency", "min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean",
         "stddev",
     ]);
@@ -421,9 +411,7 @@ pub(super) fn latencies(record: &Record) -> Table {
     if let Some(heartbeat) = &record.generator.heartbeat_ns {
         row("heartbeat", heartbeat);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    tables::align(&mut table, 1..13);
     table
 }
 
@@ -557,12 +545,8 @@ pub(super) fn broken(record: &Record) -> String {
         );
     }
     format!(
-        "integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} unsent, {} connections \
-         ended early, {} errors",
-        integrity.lost,
-        integrity.duplicated,
-        integrity.reordered,
-        integrity.corrupted,
+        "integrity broken: {}, {} late, {} unsent, {} connections ended early, {} errors",
+        integrity.listed(|number| number.to_string()),
         integrity.late,
         record.generator.unsent,
         record.connections.ended_early,

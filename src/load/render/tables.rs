@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::analyse::objective::{Dimension, Metric};
-use crate::measure::quantiles::Quantiles;
-use crate::plan::units::{count, duration};
+use crate::measure::Quantiles;
+use crate::plan::{count, duration};
 use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
 use crate::record::search::{Limit, SearchResult};
 use crate::record::{HERD_INTERVAL, HerdInterval, RateStage, Request, StageResult, Storm};
@@ -244,19 +244,19 @@ fn named(side: &Side) -> String {
 }
 
 /// A value in the unit of its metric.
-pub(super) fn shown(finding: &MetricComparison, value: f64) -> String {
-    let dimension = finding.metric.parse::<Metric>().map_or(Dimension::Count, |metric| metric.dimension());
+fn shown(finding: &MetricComparison, value: f64) -> String {
+    let dimension = finding.metric.parse::<Metric>().map_or(Dimension::Count, |metric| metric.dimension);
     dimension.shown(value)
 }
 
-fn table<const N: usize>(head: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header(head);
     table
 }
 
-fn align(table: &mut Table, columns: std::ops::Range<usize>) {
+pub(super) fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

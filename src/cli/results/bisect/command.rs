@@ -232,7 +232,7 @@ fn of_records(output: &str, metric: &Metric) -> Result<f64, String> {
         return Err(format!("its output has runs of {one} and {other}: bench --mode selects one"));
     }
     let values: Vec<f64> = runs.iter().filter_map(|run| metric.of(run)).collect();
-    median(&values).ok_or_else(|| format!("its output does not have {}", metric.name()))
+    median(&values).ok_or_else(|| format!("its output does not have {}", metric.name))
 }
 
 #[cfg(test)]

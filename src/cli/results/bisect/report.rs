@@ -159,7 +159,7 @@ impl Report {
             "good": of_commit(&self.good),
             "bad": commit(self.commits.len() - 1),
             "commits": self.commits.len(),
-            "metric": self.metric.as_ref().map(Metric::name),
+            "metric": self.metric.as_ref().map(|metric| &metric.name),
             "worse": if self.options.more_is_worse { "higher" } else { "lower" },
             "threshold": self.options.threshold,
             "error": self.options.error,

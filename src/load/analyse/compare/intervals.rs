@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::analyse::objective::{Metric, OfIntervals};
 use crate::analyse::statistics::Scatter;
-use crate::measure::distribution::decode;
+use crate::measure::decode;
 use crate::record::comparison::Spread;
 
 /// An interval shorter than this share of the first is the remainder of a run.

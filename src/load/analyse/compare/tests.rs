@@ -4,8 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::analyse::statistics::tests::normal;
-use crate::measure::distribution::encode;
-use crate::measure::distribution::histogram;
+use crate::measure::{encode, histogram};
 use echoring_proto::random::SplitMix64;
 
 /// A run that started at this second, with this p99 in milliseconds and this CPU time per message in nanoseconds.

@@ -7,10 +7,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::measure::distribution;
-use crate::plan::mode::Mode;
-use crate::plan::protocol::Protocol;
-use crate::plan::units;
-use crate::plan::workload::Workload;
+use crate::plan::{Mode, Protocol, Workload, units};
 
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
@@ -191,30 +188,17 @@ const MAX_RATE: &str = "max_rate";
 /// A metric of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
-    pub(super) name: String,
+    /// Its name in expressions.
+    pub name: String,
     source: Source,
-    pub(super) dimension: Dimension,
-    pub(super) more_is_better: bool,
+    pub(crate) dimension: Dimension,
+    /// Whether more of it is better.
+    pub more_is_better: bool,
     only_in: Option<&'static str>,
     pub(super) share_below: Option<f64>,
 }
 
 impl Metric {
-    /// Its name in expressions.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its dimension.
-    pub(crate) fn dimension(&self) -> Dimension {
-        self.dimension
-    }
-
-    /// Whether more of it is better.
-    pub fn more_is_better(&self) -> bool {
-        self.more_is_better
-    }
-
     /// Whether records of this mode can have it.
     pub fn is_of_mode(&self, mode: &str) -> bool {
         // A storm may have topics.

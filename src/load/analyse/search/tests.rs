@@ -1,9 +1,7 @@
 //! Searches of simulated servers with known limits, and evaluations of runs with known parts of response times.
 
 use super::*;
-use crate::measure::distribution::encode;
-use crate::measure::quantiles::Quantiles;
-use crate::measure::tally::Tally;
+use crate::measure::{Quantiles, Tally, encode};
 use crate::plan::workload::tests::workload;
 use crate::plan::{MAX_LATENESS_DEFAULT, Mode};
 use crate::record::describe;
@@ -197,7 +195,7 @@ struct Parts {
 /// A run of 10,000 messages in a second, with these parts by message number.
 fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
     const MS: u64 = 1_000_000;
-    let mut tally = Tally::new();
+    let mut tally = Tally::default();
     for number in 0..10_000 {
         let Parts { late, waited, service } = parts(number);
         tally.latency.whole.lateness.record(late * MS).expect("within bounds");

@@ -1,27 +1,25 @@
 //! Messages of a declared protocol: answers, deliveries, pushes and heartbeats, as its rules distinguish them.
 
-use super::Client;
 use super::agenda::Due;
 use super::connection::Flow;
 use super::echo::candidates;
 use super::replaced::settle_replaced;
 use super::session::scope;
 use super::slots::AttemptStage;
+use super::{Client, Link};
 use crate::engine::trace::TraceEvent;
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::times::Times;
 use crate::measure::track::Arrival;
+use crate::measure::{MessageName, SampleOutcome, Times};
+use crate::plan::message as shown;
 use crate::plan::payload::Id;
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::rules::{AnswerRule, Extractor, Meaning, ParsedMessage};
 use crate::plan::template::Scope;
-use crate::plan::units::message as shown;
 use crate::record::failures::{ENDLESS_MESSAGE, ERROR_ANSWER, UNEXPECTED_MESSAGE};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
-use echoring_runtime::shard::ConnectionContext;
 
 /// Maximum bytes of a value that people see.
 const SHOWN_BYTES_MAX: usize = 100;
@@ -97,12 +95,7 @@ fn wrong(
 
 impl Client {
     /// Writes a request, or a publication, and sends it. False if the connection has no room for it.
-    pub(super) fn send_request(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        id: &Id,
-    ) -> bool {
+    pub(super) fn send_request(&mut self, link: &mut Link<'_>, position: usize, id: &Id) -> bool {
         let Some(protocol) = self.protocol.clone() else { return true };
         let Client { shared, connections, clock_offset, message, payload, .. } = self;
         let connection = &connections[position];
@@ -130,7 +123,7 @@ impl Client {
             return false;
         }
         if let Some(request) = request {
-            self.tally.protocol.sent(request);
+            self.tally.protocol.requests[request].sent += 1;
         }
         if self.shared.traces {
             let entry = request.map_or("topics.publish".to_owned(), |request| {
@@ -143,12 +136,7 @@ impl Client {
 
     /// A message of a protocol arrived, which may consist of several.
     #[inline]
-    pub(super) fn protocol_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn protocol_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         // Each thread has a protocol of its own, so that no other thread writes to the count of references.
         let Some(protocol) = self.protocol.clone() else { return };
         if protocol.split.is_stream() {
@@ -164,7 +152,7 @@ impl Client {
     fn stream_arrived(
         &mut self,
         protocol: &CompiledProtocol,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         bytes: &[u8],
     ) {
@@ -199,7 +187,7 @@ impl Client {
     fn part_arrived(
         &mut self,
         protocol: &CompiledProtocol,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         part: &[u8],
     ) {
@@ -272,12 +260,7 @@ impl Client {
     }
 
     /// An answer arrived: it is matched with its request, compared and timed, and makes room for the next request.
-    fn answer_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        answer: &Answer<'_>,
-    ) {
+    fn answer_arrived(&mut self, link: &mut Link<'_>, position: usize, answer: &Answer<'_>) {
         let &Answer { protocol, rule, message, .. } = answer;
         let now = link.now();
         let connection = &self.connections[position];
@@ -361,7 +344,7 @@ impl Client {
     #[inline]
     fn request_answered(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         answer: &Answer<'_>,
         matched: Matched,
@@ -412,13 +395,7 @@ impl Client {
     /// An unexpected answer without an id takes the place of the request `sequence`, unless the answer to that one
     /// arrives.
     #[cold]
-    fn unidentified(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        answer: &Answer<'_>,
-        sequence: u64,
-    ) {
+    fn unidentified(&mut self, link: &mut Link<'_>, position: usize, answer: &Answer<'_>, sequence: u64) {
         let protocol = answer.protocol;
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
@@ -447,7 +424,7 @@ impl Client {
         now: Nanos,
     ) {
         if contents == Contents::Error {
-            self.tally.protocol.failed(request);
+            self.tally.protocol.requests[request].errors += 1;
             let name = &protocol.requests[request].name;
             self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
         }

@@ -9,18 +9,16 @@
 
 use super::connection::{Flow, State};
 use super::slots::{Attempt, AttemptStage};
-use super::{Client, Peer, Phase, causes};
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::times::Times;
+use super::{Client, Link, Peer, Phase, causes};
 use crate::measure::track::REPLY_TIME;
-use crate::plan::mode::Mode;
-use crate::plan::pace::Pace;
+use crate::measure::{MessageName, SampleOutcome, Times};
 use crate::plan::payload::Id;
+use crate::plan::{Mode, Pace};
 use crate::record::failures::{NO_REPLY, UNFINISHED};
 use echoring_proto::connection::{Cause, Chunk, Closed};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 /// In a closed loop, the pause of a slot after a failure. Without it, a refused connection would be retried at full
 /// speed.
@@ -49,7 +47,7 @@ impl Client {
     /// A connection is due at `intended`.
     pub(super) fn attempt_due(&mut self, intended: Nanos) {
         if self.slots.waiting.len() >= self.slots.free.len() {
-            self.tally.connections.handshakes.waits(self.tally.window.contains(intended));
+            self.tally.connections.handshakes.waited += u64::from(self.tally.window.contains(intended));
         }
         self.slots.waiting.push_back(intended);
     }
@@ -110,7 +108,7 @@ impl Client {
     }
 
     /// The handshake succeeded: the slot sends its message, or is done.
-    pub(super) fn attempt_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn attempt_opened(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];
@@ -131,12 +129,7 @@ impl Client {
     }
 
     /// A message arrived.
-    pub(super) fn attempt_answered(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn attempt_answered(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let Client { shared, connections, .. } = self;
         let connection = &connections[position];
         let Flow::Attempt(attempt) = &connection.flow else { return };
@@ -151,7 +144,7 @@ impl Client {
     /// The answer to the message of a slot arrived and was compared.
     pub(super) fn attempt_compared(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         outcome: SampleOutcome,
         bytes: usize,
@@ -182,7 +175,7 @@ impl Client {
     }
 
     /// The connection was answered.
-    fn attempt_served(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, now: Nanos) {
+    fn attempt_served(&mut self, link: &mut Link<'_>, position: usize, now: Nanos) {
         self.slots.unanswered -= 1;
         let hold = self.shared.load.connecting.hold.as_nanos() as Nanos;
         let Some(attempt) = self.attempt_at(position) else { return };
@@ -260,7 +253,7 @@ impl Client {
         let outcome = match before {
             AttemptStage::HandshakeTimes(_) => {
                 self.tally.connections.error(UNFINISHED);
-                self.tally.connections.handshakes.failed(until.saturating_sub(times.sent));
+                self.tally.connections.handshakes.failed.saturating_record(until.saturating_sub(times.sent));
                 SampleOutcome::Failed
             }
             _ => {
@@ -306,7 +299,11 @@ impl Client {
             AttemptStage::HandshakeTimes(times) => {
                 self.tally.connections.error(&causes::of_end(&closed.cause, false));
                 self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
-                self.tally.connections.handshakes.failed(cx.now().saturating_sub(times.sent));
+                self.tally
+                    .connections
+                    .handshakes
+                    .failed
+                    .saturating_record(cx.now().saturating_sub(times.sent));
                 self.slots.unanswered -= 1;
             }
             AttemptStage::Awaiting(times) => {

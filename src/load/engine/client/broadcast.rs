@@ -2,16 +2,15 @@
 
 use super::connection::{Flow, State};
 use super::topic::{Broadcast, Part};
-use super::{Client, WorkerMessage};
+use super::{Client, Link, WorkerMessage};
 use crate::engine::shared::Shared;
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::tally::{ReceivedMessage, Tally};
-use crate::measure::times::Times;
+use crate::measure::tally::ReceivedMessage;
 use crate::measure::track::{Replaced, StreamArrival};
+use crate::measure::{MessageName, SampleOutcome, Tally, Times};
 use crate::plan::payload::Id;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{ConnectionContext, Lane};
+use echoring_runtime::shard::Lane;
 
 /// The delivery of a message was damaged, since nothing else has arrived: it has its age from then.
 fn settle_replaced(tally: &mut Tally, connection: u32, Replaced { times, at, .. }: Replaced) {
@@ -136,12 +135,7 @@ impl Broadcast {
 impl Client {
     /// A message of the topic arrived. Its header names its publisher, sequence and times.
     #[inline]
-    pub(super) fn delivery_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn delivery_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let has_kind = chunk.kind == self.shared.payloads.kind();
         self.payload_delivered(link, position, chunk.payload, has_kind);
     }
@@ -150,7 +144,7 @@ impl Client {
     #[inline]
     pub(super) fn payload_delivered(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         payload: &[u8],
         has_kind: bool,
@@ -182,12 +176,7 @@ impl Client {
     }
 
     /// All subscribers have received a message: its publisher may send another.
-    fn notify_publisher(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        (publisher, sequence): (u32, u64),
-        now: Nanos,
-    ) {
+    fn notify_publisher(&mut self, link: &mut Link<'_>, (publisher, sequence): (u32, u64), now: Nanos) {
         let (owner, _) = self.shared.owner(publisher);
         if owner == self.thread {
             self.reached(publisher, sequence, now);
@@ -258,7 +247,7 @@ impl Client {
             tally.integrity.lost += lost;
             if broadcast.subscribes() {
                 if shared.load.churn.is_some() {
-                    tally.fan_out.deliveries_due += stream.received() + lost;
+                    tally.fan_out.deliveries_due += stream.received + lost;
                 }
                 for (times, copies) in stream.missed() {
                     tally.record_lost(until, name, times, copies);
@@ -272,9 +261,9 @@ impl Client {
                     });
                 }
             }
-            tally.fan_out.gaps += stream.gaps();
+            tally.fan_out.gaps += stream.gaps;
             if broadcast.subscribes() {
-                tally.fan_out.deliveries += stream.received();
+                tally.fan_out.deliveries += stream.received;
             }
         }
         if let Part::Publishes(publishing) = &broadcast.part {

@@ -7,19 +7,17 @@
 //! Never: a message that was in flight when its connection ended and is neither answered nor lost.
 
 use super::agenda::Due;
-use super::connection::{Flow, State};
-use super::life::Departure;
+use super::connection::{Departure, Flow, State};
 use super::replaced::settle_replaced;
-use super::{Client, Phase, causes};
-use crate::measure::samples::MessageName;
+use super::{Client, Link, Phase, causes};
+use crate::measure::MessageName;
 use crate::measure::track::REPLY_TIME;
-use crate::plan::churn::Cut;
-use crate::plan::mode::Mode;
+use crate::plan::{Cut, Mode};
 use crate::record::failures::UNFINISHED;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 /// Interval of checks whether a connection at the end of its lifetime has its answers.
 const RETIRE_INTERVAL: Nanos = 5 * MILLISECOND;
@@ -192,7 +190,7 @@ impl Client {
     }
 
     /// The connection takes part in the load from now on.
-    pub(super) fn take_part(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn take_part(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let churns = self.shared.load.churn.is_some();
         if churns {
@@ -256,7 +254,7 @@ impl Client {
     // ---- the end of a lifetime ----
 
     /// The lifetime of a connection is over: it is closed once its messages are answered.
-    pub(super) fn retire(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, at: Nanos) {
+    pub(super) fn retire(&mut self, link: &mut Link<'_>, position: usize, at: Nanos) {
         let now = link.now();
         let connection = &mut self.connections[position];
         if connection.life.due_at != at || !matches!(connection.state, State::Open | State::Retiring) {
@@ -305,7 +303,11 @@ impl Client {
                         // The recording has it.
                         self.tally.connections.error(UNFINISHED);
                         let begun = connection.opening.dialled;
-                        self.tally.connections.handshakes.failed(cx.now().saturating_sub(begun));
+                        self.tally
+                            .connections
+                            .handshakes
+                            .failed
+                            .saturating_record(cx.now().saturating_sub(begun));
                     }
                 }
                 State::Preparing => self.connector.open -= 1,

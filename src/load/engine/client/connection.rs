@@ -1,8 +1,6 @@
 //! The state of one connection.
 
 use super::conversation::Session;
-use super::life::Life;
-use super::listener::Listener;
 use super::player::Player;
 use super::slots::Attempt;
 use super::topic::{Broadcast, Part, Publishing};
@@ -10,9 +8,8 @@ use crate::engine::shared::Shared;
 use crate::measure::handshakes::HandshakeTimes;
 use crate::measure::order::OrderChecker;
 use crate::measure::track::{Awaited, Stream};
-use crate::plan::mode::Mode;
-use crate::plan::pace::Pace;
 use crate::plan::schedule::Mark;
+use crate::plan::{Mode, Pace};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
@@ -61,6 +58,67 @@ pub(super) enum Flow {
     Attempt(Attempt),
     Push(Listener),
     Replay(Box<Player>),
+}
+
+/// How a connection comes and goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Life {
+    /// Whether the run has not to wait for it: it was open once, or failed.
+    pub(super) is_settled: bool,
+    /// Whether it was open once.
+    pub(super) was_open: bool,
+    /// Why it is away.
+    pub(super) departure: Departure,
+    /// Whether it was cut before; a storm counts each connection once.
+    pub(super) was_cut: bool,
+    /// When it ended.
+    pub(super) ended_at: Nanos,
+    /// When it is dialled, or closed.
+    pub(super) due_at: Nanos,
+    /// Until when the end of its lifetime waits for answers.
+    pub(super) retire_by: Nanos,
+    /// Attempts in a row that failed.
+    pub(super) failures: u32,
+    /// Number of random values that it has drawn.
+    pub(super) drawn: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// It is not away, or was never open.
+    #[default]
+    None,
+    /// Its lifetime was over.
+    Retired,
+    /// It ended by itself.
+    Ended,
+    /// It was cut with all others.
+    Cut,
+}
+
+impl Life {
+    /// Whether it was open, and must reopen.
+    pub(super) fn is_away(&self) -> bool {
+        self.departure != Departure::None
+    }
+
+    /// Whether its user is absent, so that due messages have no sender.
+    pub(super) fn has_no_user(&self) -> bool {
+        !self.was_open || self.departure == Departure::Retired
+    }
+}
+
+/// A listening connection of push mode.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    /// When its latest message arrived; 0 before the first.
+    pub(super) heard_at: Nanos,
+    /// Messages that arrived.
+    pub(super) received: u64,
+    /// Payload bytes of an incomplete message.
+    pub(super) bytes: usize,
+    /// A message that was created after the measured time has arrived, so no earlier one is in flight.
+    pub(super) is_past_end: bool,
 }
 
 impl Connection {

@@ -1,7 +1,7 @@
 //! Counts the connections of a thread: dialled, in their handshake, open, or failed.
 
 use crate::engine::shared::Shared;
-use crate::plan::schedule::{Arrivals, Cursor, Schedule};
+use crate::plan::{Arrivals, Cursor, Schedule};
 use echoring_proto::limits::Nanos;
 
 /// Maximum concurrent handshakes of a thread: well below any listen backlog.
@@ -11,7 +11,7 @@ const HANDSHAKES_MAX: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Connector {
     /// Index of the next connection to dial.
-    next: usize,
+    pub(super) next: usize,
     /// The schedule of dials, if there is a rate.
     rate: Option<Cursor>,
     pub(super) handshakes: usize,
@@ -23,11 +23,6 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// The position of the next connection to dial.
-    pub(super) fn next(&self) -> usize {
-        self.next
-    }
-
     /// Returns and advances the next index.
     pub(super) fn take(&mut self) -> usize {
         self.next += 1;
@@ -70,11 +65,6 @@ impl Connector {
         // Each connection once, in the order of the indices.
         let (due, next) = (rate.due(now).is_some(), rate.next());
         if due { Ok(()) } else { Err(Some(next)) }
-    }
-
-    /// A handshake begins.
-    pub(super) fn dialled(&mut self) {
-        self.handshakes += 1;
     }
 
     /// A handshake succeeded.

@@ -45,8 +45,8 @@ impl Session {
     }
 
     /// Keeps values of a message.
-    pub(super) fn keep(&mut self, capture: &[(usize, Extractor)], message: &ParsedMessage<'_>) {
-        for (place, extractor) in capture {
+    pub(super) fn keep(&mut self, capture: &[(usize, String, Extractor)], message: &ParsedMessage<'_>) {
+        for (place, _, extractor) in capture {
             let value = extractor.value(message).unwrap_or_default();
             self.captures[*place].clear();
             self.captures[*place].extend_from_slice(&value);

@@ -66,9 +66,9 @@ impl Client {
     #[inline]
     pub(super) fn note_tick(&mut self, now: Nanos) {
         if let Some(recorder) = self.tally.shares.recorder()
-            && recorder.now() != now
+            && recorder.now != now
         {
-            let span = now.saturating_sub(recorder.now());
+            let span = now.saturating_sub(recorder.now);
             let delays = self.delay_meter.measure(now, span, self.timers.wake_at());
             recorder.tick_began(now, delays);
         }

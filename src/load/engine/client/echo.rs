@@ -1,25 +1,19 @@
 //! Echo mode: replies on a connection.
 
-use super::Client;
 use super::connection::Flow;
 use super::replaced::settle_replaced;
-use crate::measure::samples::MessageName;
-use crate::measure::tally::Tally;
+use super::{Client, Link};
 use crate::measure::track::{Arrival, Awaited, Replaced};
-use crate::plan::payload::{Id, Payloads};
+use crate::measure::{MessageName, Tally};
+use crate::plan::Payloads;
+use crate::plan::payload::Id;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::ConnectionContext;
 
 impl Client {
     /// A message came back: it is matched with the sent message, timed, and makes room for the next.
     #[inline]
-    pub(super) fn echo_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn echo_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];
@@ -74,7 +68,7 @@ fn evaluate(
     let claimed = match named {
         // One that was never sent has a damaged name.
         Some(named) => Some(named).filter(|named| named.sequence < awaited.next() && is(named)),
-        None if payloads.bare() && chunk.payload.len() >= RECOGNISED_BYTES_MIN => {
+        None if payloads.bare && chunk.payload.len() >= RECOGNISED_BYTES_MIN => {
             candidates(due, awaited).find(is)
         }
         None => None,

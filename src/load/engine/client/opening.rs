@@ -8,7 +8,7 @@ use super::session::scope;
 use super::{Client, Peer, Phase, causes};
 use crate::engine::shared::NoRowLeft;
 use crate::measure::handshakes::HandshakeTimes;
-use crate::plan::mode::Mode;
+use crate::plan::Mode;
 use crate::record::failures::{NO_ROW_LEFT, UNFINISHED};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
@@ -29,7 +29,7 @@ impl Client {
         if self.shared.is_stopped() {
             self.stop_connecting(cx);
         }
-        while self.connector.next() < self.connections.len() && self.may_dial(cx) {
+        while self.connector.next < self.connections.len() && self.may_dial(cx) {
             let position = self.connector.take();
             if let Err(error) = self.dial_one(cx, position) {
                 self.connections[position].state = State::Gone;
@@ -56,12 +56,16 @@ impl Client {
                     _ => self.connector.open -= 1,
                 }
                 self.tally.connections.error(UNFINISHED);
-                self.tally.connections.handshakes.failed(cx.now().saturating_sub(connection.opening.dialled));
+                self.tally
+                    .connections
+                    .handshakes
+                    .failed
+                    .saturating_record(cx.now().saturating_sub(connection.opening.dialled));
                 if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
                     link.close(CloseCode::GOING_AWAY, "");
                 }
             }
-            if begun || position >= self.connector.next() {
+            if begun || position >= self.connector.next {
                 self.settle(position, cx.now());
             }
         }
@@ -88,7 +92,7 @@ impl Client {
         cx: &mut Context<'_, D, Client>,
         position: usize,
     ) -> io::Result<()> {
-        self.tally.connections.handshakes.begun();
+        self.tally.connections.handshakes.dialled += 1;
         let shared = &self.shared;
         let number = self.connections[position].number;
         let source = match shared.sources.as_slice() {
@@ -115,30 +119,11 @@ impl Client {
         connection.token = Some(token);
         connection.state = State::Connecting;
         connection.opening = HandshakeTimes::begun(cx.clock());
-        self.connector.dialled();
+        self.connector.handshakes += 1;
         Ok(())
     }
 
-    /// TCP is connected.
-    pub(super) fn connection_connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
-        if let Some(opening) = self.opening_of(cx, token) {
-            opening.connected = cx.now();
-        }
-    }
-
-    /// TLS is established.
-    pub(super) fn connection_secured<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        token: Token,
-        resumed: bool,
-    ) {
-        if let Some(opening) = self.opening_of(cx, token) {
-            (opening.secured, opening.resumed) = (cx.now(), resumed);
-        }
-    }
-
-    fn opening_of<D: Driver>(
+    pub(super) fn opening_of<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Client>,
         token: Token,
@@ -265,7 +250,11 @@ impl Client {
     fn opening_failed(&mut self, position: usize, closed: &Closed, now: Nanos) {
         let connection = &self.connections[position];
         let is_settled = connection.life.is_settled;
-        self.tally.connections.handshakes.failed(now.saturating_sub(connection.opening.dialled));
+        self.tally
+            .connections
+            .handshakes
+            .failed
+            .saturating_record(now.saturating_sub(connection.opening.dialled));
         let cause = causes::of_end(&closed.cause, false);
         if is_settled {
             self.connector.handshakes -= 1;

@@ -38,7 +38,7 @@ impl Client {
             Some(Flow::Echo(_) | Flow::Attempt(_) | Flow::Replay(_)) => 1,
         };
         let every = sampled_every(connections.len(), streams);
-        ages.each_stands_for(every as u64);
+        ages.weight = every as u64;
         let first = (now / SECOND) as usize % every;
         let most = (LOOKED_AT_MAX / connections.len().div_ceil(every) as u64).max(1);
         let mut behind = Vec::new();
@@ -99,7 +99,7 @@ fn waiting(connection: &Connection, next: u64, (most, copies): (u64, u64), ages:
         return;
     }
     let first = connection.mark.at;
-    let passed = u128::from(ages.now().saturating_sub(first));
+    let passed = u128::from(ages.now.saturating_sub(first));
     let step = count.div_ceil(most);
     for at in (0..count).step_by(step as usize) {
         let since_first = passed * u128::from(at) / u128::from(count);
@@ -123,7 +123,7 @@ fn replayed(shared: &Shared, number: u32, player: &Player, ages: &mut Ages) {
         ages.add(player.at(replay, number, action.at), action.is_timed.into());
     }
     let dialogue = replay.dialogue(number);
-    for at in player.missing(replay, number, ages.now()) {
+    for at in player.missing(replay, number, ages.now) {
         if let Some(times) = times(replay, number, player, &dialogue.answers[at]) {
             ages.add(times.intended, 1);
         }

@@ -1,8 +1,7 @@
 //! The schedule of the senders of a thread in an open loop; empty in a closed loop.
 
 use super::connection::Connection;
-use crate::plan::Workload;
-use crate::plan::schedule::{Cursor, Schedule};
+use crate::plan::{Cursor, Schedule, Workload};
 use echoring_proto::limits::Nanos;
 
 /// The senders of a thread and their schedule.

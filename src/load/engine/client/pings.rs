@@ -1,13 +1,12 @@
 //! Pings and their pongs (RFC 6455, 5.5.2): as the load, or beside it. A WebSocket server answers them without the application, so that they
 //! tell the delay of the network and of the server's event loop.
 
-use super::Client;
 use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
-use crate::measure::samples::MessageName;
+use super::{Client, Link};
+use crate::measure::MessageName;
 use crate::measure::track::Arrival;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::ConnectionContext;
 
 /// Payload of a ping that is the load: its sequence.
 const LOAD_BYTES: usize = size_of::<u64>();
@@ -16,7 +15,7 @@ const BESIDE_BYTES: usize = 2 * size_of::<u64>();
 
 impl Client {
     /// Sends a ping that is the load. False if the connection has no room for it.
-    pub(super) fn send_ping(link: &mut ConnectionContext<'_, Client>, sequence: u64) -> bool {
+    pub(super) fn send_ping(link: &mut Link<'_>, sequence: u64) -> bool {
         link.ping(&sequence.to_be_bytes())
     }
 
@@ -33,12 +32,7 @@ impl Client {
     }
 
     /// Sends the due ping in addition to the load.
-    pub(super) fn ping_beside(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        now: Nanos,
-    ) {
+    pub(super) fn ping_beside(&mut self, link: &mut Link<'_>, position: usize, now: Nanos) {
         let Some(every) = self.shared.load.ping_every else { return };
         let next = now + every.as_nanos() as Nanos;
         self.connections[position].ping_at = next;
@@ -52,7 +46,7 @@ impl Client {
     }
 
     /// A pong arrived. Those that no ping asked for are allowed (RFC 6455, 5.5.3) and mean nothing.
-    pub(super) fn pong_arrived(&mut self, link: &mut ConnectionContext<'_, Client>, payload: &[u8]) {
+    pub(super) fn pong_arrived(&mut self, link: &mut Link<'_>, payload: &[u8]) {
         let (position, now) = (link.peer.position as usize, link.now());
         if let Ok(payload) = <[u8; BESIDE_BYTES]>::try_from(payload) {
             let (sent, seed) = payload.split_at(LOAD_BYTES);

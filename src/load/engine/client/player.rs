@@ -1,10 +1,9 @@
 //! The replay of one connection: its due and sent messages, and the answers so far.
 
+use crate::measure::Times;
 use crate::measure::replay::AnswerChecker;
-use crate::measure::times::Times;
-use crate::plan::replay::Replay;
-use crate::plan::replay::comparison::ComparisonRule;
-use crate::plan::replay::script::{Action, ActionKind, Answer, RecordedEnd};
+use crate::plan::replay::script::{Action, ActionKind, Answer};
+use crate::plan::{ComparisonRule, RecordedEnd, Replay};
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// Time after which a connection that the server ended in the recording is closed, if the server has not ended it by
@@ -52,7 +51,7 @@ impl Player {
             answer.after <= *sent && began.saturating_add(replay.due(number, answer.at)) < until
         };
         self.due == *sent
-            && (*replay.comparison().rule() == ComparisonRule::None
+            && (replay.script.comparison.rule == ComparisonRule::None
                 || answers.is_complete(replay.dialogue(number), is_due))
     }
 
@@ -75,7 +74,7 @@ impl Player {
         until: Nanos,
     ) -> impl Iterator<Item = usize> + use<'a> {
         let dialogue = replay.dialogue(number);
-        let is_compared = *replay.comparison().rule() != ComparisonRule::None;
+        let is_compared = replay.script.comparison.rule != ComparisonRule::None;
         let is_due = move |at: &usize| {
             let answer = &dialogue.answers[*at];
             answer.after <= self.sent && self.at(replay, number, answer.at) < until

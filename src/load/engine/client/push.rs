@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::Client;
 use super::clock_offset::ClockOffset;
 use super::connection::Flow;
-use crate::measure::samples::MessageName;
+use super::{Client, Link};
+use crate::measure::MessageName;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 impl Client {
     /// Reads the wall clock, which may be set during a run.
@@ -21,7 +21,7 @@ impl Client {
     }
 
     /// Sends the hello message of a listener that has opened.
-    pub(super) fn send_hello(&mut self, link: &mut ConnectionContext<'_, Client>) {
+    pub(super) fn send_hello(&mut self, link: &mut Link<'_>) {
         if let Some(hello) = &self.shared.load.listening.hello
             && link.send(MessageKind::Text, hello.as_bytes())
         {
@@ -31,12 +31,7 @@ impl Client {
 
     /// A message, or a part of one, arrived at a listener.
     #[inline]
-    pub(super) fn push_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn push_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let Flow::Push(listener) = &mut self.connections[position].flow else { return };
         listener.bytes += chunk.payload.len();
         if !chunk.last {
@@ -51,7 +46,7 @@ impl Client {
     /// timed; `None` within if it has none.
     pub(super) fn push_timed(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         bytes: usize,
         time: Option<Option<Duration>>,
@@ -67,7 +62,7 @@ impl Client {
         if before == 0 {
             tally.connections.handshakes.answered(&connection.opening, now);
         } else if tally.window.contains(now) {
-            tally.pushes.gap(now - before);
+            tally.pushes.gap.saturating_record(now - before);
         }
         let name = MessageName::of(connection.number, listener.received);
         listener.received += 1;
@@ -80,14 +75,14 @@ impl Client {
             }
             Some(None) => {
                 if tally.window.contains(now) {
-                    tally.pushes.ahead();
+                    tally.pushes.ahead += 1;
                 }
                 listener.is_past_end |= tally.is_past_window(now);
                 tally.pushed(now, name, now, bytes);
             }
             None => {
                 if tally.window.contains(now) {
-                    tally.pushes.untimed();
+                    tally.pushes.untimed += 1;
                 }
                 tally.heard_untimed(now, name, bytes);
             }

@@ -1,8 +1,7 @@
 //! Messages whose place another message has taken: their own answers have not come.
 
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::tally::Tally;
 use crate::measure::track::Replaced;
+use crate::measure::{MessageName, SampleOutcome, Tally};
 use crate::plan::protocol::CompiledProtocol;
 
 /// The answer to a message was damaged, since nothing else has arrived: it has its age from then.

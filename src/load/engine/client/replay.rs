@@ -10,20 +10,18 @@
 use super::agenda::Due;
 use super::connection::{Flow, State};
 use super::player::{Leaving, Player, times};
-use super::{Client, Phase};
+use super::{Client, Link, Phase};
 use crate::measure::replay::Arrived;
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::tally::Tally;
 use crate::measure::tally::replay::{Difference, Example, shown_message};
 use crate::measure::track::REPLY_TIME;
-use crate::plan::replay::Replay;
-use crate::plan::replay::comparison::ComparisonRule;
-use crate::plan::replay::script::{ActionKind, Answer, Dialogue, RecordedEnd};
+use crate::measure::{MessageName, SampleOutcome, Tally};
+use crate::plan::replay::script::{ActionKind, Answer, Dialogue};
+use crate::plan::{ComparisonRule, RecordedEnd, Replay};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 impl Client {
     /// The load begins at `start`: each connection gets its time.
@@ -80,9 +78,9 @@ impl Client {
     }
 
     /// Sends due messages, and closes the connection when that is due.
-    pub(super) fn replay_sends(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn replay_sends(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
-        let Client { shared, connections, tally, backlog, .. } = self;
+        let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
         let connection = &mut connections[position];
         let Flow::Replay(player) = &mut connection.flow else { return };
@@ -99,10 +97,7 @@ impl Client {
                 ActionKind::Ping => link.ping(payload),
             };
             if !is_sent {
-                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
-                    backlog.held.push(position as u32);
-                }
-                return;
+                return self.hold(position, now);
             }
             tally.counts.sent += u64::from(action.kind != ActionKind::Ping);
             player.sent += 1;
@@ -113,7 +108,7 @@ impl Client {
     }
 
     /// Ends the connection as recorded, if that is due and nothing is awaited.
-    fn replay_leaves(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    fn replay_leaves(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
@@ -149,18 +144,13 @@ impl Client {
 
     /// A message arrived: it is compared with the recorded answers.
     #[inline]
-    pub(super) fn replay_arrived(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        chunk: &Chunk<'_>,
-    ) {
+    pub(super) fn replay_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
         let connection = &mut connections[position];
         let Flow::Replay(player) = &mut connection.flow else { return };
-        if *replay.comparison().rule() == ComparisonRule::None {
+        if replay.script.comparison.rule == ComparisonRule::None {
             tally.replay.untimed += 1;
             return tally.heard(now, chunk.payload.len());
         }
@@ -325,14 +315,12 @@ fn example(
     seen: Option<&[u8]>,
 ) -> Example {
     let dialogue = replay.dialogue(number);
-    let recorded = |at: usize| {
-        let content = replay.script.answered(&dialogue.answers[at]);
-        (at as u64 + 1, shown_message(content))
-    };
+    let recorded = |at: usize| shown_message(replay.script.answered(&dialogue.answers[at]));
     Example {
         kind,
         connection: dialogue.number,
         copy: replay.copy(number) + 1,
+        answer: answer.map(|at| at as u64 + 1),
         recorded: answer.map(recorded),
         seen: seen.map(shown_message),
     }

@@ -2,16 +2,15 @@
 
 use super::connection::{Flow, State};
 use super::topic::GivenUp;
-use super::{Client, Phase, WorkerMessage};
-use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::times::Times;
+use super::{Client, Link, Phase, WorkerMessage};
 use crate::measure::track::REPLY_TIME;
-use crate::plan::mode::Mode;
+use crate::measure::{MessageName, SampleOutcome, Times};
+use crate::plan::Mode;
 use crate::plan::payload::Id;
 use crate::record::failures::NO_REPLY;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context, Lane};
+use echoring_runtime::shard::{Context, Lane};
 
 impl Client {
     /// The load begins at `start`: an open loop gets its schedule, a closed loop sends its first messages.
@@ -133,12 +132,7 @@ impl Client {
 
     /// Sends all messages that the connection may send at `now`.
     #[inline]
-    pub(super) fn send_allowed(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        now: Nanos,
-    ) {
+    pub(super) fn send_allowed(&mut self, link: &mut Link<'_>, position: usize, now: Nanos) {
         if let Flow::Replay(_) = self.connections[position].flow {
             return self.replay_sends(link, position);
         }
@@ -159,16 +153,20 @@ impl Client {
                 (id.intended, id.sent) = (self.shared.written_time(intended), self.shared.written_time(now));
             }
             if !self.send_message(link, position, &id) {
-                let Client { connections, backlog, .. } = self;
-                let connection = &mut connections[position];
-                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
-                    backlog.held.push(position as u32);
-                }
-                return;
+                return self.hold(position, now);
             }
             self.message_sent(position, sequence, Times { intended, sent: now });
         }
         self.connections[position].held_since = None;
+    }
+
+    /// The connection has no room: it tries again later.
+    pub(super) fn hold(&mut self, position: usize, now: Nanos) {
+        let connection = &mut self.connections[position];
+        if connection.held_since.is_none() {
+            connection.held_since = Some(now);
+            self.backlog.held.push(position as u32);
+        }
     }
 
     /// Counts a sent message, and expects its answer or its deliveries.
@@ -220,12 +218,7 @@ impl Client {
 
     /// Writes the message with this id, and sends it. False if the connection has no room for it.
     #[inline]
-    pub(super) fn send_message(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        id: &Id,
-    ) -> bool {
+    pub(super) fn send_message(&mut self, link: &mut Link<'_>, position: usize, id: &Id) -> bool {
         let Client { shared, message, .. } = self;
         if shared.load.mode == Mode::Ping {
             return Client::send_ping(link, id.sequence);

@@ -2,20 +2,20 @@
 //!
 //! A connection counts as open once the opening steps are done. Steps and heartbeats are timed by the thread's agenda.
 
-use super::Client;
 use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
 use super::conversation::Stage;
+use super::{Client, Link};
 use crate::engine::shared::{RunEvent, Shared};
 use crate::engine::trace::{TraceEvent, Traced};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::compiled::CompiledStep;
-use crate::plan::protocol::rules::ParsedMessage;
+use crate::plan::protocol::rules::{Extractor, ParsedMessage};
 use crate::plan::template::{BoundTemplate, Scope};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_runtime::shard::Context;
 
 /// The values of templates on a connection.
 pub(super) fn scope<'a>(shared: &'a Shared, connection: &'a Connection, now_ns: u64) -> Scope<'a> {
@@ -37,7 +37,7 @@ pub(super) fn scope<'a>(shared: &'a Shared, connection: &'a Connection, now_ns: 
 
 impl Client {
     /// The connection is upgraded: its conversation begins.
-    pub(super) fn session_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn session_opened(&mut self, link: &mut Link<'_>, position: usize) {
         let resumes = self.resumes(position);
         let Some(session) = &mut self.connections[position].session else { return };
         if !resumes {
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Sends the messages of the steps from `step` on, up to the first that awaits one.
-    fn open_from(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, mut step: usize) {
+    fn open_from(&mut self, link: &mut Link<'_>, position: usize, mut step: usize) {
         let Some(protocol) = self.protocol.clone() else { return };
         let now = link.now();
         while let Some(next) = self.opening_step(&protocol, position, step) {
@@ -105,7 +105,7 @@ impl Client {
         self.timers.wake_by(at);
     }
 
-    fn send_step(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: &CompiledStep) {
+    fn send_step(&mut self, link: &mut Link<'_>, position: usize, step: &CompiledStep) {
         if let Some(send) = &step.send {
             self.send_control(link, position, send, &step.name);
         }
@@ -115,13 +115,7 @@ impl Client {
     }
 
     /// Sends a message that is no request.
-    fn send_control(
-        &mut self,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        template: &BoundTemplate,
-        entry: &str,
-    ) {
+    fn send_control(&mut self, link: &mut Link<'_>, position: usize, template: &BoundTemplate, entry: &str) {
         let Some(protocol) = &self.protocol else { return };
         let now_ns = self.clock_offset.unix_ns(link.now());
         self.message.clear();
@@ -143,7 +137,7 @@ impl Client {
     pub(super) fn step_arrived(
         &mut self,
         protocol: &CompiledProtocol,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         message: &ParsedMessage<'_>,
     ) -> bool {
@@ -161,19 +155,14 @@ impl Client {
         if !awaited.awaits.hold(message, &scope(&self.shared, connection, now_ns)) {
             return false;
         }
-        let mut captured = Vec::new();
         if let Some(session) = &mut connection.session {
-            for (place, name, extractor) in &awaited.capture {
-                let value = extractor.value(message).unwrap_or_default();
-                session.captures[*place].clear();
-                session.captures[*place].extend_from_slice(&value);
-                if self.shared.traces {
-                    captured.push((name.clone(), value.into_owned()));
-                }
-            }
+            session.keep(&awaited.capture, message);
         }
         if self.shared.traces {
-            let entry = awaited.name.clone();
+            let value = |(_, name, extractor): &(usize, String, Extractor)| {
+                (name.clone(), extractor.value(message).unwrap_or_default().into_owned())
+            };
+            let (entry, captured) = (awaited.name.clone(), awaited.capture.iter().map(value).collect());
             self.trace(position, TraceEvent::Stepped { entry, message: message.bytes.to_vec(), captured });
         }
         match stage {
@@ -186,7 +175,7 @@ impl Client {
     /// Answers a heartbeat of the application.
     pub(super) fn answer_heartbeat(
         &mut self,
-        link: &mut ConnectionContext<'_, Client>,
+        link: &mut Link<'_>,
         position: usize,
         reply: &BoundTemplate,
         entry: &str,
@@ -214,7 +203,7 @@ impl Client {
     }
 
     /// Carries out the action that was due at `at`, unless the connection has another time for it since.
-    fn do_due(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, (at, due): (Nanos, Due)) {
+    fn do_due(&mut self, link: &mut Link<'_>, position: usize, (at, due): (Nanos, Due)) {
         let now = link.now();
         let connection = &mut self.connections[position];
         match (due, &mut connection.session) {
@@ -244,7 +233,7 @@ impl Client {
     }
 
     /// The message that a step awaits did not come in time.
-    fn step_failed(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: usize) {
+    fn step_failed(&mut self, link: &mut Link<'_>, position: usize, step: usize) {
         let cause = self.failed_step(position, step, |step| {
             let limit = std::time::Duration::from_nanos(step.timeout);
             format!("no message with {} within {limit:?}", step.awaits.shown())
@@ -288,7 +277,7 @@ impl Client {
     }
 
     /// Sends the protocol's goodbye, then closes.
-    pub(super) fn leave(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn leave(&mut self, link: &mut Link<'_>, position: usize) {
         if let Some(session) = &mut self.connections[position].session {
             session.heartbeat_at = Nanos::MAX;
             session.pause_until = 0;
@@ -296,7 +285,7 @@ impl Client {
         self.leave_from(link, position, 0);
     }
 
-    fn leave_from(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, mut step: usize) {
+    fn leave_from(&mut self, link: &mut Link<'_>, position: usize, mut step: usize) {
         if let Some(protocol) = self.protocol.clone() {
             while let Some(next) = protocol.close.get(step) {
                 self.send_step(link, position, next);
@@ -311,12 +300,12 @@ impl Client {
     }
 
     /// The opening steps are done, or there are none: the connection joins the load.
-    pub(super) fn connection_ready(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+    pub(super) fn connection_ready(&mut self, link: &mut Link<'_>, position: usize) {
         let now = link.now();
         let connection = &mut self.connections[position];
         connection.state = State::Open;
         if connection.session.is_some() {
-            self.tally.protocol.opened(now.saturating_sub(connection.opening.opened));
+            self.tally.protocol.opening.saturating_record(now.saturating_sub(connection.opening.opened));
         }
         if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
             && broadcast.subscribes()

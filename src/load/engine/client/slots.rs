@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::measure::times::Times;
+use crate::measure::Times;
 use echoring_proto::limits::Nanos;
 
 /// Maximum number of connections of a thread that wait for a slot. At this bound the schedule pauses.

@@ -6,7 +6,7 @@
 //!
 //! Never: an influence on the results of other subscribers.
 
-use crate::measure::tally::Tally;
+use crate::measure::Tally;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::shard::{ConnectionContext, Kinds};
 

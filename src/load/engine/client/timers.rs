@@ -43,20 +43,12 @@ impl Timers {
 
     /// Whether closed-loop publishers must be checked for messages to give up.
     pub(super) fn publishers_are_due(&mut self, now: Nanos) -> bool {
-        let is_due = now >= self.publishers_checked_at + WATCH_INTERVAL;
-        if is_due {
-            self.publishers_checked_at = now;
-        }
-        is_due
+        is_due(&mut self.publishers_checked_at, now, WATCH_INTERVAL)
     }
 
     /// Whether senders must be checked for overdue replies.
     pub(super) fn replies_are_due(&mut self, now: Nanos) -> bool {
-        let is_due = now >= self.replies_checked_at + REPLY_TIME / 5;
-        if is_due {
-            self.replies_checked_at = now;
-        }
-        is_due
+        is_due(&mut self.replies_checked_at, now, REPLY_TIME / 5)
     }
 
     /// The next heartbeat that is due at `now`, if any; schedules a tick for the one after it.
@@ -71,4 +63,13 @@ impl Timers {
         self.heartbeat_at += HEARTBEAT_INTERVAL;
         Some(self.heartbeat_at - HEARTBEAT_INTERVAL)
     }
+}
+
+/// Whether this much time has passed since the last check, which is then now.
+fn is_due(checked_at: &mut Nanos, now: Nanos, interval: Nanos) -> bool {
+    let is_due = now >= *checked_at + interval;
+    if is_due {
+        *checked_at = now;
+    }
+    is_due
 }

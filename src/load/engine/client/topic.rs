@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::engine::shared::Shared;
+use crate::measure::Times;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::order::OrderChecker;
-use crate::measure::times::Times;
 use crate::measure::track::{REPLACED_MAX, REPLY_TIME, Replaced, Stream, StreamArrival};
 use crate::plan::payload::Id;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::measure::times::Times;
 use crate::measure::track::{Stream, StreamArrival};
-use crate::plan::mode::Mode;
-use crate::plan::workload::Workload;
 use crate::plan::workload::tests::workload;
+use crate::plan::{Mode, Workload};
 
 const PUBLISHERS: u32 = 3;
 const CASES: u32 = 400;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::replay::script::RecordedEnd;
+use crate::plan::RecordedEnd;
 use crate::plan::replay::script::tests::builder;
 
 /// A connection that sends as many messages as it gets answers, one for each.
@@ -29,7 +29,7 @@ struct Counts {
 
 /// What is told of a server that sends these when everything was asked.
 fn told(script: &Script, arrivals: &[&str]) -> Counts {
-    let dialogue = &script.dialogues()[0];
+    let dialogue = &script.dialogues[0];
     let mut checker = AnswerChecker::default();
     checker.open(dialogue);
     let mut counts = Counts::default();
@@ -85,7 +85,7 @@ fn behind_the_end_of_the_recording_nothing_is_known() {
     builder.opened(1, 0, "/".to_owned(), None).expect("opened");
     builder.answered(1, 1, MessageKind::Text, b"a").expect("answered");
     let script = builder.finish(None).expect("a connection");
-    let dialogue = &script.dialogues()[0];
+    let dialogue = &script.dialogues[0];
     let mut checker = AnswerChecker::default();
     checker.open(dialogue);
     let mut arrived = |text: &str| checker.arrived(&script, dialogue, MessageKind::Text, text.as_bytes());
@@ -98,7 +98,7 @@ fn behind_the_end_of_the_recording_nothing_is_known() {
 #[test]
 fn an_answer_that_had_lost_its_place_gets_it_back() {
     let script = recorded("exact", &["a", "b"]);
-    let dialogue = &script.dialogues()[0];
+    let dialogue = &script.dialogues[0];
     let mut checker = AnswerChecker::default();
     checker.open(dialogue);
     let mut arrived = |text: &str| checker.arrived(&script, dialogue, MessageKind::Text, text.as_bytes());
@@ -111,7 +111,7 @@ fn an_answer_that_had_lost_its_place_gets_it_back() {
 #[test]
 fn an_answer_of_another_kind_is_different() {
     let script = recorded("exact", &["a"]);
-    let dialogue = &script.dialogues()[0];
+    let dialogue = &script.dialogues[0];
     let mut checker = AnswerChecker::default();
     checker.open(dialogue);
     assert_eq!(checker.arrived(&script, dialogue, MessageKind::Binary, b"a"), Arrived::Different(0));

@@ -5,22 +5,18 @@ use serde::{Deserialize, Serialize};
 use crate::measure::interval::{Arrived, Recorder, Series};
 use crate::measure::merge::Merge;
 use crate::measure::window::Window;
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::Nanos;
 
 /// The intervals of one thread, or of each thread once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntervalTally {
-    series: Vec<Series>,
+    /// The packed intervals of each thread.
+    pub(crate) series: Vec<Series>,
     /// None once the window is over.
     #[serde(skip)]
     recorder: Option<Recorder>,
-    interval_ns: Nanos,
-}
-
-impl Default for IntervalTally {
-    fn default() -> IntervalTally {
-        IntervalTally { series: Vec::new(), recorder: None, interval_ns: SECOND }
-    }
+    /// Length of an interval.
+    pub(crate) interval_ns: Nanos,
 }
 
 impl IntervalTally {
@@ -40,12 +36,7 @@ impl IntervalTally {
 
     /// End of the current interval; [`Nanos::MAX`] if there is none.
     pub(super) fn ends(&self) -> Nanos {
-        self.recorder.as_ref().map_or(Nanos::MAX, Recorder::ends)
-    }
-
-    /// Length of an interval, in nanoseconds.
-    pub(crate) fn interval_ns(&self) -> Nanos {
-        self.interval_ns
+        self.recorder.as_ref().map_or(Nanos::MAX, |recorder| recorder.ends)
     }
 
     /// Packs the intervals that are over at `now`, with `arrived` messages so far.
@@ -58,11 +49,6 @@ impl IntervalTally {
     /// Packs all intervals: the window is over, with `arrived` messages so far.
     pub(super) fn close(&mut self, arrived: Arrived) {
         self.series.extend(self.recorder.take().map(|recorder| recorder.finish(arrived)));
-    }
-
-    /// Takes the packed intervals of each thread, which are closed.
-    pub(crate) fn take(&mut self) -> Vec<Series> {
-        std::mem::take(&mut self.series)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::measure::lost_messages::LostMessages;
 use crate::measure::merge::{Merge, merge_each, merge_fields};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
-use crate::plan::schedule::profile::RateStage;
+use crate::plan::RateStage;
 use echoring_proto::limits::Nanos;
 
 /// The three distributions that are kept for the whole run and for each stage.

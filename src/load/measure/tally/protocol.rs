@@ -9,7 +9,7 @@ use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
 
 /// The conversations of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ProtocolTally {
     /// In the order of the protocol.
     pub requests: Vec<RequestTally>,
@@ -39,28 +39,6 @@ pub struct RequestTally {
 merge_fields!(RequestTally: sent, answered, errors, times);
 
 impl ProtocolTally {
-    /// For this number of requests.
-    pub(super) fn new(requests: usize) -> ProtocolTally {
-        ProtocolTally {
-            requests: vec![RequestTally::default(); requests],
-            opening: Distribution::default(),
-            heartbeats_answered: 0,
-            heartbeats_sent: 0,
-            unexpected: 0,
-        }
-    }
-
-    /// The opening of a conversation took this long.
-    pub(crate) fn opened(&mut self, took: Nanos) {
-        self.opening.saturating_record(took);
-    }
-
-    /// A request was sent.
-    #[inline]
-    pub(crate) fn sent(&mut self, request: usize) {
-        self.requests[request].sent += 1;
-    }
-
     /// A request was answered.
     #[inline]
     pub(crate) fn answered(&mut self, request: usize, times: Times, now: Nanos, in_window: bool) {
@@ -72,11 +50,6 @@ impl ProtocolTally {
             request.times.response.saturating_record(now.saturating_sub(times.intended));
             request.times.service.saturating_record(now.saturating_sub(times.sent));
         }
-    }
-
-    /// An answer reports an error.
-    pub(crate) fn failed(&mut self, request: usize) {
-        self.requests[request].errors += 1;
     }
 }
 

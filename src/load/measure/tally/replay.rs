@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::merge::{Merge, merge_each};
-use crate::plan::units::message;
+use crate::plan::message;
 
 /// Examples of each kind that are kept.
 const EXAMPLES_MAX: usize = 4;
@@ -23,7 +23,7 @@ pub struct ReplayTally {
     pub examples: Vec<Example>,
 }
 
-/// A difference between a recording and its replay.
+/// A difference between a recording and its replay, as in records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// Its kind.
@@ -32,14 +32,20 @@ pub struct Example {
     pub connection: u64,
     /// The copy of the connection, from 1.
     pub copy: u32,
-    /// The recorded answer: its number among those of the connection, from 1, and its content.
-    pub recorded: Option<(u64, String)>,
-    /// The message that arrived.
+    /// Number of the recorded answer among those of its connection, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<u64>,
+    /// The recorded answer, cut to a few bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<String>,
+    /// The message that arrived, cut to a few bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
 }
 
 /// A kind of difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Difference {
     /// A recorded answer did not arrive.
     Missing,
@@ -52,13 +58,13 @@ pub enum Difference {
 }
 
 impl Difference {
-    /// Its name in records.
+    /// Its name in texts.
     pub fn name(self) -> &'static str {
         match self {
             Difference::Missing => "missing",
             Difference::Unexpected => "unexpected",
             Difference::Different => "different",
-            Difference::OutOfOrder => "out_of_order",
+            Difference::OutOfOrder => "out of order",
         }
     }
 }
@@ -78,12 +84,13 @@ impl ReplayTally {
         let found = self.examples.iter().position(|example| {
             example.kind == Difference::Different
                 && (example.connection, example.copy) == (connection, copy)
-                && example.recorded.as_ref().is_some_and(|(number, _)| *number == answer)
+                && example.answer == Some(answer)
         });
         if let Some(at) = found {
             let example = self.examples.remove(at);
             self.example(Difference::Unexpected, || Example {
                 kind: Difference::Unexpected,
+                answer: None,
                 recorded: None,
                 ..example
             });
@@ -115,7 +122,8 @@ mod tests {
 
     #[test]
     fn examples_are_few() {
-        let example = |kind| Example { kind, connection: 1, copy: 1, recorded: None, seen: None };
+        let example =
+            |kind| Example { kind, connection: 1, copy: 1, answer: None, recorded: None, seen: None };
         let (mut one, mut other) = (ReplayTally::default(), ReplayTally::default());
         for tally in [&mut one, &mut other] {
             for _ in 0..100 {
@@ -127,8 +135,8 @@ mod tests {
         assert_eq!(one.examples.len(), EXAMPLES_MAX + 1);
         one.restored(1, 1, 1);
         assert_eq!(one.examples.len(), EXAMPLES_MAX + 1, "of another answer");
-        let recorded = Some((7, "a".to_owned()));
-        one.example(Difference::Different, || Example { recorded, ..example(Difference::Different) });
+        let (answer, recorded) = (Some(7), Some("a".to_owned()));
+        one.example(Difference::Different, || Example { answer, recorded, ..example(Difference::Different) });
         one.restored(1, 1, 7);
         assert_eq!(one.examples.last(), Some(&example(Difference::Unexpected)));
         assert!(shown_message(&[b'x'; 100_000]).len() < EXAMPLE_BYTES_MAX + 32);

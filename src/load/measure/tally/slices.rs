@@ -88,8 +88,8 @@ impl Merge for Slice {
 /// The slices of one thread, or of a whole run once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SliceTally {
-    slice_ns: Nanos,
-    slices: Vec<Slice>,
+    pub(crate) slice_ns: Nanos,
+    pub(crate) slices: Vec<Slice>,
     /// Connections that are open now, for the next slice that ends.
     #[serde(skip)]
     pub(crate) open_now: u64,
@@ -160,16 +160,6 @@ impl SliceTally {
             slice.response = used.map(|(bucket, count)| (bucket as u16, u64::from(*count))).collect();
         }
     }
-
-    /// Length of a slice, in nanoseconds; the last one may be shorter.
-    pub(crate) fn slice_ns(&self) -> Nanos {
-        self.slice_ns
-    }
-
-    /// The slices, in order.
-    pub(crate) fn all(&self) -> &[Slice] {
-        &self.slices
-    }
 }
 
 impl Merge for SliceTally {
@@ -224,7 +214,7 @@ mod tests {
         ) {
             let mut messages = messages;
             messages.sort_unstable();
-            let mut tally = Tally::new();
+            let mut tally = Tally::default();
             tally.open(WINDOW);
             let mut whole = Slice::default().response();
             for (passed_ms, response) in messages {
@@ -236,7 +226,7 @@ mod tests {
                 }
             }
             tally.cut(WINDOW.until);
-            let slices = tally.slices.all();
+            let slices = tally.slices.slices;
             prop_assert_eq!(slices.len(), 5);
             prop_assert_eq!(slices.iter().map(|slice| slice.arrived).sum::<u64>(), tally.counts.messages);
             let mut sum = Slice::default().response();
@@ -250,7 +240,7 @@ mod tests {
 
     #[test]
     fn counts_are_in_the_slice_in_which_they_changed() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         // Before the window.
         (tally.counts.sent, tally.connections.opened, tally.slices.open_now) = (7, 4, 4);
         tally.connections.error("refused");
@@ -272,35 +262,35 @@ mod tests {
         tally.connections.opened += 1;
         tally.slices.open_now = 4;
         tally.cut(at(450));
-        let found: Vec<_> = tally.slices.all().iter().map(|slice| (slice.sent, slice.open)).collect();
+        let found: Vec<_> = tally.slices.slices.iter().map(|slice| (slice.sent, slice.open)).collect();
         assert_eq!(found, [(11, 4), (100, 3), (0, 3), (1_000, 4), (0, 4)]);
-        let slice = &tally.slices.all()[1];
+        let slice = &tally.slices.slices[1];
         assert_eq!((slice.opened, slice.errors, slice.closed), (0, 2, 1));
-        assert_eq!(tally.slices.all()[3].opened, 1);
+        assert_eq!(tally.slices.slices[3].opened, 1);
     }
 
     #[test]
     fn a_run_that_ends_early_has_fewer_slices() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         let times = Times { intended: WINDOW.from, sent: WINDOW.from };
         tally.arrived(WINDOW.from + 120 * MILLISECOND, MessageName::default(), times, 1);
         tally.cut(WINDOW.from + 130 * MILLISECOND);
-        let arrived: Vec<u64> = tally.slices.all().iter().map(|slice| slice.arrived).collect();
+        let arrived: Vec<u64> = tally.slices.slices.iter().map(|slice| slice.arrived).collect();
         assert_eq!(arrived, [0, 1]);
-        let mut other = Tally::new();
+        let mut other = Tally::default();
         other.merge(&tally);
         other.merge(&tally);
-        let arrived: Vec<u64> = other.slices.all().iter().map(|slice| slice.arrived).collect();
-        assert_eq!((arrived, other.slices.slice_ns()), (vec![0, 2], 100 * MILLISECOND));
+        let arrived: Vec<u64> = other.slices.slices.iter().map(|slice| slice.arrived).collect();
+        assert_eq!((arrived, other.slices.slice_ns), (vec![0, 2], 100 * MILLISECOND));
     }
 
     #[test]
     fn a_run_that_ends_in_the_warm_up_has_none() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         tally.open(WINDOW);
         tally.roll_if_due(WINDOW.from - 1);
         tally.cut(WINDOW.from - 1);
-        assert!(tally.slices.all().is_empty());
+        assert!(tally.slices.slices.is_empty());
     }
 }

@@ -101,7 +101,7 @@ fn the_minimum_sizes_are_as_documented() {
 fn a_bare_message_is_still_compared_completely() {
     for bytes in 0..12 {
         let payloads = Payloads::new(3, Style::Binary, Form::Echo, (bytes, bytes), Spread::Even);
-        assert!(payloads.bare());
+        assert!(payloads.bare);
         let (id, mut out) = (id(Form::Echo), Vec::new());
         payloads.write(&id, &mut out);
         assert_eq!(out.len(), bytes);
@@ -229,8 +229,8 @@ fn lines_of_a_file_are_sent_unchanged_and_compared_completely() {
     let lines = Lines::read(&file, Style::Json).expect("JSON");
     std::fs::remove_file(&file).expect("our own file");
     let payloads = Payloads::of_lines(3, Style::Json, lines);
-    assert!(payloads.bare());
-    assert_eq!((payloads.bytes_max(), payloads.kind()), (9, MessageKind::Text));
+    assert!(payloads.bare);
+    assert_eq!((payloads.bytes_max, payloads.kind()), (9, MessageKind::Text));
     let mut out = Vec::new();
     let mut seen = std::collections::BTreeSet::new();
     for sequence in 0..3 {
@@ -250,7 +250,7 @@ fn writing_does_not_grow_a_buffer_that_fits() {
     for (style, spread) in STYLES.into_iter().flat_map(|style| [(style, Spread::Even), (style, Spread::Zipf)])
     {
         let payloads = Payloads::new(1, style, Form::Echo, (34, 4_096), spread);
-        let mut out = Vec::with_capacity(payloads.bytes_max());
+        let mut out = Vec::with_capacity(payloads.bytes_max);
         let address = out.as_ptr();
         for sequence in 0..1_000 {
             payloads.write(&Id { sequence, ..Id::default() }, &mut out);

@@ -11,7 +11,7 @@ use super::pattern::Pattern;
 use super::rules::{AnswerRule, Condition, ConditionList, Extractor, Meaning, Rule, Test};
 use super::split::Split;
 use crate::plan::listening::TimeUnit;
-use crate::plan::template::{BoundTemplate, Names, Template};
+use crate::plan::template::{BoundTemplate, Names, Template, number_bytes};
 use crate::plan::units::parse_time;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
@@ -117,6 +117,18 @@ impl Compiler<'_> {
         template.bind(&Names { columns: self.columns, captures: &self.captures, requests, topics })
     }
 
+    /// The template of an entry's message.
+    fn message(
+        &self,
+        entry: &str,
+        text: &str,
+        requests: bool,
+        topics: bool,
+    ) -> Result<BoundTemplate, String> {
+        let bound = self.template(text).and_then(|template| self.bind(&template, requests, topics));
+        bound.map_err(at(entry))
+    }
+
     fn steps(&mut self, entry: &str, steps: &[Step], topics: bool) -> Result<Vec<CompiledStep>, String> {
         let mut compiled = Vec::new();
         for (index, step) in steps.iter().enumerate() {
@@ -124,22 +136,12 @@ impl Compiler<'_> {
             if step.send.is_none() && step.awaits.0.is_empty() {
                 return Err(format!("{name}: expected send or await"));
             }
-            let send = match &step.send {
-                Some(text) => {
-                    let template = self.template(text).map_err(at(&name))?;
-                    Some(self.bind(&template, false, topics).map_err(at(&name))?)
-                }
-                None => None,
-            };
+            let send = step.send.as_ref().map(|text| self.message(&name, text, false, topics)).transpose()?;
             let awaits = self.conditions(&step.awaits, topics).map_err(at(&name))?;
             if awaits.is_empty() && !step.capture.is_empty() {
                 return Err(format!("{name}: capture needs await"));
             }
-            let mut capture = Vec::new();
-            for (variable, extract) in &step.capture {
-                let extractor = self.extractor(extract).map_err(at(&format!("{name}.capture")))?;
-                capture.push((self.place_of(variable), variable.clone(), extractor));
-            }
+            let capture = self.captures(&name, &step.capture)?;
             let timeout = match &step.timeout {
                 Some(text) => parse_time(text).map_err(at(&name))?,
                 None => STEP_TIME_DEFAULT,
@@ -166,11 +168,10 @@ impl Compiler<'_> {
             self.place_of(name);
         }
         let resume = self.steps("topics.resume", &topics.resume, true)?;
-        let template = self.template(&topics.publish).map_err(at("topics.publish"))?;
-        if !template.uses_payload() {
+        let publish = self.message("topics.publish", &topics.publish, true, true)?;
+        if !publish.uses_payload() {
             return Err("topics.publish: expected {{payload}}, by which deliveries are recognised".to_owned());
         }
-        let publish = self.bind(&template, true, true).map_err(at("topics.publish"))?;
         if topics.delivery.is_empty() {
             return Err("topics.delivery: expected at least one".to_owned());
         }
@@ -193,8 +194,7 @@ impl Compiler<'_> {
         if every.is_zero() {
             return Err("heartbeat.every: expected a time above 0".to_owned());
         }
-        let template = self.template(&heartbeat.send).map_err(at("heartbeat.send"))?;
-        let bound = self.bind(&template, false, false).map_err(at("heartbeat.send"))?;
+        let bound = self.message("heartbeat.send", &heartbeat.send, false, false)?;
         Ok(Some((every.as_nanos() as Nanos, bound)))
     }
 
@@ -211,19 +211,14 @@ impl Compiler<'_> {
             if request.weight == 0 {
                 return Err(format!("{name}: expected a weight of at least 1"));
             }
-            let template = self.template(&request.send).map_err(at(&name))?;
-            let think = request
-                .think
-                .as_deref()
-                .map(str::parse)
-                .transpose()
-                .map_err(at(&format!("{name}: think")))?;
+            let send = self.message(&name, &request.send, true, false)?;
+            let think = request.think.as_deref().map(str::parse).transpose();
             compiled.push(CompiledRequest {
                 name: request.name.clone(),
                 weight: request.weight.into(),
-                has_payload: template.uses_payload(),
-                send: self.bind(&template, true, false).map_err(at(&name))?,
-                think,
+                has_payload: send.uses_payload(),
+                send,
+                think: think.map_err(at(&format!("{name}: think")))?,
             });
         }
         Ok(compiled)
@@ -232,18 +227,14 @@ impl Compiler<'_> {
     fn add_rules(&mut self, definition: &Definition) -> Result<(), String> {
         for (index, reply) in definition.reply.iter().enumerate() {
             let name = format!("reply[{}]", index + 1);
-            let template = self.template(&reply.send).map_err(at(&name))?;
-            let send = self.bind(&template, false, false).map_err(at(&name))?;
+            let send = self.message(&name, &reply.send, false, false)?;
             self.add_rule(name, &reply.when, Meaning::Heartbeat(send), None)?;
         }
         for (index, answer) in definition.answer.iter().enumerate() {
             let name = format!("answer[{}]", index + 1);
-            let extractor = |this: &mut Self, extract: &Option<Extract>| {
-                extract.as_ref().map(|extract| this.extractor(extract)).transpose().map_err(at(&name))
-            };
             let rule = AnswerRule {
-                id: extractor(self, &answer.id)?,
-                payload: extractor(self, &answer.payload)?,
+                id: self.some_extractor(&name, answer.id.as_ref())?,
+                payload: self.some_extractor(&name, answer.payload.as_ref())?,
                 payload_shown: answer.payload.as_ref().map_or(String::new(), shown),
                 same: answer.same,
                 expect: self.conditions(&answer.expect, true).map_err(at(&name))?,
@@ -254,8 +245,7 @@ impl Compiler<'_> {
         let deliveries = definition.topics.iter().flat_map(|topics| &topics.delivery);
         for (index, delivery) in deliveries.enumerate() {
             let name = format!("topics.delivery[{}]", index + 1);
-            let payload = delivery.payload.as_ref().map(|extract| self.extractor(extract)).transpose();
-            let payload = payload.map_err(at(&name))?;
+            let payload = self.some_extractor(&name, delivery.payload.as_ref())?;
             self.add_rule(name, &delivery.when, Meaning::Delivery(payload), Some(&delivery.capture))?;
         }
         if let Some(push) = &definition.push {
@@ -277,13 +267,31 @@ impl Compiler<'_> {
     ) -> Result<(), String> {
         // The conditions of what is an answer to which request are those of `expect`.
         let when = self.conditions(when, false).map_err(at(&name))?;
-        let mut capture = Vec::new();
-        for (variable, extract) in captured.into_iter().flatten() {
-            let extractor = self.extractor(extract).map_err(at(&format!("{name}.capture")))?;
-            capture.push((self.place_of(variable), extractor));
-        }
+        let capture = self.captures(&name, captured.unwrap_or(&BTreeMap::new()))?;
         self.rules.push(Rule { when, meaning, name, capture });
         Ok(())
+    }
+
+    /// The places and names of an entry's variables, and where their values are.
+    fn captures(
+        &mut self,
+        entry: &str,
+        captured: &BTreeMap<String, Extract>,
+    ) -> Result<Vec<(usize, String, Extractor)>, String> {
+        let mut captures = Vec::new();
+        for (variable, extract) in captured {
+            let extractor = self.extractor(extract).map_err(at(&format!("{entry}.capture")))?;
+            captures.push((self.place_of(variable), variable.clone(), extractor));
+        }
+        Ok(captures)
+    }
+
+    fn some_extractor(
+        &mut self,
+        entry: &str,
+        extract: Option<&Extract>,
+    ) -> Result<Option<Extractor>, String> {
+        extract.map(|extract| self.extractor(extract)).transpose().map_err(at(entry))
     }
 
     fn conditions(&mut self, conditions: &Conditions, requests: bool) -> Result<ConditionList, String> {
@@ -332,14 +340,8 @@ impl Compiler<'_> {
             (None, None, Some(at)) => match (bytes, number.as_deref()) {
                 (bytes, None) => Ok(Extractor::Bytes(*at, *bytes)),
                 (None, Some(number)) => {
-                    let bytes = match number {
-                        "u8" => 1,
-                        "u16" => 2,
-                        "u32" => 4,
-                        "u64" => 8,
-                        _ => return Err("number: expected u8, u16, u32 or u64".to_owned()),
-                    };
-                    Ok(Extractor::Number(*at, bytes))
+                    let bytes = number_bytes(number).ok_or("number: expected u8, u16, u32 or u64")?;
+                    Ok(Extractor::Number(*at, bytes.into()))
                 }
                 _ => Err("expected bytes or number".to_owned()),
             },

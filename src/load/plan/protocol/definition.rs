@@ -87,7 +87,7 @@ pub(crate) struct Step {
     pub(crate) capture: BTreeMap<String, Extract>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Request {
     pub(crate) name: String,
@@ -267,20 +267,16 @@ impl Definition {
     /// Connections send `message`, and get it back.
     /// Its requests by name, and nothing else.
     pub(super) fn names(self) -> Definition {
-        let request =
-            |request: Request| Request { name: request.name, weight: 1, send: String::new(), think: None };
+        let request = |request: Request| Request { name: request.name, weight: 1, ..Request::default() };
         Definition { request: self.request.into_iter().map(request).collect(), ..Definition::default() }
     }
 
     pub(super) fn of_message(message: &str, binary: bool) -> Definition {
+        let request =
+            Request { name: "message".to_owned(), weight: 1, send: message.to_owned(), think: None };
         Definition {
             kind: if binary { Kind::Binary } else { Kind::Text },
-            request: vec![Request {
-                name: "message".to_owned(),
-                weight: 1,
-                send: message.to_owned(),
-                think: None,
-            }],
+            request: vec![request],
             answer: vec![Answer { same: true, ..Answer::default() }],
             ..Definition::default()
         }

@@ -160,7 +160,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(child) = map.next_key_seed(KeyOf(self.node))? {
+        while let Some(child) = map.next_key_seed(Key(|key: &str| self.node.child(key)))? {
             match child {
                 Some(node) => map.next_value_seed(Walk { node, found: self.found })?,
                 None => {
@@ -209,26 +209,26 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
     }
 }
 
-/// Reads a key: the child with that key.
-struct KeyOf<'t>(&'t Node);
+/// Reads a key, and gives what the function makes of it.
+pub(in crate::plan) struct Key<F>(pub(in crate::plan) F);
 
-impl<'de, 't> DeserializeSeed<'de> for KeyOf<'t> {
-    type Value = Option<&'t Node>;
+impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for Key<F> {
+    type Value = T;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<&'t Node>, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<'t> Visitor<'_> for KeyOf<'t> {
-    type Value = Option<&'t Node>;
+impl<T, F: FnOnce(&str) -> T> Visitor<'_> for Key<F> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Option<&'t Node>, E> {
-        Ok(self.0.child(key))
+    fn visit_str<E>(self, key: &str) -> Result<T, E> {
+        Ok((self.0)(key))
     }
 }
 

@@ -158,7 +158,7 @@ pub(crate) struct AnswerRule {
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     /// Values to keep, with their places among the captures.
-    pub(crate) capture: Vec<(usize, Extractor)>,
+    pub(crate) capture: Vec<(usize, String, Extractor)>,
     pub(super) when: ConditionList,
     pub(crate) meaning: Meaning,
     /// Its entry in the file, for people.

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::plan::protocol::json::{Node, Pointers};
+use crate::plan::protocol::json::{Key, Node, Pointers};
 use echoring_proto::connection::MessageKind;
 use echoring_proto::random::mix;
 
@@ -72,8 +72,8 @@ impl FromStr for ComparisonRule {
 /// A rule, and the parts of JSON that it ignores.
 #[derive(Clone, Debug, Default)]
 pub struct AnswerComparison {
-    rule: ComparisonRule,
-    ignored: Vec<String>,
+    pub(crate) rule: ComparisonRule,
+    pub(crate) ignored: Vec<String>,
     pointers: Pointers,
 }
 
@@ -113,16 +113,6 @@ impl AnswerComparison {
             pointers.add(pointer)?;
         }
         Ok(AnswerComparison { rule, ignored, pointers })
-    }
-
-    /// The rule.
-    pub fn rule(&self) -> &ComparisonRule {
-        &self.rule
-    }
-
-    /// The JSON pointers whose values are left out.
-    pub fn ignored(&self) -> &[String] {
-        &self.ignored
     }
 
     /// The compared part of a message.
@@ -202,7 +192,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
         // A sum does not depend on the order of the members.
         let mut digest = 0_u64;
-        while let Some((key, child)) = map.next_key_seed(KeyOf(self.node))? {
+        let read = |key: &str| (scalar(b'k', key.as_bytes()), self.node.and_then(|node| node.child(key)));
+        while let Some((key, child)) = map.next_key_seed(Key(read))? {
             let value = map.next_value_seed(Walk { node: child, id: self.id })?;
             if !Walk::is_ignored(child) {
                 digest = digest.wrapping_add(mix(key ^ mix(value)));
@@ -246,29 +237,6 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
 
     fn visit_unit<E>(self) -> Result<u64, E> {
         Ok(NULL)
-    }
-}
-
-/// Reads a key: its digest, and the child with that key.
-struct KeyOf<'t>(Option<&'t Node>);
-
-impl<'de, 't> DeserializeSeed<'de> for KeyOf<'t> {
-    type Value = (u64, Option<&'t Node>);
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'t> Visitor<'_> for KeyOf<'t> {
-    type Value = (u64, Option<&'t Node>);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok((scalar(b'k', key.as_bytes()), self.0.and_then(|node| node.child(key))))
     }
 }
 

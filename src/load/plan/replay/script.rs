@@ -22,25 +22,30 @@ const ENTRY_BYTES: u64 = 96;
 /// The connections of a recording.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Script {
-    name: String,
-    comparison: AnswerComparison,
+    /// The name of the recording.
+    pub name: String,
+    /// How answers are compared.
+    pub(crate) comparison: AnswerComparison,
     /// All payloads.
     bytes: Vec<u8>,
-    /// In the order in which they were opened.
-    dialogues: Vec<Dialogue>,
+    /// The connections, at least one, in the order in which they were opened.
+    pub(crate) dialogues: Vec<Dialogue>,
     /// The time of the last event.
-    length: Nanos,
-    messages: u64,
-    answers: u64,
-    /// The smallest and largest message of the clients.
-    message_bytes: (usize, usize),
-    /// The largest message of the servers.
-    answer_bytes_max: usize,
-    truncated: Option<String>,
+    pub(crate) length: Nanos,
+    /// Number of messages of the clients.
+    pub messages: u64,
+    /// Number of messages of the servers.
+    pub answers: u64,
+    /// The sizes of the smallest and the largest message of the clients; 0 without any.
+    pub message_bytes: (usize, usize),
+    /// The size of the largest message of the servers.
+    pub(crate) answer_bytes_max: usize,
+    /// Why the recording is not complete, if it is not.
+    pub truncated: Option<String>,
 }
 
 /// One connection of a recording. Times count from the opening of the first connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Dialogue {
     /// Its number in the recording.
     pub(crate) number: u64,
@@ -113,51 +118,6 @@ pub enum RecordedEnd {
 }
 
 impl Script {
-    /// The name of the recording.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How answers are compared.
-    pub(crate) fn comparison(&self) -> &AnswerComparison {
-        &self.comparison
-    }
-
-    /// The connections, at least one, in the order in which they were opened.
-    pub(crate) fn dialogues(&self) -> &[Dialogue] {
-        &self.dialogues
-    }
-
-    /// The time of the last event.
-    pub(crate) fn length(&self) -> Nanos {
-        self.length
-    }
-
-    /// Number of messages of the clients.
-    pub fn messages(&self) -> u64 {
-        self.messages
-    }
-
-    /// Number of messages of the servers.
-    pub fn answers(&self) -> u64 {
-        self.answers
-    }
-
-    /// The sizes of the smallest and the largest message of the clients; 0 without any.
-    pub fn message_bytes(&self) -> (usize, usize) {
-        self.message_bytes
-    }
-
-    /// The size of the largest message of the servers.
-    pub(crate) fn answer_bytes_max(&self) -> usize {
-        self.answer_bytes_max
-    }
-
-    /// Why the recording is not complete, if it is not.
-    pub fn truncated(&self) -> Option<&str> {
-        self.truncated.as_deref()
-    }
-
     /// The payload of a client's message.
     #[inline]
     pub(crate) fn sent(&self, action: &Action) -> &[u8] {
@@ -172,7 +132,7 @@ impl Script {
 }
 
 /// Makes a script of the events of a recording, in the order of the recording.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ScriptBuilder {
     name: String,
     comparison: AnswerComparison,
@@ -196,14 +156,7 @@ struct Draft {
 impl ScriptBuilder {
     /// A script without connections of the recording `name`.
     pub fn new(name: String, comparison: AnswerComparison) -> ScriptBuilder {
-        ScriptBuilder {
-            name,
-            comparison,
-            bytes: Vec::new(),
-            drafts: Vec::new(),
-            places: HashMap::new(),
-            size: 0,
-        }
+        ScriptBuilder { name, comparison, ..ScriptBuilder::default() }
     }
 
     /// A connection was opened.
@@ -224,18 +177,7 @@ impl ScriptBuilder {
         if self.places.insert(number, self.drafts.len()).is_some() {
             return Err(format!("connection {number} is opened twice"));
         }
-        let dialogue = Dialogue {
-            number,
-            opened_at: at,
-            path,
-            subprotocol,
-            actions: Vec::new(),
-            answers: Vec::new(),
-            owed: 0,
-            end: None,
-            groups: Vec::new(),
-            members: Vec::new(),
-        };
+        let dialogue = Dialogue { number, opened_at: at, path, subprotocol, ..Dialogue::default() };
         self.drafts.push(Draft { dialogue, is_closed: false, requests: HashMap::new() });
         Ok(())
     }
@@ -245,7 +187,7 @@ impl ScriptBuilder {
     /// # Errors
     /// If the connection is unknown, or the script becomes too large.
     pub fn sent(&mut self, number: u64, at: Nanos, kind: MessageKind, payload: &[u8]) -> Result<(), String> {
-        let id = match self.comparison.rule() {
+        let id = match &self.comparison.rule {
             ComparisonRule::JsonById(_) => self.comparison.digest(kind, payload).id,
             _ => None,
         };
@@ -327,7 +269,7 @@ impl ScriptBuilder {
             return Err("the recording has no connection".to_owned());
         };
         bytes.shrink_to_fit();
-        let by_id = matches!(comparison.rule(), ComparisonRule::JsonById(_));
+        let by_id = matches!(comparison.rule, ComparisonRule::JsonById(_));
         let mut dialogues: Vec<Dialogue> =
             drafts.into_iter().map(|draft| draft.dialogue.completed(origin, by_id)).collect();
         dialogues.sort_by_key(|dialogue| (dialogue.opened_at, dialogue.number));
@@ -405,19 +347,14 @@ impl Dialogue {
         }
         // A file may be edited: no event is before its connection.
         self.opened_at -= origin;
-        let mut latest = self.opened_at;
-        let mut moved = |at: &mut Nanos| {
-            latest = latest.max(at.saturating_sub(origin));
-            *at = latest;
+        let moved = |times: &mut dyn Iterator<Item = &mut Nanos>| {
+            times.fold(self.opened_at, |latest, at| {
+                *at = latest.max(at.saturating_sub(origin));
+                *at
+            })
         };
-        self.actions.iter_mut().for_each(|action| moved(&mut action.at));
-        let last_sent = latest;
-        latest = self.opened_at;
-        let mut moved = |at: &mut Nanos| {
-            latest = latest.max(at.saturating_sub(origin));
-            *at = latest;
-        };
-        self.answers.iter_mut().for_each(|answer| moved(&mut answer.at));
+        let last_sent = moved(&mut self.actions.iter_mut().map(|action| &mut action.at));
+        moved(&mut self.answers.iter_mut().map(|answer| &mut answer.at));
         if let Some((at, _)) = &mut self.end {
             *at = at.saturating_sub(origin).max(last_sent);
         }
@@ -513,7 +450,7 @@ pub(crate) mod tests {
     }
 
     fn requests(script: &Script) -> Vec<Option<u32>> {
-        script.dialogues()[0].answers.iter().map(|answer| answer.request).collect()
+        script.dialogues[0].answers.iter().map(|answer| answer.request).collect()
     }
 
     #[test]
@@ -529,7 +466,7 @@ pub(crate) mod tests {
     fn otherwise_the_first_answer_behind_a_message_is_timed() {
         let script = conversation("exact", &["<hello", ">a", ">b", "<1", "<2", ">c", "p", "<3"]);
         assert_eq!(requests(&script), [None, Some(1), None, Some(2)]);
-        let timed: Vec<bool> = script.dialogues()[0].actions.iter().map(|action| action.is_timed).collect();
+        let timed: Vec<bool> = script.dialogues[0].actions.iter().map(|action| action.is_timed).collect();
         assert_eq!(timed, [false, true, true, false]);
         assert_eq!(
             requests(&conversation("exact", &["<1", ">a"])),
@@ -553,7 +490,7 @@ pub(crate) mod tests {
         );
         // The push is behind a message whose answer is known.
         assert_eq!(requests(&script), [Some(1), Some(0), None, None]);
-        let dialogue = &script.dialogues()[0];
+        let dialogue = &script.dialogues[0];
         let mut groups: Vec<&[u32]> = Vec::new();
         for group in &dialogue.groups {
             groups.push(&dialogue.members[group.from as usize..group.until as usize]);
@@ -572,16 +509,16 @@ pub(crate) mod tests {
         builder.ended(1, 4_000, RecordedEnd::Abort).expect("ended");
         builder.ended(1, 5_000, RecordedEnd::ByServer(CloseCode::NORMAL)).expect("ended");
         let script = builder.finish(Some("line 9".to_owned())).expect("connections");
-        let [one, two] = script.dialogues() else { panic!("{script:?}") };
+        let [one, two] = &script.dialogues[..] else { panic!("{script:?}") };
         assert_eq!((one.number, one.opened_at, one.actions[0].at), (1, 0, 500));
         assert_eq!((two.number, two.opened_at, two.subprotocol.as_deref()), (2, 1_000, Some("chat")));
         assert_eq!(
-            (&one.end, script.length()),
+            (&one.end, script.length),
             (&Some((3_000, RecordedEnd::Abort)), 3_000),
             "the first end counts"
         );
         assert_eq!(
-            (script.messages(), script.message_bytes(), script.truncated()),
+            (script.messages, script.message_bytes, script.truncated.as_deref()),
             (1, (3, 3), Some("line 9"))
         );
         assert_eq!(script.sent(&one.actions[0]), b"xyz");
@@ -590,7 +527,7 @@ pub(crate) mod tests {
     #[test]
     fn nothing_is_sent_behind_the_close_and_answers_behind_it_may_be_missing() {
         let script = conversation("exact", &[">a", "<1", "close", ">b", "<2"]);
-        let dialogue = &script.dialogues()[0];
+        let dialogue = &script.dialogues[0];
         assert_eq!((dialogue.actions.len(), dialogue.answers.len(), dialogue.owed), (1, 2, 1));
     }
 

@@ -1,8 +1,7 @@
 //! Expansion of templates, and comparison with what arrived.
 
-use super::format::{Format, HEX, LengthFormat, Sink, put_length, put_number, put_text, put_time};
+use super::format::{Format, HEX, Sink, put_length, put_number, put_text, put_time};
 use super::{Names, Part, Value};
-use crate::plan::listening::TimeUnit;
 use crate::plan::rows::Row;
 use echoring_proto::random::{SplitMix64, mix};
 
@@ -29,100 +28,53 @@ pub struct Scope<'a> {
     pub topic: &'a [u8],
 }
 
-/// A template whose names are looked up.
+/// A template whose names are looked up: its parts, with the index of the column or capture that a part names.
 #[derive(Clone, Debug, Default)]
 pub struct BoundTemplate {
-    parts: Vec<BoundPart>,
-    /// All literals.
-    text: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum BoundPart {
-    Literal { from: u32, until: u32 },
-    Value(BoundValue, Format),
-    Length { format: LengthFormat, until: u32 },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum BoundValue {
-    Connection,
-    Sequence,
-    Id,
-    Row,
-    Now(TimeUnit),
-    Column(u32),
-    Capture(u32),
-    Payload,
-    Topic,
-    RandomHex(u32),
-    RandomInteger(u64, u64),
-    RandomUuid,
+    parts: Vec<(Part, usize)>,
 }
 
 pub(super) fn bind(parts: &[Part], names: &Names<'_>) -> Result<BoundTemplate, String> {
-    let mut bound = BoundTemplate::default();
-    for part in parts {
-        let part = match part {
-            Part::Literal(text) => {
-                let from = bound.text.len() as u32;
-                bound.text.extend_from_slice(text);
-                BoundPart::Literal { from, until: bound.text.len() as u32 }
-            }
-            Part::Length { format, until } => BoundPart::Length { format: *format, until: *until as u32 },
-            Part::Value(value, format) => BoundPart::Value(bind_value(value, names)?, *format),
-        };
-        bound.parts.push(part);
-    }
-    Ok(bound)
+    let bound = parts.iter().map(|part| Ok((part.clone(), index_of(part, names)?)));
+    bound.collect::<Result<_, String>>().map(|parts| BoundTemplate { parts })
 }
 
-fn bind_value(value: &Value, names: &Names<'_>) -> Result<BoundValue, String> {
-    let unknown = |why: String| Err(format!("{{{{{}}}}}: {why}", value.name()));
+/// The index of the column or capture that a part names; 0 for other parts.
+fn index_of(part: &Part, names: &Names<'_>) -> Result<usize, String> {
+    let Part::Value(value, _) = part else { return Ok(0) };
     let find = |names: &[String], wanted: &str| names.iter().position(|name| name == wanted);
-    Ok(match value {
-        Value::Connection => BoundValue::Connection,
-        Value::Sequence => BoundValue::Sequence,
-        Value::Id if names.requests => BoundValue::Id,
-        Value::Payload if names.requests => BoundValue::Payload,
-        Value::Id | Value::Payload => return unknown("only in requests".to_owned()),
-        Value::Topic if names.topics => BoundValue::Topic,
-        Value::Topic => return unknown("only where there are topics".to_owned()),
-        Value::Row if names.columns.is_empty() => return unknown("no data; pass --data FILE".to_owned()),
-        Value::Row => BoundValue::Row,
-        Value::Now(unit) => BoundValue::Now(*unit),
-        Value::Data(_) if names.columns.is_empty() => return unknown("no data; pass --data FILE".to_owned()),
+    let why = match value {
+        Value::Id | Value::Payload if !names.requests => "only in requests".to_owned(),
+        Value::Topic if !names.topics => "only where there are topics".to_owned(),
+        Value::Row | Value::Data(_) if names.columns.is_empty() => "no data; pass --data FILE".to_owned(),
         Value::Data(column) => match find(names.columns, column) {
-            Some(index) => BoundValue::Column(index as u32),
-            None => return unknown(format!("the columns of the data are {}", names.columns.join(", "))),
+            Some(index) => return Ok(index),
+            None => format!("the columns of the data are {}", names.columns.join(", ")),
         },
         Value::Captured(name) => match find(names.captures, name) {
-            Some(index) => BoundValue::Capture(index as u32),
-            None => return unknown("nothing captures it before".to_owned()),
+            Some(index) => return Ok(index),
+            None => "nothing captures it before".to_owned(),
         },
-        Value::RandomHex(digits) => BoundValue::RandomHex(*digits),
-        Value::RandomInteger(first, last) => BoundValue::RandomInteger(*first, *last),
-        Value::RandomUuid => BoundValue::RandomUuid,
-    })
+        _ => return Ok(0),
+    };
+    Err(format!("{{{{{}}}}}: {why}", value.name()))
 }
 
 impl BoundTemplate {
     /// Whether every expansion is the same.
     pub fn is_constant(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part, BoundPart::Literal { .. }))
+        self.parts.iter().all(|part| matches!(part, (Part::Literal(_), _)))
+    }
+
+    /// Whether it contains the payload.
+    pub fn uses_payload(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, (Part::Value(Value::Payload, _), _)))
     }
 
     /// Appends an expansion to `out`.
     #[inline]
     pub fn expand(&self, scope: &Scope<'_>, out: &mut Vec<u8>) {
         self.put(0..self.parts.len(), scope, out);
-    }
-
-    /// Bytes of an expansion.
-    pub fn bytes(&self, scope: &Scope<'_>) -> usize {
-        let mut counter = Counter(0);
-        self.put(0..self.parts.len(), scope, &mut counter);
-        counter.0
     }
 
     /// Whether `message` is an expansion; the times in it may be others.
@@ -133,14 +85,14 @@ impl BoundTemplate {
     }
 
     fn put(&self, parts: std::ops::Range<usize>, scope: &Scope<'_>, sink: &mut impl Sink) {
-        for index in parts {
-            match self.parts[index] {
-                BoundPart::Literal { from, until } => sink.put(&self.text[from as usize..until as usize]),
-                BoundPart::Value(value, format) => put_value(sink, value, format, index, scope),
-                BoundPart::Length { format, until } => {
+        for at in parts {
+            match &self.parts[at] {
+                (Part::Literal(text), _) => sink.put(text),
+                (Part::Value(value, format), index) => put_value(sink, value, *format, (at, *index), scope),
+                (Part::Length { format, until }, _) => {
                     let mut counter = Counter(0);
-                    self.put(index + 1..until as usize, scope, &mut counter);
-                    put_length(sink, counter.0, format);
+                    self.put(at + 1..*until, scope, &mut counter);
+                    put_length(sink, counter.0, *format);
                 }
             }
         }
@@ -148,32 +100,36 @@ impl BoundTemplate {
 }
 
 #[inline]
-fn put_value(sink: &mut impl Sink, value: BoundValue, format: Format, part: usize, scope: &Scope<'_>) {
+fn put_value(
+    sink: &mut impl Sink,
+    value: &Value,
+    format: Format,
+    (part, index): (usize, usize),
+    scope: &Scope<'_>,
+) {
     // Each expression of a message has numbers of its own.
     let random = || {
         let message = mix(scope.seed ^ (u64::from(scope.connection) << 40) ^ scope.sequence);
         SplitMix64::new(message ^ mix(part as u64))
     };
     match value {
-        BoundValue::Connection => put_number(sink, scope.connection.into(), format),
-        BoundValue::Sequence => put_number(sink, scope.sequence, format),
-        BoundValue::Id => put_number(sink, scope.id, format),
-        BoundValue::Row => put_number(sink, scope.row.map_or(0, |row| row.number().into()), format),
-        BoundValue::Now(unit) => put_time(sink, scope.now_ns / unit.ns(), format),
-        BoundValue::Column(column) => {
-            put_text(sink, scope.row.map_or(b"", |row| row.cell(column as usize)), format);
+        Value::Connection => put_number(sink, scope.connection.into(), format),
+        Value::Sequence => put_number(sink, scope.sequence, format),
+        Value::Id => put_number(sink, scope.id, format),
+        Value::Row => put_number(sink, scope.row.map_or(0, |row| row.number().into()), format),
+        Value::Now(unit) => put_time(sink, scope.now_ns / unit.ns(), format),
+        Value::Data(_) => put_text(sink, scope.row.map_or(b"", |row| row.cell(index)), format),
+        Value::Captured(_) => {
+            put_text(sink, scope.captures.get(index).map_or(b"", Vec::as_slice), format);
         }
-        BoundValue::Capture(capture) => {
-            put_text(sink, scope.captures.get(capture as usize).map_or(b"", Vec::as_slice), format);
-        }
-        BoundValue::Payload => put_text(sink, scope.payload, format),
-        BoundValue::Topic => put_text(sink, scope.topic, format),
-        BoundValue::RandomInteger(first, last) => {
+        Value::Payload => put_text(sink, scope.payload, format),
+        Value::Topic => put_text(sink, scope.topic, format),
+        Value::RandomInteger(first, last) => {
             let span = (last - first).saturating_add(1);
             put_number(sink, first + random().below(span), format);
         }
-        BoundValue::RandomHex(digits) => put_hex(sink, random(), digits, format),
-        BoundValue::RandomUuid => put_text(sink, &uuid(random()), format),
+        Value::RandomHex(digits) => put_hex(sink, random(), *digits, format),
+        Value::RandomUuid => put_text(sink, &uuid(random()), format),
     }
 }
 

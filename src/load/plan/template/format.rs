@@ -53,7 +53,7 @@ impl LengthFormat {
     pub(super) const NAMES: &str = "text, varint, u8, u16 or u32";
 }
 
-fn number_bytes(name: &str) -> Option<u8> {
+pub(in crate::plan) fn number_bytes(name: &str) -> Option<u8> {
     Some(match name {
         "u8" => 1,
         "u16" => 2,

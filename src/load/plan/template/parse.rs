@@ -163,15 +163,13 @@ fn parse_value(text: &str) -> Result<Value, String> {
     };
     let number =
         |text: &str| text.parse::<u64>().map_err(|_| format!("expected a number instead of `{text}`"));
+    let unit = name.strip_prefix("now_").and_then(TimeUnit::named);
     Ok(match (name, arguments.as_slice()) {
+        (_, []) if let Some(unit) = unit => Value::Now(unit),
         ("connection", []) => Value::Connection,
         ("seq", []) => Value::Sequence,
         ("id", []) => Value::Id,
         ("row", []) => Value::Row,
-        ("now_s", []) => Value::Now(TimeUnit::Seconds),
-        ("now_ms", []) => Value::Now(TimeUnit::Milliseconds),
-        ("now_us", []) => Value::Now(TimeUnit::Microseconds),
-        ("now_ns", []) => Value::Now(TimeUnit::Nanoseconds),
         ("payload", []) => Value::Payload,
         ("topic", []) => Value::Topic,
         ("random.uuid", []) => Value::RandomUuid,

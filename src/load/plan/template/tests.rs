@@ -29,7 +29,6 @@ fn expand(template: &Template, scope: &Scope<'_>, names: &Names<'_>) -> Vec<u8> 
     let mut out = Vec::new();
     bound.expand(scope, &mut out);
     assert!(bound.matches(scope, &out), "{out:?}");
-    assert_eq!(bound.bytes(scope), out.len());
     out.push(b'!');
     assert!(!bound.matches(scope, &out), "a longer message");
     out.pop();

@@ -39,8 +39,8 @@ fn metadata(outcome: &Outcome, samples: &Samples) -> Vec<KeyValue> {
         ("echoring.mode", record.config.mode.clone()),
         ("echoring.started_at", record.started_at.clone()),
         ("echoring.label", record.label.clone().unwrap_or_default()),
-        ("echoring.samples.share", samples.share().to_string()),
-        ("echoring.samples.picked", samples.picked().to_string()),
+        ("echoring.samples.share", samples.share.to_string()),
+        ("echoring.samples.picked", samples.picked.to_string()),
         ("echoring.samples.left_out", samples.left_out().to_string()),
     ]
     .into_iter()

@@ -1,7 +1,7 @@
 //! Synthetic runs, as text.
 
 use super::*;
-use crate::measure::distribution::histogram;
+use crate::measure::histogram;
 use crate::record::tests::{outcome, record};
 
 /// The quantiles of 10,000 values with a distance of a tenth of `ms` milliseconds.

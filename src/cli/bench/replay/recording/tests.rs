@@ -51,8 +51,8 @@ fn fragments_are_one_message_and_pings_may_come_between_them() {
         part("client", "text", "never whole"),
     ];
     let script = script(&records).expect("a script");
-    assert_eq!((script.messages(), script.message_bytes(), script.answers()), (1, (4, 4), 1));
-    assert_eq!(script.truncated(), None);
+    assert_eq!((script.messages, script.message_bytes, script.answers), (1, (4, 4), 1));
+    assert_eq!(script.truncated.as_deref(), None);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn compressed_messages_are_replayed_as_they_were_before() {
         }
         records.push(frame("client", "text", "plain"));
         let script = script(&records).expect("a script");
-        assert_eq!((script.messages(), script.message_bytes()), (3, (5, 500)), "{extensions}");
+        assert_eq!((script.messages, script.message_bytes), (3, (5, 500)), "{extensions}");
     }
 }
 
@@ -87,7 +87,7 @@ fn a_recording_that_is_cut_off_is_replayed_up_to_there() {
     let whole = recording(&records);
     let cut = &whole[..whole.len() - 4];
     let script = script_of(cut.as_bytes(), "a".to_owned(), AnswerComparison::default()).expect("a script");
-    assert_eq!((script.messages(), script.truncated()), (1, Some("line 4 is cut off")));
+    assert_eq!((script.messages, script.truncated.as_deref()), (1, Some("line 4 is cut off")));
 }
 
 #[test]
