@@ -9,6 +9,7 @@ use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
     OUTSIDE_MESSAGES_MAX,
 };
+use crate::subscription::TopicMessage;
 use echoring_topics::is_topic_name;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
@@ -71,10 +72,11 @@ impl OwnedPublication {
         OwnedPublication { idempotency_key: key.into(), ..self }
     }
 
-    /// The publication, borrowed.
+    /// The publication for a topic, borrowed.
     #[doc(hidden)]
-    pub fn as_publication(&self) -> Publication<'_> {
-        Publication { content: self.content, key: &self.key, payload: &self.payload }
+    pub fn for_topic<'a>(&'a self, topic: &'a str) -> TopicPublication<'a> {
+        let publication = Publication { content: self.content, key: &self.key, payload: &self.payload };
+        TopicPublication { topic, publication, idempotency_key: &self.idempotency_key }
     }
 
     /// Bytes that the message is charged while it waits.
@@ -241,16 +243,73 @@ impl From<Refused> for PublishError {
 /// ```
 pub type Published = Vec<Result<Position, Refused>>;
 
+/// A publication for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicPublication<'a> {
+    /// The name of the topic.
+    pub topic: &'a str,
+    /// The publication.
+    pub publication: Publication<'a>,
+    /// The idempotency key, or an empty string.
+    pub idempotency_key: &'a str,
+}
+
+/// The type of a publication and the lengths of its texts, when these and the payload are in one piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationHead {
+    pub(crate) content: Content,
+    /// Lengths of the topic's name, the key and the idempotency key.
+    pub(crate) text_bytes: [u8; 3],
+}
+
+impl<'a> TopicPublication<'a> {
+    pub(crate) fn new(topic: &'a str, message: &TopicMessage<'a>) -> TopicPublication<'a> {
+        let TopicMessage { publication, idempotency_key } = *message;
+        TopicPublication { topic, publication, idempotency_key }
+    }
+
+    /// The head of the publication. The lengths of the name and the keys were checked.
+    #[inline]
+    pub(crate) fn head(&self) -> PublicationHead {
+        let [name, key, idempotency_key, _] = self.parts();
+        let text_bytes = [name.len() as u8, key.len() as u8, idempotency_key.len() as u8];
+        PublicationHead { content: self.publication.content, text_bytes }
+    }
+
+    /// The topic's name, the key, the idempotency key and the payload, as they follow its head.
+    #[inline]
+    pub(crate) fn parts(&self) -> [&'a [u8]; 4] {
+        let Publication { key, payload, .. } = self.publication;
+        [self.topic.as_bytes(), key.as_bytes(), self.idempotency_key.as_bytes(), payload]
+    }
+}
+
+impl PublicationHead {
+    /// The publication whose parts these are; `None` if they are not well formed.
+    #[inline]
+    pub fn read(self, bytes: &[u8]) -> Option<TopicPublication<'_>> {
+        let [name_bytes, key_bytes, idempotency_bytes] = self.text_bytes;
+        let (topic, rest) = split_text(bytes, name_bytes)?;
+        let (key, rest) = split_text(rest, key_bytes)?;
+        let (idempotency_key, payload) = split_text(rest, idempotency_bytes)?;
+        let publication = Publication { content: self.content, key, payload };
+        Some(TopicPublication { topic, publication, idempotency_key })
+    }
+}
+
+/// Splits a text of `text_bytes` from the front of `bytes`.
+#[inline]
+pub(crate) fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> {
+    let (text, rest) = bytes.split_at_checked(usize::from(text_bytes))?;
+    Some((str::from_utf8(text).ok()?, rest))
+}
+
 /// Whether a message, the one at `index` of its batch, may be published by its own content alone.
 ///
 /// # Errors
 /// The problem with it.
-pub fn check(
-    topic: &str,
-    publication: &Publication<'_>,
-    idempotency_key: &str,
-    index: usize,
-) -> Result<(), PublishError> {
+pub fn check(message: &TopicPublication<'_>, index: usize) -> Result<(), PublishError> {
+    let TopicPublication { topic, publication, idempotency_key } = message;
     if !is_topic_name(topic) {
         return Err(PublishError::BadTopic);
     }

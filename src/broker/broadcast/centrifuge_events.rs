@@ -9,8 +9,7 @@ use echoring_wire::centrifuge::{
 use echoring_wire::v1::ProtocolError;
 
 use super::deltas::{Written, payload};
-use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
-use super::presence::PresenceChange;
+use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::limits::EXPIRY_NOTICE;
 use echoring_proto::limits::SECOND;
 

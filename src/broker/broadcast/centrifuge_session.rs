@@ -24,7 +24,7 @@ const NEVER: Nanos = Nanos::MAX;
 
 /// A session of Centrifuge's protocol.
 #[derive(Debug)]
-pub(super) struct CentrifugeSession {
+pub struct CentrifugeSession {
     pub(super) encoding: Encoding,
     pub(super) stage: Stage,
     /// When the session is due in [`Alarms`]; [`NEVER`] if it is not.
@@ -154,11 +154,7 @@ pub(super) struct PingTimes {
 
 impl CentrifugeSession {
     /// A session whose connect command must come before `connect_by`.
-    pub(super) fn new(
-        encoding: Encoding,
-        connect_by: Nanos,
-        forwarded: Option<Forwarded>,
-    ) -> CentrifugeSession {
+    pub fn new(encoding: Encoding, connect_by: Nanos, forwarded: Option<Forwarded>) -> CentrifugeSession {
         CentrifugeSession {
             encoding,
             stage: Stage::AwaitingConnect,

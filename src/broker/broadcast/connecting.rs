@@ -15,7 +15,7 @@ use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::Driver;
 use echoring_topics::{Position, Replay, TopicId, entries};
 use echoring_wire::centrifuge::{
-    Connect, ConnectResult, Disconnect, Encoding, ErrorCode, Publication, SubscribeResult, reply,
+    Connect, ConnectResult, Disconnect, ErrorCode, Publication, SubscribeResult, reply,
 };
 
 use super::Broadcast;
@@ -25,7 +25,7 @@ use super::centrifuge_events::{VERSION, app_payload, publication, refresh_in_s};
 use super::centrifuge_session::{ConnectBacklog, FirstPage, Stage};
 use super::open_calls::Asked;
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
-use super::sessions::latest_request;
+use super::sessions::{ReplayedPage, latest_request};
 use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context};
@@ -50,7 +50,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         connect: &Connect<'_>,
     ) {
@@ -62,14 +61,14 @@ impl Broadcast {
         let recovered = connect.subscriptions.iter().filter(|wanted| wanted.recover);
         let positions = recovered.map(|wanted| Some((wanted.channel.as_ref().into(), position_of(wanted)?)));
         let Some(positions) = positions.collect() else {
-            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+            return self.fail(link, id, ErrorCode::BadRequest);
         };
         if !is_checked && !asks_app && !gate.admits_without_token(link.token) {
-            return self.fail(link, encoding, id, ErrorCode::Unauthorized);
+            return self.fail(link, id, ErrorCode::Unauthorized);
         }
         let backlog = ConnectBacklog::new(id, is_checked, positions);
         if !self.sessions.kept.add(backlog.bytes(), link.pool()) {
-            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+            return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         let request = latest_request(link);
         let Some(session) = link.peer.session_mut() else { return };
@@ -84,7 +83,7 @@ impl Broadcast {
             let question = Question {
                 event: AppEvent::Connect,
                 target: None,
-                data: data_of(encoding, connect.data),
+                data: data_of(link, connect.data),
                 program: Some(program),
             };
             return self.ask_app(link, gate, id, Asked::Connect, question);
@@ -208,7 +207,7 @@ impl Broadcast {
             return true;
         };
         let Some(backlog) = self.take_backlog(link) else { return true };
-        let encoding = self.answer_connect(link, gate, &backlog, &begins);
+        self.answer_connect(link, gate, &backlog, &begins);
         for begins in &begins {
             self.go_on(link, begins);
         }
@@ -217,7 +216,7 @@ impl Broadcast {
             if !link.is_open() {
                 break;
             }
-            self.take_commands(link, gate, encoding, frame, std::mem::take(&mut done));
+            self.take_commands(link, gate, frame, std::mem::take(&mut done));
         }
         true
     }
@@ -227,7 +226,9 @@ impl Broadcast {
         let Begins { topic, name, page, .. } = begins;
         let Some(first) = page else { return self.go_live(link, *topic) };
         if first.recovered != Some(true) {
-            self.sessions.send_history(link, name, &first.page, &first.messages, 0, false);
+            let (page, messages) = (&first.page, &*first.messages);
+            let history = ReplayedPage { page, messages, snapshot: 0, deltas: false };
+            self.sessions.send_history(link, name, &history);
         }
         if first.reached == self.fan_out.topics.offset(*topic) {
             return self.go_live(link, *topic);
@@ -315,11 +316,9 @@ impl Broadcast {
         gate: &Gate,
         backlog: &ConnectBacklog,
         begins: &[Begins],
-    ) -> Encoding {
+    ) {
         let (token, now, times) = (link.token, link.now(), ping_times(link));
-        let mut encoding = Encoding::Json;
         if let Some(centrifuge) = centrifuge(link) {
-            encoding = centrifuge.encoding;
             self.sessions.alarms.connect(token, centrifuge, now, times);
         }
         let client = format!("{:x}", self.client_id(link));
@@ -341,8 +340,7 @@ impl Broadcast {
             pong: times.interval > 0,
             ..ConnectResult::default()
         };
-        self.sessions.send_with(link, |out| reply::connect(encoding, out, backlog.id, &result));
-        encoding
+        self.sessions.reply(link, |encoding, out| reply::connect(encoding, out, backlog.id, &result));
     }
 
     /// Whether a subscription waits for the answer to the connect command of its session.
@@ -396,9 +394,8 @@ impl Broadcast {
 
     /// The connect command fails, and its subscriptions end.
     pub(super) fn fail_connect(&mut self, link: &mut ConnectionContext<'_>, code: ErrorCode) {
-        let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if let Some(id) = self.abandon_connect(link) {
-            self.fail(link, encoding, id, code);
+            self.fail(link, id, code);
         }
     }
 

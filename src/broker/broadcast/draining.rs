@@ -2,7 +2,7 @@
 
 use super::Broadcast;
 use super::events::SessionEvent;
-use super::handover::Ordering;
+use super::handover::OrderedBy;
 use super::session::Subscriber;
 use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
@@ -62,7 +62,7 @@ impl Broadcast {
     /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
     pub(super) fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        if self.sequencer.ordering == Ordering::Theirs {
+        if self.sequencer.ordered_by == OrderedBy::Successor {
             return self.advance_drain_of_predecessor(cx);
         }
         let shards = cx.shards();
@@ -82,7 +82,7 @@ impl Broadcast {
             self.close_remaining(cx, has_all);
         }
         let drain = &mut self.drain;
-        if has_all && drain.remaining.is_empty() && self.pending.is_empty() {
+        if has_all && drain.remaining.is_empty() && self.sequencer.requests.is_empty() {
             told = drain.everything.tell(cx.resources().mailboxes, DrainStage::Everything);
             drain.is_over = drain.everything.is_over(shards);
         }
@@ -98,7 +98,7 @@ impl Broadcast {
         if is_over {
             self.close_remaining(cx, true);
         }
-        let has_posted = self.pending.is_empty() && self.held.is_empty();
+        let has_posted = self.sequencer.requests.is_empty() && self.held.is_empty();
         self.drain.is_over = self.drain.remaining.is_empty() && has_posted;
         self.drain.waits_for_room = !has_posted;
     }

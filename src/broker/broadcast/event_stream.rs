@@ -6,12 +6,11 @@
 
 use super::Broadcast;
 use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState};
-use super::subscribe::BUSY;
+use super::subscribe::{BUSY, TopicRequest};
 use super::subscriptions::Waiting;
-use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::Identity;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Answer;
 use echoring_topics::Position;
 
@@ -20,12 +19,11 @@ impl Broadcast {
     pub fn open_event_stream<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        token: Token,
-        name: &str,
+        request: TopicRequest<'_>,
         from: Option<Position>,
         headers: Box<str>,
-        gate: &mut Gate,
     ) -> Answer<Peer> {
+        let TopicRequest { token, topic: name, gate } = request;
         let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
             Err(refusal) => return Answer::Refuse(refusal),

@@ -5,8 +5,7 @@
 
 use super::Broadcast;
 use super::handler_events::HandlerEvents;
-use super::own_messages::skipping_member;
-use super::publish::{publisher, route_or_hold};
+use super::publish::{route_or_hold, skipping_member};
 use super::requests::{Rejected, WantedSubscription};
 use super::session::{AllowedBy, Protocol, Session, SessionSubscription, SubscriptionState};
 use super::sessions::note_limit;
@@ -14,7 +13,7 @@ use super::shard_mail::AckMode;
 use crate::gate::Gate;
 use crate::limits::HANDLER_HELD_MAX;
 use crate::peer::{ConnectionContext, Peer};
-use crate::publications::PublishError;
+use crate::publications::{self, PublishError, TopicPublication};
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use echoring_auth::Identity;
 use echoring_topics::is_topic_name;
@@ -105,21 +104,20 @@ impl Broadcast {
         message: &TopicMessage<'_>,
         id: Option<u64>,
     ) -> Result<(), PublishError> {
-        let TopicMessage { publication, idempotency_key } = *message;
-        let allowed = self.check_publication(name, message).and_then(|()| may_publish_now(link, gate));
+        let message = TopicPublication::new(name, message);
+        let allowed = self.check_publication(&message).and_then(|()| may_publish_now(link, gate));
         if matches!(allowed, Err(PublishError::Refused(_) | PublishError::Closing)) {
             self.sequencer.topics.note_refused();
         }
         allowed?;
         let topic = self.fan_out.topics.find(name);
         let member = topic.and_then(|topic| skipping_member(link.peer, topic));
-        let number = self.number(link.mailboxes.shard());
         let ack_mode = id.map_or(AckMode::OnRefusal, AckMode::Always);
-        let publisher = publisher(link, number, gate.client(link.token), member, ack_mode);
-        let Broadcast { sequencer, held, .. } = self;
-        let routed = route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key);
-        if let Some(sequenced) = routed {
-            let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+        let publisher = self.publisher(link, gate.client(link.token), member, ack_mode);
+        let Broadcast { sequencer, held, fan_out, .. } = self;
+        if let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) {
+            let (mut resources, publication) = (link.resources(), message.publication);
+            let result = sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication);
             self.sessions.acknowledge(link, name, &publisher, result);
         }
         Ok(())
@@ -138,18 +136,17 @@ impl Broadcast {
         message: &TopicMessage<'_>,
         is_new: bool,
     ) -> Result<(), PublishError> {
-        self.check_publication(name, message)?;
+        self.check_publication(&TopicPublication::new(name, message))?;
         if is_new { take_rate(link, gate) } else { Ok(()) }
     }
 
     /// Whether this shard lets a message of a handler pass.
-    fn check_publication(&self, name: &str, message: &TopicMessage<'_>) -> Result<(), PublishError> {
-        let TopicMessage { publication, idempotency_key } = message;
-        crate::publications::check(name, publication, idempotency_key, 0)?;
+    fn check_publication(&self, message: &TopicPublication<'_>) -> Result<(), PublishError> {
+        publications::check(message, 0)?;
         if self.drain.is_on() {
             return Err(PublishError::Refused(Refused::Draining));
         }
-        if publication.payload.len() > self.sequencer.message_bytes_max() {
+        if message.publication.payload.len() > self.sequencer.message_bytes_max() {
             return Err(PublishError::Refused(Refused::TooLarge));
         }
         Ok(())

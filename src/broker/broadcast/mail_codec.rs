@@ -6,6 +6,7 @@
 use bytes::{Buf as _, BufMut as _};
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
+use crate::publications::PublicationHead;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
@@ -43,10 +44,11 @@ pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
             out.put_u8(4);
             put_topic(out, local);
         }
-        ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
+        ShardMail::Publish { publisher, head: PublicationHead { content, text_bytes } } => {
             out.put_u8(5);
             put_publisher(out, &publisher);
-            out.put_slice(&[content as u8, name_bytes, key_bytes, idempotency_bytes]);
+            out.put_u8(content as u8);
+            out.put_slice(&text_bytes);
         }
         ShardMail::PublishResult { publisher, result } => {
             out.put_u8(6);
@@ -141,10 +143,10 @@ pub fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
         4 => ShardMail::Unsubscribed { local: topic(from)? },
         5 => ShardMail::Publish {
             publisher: publisher(from)?,
-            content: content(from)?,
-            name_bytes: byte(from)?,
-            key_bytes: byte(from)?,
-            idempotency_bytes: byte(from)?,
+            head: PublicationHead {
+                content: content(from)?,
+                text_bytes: [byte(from)?, byte(from)?, byte(from)?],
+            },
         },
         6 => ShardMail::PublishResult { publisher: publisher(from)?, result: result(from, position)? },
         7 => ShardMail::Deliver {
@@ -191,14 +193,9 @@ fn has_its_bytes(mail: &ShardMail, bytes: &[u8]) -> bool {
     match *mail {
         ShardMail::Subscribe { .. } => is_name(bytes),
         ShardMail::PublishResult { .. } => bytes.is_empty() || is_name(bytes),
-        ShardMail::Publish { content, name_bytes, key_bytes, idempotency_bytes, .. } => {
-            let Some((name, rest)) = bytes.split_at_checked(usize::from(name_bytes)) else { return false };
-            let Some((key, rest)) = rest.split_at_checked(usize::from(key_bytes)) else { return false };
-            let Some((once, payload)) = rest.split_at_checked(usize::from(idempotency_bytes)) else {
-                return false;
-            };
-            is_name(name) && is_text(key) && is_text(once) && is_payload(content, payload)
-        }
+        ShardMail::Publish { head, .. } => head.read(bytes).is_some_and(|message| {
+            is_topic_name(message.topic) && is_payload(head.content, message.publication.payload)
+        }),
         ShardMail::Deliver { offset, content, key_bytes, .. } => {
             let parts = bytes.split_at_checked(usize::from(key_bytes));
             offset > 0 && parts.is_some_and(|(key, payload)| is_text(key) && is_payload(content, payload))

@@ -46,7 +46,7 @@ impl Broadcast {
             Some(_) if granted != Some(true) && !self.may(client, Right::Presence, name) => {
                 forbidden(id, Right::Presence)
             }
-            Some(_) if self.pending.len() >= REQUESTS_WAITING_MAX => {
+            Some(_) if self.sequencer.requests.len() >= REQUESTS_WAITING_MAX => {
                 self.sessions.refuse(link, id, Refused::Busy);
                 return false;
             }
@@ -62,12 +62,12 @@ impl Broadcast {
 
     fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if self.orders(owner, link.mailboxes.shard()) {
+        if self.sequencer.orders(owner, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
             self.members_page(link, topic, query, members, &page);
         } else {
             let mail = ShardMail::MembersRequest { owned, local: topic, query };
-            self.pending.add(link.mailboxes, owner, mail, "");
+            self.sequencer.request(link.mailboxes, owner, mail, "");
         }
     }
 

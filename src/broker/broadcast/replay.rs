@@ -3,13 +3,10 @@
 use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::FirstPage;
-use super::cluster::ConnectionReader;
-use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::requests::{Begun, has_deltas, is_server_side, must_recover};
 use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
-use super::sessions::dialect_of;
-use super::shard_mail::ShardMail;
+use super::sessions::{ReplayedPage, dialect_of};
 use super::subscriptions::Waiting;
 use crate::peer::ConnectionContext;
 use echoring_proto::CloseCode;
@@ -51,16 +48,9 @@ impl Broadcast {
         if let Some(replay) = session.replay(topic) {
             replay.requested = true;
         }
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if self.orders(owner, link.mailboxes.shard()) {
-            let now = link.now();
-            let reader = ConnectionReader { shard: owner, local: topic, token };
-            if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
-                self.replay_page(link, topic, from, page, &bytes);
-            }
-        } else {
-            let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
-            self.pending.add(link.mailboxes, owner, mail, "");
+        let Some(owner) = self.subscriptions.owner(topic) else { return };
+        if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
+            self.replay_page(link, topic, from, page, &bytes);
         }
     }
 
@@ -198,34 +188,23 @@ impl Broadcast {
         page: &Page,
         messages: &[u8],
     ) -> u64 {
+        // Without gap events, the answer carries the messages, and is what tells the client of a gap before them.
+        let is_carried = !replay.answered && !dialect_of(link).has_gaps() && !is_server_side(link, topic);
+        let (offset, carried) =
+            if is_carried { (reach(page, messages), messages) } else { (page.after, &[][..]) };
         if !replay.answered {
-            if !dialect_of(link).has_gaps() && !is_server_side(link, topic) {
-                // The answer carries the messages, and is what tells the client of a gap before them.
-                let offset = reach(page, messages);
-                self.answer_replayed(link, topic, replay, page, offset, messages);
-                return offset;
-            }
-            self.answer_replayed(link, topic, replay, page, page.after, &[]);
+            let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
+            let (position, recovered) = (Position { offset, ..page.head }, recovered(replay, page));
+            let begun = Begun { id: replay.id, position, recovered, snapshot, messages: carried };
+            self.send_subscribed(link, topic, &begun);
         }
-        let deltas = has_deltas(link, topic);
+        if is_carried {
+            return offset;
+        }
+        let history =
+            ReplayedPage { page, messages, snapshot: replay.snapshot, deltas: has_deltas(link, topic) };
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot, deltas)
-    }
-
-    fn answer_replayed(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        topic: TopicId,
-        replay: &ReplayState,
-        page: &Page,
-        offset: u64,
-        messages: &[u8],
-    ) {
-        let recovered = recovered(replay, page);
-        let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
-        let position = Position { offset, ..page.head };
-        let begun = Begun { id: replay.id, position, recovered, snapshot, messages };
-        self.send_subscribed(link, topic, &begun);
+        sessions.send_history(link, fan_out.name(topic), &history)
     }
 
     /// The client wants no subscription from which messages are missing.
@@ -239,9 +218,7 @@ impl Broadcast {
             session.take(topic);
         }
         self.subscriptions.stop_waiting(topic, link.token);
-        if let Dialect::Centrifuge(encoding) = dialect_of(link) {
-            self.fail(link, encoding, number(id), ErrorCode::UnrecoverablePosition);
-        }
+        self.fail(link, number(id), ErrorCode::UnrecoverablePosition);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 

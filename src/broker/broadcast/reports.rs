@@ -62,7 +62,7 @@ impl Broadcast {
         report.subscriptions = local.subscriptions() as u64;
         report.publications = owned.publications();
         report.deliveries = local.deliveries();
-        report.passed = self.sequencer.passed;
+        report.passed = self.sequencer.forwards.passed;
         report.owned_topics = owned.len() as u64;
         report.topics_peak = owned.budget().peak();
         report.topics_limit = owned.budget().units();

@@ -11,6 +11,7 @@ use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::gate::quotas::CountedSubscription;
 use crate::peer::ConnectionContext;
+use crate::publications::TopicPublication;
 use crate::v1;
 use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
@@ -18,7 +19,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
+    AllowedDelta, ClientId, Format, Position, Refused, Replay, Right, TopicId, TopicSettings,
 };
 use echoring_wire::v1::{Command, ProtocolError};
 
@@ -104,9 +105,8 @@ impl Broadcast {
         payload: &[u8],
     ) {
         let Some(session) = link.peer.session_mut() else { return };
-        if let Some(session) = session.centrifuge() {
-            let encoding = session.encoding;
-            return self.centrifuge_frame(link, gate, encoding, kind, payload);
+        if session.centrifuge().is_some() {
+            return self.centrifuge_frame(link, gate, kind, payload);
         }
         session.requests.begin();
         let command = match kind {
@@ -116,8 +116,9 @@ impl Broadcast {
         match command {
             Ok(Command::Publish { id, topic, key, idempotency_key, value }) => {
                 let publication = v1::publication(key.as_deref(), &value);
-                let idempotency_key = idempotency_key.unwrap_or_default();
-                self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
+                let idempotency_key = idempotency_key.as_deref().unwrap_or_default();
+                let message = TopicPublication { topic: &topic, publication, idempotency_key };
+                self.publish_within_rate(link, gate, id, &message);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
                 let plain = WantedSubscription::plain(id, &topic);
@@ -137,25 +138,6 @@ impl Broadcast {
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
             Err(error) => self.sessions.reject(link, &error),
         }
-    }
-
-    /// A session publishes, unless it is faster than it may be.
-    pub(super) fn publish_within_rate(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        gate: &mut Gate,
-        id: Option<u64>,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
-    ) {
-        if let Err(limit) = gate.publish(link.token, link.now()) {
-            link.note_excess(limit, false);
-            self.sequencer.topics.note_refused();
-            return self.sessions.refuse_publication(link, name, id, Refused::RateLimited);
-        }
-        let client = gate.client(link.token);
-        self.publish_for_session(link, client, id, name, publication, idempotency_key);
     }
 
     /// A session subscribes.
@@ -375,11 +357,11 @@ impl Broadcast {
         let (token, dialect) = (link.token, dialect_of(link));
         let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-        let log = dialect.of_log(sees_presence, deltas);
+        let format = Format { dialect: dialect.of_log(sees_presence, deltas), window_bits };
         let own = self.client_id(link).number;
         let Some(session) = link.peer.session_mut() else { return };
         let skip = if session.find(topic).is_some_and(|known| known.skips_own) { own } else { 0 };
-        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log, skip);
+        let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Live(member);

@@ -6,7 +6,8 @@ use echoring_proto::CloseCode;
 use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
-use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
+use echoring_topics::{GapReason, Page, Publication, Refused, entries};
+use echoring_wire::centrifuge::Encoding;
 use echoring_wire::event_stream;
 use echoring_wire::v1::{Message, ProtocolError};
 
@@ -102,6 +103,17 @@ impl Sessions {
         }
         let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
         self.send_written(link, full);
+    }
+
+    /// Sends an answer of Centrifuge's protocol.
+    pub(super) fn reply(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        write: impl FnOnce(Encoding, &mut Vec<u8>),
+    ) {
+        if let Dialect::Centrifuge(encoding) = dialect_of(link) {
+            self.send_with(link, |out| write(encoding, out));
+        }
     }
 
     /// Notifies a session of the end of a subscription. There is at most one for each subscription of the session, so
@@ -268,17 +280,15 @@ impl Sessions {
         }
     }
 
-    /// Sends a page of history, with a gap event for messages that are missing before it. Messages up to `snapshot` are
-    /// marked. Returns the offset that the page reaches.
+    /// Sends a page of history, with a gap event for messages that are missing before it. Returns the offset that the page
+    /// reaches.
     pub(super) fn send_history(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: &str,
-        page: &Page,
-        messages: &[u8],
-        snapshot: u64,
-        deltas: bool,
+        history: &ReplayedPage<'_>,
     ) -> u64 {
+        let ReplayedPage { page, messages, .. } = *history;
         let mut reached = page.after;
         if page.first > reached + 1 {
             let (from, to) = (reached + 1, page.first - 1);
@@ -288,33 +298,34 @@ impl Sessions {
             reached = to;
         }
         for (offset, publication) in entries(messages) {
-            let skipped = offset - reached - 1;
-            let position = Position { offset, ..page.head };
-            let replayed = Replayed { position, skipped, is_snapshot: offset <= snapshot, deltas };
-            self.send_replayed(link, topic, &replayed, &publication);
+            self.send_replayed(link, topic, history, offset - reached - 1, (offset, &publication));
             reached = offset;
         }
         reached
     }
 
+    /// Sends a message of the history, before which so many were `skipped` because they were conflated away.
     fn send_replayed(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: &str,
-        replayed: &Replayed,
-        publication: &Publication<'_>,
+        history: &ReplayedPage<'_>,
+        skipped: u64,
+        (offset, publication): (u64, &Publication<'_>),
     ) {
-        let Replayed { position, skipped, is_snapshot, deltas } = *replayed;
+        let &ReplayedPage { page, snapshot, deltas, .. } = history;
         let dialect = dialect_of(link);
         let Sessions { event, message_head, deltas: writer, .. } = self;
         event.clear();
         let Publication { content, key, payload } = *publication;
-        let offset = position.offset;
+        let v1_message = || {
+            let (message, payload) = message(topic, offset, publication);
+            (Message { skipped, snapshot: offset <= snapshot, ..message }, payload)
+        };
         match dialect {
             Dialect::EventStream => {
-                let (message, payload) = message(topic, offset, publication);
-                let message = Message { skipped, snapshot: is_snapshot, ..message };
-                event_stream::message(event, message_head, position.epoch, message, payload);
+                let (message, payload) = v1_message();
+                event_stream::message(event, message_head, page.head.epoch, message, payload);
                 // It is a part of a page, so it needs no bound.
                 return link.send_event(event);
             }
@@ -325,8 +336,7 @@ impl Sessions {
                 return;
             }
             Dialect::V1 => {
-                let (message, payload) = message(topic, offset, publication);
-                let message = Message { skipped, snapshot: is_snapshot, ..message };
+                let (message, payload) = v1_message();
                 let parts = message.parts(message_head, payload);
                 parts.iter().for_each(|part| event.extend_from_slice(part));
             }
@@ -348,14 +358,14 @@ impl Sessions {
     }
 }
 
-/// How a message of the history is sent.
-struct Replayed {
-    position: Position,
-    /// Messages that were conflated away before it.
-    skipped: u64,
-    is_snapshot: bool,
+/// A page of history, and how its messages are sent.
+pub(super) struct ReplayedPage<'a> {
+    pub(super) page: &'a Page,
+    pub(super) messages: &'a [u8],
+    /// Messages up to this offset are marked as parts of a snapshot.
+    pub(super) snapshot: u64,
     /// Whether the subscription may have deltas.
-    deltas: bool,
+    pub(super) deltas: bool,
 }
 
 /// How a connection's session speaks.

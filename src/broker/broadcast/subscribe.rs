@@ -9,14 +9,13 @@ use super::subscriptions::{Subscription, Waiting};
 use crate::gate::Gate;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{ConnectionContext, Context, Peer};
-use echoring_auth::{Forwarded, Identity};
+use echoring_auth::Identity;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ShardResources};
-use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
-use echoring_wire::centrifuge::Encoding;
+use echoring_topics::{Creator, Encoding, Format, MemberId, Refused, Right, Subscribed, TopicId};
 
 /// A client that may not subscribe to the topic of a raw route.
 const NOT_ALLOWED: Refusal = Refusal {
@@ -57,17 +56,27 @@ pub(super) const BUSY: Refusal = Refusal {
     hint: "try again; if it persists, add shards or publish less",
 };
 
+/// A request for one topic, whose answer begins a subscription.
+#[derive(Debug)]
+pub struct TopicRequest<'a> {
+    /// Its connection.
+    pub token: Token,
+    /// The name of the topic.
+    pub topic: &'a str,
+    /// Who the client is.
+    pub gate: &'a mut Gate,
+}
+
 impl Broadcast {
     /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
     pub fn subscribe_raw<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        token: Token,
-        name: &str,
+        request: TopicRequest<'_>,
         echo_own: bool,
         subprotocol: Option<&'static str>,
-        gate: &mut Gate,
     ) -> Answer<Peer> {
+        let TopicRequest { token, topic: name, gate } = request;
         let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
             Err(refusal) => return Answer::Refuse(refusal),
@@ -124,22 +133,18 @@ impl Broadcast {
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
-    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`. The bytes of `forwarded` are
-    /// charged.
+    /// Opens a session of Centrifuge's protocol. The bytes of its forwarded fields are charged.
     pub fn open_centrifuge(
         &mut self,
-        encoding: Encoding,
-        subprotocol: Option<&'static str>,
         token: Token,
         client: Option<&Identity>,
-        connect_by: Nanos,
-        forwarded: Option<Forwarded>,
+        subprotocol: Option<&'static str>,
+        session: CentrifugeSession,
     ) -> Answer<Peer> {
         self.sessions.count += 1;
         let subject = client.map(Identity::subject).unwrap_or_default().into();
-        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by, forwarded));
-        self.sessions.alarms.add(token, &centrifuge);
-        let protocol = Protocol::Centrifuge(centrifuge);
+        self.sessions.alarms.add(token, &session);
+        let protocol = Protocol::Centrifuge(Box::new(session));
         let session = Session { subject, protocol, ..Session::default() };
         Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
     }
@@ -162,8 +167,8 @@ impl Broadcast {
             return Ok(topic);
         }
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
-        let owner = self.sequencer.owner_of(name, shards);
-        if self.orders(owner, shard) {
+        let owner = self.sequencer.owner_shard_of(name, shards);
+        if self.sequencer.orders(owner, shard) {
             return self.subscribe_owned(resources, name, creator, now);
         }
         if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
@@ -172,7 +177,7 @@ impl Broadcast {
         let topic = self.fan_out.topics.create(name, now, resources.pool);
         self.subscriptions.insert(Subscription::new(topic, owner));
         let mail = ShardMail::Subscribe { local: topic, creator };
-        self.pending.add(resources.mailboxes, owner, mail, name);
+        self.sequencer.request(resources.mailboxes, owner, mail, name);
         Ok(topic)
     }
 
@@ -211,7 +216,7 @@ impl Broadcast {
     ) -> Option<MemberId> {
         let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
-        self.fan_out.subscribe_raw(topic, token, window_bits, skip)
+        self.fan_out.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
     /// The owner has answered the subscription of this shard.
@@ -395,13 +400,18 @@ impl Broadcast {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         self.subscriptions.remove(topic);
-        if self.orders(owner, resources.mailboxes.shard()) {
+        if self.sequencer.orders(owner, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
             self.sequencer.unsubscribe(owned, owner, topic, self.now, resources.pool);
         } else {
             self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
             self.fan_out.topics.remove(topic, self.now, resources.pool);
-            self.pending.add(resources.mailboxes, owner, ShardMail::Unsubscribe { owned, local: topic }, "");
+            self.sequencer.request(
+                resources.mailboxes,
+                owner,
+                ShardMail::Unsubscribe { owned, local: topic },
+                "",
+            );
         }
     }
 }

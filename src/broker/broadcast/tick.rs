@@ -2,7 +2,7 @@
 
 use super::connection_sink::SlowConsumer;
 use super::events::SessionEvent;
-use super::handover::Ordering;
+use super::handover::OrderedBy;
 use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
@@ -23,16 +23,16 @@ impl Broadcast {
         if !self.presence_changes.is_empty() {
             self.tell_presence_changes(&mut cx.resources());
         }
-        if self.sequencer.cluster.is_some() {
-            self.advance_cluster(cx);
+        if self.sequencer.following.is_some() {
+            self.advance_following(cx);
         }
-        if self.sequencer.ordering == Ordering::Frozen {
-            self.advance_freeze(cx);
+        if self.sequencer.ordered_by == OrderedBy::Nobody {
+            self.handover.advance(cx.resources().mailboxes);
         }
-        if !self.departed.is_empty() {
+        if !self.handover.departed.is_empty() {
             self.report_departed(cx);
         }
-        if !self.pending.is_empty() {
+        if !self.sequencer.requests.is_empty() {
             self.post_pending(&mut cx.resources());
         }
         let checks = self.check_at <= self.now;
@@ -86,7 +86,7 @@ impl Broadcast {
     fn check_after_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.check_at = self.now + CHECK_INTERVAL;
         self.fan_out.drop_laggards(cx, self.now);
-        if self.sequencer.ordering != Ordering::Frozen {
+        if self.sequencer.ordered_by != OrderedBy::Nobody {
             self.sequencer.topics.expire(self.now, cx.pool());
             self.sequencer.tell_forgotten();
         }
@@ -199,7 +199,7 @@ impl Broadcast {
         let waits =
             !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
         if !self.held.is_empty()
-            || !self.pending.is_empty()
+            || !self.sequencer.requests.is_empty()
             || !self.presence_changes.is_empty()
             || !self.sessions.requests_waiting.is_empty()
             || waits
@@ -212,7 +212,7 @@ impl Broadcast {
             self.drain.deadline(),
             self.fan_out.topics.due_at(),
             self.sessions.alarms.next(),
-            self.cluster_deadline(),
+            self.following_deadline(),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

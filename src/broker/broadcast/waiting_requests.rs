@@ -3,7 +3,7 @@
 //! asked. Clients expect the answers about one topic in order.
 
 use echoring_runtime::driver::Driver;
-use echoring_wire::centrifuge::{Encoding, ErrorCode};
+use echoring_wire::centrifuge::ErrorCode;
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;
@@ -21,7 +21,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         wanted: WantedSubscription<'_>,
     ) {
@@ -29,25 +28,19 @@ impl Broadcast {
         let latest = own.waiting.iter().rfind(|one| *one.name == *wanted.name);
         match latest.map(|latest| latest.subscribe.is_some()) {
             None => self.subscribe_session(link, gate, wanted),
-            Some(true) => self.fail(link, encoding, id, ErrorCode::AlreadySubscribed),
+            Some(true) => self.fail(link, id, ErrorCode::AlreadySubscribed),
             Some(false) => {
                 let name = wanted.name.into();
                 let subscribe = Some(Box::new(waiting(wanted)));
-                self.wait(link, encoding, WaitingRequest { id, name, subscribe });
+                self.wait(link, WaitingRequest { id, name, subscribe });
             }
         }
     }
 
     /// Ends the subscription of a session, once it was answered. Clients expect success, also without a subscription.
-    pub(super) fn unsubscribe_in_turn(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        encoding: Encoding,
-        id: u32,
-        name: &str,
-    ) {
+    pub(super) fn unsubscribe_in_turn(&mut self, link: &mut ConnectionContext<'_>, id: u32, name: &str) {
         if self.has_waiting(link, name) || self.is_unanswered(link, name) {
-            return self.wait(link, encoding, WaitingRequest { id, name: name.into(), subscribe: None });
+            return self.wait(link, WaitingRequest { id, name: name.into(), subscribe: None });
         }
         self.unsubscribe_known(link, id, name);
     }
@@ -72,11 +65,11 @@ impl Broadcast {
         session.find(topic).is_some_and(|own| own.state.is_unanswered())
     }
 
-    fn wait(&mut self, link: &mut ConnectionContext<'_>, encoding: Encoding, request: WaitingRequest) {
+    fn wait(&mut self, link: &mut ConnectionContext<'_>, request: WaitingRequest) {
         let token = link.token;
         let Some(own) = centrifuge(link) else { return };
         if own.waiting.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
-            return self.fail(link, encoding, request.id, ErrorCode::TooManyRequests);
+            return self.fail(link, request.id, ErrorCode::TooManyRequests);
         }
         own.waiting.push_back(request);
         if own.waiting.len() == 1 {

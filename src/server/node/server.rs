@@ -24,12 +24,12 @@ use crate::node::shard_thread::{NodeIdentity, ServiceSetup, launch_error};
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
-use echoring_broker::broadcast::cluster::ClusterSettings;
-use echoring_broker::cluster_mail::{
-    ClusterCommand, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
-};
+use echoring_broker::broadcast::following::FollowingSettings;
 use echoring_broker::gate::AuthCounters;
 use echoring_broker::gate::quotas::Identities;
+use echoring_broker::node_mail::{
+    ClusterCommand, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
+};
 use echoring_broker::publications::{OwnedPublication, PublishError};
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
@@ -386,7 +386,7 @@ impl Bound {
         let relay = relay.map(|node| RelaySender::new(relay_in, node.relay_load()));
         let (streams_in, streams) = tokio::sync::mpsc::unbounded_channel();
         let outlets = cluster_node.is_some().then_some(ClusterOutlets { relays, queries, streams });
-        let cluster = config.cluster.map(|identity| ClusterSettings {
+        let cluster = config.cluster.map(|identity| FollowingSettings {
             identity,
             commands: commands_in.clone(),
             inbox: Inbox::default(),

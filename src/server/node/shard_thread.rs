@@ -10,7 +10,7 @@ use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::handle::{Readiness, Snapshot};
 use crate::service::Service;
 use echoring_broker::broadcast::BroadcastSettings;
-use echoring_broker::broadcast::cluster::ClusterSettings;
+use echoring_broker::broadcast::following::FollowingSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::gate::AuthCounters;
 use echoring_broker::gate::quotas::{Identities, Quotas};
@@ -87,7 +87,7 @@ pub struct ServiceSetup {
     pub(crate) auth_counters: Arc<AuthCounters>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) identities: Arc<Identities>,
-    pub(crate) cluster: Option<ClusterSettings>,
+    pub(crate) cluster: Option<FollowingSettings>,
 }
 
 impl ShardSetup for ServiceSetup {
