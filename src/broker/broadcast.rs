@@ -150,31 +150,20 @@ pub struct Broadcast {
 impl Broadcast {
     /// The broadcast of one shard.
     pub fn new(settings: BroadcastSettings) -> Broadcast {
-        let BroadcastSettings {
-            rules,
-            topics,
-            subscriptions_max,
-            creators,
-            creation,
-            message_bytes_max,
-            seed,
-            placement,
-            first_number,
-            digest_seed,
-        } = settings;
-        let owned = OwnedTopics::new(rules.clone(), topics, seed)
-            .with_digest_seed(digest_seed)
-            .with_creators(creators, creation);
+        let rules = settings.rules;
+        let owned = OwnedTopics::new(rules.clone(), settings.topics, settings.seed)
+            .with_digest_seed(settings.digest_seed)
+            .with_creators(settings.creators, settings.creation);
         Broadcast {
-            sequencer: Sequencer::new(owned, placement, message_bytes_max as usize),
+            sequencer: Sequencer::new(owned, settings.placement, settings.message_bytes_max as usize),
             fan_out: FanOut::new(rules),
             subscriptions: Subscriptions::default(),
-            sessions: Sessions::new(subscriptions_max),
+            sessions: Sessions::new(settings.subscriptions_max),
             held: HeldPublications::default(),
             drain: Drain::default(),
             handover: Handover::default(),
             presence_changes: PresenceChanges::default(),
-            first_number,
+            first_number: settings.first_number,
             node: 0,
             check_at: 0,
             now: 0,

@@ -370,11 +370,6 @@ impl Gate {
         self.counters.note_denied(denied);
     }
 
-    /// A client that may not do something tried to.
-    pub(crate) fn note_forbidden(&self) {
-        self.counters.note_denied(Denied::Forbidden);
-    }
-
     /// Limits how clients use topics.
     pub fn set_quotas(&mut self, quotas: Quotas) {
         self.quotas = quotas;

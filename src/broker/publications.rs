@@ -3,8 +3,6 @@
 pub mod on_close;
 pub mod stored;
 
-use std::fmt;
-
 use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
     OUTSIDE_MESSAGES_MAX,
@@ -135,65 +133,48 @@ impl From<&[u8]> for OwnedPublication {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
+    #[error("a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters")]
     BadTopic,
     /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
+    #[error("a key has at most {KEY_BYTES_MAX} bytes")]
     BadKey(usize),
     /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    #[error("an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")]
     BadIdempotencyKey(usize),
     /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
+    #[error("more than {JSON_DEPTH_MAX} nested arrays and objects")]
     TooDeep(usize),
     /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
+    #[error("at most {OUTSIDE_MESSAGES_MAX} messages at once")]
     TooMany,
     /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, on
     /// close, with `Remote::publish_on_close`.
+    #[error(
+        "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+    )]
     TooManyOnClose,
     /// There is no room for the message: too many wait. `Handle::try_publish` says so at once,
     /// `Handle::publish_timeout` after its time; `Handle::publish` waits.
+    #[error("too many pending messages")]
     Busy,
     /// The connection is closing, and publishes nothing more.
+    #[error("the connection is closing")]
     Closing,
     /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
     /// instead.
+    #[error("{0}")]
     Refused(Refused),
     /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
     /// `Remote::publish` or `Handle::try_publish`.
+    #[error("blocking calls are not allowed on the thread of a shard")]
     OnShard,
     /// The server has ended.
+    #[error("the server has ended")]
     Ended,
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublishError::BadTopic => {
-                write!(
-                    f,
-                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
-                )
-            }
-            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
-            PublishError::BadIdempotencyKey(_) => {
-                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
-            }
-            PublishError::TooDeep(_) => {
-                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
-            }
-            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
-            PublishError::TooManyOnClose => write!(
-                f,
-                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
-            ),
-            PublishError::Busy => f.write_str("too many pending messages"),
-            PublishError::Closing => f.write_str("the connection is closing"),
-            PublishError::Refused(refused) => refused.fmt(f),
-            PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
-            PublishError::Ended => f.write_str("the server has ended"),
-        }
-    }
 }
 
 impl PublishError {
@@ -206,8 +187,6 @@ impl PublishError {
         }
     }
 }
-
-impl std::error::Error for PublishError {}
 
 echoring_proto::error_debug!(
     enum PublishError {

@@ -8,9 +8,9 @@ use echoring_wire::centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, rep
 use super::Broadcast;
 use super::centrifuge::{centrifuge, content_of, disconnect, encoding_of};
 use super::centrifuge_events::{app_payload, number};
-use super::open_calls::{Asked, AskedSubscription};
+use super::open_calls::Asked;
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
+use super::session::{AllowedBy, Terms};
 use super::subscription_tokens::expires_at;
 use crate::gate::{AppAnswered, Gate};
 use crate::peer::ConnectionContext;
@@ -90,7 +90,7 @@ impl Broadcast {
         wanted: &WantedSubscription<'_>,
         data: &[u8],
     ) {
-        let WantedSubscription { id, name, from, presence, must_recover, deltas, .. } = *wanted;
+        let WantedSubscription { id, name, request, .. } = *wanted;
         if !gate.asks_app(AppEvent::Subscribe) {
             return self.fail(link, number(id), ErrorCode::PermissionDenied);
         }
@@ -107,9 +107,9 @@ impl Broadcast {
             link.note_excess(limit, false);
             return self.fail(link, number(id), ErrorCode::TooManyRequests);
         }
-        let asked = AskedSubscription { name: name.into(), from, presence, must_recover, deltas };
+        let asked = Asked::Subscribe { name: name.into(), request };
         let question = Question::new(AppEvent::Subscribe, Some(name), data_of(link, data));
-        self.ask_app(link, gate, number(id), Asked::Subscribe(asked), question);
+        self.ask_app(link, gate, number(id), asked, question);
     }
 
     /// A session ends a subscription about which the application is still asked.
@@ -229,23 +229,13 @@ impl Broadcast {
                 let payload = data.as_ref().or(call.data.as_ref()).map(AppData::bytes).unwrap_or_default();
                 self.publish_agreed(link, gate, id, call, Publication { content, key: &key, payload });
             }
-            Asked::Subscribe(AskedSubscription { name, from, presence, must_recover, deltas }) => {
+            Asked::Subscribe { name, request } => {
                 let expires_at = match expires_at(gate, link.now(), (expire_at > 0).then_some(expire_at)) {
                     Ok(expires_at) => expires_at,
                     Err(code) => return self.fail(link, id, code),
                 };
-                let (allowed_by, data) = (AllowedBy::Hook, data.map(Box::new));
-                let plain = WantedSubscription::plain(Some(id.into()), &name);
-                let wanted = WantedSubscription {
-                    from,
-                    presence,
-                    must_recover,
-                    deltas,
-                    allowed_by,
-                    data,
-                    expires_at,
-                    ..plain
-                };
+                let terms = Terms { allowed_by: AllowedBy::Hook, data: data.map(Box::new), expires_at };
+                let wanted = WantedSubscription { id: Some(id.into()), name: &name, request, terms };
                 self.subscribe_session(link, gate, wanted);
             }
         }

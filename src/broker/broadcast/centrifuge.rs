@@ -23,6 +23,7 @@ use super::dialect::{Dialect, close};
 use super::held_commands::{HeldFrame, charge_of};
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
+use super::session::{SubscriptionRequest, Terms};
 use super::sessions::{dialect_of, end, latest_request};
 use crate::gate::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
@@ -207,13 +208,15 @@ impl Broadcast {
         let Some(position) = position_of(subscribe).filter(|_| is_topic_name(&subscribe.channel)) else {
             return self.fail(link, id, ErrorCode::BadRequest);
         };
-        let wanted = WantedSubscription {
+        let request = SubscriptionRequest {
             from: subscribe.recover.then_some(position),
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
             deltas: subscribe.delta == delta::NAME,
-            ..WantedSubscription::plain(Some(id.into()), &subscribe.channel)
+            skips_own: false,
         };
+        let name = &*subscribe.channel;
+        let wanted = WantedSubscription { id: Some(id.into()), name, request, terms: Terms::default() };
         if !subscribe.token.is_empty() && gate.is_on() {
             return self.subscribe_with_token(link, gate, wanted, &subscribe.token);
         }

@@ -26,7 +26,6 @@ use super::centrifuge_session::{ConnectBacklog, FirstPage, Stage};
 use super::open_calls::Asked;
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::{ReplayedPage, latest_request};
-use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context};
 
@@ -302,7 +301,7 @@ impl Broadcast {
                 position,
                 recovered,
                 recoverable: subscription.granted.history,
-                data: subscription.data.take(),
+                data: subscription.terms.data.take(),
                 page,
             });
         }
@@ -349,18 +348,7 @@ impl Broadcast {
         session.is_connecting() && session.find(topic).is_some()
     }
 
-    /// A subscription has begun at the head of its topic, and waits for the answer to the connect command.
-    pub(super) fn await_connect(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        topic: TopicId,
-        position: Position,
-        recovered: Option<bool>,
-    ) {
-        self.set_awaiting_connect(link, topic, position, recovered, false);
-    }
-
-    /// The same of one that has begun with a page of history.
+    /// A subscription has begun with a page of history, and waits for the answer to the connect command.
     pub(super) fn await_connect_with_page(&mut self, link: &mut ConnectionContext<'_>, page: FirstPage) {
         if !self.sessions.kept.add(page.bytes(), link.pool()) {
             return self.fail_connect(link, ErrorCode::TooManyRequests);
@@ -369,10 +357,11 @@ impl Broadcast {
         if let Some(backlog) = backlog(link) {
             backlog.keep_page(page);
         }
-        self.set_awaiting_connect(link, topic, position, recovered, true);
+        self.await_connect(link, topic, position, recovered, true);
     }
 
-    fn set_awaiting_connect(
+    /// A subscription has begun at a position, and waits for the answer to the connect command.
+    pub(super) fn await_connect(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
@@ -385,10 +374,7 @@ impl Broadcast {
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::AwaitingConnect { position, recovered, has_page };
         }
-        if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            // The entry keeps the shard from leaving the topic.
-            subscription.waiting.push(Waiting::Session(token, now));
-        }
+        self.subscriptions.keep_for(topic, token, now);
         self.sessions.connects_due.push_back(token);
     }
 

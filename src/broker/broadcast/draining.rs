@@ -69,11 +69,11 @@ impl Broadcast {
         let Broadcast { drain, held, fan_out, .. } = self;
         let mailboxes = cx.resources().mailboxes;
         // Held publications have to reach their topics' owners first.
-        let mut told = held.is_empty() && drain.publications.tell(mailboxes, DrainStage::Publications);
-        if drain.publications.is_over(shards) {
-            told = drain.messages.tell(mailboxes, DrainStage::Messages);
+        let mut told = held.is_empty() && drain.tell(mailboxes, DrainStage::Publications);
+        if drain.has_ended(DrainStage::Publications, shards) {
+            told = drain.tell(mailboxes, DrainStage::Messages);
         }
-        let has_all = drain.messages.is_over(shards) && !fan_out.topics.is_dirty();
+        let has_all = drain.has_ended(DrainStage::Messages, shards) && !fan_out.topics.is_dirty();
         let is_over = self.drain.goodbye_at <= cx.now();
         if has_all {
             self.close_served(cx, is_over);
@@ -83,8 +83,8 @@ impl Broadcast {
         }
         let drain = &mut self.drain;
         if has_all && drain.remaining.is_empty() && self.sequencer.requests.is_empty() {
-            told = drain.everything.tell(cx.resources().mailboxes, DrainStage::Everything);
-            drain.is_over = drain.everything.is_over(shards);
+            told = drain.tell(cx.resources().mailboxes, DrainStage::Everything);
+            drain.is_over = drain.has_ended(DrainStage::Everything, shards);
         }
         drain.waits_for_room = !told;
     }

@@ -4,10 +4,10 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::ShardResources;
 use echoring_topics::{
-    AcceptedMessage, Format, Gap, LogMemory, MemberId, OwnedTopics, Rules, TopicId, TopicSettings, Topics,
+    AcceptedMessage, Format, LogMemory, MemberId, OwnedTopics, Rules, TopicId, TopicSettings, Topics,
 };
 
-use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
+use super::connection_sink::{ConnectionSink, FollowUps};
 use super::dialect::Dialect;
 use super::events::{PresenceChange, TopicEvent};
 use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
@@ -19,7 +19,7 @@ use crate::peer::Context;
 pub(super) struct FanOut {
     pub(super) topics: Topics<Token>,
     encoder: FrameEncoder,
-    follow_ups: FollowUps,
+    pub(super) follow_ups: FollowUps,
 }
 
 impl FanOut {
@@ -142,20 +142,5 @@ impl FanOut {
                 break;
             }
         }
-    }
-
-    /// The next subscriber that fell behind.
-    pub(super) fn next_slow_consumer(&mut self) -> Option<SlowConsumer> {
-        self.follow_ups.slow_consumers.pop()
-    }
-
-    /// The next messages that the connection of a handler is not sent.
-    pub(super) fn next_gap(&mut self) -> Option<(Token, Box<str>, Gap)> {
-        self.follow_ups.gaps.pop_front()
-    }
-
-    /// The next session that missed presence events.
-    pub(super) fn next_missed_presence(&mut self) -> Option<(Token, MemberId)> {
-        self.follow_ups.missed_presence.pop()
     }
 }

@@ -4,10 +4,12 @@
 //! the node from clients, do.
 
 use super::Broadcast;
-use super::handler_events::HandlerEvents;
+use super::handler_events::{HandlerEvent, HandlerEvents};
 use super::publish::{route_or_hold, skipping_member};
 use super::requests::{Rejected, WantedSubscription};
-use super::session::{AllowedBy, Protocol, Session, SessionSubscription, SubscriptionState};
+use super::session::{
+    AllowedBy, Protocol, Session, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
+};
 use super::sessions::note_limit;
 use super::shard_mail::AckMode;
 use crate::gate::Gate;
@@ -42,8 +44,9 @@ impl Broadcast {
             return Err(SubscribeError::AlreadySubscribed);
         }
         let SubscribeOptions { from, skips_own } = options;
-        let plain = WantedSubscription::plain(None, name);
-        let wanted = WantedSubscription { from, skips_own, allowed_by: AllowedBy::Handler, ..plain };
+        let request = SubscriptionRequest { from, skips_own, ..SubscriptionRequest::default() };
+        let terms = Terms { allowed_by: AllowedBy::Handler, ..Terms::default() };
+        let wanted = WantedSubscription { id: None, name, request, terms };
         self.try_subscribe(link, gate, wanted).map_err(|rejected| match rejected {
             Rejected::Refused(refused) => {
                 note_limit(link, refused);
@@ -59,9 +62,7 @@ impl Broadcast {
         let Peer::Handler(handler) = &mut *link.peer else { return };
         if handler.session.is_none() {
             self.sessions.count += 1;
-            let subject = client.map(Identity::subject).unwrap_or_default().into();
-            let protocol = Protocol::Handler;
-            handler.session = Some(Box::new(Session { subject, protocol, ..Session::default() }));
+            handler.session = Some(Box::new(Session::new(client, Protocol::Handler)));
         }
     }
 
@@ -169,7 +170,8 @@ impl Broadcast {
     ) {
         note_limit(link, refused);
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.handler_events.refused(link.token, fan_out.name(topic), refused);
+        let event = HandlerEvent::Refused(refused);
+        sessions.handler_events.push(link.token, fan_out.name(topic), event);
     }
 
     /// The events for handlers. `spare` is used for the next ones.

@@ -108,7 +108,7 @@ impl Broadcast {
 
     /// Starts the member lists of sessions that missed presence events.
     pub(super) fn restart_missed_members<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        while let Some((token, member)) = self.fan_out.next_missed_presence() {
+        while let Some((token, member)) = self.fan_out.follow_ups.missed_presence.pop() {
             if let Some(session) = cx.peer(token).and_then(Peer::session_mut)
                 && let Some(topic) = session.topic_of(member)
             {

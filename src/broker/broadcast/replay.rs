@@ -4,10 +4,9 @@ use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::FirstPage;
 use super::events::SessionEvent;
-use super::requests::{Begun, has_deltas, is_server_side, must_recover};
-use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
-use super::sessions::{ReplayedPage, dialect_of};
-use super::subscriptions::Waiting;
+use super::requests::{Begun, subscription};
+use super::session::{AllowedBy, ReplayState, SubscriptionState};
+use super::sessions::{ReplayedPage, dialect_of, latest_request};
 use crate::peer::ConnectionContext;
 use echoring_proto::CloseCode;
 use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
@@ -26,10 +25,7 @@ impl Broadcast {
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Replaying(replay);
         }
-        if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            // The entry keeps the shard from leaving the topic.
-            subscription.waiting.push(Waiting::Session(token, now));
-        }
+        self.subscriptions.keep_for(topic, token, now);
         self.sessions.replay_due.push_back(token);
     }
 
@@ -115,12 +111,10 @@ impl Broadcast {
         self.subscriptions.stop_waiting(topic, link.token);
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
-        } else if taken.as_ref().is_some_and(|taken| taken.allowed_by.is_server_side()) {
-            self.server_subscription_refused(link, topic, refused);
-        } else if taken.is_some_and(|taken| taken.allowed_by == AllowedBy::Handler) {
-            self.handler_refused(link, topic, refused);
         } else {
-            self.sessions.refuse(link, replay.id, refused);
+            let allowed_by = taken.map(|taken| taken.terms.allowed_by).unwrap_or_default();
+            let request = (latest_request(link), replay.id);
+            self.refuse_subscription(link, topic, allowed_by, request, refused);
         }
         self.leave_if_deserted(&mut link.resources(), topic);
     }
@@ -154,7 +148,10 @@ impl Broadcast {
         if replay.answered && has_gap && !dialect_of(link).has_gaps() {
             return self.end_replay(link, topic, Position { offset: page.after, ..page.head });
         }
-        if !replay.answered && recovered(&replay, page) == Some(false) && must_recover(link, topic) {
+        if !replay.answered
+            && recovered(&replay, page) == Some(false)
+            && subscription(link, topic).is_some_and(|own| own.must_recover)
+        {
             return self.refuse_unrecovered(link, topic, replay.id);
         }
         if !replay.answered && self.awaits_connect(link, topic) {
@@ -189,7 +186,9 @@ impl Broadcast {
         messages: &[u8],
     ) -> u64 {
         // Without gap events, the answer carries the messages, and is what tells the client of a gap before them.
-        let is_carried = !replay.answered && !dialect_of(link).has_gaps() && !is_server_side(link, topic);
+        let is_asked_for = !replay.answered && !dialect_of(link).has_gaps();
+        let Some(own) = subscription(link, topic) else { return page.after };
+        let (is_carried, deltas) = (is_asked_for && !own.terms.allowed_by.is_server_side(), own.deltas);
         let (offset, carried) =
             if is_carried { (reach(page, messages), messages) } else { (page.after, &[][..]) };
         if !replay.answered {
@@ -201,8 +200,7 @@ impl Broadcast {
         if is_carried {
             return offset;
         }
-        let history =
-            ReplayedPage { page, messages, snapshot: replay.snapshot, deltas: has_deltas(link, topic) };
+        let history = ReplayedPage { page, messages, snapshot: replay.snapshot, deltas };
         let Broadcast { fan_out, sessions, .. } = self;
         sessions.send_history(link, fan_out.name(topic), &history)
     }
@@ -239,9 +237,9 @@ impl Broadcast {
 
     /// Takes a subscription whose replay ends from its session. Reports its former permission.
     fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
-        let SessionSubscription { allowed_by, .. } = link.peer.session_mut()?.take(topic)?;
+        let taken = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
-        Some(allowed_by)
+        Some(taken.terms.allowed_by)
     }
 }
 

@@ -4,7 +4,9 @@ use super::Broadcast;
 use super::dialect::Dialect;
 use super::events::{SessionEvent, SubscribedEvent};
 use super::members::MembersPage;
-use super::session::{AllowedBy, Granted, ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{
+    AllowedBy, ReplayState, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
+};
 use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
@@ -13,9 +15,8 @@ use crate::gate::quotas::CountedSubscription;
 use crate::peer::ConnectionContext;
 use crate::publications::TopicPublication;
 use crate::v1;
-use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::SECOND;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
@@ -30,40 +31,8 @@ pub(super) const ANY_EPOCH: u64 = 0;
 pub(super) struct WantedSubscription<'a> {
     pub(super) id: Option<u64>,
     pub(super) name: &'a str,
-    /// The position after which messages are wanted first.
-    pub(super) from: Option<Position>,
-    /// Whether presence events are wanted.
-    pub(super) presence: bool,
-    /// Whether a subscription from which messages are missing is unwanted.
-    pub(super) must_recover: bool,
-    /// Whether messages may be deltas, where the topic has them.
-    pub(super) deltas: bool,
-    /// Whether messages of the connection itself are not wanted.
-    pub(super) skips_own: bool,
-    /// The permission besides those of the topic that has allowed it.
-    pub(super) allowed_by: AllowedBy,
-    /// Data of the application for the answer.
-    pub(super) data: Option<Box<AppData>>,
-    /// When the subscription expires.
-    pub(super) expires_at: Option<Nanos>,
-}
-
-impl<'a> WantedSubscription<'a> {
-    /// A subscription from now on, as the permissions of the topic allow it.
-    pub(super) fn plain(id: Option<u64>, name: &'a str) -> WantedSubscription<'a> {
-        WantedSubscription {
-            id,
-            name,
-            from: None,
-            presence: false,
-            must_recover: false,
-            deltas: false,
-            skips_own: false,
-            allowed_by: AllowedBy::Permission,
-            data: None,
-            expires_at: None,
-        }
-    }
+    pub(super) request: SubscriptionRequest,
+    pub(super) terms: Terms,
 }
 
 /// Why a session does not get a subscription.
@@ -121,12 +90,9 @@ impl Broadcast {
                 self.publish_within_rate(link, gate, id, &message);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                let plain = WantedSubscription::plain(id, &topic);
-                let wanted = WantedSubscription {
-                    from: position.as_ref().map(v1::position_of),
-                    presence: true,
-                    ..plain
-                };
+                let from = position.as_ref().map(v1::position_of);
+                let request = SubscriptionRequest { from, presence: true, ..SubscriptionRequest::default() };
+                let wanted = WantedSubscription { id, name: &topic, request, terms: Terms::default() };
                 self.subscribe_session(link, gate, wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
@@ -166,9 +132,9 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) -> Result<(), Rejected> {
-        let WantedSubscription {
-            id, name, from, presence, must_recover, deltas, skips_own, allowed_by, ..
-        } = wanted;
+        let WantedSubscription { id, name, request, terms } = wanted;
+        let SubscriptionRequest { from, presence, must_recover, deltas, skips_own } = request;
+        let allowed_by = terms.allowed_by;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return Err(Rejected::Refused(Refused::Draining));
@@ -200,9 +166,7 @@ impl Broadcast {
             must_recover,
             deltas,
             skips_own,
-            allowed_by,
-            expires_at: wanted.expires_at,
-            data: wanted.data,
+            terms,
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -284,11 +248,11 @@ impl Broadcast {
         head: Position,
         recovered: Option<bool>,
     ) {
-        if recovered == Some(false) && must_recover(link, topic) {
+        if recovered == Some(false) && subscription(link, topic).is_some_and(|own| own.must_recover) {
             return self.refuse_unrecovered(link, topic, id);
         }
         if self.awaits_connect(link, topic) {
-            return self.await_connect(link, topic, head, recovered);
+            return self.await_connect(link, topic, head, recovered, false);
         }
         let begun = Begun { id, position: head, recovered, snapshot: None, messages: &[] };
         self.send_subscribed(link, topic, &begun);
@@ -302,21 +266,16 @@ impl Broadcast {
         topic: TopicId,
         begun: &Begun<'_>,
     ) {
-        let client = self.client_id(link);
-        let (granted, deltas) = (granted(link, topic), has_deltas(link, topic));
+        let (client, now) = (self.client_id(link), link.now());
         let Begun { id, position, recovered, snapshot, messages } = *begun;
+        let Some(own) = subscription(link, topic) else { return };
         // A replay from the client's position says what is missing.
-        let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
-        let is_replayed =
-            link.peer.session_mut().and_then(|session| session.replay(topic)).is_some_and(replays);
-        let is_reset = recovered == Some(false) && !is_replayed;
-        let now = link.now();
-        let subscription = link.peer.session_mut().and_then(|session| session.find(topic));
-        let (expires_at, has_token, data) = subscription
-            .map(|own| (own.expires_at, own.allowed_by == AllowedBy::Token, own.data.take()))
-            .unwrap_or_default();
+        let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == Replay::After(position.offset));
+        let (granted, deltas) = (own.granted, own.deltas);
+        let Terms { allowed_by, expires_at, .. } = own.terms;
+        let data = own.terms.data.take();
         // Without a token there is none to refresh.
-        let refresh_by = expires_at.filter(|_| has_token);
+        let refresh_by = expires_at.filter(|_| allowed_by == AllowedBy::Token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -326,10 +285,10 @@ impl Broadcast {
             position,
             recovered,
             snapshot,
-            is_reset,
+            is_reset: recovered == Some(false) && !is_replayed,
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
-            is_server_side: is_server_side(link, topic),
+            is_server_side: allowed_by.is_server_side(),
             deltas,
             expires_in_s: refresh_by.map(|at| at.saturating_sub(now) / SECOND),
             data: data.as_deref(),
@@ -354,20 +313,16 @@ impl Broadcast {
     pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
-        let (token, dialect) = (link.token, dialect_of(link));
-        let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
+        let (token, dialect, client) = (link.token, dialect_of(link), self.client_id(link));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-        let format = Format { dialect: dialect.of_log(sees_presence, deltas), window_bits };
-        let own = self.client_id(link).number;
         let Some(session) = link.peer.session_mut() else { return };
-        let skip = if session.find(topic).is_some_and(|known| known.skips_own) { own } else { 0 };
+        let Some(own) = session.find(topic) else { return };
+        let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), window_bits };
+        let skip = if own.skips_own { client.number } else { 0 };
         let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
-        if let Some(subscription) = session.find(topic) {
-            subscription.state = SubscriptionState::Live(member);
-        }
+        own.state = SubscriptionState::Live(member);
         let subject = session.subject.clone();
-        let client = self.client_id(link);
         self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 
@@ -423,27 +378,10 @@ fn count_subscription(
     })
 }
 
-/// Whether the client of a subscription wants none from which it missed messages.
-pub(super) fn must_recover(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.find(topic).is_some_and(|subscription| subscription.must_recover)
-}
-
-/// Whether the server has made a subscription.
-pub(super) fn is_server_side(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.is_server_side(topic)
-}
-
-/// Whether messages of a subscription may be deltas.
-pub(super) fn has_deltas(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.find(topic).is_some_and(|subscription| subscription.deltas)
-}
-
-/// The additional rights of a subscription's client; none without the subscription.
-fn granted(link: &mut ConnectionContext<'_>, topic: TopicId) -> Granted {
-    let nothing = Granted { members: false, presence: false, history: false };
-    let Some(session) = link.peer.session_mut() else { return nothing };
-    session.find(topic).map_or(nothing, |subscription| subscription.granted)
+/// The subscription of a session to a topic.
+pub(super) fn subscription<'l>(
+    link: &'l mut ConnectionContext<'_>,
+    topic: TopicId,
+) -> Option<&'l mut SessionSubscription> {
+    link.peer.session_mut()?.find(topic)
 }

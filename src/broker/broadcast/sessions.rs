@@ -17,7 +17,7 @@ use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::frame_encoder::raw_kind;
-use super::handler_events::HandlerEvents;
+use super::handler_events::{HandlerEvent, HandlerEvents};
 use super::held_publications::{hold_one, is_paused, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
@@ -31,7 +31,7 @@ use crate::v1::{message, refused as refused_error};
 const ANSWERS_BYTES_MAX: u32 = 4 * RECEIVE_CREDIT_BYTES;
 
 /// The sessions of a shard.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sessions {
     /// Open sessions.
     pub(super) count: usize,
@@ -60,21 +60,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(subscriptions_max: u32) -> Sessions {
-        Sessions {
-            count: 0,
-            subscriptions_max,
-            members_due: VecDeque::new(),
-            replay_due: VecDeque::new(),
-            connects_due: VecDeque::new(),
-            requests_waiting: VecDeque::new(),
-            refusals_waiting: VecDeque::new(),
-            alarms: Alarms::default(),
-            kept: KeptBytes::default(),
-            handler_events: HandlerEvents::default(),
-            event: Vec::new(),
-            message_head: Vec::new(),
-            deltas: DeltaWriter::default(),
-        }
+        Sessions { subscriptions_max, ..Sessions::default() }
     }
 
     /// Sends an event to one session in its dialect. Most events are answers, and the answers to a burst of requests may arrive
@@ -255,7 +241,7 @@ impl Sessions {
                 note_limit(link, refused);
             }
             if publisher.wants(result) {
-                self.handler_events.published(link.token, topic, publisher.id(), result);
+                self.handler_events.push(link.token, topic, HandlerEvent::Published(publisher.id(), result));
             }
             return;
         }

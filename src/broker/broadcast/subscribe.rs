@@ -9,7 +9,7 @@ use super::subscriptions::{Subscription, Waiting};
 use crate::gate::Gate;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{ConnectionContext, Context, Peer};
-use echoring_auth::Identity;
+use echoring_auth::{Denied, Identity};
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
@@ -105,7 +105,7 @@ impl Broadcast {
     ) -> Result<TopicId, Refusal> {
         let client = gate.client(token);
         if !self.may(client, Right::Subscribe, name) {
-            gate.note_forbidden();
+            gate.note_denied(Denied::Forbidden);
             return Err(NOT_ALLOWED);
         }
         let creator = self.creator(cx.shard(), token, client);
@@ -128,8 +128,7 @@ impl Broadcast {
     /// Opens a session.
     pub fn open_session(&mut self, subprotocol: &'static str, client: Option<&Identity>) -> Answer<Peer> {
         self.sessions.count += 1;
-        let subject = client.map(Identity::subject).unwrap_or_default().into();
-        let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
+        let peer = Peer::Session(Box::new(Session::new(client, Protocol::V1)));
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
@@ -142,10 +141,8 @@ impl Broadcast {
         session: CentrifugeSession,
     ) -> Answer<Peer> {
         self.sessions.count += 1;
-        let subject = client.map(Identity::subject).unwrap_or_default().into();
         self.sessions.alarms.add(token, &session);
-        let protocol = Protocol::Centrifuge(Box::new(session));
-        let session = Session { subject, protocol, ..Session::default() };
+        let session = Session::new(client, Protocol::Centrifuge(Box::new(session)));
         Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
     }
 
@@ -305,21 +302,29 @@ impl Broadcast {
         refused: Refused,
     ) {
         let Some(session) = link.peer.session_mut() else { return };
-        let Some(&mut SessionSubscription {
-            state: SubscriptionState::AwaitingOwner { id, request, .. },
-            ..
-        }) = session.find(topic)
-        else {
-            return;
-        };
-        let allowed_by = session.take(topic).map(|taken| taken.allowed_by);
-        if allowed_by.is_some_and(AllowedBy::is_server_side) {
-            return self.server_subscription_refused(link, topic, refused);
+        let Some(own) = session.find(topic) else { return };
+        let SubscriptionState::AwaitingOwner { id, request, .. } = own.state else { return };
+        let allowed_by = own.terms.allowed_by;
+        session.take(topic);
+        self.refuse_subscription(link, topic, allowed_by, (request, id), refused);
+    }
+
+    /// A subscription of a session that has not begun is refused. `request` is the number of the request in its session, and its id.
+    pub(super) fn refuse_subscription(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        allowed_by: AllowedBy,
+        request: (u32, Option<u64>),
+        refused: Refused,
+    ) {
+        if allowed_by.is_server_side() {
+            self.server_subscription_refused(link, topic, refused);
+        } else if allowed_by == AllowedBy::Handler {
+            self.handler_refused(link, topic, refused);
+        } else {
+            self.sessions.refuse_request(link, request.0, request.1, refused);
         }
-        if allowed_by == Some(AllowedBy::Handler) {
-            return self.handler_refused(link, topic, refused);
-        }
-        self.sessions.refuse_request(link, request, id, refused);
     }
 
     /// A raw subscriber is gone.

@@ -8,7 +8,7 @@ use super::Broadcast;
 use super::centrifuge::is_token;
 use super::centrifuge_events::{number, refresh_in_s};
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
+use super::session::{AllowedBy, Terms};
 use crate::gate::Gate;
 use crate::peer::ConnectionContext;
 
@@ -26,9 +26,9 @@ impl Broadcast {
             .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted.data)));
         match granted {
             Ok((expires_at, data)) => {
-                let (allowed_by, data) = (AllowedBy::Token, data.map(AppData::Json).map(Box::new));
-                let wanted = WantedSubscription { allowed_by, data, expires_at, ..wanted };
-                self.subscribe_in_turn(link, gate, number(wanted.id), wanted);
+                let data = data.map(AppData::Json).map(Box::new);
+                let terms = Terms { allowed_by: AllowedBy::Token, data, expires_at };
+                self.subscribe_in_turn(link, gate, number(wanted.id), WantedSubscription { terms, ..wanted });
             }
             Err(code) => self.fail(link, number(wanted.id), code),
         }
@@ -58,7 +58,7 @@ impl Broadcast {
         let Some(subscription) = topic.and_then(|topic| session.find(topic)) else {
             return self.fail(link, id, ErrorCode::PermissionDenied);
         };
-        subscription.expires_at = expires_at;
+        subscription.terms.expires_at = expires_at;
         let now = link.now();
         let expires_in_s = expires_at.map(|at| refresh_in_s(at.saturating_sub(now) / SECOND));
         self.sessions.reply(link, |encoding, out| reply::sub_refresh(encoding, out, id, expires_in_s));
@@ -107,7 +107,7 @@ impl Broadcast {
         while let Some(session) = link.peer.session_mut()
             && session.centrifuge().is_some()
             && let Some(expired) =
-                session.subscriptions.iter().find(|own| own.expires_at.is_some_and(|at| at <= now))
+                session.subscriptions.iter().find(|own| own.terms.expires_at.is_some_and(|at| at <= now))
             && let topic = expired.topic
             && let Some(subscription) = session.take(topic)
         {

@@ -133,6 +133,13 @@ impl Subscriptions {
         Some((&left.name, left.epoch))
     }
 
+    /// Keeps the shard from leaving a topic while a session waits for messages of its history, or for another answer.
+    pub(super) fn keep_for(&mut self, topic: TopicId, token: Token, now: Nanos) {
+        if let Some(subscription) = self.get_mut(topic) {
+            subscription.waiting.push(Waiting::Session(token, now));
+        }
+    }
+
     /// Removes a connection from those that wait for the owner of a topic.
     pub(super) fn stop_waiting(&mut self, topic: TopicId, token: Token) {
         if let Some(subscription) = self.get_mut(topic) {

@@ -2,6 +2,7 @@
 
 use super::connection_sink::SlowConsumer;
 use super::events::SessionEvent;
+use super::handler_events::HandlerEvent;
 use super::handover::OrderedBy;
 use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
@@ -96,10 +97,10 @@ impl Broadcast {
     /// Attends to the subscribers that a delivery reported.
     fn follow_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.restart_missed_members(cx);
-        while let Some((token, topic, gap)) = self.fan_out.next_gap() {
-            self.sessions.handler_events.gap(token, &topic, gap);
+        while let Some((token, topic, gap)) = self.fan_out.follow_ups.gaps.pop_front() {
+            self.sessions.handler_events.push(token, &topic, HandlerEvent::Gap(gap));
         }
-        while let Some(slow) = self.fan_out.next_slow_consumer() {
+        while let Some(slow) = self.fan_out.follow_ups.slow_consumers.pop() {
             self.drop_slow_consumer(cx, slow);
         }
     }
@@ -120,14 +121,18 @@ impl Broadcast {
                 peer.session_mut().and_then(topic_of)
             }
         };
-        let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
+        let Some(SessionSubscription { topic, terms, .. }) = topic else { return };
         if link.peer.is_event_stream() {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         } else {
             let position =
                 Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
             let name = self.fan_out.name(topic).to_owned();
-            self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
+            self.tell_ended(
+                &mut link,
+                terms.allowed_by,
+                &SessionEvent::Dropped { topic: &name, position, reason },
+            );
         }
         self.left_live(&mut link.resources(), token, topic);
     }

@@ -7,10 +7,9 @@ use echoring_wire::centrifuge::ErrorCode;
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;
-use super::centrifuge_session::{WaitingRequest, WaitingSubscription};
+use super::centrifuge_session::WaitingRequest;
 use super::events::SessionEvent;
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
 use crate::gate::Gate;
 use crate::limits::CENTRIFUGE_PENDING_REQUESTS_MAX;
 use crate::peer::{ConnectionContext, Context};
@@ -31,7 +30,7 @@ impl Broadcast {
             Some(true) => self.fail(link, id, ErrorCode::AlreadySubscribed),
             Some(false) => {
                 let name = wanted.name.into();
-                let subscribe = Some(Box::new(waiting(wanted)));
+                let subscribe = Some(Box::new((wanted.request, wanted.terms)));
                 self.wait(link, WaitingRequest { id, name, subscribe });
             }
         }
@@ -85,7 +84,11 @@ impl Broadcast {
             while let Some(WaitingRequest { id, name, subscribe }) = self.next_waiting(&mut link) {
                 match subscribe {
                     None => self.unsubscribe_known(&mut link, id, &name),
-                    Some(waiting) => self.subscribe_session(&mut link, gate, wanted(id, &name, *waiting)),
+                    Some(subscribe) => {
+                        let (id, (request, terms)) = (Some(id.into()), *subscribe);
+                        let wanted = WantedSubscription { id, name: &name, request, terms };
+                        self.subscribe_session(&mut link, gate, wanted);
+                    }
                 }
             }
             if centrifuge(&mut link).is_some_and(|own| !own.waiting.is_empty()) {
@@ -98,20 +101,4 @@ impl Broadcast {
         let name = centrifuge(link)?.waiting.front()?.name.clone();
         if self.is_unanswered(link, &name) { None } else { centrifuge(link)?.waiting.pop_front() }
     }
-}
-
-/// A subscription that a client requests, until its turn.
-fn waiting(wanted: WantedSubscription<'_>) -> WaitingSubscription {
-    let WantedSubscription { from, presence, must_recover, deltas, allowed_by, data, expires_at, .. } =
-        wanted;
-    let has_token = allowed_by == AllowedBy::Token;
-    WaitingSubscription { from, presence, must_recover, deltas, has_token, data, expires_at }
-}
-
-/// The same in its turn.
-fn wanted(id: u32, name: &str, waiting: WaitingSubscription) -> WantedSubscription<'_> {
-    let WaitingSubscription { from, presence, must_recover, deltas, has_token, data, expires_at } = waiting;
-    let allowed_by = if has_token { AllowedBy::Token } else { AllowedBy::Permission };
-    let plain = WantedSubscription::plain(Some(id.into()), name);
-    WantedSubscription { from, presence, must_recover, deltas, allowed_by, data, expires_at, ..plain }
 }

@@ -136,46 +136,35 @@ impl Broadcast {
         event: ClusterEvent,
     ) {
         match event {
-            ClusterEvent::Joined(node, state) => following.links.join(node, state),
-            ClusterEvent::View(view) => {
-                self.with_table(cx, following, |table, shard| table.handle_view(shard, view));
-            }
-            ClusterEvent::Open(is_open) => {
-                self.with_table(cx, following, |table, shard| table.handle_open(shard, is_open));
-            }
-            ClusterEvent::Settle(number) => {
-                self.with_table(cx, following, |table, shard| table.handle_settle(shard));
-                following.settles.push(number);
-            }
-            ClusterEvent::Agreed => {
-                self.with_table(cx, following, |table, shard| table.handle_settle(shard));
-            }
-            ClusterEvent::Reset(node) => {
-                following.links.reset(node);
-                self.with_table(cx, following, |table, shard| table.handle_reset(shard, node));
-            }
-            ClusterEvent::Message(from, bytes) => {
-                following.inbox.remove(bytes.len());
-                let Some(message) = Message::read(&bytes) else { return };
-                self.with_table(cx, following, |table, shard| table.handle_message(shard, from, &message));
-            }
-            ClusterEvent::Away(is_away) => {
-                self.with_table(cx, following, |table, shard| table.handle_away(shard, is_away));
-            }
-            ClusterEvent::Stream { topic, number, answer } => {
-                self.with_table(cx, following, |table, shard| {
-                    table.handle_stream(shard, &topic, number, answer);
-                });
-            }
+            ClusterEvent::Joined(node, state) => return following.links.join(node, state),
             ClusterEvent::StreamPage { number, answer } => {
-                if let Some(request) = following.streams.take(number) {
+                if let Some(request) = following.streams.pages.remove(&number) {
                     self.answer_page(cx, request, answer);
                 }
+                return;
             }
-            ClusterEvent::Room => {
-                self.with_table(cx, following, |table, shard| table.handle_time(shard));
-            }
+            ClusterEvent::Settle(number) => following.settles.push(number),
+            ClusterEvent::Reset(node) => following.links.reset(node),
+            ClusterEvent::Message(_, ref bytes) => following.inbox.remove(bytes.len()),
+            _ => {}
         }
+        self.with_table(cx, following, |table, shard| match event {
+            ClusterEvent::View(view) => table.handle_view(shard, view),
+            ClusterEvent::Open(is_open) => table.handle_open(shard, is_open),
+            ClusterEvent::Settle(_) | ClusterEvent::Agreed => table.handle_settle(shard),
+            ClusterEvent::Reset(node) => table.handle_reset(shard, node),
+            ClusterEvent::Message(from, bytes) => {
+                if let Some(message) = Message::read(&bytes) {
+                    table.handle_message(shard, from, &message);
+                }
+            }
+            ClusterEvent::Away(is_away) => table.handle_away(shard, is_away),
+            ClusterEvent::Stream { topic, number, answer } => {
+                table.handle_stream(shard, &topic, number, answer);
+            }
+            ClusterEvent::Room => table.handle_time(shard),
+            ClusterEvent::Joined(..) | ClusterEvent::StreamPage { .. } => {}
+        });
     }
 
     /// Reports the outcomes of their publications to publishers, after the deliveries of the tick.

@@ -6,7 +6,7 @@ use echoring_topics::{Position, Refused, TopicId};
 use crate::broadcast::Broadcast;
 use crate::broadcast::events::SessionEvent;
 use crate::broadcast::session::{AllowedBy, ReplayState};
-use crate::broadcast::sessions::close_moved;
+use crate::broadcast::sessions::{close_moved, latest_request};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::subscriptions::Waiting;
 use crate::peer::{ConnectionContext, Context, Peer};
@@ -34,7 +34,7 @@ impl Broadcast {
                 peer => {
                     let Some(session) = peer.session_mut() else { continue };
                     let allowed_by =
-                        session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
+                        session.take(topic).map(|taken| taken.terms.allowed_by).unwrap_or_default();
                     self.tell_moved(&mut link, topic, allowed_by, Position { epoch: before, offset });
                     let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
@@ -58,21 +58,18 @@ impl Broadcast {
             let Some(session) = link.peer.session_mut() else { continue };
             let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
             let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
-            let allowed_by = session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
+            let allowed_by = session.take(topic).map(|taken| taken.terms.allowed_by).unwrap_or_default();
             self.subscriptions.stop_waiting(topic, token);
             match reached {
                 Some((_, offset, _)) => {
                     self.tell_moved(&mut link, topic, allowed_by, Position { epoch, offset });
                 }
                 None if link.peer.is_event_stream() => close_moved(&mut link),
-                None if allowed_by.is_server_side() => {
-                    self.server_subscription_refused(&mut link, topic, Refused::Busy);
-                }
-                None if allowed_by == AllowedBy::Handler => {
-                    self.handler_refused(&mut link, topic, Refused::Busy);
-                }
                 // It has no answer yet, and may ask again.
-                None => self.sessions.refuse(&mut link, id, Refused::Busy),
+                None => {
+                    let request = (latest_request(&link), id);
+                    self.refuse_subscription(&mut link, topic, allowed_by, request, Refused::Busy);
+                }
             }
         }
     }

@@ -74,9 +74,4 @@ impl Streams {
     pub(super) fn new(sender: StreamSender) -> Streams {
         Streams { sender, pages: BTreeMap::new(), pages_asked: 0 }
     }
-
-    /// Takes the request of a page whose answer has come.
-    pub(super) fn take(&mut self, number: u64) -> Option<PageRequest> {
-        self.pages.remove(&number)
-    }
 }
