@@ -20,7 +20,7 @@ use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
-use super::held_commands::{HeldFrame, charge_of};
+use super::held_commands::charge_of;
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
 use super::session::{SubscriptionRequest, Terms};
@@ -83,16 +83,17 @@ impl Broadcast {
     /// again.
     pub(super) fn take_held(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         while link.is_open()
-            && let Some(centrifuge) = centrifuge(link)
-            && let Some(mut held) = centrifuge.calls.pop_held()
+            && let Some(own) = centrifuge(link)
+            && let Some(mut held) = own.calls.pop_held()
         {
-            let (encoding, (frame, left)) = (centrifuge.encoding, held.unread());
+            let (encoding, (frame, left)) = (own.encoding, held.unread());
             let mut commands = Commands::resume(encoding, frame, left);
             let waits = self.take_some(link, gate, frame, &mut commands);
-            match commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left)) {
-                Some((bytes, left)) => {
+            let rest = commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left));
+            match rest.zip(centrifuge(link)) {
+                Some(((bytes, left), own)) => {
                     held.advance(bytes, left);
-                    put_back(link, held);
+                    own.calls.held.put_back(held);
                 }
                 None => link.pool().discharge(held.charged_bytes()),
             }
@@ -326,13 +327,6 @@ fn hold(link: &mut ConnectionContext<'_>, rest: &[u8], left: usize) {
     }
     if let Some(centrifuge) = centrifuge(link) {
         centrifuge.calls.held.hold(rest, left);
-    }
-}
-
-/// Holds the first frame longer.
-fn put_back(link: &mut ConnectionContext<'_>, held: HeldFrame) {
-    if let Some(centrifuge) = centrifuge(link) {
-        centrifuge.calls.held.put_back(held);
     }
 }
 

@@ -134,7 +134,7 @@ impl Broadcast {
     /// The client of a session is known. False if it is refused.
     fn adopt(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, decision: Decision) -> bool {
         let (token, now) = (link.token, link.now());
-        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
+        if let Err(error) = gate.present(token, decision, false, link.pool(), now) {
             let id = backlog(link).map(|backlog| backlog.id);
             self.abandon_connect(link);
             self.refuse_token(link, id.map(u64::from), error);

@@ -2,7 +2,6 @@
 
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::ShardResources;
 use echoring_topics::{
     AcceptedMessage, Format, LogMemory, MemberId, OwnedTopics, Rules, TopicId, TopicSettings, Topics,
 };
@@ -11,8 +10,8 @@ use super::connection_sink::{ConnectionSink, FollowUps};
 use super::dialect::Dialect;
 use super::events::{PresenceChange, TopicEvent};
 use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
-use super::shard_mail::{OrderedMessage, ShardMail};
-use crate::peer::Context;
+use super::shard_mail::OrderedMessage;
+use crate::peer::{Context, ShardResources};
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
@@ -58,7 +57,7 @@ impl FanOut {
     pub(super) fn append(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         message: &OrderedMessage<'_>,
     ) {
@@ -80,7 +79,7 @@ impl FanOut {
     pub(super) fn append_presence(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         change: &PresenceChange<'_>,
     ) {
@@ -97,7 +96,7 @@ impl FanOut {
     pub(super) fn append_heartbeats(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
     ) {
         let FanOut { topics, encoder, .. } = self;

@@ -64,7 +64,7 @@ impl Broadcast {
             return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         centrifuge.histories.push(query);
-        let Some(owner) = self.subscriptions.owner(topic) else {
+        let Some(owner) = self.subscriptions.owner_shard(topic) else {
             return self.history_page(link, topic, from, Err(Refused::Busy), &[]);
         };
         if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
@@ -89,16 +89,14 @@ impl Broadcast {
         let Ok(page) = page else { return self.fail(link, query.id, ErrorCode::Internal) };
         match query.pages.add(&page, messages) {
             Progress::More => self.request_history(link, query),
-            Progress::Complete => self.answer_history(link, &query, page.head),
+            Progress::Complete => {
+                let wanted = query.pages.wanted();
+                let publications: Vec<_> =
+                    wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
+                self.send_history(link, query.id, page.head, &publications);
+            }
             Progress::TooLong => self.fail(link, query.id, ErrorCode::LimitExceeded),
         }
-    }
-
-    fn answer_history(&mut self, link: &mut ConnectionContext<'_>, query: &HistoryQuery, head: Position) {
-        let wanted = query.pages.wanted();
-        let publications: Vec<_> =
-            wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
-        self.send_history(link, query.id, head, &publications);
     }
 
     fn send_history(

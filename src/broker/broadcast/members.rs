@@ -61,13 +61,13 @@ impl Broadcast {
     }
 
     fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if self.sequencer.orders(owner, link.mailboxes.shard()) {
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
+        if self.sequencer.orders(owner_shard, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
             self.members_page(link, topic, query, members, &page);
         } else {
             let mail = ShardMail::MembersRequest { owned, local: topic, query };
-            self.sequencer.request(link.mailboxes, owner, mail, "");
+            self.sequencer.request(link.mailboxes, owner_shard, mail, "");
         }
     }
 

@@ -5,7 +5,8 @@ use super::events::PresenceChange;
 use super::presence_changes::Membership;
 use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
-use echoring_runtime::shard::{Lane, ShardResources};
+use crate::peer::ShardResources;
+use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
 
 impl Broadcast {
@@ -13,7 +14,7 @@ impl Broadcast {
     /// has presence.
     pub(super) fn report_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -21,7 +22,7 @@ impl Broadcast {
         if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return;
         }
-        let Some((owner_shard, owned)) = self.subscriptions.owner(topic) else { return };
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if let Some(subscription) = self.subscriptions.get_mut(topic) {
             // Nothing is told of who returns at once, and the next subscriber is told the number.
             let present = subscription.present;
@@ -37,7 +38,7 @@ impl Broadcast {
     }
 
     /// Posts the pending requests, and does those for topics that this shard owns.
-    pub(super) fn post_pending(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
+    pub(super) fn post_pending(&mut self, resources: &mut ShardResources<'_>) {
         let Sequencer { requests, ordered_by, .. } = &mut self.sequencer;
         requests.post(resources.mailboxes, *ordered_by);
         let here = resources.mailboxes.shard();
@@ -55,7 +56,7 @@ impl Broadcast {
     /// before: a client that leaves and returns costs the others nothing. In a cluster, the owner node counts.
     pub(super) fn change_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -80,7 +81,7 @@ impl Broadcast {
     }
 
     /// Reports the changes of members since the last tick, as far as there is room.
-    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
+    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_>) {
         let is_shared = self.sequencer.topics.lists_forgotten();
         while is_shared
             || (resources.mailboxes.all_have_room(Lane::Forward, 0) && self.sequencer.forwards.is_empty())
@@ -89,7 +90,15 @@ impl Broadcast {
                 return;
             };
             if is_shared {
-                self.stage_presence(owned, client, before.is_some(), now.as_deref());
+                // The cluster tells them.
+                let Sequencer { topics, queue, .. } = &mut self.sequencer;
+                let Some(name) = topics.name(owned) else { continue };
+                if before.is_some() {
+                    queue.change_presence(name, client, None);
+                }
+                if now.is_some() {
+                    queue.change_presence(name, client, now.as_deref());
+                }
                 continue;
             }
             let joined = now.is_some();
@@ -98,28 +107,10 @@ impl Broadcast {
         }
     }
 
-    /// Leaves a change to the cluster.
-    fn stage_presence(
-        &mut self,
-        owned: OwnedTopicId,
-        client: ClientId,
-        was_there: bool,
-        joined: Option<&str>,
-    ) {
-        let (topics, queue) = (&self.sequencer.topics, &mut self.sequencer.queue);
-        let Some(name) = topics.name(owned) else { return };
-        if was_there {
-            queue.change_presence(name, client, None);
-        }
-        if joined.is_some() {
-            queue.change_presence(name, client, joined);
-        }
-    }
-
     /// Changes the list, and forwards the event.
     pub(super) fn apply_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -131,14 +122,17 @@ impl Broadcast {
 
     fn tell_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         subject: &str,
         joined: bool,
     ) {
-        let told = self.sequencer.tell_presence(resources.mailboxes, owned, client, subject, joined);
-        if let Some((count, Some(local))) = told {
+        let Sequencer { topics, forwards, .. } = &mut self.sequencer;
+        let Some((count, shards)) = topics.present(owned) else { return };
+        let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
+        let (local, _) = forwards.forward(resources.mailboxes, shards, mail, &[subject.as_bytes()]);
+        if let Some(local) = local {
             self.presence_changed(resources, local, &PresenceChange { client, subject, joined, count });
         }
     }
@@ -146,7 +140,7 @@ impl Broadcast {
     /// A presence event for the subscribers of this shard.
     pub(super) fn presence_changed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         change: &PresenceChange<'_>,
     ) {

@@ -44,7 +44,7 @@ impl Broadcast {
         if let Some(replay) = session.replay(topic) {
             replay.requested = true;
         }
-        let Some(owner) = self.subscriptions.owner(topic) else { return };
+        let Some(owner) = self.subscriptions.owner_shard(topic) else { return };
         if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
             self.replay_page(link, topic, from, page, &bytes);
         }

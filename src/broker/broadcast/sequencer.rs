@@ -9,11 +9,11 @@
 use echoring_cluster::Ticket;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
+use echoring_runtime::shard::{Full, Lane, Mailboxes};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
-    Accepted, ClientId, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Placement,
-    Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
+    Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Placement, Position,
+    Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
 use super::fan_out::FanOut;
@@ -28,7 +28,7 @@ use super::shard_mail::{AckMode, MembersQuery, OrderedMessage, PublishResult, Pu
 use crate::limits::{CLUSTER_BEHIND_MAX, CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
 use crate::node_mail::RelayOutbox;
 use crate::observer;
-use crate::peer::ConnectionContext;
+use crate::peer::{ConnectionContext, ShardResources};
 use crate::publications::TopicPublication;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
@@ -167,7 +167,7 @@ impl Sequencer {
     /// Takes the next message of a topic that another node orders, and forwards it.
     pub(super) fn accept(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
         message: &OrderedMessage<'_>,
@@ -179,7 +179,7 @@ impl Sequencer {
     /// Takes the next message of a durable topic that this node owns, and forwards it.
     pub(super) fn accept_stored(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
         publisher: &Publisher,
@@ -252,7 +252,7 @@ impl Sequencer {
     #[inline]
     pub(super) fn route(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         publisher: Publisher,
         message: &TopicPublication<'_>,
@@ -302,7 +302,7 @@ impl Sequencer {
     /// forward lanes have room.
     pub(super) fn sequence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         publisher: Publisher,
         message: &TopicPublication<'_>,
@@ -343,7 +343,7 @@ impl Sequencer {
     pub(super) fn deliver_here(
         &mut self,
         fan_out: &mut FanOut,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         publisher: &Publisher,
         sequenced: Result<Sequenced, Refused>,
         publication: Publication<'_>,
@@ -485,21 +485,5 @@ impl Sequencer {
         let (most, bytes_max) = (usize::from(query.limit), self.mail_bytes_max());
         let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
-    }
-
-    /// Notifies the subscribing shards that a subscriber has joined or left. Returns the number of subscribers, and the
-    /// topic on this shard, if this shard subscribes.
-    pub(super) fn tell_presence(
-        &mut self,
-        mailboxes: &mut Mailboxes<ShardMail>,
-        owned: OwnedTopicId,
-        client: ClientId,
-        subject: &str,
-        joined: bool,
-    ) -> Option<(u64, Option<TopicId>)> {
-        let (count, shards) = self.topics.present(owned)?;
-        let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
-        let (local, _) = self.forwards.forward(mailboxes, shards, mail, &[subject.as_bytes()]);
-        Some((count, local))
     }
 }

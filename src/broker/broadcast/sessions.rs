@@ -176,9 +176,7 @@ impl Sessions {
     ) {
         let publication = RefusedPublication { request: latest_request(link), id, refused };
         let (token, now) = (link.token, link.now());
-        let Some(session) = link.peer.session_mut() else { return };
-        let unanswered = session.unanswered.as_deref_mut();
-        let Some(unanswered) = unanswered.filter(|unanswered| unanswered.is_open(topic)) else {
+        let Some(unanswered) = unanswered(link).filter(|unanswered| unanswered.is_open(topic)) else {
             return self.refuse_request(link, publication.request, id, refused);
         };
         if unanswered.keep(topic, publication, now) {
@@ -200,8 +198,7 @@ impl Sessions {
 
     /// Sends the refusals of a session that ends.
     pub(super) fn send_waiting_refusals(&mut self, link: &mut ConnectionContext<'_>) {
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        let refusals = unanswered.map(Unanswered::take_refusals).unwrap_or_default();
+        let refusals = unanswered(link).map(Unanswered::take_refusals).unwrap_or_default();
         self.send_refusals(link, refusals);
     }
 
@@ -215,8 +212,7 @@ impl Sessions {
     /// again.
     pub(super) fn send_overdue_refusals(&mut self, link: &mut ConnectionContext<'_>, since: Nanos) {
         let token = link.token;
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        let Some(unanswered) = unanswered else { return };
+        let Some(unanswered) = unanswered(link) else { return };
         match unanswered.unlist() {
             Some(waits) if waits > since => {
                 unanswered.list();
@@ -259,8 +255,7 @@ impl Sessions {
             }
             (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
         }
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        if let (Some(unanswered), AckMode::Always(_)) = (unanswered, publisher.ack_mode) {
+        if let (Some(unanswered), AckMode::Always(_)) = (unanswered(link), publisher.ack_mode) {
             let refusals = unanswered.answered(topic, publisher.request);
             self.send_refusals(link, refusals);
         }
@@ -352,6 +347,11 @@ pub(super) struct ReplayedPage<'a> {
     pub(super) snapshot: u64,
     /// Whether the subscription may have deltas.
     pub(super) deltas: bool,
+}
+
+/// The publications of a session that are not answered.
+fn unanswered<'l>(link: &'l mut ConnectionContext<'_>) -> Option<&'l mut Unanswered> {
+    link.peer.session_mut()?.unanswered.as_deref_mut()
 }
 
 /// How a connection's session speaks.

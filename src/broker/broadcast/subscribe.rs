@@ -8,13 +8,13 @@ use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
 use crate::gate::Gate;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
-use crate::peer::{ConnectionContext, Context, Peer};
+use crate::peer::{ConnectionContext, Context, Peer, ShardResources};
 use echoring_auth::{Denied, Identity};
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, ShardResources};
+use echoring_runtime::shard::Answer;
 use echoring_topics::{Creator, Encoding, Format, MemberId, Refused, Right, Subscribed, TopicId};
 
 /// A client that may not subscribe to the topic of a raw route.
@@ -155,7 +155,7 @@ impl Broadcast {
     /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
     pub(super) fn find_or_subscribe(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         name: &str,
         creator: Creator,
         now: Nanos,
@@ -163,44 +163,26 @@ impl Broadcast {
         if let Some(topic) = self.fan_out.topics.find(name) {
             return Ok(topic);
         }
-        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
-        let owner = self.sequencer.owner_shard_of(name, shards);
-        if self.sequencer.orders(owner, shard) {
-            return self.subscribe_owned(resources, name, creator, now);
-        }
-        if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
-            return Err(Refused::Busy);
-        }
-        let topic = self.fan_out.topics.create(name, now, resources.pool);
-        self.subscriptions.insert(Subscription::new(topic, owner));
-        let mail = ShardMail::Subscribe { local: topic, creator };
-        self.sequencer.request(resources.mailboxes, owner, mail, name);
-        Ok(topic)
-    }
-
-    /// Subscribes this shard to a topic of its own.
-    fn subscribe_owned(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        name: &str,
-        creator: Creator,
-        now: Nanos,
-    ) -> Result<TopicId, Refused> {
-        let shard = resources.mailboxes.shard();
         let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
-        if subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+        if subscriptions.awaiting_owner >= SUBSCRIPTIONS_WAITING_MAX {
             return Err(Refused::Busy);
         }
+        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
+        let owner_shard = sequencer.owner_shard_of(name, shards);
         let topic = fan_out.topics.create(name, now, resources.pool);
-        let mut subscription = Subscription::new(topic, shard);
-        let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) else {
+        let mut subscription = Subscription::new(topic, owner_shard);
+        if !sequencer.orders(owner_shard, shard) {
             subscriptions.insert(subscription);
+            let mail = ShardMail::Subscribe { local: topic, creator };
+            sequencer.request(resources.mailboxes, owner_shard, mail, name);
             return Ok(topic);
-        };
-        let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
-        subscription.confirm(answer);
+        }
+        if let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) {
+            let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
+            subscription.confirm(answer);
+            fan_out.topics.begin_at(topic, answer.position.offset);
+        }
         subscriptions.insert(subscription);
-        fan_out.topics.begin_at(topic, answer.position.offset);
         Ok(topic)
     }
 
@@ -220,7 +202,7 @@ impl Broadcast {
     pub(super) fn subscribed<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        owner: usize,
+        owner_shard: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
     ) {
@@ -232,7 +214,7 @@ impl Broadcast {
             Ok(answer) => {
                 subscription.confirm(answer);
                 // Not the one that was asked if the topic has moved meanwhile.
-                subscription.owner = owner;
+                subscription.owner_shard = owner_shard;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
@@ -330,7 +312,7 @@ impl Broadcast {
     /// A raw subscriber is gone.
     pub(super) fn subscriber_closed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         subscriber: &Subscriber,
     ) {
@@ -344,7 +326,7 @@ impl Broadcast {
     /// A session is gone.
     pub(super) fn session_closed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         session: &Session,
     ) {
@@ -362,7 +344,7 @@ impl Broadcast {
     /// Ends a subscription of a session.
     pub(super) fn leave(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         subscription: &SessionSubscription,
     ) {
@@ -380,40 +362,31 @@ impl Broadcast {
     }
 
     /// A live subscription of a session has ended.
-    pub(super) fn left_live(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        token: Token,
-        topic: TopicId,
-    ) {
+    pub(super) fn left_live(&mut self, resources: &mut ShardResources<'_>, token: Token, topic: TopicId) {
         let client = self.client_at(resources.mailboxes.shard(), token);
         self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }
 
     /// Unsubscribes the shard from a topic without local subscribers.
-    pub(super) fn leave_if_deserted(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        topic: TopicId,
-    ) {
+    pub(super) fn leave_if_deserted(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
         let is_deserted = self.fan_out.topics.is_deserted(topic);
         let has_waiting = |subscription: &Subscription| !subscription.waiting.is_empty();
         if !is_deserted || self.subscriptions.get(topic).is_none_or(has_waiting) {
             return;
         }
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         self.subscriptions.remove(topic);
-        if self.sequencer.orders(owner, resources.mailboxes.shard()) {
+        if self.sequencer.orders(owner_shard, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
-            self.sequencer.unsubscribe(owned, owner, topic, self.now, resources.pool);
+            self.sequencer.unsubscribe(owned, owner_shard, topic, self.now, resources.pool);
         } else {
             self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
             self.fan_out.topics.remove(topic, self.now, resources.pool);
             self.sequencer.request(
                 resources.mailboxes,
-                owner,
+                owner_shard,
                 ShardMail::Unsubscribe { owned, local: topic },
                 "",
             );
