@@ -85,34 +85,23 @@ impl OwnedPublication {
     }
 }
 
-impl From<String> for OwnedPublication {
-    fn from(text: String) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
+/// Conversions into messages without keys.
+macro_rules! convert {
+    ($($from:ty => $content:ident)*) => {$(
+        impl From<$from> for OwnedPublication {
+            fn from(payload: $from) -> OwnedPublication {
+                OwnedPublication::$content(payload)
+            }
+        }
+    )*};
 }
 
-impl From<&String> for OwnedPublication {
-    fn from(text: &String) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
-}
-
-impl From<&str> for OwnedPublication {
-    fn from(text: &str) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
-}
-
-impl From<Vec<u8>> for OwnedPublication {
-    fn from(payload: Vec<u8>) -> OwnedPublication {
-        OwnedPublication::binary(payload)
-    }
-}
-
-impl From<&[u8]> for OwnedPublication {
-    fn from(payload: &[u8]) -> OwnedPublication {
-        OwnedPublication::binary(payload)
-    }
+convert! {
+    String => text
+    &String => text
+    &str => text
+    Vec<u8> => binary
+    &[u8] => binary
 }
 
 /// Why a message was not published, or several together.

@@ -51,7 +51,8 @@ pub struct FollowingSettings {
 #[derive(Debug)]
 pub(super) struct Following {
     node: NodeId,
-    table: OwnerTable,
+    /// Which node orders a topic.
+    pub(super) table: OwnerTable,
     links: Links,
     inbox: Inbox,
     events: VecDeque<ClusterEvent>,
@@ -140,22 +141,6 @@ impl Following {
             settles: Vec::new(),
             streams: Streams::new(streams),
         }
-    }
-
-    /// Whether this shard gives a publication its position.
-    #[inline]
-    pub(super) fn orders(&self, name: &str) -> bool {
-        self.table.orders(name)
-    }
-
-    /// Whether this node owns a topic, also if a stream gives its publications their positions.
-    pub(super) fn is_owner_node(&self, name: &str) -> bool {
-        self.table.is_owner(name)
-    }
-
-    /// Whether the stream of a durable topic of this node is being read, as another node may have stored more.
-    pub(super) fn reads_stream(&self, name: &str) -> bool {
-        self.table.reads_stream(name)
     }
 
     /// Whether another publication may wait for other nodes.
@@ -250,11 +235,6 @@ impl Following {
                 queue.touch(&name);
             }
         }
-    }
-
-    /// The shard has forgotten a topic.
-    pub(super) fn forget(&mut self, name: &str) {
-        self.table.forget(name);
     }
 
     fn deadline(&self) -> Option<Nanos> {

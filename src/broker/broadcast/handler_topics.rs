@@ -6,7 +6,7 @@
 use super::Broadcast;
 use super::handler_events::{HandlerEvent, HandlerEvents};
 use super::publish::{route_or_hold, skipping_member};
-use super::requests::{Rejected, WantedSubscription};
+use super::requests::{Rejected, WantedSubscription, subscription};
 use super::session::{
     AllowedBy, Protocol, Session, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
 };
@@ -40,7 +40,8 @@ impl Broadcast {
             return Err(SubscribeError::BadTopic);
         }
         self.ensure_session(link, gate.client(link.token));
-        if self.subscription(link, name).is_some() {
+        let topic = self.fan_out.topics.find(name);
+        if topic.is_some_and(|topic| subscription(link, topic).is_some()) {
             return Err(SubscribeError::AlreadySubscribed);
         }
         let SubscribeOptions { from, skips_own } = options;
@@ -68,28 +69,12 @@ impl Broadcast {
 
     /// The connection of a handler unsubscribes. False if it does not subscribe to the topic.
     pub fn unsubscribe_for_handler(&mut self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
-        let Some(subscription) = self.take_subscription(link, name) else { return false };
+        let topic = self.fan_out.topics.find(name);
+        let taken = topic.and_then(|topic| link.peer.session_mut()?.take(topic));
+        let Some(subscription) = taken else { return false };
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);
         true
-    }
-
-    fn subscription<'l>(
-        &self,
-        link: &'l mut ConnectionContext<'_>,
-        name: &str,
-    ) -> Option<&'l mut SessionSubscription> {
-        let topic = self.fan_out.topics.find(name)?;
-        link.peer.session_mut()?.find(topic)
-    }
-
-    fn take_subscription(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        name: &str,
-    ) -> Option<SessionSubscription> {
-        let topic = self.fan_out.topics.find(name)?;
-        link.peer.session_mut()?.take(topic)
     }
 
     /// A handler publishes in the name of its connection. Its outcome is an event for the handler: a refusal or, with

@@ -115,7 +115,7 @@ impl Sequencer {
     /// Leaves a publication to another node, if this node does not order its topic. See [`Following::stage`].
     #[inline]
     pub(super) fn stage(&mut self, publisher: Publisher, message: &TopicPublication<'_>) -> Option<Ticket> {
-        let following = self.following.as_ref().filter(|following| !following.orders(message.topic))?;
+        let following = self.following.as_ref().filter(|following| !following.table.orders(message.topic))?;
         Some(following.stage(&mut self.queue, publisher, message))
     }
 
@@ -123,7 +123,9 @@ impl Sequencer {
     /// topics that are created again meanwhile would then begin another epoch.
     pub(super) fn tell_forgotten(&mut self) {
         if let Some(following) = &mut self.following {
-            self.topics.take_names_forgotten().iter().for_each(|name| following.forget(name));
+            for name in self.topics.take_names_forgotten() {
+                following.table.forget(&name);
+            }
         }
     }
 
@@ -427,7 +429,7 @@ impl Sequencer {
     fn ask_stream(&mut self, wanted: WantedPage) {
         let Some(following) = self.following.as_deref() else { return };
         let Some(name) = self.name_if_ahead(wanted) else { return };
-        if following.is_owner_node(name) && self.topics.durable(name).is_on {
+        if following.table.is_owner(name) && self.topics.durable(name).is_on {
             let name = name.into();
             self.queue.reread(name);
         }
@@ -444,8 +446,9 @@ impl Sequencer {
     /// its stream, may have: another node has sent a client a later position.
     pub(super) fn is_behind(&self, wanted: WantedPage) -> bool {
         let Some(following) = self.following.as_deref() else { return false };
-        let may_have =
-            |name| !following.is_owner_node(name) || self.queue.rereads(name) || following.reads_stream(name);
+        let may_have = |name| {
+            !following.table.is_owner(name) || self.queue.rereads(name) || following.table.reads_stream(name)
+        };
         self.name_if_ahead(wanted).is_some_and(may_have)
     }
 
