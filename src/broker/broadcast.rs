@@ -9,11 +9,11 @@
 //!
 //! Shards exchange the published bytes; each encodes them for its own subscribers, once per encoding and window size.
 //!
-//! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what
-//! they are sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions
-//! at owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner shards), `held_publications`
-//! (those that wait for room), `drain` and `handover`. The other files are operations that need several parts; no part knows them.
-//! `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
+//! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
+//! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
+//! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
+//! shards), `held_publications` (those that wait for room), `drain` and `handover`. The other files are operations that need several
+//! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
 //! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that

@@ -128,7 +128,8 @@ pub(super) struct HistoryQuery {
 pub(super) struct WaitingRequest {
     pub(super) id: u32,
     pub(super) name: Box<str>,
-    /// The subscription that is requested, and allowed by the permissions of the topic or by a token; `None` to end the present one.
+    /// The subscription that is requested, and allowed by the permissions of the topic or by a token; `None` to end the present
+    /// one.
     pub(super) subscribe: Option<Box<(SubscriptionRequest, Terms)>>,
 }
 

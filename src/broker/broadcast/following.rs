@@ -97,7 +97,7 @@ pub(super) struct FollowingQueue {
     presence: VecDeque<StagedChange>,
     staged_bytes: usize,
     /// Durable topics of this node whose streams are read again, because a client is ahead of them.
-    rereads: BTreeSet<Box<str>>,
+    pub(super) rereads: BTreeSet<Box<str>>,
     /// Pages of history to be read from streams.
     pub(super) pages: Vec<PageRequest>,
     /// Pages that begin behind a position that this node has not reached, or whose streams are read again.
@@ -253,16 +253,6 @@ impl FollowingQueue {
     /// A topic has got or lost subscribers.
     pub(super) fn touch(&mut self, name: &str) {
         self.touched.push(name.into());
-    }
-
-    /// The stream of a durable topic that this node owns must be read again.
-    pub(super) fn reread(&mut self, name: Box<str>) {
-        self.rereads.insert(name);
-    }
-
-    /// Whether that is still to be done.
-    pub(super) fn rereads(&self, name: &str) -> bool {
-        self.rereads.contains(name)
     }
 
     /// A client of this node has joined a topic with presence, with its subject, or has left it.

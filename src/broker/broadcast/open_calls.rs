@@ -147,9 +147,8 @@ mod tests {
     #[test]
     fn a_subscription_that_is_asked_about_can_be_cancelled() {
         let mut calls = AppCalls::default();
-        let (from, presence, must_recover, deltas) = (None, false, false, false);
-        let asked = AskedSubscription { name: "a".into(), from, presence, must_recover, deltas };
-        let number = calls.begin(7, Asked::Subscribe(asked));
+        let request = SubscriptionRequest::default();
+        let number = calls.begin(7, Asked::Subscribe { name: "a".into(), request });
         assert!(calls.subscribes("a") && !calls.subscribes("b"));
         assert_eq!((calls.cancel_subscribe("b"), calls.cancel_subscribe("a")), (None, Some(7)));
         calls.answer(number, call(), AppAnswer::Agreed { data: None, expire_at: 0 });

@@ -37,8 +37,8 @@ impl PendingRequests {
         self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
     }
 
-    /// Posts the requests for other shards, or for those of the successor, as far as there is room. The requests to one shard stay in order; a full mailbox
-    /// does not delay those to another shard.
+    /// Posts the requests for other shards, or for those of the successor, as far as there is room. The requests to one shard stay in
+    /// order; a full mailbox does not delay those to another shard.
     pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>, ordered_by: OrderedBy) {
         let PendingRequests { queue, full } = self;
         full.clear();

@@ -250,8 +250,8 @@ impl Broadcast {
     }
 
     /// A connection has ended, with its subscriptions: publishes the messages that its handler has left, behind all its earlier
-    /// publications. They were charged when they were set, so none is lost for lack of memory.
-    /// `identity` is the number of its client.
+    /// publications. They were charged when they were set, so none is lost for lack of memory. `identity` is the number of its
+    /// client.
     pub fn publish_on_close<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -283,8 +283,8 @@ impl Broadcast {
         }
     }
 
-    /// A drain refuses publications, as it closes their subscribers, too. The topics count these refusals. The subscribers of a predecessor's messages are the clients of its successor, so
-    /// it publishes until its last seconds.
+    /// A drain refuses publications, as it closes their subscribers, too. The topics count these refusals. The subscribers of a
+    /// predecessor's messages are the clients of its successor, so it publishes until its last seconds.
     fn refuses_last_messages<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         let is_predecessor = self.sequencer.ordered_by == OrderedBy::Successor;
         match self.drain.is_on() && is_predecessor {

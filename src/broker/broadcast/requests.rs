@@ -270,7 +270,8 @@ impl Broadcast {
         let Begun { id, position, recovered, snapshot, messages } = *begun;
         let Some(own) = subscription(link, topic) else { return };
         // A replay from the client's position says what is missing.
-        let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == Replay::After(position.offset));
+        let all = Replay::After(position.offset);
+        let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == all);
         let (granted, deltas) = (own.granted, own.deltas);
         let Terms { allowed_by, expires_at, .. } = own.terms;
         let data = own.terms.data.take();

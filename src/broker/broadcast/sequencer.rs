@@ -431,7 +431,7 @@ impl Sequencer {
         let Some(name) = self.name_if_ahead(wanted) else { return };
         if following.table.is_owner(name) && self.topics.durable(name).is_on {
             let name = name.into();
-            self.queue.reread(name);
+            self.queue.rereads.insert(name);
         }
     }
 
@@ -447,7 +447,9 @@ impl Sequencer {
     pub(super) fn is_behind(&self, wanted: WantedPage) -> bool {
         let Some(following) = self.following.as_deref() else { return false };
         let may_have = |name| {
-            !following.table.is_owner(name) || self.queue.rereads(name) || following.table.reads_stream(name)
+            !following.table.is_owner(name)
+                || self.queue.rereads.contains(name)
+                || following.table.reads_stream(name)
         };
         self.name_if_ahead(wanted).is_some_and(may_have)
     }
