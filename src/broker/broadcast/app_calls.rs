@@ -73,13 +73,8 @@ impl Broadcast {
             Content::Json => AppData::Json(payload.to_vec()),
             Content::Text | Content::Binary => AppData::Bytes(payload.to_vec()),
         };
-        self.ask_app(
-            link,
-            gate,
-            id,
-            asked,
-            Question::new(AppEvent::Publish, Some(message.topic), Some(data)),
-        );
+        let question = Question::new(AppEvent::Publish, Some(message.topic), Some(data));
+        self.ask_app(link, gate, id, asked, question);
     }
 
     /// A session wants to subscribe where the application decides.

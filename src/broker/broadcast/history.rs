@@ -60,8 +60,7 @@ impl Broadcast {
         let has_room = self.sessions.kept.add(query.pages.held_bytes(), link.pool());
         let Some(centrifuge) = centrifuge(link) else { return };
         if !has_room {
-            let id = query.id;
-            return self.fail(link, id, ErrorCode::TooManyRequests);
+            return self.fail(link, query.id, ErrorCode::TooManyRequests);
         }
         centrifuge.histories.push(query);
         let Some(owner) = self.subscriptions.owner_shard(topic) else {

@@ -39,9 +39,7 @@ impl Broadcast {
                 let Some(message) = head.read(bytes) else { return };
                 self.publish_for_shard(cx, publisher, &message);
             }
-            ShardMail::PublishResult { publisher, result } => {
-                self.result(cx, &publisher, result, bytes);
-            }
+            ShardMail::PublishResult { publisher, result } => self.result(cx, &publisher, result, bytes),
             ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
                 self.sequencer.forwards.passed.messages_in += 1;
                 let Some((key, payload)) = split_text(bytes, key_bytes) else { return };

@@ -70,6 +70,7 @@ pub(super) struct Sequenced {
 /// A message of a durable topic that is stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
+    pub(super) publisher: &'a Publisher,
     pub(super) message: TopicPublication<'a>,
     pub(super) by_client: bool,
     pub(super) position: Position,
@@ -166,28 +167,31 @@ impl Sequencer {
         self.topics.unsubscribe(owned, shard, local, now, pool);
     }
 
-    /// Takes the next message of a topic that another node orders, and forwards it.
+    /// Takes the next message of a topic that another node orders, and delivers it.
     pub(super) fn accept(
         &mut self,
+        fan_out: &mut FanOut,
         resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
         message: &OrderedMessage<'_>,
-    ) -> Option<TopicId> {
+    ) {
         let shards = self.topics.accept(owned, &message.publication, now, resources.pool);
-        self.forwards.deliver(resources.mailboxes, shards, message)
+        if let Some(local) = self.forwards.deliver(resources.mailboxes, shards, message) {
+            fan_out.append(&mut self.topics, resources, local, message);
+        }
     }
 
-    /// Takes the next message of a durable topic that this node owns, and forwards it.
+    /// Takes the next message of a durable topic that this node owns, and delivers it.
     pub(super) fn accept_stored(
         &mut self,
+        fan_out: &mut FanOut,
         resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
-        publisher: &Publisher,
         stored: &Stored<'_>,
-    ) -> Option<TopicId> {
-        let &Stored { message, by_client, position } = stored;
+    ) {
+        let &Stored { publisher, message, by_client, position } = stored;
         let TopicPublication { topic, publication, idempotency_key } = message;
         let Sequencer { topics, forwards, relay, .. } = self;
         let format = topics.relay(owned);
@@ -198,7 +202,9 @@ impl Sequencer {
         if let Some(outbox) = relay.as_mut().filter(|_| format != Relay::Off) {
             outbox.push(topic, position, format, publication);
         }
-        local
+        if let Some(local) = local {
+            fan_out.append(topics, resources, local, &ordered);
+        }
     }
 
     /// A successor accepts messages of this size.

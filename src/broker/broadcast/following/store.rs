@@ -153,13 +153,11 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let publisher = self.publisher(topic, &entry);
         let broadcast = &mut *self.broadcast;
         let mut resources = self.cx.resources();
-        let sequencer = &mut broadcast.sequencer;
+        let Broadcast { sequencer, fan_out, .. } = broadcast;
         let message = TopicPublication { topic, publication, idempotency_key };
-        let stored = Stored { message, by_client, position: Position { offset, ..position } };
-        if let Some(local) = sequencer.accept_stored(&mut resources, now, id, &publisher, &stored) {
-            let ordered = OrderedMessage { publisher: &publisher, offset, publication };
-            broadcast.fan_out.append(&mut sequencer.topics, &mut resources, local, &ordered);
-        }
+        let position = Position { offset, ..position };
+        let stored = Stored { publisher: &publisher, message, by_client, position };
+        sequencer.accept_stored(fan_out, &mut resources, now, id, &stored);
         self.reached(topic, offset);
     }
 
@@ -178,11 +176,9 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let publisher = self.publisher(topic, &entry);
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
-        let sequencer = &mut broadcast.sequencer;
+        let Broadcast { sequencer, fan_out, .. } = broadcast;
         let message = OrderedMessage { publisher: &publisher, offset, publication: entry.publication };
-        if let Some(local) = sequencer.accept(&mut resources, now, id, &message) {
-            broadcast.fan_out.append(&mut sequencer.topics, &mut resources, local, &message);
-        }
+        sequencer.accept(fan_out, &mut resources, now, id, &message);
         self.reached(topic, offset);
     }
 
