@@ -301,7 +301,7 @@ impl Broadcast {
                 position,
                 recovered,
                 recoverable: subscription.granted.history,
-                data: subscription.terms.data.take(),
+                data: subscription.data.take(),
                 page,
             });
         }

@@ -5,7 +5,7 @@
 //! the codec, and where a session loses a subscription, a stream ends.
 
 use super::Broadcast;
-use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState, Terms};
+use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState};
 use super::subscribe::{BUSY, TopicRequest};
 use super::subscriptions::Waiting;
 use crate::peer::{ConnectionContext, Context, Peer};
@@ -41,7 +41,9 @@ impl Broadcast {
             must_recover: false,
             deltas: false,
             skips_own: false,
-            terms: Terms::default(),
+            allowed_by: AllowedBy::Permission,
+            expires_at: None,
+            data: None,
             // The connection is counted for its identity, as that of a raw route.
             counted: None,
         });

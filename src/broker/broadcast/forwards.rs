@@ -49,6 +49,7 @@ impl Forwards {
     }
 
     /// Forwards a message to every other shard of `shards`. Returns the topic on this shard, if it is among them.
+    #[inline]
     pub(super) fn deliver(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
@@ -66,6 +67,7 @@ impl Forwards {
 
     /// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of
     /// messages posted.
+    #[inline]
     pub(super) fn forward(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,

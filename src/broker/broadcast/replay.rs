@@ -112,7 +112,7 @@ impl Broadcast {
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
         } else {
-            let allowed_by = taken.map(|taken| taken.terms.allowed_by).unwrap_or_default();
+            let allowed_by = taken.map(|taken| taken.allowed_by).unwrap_or_default();
             let request = (latest_request(link), replay.id);
             self.refuse_subscription(link, topic, allowed_by, request, refused);
         }
@@ -188,7 +188,7 @@ impl Broadcast {
         // Without gap events, the answer carries the messages, and is what tells the client of a gap before them.
         let is_asked_for = !replay.answered && !dialect_of(link).has_gaps();
         let Some(own) = subscription(link, topic) else { return page.after };
-        let (is_carried, deltas) = (is_asked_for && !own.terms.allowed_by.is_server_side(), own.deltas);
+        let (is_carried, deltas) = (is_asked_for && !own.allowed_by.is_server_side(), own.deltas);
         let (offset, carried) =
             if is_carried { (reach(page, messages), messages) } else { (page.after, &[][..]) };
         if !replay.answered {
@@ -239,7 +239,7 @@ impl Broadcast {
     fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
         let taken = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
-        Some(taken.terms.allowed_by)
+        Some(taken.allowed_by)
     }
 }
 

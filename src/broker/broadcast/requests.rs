@@ -134,7 +134,7 @@ impl Broadcast {
     ) -> Result<(), Rejected> {
         let WantedSubscription { id, name, request, terms } = wanted;
         let SubscriptionRequest { from, presence, must_recover, deltas, skips_own } = request;
-        let allowed_by = terms.allowed_by;
+        let Terms { allowed_by, data, expires_at } = terms;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return Err(Rejected::Refused(Refused::Draining));
@@ -166,7 +166,9 @@ impl Broadcast {
             must_recover,
             deltas,
             skips_own,
-            terms,
+            allowed_by,
+            expires_at,
+            data,
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -273,8 +275,8 @@ impl Broadcast {
         let all = Replay::After(position.offset);
         let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == all);
         let (granted, deltas) = (own.granted, own.deltas);
-        let Terms { allowed_by, expires_at, .. } = own.terms;
-        let data = own.terms.data.take();
+        let (allowed_by, expires_at) = (own.allowed_by, own.expires_at);
+        let data = own.data.take();
         // Without a token there is none to refresh.
         let refresh_by = expires_at.filter(|_| allowed_by == AllowedBy::Token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;

@@ -151,7 +151,7 @@ impl Broadcast {
         let name = self.fan_out.name(topic);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = session.find(topic) else { return };
-        let allowed_by = subscription.terms.allowed_by;
+        let allowed_by = subscription.allowed_by;
         let may_subscribe = self.may_subscribe(client, name, allowed_by);
         let granted = self.granted(client, name, allowed_by);
         if may_subscribe && (granted.presence || !subscription.granted.presence) {
@@ -175,7 +175,7 @@ impl Broadcast {
             let name = self.fan_out.name(topic).to_owned();
             let event = SessionEvent::Withdrawn { topic: &name, position, may_return };
             if may_return {
-                self.tell_ended(link, subscription.terms.allowed_by, &event);
+                self.tell_ended(link, subscription.allowed_by, &event);
             } else {
                 self.sessions.send(link, &event);
             }

@@ -49,8 +49,7 @@ impl Broadcast {
         let listed = gate.client(link.token).map(Identity::subscriptions).cloned().unwrap_or_default();
         let lists = |name: &str| listed.as_slice().iter().any(|one| *one.channel == *name);
         let Some(session) = link.peer.session().filter(|session| session.is_connected()) else { return };
-        let credentials =
-            session.subscriptions.iter().filter(|own| own.terms.allowed_by == AllowedBy::Credentials);
+        let credentials = session.subscriptions.iter().filter(|own| own.allowed_by == AllowedBy::Credentials);
         let topics = credentials.map(|own| own.topic);
         let gone: Vec<TopicId> = topics.filter(|topic| !lists(self.fan_out.name(*topic))).collect();
         for topic in gone {

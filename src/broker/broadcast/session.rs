@@ -73,7 +73,12 @@ pub(super) struct SessionSubscription {
     pub(super) deltas: bool,
     /// Whether messages that the connection has published are not sent back to it.
     pub(super) skips_own: bool,
-    pub(super) terms: Terms,
+    // Not [`Terms`], which would make it longer.
+    pub(super) allowed_by: AllowedBy,
+    /// When it expires.
+    pub(super) expires_at: Option<Nanos>,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,
@@ -321,7 +326,7 @@ impl Session {
 
     /// When the next subscription expires, if one does.
     pub(super) fn next_expiry(&self) -> Option<Nanos> {
-        self.subscriptions.iter().filter_map(|subscription| subscription.terms.expires_at).min()
+        self.subscriptions.iter().filter_map(|subscription| subscription.expires_at).min()
     }
 
     /// A live subscription continues under another id.

@@ -286,7 +286,7 @@ impl Broadcast {
         let Some(session) = link.peer.session_mut() else { return };
         let Some(own) = session.find(topic) else { return };
         let SubscriptionState::AwaitingOwner { id, request, .. } = own.state else { return };
-        let allowed_by = own.terms.allowed_by;
+        let allowed_by = own.allowed_by;
         session.take(topic);
         self.refuse_subscription(link, topic, allowed_by, (request, id), refused);
     }

@@ -58,7 +58,7 @@ impl Broadcast {
         let Some(subscription) = topic.and_then(|topic| session.find(topic)) else {
             return self.fail(link, id, ErrorCode::PermissionDenied);
         };
-        subscription.terms.expires_at = expires_at;
+        subscription.expires_at = expires_at;
         let now = link.now();
         let expires_in_s = expires_at.map(|at| refresh_in_s(at.saturating_sub(now) / SECOND));
         self.sessions.reply(link, |encoding, out| reply::sub_refresh(encoding, out, id, expires_in_s));
@@ -107,7 +107,7 @@ impl Broadcast {
         while let Some(session) = link.peer.session_mut()
             && session.centrifuge().is_some()
             && let Some(expired) =
-                session.subscriptions.iter().find(|own| own.terms.expires_at.is_some_and(|at| at <= now))
+                session.subscriptions.iter().find(|own| own.expires_at.is_some_and(|at| at <= now))
             && let topic = expired.topic
             && let Some(subscription) = session.take(topic)
         {

@@ -121,18 +121,14 @@ impl Broadcast {
                 peer.session_mut().and_then(topic_of)
             }
         };
-        let Some(SessionSubscription { topic, terms, .. }) = topic else { return };
+        let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
         if link.peer.is_event_stream() {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         } else {
             let position =
                 Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
             let name = self.fan_out.name(topic).to_owned();
-            self.tell_ended(
-                &mut link,
-                terms.allowed_by,
-                &SessionEvent::Dropped { topic: &name, position, reason },
-            );
+            self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         }
         self.left_live(&mut link.resources(), token, topic);
     }

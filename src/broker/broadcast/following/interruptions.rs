@@ -33,8 +33,7 @@ impl Broadcast {
                 Peer::Echo => {}
                 peer => {
                     let Some(session) = peer.session_mut() else { continue };
-                    let allowed_by =
-                        session.take(topic).map(|taken| taken.terms.allowed_by).unwrap_or_default();
+                    let allowed_by = session.take(topic).map(|taken| taken.allowed_by).unwrap_or_default();
                     self.tell_moved(&mut link, topic, allowed_by, Position { epoch: before, offset });
                     let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
@@ -58,7 +57,7 @@ impl Broadcast {
             let Some(session) = link.peer.session_mut() else { continue };
             let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
             let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
-            let allowed_by = session.take(topic).map(|taken| taken.terms.allowed_by).unwrap_or_default();
+            let allowed_by = session.take(topic).map(|taken| taken.allowed_by).unwrap_or_default();
             self.subscriptions.stop_waiting(topic, token);
             match reached {
                 Some((_, offset, _)) => {
