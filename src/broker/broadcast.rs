@@ -9,10 +9,11 @@
 //!
 //! Shards exchange the published bytes; each encodes them for its own subscribers, once per encoding and window size.
 //!
-//! The parts: `sequencer` (topics that this shard owns), `fan_out` (logs and local subscribers), `subscriptions` (the shard's
-//! subscriptions at owners), `sessions` (what they are sent, through `events` in their `dialect`), `pending_requests` and
-//! `held_publications` (mail that waits for room), `cluster` (topics that are shared with other nodes), and `drain`. The other files are operations that need several parts.
-//! `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
+//! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
+//! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
+//! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
+//! shards), `held_publications` (those that wait for room), `drain` and `handover`. The other files are operations that need several
+//! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
 //! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
@@ -22,7 +23,6 @@ mod app_calls;
 mod centrifuge;
 mod centrifuge_events;
 mod centrifuge_session;
-pub mod cluster;
 mod connecting;
 pub(crate) mod connection_sink;
 mod deltas;
@@ -32,8 +32,10 @@ mod draining;
 mod event_stream;
 mod events;
 mod fan_out;
+pub mod following;
 mod forwards;
 mod frame_encoder;
+mod handing_over;
 mod handler_events;
 mod handler_topics;
 mod handover;
@@ -42,14 +44,13 @@ mod held_publications;
 mod history;
 mod history_range;
 mod inbox;
-mod last_messages;
 pub mod mail_codec;
 mod members;
 mod open_calls;
-mod own_messages;
 mod owner_reads;
 mod pending_requests;
 mod presence;
+mod presence_changes;
 pub mod publish;
 mod replay;
 mod reports;
@@ -70,31 +71,30 @@ mod unanswered;
 mod v1_events;
 mod waiting_requests;
 
-use std::collections::VecDeque;
-
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Lane;
-use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
+use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
 
-use crate::cluster_mail::RelayOutbox;
+use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
 pub use centrifuge::content_of;
-use cluster::{ClusterSettings, ClusterShard};
+pub use centrifuge_session::CentrifugeSession;
 pub use deltas::payload;
 use drain::Drain;
 use fan_out::FanOut;
+use following::{Following, FollowingSettings};
 pub use handler_events::{HandlerEvent, HandlerEvents};
 pub use handover::ClientNumbers;
 use handover::Handover;
 use held_publications::HeldPublications;
 pub use history_range::HistoryRange;
-use pending_requests::PendingRequests;
-use presence::PresenceChanges;
+use presence_changes::PresenceChanges;
 pub use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
+pub use subscribe::TopicRequest;
 use subscriptions::Subscriptions;
 pub use topic_read::{TopicAnswer, TopicQuestion, TopicRead};
 
@@ -136,13 +136,10 @@ pub struct Broadcast {
     subscriptions: Subscriptions,
     sessions: Sessions,
     held: HeldPublications,
-    pending: PendingRequests,
     drain: Drain,
     handover: Handover,
     /// Joins and leaves of this tick.
     presence_changes: PresenceChanges,
-    /// Clients that ended with a predecessor, whose departure is not reported yet.
-    departed: VecDeque<(OwnedTopicId, ClientId)>,
     first_number: u8,
     /// The run of the node in its cluster, in the ids of clients; 0 without one.
     node: u64,
@@ -153,33 +150,20 @@ pub struct Broadcast {
 impl Broadcast {
     /// The broadcast of one shard.
     pub fn new(settings: BroadcastSettings) -> Broadcast {
-        let BroadcastSettings {
-            rules,
-            topics,
-            subscriptions_max,
-            creators,
-            creation,
-            message_bytes_max,
-            seed,
-            placement,
-            first_number,
-            digest_seed,
-        } = settings;
-        let owned = OwnedTopics::new(rules.clone(), topics, seed)
-            .with_digest_seed(digest_seed)
-            .with_creators(creators, creation);
+        let rules = settings.rules;
+        let owned = OwnedTopics::new(rules.clone(), settings.topics, settings.seed)
+            .with_digest_seed(settings.digest_seed)
+            .with_creators(settings.creators, settings.creation);
         Broadcast {
-            sequencer: Sequencer::new(owned, placement, message_bytes_max as usize),
+            sequencer: Sequencer::new(owned, settings.placement, settings.message_bytes_max as usize),
             fan_out: FanOut::new(rules),
             subscriptions: Subscriptions::default(),
-            sessions: Sessions::new(subscriptions_max),
+            sessions: Sessions::new(settings.subscriptions_max),
             held: HeldPublications::default(),
-            pending: PendingRequests::default(),
             drain: Drain::default(),
             handover: Handover::default(),
             presence_changes: PresenceChanges::default(),
-            departed: VecDeque::new(),
-            first_number,
+            first_number: settings.first_number,
             node: 0,
             check_at: 0,
             now: 0,
@@ -187,10 +171,10 @@ impl Broadcast {
     }
 
     /// Shares the topics with other nodes.
-    pub fn join(&mut self, mut cluster: ClusterSettings) {
-        self.node = cluster.identity.node.0;
-        self.sequencer.relay = cluster.relay.take().map(RelayOutbox::new);
-        self.sequencer.join(ClusterShard::new(cluster));
+    pub fn join(&mut self, mut settings: FollowingSettings) {
+        self.node = settings.identity.node.0;
+        self.sequencer.relay = settings.relay.take().map(RelayOutbox::new);
+        self.sequencer.join(Following::new(settings));
     }
 
     /// Uses other settings from now on. Connections keep the topics that they subscribe to.

@@ -253,40 +253,18 @@ impl Gate {
         at.saturating_sub(unix_now())
     }
 
-    /// A session has new credentials. Refuses those of another client.
-    pub(crate) fn refreshed(
+    /// A session presents credentials after its handshake: fresh ones, or its first ones. They become those of its connection.
+    ///
+    /// # Errors
+    /// If they are not accepted, or those of another client, or there is no memory.
+    pub(crate) fn present(
         &mut self,
         token: Token,
         decision: Decision,
+        is_fresh: bool,
         pool: &mut Pool,
         now: Nanos,
     ) -> Result<(), RefreshError> {
-        self.replace_client(token, decision, pool, now)?;
-        self.counters.note_refreshed();
-        Ok(())
-    }
-
-    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
-    pub(crate) fn connected(
-        &mut self,
-        token: Token,
-        decision: Decision,
-        pool: &mut Pool,
-        now: Nanos,
-    ) -> Result<(), RefreshError> {
-        let client = self.replace_client(token, decision, pool, now)?;
-        self.counters.note_known(client.method());
-        Ok(())
-    }
-
-    /// Makes the client of a decision that of the connection, unless the connection has another one or there is no memory.
-    fn replace_client(
-        &mut self,
-        token: Token,
-        decision: Decision,
-        pool: &mut Pool,
-        now: Nanos,
-    ) -> Result<Arc<Identity>, RefreshError> {
         let client = self.as_of_now(decision).map_err(|denied| self.refuse_refresh(denied))?;
         if self.client(token).is_some_and(|known| known.subject() != client.subject()) {
             self.counters.note_denied(Denied::Foreign);
@@ -295,7 +273,11 @@ impl Gate {
         if !self.known.insert(token, &client, pool, now, unix_now()) {
             return Err(self.refuse_refresh(Denied::Busy));
         }
-        Ok(client)
+        match is_fresh {
+            true => self.counters.note_refreshed(),
+            false => self.counters.note_known(client.method()),
+        }
+        Ok(())
     }
 
     fn refuse_refresh(&self, denied: Denied) -> RefreshError {
@@ -368,11 +350,6 @@ impl Gate {
     /// A client is not let in, or not allowed to do something.
     pub fn note_denied(&self, denied: Denied) {
         self.counters.note_denied(denied);
-    }
-
-    /// A client that may not do something tried to.
-    pub(crate) fn note_forbidden(&self) {
-        self.counters.note_denied(Denied::Forbidden);
     }
 
     /// Limits how clients use topics.

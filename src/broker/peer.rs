@@ -11,6 +11,9 @@ pub type Context<'a, D> = shard::Context<'a, D, ServerKinds>;
 /// A connection, as the server uses it.
 pub type ConnectionContext<'a> = shard::ConnectionContext<'a, ServerKinds>;
 
+/// The means of the shard, as the server uses them.
+pub type ShardResources<'a> = shard::ShardResources<'a, ShardMail>;
+
 /// A shard's state of the server.
 #[derive(Debug)]
 pub struct ServerKinds;

@@ -3,12 +3,11 @@
 pub mod on_close;
 pub mod stored;
 
-use std::fmt;
-
 use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
     OUTSIDE_MESSAGES_MAX,
 };
+use crate::subscription::TopicMessage;
 use echoring_topics::is_topic_name;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
@@ -71,10 +70,11 @@ impl OwnedPublication {
         OwnedPublication { idempotency_key: key.into(), ..self }
     }
 
-    /// The publication, borrowed.
+    /// The publication for a topic, borrowed.
     #[doc(hidden)]
-    pub fn as_publication(&self) -> Publication<'_> {
-        Publication { content: self.content, key: &self.key, payload: &self.payload }
+    pub fn for_topic<'a>(&'a self, topic: &'a str) -> TopicPublication<'a> {
+        let publication = Publication { content: self.content, key: &self.key, payload: &self.payload };
+        TopicPublication { topic, publication, idempotency_key: &self.idempotency_key }
     }
 
     /// Bytes that the message is charged while it waits.
@@ -85,34 +85,23 @@ impl OwnedPublication {
     }
 }
 
-impl From<String> for OwnedPublication {
-    fn from(text: String) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
+/// Conversions into messages without keys.
+macro_rules! convert {
+    ($($from:ty => $content:ident)*) => {$(
+        impl From<$from> for OwnedPublication {
+            fn from(payload: $from) -> OwnedPublication {
+                OwnedPublication::$content(payload)
+            }
+        }
+    )*};
 }
 
-impl From<&String> for OwnedPublication {
-    fn from(text: &String) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
-}
-
-impl From<&str> for OwnedPublication {
-    fn from(text: &str) -> OwnedPublication {
-        OwnedPublication::text(text)
-    }
-}
-
-impl From<Vec<u8>> for OwnedPublication {
-    fn from(payload: Vec<u8>) -> OwnedPublication {
-        OwnedPublication::binary(payload)
-    }
-}
-
-impl From<&[u8]> for OwnedPublication {
-    fn from(payload: &[u8]) -> OwnedPublication {
-        OwnedPublication::binary(payload)
-    }
+convert! {
+    String => text
+    &String => text
+    &str => text
+    Vec<u8> => binary
+    &[u8] => binary
 }
 
 /// Why a message was not published, or several together.
@@ -133,65 +122,48 @@ impl From<&[u8]> for OwnedPublication {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
+    #[error("a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters")]
     BadTopic,
     /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
+    #[error("a key has at most {KEY_BYTES_MAX} bytes")]
     BadKey(usize),
     /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    #[error("an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")]
     BadIdempotencyKey(usize),
     /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
+    #[error("more than {JSON_DEPTH_MAX} nested arrays and objects")]
     TooDeep(usize),
     /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
+    #[error("at most {OUTSIDE_MESSAGES_MAX} messages at once")]
     TooMany,
     /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, on
     /// close, with `Remote::publish_on_close`.
+    #[error(
+        "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+    )]
     TooManyOnClose,
     /// There is no room for the message: too many wait. `Handle::try_publish` says so at once,
     /// `Handle::publish_timeout` after its time; `Handle::publish` waits.
+    #[error("too many pending messages")]
     Busy,
     /// The connection is closing, and publishes nothing more.
+    #[error("the connection is closing")]
     Closing,
     /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
     /// instead.
+    #[error("{0}")]
     Refused(Refused),
     /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
     /// `Remote::publish` or `Handle::try_publish`.
+    #[error("blocking calls are not allowed on the thread of a shard")]
     OnShard,
     /// The server has ended.
+    #[error("the server has ended")]
     Ended,
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublishError::BadTopic => {
-                write!(
-                    f,
-                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
-                )
-            }
-            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
-            PublishError::BadIdempotencyKey(_) => {
-                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
-            }
-            PublishError::TooDeep(_) => {
-                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
-            }
-            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
-            PublishError::TooManyOnClose => write!(
-                f,
-                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
-            ),
-            PublishError::Busy => f.write_str("too many pending messages"),
-            PublishError::Closing => f.write_str("the connection is closing"),
-            PublishError::Refused(refused) => refused.fmt(f),
-            PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
-            PublishError::Ended => f.write_str("the server has ended"),
-        }
-    }
 }
 
 impl PublishError {
@@ -204,8 +176,6 @@ impl PublishError {
         }
     }
 }
-
-impl std::error::Error for PublishError {}
 
 echoring_proto::error_debug!(
     enum PublishError {
@@ -241,16 +211,73 @@ impl From<Refused> for PublishError {
 /// ```
 pub type Published = Vec<Result<Position, Refused>>;
 
+/// A publication for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicPublication<'a> {
+    /// The name of the topic.
+    pub topic: &'a str,
+    /// The publication.
+    pub publication: Publication<'a>,
+    /// The idempotency key, or an empty string.
+    pub idempotency_key: &'a str,
+}
+
+/// The type of a publication and the lengths of its texts, when these and the payload are in one piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationHead {
+    pub(crate) content: Content,
+    /// Lengths of the topic's name, the key and the idempotency key.
+    pub(crate) text_bytes: [u8; 3],
+}
+
+impl<'a> TopicPublication<'a> {
+    pub(crate) fn new(topic: &'a str, message: &TopicMessage<'a>) -> TopicPublication<'a> {
+        let TopicMessage { publication, idempotency_key } = *message;
+        TopicPublication { topic, publication, idempotency_key }
+    }
+
+    /// The head of the publication. The lengths of the name and the keys were checked.
+    #[inline]
+    pub(crate) fn head(&self) -> PublicationHead {
+        let [name, key, idempotency_key, _] = self.parts();
+        let text_bytes = [name.len() as u8, key.len() as u8, idempotency_key.len() as u8];
+        PublicationHead { content: self.publication.content, text_bytes }
+    }
+
+    /// The topic's name, the key, the idempotency key and the payload, as they follow its head.
+    #[inline]
+    pub(crate) fn parts(&self) -> [&'a [u8]; 4] {
+        let Publication { key, payload, .. } = self.publication;
+        [self.topic.as_bytes(), key.as_bytes(), self.idempotency_key.as_bytes(), payload]
+    }
+}
+
+impl PublicationHead {
+    /// The publication whose parts these are; `None` if they are not well formed.
+    #[inline]
+    pub fn read(self, bytes: &[u8]) -> Option<TopicPublication<'_>> {
+        let [name_bytes, key_bytes, idempotency_bytes] = self.text_bytes;
+        let (topic, rest) = split_text(bytes, name_bytes)?;
+        let (key, rest) = split_text(rest, key_bytes)?;
+        let (idempotency_key, payload) = split_text(rest, idempotency_bytes)?;
+        let publication = Publication { content: self.content, key, payload };
+        Some(TopicPublication { topic, publication, idempotency_key })
+    }
+}
+
+/// Splits a text of `text_bytes` from the front of `bytes`.
+#[inline]
+pub(crate) fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> {
+    let (text, rest) = bytes.split_at_checked(usize::from(text_bytes))?;
+    Some((str::from_utf8(text).ok()?, rest))
+}
+
 /// Whether a message, the one at `index` of its batch, may be published by its own content alone.
 ///
 /// # Errors
 /// The problem with it.
-pub fn check(
-    topic: &str,
-    publication: &Publication<'_>,
-    idempotency_key: &str,
-    index: usize,
-) -> Result<(), PublishError> {
+pub fn check(message: &TopicPublication<'_>, index: usize) -> Result<(), PublishError> {
+    let TopicPublication { topic, publication, idempotency_key } = message;
     if !is_topic_name(topic) {
         return Err(PublishError::BadTopic);
     }

@@ -1,8 +1,5 @@
 //! The values of handlers' topics: options, messages, events and errors. It knows no shard and no topic.
 
-use std::error::Error;
-use std::fmt;
-
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{Content, Position, Publication, Refused};
 
@@ -62,34 +59,25 @@ impl SubscribeOptions {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The name is empty, longer than 255 bytes, or has a control character.
+    #[error("bad topic name")]
     BadTopic,
     /// The connection subscribes to this topic already.
+    #[error("already subscribed to this topic")]
     AlreadySubscribed,
     /// The connection, or its identity, has the maximum number of subscriptions.
+    #[error("too many subscriptions")]
     TooMany,
     /// The connection is closing.
+    #[error("the connection is closing")]
     Closing,
     /// The topic cannot take the subscription.
+    #[error("{0}")]
     Refused(Refused),
 }
-
-impl fmt::Display for SubscribeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SubscribeError::BadTopic => f.write_str("bad topic name"),
-            SubscribeError::AlreadySubscribed => f.write_str("already subscribed to this topic"),
-            SubscribeError::TooMany => f.write_str("too many subscriptions"),
-            SubscribeError::Closing => f.write_str("the connection is closing"),
-            SubscribeError::Refused(refused) => refused.fmt(f),
-        }
-    }
-}
-
-impl Error for SubscribeError {}
 
 echoring_proto::error_debug!(
     enum SubscribeError {

@@ -33,8 +33,8 @@ use crate::node::config::ServerConfig;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, ClientNumbers, TopicAnswer, TopicQuestion, TopicRead};
-use echoring_broker::cluster_mail::ClusterEvent;
 use echoring_broker::gate::{AppAnswered, AuthCommand};
+use echoring_broker::node_mail::ClusterEvent;
 use echoring_broker::peer::Context;
 use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
 
@@ -234,12 +234,7 @@ impl PublishRequest {
                     broadcast.refuse_for_operator();
                     hindered.map(OperatorPublished::Now)
                 }
-                None => broadcast.publish_for_operator(
-                    cx,
-                    &self.topic,
-                    message.as_publication(),
-                    &message.idempotency_key,
-                ),
+                None => broadcast.publish_for_operator(cx, &message.for_topic(&self.topic)),
             };
             match published {
                 Ok(OperatorPublished::Now(position)) => self.published.push(Ok(position)),
@@ -538,7 +533,7 @@ fn check_all(topic: &str, messages: &[OwnedPublication]) -> Result<(), PublishEr
         return Err(PublishError::TooMany);
     }
     for (at, message) in messages.iter().enumerate() {
-        publications::check(topic, &message.as_publication(), &message.idempotency_key, at)?;
+        publications::check(&message.for_topic(topic), at)?;
     }
     Ok(())
 }

@@ -33,11 +33,11 @@ pub use echoring_auth::{
 };
 pub use echoring_broker::broadcast::BroadcastSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
-pub use echoring_broker::cluster_mail::{
+pub use echoring_broker::gate::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};
+pub use echoring_broker::node_mail::{
     ClusterCommand, ClusterEvent, ClusterIdentity, LinkState, RelayBatch, RelayedMessage, StreamCommand,
     StreamQuery,
 };
-pub use echoring_broker::gate::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};
 pub use echoring_broker::peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
 pub use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 pub use echoring_broker::subscription::{SubscribeError, SubscribeOptions, SubscriptionEnd, TopicMessage};

@@ -38,7 +38,7 @@ use crate::routes::response::{Response, to_reply};
 use crate::routes::route::{Route, Routes, Subprotocols};
 use crate::routes::states::ShardStates;
 use crate::{endpoints, pages};
-use echoring_broker::broadcast::cluster::ClusterSettings;
+use echoring_broker::broadcast::following::FollowingSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, BroadcastSettings};
 use echoring_broker::gate::quotas::Quotas;
@@ -128,7 +128,7 @@ impl Service {
         mut self,
         readiness: Readiness,
         quotas: Quotas,
-        cluster: Option<ClusterSettings>,
+        cluster: Option<FollowingSettings>,
     ) -> Service {
         if let Some(cluster) = cluster {
             self.broadcast.join(cluster);

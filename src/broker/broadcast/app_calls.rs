@@ -6,14 +6,15 @@ use echoring_topics::{Content, Publication, Refused};
 use echoring_wire::centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 
 use super::Broadcast;
-use super::centrifuge::{centrifuge, content_of, disconnect};
+use super::centrifuge::{centrifuge, content_of, disconnect, encoding_of};
 use super::centrifuge_events::{app_payload, number};
-use super::open_calls::{Asked, AskedSubscription};
+use super::open_calls::Asked;
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
+use super::session::{AllowedBy, Terms};
 use super::subscription_tokens::expires_at;
 use crate::gate::{AppAnswered, Gate};
 use crate::peer::ConnectionContext;
+use crate::publications::TopicPublication;
 
 /// A question to the application, without its client.
 pub(super) struct Question<'a> {
@@ -27,7 +28,6 @@ pub(super) struct Question<'a> {
 
 /// The application's agreement.
 struct Agreed {
-    encoding: Encoding,
     id: u32,
     asked: Asked,
     data: Option<AppData>,
@@ -36,26 +36,18 @@ struct Agreed {
 
 impl Broadcast {
     /// A session calls the application.
-    pub(super) fn take_rpc(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        gate: &Gate,
-        encoding: Encoding,
-        id: u32,
-        rpc: &Rpc<'_>,
-    ) {
+    pub(super) fn take_rpc(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, id: u32, rpc: &Rpc<'_>) {
         if !gate.asks_app(AppEvent::Rpc) {
-            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+            return self.fail(link, id, ErrorCode::NotAvailable);
         }
-        let question = Question::new(AppEvent::Rpc, Some(&rpc.method), data_of(encoding, rpc.data));
+        let question = Question::new(AppEvent::Rpc, Some(&rpc.method), data_of(link, rpc.data));
         self.ask_app(link, gate, id, Asked::Rpc, question);
     }
 
     /// A session sends a message to the application. Without a hook, no one could answer it.
     pub(super) fn take_send(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, data: &[u8]) {
-        let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if gate.asks_app(AppEvent::Rpc) {
-            let question = Question::new(AppEvent::Rpc, None, data_of(encoding, data));
+            let question = Question::new(AppEvent::Rpc, None, data_of(link, data));
             self.ask_app(link, gate, 0, Asked::Send, question);
         }
     }
@@ -65,26 +57,24 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
-        name: &str,
-        publication: &Publication<'_>,
+        message: &TopicPublication<'_>,
     ) {
         if !gate.asks_app(AppEvent::Publish) {
-            return self.fail(link, encoding, id, ErrorCode::PermissionDenied);
+            return self.fail(link, id, ErrorCode::PermissionDenied);
         }
         if let Err(limit) = gate.publish(link.token, link.now()) {
             link.note_excess(limit, false);
-            self.sequencer.topics.note_refused();
-            return self.sessions.refuse_publication(link, name, Some(id.into()), Refused::RateLimited);
+            return self.refuse_publication(link, Some(id.into()), message.topic, Refused::RateLimited);
         }
-        let Publication { content, key, payload } = *publication;
+        let Publication { content, key, payload } = message.publication;
         let asked = Asked::Publish { content, key: key.into() };
         let data = match content {
             Content::Json => AppData::Json(payload.to_vec()),
             Content::Text | Content::Binary => AppData::Bytes(payload.to_vec()),
         };
-        self.ask_app(link, gate, id, asked, Question::new(AppEvent::Publish, Some(name), Some(data)));
+        let question = Question::new(AppEvent::Publish, Some(message.topic), Some(data));
+        self.ask_app(link, gate, id, asked, question);
     }
 
     /// A session wants to subscribe where the application decides.
@@ -92,38 +82,36 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         wanted: &WantedSubscription<'_>,
         data: &[u8],
     ) {
-        let WantedSubscription { id, name, from, presence, must_recover, deltas, .. } = *wanted;
+        let WantedSubscription { id, name, request, .. } = *wanted;
         if !gate.asks_app(AppEvent::Subscribe) {
-            return self.fail(link, encoding, number(id), ErrorCode::PermissionDenied);
+            return self.fail(link, number(id), ErrorCode::PermissionDenied);
         }
         if self.has_waiting(link, name) {
-            return self.fail(link, encoding, number(id), ErrorCode::Internal);
+            return self.fail(link, number(id), ErrorCode::Internal);
         }
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }
         if centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.subscribes(name)) {
-            return self.fail(link, encoding, number(id), ErrorCode::AlreadySubscribed);
+            return self.fail(link, number(id), ErrorCode::AlreadySubscribed);
         }
         if let Err(limit) = gate.request_subscription(link.token, link.now()) {
             link.note_excess(limit, false);
-            return self.fail(link, encoding, number(id), ErrorCode::TooManyRequests);
+            return self.fail(link, number(id), ErrorCode::TooManyRequests);
         }
-        let asked = AskedSubscription { name: name.into(), from, presence, must_recover, deltas };
-        let question = Question::new(AppEvent::Subscribe, Some(name), data_of(encoding, data));
-        self.ask_app(link, gate, number(id), Asked::Subscribe(asked), question);
+        let asked = Asked::Subscribe { name: name.into(), request };
+        let question = Question::new(AppEvent::Subscribe, Some(name), data_of(link, data));
+        self.ask_app(link, gate, number(id), asked, question);
     }
 
     /// A session ends a subscription about which the application is still asked.
     pub(super) fn cancel_asked_subscribe(&mut self, link: &mut ConnectionContext<'_>, name: &str) {
         let Some(centrifuge) = centrifuge(link) else { return };
-        let encoding = centrifuge.encoding;
         if let Some(id) = centrifuge.calls.cancel_subscribe(name) {
-            self.fail(link, encoding, id, ErrorCode::PermissionDenied);
+            self.fail(link, id, ErrorCode::PermissionDenied);
             self.read_again(link);
         }
     }
@@ -176,10 +164,9 @@ impl Broadcast {
             && let Some(centrifuge) = centrifuge(link)
             && let Some((id, asked, call, answer)) = centrifuge.calls.take_answered()
         {
-            let encoding = centrifuge.encoding;
             match answer {
                 AppAnswer::Agreed { data, expire_at } => {
-                    let agreed = Agreed { encoding, id, asked, data, expire_at };
+                    let agreed = Agreed { id, asked, data, expire_at };
                     self.app_agreed(link, gate, &call, agreed);
                 }
                 AppAnswer::Connected(connected) => self.app_connected(link, gate, *connected),
@@ -190,7 +177,7 @@ impl Broadcast {
                         self.abandon_connect(link);
                     }
                     if !matches!(asked, Asked::Send) {
-                        self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
+                        self.sessions.reply(link, |encoding, out| reply::error(encoding, out, id, error));
                     }
                 }
                 // A message has no answer: only the end of the connection says that it is lost.
@@ -208,7 +195,7 @@ impl Broadcast {
                     if matches!(asked, Asked::Connect) {
                         self.fail_connect(link, code);
                     } else {
-                        self.fail(link, encoding, id, code);
+                        self.fail(link, id, code);
                     }
                 }
             }
@@ -217,13 +204,13 @@ impl Broadcast {
     }
 
     fn app_agreed(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, call: &Call, agreed: Agreed) {
-        let Agreed { encoding, id, asked, data, expire_at } = agreed;
+        let Agreed { id, asked, data, expire_at } = agreed;
         match asked {
             // Answers about sessions that begin are others.
             Asked::Send | Asked::Connect => {}
             Asked::Rpc => {
                 let data = data.as_ref().map(app_payload);
-                self.sessions.send_with(link, |out| reply::rpc(encoding, out, id, data));
+                self.sessions.reply(link, |encoding, out| reply::rpc(encoding, out, id, data));
             }
             Asked::Publish { content, key } => {
                 let content = match &data {
@@ -232,28 +219,18 @@ impl Broadcast {
                     Some(AppData::Bytes(bytes)) => content_of(Encoding::Protobuf, bytes),
                 };
                 let Some(content) = content else {
-                    return self.fail(link, encoding, id, ErrorCode::Internal);
+                    return self.fail(link, id, ErrorCode::Internal);
                 };
                 let payload = data.as_ref().or(call.data.as_ref()).map(AppData::bytes).unwrap_or_default();
                 self.publish_agreed(link, gate, id, call, Publication { content, key: &key, payload });
             }
-            Asked::Subscribe(AskedSubscription { name, from, presence, must_recover, deltas }) => {
+            Asked::Subscribe { name, request } => {
                 let expires_at = match expires_at(gate, link.now(), (expire_at > 0).then_some(expire_at)) {
                     Ok(expires_at) => expires_at,
-                    Err(code) => return self.fail(link, encoding, id, code),
+                    Err(code) => return self.fail(link, id, code),
                 };
-                let (allowed_by, data) = (AllowedBy::Hook, data.map(Box::new));
-                let plain = WantedSubscription::plain(Some(id.into()), &name);
-                let wanted = WantedSubscription {
-                    from,
-                    presence,
-                    must_recover,
-                    deltas,
-                    allowed_by,
-                    data,
-                    expires_at,
-                    ..plain
-                };
+                let terms = Terms { allowed_by: AllowedBy::Hook, data: data.map(Box::new), expires_at };
+                let wanted = WantedSubscription { id: Some(id.into()), name: &name, request, terms };
                 self.subscribe_session(link, gate, wanted);
             }
         }
@@ -274,13 +251,12 @@ impl Broadcast {
             let is_long = publication.payload.len() > self.sequencer.message_bytes_max();
             is_long.then_some(Refused::TooLarge)
         };
-        let name = call.target.as_deref().unwrap_or_default();
+        let topic = call.target.as_deref().unwrap_or_default();
         if let Some(refused) = refused {
-            self.sequencer.topics.note_refused();
-            return self.sessions.refuse_publication(link, name, id, refused);
+            return self.refuse_publication(link, id, topic, refused);
         }
-        let client = gate.client(link.token);
-        self.publish_allowed(link, client, id, name, publication, "");
+        let message = TopicPublication { topic, publication, idempotency_key: "" };
+        self.publish_allowed(link, gate.client(link.token), id, &message);
     }
 
     /// Reads a session again that has fewer open requests, unless it has publications that are held.
@@ -300,8 +276,8 @@ impl<'a> Question<'a> {
 }
 
 /// The payload of a client; `None` for nothing.
-pub(super) fn data_of(encoding: Encoding, data: &[u8]) -> Option<AppData> {
-    match content_of(encoding, data) {
+pub(super) fn data_of(link: &ConnectionContext<'_>, data: &[u8]) -> Option<AppData> {
+    match content_of(encoding_of(link), data) {
         Some(Content::Json) => Some(AppData::Json(data.to_vec())),
         _ if data.is_empty() => None,
         _ => Some(AppData::Bytes(data.to_vec())),

@@ -20,13 +20,15 @@ use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
-use super::held_commands::{HeldFrame, charge_of};
+use super::held_commands::charge_of;
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
+use super::session::{SubscriptionRequest, Terms};
 use super::sessions::{dialect_of, end, latest_request};
 use crate::gate::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
 use crate::peer::{ConnectionContext, Context};
+use crate::publications::TopicPublication;
 use echoring_wire::is_too_deep;
 
 impl Broadcast {
@@ -35,17 +37,16 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         kind: MessageKind,
         frame: &[u8],
     ) {
-        if kind != Dialect::Centrifuge(encoding).kind() {
+        if kind != dialect_of(link).kind() {
             return disconnect(link, Disconnect::BadRequest);
         }
         if backlog(link).is_some() {
             return self.keep_frame(link, frame);
         }
-        self.take_commands(link, gate, encoding, frame, 0);
+        self.take_commands(link, gate, frame, 0);
     }
 
     /// Keeps a frame until the connect command is decided.
@@ -65,14 +66,13 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         frame: &[u8],
         done: usize,
     ) {
-        let mut commands = decode(encoding, frame);
+        let mut commands = decode(encoding_of(link), frame);
         commands.by_ref().take(done).for_each(drop);
         let others_wait = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.are_many());
-        if (others_wait || self.take_some(link, gate, encoding, frame, &mut commands))
+        if (others_wait || self.take_some(link, gate, frame, &mut commands))
             && let Some((rest, left)) = commands.unread()
         {
             hold(link, rest, left);
@@ -83,16 +83,17 @@ impl Broadcast {
     /// again.
     pub(super) fn take_held(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         while link.is_open()
-            && let Some(centrifuge) = centrifuge(link)
-            && let Some(mut held) = centrifuge.calls.pop_held()
+            && let Some(own) = centrifuge(link)
+            && let Some(mut held) = own.calls.pop_held()
         {
-            let (encoding, (frame, left)) = (centrifuge.encoding, held.unread());
+            let (encoding, (frame, left)) = (own.encoding, held.unread());
             let mut commands = Commands::resume(encoding, frame, left);
-            let waits = self.take_some(link, gate, encoding, frame, &mut commands);
-            match commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left)) {
-                Some((bytes, left)) => {
+            let waits = self.take_some(link, gate, frame, &mut commands);
+            let rest = commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left));
+            match rest.zip(centrifuge(link)) {
+                Some(((bytes, left), own)) => {
                     held.advance(bytes, left);
-                    put_back(link, held);
+                    own.calls.held.put_back(held);
                 }
                 None => link.pool().discharge(held.charged_bytes()),
             }
@@ -106,13 +107,12 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         frame: &[u8],
         commands: &mut Commands<'_>,
     ) -> bool {
         while let Some(command) = commands.next() {
             match command {
-                Ok(command) => self.take_command(link, gate, encoding, &command),
+                Ok(command) => self.take_command(link, gate, &command),
                 Err(_) => disconnect(link, Disconnect::BadRequest),
             }
             if !link.is_open() {
@@ -132,13 +132,7 @@ impl Broadcast {
         false
     }
 
-    fn take_command(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        gate: &mut Gate,
-        encoding: Encoding,
-        command: &Command<'_>,
-    ) {
+    fn take_command(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, command: &Command<'_>) {
         let (id, token) = (command.id, link.token);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(centrifuge) = session.centrifuge_mut() else { return };
@@ -153,44 +147,36 @@ impl Broadcast {
         }
         session.requests.begin();
         match &command.request {
-            Request::Connect(connect) => self.connect(link, gate, encoding, id, connect),
-            Request::Subscribe(subscribe) => self.take_subscribe(link, gate, encoding, id, subscribe),
+            Request::Connect(connect) => self.connect(link, gate, id, connect),
+            Request::Subscribe(subscribe) => self.take_subscribe(link, gate, id, subscribe),
             Request::Unsubscribe { channel } => {
                 self.cancel_asked_subscribe(link, channel);
-                self.unsubscribe_in_turn(link, encoding, id, channel);
+                self.unsubscribe_in_turn(link, id, channel);
             }
-            Request::Publish(publish) => self.take_publish(link, gate, encoding, id, publish),
-            Request::Presence { channel } => self.take_presence(link, gate, encoding, id, channel, false),
-            Request::PresenceStats { channel } => self.take_presence(link, gate, encoding, id, channel, true),
-            Request::History(history) => {
-                self.read_history(link, gate.client(token), encoding, id, history);
-            }
-            Request::Ping => self.sessions.send_with(link, |out| reply::ping(encoding, out, id)),
+            Request::Publish(publish) => self.take_publish(link, gate, id, publish),
+            Request::Presence { channel } => self.take_presence(link, gate, id, channel, false),
+            Request::PresenceStats { channel } => self.take_presence(link, gate, id, channel, true),
+            Request::History(history) => self.read_history(link, gate.client(token), id, history),
+            Request::Ping => self.sessions.reply(link, |encoding, out| reply::ping(encoding, out, id)),
             Request::Refresh { token } if is_token(token) => {
                 self.authenticate(link, gate, Some(id.into()), token);
             }
             Request::Refresh { .. } => disconnect(link, Disconnect::InvalidToken),
-            Request::SubRefresh(refresh) => self.take_sub_refresh(link, gate, encoding, id, refresh),
-            Request::Rpc(rpc) => self.take_rpc(link, gate, encoding, id, rpc),
-            Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
+            Request::SubRefresh(refresh) => self.take_sub_refresh(link, gate, id, refresh),
+            Request::Rpc(rpc) => self.take_rpc(link, gate, id, rpc),
+            Request::Unknown => self.fail(link, id, ErrorCode::MethodNotFound),
             Request::Pong | Request::Send { .. } => {}
         }
     }
 
     /// Answers a command with an error. Too many errors in a row end the session.
-    pub(super) fn fail(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        encoding: Encoding,
-        id: u32,
-        error: ErrorCode,
-    ) {
+    pub(super) fn fail(&mut self, link: &mut ConnectionContext<'_>, id: u32, error: ErrorCode) {
         let request = latest_request(link);
         let Some(session) = link.peer.session_mut() else { return };
         if !error.is_temporary() && session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many errors");
         }
-        self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
+        self.sessions.reply(link, |encoding, out| reply::error(encoding, out, id, error));
     }
 
     /// A token of the session was not accepted.
@@ -200,75 +186,74 @@ impl Broadcast {
         id: Option<u64>,
         error: RefreshError,
     ) {
-        let Dialect::Centrifuge(encoding) = dialect_of(link) else { return };
         let code = match error {
             RefreshError::Denied(Denied::Expired) => ErrorCode::TokenExpired,
             RefreshError::Denied(Denied::Busy | Denied::Unavailable) => ErrorCode::Internal,
             RefreshError::Denied(Denied::Forbidden) => ErrorCode::PermissionDenied,
             _ => return disconnect(link, Disconnect::InvalidToken),
         };
-        self.fail(link, encoding, number(id), code);
+        self.fail(link, number(id), code);
     }
 
     fn take_subscribe(
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         subscribe: &Subscribe<'_>,
     ) {
         // Subscriptions of other types, and filters, cannot be served as if they were ordinary.
         if subscribe.kind != 0 || subscribe.has_tags_filter {
-            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+            return self.fail(link, id, ErrorCode::NotAvailable);
         }
         let Some(position) = position_of(subscribe).filter(|_| is_topic_name(&subscribe.channel)) else {
-            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+            return self.fail(link, id, ErrorCode::BadRequest);
         };
-        let wanted = WantedSubscription {
+        let request = SubscriptionRequest {
             from: subscribe.recover.then_some(position),
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
             deltas: subscribe.delta == delta::NAME,
-            ..WantedSubscription::plain(Some(id.into()), &subscribe.channel)
+            skips_own: false,
         };
+        let name = &*subscribe.channel;
+        let wanted = WantedSubscription { id: Some(id.into()), name, request, terms: Terms::default() };
         if !subscribe.token.is_empty() && gate.is_on() {
-            return self.subscribe_with_token(link, gate, encoding, wanted, &subscribe.token);
+            return self.subscribe_with_token(link, gate, wanted, &subscribe.token);
         }
         if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
-            return self.ask_subscribe(link, gate, encoding, &wanted, subscribe.data);
+            return self.ask_subscribe(link, gate, &wanted, subscribe.data);
         }
-        self.subscribe_in_turn(link, gate, encoding, id, wanted);
+        self.subscribe_in_turn(link, gate, id, wanted);
     }
 
     fn take_publish(
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         publish: &Publish<'_>,
     ) {
         let Publish { channel, data, key, removed, kind } = publish;
         if *removed || *kind != 0 {
-            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+            return self.fail(link, id, ErrorCode::NotAvailable);
         }
-        let content = content_of(encoding, data);
+        let content = content_of(encoding_of(link), data);
         let Some(content) = content.filter(|_| is_topic_name(channel) && key.len() <= KEY_BYTES_MAX) else {
-            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+            return self.fail(link, id, ErrorCode::BadRequest);
         };
         let publication = Publication { content, key, payload: data };
+        let message = TopicPublication { topic: channel, publication, idempotency_key: "" };
         if self.fan_out.topics.settings_of(channel).access.publish == Permission::Hook {
-            return self.ask_publish(link, gate, encoding, id, channel, &publication);
+            return self.ask_publish(link, gate, id, &message);
         }
-        self.publish_within_rate(link, gate, Some(id.into()), channel, publication, "");
+        self.publish_within_rate(link, gate, Some(id.into()), &message);
     }
 
     fn take_presence(
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &Gate,
-        encoding: Encoding,
         id: u32,
         name: &str,
         stats: bool,
@@ -276,7 +261,7 @@ impl Broadcast {
         let is_full = has_long_queue(link);
         let Some(centrifuge) = centrifuge(link) else { return };
         if is_full || centrifuge.stats.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
-            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+            return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         if stats {
             centrifuge.stats.push(id.into());
@@ -308,7 +293,7 @@ impl Broadcast {
         let is_held = queued_bytes > 0 || session.held > 0;
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let is_excused = is_held || centrifuge.calls.are_many();
-        let (due, encoding) = (centrifuge.take_due(now, times, is_excused), centrifuge.encoding);
+        let due = centrifuge.take_due(now, times, is_excused);
         if let Some(at) = expires_at {
             centrifuge.wake_by(at);
         }
@@ -316,7 +301,7 @@ impl Broadcast {
         match due {
             Due::Stale => disconnect(link, Disconnect::Stale),
             Due::NoPong => disconnect(link, Disconnect::NoPong),
-            Due::Ping => self.sessions.send_with(link, |out| push::ping(encoding, out)),
+            Due::Ping => self.sessions.reply(link, |encoding, out| push::ping(encoding, out)),
             Due::Nothing => {}
         }
     }
@@ -345,13 +330,6 @@ fn hold(link: &mut ConnectionContext<'_>, rest: &[u8], left: usize) {
     }
 }
 
-/// Holds the first frame longer.
-fn put_back(link: &mut ConnectionContext<'_>, held: HeldFrame) {
-    if let Some(centrifuge) = centrifuge(link) {
-        centrifuge.calls.held.put_back(held);
-    }
-}
-
 /// The times of pings are those of the server's own.
 pub(super) fn ping_times(link: &ConnectionContext<'_>) -> PingTimes {
     let (interval, timeout) = link.ping_times();
@@ -368,6 +346,11 @@ pub(super) fn disconnect(link: &mut ConnectionContext<'_>, disconnect: Disconnec
 pub(super) fn centrifuge<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut CentrifugeSession> {
     let session = link.peer.session_mut()?;
     session.centrifuge_mut()
+}
+
+/// The encoding of a session that speaks Centrifuge's protocol.
+pub(super) fn encoding_of(link: &ConnectionContext<'_>) -> Encoding {
+    if let Dialect::Centrifuge(encoding) = dialect_of(link) { encoding } else { Encoding::default() }
 }
 
 /// The connect command without an answer yet, with the commands behind it.

@@ -9,8 +9,7 @@ use echoring_wire::centrifuge::{
 use echoring_wire::v1::ProtocolError;
 
 use super::deltas::{Written, payload};
-use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
-use super::presence::PresenceChange;
+use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::limits::EXPIRY_NOTICE;
 use echoring_proto::limits::SECOND;
 
@@ -38,7 +37,7 @@ pub(super) fn write(encoding: Encoding, event: &SessionEvent<'_>, out: &mut Vec<
             let result = RefreshResult { client: &client, version: VERSION, expires_in_s };
             reply::refresh(encoding, out, number(*id), &result);
         }
-        SessionEvent::Error(error) => write_error(encoding, error, out),
+        SessionEvent::Error(error) => reply::error(encoding, out, number(error.id), code_of(error)),
         SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) => {}
     }
 }
@@ -164,10 +163,6 @@ fn write_members(encoding: Encoding, event: &MembersEvent<'_>, out: &mut Vec<u8>
         .iter()
         .map(|(client, user)| (client.as_str(), ClientInfo { user, client, ..ClientInfo::default() }));
     reply::presence(encoding, out, id, infos);
-}
-
-fn write_error(encoding: Encoding, error: &ProtocolError, out: &mut Vec<u8>) {
-    reply::error(encoding, out, number(error.id), code_of(error));
 }
 
 /// The protocol's code for an error.

@@ -14,6 +14,7 @@ use echoring_wire::centrifuge::Encoding;
 
 use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;
+use super::session::{SubscriptionRequest, Terms};
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
 /// Interval of checks of a session whose connect command is being decided. The authentication has deadlines.
@@ -24,7 +25,7 @@ const NEVER: Nanos = Nanos::MAX;
 
 /// A session of Centrifuge's protocol.
 #[derive(Debug)]
-pub(super) struct CentrifugeSession {
+pub struct CentrifugeSession {
     pub(super) encoding: Encoding,
     pub(super) stage: Stage,
     /// When the session is due in [`Alarms`]; [`NEVER`] if it is not.
@@ -55,7 +56,7 @@ pub(super) enum Stage {
 }
 
 /// A connect command without an answer yet, and the commands behind it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ConnectBacklog {
     /// The id of the command.
     pub(super) id: u32,
@@ -127,20 +128,9 @@ pub(super) struct HistoryQuery {
 pub(super) struct WaitingRequest {
     pub(super) id: u32,
     pub(super) name: Box<str>,
-    /// The subscription that is requested; `None` to end the present one.
-    pub(super) subscribe: Option<Box<WaitingSubscription>>,
-}
-
-/// A subscription that is requested, and allowed by the permissions of the topic or by a token.
-#[derive(Debug)]
-pub(super) struct WaitingSubscription {
-    pub(super) from: Option<Position>,
-    pub(super) presence: bool,
-    pub(super) must_recover: bool,
-    pub(super) deltas: bool,
-    pub(super) has_token: bool,
-    pub(super) data: Option<Box<AppData>>,
-    pub(super) expires_at: Option<Nanos>,
+    /// The subscription that is requested, and allowed by the permissions of the topic or by a token; `None` to end the present
+    /// one.
+    pub(super) subscribe: Option<Box<(SubscriptionRequest, Terms)>>,
 }
 
 /// The times of pings.
@@ -154,11 +144,7 @@ pub(super) struct PingTimes {
 
 impl CentrifugeSession {
     /// A session whose connect command must come before `connect_by`.
-    pub(super) fn new(
-        encoding: Encoding,
-        connect_by: Nanos,
-        forwarded: Option<Forwarded>,
-    ) -> CentrifugeSession {
+    pub fn new(encoding: Encoding, connect_by: Nanos, forwarded: Option<Forwarded>) -> CentrifugeSession {
         CentrifugeSession {
             encoding,
             stage: Stage::AwaitingConnect,
@@ -232,19 +218,7 @@ impl ConnectBacklog {
         let position_bytes =
             |(name, _): &(Box<str>, Position)| name.len() + size_of::<(Box<str>, Position)>();
         let bytes = positions.iter().map(position_bytes).sum();
-        let (frames, pages) = (Vec::new(), Vec::new());
-        ConnectBacklog {
-            id,
-            has_token,
-            positions,
-            is_admitted: false,
-            data: None,
-            pages,
-            frames,
-            has_first: false,
-            frame_bytes: 0,
-            bytes,
-        }
+        ConnectBacklog { id, has_token, positions, bytes, ..ConnectBacklog::default() }
     }
 
     /// The position from which the client wants to recover its subscription to a topic.

@@ -15,7 +15,7 @@ use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::Driver;
 use echoring_topics::{Position, Replay, TopicId, entries};
 use echoring_wire::centrifuge::{
-    Connect, ConnectResult, Disconnect, Encoding, ErrorCode, Publication, SubscribeResult, reply,
+    Connect, ConnectResult, Disconnect, ErrorCode, Publication, SubscribeResult, reply,
 };
 
 use super::Broadcast;
@@ -25,8 +25,7 @@ use super::centrifuge_events::{VERSION, app_payload, publication, refresh_in_s};
 use super::centrifuge_session::{ConnectBacklog, FirstPage, Stage};
 use super::open_calls::Asked;
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
-use super::sessions::latest_request;
-use super::subscriptions::Waiting;
+use super::sessions::{ReplayedPage, latest_request};
 use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context};
 
@@ -50,7 +49,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         connect: &Connect<'_>,
     ) {
@@ -62,14 +60,14 @@ impl Broadcast {
         let recovered = connect.subscriptions.iter().filter(|wanted| wanted.recover);
         let positions = recovered.map(|wanted| Some((wanted.channel.as_ref().into(), position_of(wanted)?)));
         let Some(positions) = positions.collect() else {
-            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+            return self.fail(link, id, ErrorCode::BadRequest);
         };
         if !is_checked && !asks_app && !gate.admits_without_token(link.token) {
-            return self.fail(link, encoding, id, ErrorCode::Unauthorized);
+            return self.fail(link, id, ErrorCode::Unauthorized);
         }
         let backlog = ConnectBacklog::new(id, is_checked, positions);
         if !self.sessions.kept.add(backlog.bytes(), link.pool()) {
-            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+            return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         let request = latest_request(link);
         let Some(session) = link.peer.session_mut() else { return };
@@ -84,7 +82,7 @@ impl Broadcast {
             let question = Question {
                 event: AppEvent::Connect,
                 target: None,
-                data: data_of(encoding, connect.data),
+                data: data_of(link, connect.data),
                 program: Some(program),
             };
             return self.ask_app(link, gate, id, Asked::Connect, question);
@@ -136,7 +134,7 @@ impl Broadcast {
     /// The client of a session is known. False if it is refused.
     fn adopt(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, decision: Decision) -> bool {
         let (token, now) = (link.token, link.now());
-        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
+        if let Err(error) = gate.present(token, decision, false, link.pool(), now) {
             let id = backlog(link).map(|backlog| backlog.id);
             self.abandon_connect(link);
             self.refuse_token(link, id.map(u64::from), error);
@@ -208,7 +206,7 @@ impl Broadcast {
             return true;
         };
         let Some(backlog) = self.take_backlog(link) else { return true };
-        let encoding = self.answer_connect(link, gate, &backlog, &begins);
+        self.answer_connect(link, gate, &backlog, &begins);
         for begins in &begins {
             self.go_on(link, begins);
         }
@@ -217,7 +215,7 @@ impl Broadcast {
             if !link.is_open() {
                 break;
             }
-            self.take_commands(link, gate, encoding, frame, std::mem::take(&mut done));
+            self.take_commands(link, gate, frame, std::mem::take(&mut done));
         }
         true
     }
@@ -227,7 +225,9 @@ impl Broadcast {
         let Begins { topic, name, page, .. } = begins;
         let Some(first) = page else { return self.go_live(link, *topic) };
         if first.recovered != Some(true) {
-            self.sessions.send_history(link, name, &first.page, &first.messages, 0, false);
+            let (page, messages) = (&first.page, &*first.messages);
+            let history = ReplayedPage { page, messages, snapshot: 0, deltas: false };
+            self.sessions.send_history(link, name, &history);
         }
         if first.reached == self.fan_out.topics.offset(*topic) {
             return self.go_live(link, *topic);
@@ -315,11 +315,9 @@ impl Broadcast {
         gate: &Gate,
         backlog: &ConnectBacklog,
         begins: &[Begins],
-    ) -> Encoding {
+    ) {
         let (token, now, times) = (link.token, link.now(), ping_times(link));
-        let mut encoding = Encoding::Json;
         if let Some(centrifuge) = centrifuge(link) {
-            encoding = centrifuge.encoding;
             self.sessions.alarms.connect(token, centrifuge, now, times);
         }
         let client = format!("{:x}", self.client_id(link));
@@ -341,8 +339,7 @@ impl Broadcast {
             pong: times.interval > 0,
             ..ConnectResult::default()
         };
-        self.sessions.send_with(link, |out| reply::connect(encoding, out, backlog.id, &result));
-        encoding
+        self.sessions.reply(link, |encoding, out| reply::connect(encoding, out, backlog.id, &result));
     }
 
     /// Whether a subscription waits for the answer to the connect command of its session.
@@ -351,18 +348,7 @@ impl Broadcast {
         session.is_connecting() && session.find(topic).is_some()
     }
 
-    /// A subscription has begun at the head of its topic, and waits for the answer to the connect command.
-    pub(super) fn await_connect(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        topic: TopicId,
-        position: Position,
-        recovered: Option<bool>,
-    ) {
-        self.set_awaiting_connect(link, topic, position, recovered, false);
-    }
-
-    /// The same of one that has begun with a page of history.
+    /// A subscription has begun with a page of history, and waits for the answer to the connect command.
     pub(super) fn await_connect_with_page(&mut self, link: &mut ConnectionContext<'_>, page: FirstPage) {
         if !self.sessions.kept.add(page.bytes(), link.pool()) {
             return self.fail_connect(link, ErrorCode::TooManyRequests);
@@ -371,10 +357,11 @@ impl Broadcast {
         if let Some(backlog) = backlog(link) {
             backlog.keep_page(page);
         }
-        self.set_awaiting_connect(link, topic, position, recovered, true);
+        self.await_connect(link, topic, position, recovered, true);
     }
 
-    fn set_awaiting_connect(
+    /// A subscription has begun at a position, and waits for the answer to the connect command.
+    pub(super) fn await_connect(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
@@ -387,18 +374,14 @@ impl Broadcast {
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::AwaitingConnect { position, recovered, has_page };
         }
-        if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            // The entry keeps the shard from leaving the topic.
-            subscription.waiting.push(Waiting::Session(token, now));
-        }
+        self.subscriptions.keep_for(topic, token, now);
         self.sessions.connects_due.push_back(token);
     }
 
     /// The connect command fails, and its subscriptions end.
     pub(super) fn fail_connect(&mut self, link: &mut ConnectionContext<'_>, code: ErrorCode) {
-        let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if let Some(id) = self.abandon_connect(link) {
-            self.fail(link, encoding, id, code);
+            self.fail(link, id, code);
         }
     }
 

@@ -19,8 +19,8 @@ use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Lane, Mailboxes};
 
 /// The progress of one stage, in both directions.
-#[derive(Debug, Default)]
-pub(super) struct StageProgress {
+#[derive(Clone, Copy, Debug, Default)]
+struct StageProgress {
     /// The next shard to notify.
     next: usize,
     /// Shards that have notified this one.
@@ -32,9 +32,8 @@ pub(super) struct StageProgress {
 pub(super) struct Drain {
     /// When the drain began.
     since: Option<Nanos>,
-    pub(super) publications: StageProgress,
-    pub(super) messages: StageProgress,
-    pub(super) everything: StageProgress,
+    /// By [`DrainStage`].
+    stages: [StageProgress; 3],
     /// A mailbox had no room for the end of a stage.
     pub(super) waits_for_room: bool,
     /// When subscribers that have not got everything are closed.
@@ -46,9 +45,7 @@ pub(super) struct Drain {
 }
 
 impl StageProgress {
-    /// Notifies the other shards that the stage is over here, as far as there is room. Returns whether all have been
-    /// notified.
-    pub(super) fn tell(&mut self, mailboxes: &mut Mailboxes<ShardMail>, stage: DrainStage) -> bool {
+    fn tell(&mut self, mailboxes: &mut Mailboxes<ShardMail>, stage: DrainStage) -> bool {
         let lane = match stage {
             DrainStage::Publications | DrainStage::Everything => Lane::Request,
             DrainStage::Messages => Lane::Forward,
@@ -61,10 +58,6 @@ impl StageProgress {
             self.next += 1;
         }
         true
-    }
-
-    pub(super) fn is_over(&self, shards: usize) -> bool {
-        self.next == shards && self.heard + 1 == shards
     }
 }
 
@@ -89,14 +82,21 @@ impl Drain {
         self.goodbye_at = until.saturating_sub(goodbye.min(all / 4));
     }
 
+    /// Notifies the other shards that a stage is over here, as far as there is room. Returns whether all have been
+    /// notified.
+    pub(super) fn tell(&mut self, mailboxes: &mut Mailboxes<ShardMail>, stage: DrainStage) -> bool {
+        self.stages[stage as usize].tell(mailboxes, stage)
+    }
+
     /// Another shard has ended a stage.
     pub(super) fn count(&mut self, stage: DrainStage) {
-        let progress = match stage {
-            DrainStage::Publications => &mut self.publications,
-            DrainStage::Messages => &mut self.messages,
-            DrainStage::Everything => &mut self.everything,
-        };
-        progress.heard += 1;
+        self.stages[stage as usize].heard += 1;
+    }
+
+    /// Whether a stage is over on all shards.
+    pub(super) fn has_ended(&self, stage: DrainStage, shards: usize) -> bool {
+        let StageProgress { next, heard } = self.stages[stage as usize];
+        next == shards && heard + 1 == shards
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {

@@ -2,7 +2,7 @@
 
 use super::Broadcast;
 use super::events::SessionEvent;
-use super::handover::Ordering;
+use super::handover::OrderedBy;
 use super::session::Subscriber;
 use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
@@ -62,18 +62,18 @@ impl Broadcast {
     /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
     pub(super) fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        if self.sequencer.ordering == Ordering::Theirs {
+        if self.sequencer.ordered_by == OrderedBy::Successor {
             return self.advance_drain_of_predecessor(cx);
         }
         let shards = cx.shards();
         let Broadcast { drain, held, fan_out, .. } = self;
         let mailboxes = cx.resources().mailboxes;
         // Held publications have to reach their topics' owners first.
-        let mut told = held.is_empty() && drain.publications.tell(mailboxes, DrainStage::Publications);
-        if drain.publications.is_over(shards) {
-            told = drain.messages.tell(mailboxes, DrainStage::Messages);
+        let mut told = held.is_empty() && drain.tell(mailboxes, DrainStage::Publications);
+        if drain.has_ended(DrainStage::Publications, shards) {
+            told = drain.tell(mailboxes, DrainStage::Messages);
         }
-        let has_all = drain.messages.is_over(shards) && !fan_out.topics.is_dirty();
+        let has_all = drain.has_ended(DrainStage::Messages, shards) && !fan_out.topics.is_dirty();
         let is_over = self.drain.goodbye_at <= cx.now();
         if has_all {
             self.close_served(cx, is_over);
@@ -82,9 +82,9 @@ impl Broadcast {
             self.close_remaining(cx, has_all);
         }
         let drain = &mut self.drain;
-        if has_all && drain.remaining.is_empty() && self.pending.is_empty() {
-            told = drain.everything.tell(cx.resources().mailboxes, DrainStage::Everything);
-            drain.is_over = drain.everything.is_over(shards);
+        if has_all && drain.remaining.is_empty() && self.sequencer.requests.is_empty() {
+            told = drain.tell(cx.resources().mailboxes, DrainStage::Everything);
+            drain.is_over = drain.has_ended(DrainStage::Everything, shards);
         }
         drain.waits_for_room = !told;
     }
@@ -98,7 +98,7 @@ impl Broadcast {
         if is_over {
             self.close_remaining(cx, true);
         }
-        let has_posted = self.pending.is_empty() && self.held.is_empty();
+        let has_posted = self.sequencer.requests.is_empty() && self.held.is_empty();
         self.drain.is_over = self.drain.remaining.is_empty() && has_posted;
         self.drain.waits_for_room = !has_posted;
     }

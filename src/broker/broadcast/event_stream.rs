@@ -6,12 +6,10 @@
 
 use super::Broadcast;
 use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState};
-use super::subscribe::BUSY;
+use super::subscribe::{BUSY, TopicRequest};
 use super::subscriptions::Waiting;
-use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context, Peer};
-use echoring_auth::Identity;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Answer;
 use echoring_topics::Position;
 
@@ -20,12 +18,11 @@ impl Broadcast {
     pub fn open_event_stream<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        token: Token,
-        name: &str,
+        request: TopicRequest<'_>,
         from: Option<Position>,
         headers: Box<str>,
-        gate: &mut Gate,
     ) -> Answer<Peer> {
+        let TopicRequest { token, topic: name, gate } = request;
         let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
             Err(refusal) => return Answer::Refuse(refusal),
@@ -35,24 +32,22 @@ impl Broadcast {
         let granted = Granted { presence: false, ..self.granted(client, name, AllowedBy::Permission) };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         let state = SubscriptionState::AwaitingOwner { id: None, request: 0, from };
-        let peer = Peer::Session(Box::new(Session {
+        let mut session = Session::new(client, Protocol::EventStream);
+        session.subscriptions.reserve_exact(1);
+        session.subscriptions.push(SessionSubscription {
+            topic,
+            state,
+            granted,
+            must_recover: false,
+            deltas: false,
+            skips_own: false,
+            allowed_by: AllowedBy::Permission,
+            expires_at: None,
+            data: None,
             // The connection is counted for its identity, as that of a raw route.
-            subscriptions: vec![SessionSubscription {
-                topic,
-                state,
-                granted,
-                must_recover: false,
-                deltas: false,
-                skips_own: false,
-                allowed_by: AllowedBy::Permission,
-                expires_at: None,
-                data: None,
-                counted: None,
-            }],
-            subject: client.map(Identity::subject).unwrap_or_default().into(),
-            protocol: Protocol::EventStream,
-            ..Session::default()
-        }));
+            counted: None,
+        });
+        let peer = Peer::Session(Box::new(session));
         self.sessions.count += 1;
         if subscription.owned.is_none() {
             subscription.waiting.push(Waiting::EventStream(token, headers));

@@ -1,7 +1,6 @@
 //! The events that sessions are sent, and the one place that writes them in a session's dialect.
 
 use super::dialect::Dialect;
-use super::presence::PresenceChange;
 use super::{centrifuge_events, v1_events};
 use echoring_auth::AppData;
 use echoring_topics::{ClientId, Gap, GapReason, Members, Position};
@@ -106,6 +105,17 @@ impl SessionEvent<'_> {
             _ => {}
         }
     }
+}
+
+/// A subscriber joined or left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PresenceChange<'a> {
+    pub(super) client: ClientId,
+    /// The subject of its credentials; empty for none.
+    pub(super) subject: &'a str,
+    pub(super) joined: bool,
+    /// Subscribers after the change.
+    pub(super) count: u64,
 }
 
 /// An event for all sessions that subscribe to a topic.

@@ -2,26 +2,23 @@
 
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::ShardResources;
 use echoring_topics::{
-    AcceptedMessage, Encoding, Format, Gap, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
-    TopicSettings, Topics,
+    AcceptedMessage, Format, LogMemory, MemberId, OwnedTopics, Rules, TopicId, TopicSettings, Topics,
 };
 
-use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
+use super::connection_sink::{ConnectionSink, FollowUps};
 use super::dialect::Dialect;
-use super::events::TopicEvent;
+use super::events::{PresenceChange, TopicEvent};
 use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
-use super::presence::PresenceChange;
-use super::shard_mail::{Publisher, ShardMail};
-use crate::peer::Context;
+use super::shard_mail::OrderedMessage;
+use crate::peer::{Context, ShardResources};
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
 pub(super) struct FanOut {
     pub(super) topics: Topics<Token>,
     encoder: FrameEncoder,
-    follow_ups: FollowUps,
+    pub(super) follow_ups: FollowUps,
 }
 
 impl FanOut {
@@ -39,32 +36,20 @@ impl FanOut {
         self.topics.settings(topic).is_some_and(setting)
     }
 
-    /// Subscribes a connection to the raw messages of a topic, except for those of the origin `skip`.
-    pub(super) fn subscribe_raw(
-        &mut self,
-        topic: TopicId,
-        token: Token,
-        window_bits: Option<u8>,
-        skip: u64,
-    ) -> Option<MemberId> {
-        self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
-    }
-
-    /// Subscribes a session to a topic, which has this epoch, in an encoding of its dialect, except for messages of the origin
+    /// Subscribes a session to a topic, which has this epoch, in a format of its dialect, except for messages of the origin
     /// `skip`.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
         epoch: u64,
         token: Token,
-        window_bits: Option<u8>,
-        dialect: Encoding,
+        format: Format,
         skip: u64,
     ) -> Option<MemberId> {
-        if Dialect::of(dialect) == Some(Dialect::EventStream) {
+        if Dialect::of(format.dialect) == Some(Dialect::EventStream) {
             self.encoder.epochs.set(topic, epoch);
         }
-        self.topics.subscribe(topic, token, Format { dialect, window_bits }, skip)
+        self.topics.subscribe(topic, token, format, skip)
     }
 
     /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
@@ -72,12 +57,11 @@ impl FanOut {
     pub(super) fn append(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
-        publisher: &Publisher,
-        offset: u64,
-        publication: Publication<'_>,
+        message: &OrderedMessage<'_>,
     ) {
+        let OrderedMessage { publisher, offset, publication } = *message;
         let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
         let FanOut { topics, encoder, .. } = self;
         let mut frames = Frames { publication, id: topic, offset, encoder, codecs: resources.codecs };
@@ -95,7 +79,7 @@ impl FanOut {
     pub(super) fn append_presence(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         change: &PresenceChange<'_>,
     ) {
@@ -112,7 +96,7 @@ impl FanOut {
     pub(super) fn append_heartbeats(
         &mut self,
         owned: &mut OwnedTopics,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
     ) {
         let FanOut { topics, encoder, .. } = self;
@@ -157,20 +141,5 @@ impl FanOut {
                 break;
             }
         }
-    }
-
-    /// The next subscriber that fell behind.
-    pub(super) fn next_slow_consumer(&mut self) -> Option<SlowConsumer> {
-        self.follow_ups.slow_consumers.pop()
-    }
-
-    /// The next messages that the connection of a handler is not sent.
-    pub(super) fn next_gap(&mut self) -> Option<(Token, Box<str>, Gap)> {
-        self.follow_ups.gaps.pop_front()
-    }
-
-    /// The next session that missed presence events.
-    pub(super) fn next_missed_presence(&mut self) -> Option<(Token, MemberId)> {
-        self.follow_ups.missed_presence.pop()
     }
 }

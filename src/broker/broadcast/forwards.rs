@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 
 use echoring_runtime::shard::{Lane, Mailboxes};
+use echoring_topics::{Passed, Publication, TopicId};
 
-use super::shard_mail::ShardMail;
+use super::shard_mail::{OrderedMessage, ShardMail};
 
 /// Posts mail in order. Callers check the room of the lanes before they cause mail. A message of another node may cause
 /// more mail than a lane has room for: the rest waits here, and no further message is taken meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     waiting: VecDeque<(usize, ShardMail, Vec<u8>)>,
+    pub(super) passed: Passed,
 }
 
 impl Forwards {
@@ -44,5 +46,44 @@ impl Forwards {
         {
             self.waiting.pop_front();
         }
+    }
+
+    /// Forwards a message to every other shard of `shards`. Returns the topic on this shard, if it is among them.
+    #[inline]
+    pub(super) fn deliver(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        shards: &[(usize, TopicId)],
+        message: &OrderedMessage<'_>,
+    ) -> Option<TopicId> {
+        let OrderedMessage { publisher: &publisher, offset, publication } = *message;
+        let Publication { content, key, payload } = publication;
+        let key_bytes = key.len() as u8;
+        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
+        let (local, posted) = self.forward(mailboxes, shards, mail, &[key.as_bytes(), payload]);
+        self.passed.messages_out += posted;
+        local
+    }
+
+    /// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of
+    /// messages posted.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        shards: &[(usize, TopicId)],
+        mail: impl Fn(TopicId) -> ShardMail,
+        bytes: &[&[u8]],
+    ) -> (Option<TopicId>, u64) {
+        let (mut here, mut posted) = (None, 0);
+        for &(shard, local) in shards {
+            if shard == mailboxes.shard() {
+                here = Some(local);
+                continue;
+            }
+            self.post(mailboxes, shard, mail(local), bytes);
+            posted += 1;
+        }
+        (here, posted)
     }
 }

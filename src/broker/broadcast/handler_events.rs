@@ -43,31 +43,10 @@ impl HandlerEvents {
         self.entries.is_empty()
     }
 
-    fn push(&mut self, token: Token, topic: &str, event: HandlerEvent) {
+    pub(super) fn push(&mut self, token: Token, topic: &str, event: HandlerEvent) {
         let (name_at, name_bytes) = (self.names.len(), topic.len());
         self.names.push_str(topic);
         self.entries.push(Entry { token, name_at, name_bytes, event });
-    }
-
-    /// The subscription of a connection is refused.
-    pub(super) fn refused(&mut self, token: Token, topic: &str, refused: Refused) {
-        self.push(token, topic, HandlerEvent::Refused(refused));
-    }
-
-    /// A connection is not sent some messages.
-    pub(super) fn gap(&mut self, token: Token, topic: &str, gap: Gap) {
-        self.push(token, topic, HandlerEvent::Gap(gap));
-    }
-
-    /// A publication of a connection has an outcome.
-    pub(super) fn published(
-        &mut self,
-        token: Token,
-        topic: &str,
-        id: Option<u64>,
-        result: Result<Position, Refused>,
-    ) {
-        self.push(token, topic, HandlerEvent::Published(id, result));
     }
 
     /// The event that a session is sent in other dialects. Those that answer requests which handlers do not make are left out.
@@ -86,7 +65,7 @@ impl HandlerEvents {
                 self.push(token, topic, HandlerEvent::Ended(position, SubscriptionEnd::Moved));
             }
             SessionEvent::Gap { topic, from, to, reason, .. } => {
-                self.gap(token, topic, Gap { from, to, reason })
+                self.push(token, topic, HandlerEvent::Gap(Gap { from, to, reason }));
             }
             SessionEvent::Unsubscribed { .. }
             | SessionEvent::Published { .. }

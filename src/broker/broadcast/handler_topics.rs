@@ -4,17 +4,18 @@
 //! the node from clients, do.
 
 use super::Broadcast;
-use super::handler_events::HandlerEvents;
-use super::own_messages::skipping_member;
-use super::publish::{publisher, route_or_hold};
-use super::requests::{Rejected, WantedSubscription};
-use super::session::{AllowedBy, Protocol, Session, SessionSubscription, SubscriptionState};
+use super::handler_events::{HandlerEvent, HandlerEvents};
+use super::publish::{route_or_hold, skipping_member};
+use super::requests::{Rejected, WantedSubscription, subscription};
+use super::session::{
+    AllowedBy, Protocol, Session, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
+};
 use super::sessions::note_limit;
 use super::shard_mail::AckMode;
 use crate::gate::Gate;
 use crate::limits::HANDLER_HELD_MAX;
 use crate::peer::{ConnectionContext, Peer};
-use crate::publications::PublishError;
+use crate::publications::{self, PublishError, TopicPublication};
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use echoring_auth::Identity;
 use echoring_topics::is_topic_name;
@@ -39,12 +40,14 @@ impl Broadcast {
             return Err(SubscribeError::BadTopic);
         }
         self.ensure_session(link, gate.client(link.token));
-        if self.subscription(link, name).is_some() {
+        let topic = self.fan_out.topics.find(name);
+        if topic.is_some_and(|topic| subscription(link, topic).is_some()) {
             return Err(SubscribeError::AlreadySubscribed);
         }
         let SubscribeOptions { from, skips_own } = options;
-        let plain = WantedSubscription::plain(None, name);
-        let wanted = WantedSubscription { from, skips_own, allowed_by: AllowedBy::Handler, ..plain };
+        let request = SubscriptionRequest { from, skips_own, ..SubscriptionRequest::default() };
+        let terms = Terms { allowed_by: AllowedBy::Handler, ..Terms::default() };
+        let wanted = WantedSubscription { id: None, name, request, terms };
         self.try_subscribe(link, gate, wanted).map_err(|rejected| match rejected {
             Rejected::Refused(refused) => {
                 note_limit(link, refused);
@@ -60,36 +63,18 @@ impl Broadcast {
         let Peer::Handler(handler) = &mut *link.peer else { return };
         if handler.session.is_none() {
             self.sessions.count += 1;
-            let subject = client.map(Identity::subject).unwrap_or_default().into();
-            let protocol = Protocol::Handler;
-            handler.session = Some(Box::new(Session { subject, protocol, ..Session::default() }));
+            handler.session = Some(Box::new(Session::new(client, Protocol::Handler)));
         }
     }
 
     /// The connection of a handler unsubscribes. False if it does not subscribe to the topic.
     pub fn unsubscribe_for_handler(&mut self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
-        let Some(subscription) = self.take_subscription(link, name) else { return false };
+        let topic = self.fan_out.topics.find(name);
+        let taken = topic.and_then(|topic| link.peer.session_mut()?.take(topic));
+        let Some(subscription) = taken else { return false };
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);
         true
-    }
-
-    fn subscription<'l>(
-        &self,
-        link: &'l mut ConnectionContext<'_>,
-        name: &str,
-    ) -> Option<&'l mut SessionSubscription> {
-        let topic = self.fan_out.topics.find(name)?;
-        link.peer.session_mut()?.find(topic)
-    }
-
-    fn take_subscription(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        name: &str,
-    ) -> Option<SessionSubscription> {
-        let topic = self.fan_out.topics.find(name)?;
-        link.peer.session_mut()?.take(topic)
     }
 
     /// A handler publishes in the name of its connection. Its outcome is an event for the handler: a refusal or, with
@@ -105,21 +90,20 @@ impl Broadcast {
         message: &TopicMessage<'_>,
         id: Option<u64>,
     ) -> Result<(), PublishError> {
-        let TopicMessage { publication, idempotency_key } = *message;
-        let allowed = self.check_publication(name, message).and_then(|()| may_publish_now(link, gate));
+        let message = TopicPublication::new(name, message);
+        let allowed = self.check_publication(&message).and_then(|()| may_publish_now(link, gate));
         if matches!(allowed, Err(PublishError::Refused(_) | PublishError::Closing)) {
             self.sequencer.topics.note_refused();
         }
         allowed?;
         let topic = self.fan_out.topics.find(name);
         let member = topic.and_then(|topic| skipping_member(link.peer, topic));
-        let number = self.number(link.mailboxes.shard());
         let ack_mode = id.map_or(AckMode::OnRefusal, AckMode::Always);
-        let publisher = publisher(link, number, gate.client(link.token), member, ack_mode);
-        let Broadcast { sequencer, held, .. } = self;
-        let routed = route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key);
-        if let Some(sequenced) = routed {
-            let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+        let publisher = self.publisher(link, gate.client(link.token), member, ack_mode);
+        let Broadcast { sequencer, held, fan_out, .. } = self;
+        if let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) {
+            let (mut resources, publication) = (link.resources(), message.publication);
+            let result = sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication);
             self.sessions.acknowledge(link, name, &publisher, result);
         }
         Ok(())
@@ -138,18 +122,17 @@ impl Broadcast {
         message: &TopicMessage<'_>,
         is_new: bool,
     ) -> Result<(), PublishError> {
-        self.check_publication(name, message)?;
+        self.check_publication(&TopicPublication::new(name, message))?;
         if is_new { take_rate(link, gate) } else { Ok(()) }
     }
 
     /// Whether this shard lets a message of a handler pass.
-    fn check_publication(&self, name: &str, message: &TopicMessage<'_>) -> Result<(), PublishError> {
-        let TopicMessage { publication, idempotency_key } = message;
-        crate::publications::check(name, publication, idempotency_key, 0)?;
+    fn check_publication(&self, message: &TopicPublication<'_>) -> Result<(), PublishError> {
+        publications::check(message, 0)?;
         if self.drain.is_on() {
             return Err(PublishError::Refused(Refused::Draining));
         }
-        if publication.payload.len() > self.sequencer.message_bytes_max() {
+        if message.publication.payload.len() > self.sequencer.message_bytes_max() {
             return Err(PublishError::Refused(Refused::TooLarge));
         }
         Ok(())
@@ -172,7 +155,8 @@ impl Broadcast {
     ) {
         note_limit(link, refused);
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.handler_events.refused(link.token, fan_out.name(topic), refused);
+        let event = HandlerEvent::Refused(refused);
+        sessions.handler_events.push(link.token, fan_out.name(topic), event);
     }
 
     /// The events for handlers. `spare` is used for the next ones.

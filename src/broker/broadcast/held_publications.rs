@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 
 use echoring_proto::CloseCode;
-use echoring_topics::Publication;
 
 use super::shard_mail::Publisher;
 use crate::limits::{ON_CLOSE_BYTES_PER_TICK, ON_CLOSE_MESSAGE_BYTES};
 use crate::peer::{ConnectionContext, Peer};
+use crate::publications::TopicPublication;
 use crate::publications::stored::{Storage, StoredPublication};
 
 /// The publications of a shard that wait, in order.
@@ -44,14 +44,11 @@ impl HeldPublications {
     pub(super) fn hold(
         &mut self,
         link: &mut ConnectionContext<'_>,
-        name: &str,
         publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) {
         link.note_mailbox_full();
-        let stored = StoredPublication::new(link.pool(), Storage::Pooled, name, publication, idempotency_key);
-        let Some(stored) = stored else {
+        let Some(stored) = StoredPublication::new(link.pool(), Storage::Pooled, message) else {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
             return;
         };

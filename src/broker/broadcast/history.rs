@@ -3,15 +3,13 @@
 use echoring_auth::Identity;
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{Page, Position, Refused, Replay, Right, TopicId, parse_epoch};
-use echoring_wire::centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
+use echoring_wire::centrifuge::{ErrorCode, History, HistoryResult, reply};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
 use super::centrifuge_events::publication;
 use super::centrifuge_session::HistoryQuery;
-use super::cluster::ConnectionReader;
 use super::history_range::{HistoryPages, HistoryRange, Progress};
-use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::ConnectionContext;
 
@@ -21,7 +19,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
-        encoding: Encoding,
         id: u32,
         request: &History<'_>,
     ) {
@@ -34,24 +31,24 @@ impl Broadcast {
         let Some((topic, epoch)) = topic.filter(|_| is_allowed).and_then(|topic| {
             Some((topic, self.subscriptions.get(topic).filter(|own| own.owned.is_some())?.epoch))
         }) else {
-            return self.fail(link, encoding, id, ErrorCode::PermissionDenied);
+            return self.fail(link, id, ErrorCode::PermissionDenied);
         };
         let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
         if let Some(since) = &request.since {
             if since.offset >= INTEGER_END {
-                return self.fail(link, encoding, id, ErrorCode::BadRequest);
+                return self.fail(link, id, ErrorCode::BadRequest);
             }
             if !since.epoch.is_empty() && parse_epoch(&since.epoch) != Some(epoch) {
-                return self.fail(link, encoding, id, ErrorCode::UnrecoverablePosition);
+                return self.fail(link, id, ErrorCode::UnrecoverablePosition);
             }
         }
         if request.limit == 0 {
-            return self.send_history(link, encoding, id, head, &[]);
+            return self.send_history(link, id, head, &[]);
         }
-        let is_full = self.pending.len() >= REQUESTS_WAITING_MAX || has_long_queue(link);
+        let is_full = self.sequencer.requests.len() >= REQUESTS_WAITING_MAX || has_long_queue(link);
         let Some(centrifuge) = centrifuge(link) else { return };
         if is_full || centrifuge.histories.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
-            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+            return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         let query = query(id, topic, request, head.offset);
         self.request_history(link, query);
@@ -59,26 +56,18 @@ impl Broadcast {
 
     /// Requests the next page.
     fn request_history(&mut self, link: &mut ConnectionContext<'_>, query: HistoryQuery) {
-        let (topic, from, token) = (query.topic, query.pages.from, link.token);
+        let (topic, from) = (query.topic, query.pages.from);
         let has_room = self.sessions.kept.add(query.pages.held_bytes(), link.pool());
         let Some(centrifuge) = centrifuge(link) else { return };
         if !has_room {
-            let encoding = centrifuge.encoding;
-            return self.fail(link, encoding, query.id, ErrorCode::TooManyRequests);
+            return self.fail(link, query.id, ErrorCode::TooManyRequests);
         }
         centrifuge.histories.push(query);
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else {
+        let Some(owner) = self.subscriptions.owner_shard(topic) else {
             return self.history_page(link, topic, from, Err(Refused::Busy), &[]);
         };
-        if self.orders(owner, link.mailboxes.shard()) {
-            let now = link.now();
-            let reader = ConnectionReader { shard: owner, local: topic, token };
-            if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
-                self.history_page(link, topic, from, page, &bytes);
-            }
-        } else {
-            let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
-            self.pending.add(link.mailboxes, owner, mail, "");
+        if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
+            self.history_page(link, topic, from, page, &bytes);
         }
     }
 
@@ -92,43 +81,33 @@ impl Broadcast {
         messages: &[u8],
     ) {
         let Some(centrifuge) = centrifuge(link) else { return };
-        let encoding = centrifuge.encoding;
         let is_this = |query: &HistoryQuery| query.topic == topic && query.pages.from == from;
         let Some(index) = centrifuge.histories.iter().position(is_this) else { return };
         let mut query = centrifuge.histories.remove(index);
         self.sessions.kept.remove(query.pages.held_bytes(), link.pool());
-        let Ok(page) = page else { return self.fail(link, encoding, query.id, ErrorCode::Internal) };
+        let Ok(page) = page else { return self.fail(link, query.id, ErrorCode::Internal) };
         match query.pages.add(&page, messages) {
             Progress::More => self.request_history(link, query),
-            Progress::Complete => self.answer_history(link, encoding, &query, page.head),
-            Progress::TooLong => self.fail(link, encoding, query.id, ErrorCode::LimitExceeded),
+            Progress::Complete => {
+                let wanted = query.pages.wanted();
+                let publications: Vec<_> =
+                    wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
+                self.send_history(link, query.id, page.head, &publications);
+            }
+            Progress::TooLong => self.fail(link, query.id, ErrorCode::LimitExceeded),
         }
-    }
-
-    fn answer_history(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        encoding: Encoding,
-        query: &HistoryQuery,
-        head: Position,
-    ) {
-        let wanted = query.pages.wanted();
-        let publications: Vec<_> =
-            wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
-        self.send_history(link, encoding, query.id, head, &publications);
     }
 
     fn send_history(
         &mut self,
         link: &mut ConnectionContext<'_>,
-        encoding: Encoding,
         id: u32,
         head: Position,
         publications: &[echoring_wire::centrifuge::Publication<'_>],
     ) {
         let epoch = format!("{:x}", head.epoch);
         let result = HistoryResult { publications, epoch: &epoch, offset: head.offset };
-        self.sessions.send_with(link, |out| reply::history(encoding, out, id, &result));
+        self.sessions.reply(link, |encoding, out| reply::history(encoding, out, id, &result));
     }
 }
 

@@ -1,13 +1,14 @@
 //! Takes mail from other shards.
 
 use super::Broadcast;
-use super::cluster::ConnectionReader;
-use super::presence::PresenceChange;
+use super::events::PresenceChange;
+use super::following::stream_pages::{ConnectionReader, WantedPage};
 use super::publish::refused_of_closed;
-use super::shard_mail::{PublishResult, Publisher, ShardMail};
+use super::shard_mail::{OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::peer::Context;
-use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Content, OwnedTopicId, Page, Publication, Refused, Replay, TopicId};
+use crate::publications::{TopicPublication, split_text};
+use echoring_runtime::driver::Driver;
+use echoring_topics::{Page, Publication, Refused, Replay};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
@@ -34,20 +35,20 @@ impl Broadcast {
                 self.answer(cx, from, ShardMail::Unsubscribed { local }, &[]);
             }
             ShardMail::Unsubscribed { local } => self.subscriptions.forget_left(local),
-            ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
-                let lengths = [name_bytes, key_bytes, idempotency_bytes];
-                self.publish_for_shard(cx, publisher, content, lengths, bytes);
+            ShardMail::Publish { publisher, head } => {
+                let Some(message) = head.read(bytes) else { return };
+                self.publish_for_shard(cx, publisher, &message);
             }
-            ShardMail::PublishResult { publisher, result } => {
-                self.result(cx, &publisher, result, bytes);
-            }
+            ShardMail::PublishResult { publisher, result } => self.result(cx, &publisher, result, bytes),
             ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
-                self.sequencer.passed.messages_in += 1;
+                self.sequencer.forwards.passed.messages_in += 1;
                 let Some((key, payload)) = split_text(bytes, key_bytes) else { return };
-                self.deliver(cx, local, &publisher, offset, Publication { content, key, payload });
+                let publication = Publication { content, key, payload };
+                self.deliver(cx, local, &OrderedMessage { publisher: &publisher, offset, publication });
             }
             ShardMail::ReplayRequest { owned, local, token, from: replay } => {
-                self.answer_replay(cx, from, owned, local, token, replay);
+                let reader = ConnectionReader { shard: from, local, token };
+                self.answer_replay(cx, reader, WantedPage { owned, from: replay });
             }
             ShardMail::ReplayPage { local, token, from, page } => {
                 let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
@@ -74,7 +75,7 @@ impl Broadcast {
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
             ShardMail::Frozen { round } => {
                 self.handover.count(round);
-                self.advance_freeze(cx);
+                self.handover.advance(cx.resources().mailboxes);
             }
         }
     }
@@ -95,53 +96,40 @@ impl Broadcast {
         }
     }
 
-    /// Sequences a publication of another shard. `bytes` are the topic's name, the key, the idempotency key, each of its length, and the
-    /// payload.
+    /// Sequences a publication of another shard.
     fn publish_for_shard<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
         publisher: Publisher,
-        content: Content,
-        [name_bytes, key_bytes, idempotency_bytes]: [u8; 3],
-        bytes: &[u8],
+        message: &TopicPublication<'_>,
     ) {
-        let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
-        let Some((key, rest)) = split_text(rest, key_bytes) else { return };
-        let Some((idempotency_key, payload)) = split_text(rest, idempotency_bytes) else { return };
-        let publication = Publication { content, key, payload };
-        self.sequencer.passed.publications_in += 1;
-        if self.sequencer.stage(name, publisher, publication, idempotency_key).is_some() {
+        let Broadcast { sequencer, fan_out, .. } = self;
+        sequencer.forwards.passed.publications_in += 1;
+        if sequencer.stage(publisher, message).is_some() {
             return;
         }
         let (now, mut resources) = (cx.now(), cx.resources());
-        let sequenced =
-            self.sequencer.sequence(&mut resources, now, name, publisher, publication, idempotency_key);
-        let result = self.append_sequenced(&mut resources, &publisher, sequenced, publication);
-        if self.sequencer.wants_result(name, &publisher, sequenced) {
+        let sequenced = sequencer.sequence(&mut resources, now, publisher, message);
+        let result =
+            sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, message.publication);
+        if sequencer.wants_result(message.topic, &publisher, sequenced) {
             let mail = ShardMail::PublishResult { publisher, result };
-            self.answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
+            self.answer(cx, usize::from(publisher.shard), mail, &[message.topic.as_bytes()]);
         }
     }
 
     fn answer_replay<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        shard: usize,
-        owned: OwnedTopicId,
-        local: TopicId,
-        token: Token,
-        from: Replay,
+        reader: ConnectionReader,
+        wanted: WantedPage,
     ) {
         let now = cx.now();
-        let reader = ConnectionReader { shard, local, token };
-        let read = self.sequencer.history_for(reader, owned, from, now, cx.pool());
-        if let Some((page, bytes)) = read {
-            self.answer_reader(cx, reader, from, page, &bytes);
+        if let Some((page, bytes)) = self.sequencer.history_for(reader, wanted, now, cx.pool()) {
+            self.answer_reader(cx, reader, wanted.from, page, &bytes);
         }
     }
-}
 
-impl Broadcast {
     /// Posts the page of history that begins at `from` to the shard of its reader.
     pub(super) fn answer_reader<D: Driver>(
         &mut self,
@@ -177,10 +165,4 @@ impl Broadcast {
             _ => false,
         }
     }
-}
-
-/// Splits a text of `text_bytes` from the front of `bytes`.
-fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> {
-    let (text, rest) = bytes.split_at_checked(usize::from(text_bytes))?;
-    Some((std::str::from_utf8(text).ok()?, rest))
 }

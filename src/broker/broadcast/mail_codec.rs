@@ -6,6 +6,7 @@
 use bytes::{Buf as _, BufMut as _};
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
+use crate::publications::PublicationHead;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
@@ -17,173 +18,69 @@ use echoring_wire::is_too_deep;
 /// Offsets and counts that other numbers may be added to.
 const NUMBER_MAX: u64 = 1 << 53;
 
-/// Appends mail that crosses a bridge, and its bytes. False, with nothing appended, for mail that stays in its process.
-pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
-    match *mail {
-        ShardMail::Subscribe { local, creator } => {
-            out.put_u8(1);
-            put_topic(out, local);
-            put_creator(out, creator);
-        }
-        ShardMail::Subscribed { local, answer } => {
-            out.put_u8(2);
-            put_topic(out, local);
-            put_result(out, answer, |out, Subscribed { id, position, present }| {
-                put_owned(out, id);
-                put_position(out, position);
-                out.put_u64_le(present);
-            });
-        }
-        ShardMail::Unsubscribe { owned, local } => {
-            out.put_u8(3);
-            put_owned(out, owned);
-            put_topic(out, local);
-        }
-        ShardMail::Unsubscribed { local } => {
-            out.put_u8(4);
-            put_topic(out, local);
-        }
-        ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
-            out.put_u8(5);
-            put_publisher(out, &publisher);
-            out.put_slice(&[content as u8, name_bytes, key_bytes, idempotency_bytes]);
-        }
-        ShardMail::PublishResult { publisher, result } => {
-            out.put_u8(6);
-            put_publisher(out, &publisher);
-            put_result(out, result, put_position);
-        }
-        ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
-            out.put_u8(7);
-            put_topic(out, local);
-            put_publisher(out, &publisher);
-            out.put_u64_le(offset);
-            out.put_slice(&[content as u8, key_bytes]);
-        }
-        ShardMail::ReplayRequest { .. } | ShardMail::ReplayPage { .. } => encode_replay(mail, out),
-        ShardMail::MembersRequest { .. }
-        | ShardMail::MembersPage { .. }
-        | ShardMail::Presence { .. }
-        | ShardMail::PresenceChanged { .. } => encode_presence(mail, out),
-        ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
-            return false;
-        }
-    }
-    out.put_slice(payload);
-    true
-}
-
-fn encode_replay(mail: &ShardMail, out: &mut Vec<u8>) {
-    match *mail {
-        ShardMail::ReplayRequest { owned, local, token, from } => {
-            out.put_u8(8);
-            put_owned(out, owned);
-            put_topic(out, local);
-            put_token(out, token);
-            put_replay(out, from);
-        }
-        ShardMail::ReplayPage { local, token, from, page } => {
-            out.put_u8(9);
-            put_topic(out, local);
-            put_token(out, token);
-            put_replay(out, from);
-            match page {
-                Err(Refused::Behind) => out.put_u8(2),
-                page => put_option(out, page.ok(), |out, page| put_page(out, &page)),
+/// The kinds of mail that cross a bridge, by number, with their fields in the order of the wire.
+macro_rules! kinds {
+    ($($number:literal => $kind:ident { $($field:ident),* })*) => {
+        /// Appends mail that crosses a bridge, and its bytes. False, with nothing appended, for mail that stays in its process.
+        pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
+            match mail {
+                $(ShardMail::$kind { $($field),* } => {
+                    out.put_u8($number);
+                    $($field.put(out);)*
+                })*
+                ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
+                    return false;
+                }
             }
+            out.put_slice(payload);
+            true
         }
-        _ => {}
-    }
+
+        fn decode_fields(from: &mut &[u8]) -> Option<ShardMail> {
+            Some(match u8::take(from)? {
+                $($number => ShardMail::$kind { $($field: Wire::take(from)?),* },)*
+                _ => return None,
+            })
+        }
+    };
 }
 
-fn encode_presence(mail: &ShardMail, out: &mut Vec<u8>) {
-    match *mail {
-        ShardMail::MembersRequest { owned, local, query } => {
-            out.put_u8(10);
-            put_owned(out, owned);
-            put_topic(out, local);
-            put_query(out, &query);
-        }
-        ShardMail::MembersPage { local, query, members } => {
-            out.put_u8(11);
-            put_topic(out, local);
-            put_query(out, &query);
-            put_option(out, members, |out, Members { count, next, unlisted }| {
-                out.put_u64_le(count);
-                out.put_u64_le(unlisted);
-                put_option(out, next, put_client);
-            });
-        }
-        ShardMail::Presence { owned, client, joined } => {
-            out.put_u8(12);
-            put_owned(out, owned);
-            put_client(out, client);
-            out.put_u8(u8::from(joined));
-        }
-        ShardMail::PresenceChanged { local, client, joined, count } => {
-            out.put_u8(13);
-            put_topic(out, local);
-            put_client(out, client);
-            out.put_u8(u8::from(joined));
-            out.put_u64_le(count);
-        }
-        _ => {}
-    }
+kinds! {
+    1 => Subscribe { local, creator }
+    2 => Subscribed { local, answer }
+    3 => Unsubscribe { owned, local }
+    4 => Unsubscribed { local }
+    5 => Publish { publisher, head }
+    6 => PublishResult { publisher, result }
+    7 => Deliver { local, publisher, offset, content, key_bytes }
+    8 => ReplayRequest { owned, local, token, from }
+    9 => ReplayPage { local, token, from, page }
+    10 => MembersRequest { owned, local, query }
+    11 => MembersPage { local, query, members }
+    12 => Presence { owned, client, joined }
+    13 => PresenceChanged { local, client, joined, count }
 }
 
 /// Reads mail, and returns it with its bytes. `None` if it is not well formed.
 pub fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
-    let from = &mut bytes;
-    let mail = match byte(from)? {
-        1 => ShardMail::Subscribe { local: topic(from)?, creator: creator(from)? },
-        2 => ShardMail::Subscribed { local: topic(from)?, answer: result(from, subscribed)? },
-        3 => ShardMail::Unsubscribe { owned: owned(from)?, local: topic(from)? },
-        4 => ShardMail::Unsubscribed { local: topic(from)? },
-        5 => ShardMail::Publish {
-            publisher: publisher(from)?,
-            content: content(from)?,
-            name_bytes: byte(from)?,
-            key_bytes: byte(from)?,
-            idempotency_bytes: byte(from)?,
-        },
-        6 => ShardMail::PublishResult { publisher: publisher(from)?, result: result(from, position)? },
-        7 => ShardMail::Deliver {
-            local: topic(from)?,
-            publisher: publisher(from)?,
-            offset: number(from)?,
-            content: content(from)?,
-            key_bytes: byte(from)?,
-        },
-        8 => ShardMail::ReplayRequest {
-            owned: owned(from)?,
-            local: topic(from)?,
-            token: token(from)?,
-            from: replay(from)?,
-        },
-        9 => ShardMail::ReplayPage {
-            local: topic(from)?,
-            token: token(from)?,
-            from: replay(from)?,
-            page: page_answer(from)?,
-        },
-        10 => ShardMail::MembersRequest { owned: owned(from)?, local: topic(from)?, query: query(from)? },
-        11 => ShardMail::MembersPage {
-            local: topic(from)?,
-            query: query(from)?,
-            members: option(from, |from| {
-                Some(Members { count: number(from)?, unlisted: number(from)?, next: option(from, client)? })
-            })?,
-        },
-        12 => ShardMail::Presence { owned: owned(from)?, client: client(from)?, joined: flag(from)? },
-        13 => ShardMail::PresenceChanged {
-            local: topic(from)?,
-            client: client(from)?,
-            joined: flag(from)?,
-            count: number(from)?,
-        },
-        _ => return None,
+    let mail = decode_fields(&mut bytes)?;
+    (has_its_numbers(&mail) && has_its_bytes(&mail, bytes)).then_some((mail, bytes))
+}
+
+/// Whether numbers that are counted with are in their range.
+fn has_its_numbers(mail: &ShardMail) -> bool {
+    let largest = match *mail {
+        ShardMail::Subscribed { answer: Ok(Subscribed { position, present, .. }), .. } => {
+            position.offset.max(present)
+        }
+        ShardMail::PublishResult { result: Ok(position), .. } => position.offset,
+        ShardMail::Deliver { offset, .. } => offset,
+        ShardMail::ReplayPage { page: Ok(page), .. } => page.head.offset,
+        ShardMail::MembersPage { members: Some(Members { count, unlisted, .. }), .. } => count.max(unlisted),
+        ShardMail::PresenceChanged { count, .. } => count,
+        _ => 0,
     };
-    has_its_bytes(&mail, bytes).then_some((mail, bytes))
+    largest < NUMBER_MAX
 }
 
 /// Whether the bytes match the mail.
@@ -191,14 +88,9 @@ fn has_its_bytes(mail: &ShardMail, bytes: &[u8]) -> bool {
     match *mail {
         ShardMail::Subscribe { .. } => is_name(bytes),
         ShardMail::PublishResult { .. } => bytes.is_empty() || is_name(bytes),
-        ShardMail::Publish { content, name_bytes, key_bytes, idempotency_bytes, .. } => {
-            let Some((name, rest)) = bytes.split_at_checked(usize::from(name_bytes)) else { return false };
-            let Some((key, rest)) = rest.split_at_checked(usize::from(key_bytes)) else { return false };
-            let Some((once, payload)) = rest.split_at_checked(usize::from(idempotency_bytes)) else {
-                return false;
-            };
-            is_name(name) && is_text(key) && is_text(once) && is_payload(content, payload)
-        }
+        ShardMail::Publish { head, .. } => head.read(bytes).is_some_and(|message| {
+            is_topic_name(message.topic) && is_payload(head.content, message.publication.payload)
+        }),
         ShardMail::Deliver { offset, content, key_bytes, .. } => {
             let parts = bytes.split_at_checked(usize::from(key_bytes));
             offset > 0 && parts.is_some_and(|(key, payload)| is_text(key) && is_payload(content, payload))
@@ -235,6 +127,10 @@ fn is_subject(bytes: &[u8]) -> bool {
 
 /// Whether the messages are in order, and within the range of the page.
 fn is_page(page: &Page, bytes: &[u8]) -> bool {
+    // Behind the head: the position is not one of this topic, and nothing is counted from it.
+    if page.after <= page.head.offset && page.first > page.head.offset + 1 {
+        return false;
+    }
     let (mut reached, mut messages) = (page.after, 0);
     for (offset, publication) in entries(bytes) {
         let is_next = if page.conflated || messages == 0 { offset > reached } else { offset == reached + 1 };
@@ -247,164 +143,223 @@ fn is_page(page: &Page, bytes: &[u8]) -> bool {
     messages == page.messages && (messages == 0 || reached <= page.head.offset)
 }
 
-fn put_topic(out: &mut Vec<u8>, TopicId { index, generation }: TopicId) {
-    out.put_u32_le(index);
-    out.put_u32_le(generation);
+/// A value in mail.
+trait Wire: Sized {
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// Takes the value from the front; `None` if it is not well formed.
+    fn take(from: &mut &[u8]) -> Option<Self>;
 }
 
-fn topic(from: &mut &[u8]) -> Option<TopicId> {
-    Some(TopicId { index: half(from)?, generation: half(from)? })
+/// Numbers.
+macro_rules! numbers {
+    ($($number:ident $put:ident $take:ident)*) => {$(
+        impl Wire for $number {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.$put(*self);
+            }
+
+            fn take(from: &mut &[u8]) -> Option<$number> {
+                from.$take().ok()
+            }
+        }
+    )*};
 }
 
-fn put_owned(out: &mut Vec<u8>, OwnedTopicId { index, generation }: OwnedTopicId) {
-    out.put_u32_le(index);
-    out.put_u32_le(generation);
+numbers! {
+    u8 put_u8 try_get_u8
+    u16 put_u16_le try_get_u16_le
+    u32 put_u32_le try_get_u32_le
+    u64 put_u64_le try_get_u64_le
 }
 
-fn owned(from: &mut &[u8]) -> Option<OwnedTopicId> {
-    Some(OwnedTopicId { index: half(from)?, generation: half(from)? })
+/// Structures, with their fields in the order of the wire.
+macro_rules! structures {
+    ($($name:ident { $($field:ident),* })*) => {$(
+        impl Wire for $name {
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+            }
+
+            fn take(from: &mut &[u8]) -> Option<$name> {
+                $(let $field = Wire::take(from)?;)*
+                Some($name { $($field),* })
+            }
+        }
+    )*};
 }
 
-fn put_creator(out: &mut Vec<u8>, Creator { connection, identity }: Creator) {
-    out.put_u64_le(connection);
-    out.put_u64_le(identity);
+structures! {
+    TopicId { index, generation }
+    OwnedTopicId { index, generation }
+    Token { index, generation }
+    Creator { connection, identity }
+    Position { epoch, offset }
+    Subscribed { id, position, present }
+    Publisher { shard, number, token, identity, member, request, ack_mode, received_at }
+    PublicationHead { content, text_bytes }
+    Page { head, after, first, messages, conflated, complete }
+    MembersQuery { token, pushed, id, after, limit }
+    Members { count, unlisted, next }
 }
 
-fn creator(from: &mut &[u8]) -> Option<Creator> {
-    Some(Creator { connection: word(from)?, identity: word(from)? })
-}
+impl Wire for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::from(*self));
+    }
 
-fn put_token(out: &mut Vec<u8>, Token { index, generation }: Token) {
-    out.put_u32_le(index);
-    out.put_u32_le(generation);
-}
-
-fn token(from: &mut &[u8]) -> Option<Token> {
-    Some(Token { index: half(from)?, generation: half(from)? })
-}
-
-fn put_position(out: &mut Vec<u8>, Position { epoch, offset }: Position) {
-    out.put_u64_le(epoch);
-    out.put_u64_le(offset);
-}
-
-fn position(from: &mut &[u8]) -> Option<Position> {
-    Some(Position { epoch: word(from)?, offset: number(from)? })
-}
-
-fn put_publisher(out: &mut Vec<u8>, publisher: &Publisher) {
-    let Publisher { shard, number, token, identity, member, ack_mode, request, received_at } = *publisher;
-    out.put_u16_le(shard);
-    out.put_u8(number);
-    put_token(out, token);
-    out.put_u64_le(identity);
-    put_option(out, member, |out, member| out.put_u64_le(member.tag()));
-    out.put_u32_le(request);
-    match ack_mode {
-        AckMode::Never => out.put_u8(0),
-        AckMode::OnRefusal => out.put_u8(1),
-        AckMode::Always(id) => {
-            out.put_u8(2);
-            out.put_u64_le(id);
+    fn take(from: &mut &[u8]) -> Option<bool> {
+        match u8::take(from)? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
         }
     }
-    // Both processes have the clock of the host.
-    out.put_u64_le(received_at);
 }
 
-fn publisher(from: &mut &[u8]) -> Option<Publisher> {
-    let shard = from.try_get_u16_le().ok()?;
-    let (number, token, identity) = (byte(from)?, token(from)?, word(from)?);
-    let member = option(from, word)?.map(MemberId::from_tag);
-    let request = half(from)?;
-    let ack_mode = match byte(from)? {
-        0 => AckMode::Never,
-        1 => AckMode::OnRefusal,
-        2 => AckMode::Always(word(from)?),
-        _ => return None,
-    };
-    let received_at = word(from)?;
-    Some(Publisher { shard, number, token, identity, member, ack_mode, request, received_at })
-}
+impl<T: Wire> Wire for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.is_some().put(out);
+        self.iter().for_each(|value| value.put(out));
+    }
 
-fn put_replay(out: &mut Vec<u8>, replay: Replay) {
-    let (kind, after) = match replay {
-        Replay::After(after) => (0, after),
-        Replay::Latest(after) => (1, after),
-        Replay::Newcomer => (2, 0),
-    };
-    out.put_u8(kind);
-    out.put_u64_le(after);
-}
-
-fn replay(from: &mut &[u8]) -> Option<Replay> {
-    // A client chose this position, which need not exist.
-    let (kind, after) = (byte(from)?, word(from)?);
-    match kind {
-        0 => Some(Replay::After(after)),
-        1 => Some(Replay::Latest(after)),
-        2 if after == 0 => Some(Replay::Newcomer),
-        _ => None,
+    fn take(from: &mut &[u8]) -> Option<Option<T>> {
+        if bool::take(from)? { T::take(from).map(Some) } else { Some(None) }
     }
 }
 
-fn put_page(out: &mut Vec<u8>, page: &Page) {
-    let Page { head, after, conflated, first, messages, complete } = *page;
-    put_position(out, head);
-    out.put_u64_le(after);
-    out.put_u64_le(first);
-    out.put_u32_le(messages);
-    out.put_slice(&[u8::from(conflated), u8::from(complete)]);
-}
+impl Wire for [u8; 3] {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_slice(self);
+    }
 
-fn page(from: &mut &[u8]) -> Option<Page> {
-    let (head, after, first) = (position(from)?, word(from)?, word(from)?);
-    let messages = half(from)?;
-    let (conflated, complete) = (flag(from)?, flag(from)?);
-    // Behind the head: the position is not one of this topic, and nothing is counted from it.
-    let is_known = after > head.offset || first <= head.offset + 1;
-    is_known.then_some(Page { head, after, conflated, first, messages, complete })
-}
-
-fn page_answer(from: &mut &[u8]) -> Option<Result<Page, Refused>> {
-    Some(match byte(from)? {
-        0 => Err(Refused::Busy),
-        1 => Ok(page(from)?),
-        2 => Err(Refused::Behind),
-        _ => return None,
-    })
-}
-
-fn put_query(out: &mut Vec<u8>, query: &MembersQuery) {
-    let MembersQuery { token, pushed, id, after, limit } = *query;
-    put_token(out, token);
-    out.put_u8(u8::from(pushed));
-    put_option(out, id, |out, id| out.put_u64_le(id));
-    put_option(out, after, put_client);
-    out.put_u16_le(limit);
-}
-
-fn query(from: &mut &[u8]) -> Option<MembersQuery> {
-    let (token, pushed) = (token(from)?, flag(from)?);
-    let (id, after) = (option(from, word)?, option(from, client)?);
-    Some(MembersQuery { token, pushed, id, after, limit: from.try_get_u16_le().ok()? })
-}
-
-fn subscribed(from: &mut &[u8]) -> Option<Subscribed> {
-    Some(Subscribed { id: owned(from)?, position: position(from)?, present: number(from)? })
-}
-
-fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
-    out.put_u8(u8::from(value.is_some()));
-    if let Some(value) = value {
-        put(out, value);
+    fn take(from: &mut &[u8]) -> Option<[u8; 3]> {
+        from.split_off(..3)?.try_into().ok()
     }
 }
 
-/// `Some(None)` for a value that is not there.
-#[expect(clippy::option_option, reason = "the outer one is for what is not well formed")]
-fn option<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Option<Option<T>> {
-    if flag(from)? { get(from).map(Some) } else { Some(None) }
+impl Wire for Content {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(*self as u8);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Content> {
+        Content::from_number(u8::take(from)?)
+    }
+}
+
+impl Wire for ClientId {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_slice(&self.to_bytes());
+    }
+
+    fn take(from: &mut &[u8]) -> Option<ClientId> {
+        let (bytes, rest) = from.split_first_chunk()?;
+        *from = rest;
+        Some(ClientId::from_bytes(*bytes))
+    }
+}
+
+impl Wire for MemberId {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.tag().put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<MemberId> {
+        u64::take(from).map(MemberId::from_tag)
+    }
+}
+
+impl Wire for AckMode {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            AckMode::Never => out.put_u8(0),
+            AckMode::OnRefusal => out.put_u8(1),
+            AckMode::Always(id) => {
+                out.put_u8(2);
+                id.put(out);
+            }
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<AckMode> {
+        match u8::take(from)? {
+            0 => Some(AckMode::Never),
+            1 => Some(AckMode::OnRefusal),
+            2 => u64::take(from).map(AckMode::Always),
+            _ => None,
+        }
+    }
+}
+
+impl Wire for Replay {
+    fn put(&self, out: &mut Vec<u8>) {
+        let (kind, after) = match *self {
+            Replay::After(after) => (0, after),
+            Replay::Latest(after) => (1, after),
+            Replay::Newcomer => (2, 0),
+        };
+        out.put_u8(kind);
+        out.put_u64_le(after);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Replay> {
+        // A client chose this position, which need not exist.
+        match (u8::take(from)?, u64::take(from)?) {
+            (0, after) => Some(Replay::After(after)),
+            (1, after) => Some(Replay::Latest(after)),
+            (2, 0) => Some(Replay::Newcomer),
+            _ => None,
+        }
+    }
+}
+
+/// Values that any refusal may take the place of.
+trait MayBeRefused: Wire {}
+
+impl MayBeRefused for Subscribed {}
+
+impl MayBeRefused for Position {}
+
+impl<T: MayBeRefused> Wire for Result<T, Refused> {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Ok(value) => {
+                out.put_u8(0);
+                value.put(out);
+            }
+            Err(refused) => out.put_u8(1 + refusal_number(*refused)),
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Result<T, Refused>> {
+        match u8::take(from)? {
+            0 => T::take(from).map(Ok),
+            number => REFUSALS.get(usize::from(number) - 1).map(|refused| Err(*refused)),
+        }
+    }
+}
+
+/// A page, or one of the two reasons why there is none.
+impl Wire for Result<Page, Refused> {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Ok(page) => {
+                out.put_u8(1);
+                page.put(out);
+            }
+            Err(refused) => out.put_u8(if *refused == Refused::Behind { 2 } else { 0 }),
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Result<Page, Refused>> {
+        match u8::take(from)? {
+            0 => Some(Err(Refused::Busy)),
+            1 => Page::take(from).map(Ok),
+            2 => Some(Err(Refused::Behind)),
+            _ => None,
+        }
+    }
 }
 
 /// Refusals by number; their order is part of the format.
@@ -430,62 +385,4 @@ pub(super) const REFUSALS: [Refused; 16] = [
 /// The number of a refusal.
 pub(super) fn refusal_number(refused: Refused) -> u8 {
     REFUSALS.iter().position(|known| *known == refused).unwrap_or_default() as u8
-}
-
-fn put_result<T>(out: &mut Vec<u8>, value: Result<T, Refused>, put: impl FnOnce(&mut Vec<u8>, T)) {
-    match value {
-        Ok(value) => {
-            out.put_u8(0);
-            put(out, value);
-        }
-        Err(refused) => {
-            out.put_u8(1 + refusal_number(refused));
-        }
-    }
-}
-
-fn result<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Option<Result<T, Refused>> {
-    match byte(from)? {
-        0 => get(from).map(Ok),
-        number => REFUSALS.get(usize::from(number) - 1).map(|refused| Err(*refused)),
-    }
-}
-
-fn put_client(out: &mut Vec<u8>, client: ClientId) {
-    out.put_slice(&client.to_bytes());
-}
-
-fn client(from: &mut &[u8]) -> Option<ClientId> {
-    let (bytes, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(ClientId::from_bytes(*bytes))
-}
-
-fn byte(from: &mut &[u8]) -> Option<u8> {
-    from.try_get_u8().ok()
-}
-
-fn half(from: &mut &[u8]) -> Option<u32> {
-    from.try_get_u32_le().ok()
-}
-
-fn word(from: &mut &[u8]) -> Option<u64> {
-    from.try_get_u64_le().ok()
-}
-
-/// A number that is counted with.
-fn number(from: &mut &[u8]) -> Option<u64> {
-    word(from).filter(|number| *number < NUMBER_MAX)
-}
-
-fn flag(from: &mut &[u8]) -> Option<bool> {
-    match byte(from)? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
-fn content(from: &mut &[u8]) -> Option<Content> {
-    Content::from_number(byte(from)?)
 }

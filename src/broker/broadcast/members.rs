@@ -46,7 +46,7 @@ impl Broadcast {
             Some(_) if granted != Some(true) && !self.may(client, Right::Presence, name) => {
                 forbidden(id, Right::Presence)
             }
-            Some(_) if self.pending.len() >= REQUESTS_WAITING_MAX => {
+            Some(_) if self.sequencer.requests.len() >= REQUESTS_WAITING_MAX => {
                 self.sessions.refuse(link, id, Refused::Busy);
                 return false;
             }
@@ -61,13 +61,13 @@ impl Broadcast {
     }
 
     fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if self.orders(owner, link.mailboxes.shard()) {
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
+        if self.sequencer.orders(owner_shard, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
             self.members_page(link, topic, query, members, &page);
         } else {
             let mail = ShardMail::MembersRequest { owned, local: topic, query };
-            self.pending.add(link.mailboxes, owner, mail, "");
+            self.sequencer.request(link.mailboxes, owner_shard, mail, "");
         }
     }
 
@@ -108,7 +108,7 @@ impl Broadcast {
 
     /// Starts the member lists of sessions that missed presence events.
     pub(super) fn restart_missed_members<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        while let Some((token, member)) = self.fan_out.next_missed_presence() {
+        while let Some((token, member)) = self.fan_out.follow_ups.missed_presence.pop() {
             if let Some(session) = cx.peer(token).and_then(Peer::session_mut)
                 && let Some(topic) = session.topic_of(member)
             {

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echoring_auth::{AppAnswer, Call};
-use echoring_topics::{Content, Position};
+use echoring_topics::Content;
 
 use super::held_commands::{HeldCommands, HeldFrame};
+use super::session::SubscriptionRequest;
 use crate::gate::quotas::IdentityUse;
 use crate::limits::CENTRIFUGE_APP_CALLS_MAX;
 
@@ -45,17 +46,7 @@ pub(super) enum Asked {
     /// Publish.
     Publish { content: Content, key: Box<str> },
     /// Subscribe.
-    Subscribe(AskedSubscription),
-}
-
-/// A subscription about which the application is asked.
-#[derive(Debug)]
-pub(super) struct AskedSubscription {
-    pub(super) name: Box<str>,
-    pub(super) from: Option<Position>,
-    pub(super) presence: bool,
-    pub(super) must_recover: bool,
-    pub(super) deltas: bool,
+    Subscribe { name: Box<str>, request: SubscriptionRequest },
 }
 
 impl AppCalls {
@@ -103,14 +94,18 @@ impl AppCalls {
 
     /// Removes the request to subscribe to a topic. Returns its id.
     pub(super) fn cancel_subscribe(&mut self, name: &str) -> Option<u32> {
-        let is_this =
-            |open: &OpenCall| matches!(&open.asked, Asked::Subscribe(asked) if *asked.name == *name);
-        let index = self.open.iter().position(is_this)?;
+        let index = self.open.iter().position(|open| open.subscribes(name))?;
         self.open.remove(index).map(|open| open.id)
     }
 
     pub(super) fn subscribes(&self, name: &str) -> bool {
-        self.open.iter().any(|open| matches!(&open.asked, Asked::Subscribe(asked) if *asked.name == *name))
+        self.open.iter().any(|open| open.subscribes(name))
+    }
+}
+
+impl OpenCall {
+    fn subscribes(&self, topic: &str) -> bool {
+        matches!(&self.asked, Asked::Subscribe { name, .. } if **name == *topic)
     }
 }
 
@@ -152,9 +147,8 @@ mod tests {
     #[test]
     fn a_subscription_that_is_asked_about_can_be_cancelled() {
         let mut calls = AppCalls::default();
-        let (from, presence, must_recover, deltas) = (None, false, false, false);
-        let asked = AskedSubscription { name: "a".into(), from, presence, must_recover, deltas };
-        let number = calls.begin(7, Asked::Subscribe(asked));
+        let request = SubscriptionRequest::default();
+        let number = calls.begin(7, Asked::Subscribe { name: "a".into(), request });
         assert!(calls.subscribes("a") && !calls.subscribes("b"));
         assert_eq!((calls.cancel_subscribe("b"), calls.cancel_subscribe("a")), (None, Some(7)));
         calls.answer(number, call(), AppAnswer::Agreed { data: None, expire_at: 0 });

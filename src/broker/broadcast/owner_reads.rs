@@ -7,8 +7,8 @@ use echoring_runtime::driver::Driver;
 use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
 
 use super::Broadcast;
-use super::cluster::{PageReader, PageRequest};
-use super::handover::Ordering;
+use super::following::stream_pages::{PageReader, PageRequest, WantedPage};
+use super::handover::OrderedBy;
 use super::topic_read::{HistoryRead, TopicAnswer, TopicQuestion, TopicRead};
 use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX, SNAPSHOT_TIMEOUT};
 use crate::peer::Context;
@@ -16,7 +16,7 @@ use crate::peer::Context;
 impl Broadcast {
     /// Answers a question about a topic of this shard, now or later.
     pub fn read_topic<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
-        if self.sequencer.ordering != Ordering::Own {
+        if self.sequencer.ordered_by != OrderedBy::ThisProcess {
             return read.answer(cx.shard(), TopicAnswer::Busy);
         }
         let settings = self.fan_out.topics.settings_of(&read.topic);
@@ -30,8 +30,8 @@ impl Broadcast {
             return read.answer(cx.shard(), TopicAnswer::NotKept);
         }
         let until = cx.now() + SNAPSHOT_TIMEOUT;
-        let read = match &mut self.sequencer.cluster {
-            Some(cluster) => cluster.begin_read(&mut self.sequencer.queue, read, until),
+        let read = match &mut self.sequencer.following {
+            Some(following) => following.begin_read(&mut self.sequencer.queue, read, until),
             None => Some(read),
         };
         if let Some(read) = read {
@@ -77,12 +77,12 @@ impl Broadcast {
         mut history: HistoryRead,
     ) {
         loop {
-            let (from, now) = (history.from(), cx.now());
-            if let Some(stream) = self.sequencer.stream_range(owned, from, now, cx.pool()) {
+            let (wanted, now) = (WantedPage { owned, from: history.from() }, cx.now());
+            if let Some(stream) = self.sequencer.stream_range(wanted, now, cx.pool()) {
                 let reader = PageReader::Operator(Box::new(history));
-                return self.sequencer.queue.pages.push(PageRequest { reader, owned, from, stream });
+                return self.sequencer.queue.pages.push(PageRequest { reader, wanted, stream });
             }
-            let (page, messages) = self.sequencer.history(owned, from, now, cx.pool());
+            let (page, messages) = self.sequencer.history(wanted, now, cx.pool());
             match history.add(cx.shard(), page.ok(), &messages) {
                 Some(more) => history = more,
                 None => return,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use echoring_runtime::shard::{Lane, Mailboxes};
 
+use super::handover::OrderedBy;
 use super::shard_mail::ShardMail;
 
 /// Requests in order. Callers check the bound before they add one.
@@ -12,19 +13,6 @@ pub(super) struct PendingRequests {
     queue: VecDeque<PendingRequest>,
     /// Shards whose mailbox is full, during one call of [`post`](PendingRequests::post).
     full: Vec<usize>,
-    pub(super) route: RequestRoute,
-}
-
-/// Where requests are posted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum RequestRoute {
-    /// To the other shards of this process; those for this shard are taken.
-    #[default]
-    Lanes,
-    /// Nowhere, for now.
-    Held,
-    /// To the shards of the successor.
-    Bridge,
 }
 
 #[derive(Debug)]
@@ -44,43 +32,28 @@ impl PendingRequests {
         self.queue.len()
     }
 
-    /// Posts a request to another shard: at once unless others wait.
-    pub(super) fn add(
-        &mut self,
-        mailboxes: &mut Mailboxes<ShardMail>,
-        shard: usize,
-        mail: ShardMail,
-        text: &str,
-    ) {
-        self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
-        // Earlier requests are tried again at the end of the tick.
-        if self.queue.len() == 1 {
-            self.post(mailboxes);
-        }
-    }
-
     /// Adds a request without posting it. It may be for this shard itself.
     pub(super) fn push(&mut self, shard: usize, mail: ShardMail, text: &str) {
         self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
     }
 
-    /// Posts the requests for other shards as far as there is room. The requests to one shard stay in order; a full mailbox
-    /// does not delay those to another shard.
-    pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
-        let PendingRequests { queue, full, route } = self;
+    /// Posts the requests for other shards, or for those of the successor, as far as there is room. The requests to one shard stay in
+    /// order; a full mailbox does not delay those to another shard.
+    pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>, ordered_by: OrderedBy) {
+        let PendingRequests { queue, full } = self;
         full.clear();
-        match route {
-            RequestRoute::Lanes => full.push(mailboxes.shard()),
-            RequestRoute::Held => return,
-            RequestRoute::Bridge => {}
+        match ordered_by {
+            OrderedBy::ThisProcess => full.push(mailboxes.shard()),
+            OrderedBy::Nobody => return,
+            OrderedBy::Successor => {}
         }
         queue.retain(|PendingRequest { shard, mail, text }| {
             if full.contains(shard) {
                 return true;
             }
             let bytes = [text.as_bytes()];
-            let posted = match route {
-                RequestRoute::Bridge => mailboxes.post_far(*shard, mail.clone(), &bytes),
+            let posted = match ordered_by {
+                OrderedBy::Successor => mailboxes.post_far(*shard, mail.clone(), &bytes),
                 _ => mailboxes.post(*shard, Lane::Request, mail.clone(), &bytes),
             };
             if posted.is_err() {
@@ -92,19 +65,15 @@ impl PendingRequests {
 
     /// Takes the first request for this shard itself, and its text.
     pub(super) fn take_for(&mut self, shard: usize) -> Option<(ShardMail, Box<str>)> {
-        if self.route != RequestRoute::Lanes {
-            return None;
-        }
         let index = self.queue.iter().position(|request| request.shard == shard)?;
         self.queue.remove(index).map(|request| (request.mail, request.text))
     }
 
     /// Takes all requests for this shard itself, with their texts.
     pub(super) fn take_all_for(&mut self, shard: usize) -> Vec<(ShardMail, Box<str>)> {
-        let (here, others) =
+        let (here, others): (VecDeque<_>, _) =
             std::mem::take(&mut self.queue).into_iter().partition(|request| request.shard == shard);
         self.queue = others;
-        let here: VecDeque<PendingRequest> = here;
         here.into_iter().map(|request| (request.mail, request.text)).collect()
     }
 

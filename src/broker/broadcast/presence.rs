@@ -1,61 +1,20 @@
 //! Presence: the owner of a topic counts its subscribers and tells every subscribing shard of the changes of each tick.
 
-use std::collections::BTreeMap;
-
 use super::Broadcast;
+use super::events::PresenceChange;
+use super::presence_changes::Membership;
+use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
-use echoring_runtime::shard::{Lane, ShardResources};
+use crate::peer::ShardResources;
+use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
-
-/// A subscriber joined or left.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PresenceChange<'a> {
-    pub(super) client: ClientId,
-    /// The subject of its credentials; empty for none.
-    pub(super) subject: &'a str,
-    pub(super) joined: bool,
-    /// Subscribers after the change.
-    pub(super) count: u64,
-}
-
-/// Changes of the members of the topics that this shard owns, to be reported.
-#[derive(Debug, Default)]
-pub(super) struct PresenceChanges(BTreeMap<(OwnedTopicId, ClientId), Membership>);
-
-/// The subject of a client that was or is a member; `None` while it is none.
-#[derive(Debug, PartialEq, Eq)]
-struct Membership {
-    before: Option<Box<str>>,
-    now: Option<Box<str>>,
-}
-
-impl PresenceChanges {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// A client joins or leaves. `before` counts for its first change.
-    fn note(&mut self, member: (OwnedTopicId, ClientId), before: Option<Box<str>>, now: Option<Box<str>>) {
-        self.0.entry(member).or_insert(Membership { before, now: None }).now = now;
-    }
-
-    /// The next client whose membership has changed.
-    fn take(&mut self) -> Option<((OwnedTopicId, ClientId), Membership)> {
-        loop {
-            let (member, change) = self.0.pop_first()?;
-            if change.before != change.now {
-                return Some((member, change));
-            }
-        }
-    }
-}
 
 impl Broadcast {
     /// Informs the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic
     /// has presence.
     pub(super) fn report_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -63,7 +22,7 @@ impl Broadcast {
         if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return;
         }
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if let Some(subscription) = self.subscriptions.get_mut(topic) {
             // Nothing is told of who returns at once, and the next subscriber is told the number.
             let present = subscription.present;
@@ -71,19 +30,21 @@ impl Broadcast {
                 if joined.is_some() { present.saturating_add(1) } else { present.saturating_sub(1) };
         }
         let mail = ShardMail::Presence { owned, client, joined: joined.is_some() };
-        self.pending.push(owner, mail, joined.unwrap_or_default());
+        self.sequencer.requests.push(owner_shard, mail, joined.unwrap_or_default());
         // Earlier requests are tried again at the end of the tick.
-        if self.pending.len() == 1 {
+        if self.sequencer.requests.len() == 1 {
             self.post_pending(resources);
         }
     }
 
     /// Posts the pending requests, and does those for topics that this shard owns.
-    pub(super) fn post_pending(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
-        self.pending.post(resources.mailboxes);
+    pub(super) fn post_pending(&mut self, resources: &mut ShardResources<'_>) {
+        let Sequencer { requests, ordered_by, .. } = &mut self.sequencer;
+        requests.post(resources.mailboxes, *ordered_by);
         let here = resources.mailboxes.shard();
-        while resources.mailboxes.all_have_room(Lane::Forward, 0)
-            && let Some((mail, subject)) = self.pending.take_for(here)
+        while self.sequencer.orders(here, here)
+            && resources.mailboxes.all_have_room(Lane::Forward, 0)
+            && let Some((mail, subject)) = self.sequencer.requests.take_for(here)
         {
             if let ShardMail::Presence { owned, client, joined } = mail {
                 self.change_presence(resources, owned, client, joined.then_some(&*subject));
@@ -95,7 +56,7 @@ impl Broadcast {
     /// before: a client that leaves and returns costs the others nothing. In a cluster, the owner node counts.
     pub(super) fn change_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -120,7 +81,7 @@ impl Broadcast {
     }
 
     /// Reports the changes of members since the last tick, as far as there is room.
-    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
+    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_>) {
         let is_shared = self.sequencer.topics.lists_forgotten();
         while is_shared
             || (resources.mailboxes.all_have_room(Lane::Forward, 0) && self.sequencer.forwards.is_empty())
@@ -129,7 +90,15 @@ impl Broadcast {
                 return;
             };
             if is_shared {
-                self.stage_presence(owned, client, before.is_some(), now.as_deref());
+                // The cluster tells them.
+                let Sequencer { topics, queue, .. } = &mut self.sequencer;
+                let Some(name) = topics.name(owned) else { continue };
+                if before.is_some() {
+                    queue.change_presence(name, client, None);
+                }
+                if now.is_some() {
+                    queue.change_presence(name, client, now.as_deref());
+                }
                 continue;
             }
             let joined = now.is_some();
@@ -138,28 +107,10 @@ impl Broadcast {
         }
     }
 
-    /// Leaves a change to the cluster.
-    fn stage_presence(
-        &mut self,
-        owned: OwnedTopicId,
-        client: ClientId,
-        was_there: bool,
-        joined: Option<&str>,
-    ) {
-        let (topics, queue) = (&self.sequencer.topics, &mut self.sequencer.queue);
-        let Some(name) = topics.name(owned) else { return };
-        if was_there {
-            queue.change_member(name, client, None);
-        }
-        if joined.is_some() {
-            queue.change_member(name, client, joined);
-        }
-    }
-
     /// Changes the list, and forwards the event.
     pub(super) fn apply_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         joined: Option<&str>,
@@ -171,14 +122,17 @@ impl Broadcast {
 
     fn tell_presence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
         client: ClientId,
         subject: &str,
         joined: bool,
     ) {
-        let told = self.sequencer.tell_presence(resources.mailboxes, owned, client, subject, joined);
-        if let Some((count, Some(local))) = told {
+        let Sequencer { topics, forwards, .. } = &mut self.sequencer;
+        let Some((count, shards)) = topics.present(owned) else { return };
+        let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
+        let (local, _) = forwards.forward(resources.mailboxes, shards, mail, &[subject.as_bytes()]);
+        if let Some(local) = local {
             self.presence_changed(resources, local, &PresenceChange { client, subject, joined, count });
         }
     }
@@ -186,7 +140,7 @@ impl Broadcast {
     /// A presence event for the subscribers of this shard.
     pub(super) fn presence_changed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         topic: TopicId,
         change: &PresenceChange<'_>,
     ) {
@@ -195,41 +149,5 @@ impl Broadcast {
         }
         let Broadcast { fan_out, sequencer, .. } = self;
         fan_out.append_presence(&mut sequencer.topics, resources, topic, change);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever clients do in a tick, the notices lead from the known state to the present one.
-        #[test]
-        fn what_is_told_of_a_tick_is_what_has_changed(
-            before in prop::collection::vec(prop::option::of("[ab]"), 3),
-            changes in prop::collection::vec((0_usize..3, prop::option::of("[ab]")), 0..40),
-        ) {
-            let owned = OwnedTopicId { index: 1, generation: 1 };
-            let member = |client: usize| (owned, ClientId::local(client as u64 + 1));
-            let (mut list, mut told) = (before.clone(), PresenceChanges::default());
-            for (client, now) in changes {
-                // As a list answers: that of who joins does not say who was there.
-                let known = if now.is_none() { list[client].clone() } else { None };
-                if now.is_some() && list[client].is_some() {
-                    continue;
-                }
-                told.note(member(client), known.map(Into::into), now.clone().map(Into::into));
-                list[client] = now;
-            }
-            let mut known = before;
-            while let Some(((_, client), Membership { before, now })) = told.take() {
-                let client = client.number as usize - 1;
-                prop_assert_eq!(known[client].as_deref(), before.as_deref());
-                prop_assert_ne!(&before, &now, "nothing is told of who has not changed");
-                known[client] = now.map(Into::into);
-            }
-            prop_assert_eq!(known, list);
-        }
     }
 }

@@ -1,19 +1,21 @@
 //! The path of a publication: to the owner of its topic, and from there to all subscribing shards.
 
 use super::Broadcast;
-use super::handover::Ordering;
+use super::handover::OrderedBy;
 use super::held_publications::{HeldPublications, is_paused, release_one};
-use super::own_messages::publisher_now;
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::{latest_request, limit_of};
-use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
+use super::shard_mail::{AckMode, OrderedMessage, PublishResult, Publisher};
+use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context, Peer};
+use crate::publications::TopicPublication;
+use crate::publications::on_close::OnClose;
 use echoring_auth::Identity;
 use echoring_cluster::Ticket;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
-use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{Full, ShardResources};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Full;
 use echoring_runtime::traces;
 use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
 
@@ -48,57 +50,54 @@ impl Broadcast {
             self.sequencer.topics.note_refused();
             return link.close(CloseCode::POLICY, "not allowed to publish to this topic");
         }
-        let publisher = publisher(
-            link,
-            self.number(link.mailboxes.shard()),
-            // Its topic exists, so it creates none.
-            None,
-            Some(member),
-            AckMode::Never,
-        );
         let content = match kind {
             MessageKind::Text => Content::Text,
             MessageKind::Binary => Content::Binary,
         };
-        self.publish_raw(link, topic, publisher, Publication { content, key: "", payload });
-    }
-
-    fn publish_raw(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        topic: TopicId,
-        publisher: Publisher,
-        publication: Publication<'_>,
-    ) {
+        // Its topic exists, so it creates none.
+        let publisher = self.publisher(link, None, Some(member), AckMode::Never);
+        let publication = Publication { content, key: "", payload };
         let Broadcast { sequencer, held, fan_out, .. } = self;
-        let name = fan_out.name(topic);
-        let Some(sequenced) = route_or_hold(sequencer, held, link, name, publisher, publication, "") else {
-            return;
-        };
-        let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+        let message = TopicPublication { topic: fan_out.name(topic), publication, idempotency_key: "" };
+        let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) else { return };
+        let result =
+            sequencer.deliver_here(fan_out, &mut link.resources(), &publisher, sequenced, publication);
         // A raw publisher is not acknowledged, so the topic's name is not needed.
         self.sessions.acknowledge(link, "", &publisher, result);
     }
 
-    /// A session publishes.
-    pub(super) fn publish_for_session(
+    /// A session publishes, unless it is faster than it may be.
+    pub(super) fn publish_within_rate(
         &mut self,
         link: &mut ConnectionContext<'_>,
-        client: Option<&Identity>,
+        gate: &mut Gate,
         id: Option<u64>,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) {
-        let refused = match self.drain.is_on() {
-            true => Some(Refused::Draining),
-            false => (!self.may(client, Right::Publish, name)).then_some(Refused::Forbidden),
-        };
-        if let Some(refused) = refused {
-            self.sequencer.topics.note_refused();
-            return self.sessions.refuse_publication(link, name, id, refused);
+        if let Err(limit) = gate.publish(link.token, link.now()) {
+            link.note_excess(limit, false);
+            return self.refuse_publication(link, id, message.topic, Refused::RateLimited);
         }
-        self.publish_allowed(link, client, id, name, publication, idempotency_key);
+        let client = gate.client(link.token);
+        if self.drain.is_on() {
+            self.refuse_publication(link, id, message.topic, Refused::Draining);
+        } else if !self.may(client, Right::Publish, message.topic) {
+            self.refuse_publication(link, id, message.topic, Refused::Forbidden);
+        } else {
+            self.publish_allowed(link, client, id, message);
+        }
+    }
+
+    /// A publication of a session is refused.
+    pub(super) fn refuse_publication(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        id: Option<u64>,
+        topic: &str,
+        refused: Refused,
+    ) {
+        self.sequencer.topics.note_refused();
+        self.sessions.refuse_publication(link, topic, id, refused);
     }
 
     /// A session publishes if its permissions allow it.
@@ -107,48 +106,41 @@ impl Broadcast {
         link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         id: Option<u64>,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) {
-        let publisher = publisher(
-            link,
-            self.number(link.mailboxes.shard()),
-            client,
-            None,
-            id.map_or(AckMode::OnRefusal, AckMode::Always),
-        );
-        let Broadcast { sequencer, held, .. } = self;
-        let Some(sequenced) =
-            route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key)
-        else {
+        let publisher = self.publisher(link, client, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
+        let topic = message.topic;
+        let Broadcast { sequencer, held, fan_out, .. } = self;
+        let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, message) else {
             if let (Some(session), AckMode::Always(_)) = (link.peer.session_mut(), publisher.ack_mode) {
-                session.unanswered.get_or_insert_default().add(name, publisher.request);
+                session.unanswered.get_or_insert_default().add(topic, publisher.request);
             }
             return;
         };
-        match self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication) {
-            Err(refused) => self.sessions.refuse_publication(link, name, id, refused),
-            result => self.sessions.acknowledge(link, name, &publisher, result),
+        let (mut resources, publication) = (link.resources(), message.publication);
+        match sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication) {
+            Err(refused) => self.sessions.refuse_publication(link, topic, id, refused),
+            result => self.sessions.acknowledge(link, topic, &publisher, result),
         }
     }
 
     /// Publishes the held publications in order, as far as there is room.
     pub(super) fn publish_held<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         while let Some(held) = self.held.pop() {
-            let Some((name, publication, idempotency_key)) = held.stored.parts() else { continue };
+            let Some(message) = held.stored.read() else { continue };
+            let name = message.topic;
             let publisher = match self.fan_out.topics.find(name) {
                 Some(topic) => publisher_now(cx, topic, &held.publisher),
                 None => held.publisher,
             };
             let (now, mut resources) = (cx.now(), cx.resources());
-            let routed =
-                self.sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key);
-            let result = match routed {
+            let Broadcast { sequencer, fan_out, .. } = self;
+            let result = match sequencer.route(&mut resources, now, publisher, &message) {
                 Err(Full) => return self.held.put_back(held),
                 Ok(Routed::Posted) => None,
                 Ok(Routed::Here(sequenced)) => {
-                    Some(self.append_sequenced(&mut resources, &publisher, sequenced, publication))
+                    let publication = message.publication;
+                    Some(sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication))
                 }
             };
             if let Some(mut link) = cx.link(publisher.token) {
@@ -174,7 +166,7 @@ impl Broadcast {
 
     /// Whether messages of the operator must wait for room. While the server drains they are refused instead.
     pub fn has_operator_wait<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
-        let is_owner = !self.drain.is_on() && self.sequencer.ordering != Ordering::Theirs;
+        let is_owner = !self.drain.is_on() && self.sequencer.ordered_by != OrderedBy::Successor;
         is_owner && !self.takes_requests(cx)
     }
 
@@ -185,30 +177,28 @@ impl Broadcast {
     pub fn publish_for_operator<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) -> Result<OperatorPublished, Refused> {
-        if self.drain.is_on() || self.sequencer.ordering == Ordering::Theirs {
+        let refused = if self.drain.is_on() || self.sequencer.ordered_by == OrderedBy::Successor {
+            Some(Refused::Draining)
+        } else if message.publication.payload.len() > self.sequencer.message_bytes_max() {
+            Some(Refused::TooLarge)
+        } else {
+            (!self.takes_requests(cx)).then_some(Refused::Busy)
+        };
+        if let Some(refused) = refused {
             self.sequencer.topics.note_refused();
-            return Err(Refused::Draining);
-        }
-        if publication.payload.len() > self.sequencer.message_bytes_max() {
-            self.sequencer.topics.note_refused();
-            return Err(Refused::TooLarge);
-        }
-        if !self.takes_requests(cx) {
-            self.sequencer.topics.note_refused();
-            return Err(Refused::Busy);
+            return Err(refused);
         }
         let (now, mut resources) = (cx.now(), cx.resources());
         let operator = Publisher::operator(now);
-        if let Some(ticket) = self.sequencer.stage(name, operator, publication, idempotency_key) {
+        let Broadcast { sequencer, fan_out, .. } = self;
+        if let Some(ticket) = sequencer.stage(operator, message) {
             return Ok(OperatorPublished::Later(ticket));
         }
-        let sequenced =
-            self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
-        let result = self.append_sequenced(&mut resources, &operator, sequenced, publication);
+        let sequenced = sequencer.sequence(&mut resources, now, operator, message);
+        let result =
+            sequencer.deliver_here(fan_out, &mut resources, &operator, sequenced, message.publication);
         if let Err(refused) = result
             && let Some(limit) = limit_of(refused)
         {
@@ -227,39 +217,20 @@ impl Broadcast {
         std::mem::take(&mut self.sequencer.queue.decided)
     }
 
-    /// Delivers a message to this shard's own subscribers, if it has any.
-    #[inline]
-    pub(super) fn append_sequenced(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        publisher: &Publisher,
-        sequenced: Result<Sequenced, Refused>,
-        publication: Publication<'_>,
-    ) -> PublishResult {
-        let Sequenced { position, local, .. } = sequenced?;
-        if let Some(topic) = local {
-            let Broadcast { fan_out, sequencer, .. } = self;
-            let owned = &mut sequencer.topics;
-            fan_out.append(owned, resources, topic, publisher, position.offset, publication);
-        }
-        Ok(position)
-    }
-
     /// The next message of a topic arrived from its owner. It acknowledges a publication of this shard.
     #[inline]
     pub(super) fn deliver<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
         topic: TopicId,
-        publisher: &Publisher,
-        offset: u64,
-        publication: Publication<'_>,
+        message: &OrderedMessage<'_>,
     ) {
-        let publisher = &publisher_now(cx, topic, publisher);
+        let publisher = &publisher_now(cx, topic, message.publisher);
         let Broadcast { sequencer, fan_out, .. } = self;
-        fan_out.append(&mut sequencer.topics, &mut cx.resources(), topic, publisher, offset, publication);
+        let message = OrderedMessage { publisher, ..*message };
+        fan_out.append(&mut sequencer.topics, &mut cx.resources(), topic, &message);
         if matches!(publisher.ack_mode, AckMode::Always(_)) && publisher.is_on(cx.shard()) {
-            self.acknowledge_delivered(cx, topic, publisher, offset);
+            self.acknowledge_delivered(cx, topic, publisher, message.offset);
         }
     }
 
@@ -277,6 +248,71 @@ impl Broadcast {
             sessions.acknowledge(&mut link, name, publisher, Ok(Position { epoch, offset }));
         }
     }
+
+    /// A connection has ended, with its subscriptions: publishes the messages that its handler has left, behind all its earlier
+    /// publications. They were charged when they were set, so none is lost for lack of memory. `identity` is the number of its
+    /// client.
+    pub fn publish_on_close<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        identity: u64,
+        messages: OnClose,
+    ) {
+        if self.refuses_last_messages(cx) {
+            for stored in messages {
+                self.sequencer.topics.note_refused();
+                stored.release(cx.pool());
+            }
+            return;
+        }
+        let publisher = Publisher {
+            shard: cx.shard() as u16,
+            number: self.number(cx.shard()),
+            token,
+            identity,
+            member: None,
+            ack_mode: AckMode::OnRefusal,
+            request: 0,
+            received_at: cx.now(),
+        };
+        let waits = !self.held.is_empty();
+        messages.into_iter().for_each(|stored| self.held.add_of_closed(publisher, stored));
+        if !waits {
+            self.publish_held(cx);
+        }
+    }
+
+    /// A drain refuses publications, as it closes their subscribers, too. The topics count these refusals. The subscribers of a
+    /// predecessor's messages are the clients of its successor, so it publishes until its last seconds.
+    fn refuses_last_messages<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
+        let is_predecessor = self.sequencer.ordered_by == OrderedBy::Successor;
+        match self.drain.is_on() && is_predecessor {
+            true => self.handover.is_lost || self.drain.goodbye_at <= cx.now(),
+            false => self.drain.is_on(),
+        }
+    }
+
+    /// This connection as a publisher.
+    pub(super) fn publisher(
+        &self,
+        link: &ConnectionContext<'_>,
+        client: Option<&Identity>,
+        member: Option<MemberId>,
+        ack_mode: AckMode,
+    ) -> Publisher {
+        let shard = link.mailboxes.shard();
+        Publisher {
+            shard: shard as u16,
+            number: self.number(shard),
+            token: link.token,
+            identity: client.map_or(0, Identity::number),
+            member,
+            ack_mode,
+            request: latest_request(link),
+            received_at: link.now(),
+        }
+    }
 }
 
 /// Routes a publication. It is held if others are held before it, or if a mailbox is full. Returns the result if this shard
@@ -285,23 +321,20 @@ pub(super) fn route_or_hold(
     sequencer: &mut Sequencer,
     held: &mut HeldPublications,
     link: &mut ConnectionContext<'_>,
-    name: &str,
     publisher: Publisher,
-    publication: Publication<'_>,
-    idempotency_key: &str,
+    message: &TopicPublication<'_>,
 ) -> Option<Result<Sequenced, Refused>> {
     let now = link.now();
-    let mut resources = link.resources();
     let routed = match held.is_empty() {
-        true => sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key),
+        true => sequencer.route(&mut link.resources(), now, publisher, message),
         false => Err(Full),
     };
-    let bytes = publication.payload.len();
-    traces::published(publisher.token, name, bytes, publisher.received_at, outcome(&routed));
+    let bytes = message.publication.payload.len();
+    traces::published(publisher.token, message.topic, bytes, publisher.received_at, outcome(&routed));
     match routed {
         Ok(Routed::Here(sequenced)) => return Some(sequenced),
         Ok(Routed::Posted) => {}
-        Err(Full) => held.hold(link, name, publisher, publication, idempotency_key),
+        Err(Full) => held.hold(link, publisher, message),
     }
     None
 }
@@ -322,25 +355,22 @@ fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> 
     }
 }
 
-/// This connection as a publisher.
-pub(super) fn publisher(
-    link: &ConnectionContext<'_>,
-    number: u8,
-    client: Option<&Identity>,
-    member: Option<MemberId>,
-    ack_mode: AckMode,
+/// The publisher of a message that is appended now, with its subscription as it is now. A handler publishes before its
+/// subscription is live, as in the same call, and may have subscribed again since.
+pub(super) fn publisher_now<D: Driver>(
+    cx: &mut Context<'_, D>,
+    topic: TopicId,
+    publisher: &Publisher,
 ) -> Publisher {
-    let identity = client.map_or(0, Identity::number);
-    let shard = link.mailboxes.shard() as u16;
-    let request = latest_request(link);
-    Publisher {
-        shard,
-        number,
-        token: link.token,
-        identity,
-        member,
-        ack_mode,
-        request,
-        received_at: link.now(),
-    }
+    let member = match publisher.is_on(cx.shard()).then(|| cx.peer(publisher.token)).flatten() {
+        Some(peer @ Peer::Handler(_)) => skipping_member(peer, topic),
+        _ => publisher.member,
+    };
+    Publisher { member, ..*publisher }
+}
+
+/// The live subscription of a handler's connection to a topic, if it does not get the connection's own messages.
+pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<MemberId> {
+    let subscription = peer.session_mut()?.find(topic)?;
+    subscription.member().filter(|_| subscription.skips_own)
 }

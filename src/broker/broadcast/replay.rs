@@ -3,14 +3,10 @@
 use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::FirstPage;
-use super::cluster::ConnectionReader;
-use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::requests::{Begun, has_deltas, is_server_side, must_recover};
-use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
-use super::sessions::dialect_of;
-use super::shard_mail::ShardMail;
-use super::subscriptions::Waiting;
+use super::requests::{Begun, subscription};
+use super::session::{AllowedBy, ReplayState, SubscriptionState};
+use super::sessions::{ReplayedPage, dialect_of, latest_request};
 use crate::peer::ConnectionContext;
 use echoring_proto::CloseCode;
 use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
@@ -29,10 +25,7 @@ impl Broadcast {
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Replaying(replay);
         }
-        if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            // The entry keeps the shard from leaving the topic.
-            subscription.waiting.push(Waiting::Session(token, now));
-        }
+        self.subscriptions.keep_for(topic, token, now);
         self.sessions.replay_due.push_back(token);
     }
 
@@ -51,16 +44,9 @@ impl Broadcast {
         if let Some(replay) = session.replay(topic) {
             replay.requested = true;
         }
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if self.orders(owner, link.mailboxes.shard()) {
-            let now = link.now();
-            let reader = ConnectionReader { shard: owner, local: topic, token };
-            if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
-                self.replay_page(link, topic, from, page, &bytes);
-            }
-        } else {
-            let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
-            self.pending.add(link.mailboxes, owner, mail, "");
+        let Some(owner) = self.subscriptions.owner_shard(topic) else { return };
+        if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
+            self.replay_page(link, topic, from, page, &bytes);
         }
     }
 
@@ -125,12 +111,10 @@ impl Broadcast {
         self.subscriptions.stop_waiting(topic, link.token);
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
-        } else if taken.as_ref().is_some_and(|taken| taken.allowed_by.is_server_side()) {
-            self.server_subscription_refused(link, topic, refused);
-        } else if taken.is_some_and(|taken| taken.allowed_by == AllowedBy::Handler) {
-            self.handler_refused(link, topic, refused);
         } else {
-            self.sessions.refuse(link, replay.id, refused);
+            let allowed_by = taken.map(|taken| taken.allowed_by).unwrap_or_default();
+            let request = (latest_request(link), replay.id);
+            self.refuse_subscription(link, topic, allowed_by, request, refused);
         }
         self.leave_if_deserted(&mut link.resources(), topic);
     }
@@ -164,7 +148,10 @@ impl Broadcast {
         if replay.answered && has_gap && !dialect_of(link).has_gaps() {
             return self.end_replay(link, topic, Position { offset: page.after, ..page.head });
         }
-        if !replay.answered && recovered(&replay, page) == Some(false) && must_recover(link, topic) {
+        if !replay.answered
+            && recovered(&replay, page) == Some(false)
+            && subscription(link, topic).is_some_and(|own| own.must_recover)
+        {
             return self.refuse_unrecovered(link, topic, replay.id);
         }
         if !replay.answered && self.awaits_connect(link, topic) {
@@ -198,34 +185,24 @@ impl Broadcast {
         page: &Page,
         messages: &[u8],
     ) -> u64 {
+        // Without gap events, the answer carries the messages, and is what tells the client of a gap before them.
+        let is_asked_for = !replay.answered && !dialect_of(link).has_gaps();
+        let Some(own) = subscription(link, topic) else { return page.after };
+        let (is_carried, deltas) = (is_asked_for && !own.allowed_by.is_server_side(), own.deltas);
+        let (offset, carried) =
+            if is_carried { (reach(page, messages), messages) } else { (page.after, &[][..]) };
         if !replay.answered {
-            if !dialect_of(link).has_gaps() && !is_server_side(link, topic) {
-                // The answer carries the messages, and is what tells the client of a gap before them.
-                let offset = reach(page, messages);
-                self.answer_replayed(link, topic, replay, page, offset, messages);
-                return offset;
-            }
-            self.answer_replayed(link, topic, replay, page, page.after, &[]);
+            let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
+            let (position, recovered) = (Position { offset, ..page.head }, recovered(replay, page));
+            let begun = Begun { id: replay.id, position, recovered, snapshot, messages: carried };
+            self.send_subscribed(link, topic, &begun);
         }
-        let deltas = has_deltas(link, topic);
+        if is_carried {
+            return offset;
+        }
+        let history = ReplayedPage { page, messages, snapshot: replay.snapshot, deltas };
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot, deltas)
-    }
-
-    fn answer_replayed(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        topic: TopicId,
-        replay: &ReplayState,
-        page: &Page,
-        offset: u64,
-        messages: &[u8],
-    ) {
-        let recovered = recovered(replay, page);
-        let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
-        let position = Position { offset, ..page.head };
-        let begun = Begun { id: replay.id, position, recovered, snapshot, messages };
-        self.send_subscribed(link, topic, &begun);
+        sessions.send_history(link, fan_out.name(topic), &history)
     }
 
     /// The client wants no subscription from which messages are missing.
@@ -239,9 +216,7 @@ impl Broadcast {
             session.take(topic);
         }
         self.subscriptions.stop_waiting(topic, link.token);
-        if let Dialect::Centrifuge(encoding) = dialect_of(link) {
-            self.fail(link, encoding, number(id), ErrorCode::UnrecoverablePosition);
-        }
+        self.fail(link, number(id), ErrorCode::UnrecoverablePosition);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
@@ -262,9 +237,9 @@ impl Broadcast {
 
     /// Takes a subscription whose replay ends from its session. Reports its former permission.
     fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
-        let SessionSubscription { allowed_by, .. } = link.peer.session_mut()?.take(topic)?;
+        let taken = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
-        Some(allowed_by)
+        Some(taken.allowed_by)
     }
 }
 

@@ -29,19 +29,15 @@ impl Broadcast {
     /// The subscriptions of a connection, with the names of the first `most`.
     pub fn subscriptions_of(&self, peer: &Peer, most: usize) -> Subscribed {
         let name = |topic| self.fan_out.name(topic).into();
-        if let Peer::Subscriber(subscriber) = peer {
-            return Subscribed {
-                topics: vec![name(subscriber.topic)],
-                count: 1,
-                lag_bytes: self.lag_bytes_of(peer),
-            };
-        }
-        let Some(session) = peer.session() else { return Subscribed::default() };
-        Subscribed {
-            topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
-            count: session.subscriptions.len(),
-            lag_bytes: self.lag_bytes_of(peer),
-        }
+        let (topics, count) = match (peer, peer.session()) {
+            (Peer::Subscriber(subscriber), _) => (vec![name(subscriber.topic)], 1),
+            (_, Some(session)) => {
+                let first = session.subscriptions.iter().take(most);
+                (first.map(|own| name(own.topic)).collect(), session.subscriptions.len())
+            }
+            _ => return Subscribed::default(),
+        };
+        Subscribed { topics, count, lag_bytes: self.lag_bytes_of(peer) }
     }
 
     /// Bytes of the messages of its topics that a connection was not sent yet; `None` if it never subscribes.
@@ -62,7 +58,7 @@ impl Broadcast {
         report.subscriptions = local.subscriptions() as u64;
         report.publications = owned.publications();
         report.deliveries = local.deliveries();
-        report.passed = self.sequencer.passed;
+        report.passed = self.sequencer.forwards.passed;
         report.owned_topics = owned.len() as u64;
         report.topics_peak = owned.budget().peak();
         report.topics_limit = owned.budget().units();

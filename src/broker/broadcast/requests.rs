@@ -4,21 +4,23 @@ use super::Broadcast;
 use super::dialect::Dialect;
 use super::events::{SessionEvent, SubscribedEvent};
 use super::members::MembersPage;
-use super::session::{AllowedBy, Granted, ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{
+    AllowedBy, ReplayState, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
+};
 use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::gate::quotas::CountedSubscription;
 use crate::peer::ConnectionContext;
+use crate::publications::TopicPublication;
 use crate::v1;
-use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::SECOND;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
+    AllowedDelta, ClientId, Format, Position, Refused, Replay, Right, TopicId, TopicSettings,
 };
 use echoring_wire::v1::{Command, ProtocolError};
 
@@ -29,40 +31,8 @@ pub(super) const ANY_EPOCH: u64 = 0;
 pub(super) struct WantedSubscription<'a> {
     pub(super) id: Option<u64>,
     pub(super) name: &'a str,
-    /// The position after which messages are wanted first.
-    pub(super) from: Option<Position>,
-    /// Whether presence events are wanted.
-    pub(super) presence: bool,
-    /// Whether a subscription from which messages are missing is unwanted.
-    pub(super) must_recover: bool,
-    /// Whether messages may be deltas, where the topic has them.
-    pub(super) deltas: bool,
-    /// Whether messages of the connection itself are not wanted.
-    pub(super) skips_own: bool,
-    /// The permission besides those of the topic that has allowed it.
-    pub(super) allowed_by: AllowedBy,
-    /// Data of the application for the answer.
-    pub(super) data: Option<Box<AppData>>,
-    /// When the subscription expires.
-    pub(super) expires_at: Option<Nanos>,
-}
-
-impl<'a> WantedSubscription<'a> {
-    /// A subscription from now on, as the permissions of the topic allow it.
-    pub(super) fn plain(id: Option<u64>, name: &'a str) -> WantedSubscription<'a> {
-        WantedSubscription {
-            id,
-            name,
-            from: None,
-            presence: false,
-            must_recover: false,
-            deltas: false,
-            skips_own: false,
-            allowed_by: AllowedBy::Permission,
-            data: None,
-            expires_at: None,
-        }
-    }
+    pub(super) request: SubscriptionRequest,
+    pub(super) terms: Terms,
 }
 
 /// Why a session does not get a subscription.
@@ -104,9 +74,8 @@ impl Broadcast {
         payload: &[u8],
     ) {
         let Some(session) = link.peer.session_mut() else { return };
-        if let Some(session) = session.centrifuge() {
-            let encoding = session.encoding;
-            return self.centrifuge_frame(link, gate, encoding, kind, payload);
+        if session.centrifuge().is_some() {
+            return self.centrifuge_frame(link, gate, kind, payload);
         }
         session.requests.begin();
         let command = match kind {
@@ -116,16 +85,14 @@ impl Broadcast {
         match command {
             Ok(Command::Publish { id, topic, key, idempotency_key, value }) => {
                 let publication = v1::publication(key.as_deref(), &value);
-                let idempotency_key = idempotency_key.unwrap_or_default();
-                self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
+                let idempotency_key = idempotency_key.as_deref().unwrap_or_default();
+                let message = TopicPublication { topic: &topic, publication, idempotency_key };
+                self.publish_within_rate(link, gate, id, &message);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                let plain = WantedSubscription::plain(id, &topic);
-                let wanted = WantedSubscription {
-                    from: position.as_ref().map(v1::position_of),
-                    presence: true,
-                    ..plain
-                };
+                let from = position.as_ref().map(v1::position_of);
+                let request = SubscriptionRequest { from, presence: true, ..SubscriptionRequest::default() };
+                let wanted = WantedSubscription { id, name: &topic, request, terms: Terms::default() };
                 self.subscribe_session(link, gate, wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
@@ -137,25 +104,6 @@ impl Broadcast {
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
             Err(error) => self.sessions.reject(link, &error),
         }
-    }
-
-    /// A session publishes, unless it is faster than it may be.
-    pub(super) fn publish_within_rate(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        gate: &mut Gate,
-        id: Option<u64>,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
-    ) {
-        if let Err(limit) = gate.publish(link.token, link.now()) {
-            link.note_excess(limit, false);
-            self.sequencer.topics.note_refused();
-            return self.sessions.refuse_publication(link, name, id, Refused::RateLimited);
-        }
-        let client = gate.client(link.token);
-        self.publish_for_session(link, client, id, name, publication, idempotency_key);
     }
 
     /// A session subscribes.
@@ -184,9 +132,9 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) -> Result<(), Rejected> {
-        let WantedSubscription {
-            id, name, from, presence, must_recover, deltas, skips_own, allowed_by, ..
-        } = wanted;
+        let WantedSubscription { id, name, request, terms } = wanted;
+        let SubscriptionRequest { from, presence, must_recover, deltas, skips_own } = request;
+        let Terms { allowed_by, data, expires_at } = terms;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return Err(Rejected::Refused(Refused::Draining));
@@ -219,8 +167,8 @@ impl Broadcast {
             deltas,
             skips_own,
             allowed_by,
-            expires_at: wanted.expires_at,
-            data: wanted.data,
+            expires_at,
+            data,
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -302,11 +250,11 @@ impl Broadcast {
         head: Position,
         recovered: Option<bool>,
     ) {
-        if recovered == Some(false) && must_recover(link, topic) {
+        if recovered == Some(false) && subscription(link, topic).is_some_and(|own| own.must_recover) {
             return self.refuse_unrecovered(link, topic, id);
         }
         if self.awaits_connect(link, topic) {
-            return self.await_connect(link, topic, head, recovered);
+            return self.await_connect(link, topic, head, recovered, false);
         }
         let begun = Begun { id, position: head, recovered, snapshot: None, messages: &[] };
         self.send_subscribed(link, topic, &begun);
@@ -320,21 +268,17 @@ impl Broadcast {
         topic: TopicId,
         begun: &Begun<'_>,
     ) {
-        let client = self.client_id(link);
-        let (granted, deltas) = (granted(link, topic), has_deltas(link, topic));
+        let (client, now) = (self.client_id(link), link.now());
         let Begun { id, position, recovered, snapshot, messages } = *begun;
+        let Some(own) = subscription(link, topic) else { return };
         // A replay from the client's position says what is missing.
-        let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
-        let is_replayed =
-            link.peer.session_mut().and_then(|session| session.replay(topic)).is_some_and(replays);
-        let is_reset = recovered == Some(false) && !is_replayed;
-        let now = link.now();
-        let subscription = link.peer.session_mut().and_then(|session| session.find(topic));
-        let (expires_at, has_token, data) = subscription
-            .map(|own| (own.expires_at, own.allowed_by == AllowedBy::Token, own.data.take()))
-            .unwrap_or_default();
+        let all = Replay::After(position.offset);
+        let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == all);
+        let (granted, deltas) = (own.granted, own.deltas);
+        let (allowed_by, expires_at) = (own.allowed_by, own.expires_at);
+        let data = own.data.take();
         // Without a token there is none to refresh.
-        let refresh_by = expires_at.filter(|_| has_token);
+        let refresh_by = expires_at.filter(|_| allowed_by == AllowedBy::Token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -344,10 +288,10 @@ impl Broadcast {
             position,
             recovered,
             snapshot,
-            is_reset,
+            is_reset: recovered == Some(false) && !is_replayed,
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
-            is_server_side: is_server_side(link, topic),
+            is_server_side: allowed_by.is_server_side(),
             deltas,
             expires_in_s: refresh_by.map(|at| at.saturating_sub(now) / SECOND),
             data: data.as_deref(),
@@ -372,20 +316,16 @@ impl Broadcast {
     pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
-        let (token, dialect) = (link.token, dialect_of(link));
-        let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
+        let (token, dialect, client) = (link.token, dialect_of(link), self.client_id(link));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-        let log = dialect.of_log(sees_presence, deltas);
-        let own = self.client_id(link).number;
         let Some(session) = link.peer.session_mut() else { return };
-        let skip = if session.find(topic).is_some_and(|known| known.skips_own) { own } else { 0 };
-        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log, skip);
+        let Some(own) = session.find(topic) else { return };
+        let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), window_bits };
+        let skip = if own.skips_own { client.number } else { 0 };
+        let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
-        if let Some(subscription) = session.find(topic) {
-            subscription.state = SubscriptionState::Live(member);
-        }
+        own.state = SubscriptionState::Live(member);
         let subject = session.subject.clone();
-        let client = self.client_id(link);
         self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 
@@ -441,27 +381,10 @@ fn count_subscription(
     })
 }
 
-/// Whether the client of a subscription wants none from which it missed messages.
-pub(super) fn must_recover(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.find(topic).is_some_and(|subscription| subscription.must_recover)
-}
-
-/// Whether the server has made a subscription.
-pub(super) fn is_server_side(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.is_server_side(topic)
-}
-
-/// Whether messages of a subscription may be deltas.
-pub(super) fn has_deltas(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-    let Some(session) = link.peer.session_mut() else { return false };
-    session.find(topic).is_some_and(|subscription| subscription.deltas)
-}
-
-/// The additional rights of a subscription's client; none without the subscription.
-fn granted(link: &mut ConnectionContext<'_>, topic: TopicId) -> Granted {
-    let nothing = Granted { members: false, presence: false, history: false };
-    let Some(session) = link.peer.session_mut() else { return nothing };
-    session.find(topic).map_or(nothing, |subscription| subscription.granted)
+/// The subscription of a session to a topic.
+pub(super) fn subscription<'l>(
+    link: &'l mut ConnectionContext<'_>,
+    topic: TopicId,
+) -> Option<&'l mut SessionSubscription> {
+    link.peer.session_mut()?.find(topic)
 }

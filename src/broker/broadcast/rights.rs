@@ -86,7 +86,7 @@ impl Broadcast {
             return self.connect_decided(link, gate, decision);
         }
         let now = link.now();
-        match gate.refreshed(link.token, decision, link.pool(), now) {
+        match gate.present(link.token, decision, true, link.pool(), now) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();

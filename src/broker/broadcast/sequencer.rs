@@ -1,29 +1,35 @@
-//! The topics that this shard owns: it gives each publication the next offset, keeps the history, and forwards messages
-//! and presence events to every shard that subscribes.
+//! The order of topics: those that this shard owns, and the requests to the owner shards of others.
 //!
-//! Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences anything.
+//! It gives each publication of an owned topic the next offset, keeps the history, and forwards messages and presence events to every
+//! shard that subscribes. Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences
+//! anything.
 //!
-//! In a cluster, the shard orders the publications of the topics that its node owns, and leaves others to their owners.
+//! In a cluster, the shard orders the publications of the topics that its node owns, and leaves others to their owner nodes.
 
 use echoring_cluster::Ticket;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
+use echoring_runtime::shard::{Full, Lane, Mailboxes};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
-    Accepted, ClientId, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement,
-    Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
+    Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Placement, Position,
+    Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
-use super::cluster::{
-    ClusterQueue, ClusterShard, ConnectionReader, PageAhead, PageReader, PageRequest, StreamRange,
+use super::fan_out::FanOut;
+use super::following::stream_pages::{
+    ConnectionReader, PageAhead, PageReader, PageRequest, StreamRange, WantedPage,
 };
+use super::following::{Following, FollowingQueue};
 use super::forwards::Forwards;
-use super::handover::Ordering;
-use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
-use crate::cluster_mail::RelayOutbox;
+use super::handover::OrderedBy;
+use super::pending_requests::PendingRequests;
+use super::shard_mail::{AckMode, MembersQuery, OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::limits::{CLUSTER_BEHIND_MAX, CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
+use crate::node_mail::RelayOutbox;
 use crate::observer;
+use crate::peer::{ConnectionContext, ShardResources};
+use crate::publications::TopicPublication;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
 pub const MAIL_OVERHEAD_BYTES: usize = TOPIC_BYTES_MAX + KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 16;
@@ -33,19 +39,20 @@ pub(super) const PAGE_BYTES: usize = 32 * 1024;
 /// A page of history, or the reason why there is none, and its messages.
 pub(super) type PageAnswer = (Result<Page, Refused>, Vec<u8>);
 
-/// The owned topics of a shard.
+/// The owned topics of a shard, and its requests to other owner shards.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
     placement: Placement,
     message_bytes_max: usize,
-    pub(super) ordering: Ordering,
-    pub(super) passed: Passed,
+    pub(super) ordered_by: OrderedBy,
     pub(super) forwards: Forwards,
+    /// Requests to the owner shards of topics that wait for room.
+    pub(super) requests: PendingRequests,
     /// The shard's part in a cluster of nodes. It is taken away while it is at work.
-    pub(super) cluster: Option<Box<ClusterShard>>,
-    /// The request that waits for it.
-    pub(super) queue: ClusterQueue,
+    pub(super) following: Option<Box<Following>>,
+    /// The work that waits for it.
+    pub(super) queue: FollowingQueue,
     /// Messages for other clients of NATS.
     pub(super) relay: Option<RelayOutbox>,
 }
@@ -56,15 +63,15 @@ pub(super) struct Sequenced {
     pub(super) position: Position,
     /// It was published before with the same idempotency key, and is not forwarded again.
     pub(super) duplicate: bool,
-    /// The topic on this shard, if this shard subscribes to it: the caller delivers the message there.
-    pub(super) local: Option<TopicId>,
+    /// The topic on this shard, if this shard subscribes to it: the message is then to be [delivered](Sequencer::deliver_here).
+    local: Option<TopicId>,
 }
 
 /// A message of a durable topic that is stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
-    pub(super) publication: Publication<'a>,
-    pub(super) idempotency_key: &'a str,
+    pub(super) publisher: &'a Publisher,
+    pub(super) message: TopicPublication<'a>,
     pub(super) by_client: bool,
     pub(super) position: Position,
 }
@@ -80,51 +87,46 @@ pub(super) enum Routed {
 
 impl Sequencer {
     pub(super) fn new(topics: OwnedTopics, placement: Placement, message_bytes_max: usize) -> Sequencer {
-        let ordering = Ordering::default();
         Sequencer {
             topics,
             placement,
             message_bytes_max,
-            ordering,
-            passed: Passed::default(),
+            ordered_by: OrderedBy::default(),
             forwards: Forwards::default(),
-            cluster: None,
-            queue: ClusterQueue::default(),
+            requests: PendingRequests::default(),
+            following: None,
+            queue: FollowingQueue::default(),
             relay: None,
         }
     }
 
     /// Shares the topics with other nodes.
-    pub(super) fn join(&mut self, cluster: ClusterShard) {
+    pub(super) fn join(&mut self, following: Following) {
         self.topics.list_forgotten();
-        self.cluster = Some(Box::new(cluster));
+        self.following = Some(Box::new(following));
     }
 
     /// Whether another publication may be taken that waits for other nodes.
     #[inline]
     pub(super) fn has_room_for_others(&self) -> bool {
-        let has_room = |cluster: &ClusterShard| cluster.has_room(&self.queue, self.mail_bytes_max());
-        self.forwards.is_empty() && self.cluster.as_deref().is_none_or(has_room)
+        let has_room = |following: &Following| following.has_room(&self.queue, self.mail_bytes_max());
+        self.forwards.is_empty() && self.following.as_deref().is_none_or(has_room)
     }
 
-    /// Leaves a publication to another node, if this node does not order its topic. See [`ClusterShard::stage`].
+    /// Leaves a publication to another node, if this node does not order its topic. See [`Following::stage`].
     #[inline]
-    pub(super) fn stage(
-        &mut self,
-        name: &str,
-        publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
-    ) -> Option<Ticket> {
-        let cluster = self.cluster.as_ref().filter(|cluster| !cluster.orders(name))?;
-        Some(cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key))
+    pub(super) fn stage(&mut self, publisher: Publisher, message: &TopicPublication<'_>) -> Option<Ticket> {
+        let following = self.following.as_ref().filter(|following| !following.table.orders(message.topic))?;
+        Some(following.stage(&mut self.queue, publisher, message))
     }
 
     /// Informs the cluster which topics this shard has forgotten. Until it knows, it assumes that this node owns them;
     /// topics that are created again meanwhile would then begin another epoch.
     pub(super) fn tell_forgotten(&mut self) {
-        if let Some(cluster) = &mut self.cluster {
-            self.topics.take_names_forgotten().iter().for_each(|name| cluster.forget(name));
+        if let Some(following) = &mut self.following {
+            for name in self.topics.take_names_forgotten() {
+                following.table.forget(&name);
+            }
         }
     }
 
@@ -138,12 +140,12 @@ impl Sequencer {
         pool: &mut Pool,
     ) -> Option<Result<Subscribed, Refused>> {
         self.tell_forgotten();
-        if let Some(cluster) = &mut self.cluster {
-            if !cluster.is_live(name) {
-                cluster.wait(&mut self.queue, name, creator, shard, local);
+        if let Some(following) = &mut self.following {
+            self.queue.touch(name);
+            if !following.is_live(name) {
+                following.wait(name, creator, shard, local);
                 return None;
             }
-            self.queue.touch(name);
         }
         Some(self.topics.subscribe(name, creator, shard, local, pool))
     }
@@ -165,49 +167,44 @@ impl Sequencer {
         self.topics.unsubscribe(owned, shard, local, now, pool);
     }
 
-    /// Takes the next message of a topic that another node orders, and forwards it.
+    /// Takes the next message of a topic that another node orders, and delivers it.
     pub(super) fn accept(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        fan_out: &mut FanOut,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
-        publisher: &Publisher,
-        offset: u64,
-        publication: Publication<'_>,
-    ) -> Option<TopicId> {
-        let Sequencer { topics, passed, forwards, .. } = self;
-        let shards = topics.accept(owned, &publication, now, resources.pool);
-        forward_message(forwards, passed, resources.mailboxes, shards, publisher, offset, publication)
+        message: &OrderedMessage<'_>,
+    ) {
+        let shards = self.topics.accept(owned, &message.publication, now, resources.pool);
+        if let Some(local) = self.forwards.deliver(resources.mailboxes, shards, message) {
+            fan_out.append(&mut self.topics, resources, local, message);
+        }
     }
 
-    /// Takes the next message of a durable topic that this node owns, and forwards it.
+    /// Takes the next message of a durable topic that this node owns, and delivers it.
     pub(super) fn accept_stored(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        fan_out: &mut FanOut,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
         owned: OwnedTopicId,
-        name: &str,
-        publisher: &Publisher,
         stored: &Stored<'_>,
-    ) -> Option<TopicId> {
-        let &Stored { publication, idempotency_key, by_client, position } = stored;
-        let Sequencer { topics, passed, forwards, relay, .. } = self;
+    ) {
+        let &Stored { publisher, message, by_client, position } = stored;
+        let TopicPublication { topic, publication, idempotency_key } = message;
+        let Sequencer { topics, forwards, relay, .. } = self;
         let format = topics.relay(owned);
         let shards =
             topics.accept_stored(owned, &publication, idempotency_key, by_client, now, resources.pool);
-        let local = forward_message(
-            forwards,
-            passed,
-            resources.mailboxes,
-            shards,
-            publisher,
-            position.offset,
-            publication,
-        );
+        let ordered = OrderedMessage { publisher, offset: position.offset, publication };
+        let local = forwards.deliver(resources.mailboxes, shards, &ordered);
         if let Some(outbox) = relay.as_mut().filter(|_| format != Relay::Off) {
-            outbox.push(name, position, format, publication);
+            outbox.push(topic, position, format, publication);
         }
-        local
+        if let Some(local) = local {
+            fan_out.append(topics, resources, local, &ordered);
+        }
     }
 
     /// A successor accepts messages of this size.
@@ -216,7 +213,7 @@ impl Sequencer {
     }
 
     /// The shard that owns the topic `name`.
-    pub(super) fn owner_of(&self, name: &str, shards: usize) -> usize {
+    pub(super) fn owner_shard_of(&self, name: &str, shards: usize) -> usize {
         self.placement.owner(name, shards)
     }
 
@@ -236,6 +233,26 @@ impl Sequencer {
         self.message_bytes_max + MAIL_OVERHEAD_BYTES
     }
 
+    /// Whether this shard orders the topics of an owner shard.
+    pub(super) fn orders(&self, owner_shard: usize, here: usize) -> bool {
+        owner_shard == here && self.ordered_by == OrderedBy::ThisProcess
+    }
+
+    /// Posts a request to the owner shard of a topic: at once unless others wait.
+    pub(super) fn request(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        owner_shard: usize,
+        mail: ShardMail,
+        text: &str,
+    ) {
+        self.requests.push(owner_shard, mail, text);
+        // Earlier requests are tried again at the end of the tick.
+        if self.requests.len() == 1 {
+            self.requests.post(mailboxes, self.ordered_by);
+        }
+    }
+
     /// Sequences a publication if this shard owns its topic; otherwise posts it to the owner.
     ///
     /// # Errors
@@ -243,57 +260,49 @@ impl Sequencer {
     #[inline]
     pub(super) fn route(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
-        name: &str,
         publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) -> Result<Routed, Full> {
-        let owner = self.owner_of(name, resources.mailboxes.shards());
-        if self.ordering == Ordering::Frozen {
+        let owner_shard = self.owner_shard_of(message.topic, resources.mailboxes.shards());
+        let Publication { key, payload, .. } = message.publication;
+        if self.ordered_by == OrderedBy::Nobody {
             return Err(Full);
         }
-        if self.ordering == Ordering::Theirs && publication.payload.len() > self.message_bytes_max {
+        if self.ordered_by == OrderedBy::Successor && payload.len() > self.message_bytes_max {
             return Ok(Routed::Here(Err(Refused::TooLarge)));
         }
-        if owner != resources.mailboxes.shard() || self.ordering == Ordering::Theirs {
-            self.post(resources.mailboxes, owner, name, publisher, publication, idempotency_key)?;
+        if !self.orders(owner_shard, resources.mailboxes.shard()) {
+            self.post(resources.mailboxes, owner_shard, publisher, message)?;
             return Ok(Routed::Posted);
         }
-        let bytes = publication.payload.len() + publication.key.len();
+        let bytes = payload.len() + key.len();
         if !resources.mailboxes.all_have_room(Lane::Forward, bytes) || !self.has_room_for_others() {
             return Err(Full);
         }
-        if self.stage(name, publisher, publication, idempotency_key).is_some() {
+        if self.stage(publisher, message).is_some() {
             return Ok(Routed::Posted);
         }
-        Ok(Routed::Here(self.sequence(resources, now, name, publisher, publication, idempotency_key)))
+        Ok(Routed::Here(self.sequence(resources, now, publisher, message)))
     }
 
     fn post(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
-        owner: usize,
-        name: &str,
+        owner_shard: usize,
         publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) -> Result<(), Full> {
-        let Publication { content, key, payload } = publication;
-        let mail = ShardMail::Publish {
-            publisher,
-            content,
-            name_bytes: name.len() as u8,
-            key_bytes: key.len() as u8,
-            idempotency_bytes: idempotency_key.len() as u8,
-        };
-        let bytes = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
-        match self.ordering {
-            Ordering::Theirs => mailboxes.post_far(owner, mail, &bytes)?,
-            Ordering::Own | Ordering::Frozen => mailboxes.post(owner, Lane::Request, mail, &bytes)?,
+        let mail = ShardMail::Publish { publisher, head: message.head() };
+        let bytes = message.parts();
+        match self.ordered_by {
+            OrderedBy::Successor => mailboxes.post_far(owner_shard, mail, &bytes)?,
+            OrderedBy::ThisProcess | OrderedBy::Nobody => {
+                mailboxes.post(owner_shard, Lane::Request, mail, &bytes)?;
+            }
         }
-        self.passed.publications_out += 1;
+        self.forwards.passed.publications_out += 1;
         Ok(())
     }
 
@@ -301,17 +310,16 @@ impl Sequencer {
     /// forward lanes have room.
     pub(super) fn sequence(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         now: Nanos,
-        name: &str,
         publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) -> Result<Sequenced, Refused> {
+        let TopicPublication { topic, publication, idempotency_key } = *message;
         let by_client = !publisher.is_operator();
-        let Sequencer { topics, passed, forwards, cluster, relay, .. } = self;
+        let Sequencer { topics, forwards, following, relay, .. } = self;
         let owned = topics
-            .find_or_create(name, publisher.creator(), now, resources.pool)
+            .find_or_create(topic, publisher.creator(), now, resources.pool)
             .inspect_err(|_| topics.note_refused())?;
         let relay = relay
             .as_mut()
@@ -326,17 +334,34 @@ impl Sequencer {
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
             }
         };
-        observer::published(name, position, &publication);
-        let offset = position.offset;
-        let local =
-            forward_message(forwards, passed, resources.mailboxes, shards, &publisher, offset, publication);
-        if let Some(cluster) = cluster {
-            cluster.forward(name, position, &publisher, publication);
+        observer::published(topic, position, &publication);
+        let ordered = OrderedMessage { publisher: &publisher, offset: position.offset, publication };
+        let local = forwards.deliver(resources.mailboxes, shards, &ordered);
+        if let Some(following) = following {
+            following.forward(topic, position, &publisher, publication);
         }
         if let Some((format, outbox)) = relay {
-            outbox.push(name, position, format, publication);
+            outbox.push(topic, position, format, publication);
         }
         Ok(Sequenced { position, duplicate: false, local })
+    }
+
+    /// Delivers a message to this shard's own subscribers, if it has any.
+    #[inline]
+    pub(super) fn deliver_here(
+        &mut self,
+        fan_out: &mut FanOut,
+        resources: &mut ShardResources<'_>,
+        publisher: &Publisher,
+        sequenced: Result<Sequenced, Refused>,
+        publication: Publication<'_>,
+    ) -> PublishResult {
+        let Sequenced { position, local, .. } = sequenced?;
+        if let Some(topic) = local {
+            let ordered = OrderedMessage { publisher, offset: position.offset, publication };
+            fan_out.append(&mut self.topics, resources, topic, &ordered);
+        }
+        Ok(position)
     }
 
     /// Whether the publisher's shard needs a [`ShardMail::PublishResult`]. Where the message is delivered to that shard, the
@@ -357,14 +382,27 @@ impl Sequencer {
         }
     }
 
-    /// A page of a topic's history. It fits one message to another shard.
-    pub(super) fn history(
+    /// A page of history for a connection of this shard. `None` if it follows: from the owner shard, or once this node has it.
+    pub(super) fn request_page(
         &mut self,
-        owned: OwnedTopicId,
+        link: &mut ConnectionContext<'_>,
+        local: TopicId,
+        (owner_shard, owned): (usize, OwnedTopicId),
         from: Replay,
-        now: Nanos,
-        pool: &mut Pool,
-    ) -> PageAnswer {
+    ) -> Option<PageAnswer> {
+        let token = link.token;
+        if !self.orders(owner_shard, link.mailboxes.shard()) {
+            let mail = ShardMail::ReplayRequest { owned, local, token, from };
+            self.request(link.mailboxes, owner_shard, mail, "");
+            return None;
+        }
+        let (now, reader) = (link.now(), ConnectionReader { shard: owner_shard, local, token });
+        self.history_for(reader, WantedPage { owned, from }, now, link.pool())
+    }
+
+    /// A page of a topic's history. It fits one message to another shard.
+    pub(super) fn history(&mut self, wanted: WantedPage, now: Nanos, pool: &mut Pool) -> PageAnswer {
+        let WantedPage { owned, from } = wanted;
         let mut bytes = Vec::new();
         let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
         let page = self.topics.history(owned, from, bytes_max, now, pool, &mut bytes);
@@ -376,48 +414,50 @@ impl Sequencer {
     pub(super) fn history_for(
         &mut self,
         reader: ConnectionReader,
-        owned: OwnedTopicId,
-        from: Replay,
+        wanted: WantedPage,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<PageAnswer> {
         let until = now + CLUSTER_BEHIND_TIMEOUT;
-        self.ask_stream(owned, from);
-        if !self.is_behind(owned, from) {
-            return self.read_history(reader, owned, from, until, now, pool);
+        self.ask_stream(wanted);
+        if !self.is_behind(wanted) {
+            return self.read_history(reader, wanted, until, now, pool);
         }
         if self.queue.ahead.len() >= CLUSTER_BEHIND_MAX {
             return Some((Err(Refused::Behind), Vec::new()));
         }
-        self.queue.ahead.push(PageAhead { reader, owned, from, look_at: until, until });
+        self.queue.ahead.push(PageAhead { reader, wanted, look_at: until, until });
         None
     }
 
     /// Causes the stream of a durable topic to be read again if a page begins behind everything that the topic has
     /// here: another node may have stored more without this one's knowledge.
-    fn ask_stream(&mut self, owned: OwnedTopicId, from: Replay) {
-        let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else { return };
-        let Some(name) = self.topics.name(owned) else { return };
-        if cluster.owns(name) && self.topics.durable(name).is_on {
-            self.queue.reread(name);
+    fn ask_stream(&mut self, wanted: WantedPage) {
+        let Some(following) = self.following.as_deref() else { return };
+        let Some(name) = self.name_if_ahead(wanted) else { return };
+        if following.table.is_owner(name) && self.topics.durable(name).is_on {
+            let name = name.into();
+            self.queue.rereads.insert(name);
         }
     }
 
-    /// Whether a page begins behind everything that a topic has here.
-    fn is_ahead(&self, owned: OwnedTopicId, from: Replay) -> bool {
-        let Replay::After(after) = from else { return false };
-        let head = self.topics.name(owned).and_then(|name| self.topics.position(name));
-        head.is_some_and(|head| head.offset < after)
+    /// The name of a topic, if a page begins behind everything that it has here.
+    fn name_if_ahead(&self, WantedPage { owned, from }: WantedPage) -> Option<&str> {
+        let Replay::After(after) = from else { return None };
+        let name = self.topics.name(owned)?;
+        self.topics.position(name).is_some_and(|head| head.offset < after).then_some(name)
     }
 
     /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner, or
     /// its stream, may have: another node has sent a client a later position.
-    pub(super) fn is_behind(&self, owned: OwnedTopicId, from: Replay) -> bool {
-        let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else {
-            return false;
+    pub(super) fn is_behind(&self, wanted: WantedPage) -> bool {
+        let Some(following) = self.following.as_deref() else { return false };
+        let may_have = |name| {
+            !following.table.is_owner(name)
+                || self.queue.rereads.contains(name)
+                || following.table.reads_stream(name)
         };
-        let may_have = |name| !cluster.owns(name) || self.queue.rereads(name) || cluster.reads_stream(name);
-        self.topics.name(owned).is_some_and(may_have)
+        self.name_if_ahead(wanted).is_some_and(may_have)
     }
 
     /// A page of a topic's history for a connection, as this node has it. `None` if it is answered once the topic's stream has been
@@ -425,30 +465,28 @@ impl Sequencer {
     pub(super) fn read_history(
         &mut self,
         reader: ConnectionReader,
-        owned: OwnedTopicId,
-        from: Replay,
+        wanted: WantedPage,
         until: Nanos,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<PageAnswer> {
-        let Some(stream) = self.stream_range(owned, from, now, pool) else {
-            return Some(self.history(owned, from, now, pool));
+        let Some(stream) = self.stream_range(wanted, now, pool) else {
+            return Some(self.history(wanted, now, pool));
         };
         let reader = PageReader::Connection(reader, until);
-        self.queue.pages.push(PageRequest { reader, owned, from, stream });
+        self.queue.pages.push(PageRequest { reader, wanted, stream });
         None
     }
 
     /// The part of the topic's stream that a page must be read from; `None` if the page is in memory, or no longer stored.
     pub(super) fn stream_range(
         &mut self,
-        owned: OwnedTopicId,
-        from: Replay,
+        wanted: WantedPage,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<StreamRange> {
-        let after = self.topics.stream_position(owned, from, now, pool)?;
-        let topic = self.topics.name(owned)?;
+        let after = self.topics.stream_position(wanted.owned, wanted.from, now, pool)?;
+        let topic = self.topics.name(wanted.owned)?;
         Some(StreamRange { topic: topic.into(), durable: self.topics.durable(topic), after })
     }
 
@@ -459,59 +497,4 @@ impl Sequencer {
         let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
     }
-
-    /// Notifies the subscribing shards that a subscriber has joined or left. Returns the number of subscribers, and the
-    /// topic on this shard, if this shard subscribes.
-    pub(super) fn tell_presence(
-        &mut self,
-        mailboxes: &mut Mailboxes<ShardMail>,
-        owned: OwnedTopicId,
-        client: ClientId,
-        subject: &str,
-        joined: bool,
-    ) -> Option<(u64, Option<TopicId>)> {
-        let (count, shards) = self.topics.present(owned)?;
-        let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
-        let (local, _) = forward(&mut self.forwards, mailboxes, shards, mail, &[subject.as_bytes()]);
-        Some((count, local))
-    }
-}
-
-/// Forwards a message to every other shard of `shards`. Returns the topic on this shard, if it is among them.
-fn forward_message(
-    forwards: &mut Forwards,
-    passed: &mut Passed,
-    mailboxes: &mut Mailboxes<ShardMail>,
-    shards: &[(usize, TopicId)],
-    publisher: &Publisher,
-    offset: u64,
-    publication: Publication<'_>,
-) -> Option<TopicId> {
-    let Publication { content, key, payload } = publication;
-    let (publisher, key_bytes) = (*publisher, key.len() as u8);
-    let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
-    let (local, posted) = forward(forwards, mailboxes, shards, mail, &[key.as_bytes(), payload]);
-    passed.messages_out += posted;
-    local
-}
-
-/// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of
-/// messages posted.
-fn forward(
-    forwards: &mut Forwards,
-    mailboxes: &mut Mailboxes<ShardMail>,
-    shards: &[(usize, TopicId)],
-    mail: impl Fn(TopicId) -> ShardMail,
-    bytes: &[&[u8]],
-) -> (Option<TopicId>, u64) {
-    let (mut here, mut posted) = (None, 0);
-    for &(shard, local) in shards {
-        if shard == mailboxes.shard() {
-            here = Some(local);
-            continue;
-        }
-        forwards.post(mailboxes, shard, mail(local), bytes);
-        posted += 1;
-    }
-    (here, posted)
 }

@@ -13,7 +13,7 @@ use super::centrifuge::disconnect;
 use super::centrifuge_events::code_of;
 use super::events::SessionEvent;
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
+use super::session::{AllowedBy, SubscriptionRequest, Terms};
 use super::subscription_tokens::expires_at;
 use crate::gate::Gate;
 use crate::peer::ConnectionContext;
@@ -37,13 +37,10 @@ impl Broadcast {
         if !is_topic_name(channel) {
             return Err(ErrorCode::BadRequest);
         }
-        let wanted = WantedSubscription {
-            from,
-            allowed_by,
-            data: data.clone().map(Box::new),
-            expires_at: expires_at(gate, link.now(), *expire_at)?,
-            ..WantedSubscription::plain(None, channel)
-        };
+        let expires_at = expires_at(gate, link.now(), *expire_at)?;
+        let request = SubscriptionRequest { from, ..SubscriptionRequest::default() };
+        let terms = Terms { allowed_by, data: data.clone().map(Box::new), expires_at };
+        let wanted = WantedSubscription { id: None, name: channel, request, terms };
         self.try_subscribe(link, gate, wanted).map_err(|error| code_of(&error.into_error(None)))
     }
 

@@ -4,7 +4,7 @@
 //! No I/O: a session records its requests and the progress of each subscription. Its wire format is its
 //! [dialect](Dialect).
 
-use echoring_auth::AppData;
+use echoring_auth::{AppData, Identity};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
@@ -73,6 +73,7 @@ pub(super) struct SessionSubscription {
     pub(super) deltas: bool,
     /// Whether messages that the connection has published are not sent back to it.
     pub(super) skips_own: bool,
+    // Not [`Terms`], which would make it longer.
     pub(super) allowed_by: AllowedBy,
     /// When it expires.
     pub(super) expires_at: Option<Nanos>,
@@ -83,10 +84,36 @@ pub(super) struct SessionSubscription {
     pub(super) counted: Option<CountedSubscription>,
 }
 
+/// What is wanted of a subscription.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SubscriptionRequest {
+    /// The position after which messages are wanted first.
+    pub(super) from: Option<Position>,
+    /// Whether presence events are wanted.
+    pub(super) presence: bool,
+    /// Whether a subscription from which messages are missing is unwanted.
+    pub(super) must_recover: bool,
+    /// Whether messages may be deltas, where the topic has them.
+    pub(super) deltas: bool,
+    /// Whether messages of the connection itself are not wanted.
+    pub(super) skips_own: bool,
+}
+
+/// The terms of a subscription.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    pub(super) allowed_by: AllowedBy,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
+    /// When the subscription expires.
+    pub(super) expires_at: Option<Nanos>,
+}
+
 /// Why a client may have a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum AllowedBy {
     /// The permissions of the topic include it.
+    #[default]
     Permission,
     /// The application's hook has allowed it.
     Hook,
@@ -228,6 +255,12 @@ impl SessionSubscription {
 }
 
 impl Session {
+    /// The session of a client without subscriptions.
+    pub(super) fn new(client: Option<&Identity>, protocol: Protocol) -> Session {
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        Session { subject, protocol, ..Session::default() }
+    }
+
     /// Whether the client is sent an event stream.
     pub(crate) fn is_event_stream(&self) -> bool {
         self.dialect() == Dialect::EventStream
@@ -270,11 +303,6 @@ impl Session {
 
     pub(super) fn is_live(&mut self, topic: TopicId) -> bool {
         self.find(topic).is_some_and(|subscription| subscription.member().is_some())
-    }
-
-    /// Whether the server makes the subscription to a topic.
-    pub(super) fn is_server_side(&mut self, topic: TopicId) -> bool {
-        self.find(topic).is_some_and(|subscription| subscription.allowed_by.is_server_side())
     }
 
     /// The topic of an event stream.

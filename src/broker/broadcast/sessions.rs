@@ -6,7 +6,8 @@ use echoring_proto::CloseCode;
 use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
-use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
+use echoring_topics::{GapReason, Page, Publication, Refused, entries};
+use echoring_wire::centrifuge::Encoding;
 use echoring_wire::event_stream;
 use echoring_wire::v1::{Message, ProtocolError};
 
@@ -16,7 +17,7 @@ use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::frame_encoder::raw_kind;
-use super::handler_events::HandlerEvents;
+use super::handler_events::{HandlerEvent, HandlerEvents};
 use super::held_publications::{hold_one, is_paused, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
@@ -30,7 +31,7 @@ use crate::v1::{message, refused as refused_error};
 const ANSWERS_BYTES_MAX: u32 = 4 * RECEIVE_CREDIT_BYTES;
 
 /// The sessions of a shard.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sessions {
     /// Open sessions.
     pub(super) count: usize,
@@ -59,21 +60,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(subscriptions_max: u32) -> Sessions {
-        Sessions {
-            count: 0,
-            subscriptions_max,
-            members_due: VecDeque::new(),
-            replay_due: VecDeque::new(),
-            connects_due: VecDeque::new(),
-            requests_waiting: VecDeque::new(),
-            refusals_waiting: VecDeque::new(),
-            alarms: Alarms::default(),
-            kept: KeptBytes::default(),
-            handler_events: HandlerEvents::default(),
-            event: Vec::new(),
-            message_head: Vec::new(),
-            deltas: DeltaWriter::default(),
-        }
+        Sessions { subscriptions_max, ..Sessions::default() }
     }
 
     /// Sends an event to one session in its dialect. Most events are answers, and the answers to a burst of requests may arrive
@@ -102,6 +89,17 @@ impl Sessions {
         }
         let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
         self.send_written(link, full);
+    }
+
+    /// Sends an answer of Centrifuge's protocol.
+    pub(super) fn reply(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        write: impl FnOnce(Encoding, &mut Vec<u8>),
+    ) {
+        if let Dialect::Centrifuge(encoding) = dialect_of(link) {
+            self.send_with(link, |out| write(encoding, out));
+        }
     }
 
     /// Notifies a session of the end of a subscription. There is at most one for each subscription of the session, so
@@ -178,9 +176,7 @@ impl Sessions {
     ) {
         let publication = RefusedPublication { request: latest_request(link), id, refused };
         let (token, now) = (link.token, link.now());
-        let Some(session) = link.peer.session_mut() else { return };
-        let unanswered = session.unanswered.as_deref_mut();
-        let Some(unanswered) = unanswered.filter(|unanswered| unanswered.is_open(topic)) else {
+        let Some(unanswered) = unanswered(link).filter(|unanswered| unanswered.is_open(topic)) else {
             return self.refuse_request(link, publication.request, id, refused);
         };
         if unanswered.keep(topic, publication, now) {
@@ -202,8 +198,7 @@ impl Sessions {
 
     /// Sends the refusals of a session that ends.
     pub(super) fn send_waiting_refusals(&mut self, link: &mut ConnectionContext<'_>) {
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        let refusals = unanswered.map(Unanswered::take_refusals).unwrap_or_default();
+        let refusals = unanswered(link).map(Unanswered::take_refusals).unwrap_or_default();
         self.send_refusals(link, refusals);
     }
 
@@ -217,8 +212,7 @@ impl Sessions {
     /// again.
     pub(super) fn send_overdue_refusals(&mut self, link: &mut ConnectionContext<'_>, since: Nanos) {
         let token = link.token;
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        let Some(unanswered) = unanswered else { return };
+        let Some(unanswered) = unanswered(link) else { return };
         match unanswered.unlist() {
             Some(waits) if waits > since => {
                 unanswered.list();
@@ -243,7 +237,7 @@ impl Sessions {
                 note_limit(link, refused);
             }
             if publisher.wants(result) {
-                self.handler_events.published(link.token, topic, publisher.id(), result);
+                self.handler_events.push(link.token, topic, HandlerEvent::Published(publisher.id(), result));
             }
             return;
         }
@@ -261,24 +255,21 @@ impl Sessions {
             }
             (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
         }
-        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        if let (Some(unanswered), AckMode::Always(_)) = (unanswered, publisher.ack_mode) {
+        if let (Some(unanswered), AckMode::Always(_)) = (unanswered(link), publisher.ack_mode) {
             let refusals = unanswered.answered(topic, publisher.request);
             self.send_refusals(link, refusals);
         }
     }
 
-    /// Sends a page of history, with a gap event for messages that are missing before it. Messages up to `snapshot` are
-    /// marked. Returns the offset that the page reaches.
+    /// Sends a page of history, with a gap event for messages that are missing before it. Returns the offset that the page
+    /// reaches.
     pub(super) fn send_history(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: &str,
-        page: &Page,
-        messages: &[u8],
-        snapshot: u64,
-        deltas: bool,
+        history: &ReplayedPage<'_>,
     ) -> u64 {
+        let ReplayedPage { page, messages, .. } = *history;
         let mut reached = page.after;
         if page.first > reached + 1 {
             let (from, to) = (reached + 1, page.first - 1);
@@ -288,33 +279,34 @@ impl Sessions {
             reached = to;
         }
         for (offset, publication) in entries(messages) {
-            let skipped = offset - reached - 1;
-            let position = Position { offset, ..page.head };
-            let replayed = Replayed { position, skipped, is_snapshot: offset <= snapshot, deltas };
-            self.send_replayed(link, topic, &replayed, &publication);
+            self.send_replayed(link, topic, history, offset - reached - 1, (offset, &publication));
             reached = offset;
         }
         reached
     }
 
+    /// Sends a message of the history, before which so many were `skipped` because they were conflated away.
     fn send_replayed(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: &str,
-        replayed: &Replayed,
-        publication: &Publication<'_>,
+        history: &ReplayedPage<'_>,
+        skipped: u64,
+        (offset, publication): (u64, &Publication<'_>),
     ) {
-        let Replayed { position, skipped, is_snapshot, deltas } = *replayed;
+        let &ReplayedPage { page, snapshot, deltas, .. } = history;
         let dialect = dialect_of(link);
         let Sessions { event, message_head, deltas: writer, .. } = self;
         event.clear();
         let Publication { content, key, payload } = *publication;
-        let offset = position.offset;
+        let v1_message = || {
+            let (message, payload) = message(topic, offset, publication);
+            (Message { skipped, snapshot: offset <= snapshot, ..message }, payload)
+        };
         match dialect {
             Dialect::EventStream => {
-                let (message, payload) = message(topic, offset, publication);
-                let message = Message { skipped, snapshot: is_snapshot, ..message };
-                event_stream::message(event, message_head, position.epoch, message, payload);
+                let (message, payload) = v1_message();
+                event_stream::message(event, message_head, page.head.epoch, message, payload);
                 // It is a part of a page, so it needs no bound.
                 return link.send_event(event);
             }
@@ -325,8 +317,7 @@ impl Sessions {
                 return;
             }
             Dialect::V1 => {
-                let (message, payload) = message(topic, offset, publication);
-                let message = Message { skipped, snapshot: is_snapshot, ..message };
+                let (message, payload) = v1_message();
                 let parts = message.parts(message_head, payload);
                 parts.iter().for_each(|part| event.extend_from_slice(part));
             }
@@ -348,14 +339,19 @@ impl Sessions {
     }
 }
 
-/// How a message of the history is sent.
-struct Replayed {
-    position: Position,
-    /// Messages that were conflated away before it.
-    skipped: u64,
-    is_snapshot: bool,
+/// A page of history, and how its messages are sent.
+pub(super) struct ReplayedPage<'a> {
+    pub(super) page: &'a Page,
+    pub(super) messages: &'a [u8],
+    /// Messages up to this offset are marked as parts of a snapshot.
+    pub(super) snapshot: u64,
     /// Whether the subscription may have deltas.
-    deltas: bool,
+    pub(super) deltas: bool,
+}
+
+/// The publications of a session that are not answered.
+fn unanswered<'l>(link: &'l mut ConnectionContext<'_>) -> Option<&'l mut Unanswered> {
+    link.peer.session_mut()?.unanswered.as_deref_mut()
 }
 
 /// How a connection's session speaks.

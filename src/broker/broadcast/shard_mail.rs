@@ -3,9 +3,11 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay,
-    Subscribed, TopicId,
+    ClientId, Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Publication,
+    Refused, Replay, Subscribed, TopicId,
 };
+
+use crate::publications::PublicationHead;
 
 /// A publication's position, or why the topic's owner refused it.
 pub(super) type PublishResult = Result<Position, Refused>;
@@ -45,14 +47,8 @@ pub enum ShardMail {
     Publish {
         /// The publisher.
         publisher: Publisher,
-        /// The type of the payload.
-        content: Content,
-        /// Length of the topic's name in bytes.
-        name_bytes: u8,
-        /// Length of the key in bytes.
-        key_bytes: u8,
-        /// Length of the idempotency key in bytes.
-        idempotency_bytes: u8,
+        /// The type of the payload, and the lengths of the texts.
+        head: PublicationHead,
     },
     /// To the publisher's shard: the result of a publication, if it was refused or the shard does not subscribe to the
     /// topic. The bytes are the topic's name.
@@ -196,6 +192,14 @@ pub struct Publisher {
     pub(super) request: u32,
     /// When the message was received.
     pub(super) received_at: Nanos,
+}
+
+/// A message in the order of its topic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OrderedMessage<'a> {
+    pub(super) publisher: &'a Publisher,
+    pub(super) offset: u64,
+    pub(super) publication: Publication<'a>,
 }
 
 /// When a publisher gets an answer.

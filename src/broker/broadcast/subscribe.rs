@@ -8,15 +8,14 @@ use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
 use crate::gate::Gate;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
-use crate::peer::{ConnectionContext, Context, Peer};
-use echoring_auth::{Forwarded, Identity};
+use crate::peer::{ConnectionContext, Context, Peer, ShardResources};
+use echoring_auth::{Denied, Identity};
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, ShardResources};
-use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
-use echoring_wire::centrifuge::Encoding;
+use echoring_runtime::shard::Answer;
+use echoring_topics::{Creator, Encoding, Format, MemberId, Refused, Right, Subscribed, TopicId};
 
 /// A client that may not subscribe to the topic of a raw route.
 const NOT_ALLOWED: Refusal = Refusal {
@@ -57,17 +56,27 @@ pub(super) const BUSY: Refusal = Refusal {
     hint: "try again; if it persists, add shards or publish less",
 };
 
+/// A request for one topic, whose answer begins a subscription.
+#[derive(Debug)]
+pub struct TopicRequest<'a> {
+    /// Its connection.
+    pub token: Token,
+    /// The name of the topic.
+    pub topic: &'a str,
+    /// Who the client is.
+    pub gate: &'a mut Gate,
+}
+
 impl Broadcast {
     /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
     pub fn subscribe_raw<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        token: Token,
-        name: &str,
+        request: TopicRequest<'_>,
         echo_own: bool,
         subprotocol: Option<&'static str>,
-        gate: &mut Gate,
     ) -> Answer<Peer> {
+        let TopicRequest { token, topic: name, gate } = request;
         let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
             Err(refusal) => return Answer::Refuse(refusal),
@@ -96,7 +105,7 @@ impl Broadcast {
     ) -> Result<TopicId, Refusal> {
         let client = gate.client(token);
         if !self.may(client, Right::Subscribe, name) {
-            gate.note_forbidden();
+            gate.note_denied(Denied::Forbidden);
             return Err(NOT_ALLOWED);
         }
         let creator = self.creator(cx.shard(), token, client);
@@ -119,28 +128,21 @@ impl Broadcast {
     /// Opens a session.
     pub fn open_session(&mut self, subprotocol: &'static str, client: Option<&Identity>) -> Answer<Peer> {
         self.sessions.count += 1;
-        let subject = client.map(Identity::subject).unwrap_or_default().into();
-        let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
+        let peer = Peer::Session(Box::new(Session::new(client, Protocol::V1)));
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
-    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`. The bytes of `forwarded` are
-    /// charged.
+    /// Opens a session of Centrifuge's protocol. The bytes of its forwarded fields are charged.
     pub fn open_centrifuge(
         &mut self,
-        encoding: Encoding,
-        subprotocol: Option<&'static str>,
         token: Token,
         client: Option<&Identity>,
-        connect_by: Nanos,
-        forwarded: Option<Forwarded>,
+        subprotocol: Option<&'static str>,
+        session: CentrifugeSession,
     ) -> Answer<Peer> {
         self.sessions.count += 1;
-        let subject = client.map(Identity::subject).unwrap_or_default().into();
-        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by, forwarded));
-        self.sessions.alarms.add(token, &centrifuge);
-        let protocol = Protocol::Centrifuge(centrifuge);
-        let session = Session { subject, protocol, ..Session::default() };
+        self.sessions.alarms.add(token, &session);
+        let session = Session::new(client, Protocol::Centrifuge(Box::new(session)));
         Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
     }
 
@@ -153,7 +155,7 @@ impl Broadcast {
     /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
     pub(super) fn find_or_subscribe(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         name: &str,
         creator: Creator,
         now: Nanos,
@@ -161,44 +163,26 @@ impl Broadcast {
         if let Some(topic) = self.fan_out.topics.find(name) {
             return Ok(topic);
         }
-        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
-        let owner = self.sequencer.owner_of(name, shards);
-        if self.orders(owner, shard) {
-            return self.subscribe_owned(resources, name, creator, now);
-        }
-        if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
-            return Err(Refused::Busy);
-        }
-        let topic = self.fan_out.topics.create(name, now, resources.pool);
-        self.subscriptions.insert(Subscription::new(topic, owner));
-        let mail = ShardMail::Subscribe { local: topic, creator };
-        self.pending.add(resources.mailboxes, owner, mail, name);
-        Ok(topic)
-    }
-
-    /// Subscribes this shard to a topic of its own.
-    fn subscribe_owned(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        name: &str,
-        creator: Creator,
-        now: Nanos,
-    ) -> Result<TopicId, Refused> {
-        let shard = resources.mailboxes.shard();
         let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
-        if subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+        if subscriptions.awaiting_owner >= SUBSCRIPTIONS_WAITING_MAX {
             return Err(Refused::Busy);
         }
+        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
+        let owner_shard = sequencer.owner_shard_of(name, shards);
         let topic = fan_out.topics.create(name, now, resources.pool);
-        let mut subscription = Subscription::new(topic, shard);
-        let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) else {
+        let mut subscription = Subscription::new(topic, owner_shard);
+        if !sequencer.orders(owner_shard, shard) {
             subscriptions.insert(subscription);
+            let mail = ShardMail::Subscribe { local: topic, creator };
+            sequencer.request(resources.mailboxes, owner_shard, mail, name);
             return Ok(topic);
-        };
-        let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
-        subscription.confirm(answer);
+        }
+        if let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) {
+            let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
+            subscription.confirm(answer);
+            fan_out.topics.begin_at(topic, answer.position.offset);
+        }
         subscriptions.insert(subscription);
-        fan_out.topics.begin_at(topic, answer.position.offset);
         Ok(topic)
     }
 
@@ -211,14 +195,14 @@ impl Broadcast {
     ) -> Option<MemberId> {
         let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
-        self.fan_out.subscribe_raw(topic, token, window_bits, skip)
+        self.fan_out.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
     /// The owner has answered the subscription of this shard.
     pub(super) fn subscribed<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        owner: usize,
+        owner_shard: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
     ) {
@@ -230,7 +214,7 @@ impl Broadcast {
             Ok(answer) => {
                 subscription.confirm(answer);
                 // Not the one that was asked if the topic has moved meanwhile.
-                subscription.owner = owner;
+                subscription.owner_shard = owner_shard;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
@@ -300,27 +284,35 @@ impl Broadcast {
         refused: Refused,
     ) {
         let Some(session) = link.peer.session_mut() else { return };
-        let Some(&mut SessionSubscription {
-            state: SubscriptionState::AwaitingOwner { id, request, .. },
-            ..
-        }) = session.find(topic)
-        else {
-            return;
-        };
-        let allowed_by = session.take(topic).map(|taken| taken.allowed_by);
-        if allowed_by.is_some_and(AllowedBy::is_server_side) {
-            return self.server_subscription_refused(link, topic, refused);
+        let Some(own) = session.find(topic) else { return };
+        let SubscriptionState::AwaitingOwner { id, request, .. } = own.state else { return };
+        let allowed_by = own.allowed_by;
+        session.take(topic);
+        self.refuse_subscription(link, topic, allowed_by, (request, id), refused);
+    }
+
+    /// A subscription of a session that has not begun is refused. `request` is the number of the request in its session, and its id.
+    pub(super) fn refuse_subscription(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        allowed_by: AllowedBy,
+        request: (u32, Option<u64>),
+        refused: Refused,
+    ) {
+        if allowed_by.is_server_side() {
+            self.server_subscription_refused(link, topic, refused);
+        } else if allowed_by == AllowedBy::Handler {
+            self.handler_refused(link, topic, refused);
+        } else {
+            self.sessions.refuse_request(link, request.0, request.1, refused);
         }
-        if allowed_by == Some(AllowedBy::Handler) {
-            return self.handler_refused(link, topic, refused);
-        }
-        self.sessions.refuse_request(link, request, id, refused);
     }
 
     /// A raw subscriber is gone.
     pub(super) fn subscriber_closed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         subscriber: &Subscriber,
     ) {
@@ -334,7 +326,7 @@ impl Broadcast {
     /// A session is gone.
     pub(super) fn session_closed(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         session: &Session,
     ) {
@@ -352,7 +344,7 @@ impl Broadcast {
     /// Ends a subscription of a session.
     pub(super) fn leave(
         &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
+        resources: &mut ShardResources<'_>,
         token: Token,
         subscription: &SessionSubscription,
     ) {
@@ -370,38 +362,34 @@ impl Broadcast {
     }
 
     /// A live subscription of a session has ended.
-    pub(super) fn left_live(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        token: Token,
-        topic: TopicId,
-    ) {
+    pub(super) fn left_live(&mut self, resources: &mut ShardResources<'_>, token: Token, topic: TopicId) {
         let client = self.client_at(resources.mailboxes.shard(), token);
         self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }
 
     /// Unsubscribes the shard from a topic without local subscribers.
-    pub(super) fn leave_if_deserted(
-        &mut self,
-        resources: &mut ShardResources<'_, ShardMail>,
-        topic: TopicId,
-    ) {
+    pub(super) fn leave_if_deserted(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
         let is_deserted = self.fan_out.topics.is_deserted(topic);
         let has_waiting = |subscription: &Subscription| !subscription.waiting.is_empty();
         if !is_deserted || self.subscriptions.get(topic).is_none_or(has_waiting) {
             return;
         }
-        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         self.subscriptions.remove(topic);
-        if self.orders(owner, resources.mailboxes.shard()) {
+        if self.sequencer.orders(owner_shard, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
-            self.sequencer.unsubscribe(owned, owner, topic, self.now, resources.pool);
+            self.sequencer.unsubscribe(owned, owner_shard, topic, self.now, resources.pool);
         } else {
             self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
             self.fan_out.topics.remove(topic, self.now, resources.pool);
-            self.pending.add(resources.mailboxes, owner, ShardMail::Unsubscribe { owned, local: topic }, "");
+            self.sequencer.request(
+                resources.mailboxes,
+                owner_shard,
+                ShardMail::Unsubscribe { owned, local: topic },
+                "",
+            );
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use echoring_auth::{AppData, Denied, SubscriptionGrant};
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_wire::centrifuge::{Encoding, ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
+use echoring_wire::centrifuge::{ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
 
 use super::Broadcast;
 use super::centrifuge::is_token;
 use super::centrifuge_events::{number, refresh_in_s};
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
+use super::session::{AllowedBy, Terms};
 use crate::gate::Gate;
 use crate::peer::ConnectionContext;
 
@@ -18,7 +18,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         wanted: WantedSubscription<'_>,
         token: &str,
     ) {
@@ -27,11 +26,11 @@ impl Broadcast {
             .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted.data)));
         match granted {
             Ok((expires_at, data)) => {
-                let (allowed_by, data) = (AllowedBy::Token, data.map(AppData::Json).map(Box::new));
-                let wanted = WantedSubscription { allowed_by, data, expires_at, ..wanted };
-                self.subscribe_in_turn(link, gate, encoding, number(wanted.id), wanted);
+                let data = data.map(AppData::Json).map(Box::new);
+                let terms = Terms { allowed_by: AllowedBy::Token, data, expires_at };
+                self.subscribe_in_turn(link, gate, number(wanted.id), WantedSubscription { terms, ..wanted });
             }
-            Err(code) => self.fail(link, encoding, number(wanted.id), code),
+            Err(code) => self.fail(link, number(wanted.id), code),
         }
     }
 
@@ -40,30 +39,29 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         refresh: &SubRefresh<'_>,
     ) {
         let SubRefresh { channel, token, kind } = refresh;
         if *kind != 0 {
-            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+            return self.fail(link, id, ErrorCode::NotAvailable);
         }
         let granted = self
             .check_token(link, gate, channel, token)
             .and_then(|granted| expires_at(gate, link.now(), granted.expires_at));
         let expires_at = match granted {
             Ok(expires_at) => expires_at,
-            Err(code) => return self.fail(link, encoding, id, code),
+            Err(code) => return self.fail(link, id, code),
         };
         let topic = self.fan_out.topics.find(channel);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = topic.and_then(|topic| session.find(topic)) else {
-            return self.fail(link, encoding, id, ErrorCode::PermissionDenied);
+            return self.fail(link, id, ErrorCode::PermissionDenied);
         };
         subscription.expires_at = expires_at;
         let now = link.now();
         let expires_in_s = expires_at.map(|at| refresh_in_s(at.saturating_sub(now) / SECOND));
-        self.sessions.send_with(link, |out| reply::sub_refresh(encoding, out, id, expires_in_s));
+        self.sessions.reply(link, |encoding, out| reply::sub_refresh(encoding, out, id, expires_in_s));
         if let Some(at) = expires_at {
             self.wake_by(link, at);
         }
@@ -107,7 +105,7 @@ impl Broadcast {
     /// Ends the subscriptions of a session that have expired.
     pub(super) fn end_expired(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
         while let Some(session) = link.peer.session_mut()
-            && let Some(encoding) = session.centrifuge().map(|centrifuge| centrifuge.encoding)
+            && session.centrifuge().is_some()
             && let Some(expired) =
                 session.subscriptions.iter().find(|own| own.expires_at.is_some_and(|at| at <= now))
             && let topic = expired.topic
@@ -116,7 +114,8 @@ impl Broadcast {
             self.cancel_subscribe(link, &subscription.state);
             let Broadcast { fan_out, sessions, .. } = self;
             let name = fan_out.name(topic);
-            sessions.send_with(link, |out| push::unsubscribe(encoding, out, name, UnsubscribeCode::Expired));
+            let code = UnsubscribeCode::Expired;
+            sessions.reply(link, |encoding, out| push::unsubscribe(encoding, out, name, code));
             let token = link.token;
             self.leave(&mut link.resources(), token, &subscription);
         }

@@ -8,7 +8,7 @@ use echoring_topics::{OwnedTopicId, Subscribed, TopicId};
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) topic: TopicId,
-    pub(super) owner: usize,
+    pub(super) owner_shard: usize,
     /// The topic on its owner; `None` until the owner has answered.
     pub(super) owned: Option<OwnedTopicId>,
     pub(super) epoch: u64,
@@ -45,7 +45,7 @@ pub(super) struct Subscriptions {
     by_topic: Vec<Option<Subscription>>,
     left: Vec<Left>,
     /// Topics of other shards whose owner has not answered.
-    awaiting_owner: usize,
+    pub(super) awaiting_owner: usize,
 }
 
 impl Waiting {
@@ -61,8 +61,8 @@ impl Waiting {
 }
 
 impl Subscription {
-    pub(super) fn new(topic: TopicId, owner: usize) -> Subscription {
-        Subscription { topic, owner, owned: None, epoch: 0, present: 0, waiting: Vec::new() }
+    pub(super) fn new(topic: TopicId, owner_shard: usize) -> Subscription {
+        Subscription { topic, owner_shard, owned: None, epoch: 0, present: 0, waiting: Vec::new() }
     }
 
     /// Records the owner's answer.
@@ -83,9 +83,9 @@ impl Subscriptions {
     }
 
     /// The owner shard of a topic, and its name for the topic, once the owner has answered.
-    pub(super) fn owner(&self, topic: TopicId) -> Option<(usize, OwnedTopicId)> {
+    pub(super) fn owner_shard(&self, topic: TopicId) -> Option<(usize, OwnedTopicId)> {
         let subscription = self.get(topic)?;
-        Some((subscription.owner, subscription.owned?))
+        Some((subscription.owner_shard, subscription.owned?))
     }
 
     pub(super) fn epoch(&self, topic: TopicId) -> Option<u64> {
@@ -104,11 +104,6 @@ impl Subscriptions {
     pub(super) fn remove(&mut self, topic: TopicId) -> Option<Subscription> {
         self.get(topic)?;
         self.by_topic[topic.index as usize].take()
-    }
-
-    /// Topics of other shards whose owner has not answered.
-    pub(super) fn awaiting_owner(&self) -> usize {
-        self.awaiting_owner
     }
 
     /// The owner of a topic has answered.
@@ -131,6 +126,13 @@ impl Subscriptions {
     pub(super) fn left(&self, topic: TopicId) -> Option<(&str, u64)> {
         let left = self.left.iter().find(|left| left.topic == topic)?;
         Some((&left.name, left.epoch))
+    }
+
+    /// Keeps the shard from leaving a topic while a session waits for messages of its history, or for another answer.
+    pub(super) fn keep_for(&mut self, topic: TopicId, token: Token, now: Nanos) {
+        if let Some(subscription) = self.get_mut(topic) {
+            subscription.waiting.push(Waiting::Session(token, now));
+        }
     }
 
     /// Removes a connection from those that wait for the owner of a topic.

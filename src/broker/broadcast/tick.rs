@@ -2,7 +2,8 @@
 
 use super::connection_sink::SlowConsumer;
 use super::events::SessionEvent;
-use super::handover::Ordering;
+use super::handler_events::HandlerEvent;
+use super::handover::OrderedBy;
 use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
@@ -23,16 +24,16 @@ impl Broadcast {
         if !self.presence_changes.is_empty() {
             self.tell_presence_changes(&mut cx.resources());
         }
-        if self.sequencer.cluster.is_some() {
-            self.advance_cluster(cx);
+        if self.sequencer.following.is_some() {
+            self.advance_following(cx);
         }
-        if self.sequencer.ordering == Ordering::Frozen {
-            self.advance_freeze(cx);
+        if self.sequencer.ordered_by == OrderedBy::Nobody {
+            self.handover.advance(cx.resources().mailboxes);
         }
-        if !self.departed.is_empty() {
+        if !self.handover.departed.is_empty() {
             self.report_departed(cx);
         }
-        if !self.pending.is_empty() {
+        if !self.sequencer.requests.is_empty() {
             self.post_pending(&mut cx.resources());
         }
         let checks = self.check_at <= self.now;
@@ -86,7 +87,7 @@ impl Broadcast {
     fn check_after_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.check_at = self.now + CHECK_INTERVAL;
         self.fan_out.drop_laggards(cx, self.now);
-        if self.sequencer.ordering != Ordering::Frozen {
+        if self.sequencer.ordered_by != OrderedBy::Nobody {
             self.sequencer.topics.expire(self.now, cx.pool());
             self.sequencer.tell_forgotten();
         }
@@ -96,10 +97,10 @@ impl Broadcast {
     /// Attends to the subscribers that a delivery reported.
     fn follow_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.restart_missed_members(cx);
-        while let Some((token, topic, gap)) = self.fan_out.next_gap() {
-            self.sessions.handler_events.gap(token, &topic, gap);
+        while let Some((token, topic, gap)) = self.fan_out.follow_ups.gaps.pop_front() {
+            self.sessions.handler_events.push(token, &topic, HandlerEvent::Gap(gap));
         }
-        while let Some(slow) = self.fan_out.next_slow_consumer() {
+        while let Some(slow) = self.fan_out.follow_ups.slow_consumers.pop() {
             self.drop_slow_consumer(cx, slow);
         }
     }
@@ -199,7 +200,7 @@ impl Broadcast {
         let waits =
             !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
         if !self.held.is_empty()
-            || !self.pending.is_empty()
+            || !self.sequencer.requests.is_empty()
             || !self.presence_changes.is_empty()
             || !self.sessions.requests_waiting.is_empty()
             || waits
@@ -212,7 +213,7 @@ impl Broadcast {
             self.drain.deadline(),
             self.fan_out.topics.due_at(),
             self.sessions.alarms.next(),
-            self.cluster_deadline(),
+            self.following_deadline(),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

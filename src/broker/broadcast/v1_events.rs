@@ -1,7 +1,6 @@
 //! Events in `echoring.v1.json`.
 
-use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
-use super::presence::PresenceChange;
+use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::v1::digits;
 use echoring_topics::{Gap, Position, members};
 use echoring_wire::v1::{self, Event};

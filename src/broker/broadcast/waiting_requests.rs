@@ -3,14 +3,13 @@
 //! asked. Clients expect the answers about one topic in order.
 
 use echoring_runtime::driver::Driver;
-use echoring_wire::centrifuge::{Encoding, ErrorCode};
+use echoring_wire::centrifuge::ErrorCode;
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;
-use super::centrifuge_session::{WaitingRequest, WaitingSubscription};
+use super::centrifuge_session::WaitingRequest;
 use super::events::SessionEvent;
 use super::requests::WantedSubscription;
-use super::session::AllowedBy;
 use crate::gate::Gate;
 use crate::limits::CENTRIFUGE_PENDING_REQUESTS_MAX;
 use crate::peer::{ConnectionContext, Context};
@@ -21,7 +20,6 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        encoding: Encoding,
         id: u32,
         wanted: WantedSubscription<'_>,
     ) {
@@ -29,25 +27,19 @@ impl Broadcast {
         let latest = own.waiting.iter().rfind(|one| *one.name == *wanted.name);
         match latest.map(|latest| latest.subscribe.is_some()) {
             None => self.subscribe_session(link, gate, wanted),
-            Some(true) => self.fail(link, encoding, id, ErrorCode::AlreadySubscribed),
+            Some(true) => self.fail(link, id, ErrorCode::AlreadySubscribed),
             Some(false) => {
                 let name = wanted.name.into();
-                let subscribe = Some(Box::new(waiting(wanted)));
-                self.wait(link, encoding, WaitingRequest { id, name, subscribe });
+                let subscribe = Some(Box::new((wanted.request, wanted.terms)));
+                self.wait(link, WaitingRequest { id, name, subscribe });
             }
         }
     }
 
     /// Ends the subscription of a session, once it was answered. Clients expect success, also without a subscription.
-    pub(super) fn unsubscribe_in_turn(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        encoding: Encoding,
-        id: u32,
-        name: &str,
-    ) {
+    pub(super) fn unsubscribe_in_turn(&mut self, link: &mut ConnectionContext<'_>, id: u32, name: &str) {
         if self.has_waiting(link, name) || self.is_unanswered(link, name) {
-            return self.wait(link, encoding, WaitingRequest { id, name: name.into(), subscribe: None });
+            return self.wait(link, WaitingRequest { id, name: name.into(), subscribe: None });
         }
         self.unsubscribe_known(link, id, name);
     }
@@ -72,11 +64,11 @@ impl Broadcast {
         session.find(topic).is_some_and(|own| own.state.is_unanswered())
     }
 
-    fn wait(&mut self, link: &mut ConnectionContext<'_>, encoding: Encoding, request: WaitingRequest) {
+    fn wait(&mut self, link: &mut ConnectionContext<'_>, request: WaitingRequest) {
         let token = link.token;
         let Some(own) = centrifuge(link) else { return };
         if own.waiting.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
-            return self.fail(link, encoding, request.id, ErrorCode::TooManyRequests);
+            return self.fail(link, request.id, ErrorCode::TooManyRequests);
         }
         own.waiting.push_back(request);
         if own.waiting.len() == 1 {
@@ -92,7 +84,11 @@ impl Broadcast {
             while let Some(WaitingRequest { id, name, subscribe }) = self.next_waiting(&mut link) {
                 match subscribe {
                     None => self.unsubscribe_known(&mut link, id, &name),
-                    Some(waiting) => self.subscribe_session(&mut link, gate, wanted(id, &name, *waiting)),
+                    Some(subscribe) => {
+                        let (id, (request, terms)) = (Some(id.into()), *subscribe);
+                        let wanted = WantedSubscription { id, name: &name, request, terms };
+                        self.subscribe_session(&mut link, gate, wanted);
+                    }
                 }
             }
             if centrifuge(&mut link).is_some_and(|own| !own.waiting.is_empty()) {
@@ -105,20 +101,4 @@ impl Broadcast {
         let name = centrifuge(link)?.waiting.front()?.name.clone();
         if self.is_unanswered(link, &name) { None } else { centrifuge(link)?.waiting.pop_front() }
     }
-}
-
-/// A subscription that a client requests, until its turn.
-fn waiting(wanted: WantedSubscription<'_>) -> WaitingSubscription {
-    let WantedSubscription { from, presence, must_recover, deltas, allowed_by, data, expires_at, .. } =
-        wanted;
-    let has_token = allowed_by == AllowedBy::Token;
-    WaitingSubscription { from, presence, must_recover, deltas, has_token, data, expires_at }
-}
-
-/// The same in its turn.
-fn wanted(id: u32, name: &str, waiting: WaitingSubscription) -> WantedSubscription<'_> {
-    let WaitingSubscription { from, presence, must_recover, deltas, has_token, data, expires_at } = waiting;
-    let allowed_by = if has_token { AllowedBy::Token } else { AllowedBy::Permission };
-    let plain = WantedSubscription::plain(Some(id.into()), name);
-    WantedSubscription { from, presence, must_recover, deltas, allowed_by, data, expires_at, ..plain }
 }

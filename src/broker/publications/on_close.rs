@@ -5,8 +5,8 @@ use echoring_proto::buffer::Pool;
 use echoring_topics::Refused;
 
 use crate::limits::{ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX};
-use crate::publications::PublishError;
 use crate::publications::stored::{Storage, StoredPublication};
+use crate::publications::{PublishError, TopicPublication};
 use crate::subscription::TopicMessage;
 
 /// The messages of one connection, at most one for each topic.
@@ -38,15 +38,15 @@ impl OnClose {
         topic: &str,
         message: &TopicMessage<'_>,
     ) -> Result<(), PublishError> {
-        let TopicMessage { publication, idempotency_key } = *message;
+        let message = TopicPublication::new(topic, message);
         let before = self.find(topic);
         let others = self.0.iter().filter(|stored| !stored.is_for(topic));
         let (count, bytes) = others.fold((0, 0), |(count, bytes), stored| (count + 1, bytes + stored.len()));
-        let more = topic.len() + publication.key.len() + idempotency_key.len() + publication.payload.len();
+        let more: usize = message.parts().iter().map(|part| part.len()).sum();
         if count == ON_CLOSE_MESSAGES_MAX || bytes + more > ON_CLOSE_BYTES_MAX {
             return Err(PublishError::TooManyOnClose);
         }
-        let stored = StoredPublication::new(pool, Storage::Own, topic, publication, idempotency_key)
+        let stored = StoredPublication::new(pool, Storage::Own, &message)
             .ok_or(PublishError::Refused(Refused::OutOfMemory))?;
         match before {
             Some(at) => std::mem::replace(&mut self.0[at], stored).release(pool),
@@ -82,8 +82,8 @@ mod tests {
     use super::*;
 
     fn texts(on_close: &OnClose) -> Vec<(&str, &[u8])> {
-        let parts = on_close.0.iter().map(|stored| stored.parts().expect("it was stored whole"));
-        parts.map(|(topic, publication, _)| (topic, publication.payload)).collect()
+        let messages = on_close.0.iter().map(|stored| stored.read().expect("it was stored whole"));
+        messages.map(|message| (message.topic, message.publication.payload)).collect()
     }
 
     #[test]

@@ -5,15 +5,13 @@
 //! `release`.
 
 use echoring_proto::buffer::{Buffer, Pool, allocated_bytes};
-use echoring_topics::{Content, Publication};
+
+use crate::publications::{PublicationHead, TopicPublication};
 
 /// A publication in memory that is charged.
 #[derive(Debug)]
 pub struct StoredPublication {
-    content: Content,
-    name_bytes: u8,
-    key_bytes: u8,
-    idempotency_bytes: u8,
+    head: PublicationHead,
     memory: Memory,
 }
 
@@ -58,38 +56,26 @@ impl Memory {
 }
 
 impl StoredPublication {
-    /// Copies a publication; `None` without memory. The lengths of the name and the keys were checked.
+    /// Copies a publication; `None` without memory.
     pub(crate) fn new(
         pool: &mut Pool,
         storage: Storage,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        message: &TopicPublication<'_>,
     ) -> Option<StoredPublication> {
-        let Publication { content, key, payload } = publication;
-        let parts = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
         Some(StoredPublication {
-            content,
-            name_bytes: name.len() as u8,
-            key_bytes: key.len() as u8,
-            idempotency_bytes: idempotency_key.len() as u8,
-            memory: Memory::copy(parts, storage, pool)?,
+            head: message.head(),
+            memory: Memory::copy(message.parts(), storage, pool)?,
         })
     }
 
-    /// The topic's name, the publication and the idempotency key.
-    pub(crate) fn parts(&self) -> Option<(&str, Publication<'_>, &str)> {
-        let (name, rest) = self.memory.as_slice().split_at_checked(self.name_bytes.into())?;
-        let (key, rest) = rest.split_at_checked(self.key_bytes.into())?;
-        let (idempotency_key, payload) = rest.split_at_checked(self.idempotency_bytes.into())?;
-        let key = str::from_utf8(key).ok()?;
-        let publication = Publication { content: self.content, key, payload };
-        Some((str::from_utf8(name).ok()?, publication, str::from_utf8(idempotency_key).ok()?))
+    /// The publication.
+    pub(crate) fn read(&self) -> Option<TopicPublication<'_>> {
+        self.head.read(self.memory.as_slice())
     }
 
     /// Whether it is for this topic.
     pub(crate) fn is_for(&self, name: &str) -> bool {
-        self.memory.as_slice().get(..self.name_bytes.into()) == Some(name.as_bytes())
+        self.read().is_some_and(|message| message.topic == name)
     }
 
     /// Bytes of the name, the keys and the payload.
@@ -114,6 +100,7 @@ fn own_bytes(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use echoring_topics::{Content, Publication};
 
     #[test]
     fn a_stored_publication_is_what_was_stored_and_its_memory_is_given_back() {
@@ -125,14 +112,14 @@ mod tests {
             (&longest, "", &longest, b"x"),
         ] {
             let publication = Publication { content: Content::Binary, key, payload };
+            let message = TopicPublication { topic: name, publication, idempotency_key };
             let mut pool = Pool::standalone();
             let stored = [Storage::Pooled, Storage::Own].map(|storage| {
-                let stored = StoredPublication::new(&mut pool, storage, name, publication, idempotency_key);
-                stored.expect("there is memory")
+                StoredPublication::new(&mut pool, storage, &message).expect("there is memory")
             });
             for stored in stored {
                 let charged = pool.used_bytes();
-                assert_eq!(stored.parts(), Some((name, publication, idempotency_key)));
+                assert_eq!(stored.read(), Some(message));
                 assert_eq!(stored.len(), name.len() + key.len() + idempotency_key.len() + payload.len());
                 assert!(stored.is_for(name) && !stored.is_for("b") && !stored.is_for(""));
                 assert!(!stored.is_for(&format!("{name}c")));

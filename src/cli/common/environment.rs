@@ -88,10 +88,11 @@ fn is_logged(module: &str) -> bool {
 }
 
 /// Modules that were elsewhere. Directives with their former names still select their records.
-const MOVED: [(&str, &str); 4] = [
+const MOVED: [(&str, &str); 5] = [
     ("echoring_backbone", "echoring_cluster::nats"),
     ("echoring_centrifuge", "echoring_wire::centrifuge"),
     ("echoring_server::broadcast", "echoring_broker::broadcast"),
+    ("echoring_broker::broadcast::cluster", "echoring_broker::broadcast::following"),
     ("echoring_server::control", "echoring_admin"),
 ];
 

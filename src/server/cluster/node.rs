@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::node::handle::NotReady;
 
 use super::{ClusterStatus, NodeStatus, PeerAnswer, PeerQuery};
-use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
+use echoring_broker::node_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for controllers of the server.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use super::status::word;
 use crate::commands::ShardCommand;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 use crate::node::handle::Handle;
-use echoring_broker::cluster_mail::{ClusterCommand, ClusterEvent, Inbox, LinkState, messages};
+use echoring_broker::node_mail::{ClusterCommand, ClusterEvent, Inbox, LinkState, messages};
 
 /// The origin of a question whether the shards have settled.
 #[derive(Clone, Copy, Debug)]

@@ -360,18 +360,17 @@ impl FromPredecessor {
 
 impl Translate for FromPredecessor {
     fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, bytes: &[u8]) -> io::Result<Route> {
-        let named = |name: &[u8]| {
-            std::str::from_utf8(name)
-                .map(|name| self.placement.owner(name, self.shards))
-                .map_err(|_| malformed())
-        };
         let to = match mail {
-            ShardMail::Subscribe { .. } => named(bytes)?,
-            ShardMail::Publish { publisher, name_bytes, .. } => {
+            ShardMail::Subscribe { .. } => {
+                let name = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+                self.placement.owner(name, self.shards)
+            }
+            ShardMail::Publish { publisher, head } => {
                 publisher
                     .move_to(|shard| (shard == from).then_some(self.shards + from))
                     .ok_or_else(malformed)?;
-                named(bytes.get(..usize::from(*name_bytes)).unwrap_or_default())?
+                let message = head.read(bytes).ok_or_else(malformed)?;
+                self.placement.owner(message.topic, self.shards)
             }
             ShardMail::Unsubscribe { owned, .. }
             | ShardMail::ReplayRequest { owned, .. }

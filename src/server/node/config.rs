@@ -12,7 +12,7 @@ use crate::routes::response::Response;
 use crate::routes::route::Routes;
 use echoring_auth::{App, Authenticator};
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
-use echoring_broker::cluster_mail::ClusterIdentity;
+use echoring_broker::node_mail::ClusterIdentity;
 use echoring_proto::connection::{self, MessageProgress, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;

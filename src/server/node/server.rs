@@ -22,8 +22,8 @@ use crate::node::shard_thread::{Budgets, NodeShared, ServiceSetup, launch_error}
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
-use echoring_broker::broadcast::cluster::ClusterSettings;
-use echoring_broker::cluster_mail::{
+use echoring_broker::broadcast::following::FollowingSettings;
+use echoring_broker::node_mail::{
     ClusterCommand, ClusterIdentity, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
 };
 use echoring_broker::publications::{OwnedPublication, PublishError};
@@ -437,7 +437,7 @@ fn on_end(ends: mpsc::Sender<End>, started: Arc<OnceLock<Handle>>) -> OnEnd {
 /// The node's side of its cluster: what the shards and the handle have, and the channels from them.
 struct ClusterParts {
     node: ClusterNode,
-    settings: ClusterSettings,
+    settings: FollowingSettings,
     commands: ClusterCommands,
     outlets: ClusterOutlets,
 }
@@ -452,7 +452,7 @@ impl ClusterParts {
         node.set_topics(&config.topics);
         let relay = config.relays.then(|| RelaySender::new(relay_in, node.relay_load()));
         let streams_in = StreamSender(streams_in);
-        let settings = ClusterSettings {
+        let settings = FollowingSettings {
             identity,
             commands: commands_in,
             inbox: Inbox::default(),

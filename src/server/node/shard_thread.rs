@@ -11,7 +11,7 @@ use crate::node::handle::{Readiness, Snapshot};
 use crate::node::identity::NodeIdentity;
 use crate::node::randomness::Randomness;
 use crate::service::Service;
-use echoring_broker::broadcast::cluster::ClusterSettings;
+use echoring_broker::broadcast::following::FollowingSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::gate::AuthCounters;
 use echoring_broker::gate::quotas::{Identities, Quotas};
@@ -35,7 +35,7 @@ pub(crate) struct NodeShared {
     pub(crate) auth_counters: Arc<AuthCounters>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) identities: Arc<Identities>,
-    pub(crate) cluster: Option<ClusterSettings>,
+    pub(crate) cluster: Option<FollowingSettings>,
 }
 
 /// The node's budgets, which its shards lease from.

@@ -16,6 +16,7 @@ use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Ser
 use crate::auth::{self, Admission, Decided, refusal};
 use crate::routes::route::Route;
 use echoring_broker::broadcast::sessions::end;
+use echoring_broker::broadcast::{CentrifugeSession, TopicRequest};
 use echoring_broker::gate::{AppAnswered, AuthCommand, Due};
 use echoring_broker::peer::{Context, Peer};
 
@@ -123,13 +124,14 @@ impl Service {
                 if !cx.pool().charge(forwarded.as_ref().map_or(0, Forwarded::held_bytes)) {
                     return Answer::Refuse(NO_MEMORY);
                 }
-                self.broadcast.open_centrifuge(encoding, subprotocol, token, client, connect_by, forwarded)
+                let session = CentrifugeSession::new(encoding, connect_by, forwarded);
+                self.broadcast.open_centrifuge(token, client, subprotocol, session)
             }
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
                 Some(Some(topic)) => {
                     let echo_own = request.query_value("self") == Some("1");
-                    let gate = &mut self.gate;
-                    self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol, gate)
+                    let request = TopicRequest { token, topic: &topic, gate: &mut self.gate };
+                    self.broadcast.subscribe_raw(cx, request, echo_own, subprotocol)
                 }
                 Some(None) => Answer::Refuse(BAD_TOPIC),
                 None => Answer::Refuse(Refusal::NOT_FOUND),

@@ -10,6 +10,7 @@ use echoring_topics::Position;
 
 use super::{BAD_TOPIC, Service, topic_of};
 use crate::auth::Admission;
+use echoring_broker::broadcast::TopicRequest;
 use echoring_broker::peer::{Context, Peer};
 
 /// The paths of event streams, before the name of the topic.
@@ -75,7 +76,8 @@ impl Service {
         {
             Ok((topic, headers)) => {
                 let from = requested_position(request);
-                self.broadcast.open_event_stream(cx, token, &topic, from, headers, &mut self.gate)
+                let request = TopicRequest { token, topic: &topic, gate: &mut self.gate };
+                self.broadcast.open_event_stream(cx, request, from, headers)
             }
             Err(refusal) => Answer::Refuse(refusal),
         };

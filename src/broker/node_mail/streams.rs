@@ -7,7 +7,7 @@ use echoring_cluster::{StreamAnswer, StreamRequest};
 use echoring_topics::Durable;
 use tokio::sync::mpsc;
 
-use crate::cluster_mail::ClusterEvent;
+use crate::node_mail::ClusterEvent;
 
 /// A request to a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,80 +1,67 @@
-//! The streams of durable topics: the requests of the owner tables to them, and pages of history that are no longer in
-//! memory.
+//! Answers to the readers of pages that are not in memory, or that this node has not reached.
+//!
+//! Clients whose position this node has not reached have received messages from another node that are still on their way to this
+//! one. They wait for these messages, because nothing is lost. If they wait for too long, they are told to try again,
+//! or another node: a lower position in the same epoch would let them receive twice what they have.
+//!
+//! Pages of a stream that could not be read wait here, too, until they are read again: a reported gap would be wrong.
 
-use std::collections::BTreeMap;
-
+use echoring_cluster::limits::STREAM_RETRY_DELAY;
 use echoring_cluster::{StoredBatch, StreamAnswer, entries};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Durable, OwnedTopicId, Page, Position, Replay, TopicId, append_message};
+use echoring_runtime::driver::Driver;
+use echoring_topics::{Page, Position, Refused, Replay, append_message};
 
-use super::ClusterShard;
+use super::Following;
 use super::entry::Entry;
+use super::stream_pages::{ConnectionReader, PageAhead, PageReader, PageRequest, StreamRange, WantedPage};
 use crate::broadcast::Broadcast;
 use crate::broadcast::sequencer::{PAGE_BYTES, PageAnswer};
-use crate::broadcast::topic_read::HistoryRead;
-use crate::cluster_mail::{StreamCommand, StreamQuery, StreamSender};
+use crate::limits::CLUSTER_BEHIND_MAX;
+use crate::node_mail::{StreamCommand, StreamQuery};
 use crate::peer::Context;
 
-/// A shard's requests to streams.
-#[derive(Debug)]
-pub(super) struct Streams {
-    sender: StreamSender,
-    pages: BTreeMap<u64, PageRequest>,
-    pages_asked: u64,
-}
-
-/// The reader of a page of history.
-#[derive(Debug)]
-pub(in crate::broadcast) enum PageReader {
-    /// A connection, which waits until this time.
-    Connection(ConnectionReader, Nanos),
-    /// An operator.
-    Operator(Box<HistoryRead>),
-}
-
-/// A connection that reads a page of history, and its shard.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::broadcast) struct ConnectionReader {
-    pub(in crate::broadcast) shard: usize,
-    /// The topic on that shard.
-    pub(in crate::broadcast) local: TopicId,
-    pub(in crate::broadcast) token: Token,
-}
-
-/// A page that is read from a stream.
-#[derive(Debug)]
-pub(in crate::broadcast) struct PageRequest {
-    pub(in crate::broadcast) reader: PageReader,
-    pub(in crate::broadcast) owned: OwnedTopicId,
-    pub(in crate::broadcast) from: Replay,
-    pub(in crate::broadcast) stream: StreamRange,
-}
-
-/// The request to read from a stream.
-#[derive(Clone, Debug)]
-pub(in crate::broadcast) struct StreamRange {
-    pub(in crate::broadcast) topic: Box<str>,
-    pub(in crate::broadcast) durable: Durable,
-    /// The position behind which it begins.
-    pub(in crate::broadcast) after: Position,
-}
-
-impl Streams {
-    pub(super) fn new(sender: StreamSender) -> Streams {
-        Streams { sender, pages: BTreeMap::new(), pages_asked: 0 }
-    }
-
-    /// Takes the request of a page whose answer has come.
-    pub(super) fn take(&mut self, number: u64) -> Option<PageRequest> {
-        self.pages.remove(&number)
-    }
-}
-
 impl Broadcast {
+    /// Answers the readers whose position this node has reached, and those that have waited long enough.
+    pub(super) fn answer_reached<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let now = self.now;
+        for page in std::mem::take(&mut self.sequencer.queue.ahead) {
+            let PageAhead { reader, wanted, look_at, until } = page;
+            let is_behind = self.sequencer.is_behind(wanted);
+            let waits_for_stream = look_at < until;
+            if now < look_at && (is_behind || waits_for_stream) {
+                self.sequencer.queue.ahead.push(page);
+                continue;
+            }
+            let read = match is_behind {
+                true => Some((Err(Refused::Behind), Vec::new())),
+                // Otherwise its stream is read first.
+                false => self.sequencer.read_history(reader, wanted, until, now, cx.pool()),
+            };
+            if let Some((page, bytes)) = read {
+                self.answer_reader(cx, reader, wanted.from, page, &bytes);
+            }
+        }
+    }
+
+    /// The stream that a page is in could not be read. It is read again a little later, unless its reader has waited long enough.
+    pub(super) fn read_later<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        reader: ConnectionReader,
+        wanted: WantedPage,
+        until: Nanos,
+    ) {
+        let look_at = self.now + STREAM_RETRY_DELAY;
+        if look_at >= until || self.sequencer.queue.ahead.len() >= CLUSTER_BEHIND_MAX {
+            return self.answer_reader(cx, reader, wanted.from, Err(Refused::Behind), &[]);
+        }
+        self.sequencer.queue.ahead.push(PageAhead { reader, wanted, look_at, until });
+    }
+
     /// Sends the streams the requests that the tick has left for them.
-    pub(super) fn ask_streams(&mut self, shard: usize, cluster: &mut ClusterShard) {
-        let ClusterShard { table, streams, .. } = cluster;
+    pub(super) fn ask_streams(&mut self, shard: usize, following: &mut Following) {
+        let Following { table, streams, .. } = following;
         while let Some((topic, number, request)) = table.poll_stream_request() {
             let durable = self.sequencer.topics.durable(&topic);
             let query = StreamQuery::Owner(request);
@@ -98,20 +85,22 @@ impl Broadcast {
         request: PageRequest,
         answer: StreamAnswer,
     ) {
-        let PageRequest { reader, owned, from, stream: StreamRange { topic, after, .. } } = request;
+        let PageRequest { reader, wanted, stream: StreamRange { topic, after, .. } } = request;
         if matches!(answer, StreamAnswer::Failed | StreamAnswer::Unusable) {
             return match reader {
-                PageReader::Connection(reader, until) => self.read_later(cx, reader, owned, from, until),
+                PageReader::Connection(reader, until) => self.read_later(cx, reader, wanted, until),
                 PageReader::Operator(history) => history.fail(cx.shard()),
             };
         }
-        let (page, bytes) = self.stream_page(&topic, from, after, answer).unwrap_or_else(|| {
+        let (page, bytes) = self.stream_page(&topic, wanted.from, after, answer).unwrap_or_else(|| {
             let now = cx.now();
-            self.sequencer.history(owned, from, now, cx.pool())
+            self.sequencer.history(wanted, now, cx.pool())
         });
         match reader {
-            PageReader::Connection(reader, _) => self.answer_reader(cx, reader, from, page, &bytes),
-            PageReader::Operator(history) => self.operator_page(cx, owned, *history, page.ok(), &bytes),
+            PageReader::Connection(reader, _) => self.answer_reader(cx, reader, wanted.from, page, &bytes),
+            PageReader::Operator(history) => {
+                self.operator_page(cx, wanted.owned, *history, page.ok(), &bytes)
+            }
         }
     }
 

@@ -9,11 +9,12 @@ use echoring_topics::{ClientId, Creator, Exported, Importer, Position, Refused, 
 use super::entry::{Entry, Origin};
 use crate::broadcast::Broadcast;
 use crate::broadcast::mail_codec::refusal_number;
-use crate::broadcast::own_messages::publisher_now;
+use crate::broadcast::publish::publisher_now;
 use crate::broadcast::sequencer::Stored;
-use crate::broadcast::shard_mail::Publisher;
+use crate::broadcast::shard_mail::{OrderedMessage, Publisher};
 use crate::limits::CLUSTER_STATE_BYTES_MAX;
 use crate::peer::Context;
+use crate::publications::TopicPublication;
 
 /// The topics of a shard, and everything that a change of them reaches.
 pub(super) struct Store<'a, 'c, D: Driver> {
@@ -105,9 +106,10 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let Entry { publication, idempotency_key, .. } = entry;
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
-        let sequenced =
-            broadcast.sequencer.sequence(&mut resources, now, topic, publisher, publication, idempotency_key);
-        match broadcast.append_sequenced(&mut resources, &publisher, sequenced, publication) {
+        let Broadcast { sequencer, fan_out, .. } = broadcast;
+        let message = TopicPublication { topic, publication, idempotency_key };
+        let sequenced = sequencer.sequence(&mut resources, now, publisher, &message);
+        match sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication) {
             Ok(position) => Outcome::Accepted(position),
             Err(refused) => Outcome::Refused(refusal_number(refused)),
         }
@@ -151,13 +153,11 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let publisher = self.publisher(topic, &entry);
         let broadcast = &mut *self.broadcast;
         let mut resources = self.cx.resources();
-        let sequencer = &mut broadcast.sequencer;
+        let Broadcast { sequencer, fan_out, .. } = broadcast;
+        let message = TopicPublication { topic, publication, idempotency_key };
         let position = Position { offset, ..position };
-        let stored = Stored { publication, idempotency_key, by_client, position };
-        if let Some(local) = sequencer.accept_stored(&mut resources, now, id, topic, &publisher, &stored) {
-            let owned = &mut sequencer.topics;
-            broadcast.fan_out.append(owned, &mut resources, local, &publisher, offset, publication);
-        }
+        let stored = Stored { publisher: &publisher, message, by_client, position };
+        sequencer.accept_stored(fan_out, &mut resources, now, id, &stored);
         self.reached(topic, offset);
     }
 
@@ -176,12 +176,9 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let publisher = self.publisher(topic, &entry);
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
-        let sequencer = &mut broadcast.sequencer;
-        let local = sequencer.accept(&mut resources, now, id, &publisher, offset, entry.publication);
-        if let Some(local) = local {
-            let owned = &mut sequencer.topics;
-            broadcast.fan_out.append(owned, &mut resources, local, &publisher, offset, entry.publication);
-        }
+        let Broadcast { sequencer, fan_out, .. } = broadcast;
+        let message = OrderedMessage { publisher: &publisher, offset, publication: entry.publication };
+        sequencer.accept(fan_out, &mut resources, now, id, &message);
         self.reached(topic, offset);
     }
 

@@ -1,0 +1,137 @@
+//! The steps of a takeover: the topics of this shard move to another process, or those of another process to this one.
+
+use std::sync::mpsc::SyncSender;
+
+use super::Broadcast;
+use super::handover::{ClientNumbers, Freeze, OrderedBy};
+use super::shard_mail::ShardMail;
+use crate::peer::Context;
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{Bridge, Lane};
+use echoring_topics::{ExportCursor, ImportError, OwnedTopicId, Record};
+
+impl Broadcast {
+    /// Posts no more requests. `done` is notified once the topics of this shard no longer change.
+    pub fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32, done: SyncSender<usize>) {
+        self.sequencer.ordered_by = OrderedBy::Nobody;
+        self.handover.freeze = Some(Freeze::new(round, done));
+        self.handover.advance(cx.resources().mailboxes);
+    }
+
+    /// The handover has failed: this shard orders its topics again.
+    pub fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if self.sequencer.ordered_by != OrderedBy::Nobody {
+            return;
+        }
+        self.sequencer.ordered_by = OrderedBy::ThisProcess;
+        self.handover.freeze = None;
+        let here = cx.shard();
+        for (mail, name) in self.sequencer.requests.take_all_for(here) {
+            self.mail(cx, here, mail, name.as_bytes());
+        }
+    }
+
+    /// The successor orders everything from now on.
+    pub fn follow<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        bridge: Bridge<ShardMail>,
+        message_bytes_max: u64,
+    ) {
+        // The successor knows them, and tells only what comes after.
+        self.tell_presence_changes(&mut cx.resources());
+        cx.attach(bridge);
+        self.sequencer.ordered_by = OrderedBy::Successor;
+        self.handover.freeze = None;
+        self.sequencer.lower_message_bytes_max(message_bytes_max);
+        self.sequencer.topics.release_all(cx.pool());
+        self.sequencer.requests.post(cx.resources().mailboxes, OrderedBy::Successor);
+    }
+
+    /// Whether publications of other threads have to wait.
+    pub fn is_frozen(&self) -> bool {
+        self.sequencer.ordered_by == OrderedBy::Nobody
+    }
+
+    /// A block of this shard's topics, and the cursor of the next one.
+    pub fn export<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        cursor: ExportCursor,
+        bytes_max: usize,
+    ) -> (Vec<u8>, Option<ExportCursor>) {
+        let (mut bytes, now) = (Vec::new(), cx.now());
+        let next = self.sequencer.topics.export(cursor, bytes_max, now, cx.pool(), &mut bytes);
+        (bytes, next)
+    }
+
+    /// Imports a block of topics of a predecessor with `shards` shards. Returns the topics' old ids with their new ones.
+    ///
+    /// # Errors
+    /// If the block is malformed, or there is no room for its topics.
+    pub fn import<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        shards: usize,
+        mut block: &[u8],
+    ) -> Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError> {
+        let (first_shard, now) = (cx.shards(), cx.now());
+        let mut moved = Vec::new();
+        while !block.is_empty() {
+            let record = Record::take(&mut block).ok_or(ImportError::Malformed)?;
+            let Broadcast { handover, sequencer, .. } = self;
+            let topics = &mut sequencer.topics;
+            moved.extend(handover.importer.import(topics, record, first_shard, shards, now, cx.pool())?);
+        }
+        Ok(moved)
+    }
+
+    /// Everything is imported: serves the predecessor's shards too.
+    pub fn lead<D: Driver>(&mut self, cx: &mut Context<'_, D>, bridge: Bridge<ShardMail>) {
+        self.sequencer.topics.finish_import(cx.pool());
+        cx.attach(bridge);
+    }
+
+    /// The predecessor has ended, and with it these clients.
+    pub fn forget_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>, clients: ClientNumbers) {
+        cx.detach();
+        let (now, first_shard) = (cx.now(), cx.shards());
+        self.sequencer.topics.forget_shards(first_shard, now);
+        for (owned, client) in self.sequencer.topics.members_where(|client| clients.contains(client)) {
+            self.handover.departed.push_back((owned, client));
+        }
+    }
+
+    /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
+    pub(super) fn report_departed<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let mut resources = cx.resources();
+        while resources.mailboxes.all_have_room(Lane::Forward, 0)
+            && let Some((owned, client)) = self.handover.departed.pop_front()
+        {
+            self.change_presence(&mut resources, owned, client, None);
+        }
+    }
+
+    /// The link to the successor is broken. Nothing is ordered after this; the drain that follows closes all
+    /// connections.
+    pub fn lose_successor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        cx.detach();
+        self.handover.is_lost = true;
+        self.sequencer.requests.clear();
+        for stored in self.held.take_all() {
+            self.sequencer.topics.note_refused();
+            stored.release(cx.pool());
+        }
+    }
+
+    /// Whether a message that the successor ordered is the next one of its topic.
+    pub(super) fn is_next(&self, local: echoring_topics::TopicId, offset: u64) -> bool {
+        // A topic that the shard has left has no offset any more.
+        self.subscriptions.get(local).is_none() || self.fan_out.topics.offset(local) + 1 == offset
+    }
+
+    /// Whether something is tried again until there is room.
+    pub(super) fn waits_for_handover(&self) -> bool {
+        self.handover.waits_for_room || !self.handover.departed.is_empty()
+    }
+}
