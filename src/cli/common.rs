@@ -8,6 +8,6 @@ pub mod http_client;
 pub(crate) mod output;
 // The tables have the flags of all features.
 #[cfg(all(test, feature = "full"))]
-mod reference;
+mod reference_tests;
 pub(crate) mod start_error;
 pub mod values;

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -16,8 +15,9 @@ use self::talk::{Options, Outcome, Style, Wait};
 use super::signals::Signals;
 use crate::Failure;
 use crate::common::compress::Compress;
+use crate::common::failure::usage;
+use crate::common::http_client::trust;
 use crate::common::{environment, values};
-use echoring_async::tls::Trust;
 use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
 use echoring_proto::handshake::BadHandshake;
 use echoring_proto::limits;
@@ -76,9 +76,9 @@ pub(super) struct Args {
     /// Show when each message arrived [default: on at a terminal, off in a pipe]
     ///
     /// At a terminal as time of day in UTC, in a pipe as seconds since 1970.
-    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
+    #[arg(long, value_parser = values::one_of(values::SWITCH), value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
         require_equals = true, hide_possible_values = true)]
-    timestamps: Option<Switch>,
+    timestamps: Option<bool>,
 
     /// In a pipe: close after this number of received messages
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
@@ -144,12 +144,6 @@ pub(super) struct Args {
     no_history: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
 fn header(word: &str) -> Result<(String, String), String> {
     match word.split_once(':') {
         Some((name, value)) if !name.trim().is_empty() => {
@@ -183,15 +177,9 @@ const SILENCE_DEFAULT: Duration = Duration::from_secs(1);
 impl Args {
     /// `interactive`: stdin and stdout are a terminal.
     fn validate(self, interactive: bool) -> Result<Plan, Failure> {
-        let usage = |flag: &str, why: &str| Failure::Usage(format!("{flag}: {why}"));
         if interactive && (self.count.is_some() || self.wait.is_some()) {
             return Err(usage("--count, --wait", "only with pipes; at a terminal, use /quit"));
         }
-        let trust = match self.ca_file {
-            Some(file) => Trust::CaFile(file),
-            None if self.insecure => Trust::Insecure,
-            None => Trust::System,
-        };
         let mut dialer = Dialer::new()
             .connect_timeout(None)
             .handshake_timeout(self.timeout)
@@ -199,7 +187,7 @@ impl Args {
             .message_bytes_max(self.max_message)
             .compression(self.compress.compression)
             .proxy(self.proxy)
-            .tls(trust);
+            .tls(trust(self.ca_file.as_deref(), self.insecure));
         if let Some(origin) = self.origin {
             if origin == "*" {
                 return Err(usage("--origin", "expected one origin, such as https://app.example"));
@@ -216,7 +204,7 @@ impl Args {
         }
         let style = Style {
             json: self.json,
-            timestamps: self.timestamps.map_or(interactive, |switch| switch == Switch::On),
+            timestamps: self.timestamps.unwrap_or(interactive),
             terminal: interactive,
             colours: interactive && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
@@ -263,7 +251,10 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
     match UnixTarget::of(&plan.url) {
         Some(target) => talk(plan, dial_unix(plan, &target).await?).await,
-        None => talk(plan, dial(&plan.dialer, &plan.url).await?).await,
+        None => {
+            let conn = plan.dialer.dial(&plan.url).await.map_err(|error| failed(&error, &plan.url))?;
+            talk(plan, conn).await
+        }
     }
 }
 
@@ -273,9 +264,9 @@ where
 {
     let interrupt = interrupted()?;
     Ok(if plan.interactive {
-        talk::at_terminal(conn, &plan.url, &plan.options, interrupt).await
+        talk::terminal::talk(conn, &plan.url, &plan.options, interrupt).await
     } else {
-        talk::by_pipe(conn, &plan.options, interrupt).await
+        talk::pipe::talk(conn, &plan.options, interrupt).await
     })
 }
 
@@ -312,10 +303,6 @@ async fn dial_unix(plan: &Plan, target: &UnixTarget<'_>) -> Result<Conn<MaybeTls
         ))
     })?;
     plan.dialer.dial_over(&target.url, stream).await.map_err(|error| failed(&error, shown))
-}
-
-async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<echoring_async::ClientStream>, Failure> {
-    dialer.dial(url).await.map_err(|error| failed(&error, url))
 }
 
 fn failed(error: &DialError, url: &str) -> Failure {

@@ -8,20 +8,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::LocalSet;
 
 use crate::Failure;
+use crate::common::http_client::{RequestError, ask};
 use crate::common::values::shown_duration;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use echoring_admin::Token;
-use echoring_async::TokioStream;
 
 /// The default admin address of servers.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
@@ -131,11 +128,11 @@ impl AdminClient {
         let runtime = echoring_async::local_runtime().map_err(|error| unreachable(error.to_string()))?;
         let asked = async {
             match tokio::time::timeout(self.timeout, self.ask(method, path, token.as_ref())).await {
-                Ok(answer) => answer,
+                Ok(answer) => answer.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("it took longer than {}", shown_duration(self.timeout))),
             }
         };
-        let answer = LocalSet::new().block_on(&runtime, asked).map_err(unreachable)?;
+        let answer = runtime.block_on(asked).map_err(unreachable)?;
         match answer.0 {
             StatusCode::UNAUTHORIZED => {
                 Err(refused("it requires its token; give --admin-token-file", &self.admin))
@@ -145,22 +142,21 @@ impl AdminClient {
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, token: Option<&Token>) -> Result<Answer, String> {
+    async fn ask(&self, method: Method, path: &str, token: Option<&Token>) -> Result<Answer, RequestError> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
         if let Some(token) = token {
-            request =
-                request.header(AUTHORIZATION, token.authorization().map_err(|error| error.to_string())?);
+            request = request.header(AUTHORIZATION, token.authorization()?);
         }
-        let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
-        let failed = |error: std::io::Error| error.to_string();
-        match &self.admin {
+        let request = request.body(Full::default())?;
+        let answer = match &self.admin {
             AdminTarget::Tcp(address) => {
-                exchange(TcpStream::connect(address).await.map_err(failed)?, request).await
+                ask(TcpStream::connect(address).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
             }
             AdminTarget::Unix(path) => {
-                exchange(UnixStream::connect(path).await.map_err(failed)?, request).await
+                ask(UnixStream::connect(path).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
             }
-        }
+        };
+        Ok((answer.status(), answer.into_body()))
     }
 }
 
@@ -175,20 +171,6 @@ fn refused(why: &str, admin: &AdminTarget) -> Failure {
 pub(crate) fn read_token(file: &Path) -> Result<Token, Failure> {
     Token::read(file)
         .map_err(|error| Failure::Environment(format!("no token in {}: {error}", file.display())))
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Answer, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let failed = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioStream(stream)).await.map_err(failed)?;
-    // It ends with the runtime.
-    tokio::task::spawn_local(connection);
-    let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-    let body =
-        Limited::new(body, ADMIN_ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-    Ok((head.status, body.to_bytes()))
 }
 
 /// The line for people in an error of the admin address.

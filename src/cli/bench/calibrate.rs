@@ -13,11 +13,11 @@ use clap::ArgMatches;
 
 use super::headings::EXPERIMENTS;
 use super::machine::enough_address_space;
-use super::outputs::to_stdout;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
 use crate::common::environment;
 use crate::common::file::flags::{self, is_given};
+use crate::common::output::{replace, try_to_stdout};
 use crate::common::values::{self, FileOrStream};
 use crate::{EXIT_INTERRUPTED, Failure, signals};
 use echoring_load::record::calibration::{Calibration, SCHEMA};
@@ -46,16 +46,17 @@ const FLAGS: [&str; 10] = [
 
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct Args {
     /// Measure and store how accurate results are on this host
     ///
     /// A server in this process plants delays and faults, and the generator has to find them: first faults, then delays, then a
     /// delay at rising rates. It takes --duration (45s by default, 60s at most). Later records of this host quote it.
-    #[arg(long, help_heading = EXPERIMENTS)]
+    #[arg(long)]
     pub(super) calibrate: bool,
 
     /// Store and read the calibration here [default: $XDG_STATE_HOME/echoring/calibration.json]
-    #[arg(long, value_name = "FILE", help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "FILE")]
     pub(super) calibration: Option<PathBuf>,
 }
 
@@ -149,7 +150,7 @@ fn conclude(
             writeln!(printed, "stored in {}", file.display()).expect("a vector takes all");
         }
     }
-    to_stdout(&printed)
+    try_to_stdout(&printed)
         .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
     if let Some(FileOrStream::File(path)) = json {
         fs::write(path, &text).map_err(|error| unwritten(path, error))?;
@@ -162,21 +163,12 @@ fn conclude(
     Ok(ExitCode::from(EXIT_BROKEN))
 }
 
-/// Writes the file as a whole or not at all.
+/// Writes the file as a whole or not at all, in a folder that may be new.
 fn store(file: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
     }
-    let mut new = file.as_os_str().to_owned();
-    new.push(format!(".{}.new", std::process::id()));
-    let new = PathBuf::from(new);
-    let written = File::create(&new).and_then(|mut out| {
-        out.write_all(text)?;
-        out.sync_all()
-    });
-    written.and_then(|()| fs::rename(&new, file)).inspect_err(|_| {
-        let _ = fs::remove_file(&new);
-    })
+    replace(file, text)
 }
 
 fn read(file: &Path) -> io::Result<Calibration> {

@@ -57,6 +57,11 @@ impl Failure {
     }
 }
 
+/// A flag is wrong; and why.
+pub(crate) fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
+
 /// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();

@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod pipe;
+pub(super) mod pipe;
 mod show;
-mod terminal;
+pub(super) mod terminal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -109,31 +109,6 @@ impl fmt::Display for Outcome {
             }
         }
     }
-}
-
-/// Runs an interactive conversation on a terminal.
-pub(crate) async fn at_terminal<S>(
-    conn: Conn<S>,
-    url: &str,
-    options: &Options,
-    interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    terminal::talk(conn, url, options, interrupt).await
-}
-
-/// Sends the lines of stdin, and writes received messages to stdout, one line each.
-pub(crate) async fn by_pipe<S>(
-    conn: Conn<S>,
-    options: &Options,
-    interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    pipe::talk(conn, options, interrupt).await
 }
 
 /// Maximum unread pongs; further ones are not shown.

@@ -39,23 +39,16 @@ fn governor(host: &Host, plan: &Plan) -> Option<Check> {
         return Some(Check::green(ID, "none: this kernel does not control the frequency"));
     }
     let names = governors.join(", ");
-    Some(if governors == ["performance"] {
-        Check::green(ID, names)
-    } else {
-        let finding = format!("{names}: latency is higher at low rates, and figures of bench vary");
-        Check::yellow(ID, finding, "cpupower frequency-set -g performance")
-    })
+    let finding = format!("{names}: latency is higher at low rates, and figures of bench vary");
+    let check = Check::yellow(ID, finding, "cpupower frequency-set -g performance");
+    Some(check.unless(governors == ["performance"], names))
 }
 
 fn clock_source(host: &Host) -> Option<Check> {
-    const ID: &str = "clocksource";
     /// Read without a system call.
     const FAST: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];
     let source = host.text("sys/devices/system/clocksource/clocksource0/current_clocksource")?;
-    Some(if FAST.contains(&source.as_str()) {
-        Check::green(ID, source)
-    } else {
-        let finding = format!("{source}: each reading of the clock is a system call");
-        Check::yellow(ID, finding, "boot with clocksource=tsc where the TSC is stable (see dmesg)")
-    })
+    let finding = format!("{source}: each reading of the clock is a system call");
+    let cure = "boot with clocksource=tsc where the TSC is stable (see dmesg)";
+    Some(Check::yellow("clocksource", finding, cure).unless(FAST.contains(&source.as_str()), source))
 }

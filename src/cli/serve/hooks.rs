@@ -23,30 +23,31 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 }
 
 /// The options of `[hooks]`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct HookArgs {
     /// Post calls (rpc) and messages (send) from Centrifuge clients to this URL
     ///
     /// The format is that of Centrifugo's RPC proxy. See docs/reference/centrifuge.md#hooks.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_rpc: Option<String>,
 
     /// Ask this URL about publications to topics with publish = "hook"
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_publish: Option<String>,
 
     /// Ask this URL about subscriptions to topics with subscribe = "hook"
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_subscribe: Option<String>,
 
     /// Ask this URL about Centrifuge sessions that begin without a token
     ///
     /// The format is that of Centrifugo's connect proxy.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_connect: Option<String>,
 
     /// Forward this header field of the handshake to the hooks; repeatable
-    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, value_name = "NAME")]
     hooks_header: Vec<String>,
 
     /// Maximum time for an answer from these hooks
@@ -55,7 +56,6 @@ pub(super) struct HookArgs {
         value_name = "TIME",
         default_value = values::shown_time(APP_TIMEOUT_DEFAULT.as_nanos() as Nanos),
         value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
-        help_heading = HEADING
     )]
     hooks_timeout: Duration,
 }

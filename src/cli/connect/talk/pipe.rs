@@ -21,8 +21,8 @@ use echoring_proto::CloseCode;
 /// Maximum lines that are read ahead of the server.
 const LINES_AHEAD: usize = 16;
 
-/// See [`by_pipe`](super::by_pipe).
-pub(super) async fn talk<S>(conn: Conn<S>, options: &Options, interrupt: impl Future<Output = ()>) -> Outcome
+/// Sends the lines of stdin, and writes received messages to stdout, one line each.
+pub(crate) async fn talk<S>(conn: Conn<S>, options: &Options, interrupt: impl Future<Output = ()>) -> Outcome
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

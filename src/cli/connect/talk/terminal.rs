@@ -27,8 +27,8 @@ use echoring_proto::CloseCode;
 /// Maximum lines of history.
 const HISTORY_LINES_MAX: usize = 1_000;
 
-/// See [`at_terminal`](super::at_terminal).
-pub(super) async fn talk<S>(
+/// Runs an interactive conversation on a terminal.
+pub(crate) async fn talk<S>(
     mut conn: Conn<S>,
     url: &str,
     options: &Options,
