@@ -26,7 +26,7 @@ mod target;
 mod usage;
 mod verdicts;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ use self::job::{Job, Share};
 use self::machine::enough_address_space;
 use self::protocol::Conversation;
 use crate::common::environment;
+use crate::common::output::note;
 use crate::{EXIT_INTERRUPTED, Failure, signals};
 use echoring_load::{self, Experiment, Plan, Progress, RateControl, Refused, Results, TargetSession, render};
 
@@ -110,16 +111,14 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         return Err(Failure::Environment(refused.0.clone()));
     }
     if let Some(line) = calibration.quote(&mut results.outcomes) {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "warning: {line}");
+        note(format_args!("warning: {line}"));
     }
     let code = match tries {
         true => verdicts::conclude(&results, None, missed, &[]),
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
     for lost in monitoring.finish(if is_aborted { &signalled } else { &stop }) {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "warning: {lost}");
+        note(format_args!("warning: {lost}"));
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
 }
@@ -246,8 +245,7 @@ fn hand_over(
 fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result<HttpServer, Failure> {
     let server = control::listen(address, control.clone())
         .map_err(|error| HttpServer::refused("--control", address, &error))?;
-    // A closed stderr must not turn an exit code into a panic.
-    let _ = writeln!(io::stderr(), "control http://{}/rate", server.address());
+    note(format_args!("control http://{}/rate", server.address()));
     Ok(server)
 }
 

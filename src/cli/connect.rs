@@ -227,9 +227,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let plan = arguments.validate(interactive)?;
     environment::start_log("warn")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = echoring_async::local_runtime()
         .map_err(|error| Failure::Environment(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(converse(&plan));
     // A thread may still wait for a line; it is abandoned.

@@ -16,7 +16,7 @@ use super::signals::{DrainSteps, ServerSignals};
 use crate::Failure;
 use crate::common::compress::Compress;
 use crate::common::environment;
-use crate::common::failure::usage;
+use crate::common::failure::refuse;
 use crate::common::http_client::trust;
 use crate::common::values::{self, Word};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
@@ -259,14 +259,13 @@ impl Args {
     fn validate(&self) -> Result<Config, Failure> {
         let compression = self.compression()?;
         let secure = self.upstream.iter().any(UpstreamUrl::is_secure);
-        if !secure && (self.insecure || self.ca_file.is_some()) {
-            return Err(usage("--ca-file, --insecure", "no --upstream is reached by wss:// or https://"));
-        }
+        let is_unused = !secure && (self.insecure || self.ca_file.is_some());
+        let line = "no --upstream is reached by wss:// or https://";
+        refuse([("--ca-file, --insecure", is_unused)], line)?;
         let defaults = Settings::default();
         let interval = self.health_interval;
-        if interval.is_none() && self.health_path.is_some() {
-            return Err(usage("--health-path", "nothing is checked with --health-interval off"));
-        }
+        let is_unused = interval.is_none() && self.health_path.is_some();
+        refuse([("--health-path", is_unused)], "nothing is checked with --health-interval off")?;
         let settings = Settings {
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
@@ -297,13 +296,9 @@ impl Args {
                 message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
             },
         };
-        match (compression, self.max_message) {
-            (Compression::Pass | Compression::Off, Some(_)) => {
-                let line = "needs --compress on: other messages pass whatever their length";
-                Err(usage("--max-message", line))
-            }
-            _ => Ok(compression),
-        }
+        let passes = matches!(compression, Compression::Pass | Compression::Off);
+        let line = "needs --compress on: other messages pass whatever their length";
+        refuse([("--max-message", passes && self.max_message.is_some())], line).map(|()| compression)
     }
 }
 

@@ -3,7 +3,6 @@
 //! A kept file is what `--json` writes. It is replaced in one step, and only by the results of runs that succeeded.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -13,6 +12,7 @@ use serde_json::Value;
 use super::headings::EXPERIMENTS;
 use super::usage::{refuse_typed, usage};
 use crate::Failure;
+use crate::common::output::note;
 use crate::common::output::replace;
 use crate::common::values;
 use crate::results::compare as comparing;
@@ -121,8 +121,7 @@ impl Args {
             return Ok(Some(Kept { name: name.clone(), path, runs }));
         }
         if self.save_baseline.as_ref() == Some(name) {
-            // A closed stderr must not turn an exit code into a panic.
-            let _ = writeln!(io::stderr(), "warning: there is no baseline {name} yet: nothing was compared");
+            note(format_args!("warning: there is no baseline {name} yet: nothing was compared"));
             return Ok(None);
         }
         let why = format!("there is no {}: keep one with --save-baseline {name}", path.display());
@@ -185,10 +184,7 @@ impl Args {
     /// Says that the results were not kept.
     pub(super) fn not_saved(&self) {
         if let Some(name) = &self.save_baseline {
-            let _ = writeln!(
-                io::stderr(),
-                "warning: the results are not kept as baseline {name}: the run failed"
-            );
+            note(format_args!("warning: the results are not kept as baseline {name}: the run failed"));
         }
     }
 }

@@ -17,6 +17,7 @@ use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
 use crate::common::environment;
 use crate::common::file::flags::{self, is_given};
+use crate::common::output::note;
 use crate::common::output::{replace, try_to_stdout};
 use crate::common::values::{self, FileOrStream};
 use crate::{EXIT_INTERRUPTED, Failure, signals};
@@ -121,8 +122,7 @@ pub(super) fn run(arguments: super::Args, typed: &ArgMatches) -> Result<ExitCode
     reporter.clear();
     let made = made.map_err(|refused| Failure::Environment(refused.0))?;
     let Some(calibration) = made.filter(|_| !stop.load(Ordering::Relaxed)) else {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "error: interrupted; nothing was stored");
+        note("error: interrupted; nothing was stored");
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     };
     conclude(&calibration, &file, outputs.json.as_ref())
@@ -159,7 +159,7 @@ fn conclude(
     if is_exact {
         return Ok(ExitCode::SUCCESS);
     }
-    let _ = writeln!(io::stderr(), "error: {}; nothing was stored", render::planted_faults(calibration));
+    note(format_args!("error: {}; nothing was stored", render::planted_faults(calibration)));
     Ok(ExitCode::from(EXIT_BROKEN))
 }
 

@@ -11,7 +11,7 @@ use clap::ArgMatches;
 use super::machine::{check_cpus, check_sources, ip_of, threads_or_default};
 use super::target::{GivenUrl, Lookup, start_server};
 use super::usage::{refuse, refuse_typed, usage};
-use super::{Args, agents, listen, messages, parsers, replay};
+use super::{Args, agents, listen, messages, replay};
 use crate::Failure;
 use crate::common::environment;
 use crate::common::values::flag_of;
@@ -354,7 +354,7 @@ impl Args {
         let mut connecting = self.dial.connecting(typed, mode)?;
         let churn = self.churn.churn(typed, mode)?;
         self.request.fields(&mut connecting)?;
-        let binary = self.messages.kind == parsers::Kind::Binary;
+        let binary = self.messages.kind == echoring_load::Style::Binary;
         let protocol = self.protocol.read(typed, binary)?;
         let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);

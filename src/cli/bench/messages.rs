@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, ArgMatches, ValueEnum};
+use clap::{ArgAction, ArgMatches};
 
 use super::headings::{BROADCAST, MESSAGES};
-use super::parsers::{Kind, Sizes, compression, sizes};
-use super::usage::{refuse_typed, usage};
+use super::parsers::{KINDS, Sizes, compression, sizes};
+use super::usage::{refuse, refuse_typed, usage};
 use crate::Failure;
 use crate::common::file::flags::is_given;
-use crate::common::values;
+use crate::common::values::{self, Word};
 use echoring_load::{self, Flaw, Lines, Mode, Spread, Style};
 
 const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;
@@ -26,12 +26,12 @@ pub(super) struct Args {
     pub(super) message_bytes: Option<Sizes>,
 
     /// Kind of messages
-    #[arg(long, value_enum, default_value_t = Kind::Text, help_heading = MESSAGES)]
-    pub(super) kind: Kind,
+    #[arg(long, value_parser = values::one_of(KINDS), default_value = "text", help_heading = MESSAGES)]
+    pub(super) kind: Style,
 
     /// Characters of --kind text; always valid UTF-8
-    #[arg(long, value_enum, default_value_t = Text::Ascii, help_heading = MESSAGES)]
-    pub(super) text: Text,
+    #[arg(long, value_parser = values::one_of(TEXTS), default_value = "ascii", help_heading = MESSAGES)]
+    pub(super) text: Style,
 
     /// Send the lines of this file as messages [default: generated messages]
     ///
@@ -63,8 +63,8 @@ pub(super) struct Args {
     pub(super) slow: Option<Share>,
 
     /// Behaviour of slow subscribers
-    #[arg(long, value_enum, default_value_t = SlowHow::Stop, help_heading = BROADCAST)]
-    pub(super) slow_how: SlowHow,
+    #[arg(long, action = ArgAction::Set, value_parser = values::one_of(TRICKLES), default_value = "stop", help_heading = BROADCAST)]
+    pub(super) slow_how: bool,
 
     /// Mean bytes per second that a slow subscriber reads with --slow-how trickle
     ///
@@ -142,16 +142,11 @@ impl Args {
             let why = "the lines of --payload-file are sent unchanged, e.g. --payload-file lines.txt";
             return Err(usage("--text", why));
         }
-        match (self.kind, self.text) {
-            (Kind::Text, Text::Ascii) => Ok(Style::Text),
-            (Kind::Text, Text::Mixed) => Ok(Style::Mixed),
-            (Kind::Text, Text::Emoji) => Ok(Style::Emoji),
-            (Kind::Binary | Kind::Json, _) if has_text => {
-                Err(usage("--text", "only for --kind text, e.g. --kind text --text mixed"))
-            }
-            (Kind::Binary, _) => Ok(Style::Binary),
-            (Kind::Json, _) => Ok(Style::Json),
+        if self.kind == Style::Text {
+            return Ok(self.text);
         }
+        let why = "only for --kind text, e.g. --kind text --text mixed";
+        refuse([("--text", has_text)], why).map(|()| self.kind)
     }
 
     /// The number of slow subscribers, and their reading rate in bytes a second.
@@ -160,16 +155,11 @@ impl Args {
             let why = "only with --slow, e.g. --slow 1% --slow-how trickle";
             return refuse_typed(typed, &["slow_how", "trickle"], why).map(|()| (0, None));
         };
-        let trickle = match self.slow_how {
-            SlowHow::Trickle => Some(self.trickle),
-            SlowHow::Stop if !is_given(typed, "trickle") => None,
-            SlowHow::Stop => {
-                let why =
-                    "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
-                return Err(usage("--trickle", why));
-            }
-        };
-        Ok((slow.of(subscribers), trickle))
+        if self.slow_how {
+            return Ok((slow.of(subscribers), Some(self.trickle)));
+        }
+        let why = "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
+        refuse_typed(typed, &["trickle"], why).map(|()| (slow.of(subscribers), None))
     }
 
     pub(super) fn allowed(&self) -> Vec<Flaw> {
@@ -184,24 +174,15 @@ pub(super) const OF_BROADCASTS: [&str; 5] = ["publishers", "topics", "slow", "sl
 pub(super) const OF_SENDERS: [&str; 3] = ["message_bytes", "text", "payload_file"];
 
 /// `--text`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Text {
-    /// One byte per character
-    Ascii,
-    /// Words of eleven scripts, one to three bytes per character
-    Mixed,
-    /// Emoji of four bytes, and joined sequences of them
-    Emoji,
-}
+const TEXTS: [Word<Style>; 3] = [
+    ("ascii", "One byte per character", Style::Text),
+    ("mixed", "Words of eleven scripts, one to three bytes per character", Style::Mixed),
+    ("emoji", "Emoji of four bytes, and joined sequences of them", Style::Emoji),
+];
 
-/// `--slow-how`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum SlowHow {
-    /// They read nothing
-    Stop,
-    /// They read at the rate of --trickle
-    Trickle,
-}
+/// `--slow-how`: whether they trickle.
+const TRICKLES: [Word<bool>; 2] =
+    [("stop", "They read nothing", false), ("trickle", "They read at the rate of --trickle", true)];
 
 /// `--slow`: some of many.
 #[derive(Debug, Clone, Copy, PartialEq)]

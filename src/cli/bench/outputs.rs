@@ -15,6 +15,7 @@ use super::parsers::{sample_share, socket_address};
 use super::push::{Protocol, Pusher, ReceiverUrl};
 use super::usage::usage;
 use crate::Failure;
+use crate::common::output::note;
 use crate::common::output::try_to_stdout;
 use crate::common::values::FileOrStream;
 use echoring_load::record::comparison::BaselineComparison;
@@ -188,8 +189,7 @@ impl Args {
         let Some(address) = self.prometheus else { return Ok(None) };
         let exporter =
             Exporter::start(address).map_err(|error| HttpServer::refused("--prometheus", address, &error))?;
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "metrics http://{}/metrics", exporter.address());
+        note(format_args!("metrics http://{}/metrics", exporter.address()));
         Ok(Some(exporter))
     }
 

@@ -2,12 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::common::compress::Compress;
 use crate::common::values::{self, Word};
-use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, TimeUnit};
+use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit};
 
 /// Maximum addresses of one `--source-addr`.
 const SOURCES_MAX: usize = 65_536;
@@ -35,15 +34,11 @@ pub(super) const UNITS: [Word<TimeUnit>; 4] = [
 ];
 
 /// `--kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Kind {
-    /// ASCII in text messages
-    Text,
-    /// Any bytes in binary messages
-    Binary,
-    /// JSON objects in text messages
-    Json,
-}
+pub(super) const KINDS: [Word<Style>; 3] = [
+    ("text", "ASCII in text messages", Style::Text),
+    ("binary", "Any bytes in binary messages", Style::Binary),
+    ("json", "JSON objects in text messages", Style::Json),
+];
 
 /// `--arrivals`.
 pub(super) const ARRIVALS: [Word<Arrivals>; 2] = [

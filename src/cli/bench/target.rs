@@ -226,7 +226,7 @@ impl Lookup {
 
 /// The address that answers first, in the way of RFC 8305.
 fn first_to_answer(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let runtime = echoring_async::local_runtime().ok()?;
     let connecting = async { tokio::time::timeout(ANSWER_TIME, connect_to_any(addresses)).await };
     runtime.block_on(connecting).ok()?.ok()?.peer_addr().ok()
 }

@@ -1,6 +1,5 @@
 //! Flags of `bench` for experiments and checks, and the exit code that the results give.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use clap::{ArgMatches, ValueEnum};
 
 use super::headings::EXPERIMENTS;
 use super::usage::{refuse, refuse_typed, usage};
+use crate::common::output::note;
 use crate::common::values;
 use crate::{EXIT_ENVIRONMENT, Failure};
 use echoring_load::analyse::compare::JUDGED;
@@ -304,12 +304,11 @@ pub(super) fn conclude(
             errors.push(format!("{}: {failure_text}", outcome.record.config.mode));
         }
     }
-    // A closed stderr must not turn an exit code into a panic.
     for warning in outcomes.iter().flat_map(summary::warnings).chain(warnings) {
-        let _ = writeln!(io::stderr(), "warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
     for error in errors.iter().chain(unwritten) {
-        let _ = writeln!(io::stderr(), "error: {error}");
+        note(format_args!("error: {error}"));
     }
     let mut cut_short = refused.clone().map(|refused| Failure::Environment(refused.0).report());
     if !unwritten.is_empty() {

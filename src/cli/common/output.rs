@@ -1,5 +1,6 @@
 //! Writes the output of a command, to stdout or to a file.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,11 @@ use crate::common::values::FileOrStream;
 /// Prints, and tells by the exit code whether that was possible.
 pub(crate) fn print(bytes: &[u8]) -> ExitCode {
     to_stdout(bytes).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+/// Writes a line to stderr. A closed stderr must not turn an exit code into a panic.
+pub(crate) fn note(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Writes a file or stdout.

@@ -9,7 +9,6 @@ mod report;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr as _;
@@ -19,6 +18,7 @@ use self::command::{Commands, Measured};
 use self::history::{Commit, Repository, Worktrees};
 use self::report::Report;
 use crate::common::environment;
+use crate::common::output::note;
 use crate::common::values::{self, FileOrStream, Word};
 use crate::{EXIT_INTERRUPTED, Failure, signals::Signals};
 use echoring_load::analyse::bisect::{BisectOptions, Bisection, Ending, NextPair, PAIRS_MAX_DEFAULT};
@@ -271,10 +271,4 @@ fn no_figure(why: &str) -> Stop {
 /// GOOD or BAD cannot be measured, and so nothing can.
 fn unusable(name: &str, commit: &Commit, why: &str) -> Failure {
     Failure::Environment(format!("{name}: {commit}: {why}"))
-}
-
-/// A line about the progress.
-fn note(line: &str) {
-    // A closed stderr must not turn an exit code into a panic.
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -193,9 +193,8 @@ impl AuthArgs {
         origins: &Origins,
         asks_certificates: bool,
     ) -> Result<Option<Arc<Authenticator>>, Failure> {
-        if self.auth_certificate.is_some() && !asks_certificates {
-            return Err(origins.wrong("--auth-certificate", "has no effect without --tls-client-ca"));
-        }
+        let is_unused = self.auth_certificate.is_some() && !asks_certificates;
+        origins.refuse([("--auth-certificate", is_unused)], "has no effect without --tls-client-ca")?;
         let mut settings = self.settings();
         if asks_certificates {
             settings.certificate =
@@ -267,17 +266,25 @@ impl AuthArgs {
                  cookie, and short-lived tokens"
             ));
         }
-        if self.auth_hook.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
-            warnings.push("auth_hook: credentials leave this machine without TLS; use https://".to_owned());
-        }
-        if self.auth_jwks.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
-            warnings.push(
-                "auth_jwks: keys are fetched without TLS, so they can be replaced on the way; use https://"
-                    .to_owned(),
-            );
+        for (key, url, line) in [
+            ("auth_hook", &self.auth_hook, "credentials leave this machine without TLS"),
+            (
+                "auth_jwks",
+                &self.auth_jwks,
+                "keys are fetched without TLS, so they can be replaced on the way",
+            ),
+        ] {
+            if url.as_deref().is_some_and(is_exposed) {
+                warnings.push(format!("{key}: {line}; use https://"));
+            }
         }
         warnings
     }
+}
+
+/// Whether what is sent to a URL leaves this machine without TLS.
+pub(super) fn is_exposed(url: &str) -> bool {
+    url.starts_with("http://") && !is_local_url(url)
 }
 
 /// Whether a URL is of this machine, as far as its text says.

@@ -188,21 +188,17 @@ impl ClusterArgs {
         listen: &[ListenAddress],
     ) -> Result<Option<ClusterOptions>, Failure> {
         if self.cluster.is_empty() {
-            origins.refuse(self.given(), "has no effect without --cluster")?;
-            return Ok(None);
+            return origins.refuse(self.given(), "has no effect without --cluster").map(|()| None);
         }
-        if self.cluster_member_timeout <= 2 * self.cluster_heartbeat {
-            let line = "must be more than two heartbeats (--cluster-heartbeat)";
-            return Err(origins.wrong("--cluster-member-timeout", line));
-        }
-        if !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients {
-            return Err(origins.wrong("--cluster-nats-inbox", "has no effect without --cluster-nats-clients"));
-        }
-        if message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX {
-            let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
-            let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
-            return Err(origins.wrong("--max-message", &line));
-        }
+        let is_short = self.cluster_member_timeout <= 2 * self.cluster_heartbeat;
+        let line = "must be more than two heartbeats (--cluster-heartbeat)";
+        origins.refuse([("--cluster-member-timeout", is_short)], line)?;
+        let is_unused = !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients;
+        let line = "has no effect without --cluster-nats-clients";
+        origins.refuse([("--cluster-nats-inbox", is_unused)], line)?;
+        let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
+        let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
+        origins.refuse([("--max-message", message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX)], &line)?;
         let nats = NatsOptions {
             servers: with_schemes(&self.cluster),
             prefix: self.cluster_prefix.clone(),
@@ -264,14 +260,16 @@ impl ClusterArgs {
             return Err(origins
                 .wrong(other, &format!("conflicts with {one}, another way to authenticate: leave one out")));
         }
-        match (&self.cluster_user, &self.cluster_password_file) {
-            (Some(name), Some(file)) => {
-                let password = secret(origins, "--cluster-password-file", file)?;
-                return Ok(Credentials::User { name: name.clone(), password });
-            }
-            (Some(_), None) => return Err(origins.wrong("--cluster-user", "needs --cluster-password-file")),
-            (None, Some(_)) => return Err(origins.wrong("--cluster-password-file", "needs --cluster-user")),
-            (None, None) => {}
+        let (name, file) = (&self.cluster_user, &self.cluster_password_file);
+        origins.refuse(
+            [("--cluster-user", name.is_some() && file.is_none())],
+            "needs --cluster-password-file",
+        )?;
+        let is_alone = file.is_some() && name.is_none();
+        origins.refuse([("--cluster-password-file", is_alone)], "needs --cluster-user")?;
+        if let (Some(name), Some(file)) = (name, file) {
+            let password = secret(origins, "--cluster-password-file", file)?;
+            return Ok(Credentials::User { name: name.clone(), password });
         }
         if let Some(file) = &self.cluster_token_file {
             return Ok(Credentials::Token(secret(origins, "--cluster-token-file", file)?));

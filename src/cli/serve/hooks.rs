@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::auth::is_local_url;
+use super::auth::is_exposed;
 use crate::Failure;
 use crate::common::file::flags::Origins;
 use crate::common::values::{self, flag_of};
@@ -67,11 +67,8 @@ impl HookArgs {
     /// [`Failure::Environment`] for URLs and names that cannot be used, [`Failure::Usage`] for options without an effect.
     pub(super) fn load(&self, origins: &Origins) -> Result<Option<Arc<App>>, Failure> {
         if self.urls().next().is_none() {
-            if !self.hooks_header.is_empty() {
-                let line = "has no effect without the URL of a hook, such as --hooks-rpc";
-                return Err(origins.wrong("--hooks-header", line));
-            }
-            return Ok(None);
+            let line = "has no effect without the URL of a hook, such as --hooks-rpc";
+            return origins.refuse([("--hooks-header", !self.hooks_header.is_empty())], line).map(|()| None);
         }
         let settings = AppSettings {
             rpc: self.hooks_rpc.clone(),
@@ -99,7 +96,7 @@ impl HookArgs {
 
     /// Warnings about these options.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let open = self.urls().filter(|(_, url)| url.starts_with("http://") && !is_local_url(url));
+        let open = self.urls().filter(|(_, url)| is_exposed(url));
         open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))
             .collect()
     }

@@ -173,9 +173,7 @@ impl PeerArgs {
             ("--ban-window", is_changed(self.ban_window, BAN_WINDOW_DEFAULT), bans, "--ban-after"),
             ("--ban-time", is_changed(self.ban_time, BAN_TIME_DEFAULT), bans, "--ban-after"),
         ] {
-            if is_changed && !is_used {
-                return Err(origins.wrong(flag, &format!("has no effect without {needed}")));
-            }
+            origins.refuse([(flag, is_changed && !is_used)], &format!("has no effect without {needed}"))?;
         }
         let limits = PeerLimits {
             addresses: self.address_limits(),
@@ -193,11 +191,9 @@ impl PeerArgs {
         let closes =
             (!limits.traffic.is_none() && self.rate_action == RateAction::Close) || !limits.topics.is_none();
         let has_limit = connections_max.is_some() || handshakes.is_some() || closes || checks_passwords;
-        if self.ban_after.is_some() && !has_limit {
-            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
-                        --rate-action close with a rate, --auth-basic or --auth-hook";
-            return Err(origins.wrong("--ban-after", line));
-        }
+        let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
+                    --rate-action close with a rate, --auth-basic or --auth-hook";
+        origins.refuse([("--ban-after", self.ban_after.is_some() && !has_limit)], line)?;
         Ok(Arc::new(limits))
     }
 

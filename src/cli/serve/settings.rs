@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -19,6 +19,7 @@ use super::topics::{Beside, Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::common::file::flags::{Flag, Given, Origins, is_given};
+use crate::common::locked;
 use crate::common::start_error;
 use crate::logging::Destination;
 use crate::sandbox::Sandbox;
@@ -93,11 +94,8 @@ impl Settings {
         let server = server_config(&args, &origins, &topics, tls.as_ref())?;
         let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
         let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
-        if relays && args.admin.is_none() {
-            return Err(
-                origins.wrong("--cluster-nats-clients", "needs --admin, whose thread publishes for them")
-            );
-        }
+        let needed = "needs --admin, whose thread publishes for them";
+        origins.refuse([("--cluster-nats-clients", relays && args.admin.is_none())], needed)?;
         let auth_is_said = server.auth.is_some() || gives_auth(&matches);
         topics.check(&beside(&server, relays, cluster.is_some(), auth_is_said))?;
         let server = ServerConfig { relays, ..server };
@@ -254,22 +252,17 @@ fn nanos(time: Duration) -> Nanos {
 
 /// Refuses options that contradict one another.
 fn check(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    if args.memory_budget < args.queue_bytes {
-        return Err(origins.wrong("--memory-budget", "must be at least --queue-bytes"));
-    }
+    let is_small = args.memory_budget < args.queue_bytes;
+    origins.refuse([("--memory-budget", is_small)], "must be at least --queue-bytes")?;
     check_shards(args, origins)?;
     check_listen(args, origins)?;
     check_admin(args, origins)
 }
 
 fn check_shards(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    match (args.shards, &args.cpus) {
-        (Some(shards), Some(cpus)) if shards > cpus.len() => {
-            let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
-            Err(origins.wrong("--shards", &line))
-        }
-        _ => Ok(()),
-    }
+    let (Some(shards), Some(cpus)) = (args.shards, &args.cpus) else { return Ok(()) };
+    let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
+    origins.refuse([("--shards", shards > cpus.len())], &line)
 }
 
 /// The kernel would share an address that is given twice among two sets of listeners silently.
@@ -287,14 +280,12 @@ fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
         ("--admin-token-file", args.admin_token_file.is_some()),
         ("--admin-read-token-file", args.admin_read_token_file.is_some()),
     ];
-    match &args.admin {
-        None => origins.refuse(tokens, "there is no admin address to protect: --admin is off"),
-        Some(admin) if !has_free_port(admin) && args.listen.contains(admin) => {
-            let line = format!("{admin} is taken by --listen; give another address, or off");
-            Err(origins.wrong("--admin", &line))
-        }
-        Some(_) => Ok(()),
-    }
+    let Some(admin) = &args.admin else {
+        return origins.refuse(tokens, "there is no admin address to protect: --admin is off");
+    };
+    let is_taken = !has_free_port(admin) && args.listen.contains(admin);
+    let line = format!("{admin} is taken by --listen; give another address, or off");
+    origins.refuse([("--admin", is_taken)], &line)
 }
 
 /// Whether the kernel chooses the port.
@@ -406,21 +397,13 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
 /// The files of TLS; `None` without certificates.
 fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failure> {
     let Args { tls_cert, tls_key, tls_ocsp, tls_client_ca, tls_client, .. } = args;
-    match (tls_cert.len(), tls_key.len()) {
-        (certs, keys) if certs > keys => {
-            return Err(origins.wrong("--tls-cert", "needs its private key, --tls-key"));
-        }
-        (certs, keys) if certs < keys => {
-            return Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert"));
-        }
-        (certs, _) if tls_ocsp.len() > certs => {
-            return Err(origins.wrong("--tls-ocsp", "needs its certificate, --tls-cert"));
-        }
-        (0, _) if tls_client_ca.is_some() => {
-            return Err(origins.wrong("--tls-client-ca", "needs TLS: set --tls-cert and --tls-key"));
-        }
-        (0, _) => return Ok(None),
-        _ => {}
+    let (certs, keys) = (tls_cert.len(), tls_key.len());
+    origins.refuse([("--tls-cert", certs > keys)], "needs its private key, --tls-key")?;
+    let without_cert = [("--tls-key", certs < keys), ("--tls-ocsp", tls_ocsp.len() > certs)];
+    origins.refuse(without_cert, "needs its certificate, --tls-cert")?;
+    if certs == 0 {
+        let needed = "needs TLS: set --tls-cert and --tls-key";
+        return origins.refuse([("--tls-client-ca", tls_client_ca.is_some())], needed).map(|()| None);
     }
     let mut ocsp = tls_ocsp.iter();
     let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
@@ -496,7 +479,7 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
 /// The names for the life of the process. A name that is read again takes no more memory.
 fn static_names(names: &[String]) -> Vec<&'static str> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = locked(&KNOWN);
     let mut lasting = |name: &String| match known.get(name.as_str()) {
         Some(name) => *name,
         None => {

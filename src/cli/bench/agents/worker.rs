@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -20,6 +20,7 @@ use super::wire::{
     AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
     coordinator_subject, encode, find_subject,
 };
+use crate::common::locked;
 use crate::common::{environment, values};
 use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
@@ -111,11 +112,6 @@ impl Running {
         self.stop.store(true, Ordering::Relaxed);
         self.coordination.abandon(now);
     }
-}
-
-/// The comparison is shared by the thread of the run, which only looks.
-fn locked(clock: &Mutex<ClockComparison>) -> MutexGuard<'_, ClockComparison> {
-    clock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An agent.
