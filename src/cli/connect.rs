@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
@@ -15,10 +14,10 @@ use self::talk::{Options, Outcome, Style, Wait};
 use super::signals::Signals;
 use crate::Failure;
 use crate::common::compress::Compress;
-use crate::common::failure::usage;
+use crate::common::failure::refuse;
 use crate::common::http_client::trust;
 use crate::common::{environment, values};
-use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
+use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy, Transport};
 use echoring_proto::handshake::BadHandshake;
 use echoring_proto::limits;
 use echoring_proto::limits::CLOSE_TIMEOUT;
@@ -168,7 +167,6 @@ struct Plan {
     url: String,
     dialer: Dialer,
     options: Options,
-    interactive: bool,
 }
 
 const MESSAGE_BYTES_DEFAULT: u64 = 16 << 20;
@@ -177,9 +175,9 @@ const SILENCE_DEFAULT: Duration = Duration::from_secs(1);
 impl Args {
     /// `interactive`: stdin and stdout are a terminal.
     fn validate(self, interactive: bool) -> Result<Plan, Failure> {
-        if interactive && (self.count.is_some() || self.wait.is_some()) {
-            return Err(usage("--count, --wait", "only with pipes; at a terminal, use /quit"));
-        }
+        let is_for_pipes = self.count.is_some() || self.wait.is_some();
+        let line = "only with pipes; at a terminal, use /quit";
+        refuse([("--count, --wait", interactive && is_for_pipes)], line)?;
         let mut dialer = Dialer::new()
             .connect_timeout(None)
             .handshake_timeout(self.timeout)
@@ -189,9 +187,7 @@ impl Args {
             .proxy(self.proxy)
             .tls(trust(self.ca_file.as_deref(), self.insecure));
         if let Some(origin) = self.origin {
-            if origin == "*" {
-                return Err(usage("--origin", "expected one origin, such as https://app.example"));
-            }
+            refuse([("--origin", origin == "*")], "expected one origin, such as https://app.example")?;
             dialer = dialer.origin(origin);
         }
         for (name, value) in self.header {
@@ -215,7 +211,7 @@ impl Args {
         };
         let history = if self.no_history { None } else { environment::state_file("history") };
         let options = Options { binary: self.binary, style, wait, history };
-        Ok(Plan { url: self.url, dialer, options, interactive })
+        Ok(Plan { url: self.url, dialer, options })
     }
 }
 
@@ -236,12 +232,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let last = match &outcome {
         Outcome::BadInput(..) => return Err(Failure::Usage(outcome.to_string())),
         outcome if !outcome.is_clean() => format!("error: {outcome}\n"),
-        outcome if plan.interactive => format!("{outcome}\n"),
+        outcome if interactive => format!("{outcome}\n"),
         _ => String::new(),
     };
     // In one write, because the line editor's thread may still use the terminal. A closed stderr must not turn an exit
     // code into a panic.
-    // into a panic.
     let _ = io::stderr().write_all(last.as_bytes());
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
 }
@@ -256,12 +251,9 @@ async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
     }
 }
 
-async fn talk<S>(plan: &Plan, conn: Conn<S>) -> Result<Outcome, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn talk<S: Transport + Send + 'static>(plan: &Plan, conn: Conn<S>) -> Result<Outcome, Failure> {
     let interrupt = interrupted()?;
-    Ok(if plan.interactive {
+    Ok(if plan.options.style.terminal {
         talk::terminal::talk(conn, &plan.url, &plan.options, interrupt).await
     } else {
         talk::pipe::talk(conn, &plan.options, interrupt).await

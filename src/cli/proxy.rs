@@ -216,17 +216,17 @@ fn health_path(word: &str) -> Result<String, String> {
     }
 }
 
-const BALANCES: [Word<Balance>; 2] = [
+const BALANCES: &[Word<Balance>] = &[
     ("least-connections", "The one with the fewest connections from this proxy", Balance::LeastConnections),
     ("round-robin", "One after the other", Balance::RoundRobin),
 ];
 
-const HOSTS: [Word<HostPolicy>; 2] = [
+const HOSTS: &[Word<HostPolicy>] = &[
     ("preserve", "The client's", HostPolicy::Preserve),
     ("upstream", "That of the upstream's URL", HostPolicy::Upstream),
 ];
 
-const FORWARDED: [Word<Forwarded>; 3] = [
+const FORWARDED: &[Word<Forwarded>] = &[
     ("replace", "Replace what clients send", Forwarded::Replace),
     ("add", "Add to what clients send, behind another proxy", Forwarded::Add),
     ("off", "Pass what clients send", Forwarded::Off),

@@ -1,10 +1,7 @@
 //! Requests to the admin address of a running server, for the commands that operate one.
 
 use std::ffi::OsStr;
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
@@ -19,6 +16,7 @@ use crate::common::values::shown_duration;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use echoring_admin::Token;
+use echoring_server::ListenAddress;
 
 /// The default admin address of servers.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
@@ -30,8 +28,8 @@ const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Admin address of the server, or unix:PATH [default: ECHORING_ADMIN, or 127.0.0.1:9002]
-    #[arg(long, value_name = "ADDR:PORT")]
-    admin: Option<AdminTarget>,
+    #[arg(long, value_name = "ADDR:PORT", value_parser = admin_address)]
+    admin: Option<ListenAddress>,
 
     /// File with the bearer token that the admin address requires [default: ECHORING_ADMIN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
@@ -48,14 +46,14 @@ impl AdminArgs {
     }
 
     fn client_with(self, variables: &Variables) -> Result<AdminClient, Failure> {
-        let variable = || -> Result<AdminTarget, Failure> {
+        let variable = || -> Result<ListenAddress, Failure> {
             let (name, value) = variables.value("admin").unwrap_or(("--admin", OsStr::new(ADMIN_DEFAULT)));
             let value = value.to_string_lossy();
             if value == "off" {
                 let line = "is off: the server has no admin address; give the address with --admin";
                 return Err(Failure::Usage(format!("{name} {line}")));
             }
-            value.parse().map_err(|error| Failure::Usage(format!("{name}: {error}")))
+            admin_address(&value).map_err(|error| Failure::Usage(format!("{name}: {error}")))
         };
         let admin = self.admin.map_or_else(variable, Ok)?;
         let token_file = || variables.value("admin_token_file").map(|(_, path)| PathBuf::from(path));
@@ -67,37 +65,19 @@ impl AdminArgs {
 /// Asks the admin address of a server.
 #[derive(Debug)]
 pub(crate) struct AdminClient {
-    admin: AdminTarget,
+    admin: ListenAddress,
     token_file: Option<PathBuf>,
     timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
-enum AdminTarget {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl FromStr for AdminTarget {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<AdminTarget, String> {
-        match word.strip_prefix("unix:") {
-            Some("") => Err("expected unix:PATH".to_owned()),
-            Some(path) => Ok(AdminTarget::Unix(path.into())),
-            None => socket_address(word)
-                .map(AdminTarget::Tcp)
-                .map_err(|expected| format!("{expected}, or unix:PATH")),
-        }
-    }
-}
-
-impl fmt::Display for AdminTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdminTarget::Tcp(address) => address.fmt(f),
-            AdminTarget::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+/// The address of `--admin`.
+fn admin_address(word: &str) -> Result<ListenAddress, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("expected unix:PATH".to_owned()),
+        Some(path) => Ok(ListenAddress::Unix(path.into())),
+        None => socket_address(word)
+            .map(ListenAddress::Tcp)
+            .map_err(|expected| format!("{expected}, or unix:PATH")),
     }
 }
 
@@ -149,10 +129,10 @@ impl AdminClient {
         }
         let request = request.body(Full::default())?;
         let answer = match &self.admin {
-            AdminTarget::Tcp(address) => {
+            ListenAddress::Tcp(address) => {
                 ask(TcpStream::connect(address).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
             }
-            AdminTarget::Unix(path) => {
+            ListenAddress::Unix(path) => {
                 ask(UnixStream::connect(path).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
             }
         };
@@ -160,7 +140,7 @@ impl AdminClient {
     }
 }
 
-fn refused(why: &str, admin: &AdminTarget) -> Failure {
+fn refused(why: &str, admin: &ListenAddress) -> Failure {
     Failure::Environment(format!("{admin} refuses the request: {why}"))
 }
 

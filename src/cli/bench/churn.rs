@@ -41,7 +41,7 @@ pub(super) struct Args {
 }
 
 /// `--cut`.
-const CUTS: [Word<Cut>; 2] = [
+const CUTS: &[Word<Cut>] = &[
     ("client", "This program, without a closing handshake, when the measured time begins", Cut::Client),
     ("server", "The server, for example by a restart within the measured time", Cut::Server),
 ];

@@ -174,15 +174,15 @@ pub(super) const OF_BROADCASTS: [&str; 5] = ["publishers", "topics", "slow", "sl
 pub(super) const OF_SENDERS: [&str; 3] = ["message_bytes", "text", "payload_file"];
 
 /// `--text`.
-const TEXTS: [Word<Style>; 3] = [
+const TEXTS: &[Word<Style>] = &[
     ("ascii", "One byte per character", Style::Text),
     ("mixed", "Words of eleven scripts, one to three bytes per character", Style::Mixed),
     ("emoji", "Emoji of four bytes, and joined sequences of them", Style::Emoji),
 ];
 
 /// `--slow-how`: whether they trickle.
-const TRICKLES: [Word<bool>; 2] =
-    [("stop", "They read nothing", false), ("trickle", "They read at the rate of --trickle", true)];
+const TRICKLES: &[Word<bool>] =
+    &[("stop", "They read nothing", false), ("trickle", "They read at the rate of --trickle", true)];
 
 /// `--slow`: some of many.
 #[derive(Debug, Clone, Copy, PartialEq)]

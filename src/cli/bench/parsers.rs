@@ -12,7 +12,7 @@ use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit};
 const SOURCES_MAX: usize = 65_536;
 
 /// `--mode`.
-pub(super) const MODES: [Word<Mode>; 6] = [
+pub(super) const MODES: &[Word<Mode>] = &[
     ("echo", "Every connection sends messages and receives them back", Mode::Echo),
     ("broadcast", "Publishers send to topics, subscribers receive", Mode::Broadcast),
     ("connect", "Each connection opens, echoes one message and closes", Mode::Connect),
@@ -26,7 +26,7 @@ pub(super) const MODES: [Word<Mode>; 6] = [
 ];
 
 /// `--time-unit`.
-pub(super) const UNITS: [Word<TimeUnit>; 4] = [
+pub(super) const UNITS: &[Word<TimeUnit>] = &[
     ("ns", "Nanoseconds", TimeUnit::Nanoseconds),
     ("us", "Microseconds", TimeUnit::Microseconds),
     ("ms", "Milliseconds", TimeUnit::Milliseconds),
@@ -34,14 +34,14 @@ pub(super) const UNITS: [Word<TimeUnit>; 4] = [
 ];
 
 /// `--kind`.
-pub(super) const KINDS: [Word<Style>; 3] = [
+pub(super) const KINDS: &[Word<Style>] = &[
     ("text", "ASCII in text messages", Style::Text),
     ("binary", "Any bytes in binary messages", Style::Binary),
     ("json", "JSON objects in text messages", Style::Json),
 ];
 
 /// `--arrivals`.
-pub(super) const ARRIVALS: [Word<Arrivals>; 2] = [
+pub(super) const ARRIVALS: &[Word<Arrivals>] = &[
     ("even", "At equal intervals, the senders in turn", Arrivals::Even),
     ("poisson", "At random times, each sender independently", Arrivals::Poisson),
 ];
@@ -108,7 +108,7 @@ pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
 }
 
 /// `--driver`.
-pub(super) const DRIVERS: [Word<DriverChoice>; 3] = [
+pub(super) const DRIVERS: &[Word<DriverChoice>] = &[
     ("auto", "io_uring where the kernel allows it, otherwise epoll", DriverChoice::Auto),
     ("uring", "io_uring, or exit code 3", DriverChoice::Uring),
     ("epoll", "epoll", DriverChoice::Epoll),

@@ -75,7 +75,7 @@ pub(super) struct Args {
 }
 
 /// `--data-order`.
-const ORDERS: [Word<RowOrder>; 3] = [
+const ORDERS: &[Word<RowOrder>] = &[
     ("in-order", "In the order of the file, again and again", RowOrder::InOrder),
     ("shuffled", "In a random order, again and again", RowOrder::Shuffled),
     ("once", "In the order of the file, each row at most once", RowOrder::Once),

@@ -10,12 +10,11 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use echoring_async::TokioStream;
 use echoring_async::tls::{self, Trust};
+use echoring_async::{TokioStream, Transport};
 
 /// Bytes of an answer: it has a short reason.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -64,14 +63,11 @@ async fn exchange(request: Request<Bytes>) -> Result<Response<Bytes>, RequestErr
 }
 
 /// Makes one request on a connection. A longer answer than `answer_bytes_max` is an error.
-pub(crate) async fn ask<S>(
+pub(crate) async fn ask<S: Transport + Send + 'static>(
     stream: S,
     request: Request<Full<Bytes>>,
     answer_bytes_max: usize,
-) -> Result<Response<Bytes>, RequestError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<Response<Bytes>, RequestError> {
     let (mut sender, connection) = http1::handshake(TokioStream(stream)).await?;
     let driving = tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();

@@ -131,15 +131,16 @@ pub(crate) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u
 pub(crate) type Word<T> = (&'static str, &'static str, T);
 
 /// The words of a switch that takes a value.
-pub(crate) const SWITCH: [Word<bool>; 2] = [("on", "", true), ("off", "", false)];
+pub(crate) const SWITCH: &[Word<bool>] = &[("on", "", true), ("off", "", false)];
 
 /// A parser of these words.
-pub(crate) fn one_of<T, const N: usize>(words: [Word<T>; N]) -> impl TypedValueParser<Value = T>
+pub(crate) fn one_of<T>(words: &'static [Word<T>]) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + 'static,
 {
     let shown = words
-        .map(|(word, help, _)| PossibleValue::new(word).help(Some(help).filter(|help| !help.is_empty())));
+        .iter()
+        .map(|(word, help, _)| PossibleValue::new(*word).help(Some(*help).filter(|help| !help.is_empty())));
     PossibleValuesParser::new(shown).map(move |word| {
         let meant = words.iter().find(|(known, ..)| *known == word);
         meant.map(|(_, _, meaning)| *meaning).expect("the parser accepts no other word")

@@ -15,10 +15,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use echoring_async::{Conn, Control, ControlReply, Error, Reader};
+use echoring_async::{Conn, Control, ControlReply, Error, Reader, Transport};
 use echoring_proto::CloseCode;
 pub use show::Style;
 pub(crate) use show::escaped;
@@ -115,10 +114,7 @@ impl fmt::Display for Outcome {
 const PONGS_MAX: usize = 16;
 
 /// The payloads of received pongs.
-fn pongs<S>(conn: &mut Conn<S>) -> mpsc::Receiver<Vec<u8>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+fn pongs<S: Transport>(conn: &mut Conn<S>) -> mpsc::Receiver<Vec<u8>> {
     let (shown, pongs) = mpsc::channel(PONGS_MAX);
     conn.set_pong_handler(move |payload| {
         let _ = shown.try_send(payload.to_vec());
@@ -128,16 +124,13 @@ where
 }
 
 /// Closes, and reads until the server has answered; messages that arrive meanwhile are passed to `show`.
-async fn close<S>(
+async fn close<S: Transport>(
     control: &Control<S>,
     reader: &mut Reader<S>,
     code: CloseCode,
     reason: &str,
     mut show: impl FnMut(&echoring_async::Message),
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Outcome {
     // Fails only if the connection has ended, which reading reports better.
     let _ = control.close(code, reason).await;
     loop {

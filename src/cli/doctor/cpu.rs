@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::host::Host;
 use super::plan::Plan;
+use crate::common::values::shown_cpus;
 
 pub(super) fn checks(host: &Host, plan: &Plan) -> Vec<Check> {
     [set(plan), governor(host, plan), clock_source(host)].into_iter().flatten().collect()
@@ -14,17 +15,19 @@ fn set(plan: &Plan) -> Option<Check> {
     if allowed.is_empty() {
         return None;
     }
-    let list = |cpus: &[usize]| cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let refused = plan.resolved.cpus.iter().find(|cpu| !allowed.contains(cpu));
     let pinned = plan.resolved.cpus.len();
     Some(if let Some(cpu) = refused {
-        let cure = format!("use CPUs of {}, or change the CPU set", list(allowed));
+        let cure = format!("use CPUs of {}, or change the CPU set", shown_cpus(allowed));
         Check::red(ID, format!("this process may not use CPU {cpu}"), cure)
     } else if shards > pinned {
         let finding = format!("{shards} shards on {pinned} CPUs: shards wait for one another");
         Check::yellow(ID, finding, format!("shards = {pinned}, or a larger CPU set"))
     } else {
-        Check::green(ID, format!("{shards} shards, each on one of the CPUs {}", list(&plan.resolved.cpus)))
+        Check::green(
+            ID,
+            format!("{shards} shards, each on one of the CPUs {}", shown_cpus(&plan.resolved.cpus)),
+        )
     })
 }
 

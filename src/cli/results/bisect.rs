@@ -114,7 +114,7 @@ pub(crate) struct Args {
 }
 
 /// Whether the higher of two figures is worse.
-const MORE_IS_WORSE: [Word<bool>; 2] = [("higher", "More is worse", true), ("lower", "Less is worse", false)];
+const MORE_IS_WORSE: &[Word<bool>] = &[("higher", "More is worse", true), ("lower", "Less is worse", false)];
 
 /// Why a search stops before its end.
 enum Stop {

@@ -562,8 +562,7 @@ fn congestion(word: &str) -> Result<String, String> {
 }
 
 /// The permissions of the admin address's socket file.
-const ADMIN_SOCKET_MODES: [Word<u32>; 2] =
-    [("600", "Its owner only", 0o600), ("660", "Its group too", 0o660)];
+const ADMIN_SOCKET_MODES: &[Word<u32>] = &[("600", "Its owner only", 0o600), ("660", "Its group too", 0o660)];
 
 /// Where the control plane listens, if at all: `--admin`.
 type Admin = Option<ListenAddress>;
@@ -589,17 +588,17 @@ pub(crate) fn socket_address(word: &str) -> Result<SocketAddr, String> {
 /// Another name than `Option`, to which clap gives a meaning of its own.
 pub(crate) type Shards = Option<usize>;
 
-pub(crate) const DRIVERS: [Word<DriverChoice>; 3] = [
+pub(crate) const DRIVERS: &[Word<DriverChoice>] = &[
     ("auto", "io_uring where the kernel allows it, otherwise epoll with a warning", DriverChoice::Auto),
     ("uring", "io_uring, or exit code 3", DriverChoice::Uring),
     ("epoll", "epoll", DriverChoice::Epoll),
 ];
 
-const PREFERENCES: [Word<SubprotocolPreference>; 2] =
-    [("server", "", SubprotocolPreference::Server), ("client", "", SubprotocolPreference::Client)];
+const PREFERENCES: &[Word<SubprotocolPreference>] =
+    &[("server", "", SubprotocolPreference::Server), ("client", "", SubprotocolPreference::Client)];
 
 /// Whether clients must have a certificate.
-const TLS_CLIENTS: [Word<ClientAuth>; 2] = [
+const TLS_CLIENTS: &[Word<ClientAuth>] = &[
     ("optional", "Clients without a certificate are accepted", ClientAuth::Optional),
     ("required", "Clients without a certificate are refused in the handshake", ClientAuth::Required),
 ];
@@ -623,7 +622,7 @@ pub(super) enum Demo {
     Off,
 }
 
-const LOG_FORMATS: [Word<Form>; 2] = [
+const LOG_FORMATS: &[Word<Form>] = &[
     ("text", "Lines with fields as name=value", Form::Text),
     ("json", "One JSON object per line", Form::Json),
 ];

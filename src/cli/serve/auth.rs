@@ -144,7 +144,7 @@ pub(super) struct AuthArgs {
 /// The part of a certificate's subject that is the identity, if any.
 type AuthCertificate = Option<CertificateSubject>;
 
-const CERTIFICATES: [Word<AuthCertificate>; 3] = [
+const CERTIFICATES: &[Word<AuthCertificate>] = &[
     ("off", "Nothing", None),
     ("cn", "The common name", Some(CertificateSubject::CommonName)),
     ("dn", "The distinguished name", Some(CertificateSubject::DistinguishedName)),

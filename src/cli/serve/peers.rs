@@ -144,7 +144,7 @@ fn trusted(word: &str) -> Result<Trusted, String> {
 }
 
 /// What happens to a connection that sends too much.
-const RATE_ACTIONS: [Word<RateAction>; 2] = [
+const RATE_ACTIONS: &[Word<RateAction>] = &[
     ("pause", "It is not read until it may send again", RateAction::Pause),
     ("close", "It is closed with 1008", RateAction::Close),
 ];

@@ -30,7 +30,7 @@ use crate::{EXIT_INTERRUPTED, Failure, logging, signals};
 use echoring_cluster::nats::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{
-    Coordination, DriverChoice, Part, RateControl, Resources, RunProgress, RunStage, Target, TargetSession,
+    Coordination, DriverChoice, Part, Resources, RunProgress, RunStage, Target, TargetSession,
 };
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::monotonic_now;
@@ -134,13 +134,10 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let resources = Resources {
         threads: threads_or_default(arguments.threads, &cpus),
         cpus,
-        server_cpus: Vec::new(),
         sources: arguments.source_addr.unwrap_or_default(),
         driver: arguments.driver,
         descriptors: environment::raise_descriptor_limit(),
-        server_pid: None,
-        stop: Arc::default(),
-        rate_control: Arc::new(RateControl::default()),
+        ..Resources::default()
     };
     environment::start_log("warn")?;
     let ended = Arc::new(AtomicBool::new(false));

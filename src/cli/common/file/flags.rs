@@ -104,7 +104,7 @@ impl Flag {
                 values.map(|value| word(name, below(arg, value, directory))).collect()
             }
         };
-        Flag::checked(command, arg, words, Origin::File(entry.place()))
+        Flag::checked(command, arg, words, Origin::File(entry.place.clone()))
     }
 
     /// The value of `arg`, an option of `command`, in the environment variable `name`. A repeatable option takes a list,

@@ -15,29 +15,25 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::command::{self, Command, HELP};
 use super::show::{Style, escaped};
 use super::{Options, Outcome, close, pongs};
 use crate::common::locked;
-use echoring_async::{Conn, Error, Message, Reader, Writer};
+use echoring_async::{Conn, Error, Message, Reader, Transport, Writer};
 use echoring_proto::CloseCode;
 
 /// Maximum lines of history.
 const HISTORY_LINES_MAX: usize = 1_000;
 
 /// Runs an interactive conversation on a terminal.
-pub(crate) async fn talk<S>(
+pub(crate) async fn talk<S: Transport + Send + 'static>(
     mut conn: Conn<S>,
     url: &str,
     options: &Options,
     interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Outcome {
     let style = options.style;
     let greeting = greeting(url, conn.subprotocol());
     let mut pongs = pongs(&mut conn);
@@ -104,16 +100,13 @@ fn pong(payload: &[u8], pinged: Option<Instant>) -> String {
 }
 
 /// Sends a message. Reading continues meanwhile, because the server may wait for us to read.
-async fn send<S>(
+async fn send<S: Transport>(
     writer: &mut Writer<S>,
     reader: &mut Reader<S>,
     message: Message,
     screen: &mut Screen,
     style: Style,
-) -> Result<(), Outcome>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(), Outcome> {
     let mut writing = pin!(writer.write(message));
     loop {
         tokio::select! {
