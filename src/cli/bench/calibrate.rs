@@ -1,8 +1,8 @@
 //! `bench --calibrate`: how far results can be believed on this host. It is stored in a file, and later records of the same
 //! host quote it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::machine::enough_address_space;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
 use crate::common::environment;
+use crate::common::file::beginning;
 use crate::common::file::flags::{self, is_given};
 use crate::common::output::note;
 use crate::common::output::{replace, try_to_stdout};
@@ -172,9 +173,7 @@ fn store(file: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 fn read(file: &Path) -> io::Result<Calibration> {
-    let mut text = Vec::new();
-    File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-    let calibration: Calibration = serde_json::from_slice(&text)?;
+    let calibration: Calibration = serde_json::from_slice(&beginning(file, FILE_BYTES_MAX)?)?;
     match calibration.schema == SCHEMA {
         true => Ok(calibration),
         false => Err(io::Error::other(format!("its schema is not {SCHEMA}"))),

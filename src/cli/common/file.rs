@@ -6,7 +6,7 @@
 pub(crate) mod flags;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,13 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Maximum number of keys that an error lists.
 const KEYS_LISTED_MAX: usize = 24;
 
+/// The beginning of a file: one byte more than `bytes_max` of one that is longer.
+pub(crate) fn beginning(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The name and the text of a file.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -38,13 +45,10 @@ impl Source {
     /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when it is too long or no text.
     pub(crate) fn read(flag: &str, path: &Path) -> Result<Arc<Source>, Failure> {
         let name = path.display();
-        let unreadable = |error: std::io::Error| {
+        let bytes = beginning(path, FILE_BYTES_MAX).map_err(|error| {
             let hint = "name a file that this user may read";
             Failure::Environment(format!("{flag}: cannot read {name}: {error}; {hint}"))
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        })?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(Failure::Usage(format!("{flag}: {name} is longer than 1MiB: is it the right file?")));
         }

@@ -8,6 +8,7 @@ use std::str::FromStr as _;
 
 use serde_json::Value;
 
+use crate::common::file::beginning;
 use crate::common::output::note;
 use crate::common::values::{self, FileOrStream};
 use crate::{Failure, to_stdout};
@@ -216,10 +217,9 @@ fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
 /// The runs of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     let shown = path.display();
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(
-        |error| Failure::Environment(format!("{shown} cannot be read: {error}; name a file of bench --json")),
-    )?;
+    let bytes = beginning(path, FILE_BYTES_MAX).map_err(|error| {
+        Failure::Environment(format!("{shown} cannot be read: {error}; name a file of bench --json"))
+    })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::Usage(format!("{shown} is longer than {FILE_BYTES_MAX} bytes")));
     }
