@@ -8,7 +8,8 @@ pub(crate) mod http_client;
 pub(crate) mod output;
 // The tables have the flags of all features.
 #[cfg(all(test, feature = "full"))]
-mod reference_tests;
+#[path = "common/reference_tests.rs"]
+mod reference;
 pub(crate) mod start_error;
 pub(crate) mod values;
 
