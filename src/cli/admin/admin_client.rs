@@ -16,6 +16,7 @@ use crate::common::values::shown_duration;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use echoring_admin::Token;
+use echoring_async::Transport;
 use echoring_server::ListenAddress;
 
 /// The default admin address of servers.
@@ -128,14 +129,11 @@ impl AdminClient {
             request = request.header(AUTHORIZATION, token.authorization()?);
         }
         let request = request.body(Full::default())?;
-        let answer = match &self.admin {
-            ListenAddress::Tcp(address) => {
-                ask(TcpStream::connect(address).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
-            }
-            ListenAddress::Unix(path) => {
-                ask(UnixStream::connect(path).await?, request, ADMIN_ANSWER_BYTES_MAX).await?
-            }
+        let stream: Box<dyn Transport + Send> = match &self.admin {
+            ListenAddress::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            ListenAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
         };
+        let answer = ask(stream, request, ADMIN_ANSWER_BYTES_MAX).await?;
         Ok((answer.status(), answer.into_body()))
     }
 }

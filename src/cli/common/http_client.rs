@@ -54,17 +54,19 @@ async fn exchange(request: Request<Bytes>) -> Result<Response<Bytes>, RequestErr
     let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     let stream = TcpStream::connect((host.as_str(), port)).await?;
     if !is_secure {
-        return ask(stream, request, ANSWER_BYTES_MAX).await;
+        return ask(Box::new(stream), request, ANSWER_BYTES_MAX).await;
     }
     let config = tls::client_config(&Trust::System)?;
     let connector = TlsConnector::from(Arc::clone(&config));
     let stream = connector.connect(ServerName::try_from(host)?, stream).await?;
-    ask(stream, request, ANSWER_BYTES_MAX).await
+    ask(Box::new(stream), request, ANSWER_BYTES_MAX).await
 }
 
 /// Makes one request on a connection. A longer answer than `answer_bytes_max` is an error.
-pub(crate) async fn ask<S: Transport + Send + 'static>(
-    stream: S,
+///
+/// The stream is boxed, so that the client is compiled once for all kinds of streams.
+pub(crate) async fn ask(
+    stream: Box<dyn Transport + Send>,
     request: Request<Full<Bytes>>,
     answer_bytes_max: usize,
 ) -> Result<Response<Bytes>, RequestError> {
