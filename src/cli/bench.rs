@@ -26,7 +26,7 @@ mod target;
 mod usage;
 mod verdicts;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ use self::job::{Job, Share};
 use self::machine::enough_address_space;
 use self::protocol::Conversation;
 use crate::common::environment;
+use crate::common::output::note;
 use crate::{EXIT_INTERRUPTED, Failure, signals};
 use echoring_load::{self, Experiment, Plan, Progress, RateControl, Refused, Results, TargetSession, render};
 
@@ -68,12 +69,12 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let rate_control = Arc::new(RateControl::default());
     let descriptors = environment::raise_descriptor_limit();
     let jobs = validated(runs, &stop, &rate_control, descriptors)?;
-    let outputs = jobs[0].outputs.clone();
-    let (baseline, calibration) = (jobs[0].baseline.clone(), jobs[0].calibration.clone());
+    let Args { outputs, baseline, calibration, .. } = &jobs[0].args;
+    let (outputs, baseline, calibration) = (outputs.clone(), baseline.clone(), calibration.clone());
     for job in &jobs {
         enough_address_space(&job.plan)?;
     }
-    let tries = jobs.iter().any(|job| job.tries);
+    let tries = jobs.iter().any(|job| job.args.protocol.r#try);
     let kept = if tries { None } else { baseline.open()? };
     if let Some(kept) = &kept {
         baseline.check_loads(kept, &jobs.iter().flat_map(Job::planned).collect::<Vec<_>>())?;
@@ -81,7 +82,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     environment::start_log("warn")?;
     let signalled = signals::end_on_signals(&stop)?;
     let monitoring = outputs.monitoring()?;
-    let control = jobs.iter().find_map(|job| job.control);
+    let control = jobs.iter().find_map(|job| job.args.pace.control);
     let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
     let is_changeable = !tries && jobs.iter().all(|job| job.is_changeable);
     let keys = if is_changeable { Keys::read(rate_control.clone(), stop.clone()) } else { None };
@@ -110,16 +111,14 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         return Err(Failure::Environment(refused.0.clone()));
     }
     if let Some(line) = calibration.quote(&mut results.outcomes) {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "warning: {line}");
+        note(format_args!("warning: {line}"));
     }
     let code = match tries {
         true => verdicts::conclude(&results, None, missed, &[]),
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
     for lost in monitoring.finish(if is_aborted { &signalled } else { &stop }) {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "warning: {lost}");
+        note(format_args!("warning: {lost}"));
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
 }
@@ -155,9 +154,10 @@ struct Session {
 impl Session {
     /// Runs a job. Tells whether a condition of `--abort-if` ended it.
     fn run(&mut self, job: Job) -> Result<bool, Failure> {
-        let Job { plan, experiment, fail_if, abort_if, fail_on, outputs, share, .. } = job;
+        let Job { plan, experiment, args, share, .. } = job;
+        let Args { verdicts: conditions, outputs, .. } = args;
         let Session { tries, stop, monitoring, keys, reporter, results, missed } = self;
-        let mut watch = verdicts::Watch::new(abort_if);
+        let mut watch = verdicts::Watch::new(conditions.abort_if);
         let mut conversation = Conversation::new(awaited_by(&plan));
         let made = make(share, plan, experiment, &mut |progress| match progress {
             Progress::Run(run) => {
@@ -180,8 +180,8 @@ impl Session {
         match made? {
             Ok(mut made) => {
                 missed.extend(watch.note(&mut made.outcomes));
-                missed.extend(verdicts::judge(&fail_if, &mut made.outcomes));
-                missed.extend(fail_on.iter().flat_map(|fail_on| fail_on.lines(&made.comparison)));
+                missed.extend(verdicts::judge(&conditions.fail_if, &mut made.outcomes));
+                missed.extend(conditions.fail_on.iter().flat_map(|fail_on| fail_on.lines(&made.comparison)));
                 results.outcomes.extend(made.outcomes.into_iter().map(|outcome| outputs.labelled(outcome)));
                 results.comparison.append(&mut made.comparison);
                 results.refused = made.refused;
@@ -245,8 +245,7 @@ fn hand_over(
 fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result<HttpServer, Failure> {
     let server = control::listen(address, control.clone())
         .map_err(|error| HttpServer::refused("--control", address, &error))?;
-    // A closed stderr must not turn an exit code into a panic.
-    let _ = writeln!(io::stderr(), "control http://{}/rate", server.address());
+    note(format_args!("control http://{}/rate", server.address()));
     Ok(server)
 }
 

@@ -4,10 +4,18 @@ pub(crate) mod compress;
 pub(crate) mod environment;
 pub(crate) mod failure;
 pub(crate) mod file;
-pub mod http_client;
+pub(crate) mod http_client;
 pub(crate) mod output;
 // The tables have the flags of all features.
 #[cfg(all(test, feature = "full"))]
+#[path = "common/reference_tests.rs"]
 mod reference;
 pub(crate) mod start_error;
-pub mod values;
+pub(crate) mod values;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex, also after a thread has panicked that had locked it.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ValueEnum;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
@@ -16,9 +14,10 @@ use self::talk::{Options, Outcome, Style, Wait};
 use super::signals::Signals;
 use crate::Failure;
 use crate::common::compress::Compress;
+use crate::common::failure::refuse;
+use crate::common::http_client::trust;
 use crate::common::{environment, values};
-use echoring_async::tls::Trust;
-use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
+use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy, Transport};
 use echoring_proto::handshake::BadHandshake;
 use echoring_proto::limits;
 use echoring_proto::limits::CLOSE_TIMEOUT;
@@ -76,9 +75,9 @@ pub(super) struct Args {
     /// Show when each message arrived [default: on at a terminal, off in a pipe]
     ///
     /// At a terminal as time of day in UTC, in a pipe as seconds since 1970.
-    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
+    #[arg(long, value_parser = values::one_of(values::SWITCH), value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
         require_equals = true, hide_possible_values = true)]
-    timestamps: Option<Switch>,
+    timestamps: Option<bool>,
 
     /// In a pipe: close after this number of received messages
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
@@ -144,12 +143,6 @@ pub(super) struct Args {
     no_history: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
 fn header(word: &str) -> Result<(String, String), String> {
     match word.split_once(':') {
         Some((name, value)) if !name.trim().is_empty() => {
@@ -174,7 +167,6 @@ struct Plan {
     url: String,
     dialer: Dialer,
     options: Options,
-    interactive: bool,
 }
 
 const MESSAGE_BYTES_DEFAULT: u64 = 16 << 20;
@@ -183,15 +175,9 @@ const SILENCE_DEFAULT: Duration = Duration::from_secs(1);
 impl Args {
     /// `interactive`: stdin and stdout are a terminal.
     fn validate(self, interactive: bool) -> Result<Plan, Failure> {
-        let usage = |flag: &str, why: &str| Failure::Usage(format!("{flag}: {why}"));
-        if interactive && (self.count.is_some() || self.wait.is_some()) {
-            return Err(usage("--count, --wait", "only with pipes; at a terminal, use /quit"));
-        }
-        let trust = match self.ca_file {
-            Some(file) => Trust::CaFile(file),
-            None if self.insecure => Trust::Insecure,
-            None => Trust::System,
-        };
+        let is_for_pipes = self.count.is_some() || self.wait.is_some();
+        let line = "only with pipes; at a terminal, use /quit";
+        refuse([("--count, --wait", interactive && is_for_pipes)], line)?;
         let mut dialer = Dialer::new()
             .connect_timeout(None)
             .handshake_timeout(self.timeout)
@@ -199,11 +185,9 @@ impl Args {
             .message_bytes_max(self.max_message)
             .compression(self.compress.compression)
             .proxy(self.proxy)
-            .tls(trust);
+            .tls(trust(self.ca_file.as_deref(), self.insecure));
         if let Some(origin) = self.origin {
-            if origin == "*" {
-                return Err(usage("--origin", "expected one origin, such as https://app.example"));
-            }
+            refuse([("--origin", origin == "*")], "expected one origin, such as https://app.example")?;
             dialer = dialer.origin(origin);
         }
         for (name, value) in self.header {
@@ -216,7 +200,7 @@ impl Args {
         }
         let style = Style {
             json: self.json,
-            timestamps: self.timestamps.map_or(interactive, |switch| switch == Switch::On),
+            timestamps: self.timestamps.unwrap_or(interactive),
             terminal: interactive,
             colours: interactive && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
@@ -227,7 +211,7 @@ impl Args {
         };
         let history = if self.no_history { None } else { environment::state_file("history") };
         let options = Options { binary: self.binary, style, wait, history };
-        Ok(Plan { url: self.url, dialer, options, interactive })
+        Ok(Plan { url: self.url, dialer, options })
     }
 }
 
@@ -239,9 +223,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let plan = arguments.validate(interactive)?;
     environment::start_log("warn")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = echoring_async::local_runtime()
         .map_err(|error| Failure::Environment(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(converse(&plan));
     // A thread may still wait for a line; it is abandoned.
@@ -250,12 +232,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let last = match &outcome {
         Outcome::BadInput(..) => return Err(Failure::Usage(outcome.to_string())),
         outcome if !outcome.is_clean() => format!("error: {outcome}\n"),
-        outcome if plan.interactive => format!("{outcome}\n"),
+        outcome if interactive => format!("{outcome}\n"),
         _ => String::new(),
     };
     // In one write, because the line editor's thread may still use the terminal. A closed stderr must not turn an exit
     // code into a panic.
-    // into a panic.
     let _ = io::stderr().write_all(last.as_bytes());
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
 }
@@ -263,19 +244,19 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
     match UnixTarget::of(&plan.url) {
         Some(target) => talk(plan, dial_unix(plan, &target).await?).await,
-        None => talk(plan, dial(&plan.dialer, &plan.url).await?).await,
+        None => {
+            let conn = plan.dialer.dial(&plan.url).await.map_err(|error| failed(&error, &plan.url))?;
+            talk(plan, conn).await
+        }
     }
 }
 
-async fn talk<S>(plan: &Plan, conn: Conn<S>) -> Result<Outcome, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn talk<S: Transport + Send + 'static>(plan: &Plan, conn: Conn<S>) -> Result<Outcome, Failure> {
     let interrupt = interrupted()?;
-    Ok(if plan.interactive {
-        talk::at_terminal(conn, &plan.url, &plan.options, interrupt).await
+    Ok(if plan.options.style.terminal {
+        talk::terminal::talk(conn, &plan.url, &plan.options, interrupt).await
     } else {
-        talk::by_pipe(conn, &plan.options, interrupt).await
+        talk::pipe::talk(conn, &plan.options, interrupt).await
     })
 }
 
@@ -312,10 +293,6 @@ async fn dial_unix(plan: &Plan, target: &UnixTarget<'_>) -> Result<Conn<MaybeTls
         ))
     })?;
     plan.dialer.dial_over(&target.url, stream).await.map_err(|error| failed(&error, shown))
-}
-
-async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<echoring_async::ClientStream>, Failure> {
-    dialer.dial(url).await.map_err(|error| failed(&error, url))
 }
 
 fn failed(error: &DialError, url: &str) -> Failure {

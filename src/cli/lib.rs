@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-pub mod bench;
+mod bench;
 mod common;
 mod connect;
 mod doctor;
@@ -27,10 +27,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use self::admin::{cluster, health, reload, top};
-pub use self::common::failure::{EXIT_ENVIRONMENT, EXIT_USAGE, Failure};
-pub(crate) use self::common::failure::{EXIT_INTERRUPTED, one_line};
+pub(crate) use self::common::failure::{EXIT_ENVIRONMENT, EXIT_INTERRUPTED, Failure, one_line};
 pub(crate) use self::common::output::{print, to_stdout, write};
-pub use self::common::{http_client, values};
 use self::results::{bisect, compare, report};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 

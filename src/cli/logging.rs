@@ -22,7 +22,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use echoring_runtime::panics::panic_message;
@@ -32,6 +32,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::common::locked;
 use crate::limits::LOG_FLUSH_TIMEOUT;
 use echoring_runtime::shard::WriteAccess;
 use fields::Fields;
@@ -122,7 +123,7 @@ static LEVEL: OnceLock<Level> = OnceLock::new();
 /// The filter of the log; empty without a log.
 pub(crate) fn level() -> String {
     let filter = LEVEL.get().map(|level| &level.filter);
-    filter.map(|filter| filter.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+    filter.map(|filter| locked(filter).clone()).unwrap_or_default()
 }
 
 /// Filters records by `filter` from now on, which was written as `word`.
@@ -131,7 +132,7 @@ pub(crate) fn level() -> String {
 /// If there is no log.
 pub(crate) fn set_level(filter: EnvFilter, word: String) -> Result<(), String> {
     let Some(level) = LEVEL.get() else { return Err("there is no log".to_owned()) };
-    let mut now = level.filter.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut now = locked(&level.filter);
     level.handle.reload(filter).map_err(|error| error.to_string())?;
     *now = word;
     Ok(())
@@ -201,7 +202,7 @@ mod tests {
 
     impl io::Write for Logged {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+            locked(&self.0).write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {

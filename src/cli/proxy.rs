@@ -9,15 +9,16 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 use rustls::pki_types::UnixTime;
 
-use super::serve::{Driver, Shards, socket_address};
+use super::serve::{DRIVERS, Shards, socket_address};
 use super::signals::{DrainSteps, ServerSignals};
 use crate::Failure;
 use crate::common::compress::Compress;
-use crate::common::{environment, values};
+use crate::common::environment;
+use crate::common::failure::refuse;
+use crate::common::http_client::trust;
+use crate::common::values::{self, Word};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
 use echoring_async as aio;
 use echoring_async::tls::{self, ServerTls, Trust};
@@ -27,7 +28,7 @@ use echoring_proxy::recording::RingFile;
 use echoring_proxy::{
     Balance, Compression, Config, Forwarded, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
 };
-use echoring_runtime::driver::uring;
+use echoring_runtime::driver::{DriverChoice, uring};
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 
 const EXAMPLES: &str = "\
@@ -78,8 +79,8 @@ pub(super) struct Args {
     tls_key: Option<PathBuf>,
 
     /// How to select the upstream for a new connection
-    #[arg(long, value_enum, default_value = "least-connections")]
-    balance: BalanceWord,
+    #[arg(long, value_parser = values::one_of(BALANCES), default_value = "least-connections")]
+    balance: Balance,
 
     /// Check upstreams with GET of this path; a status below 400 is healthy
     ///
@@ -122,12 +123,12 @@ pub(super) struct Args {
     insecure: bool,
 
     /// Host header sent to upstreams
-    #[arg(long, value_enum, default_value = "preserve", help_heading = UPSTREAMS)]
-    host: HostWord,
+    #[arg(long, value_parser = values::one_of(HOSTS), default_value = "preserve", help_heading = UPSTREAMS)]
+    host: HostPolicy,
 
     /// What to do with X-Forwarded-For, -Proto and -Host
-    #[arg(long, value_enum, default_value = "replace", help_heading = UPSTREAMS)]
-    forwarded: ForwardedWord,
+    #[arg(long, value_parser = values::one_of(FORWARDED), default_value = "replace", help_heading = UPSTREAMS)]
+    forwarded: Forwarded,
 
     /// Interval of health checks
     ///
@@ -187,24 +188,23 @@ pub(super) struct Args {
     /// Number of event loops
     ///
     /// auto takes one for each CPU that the process may use.
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str, help_heading = IO)]
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto, help_heading = IO)]
     shards: Shards,
 
     /// I/O driver of --record; connections are always served by epoll
-    #[arg(long, value_enum, default_value = "auto", help_heading = IO)]
-    driver: Driver,
+    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = IO)]
+    driver: DriverChoice,
 }
 
-/// A time, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TimeOrOff(Option<Duration>);
+/// Another name than `Option`, to which clap gives a meaning of its own.
+type TimeOrOff = Option<Duration>;
 
 fn time_or_off(word: &str) -> Result<TimeOrOff, String> {
     if word == "off" {
-        Ok(TimeOrOff(None))
+        Ok(None)
     } else {
         let time = values::duration_in(TIMEOUT_MIN..)(word);
-        time.map(|time| TimeOrOff(Some(time))).map_err(|expected| format!("{expected}, or off"))
+        time.map(Some).map_err(|expected| format!("{expected}, or off"))
     }
 }
 
@@ -216,31 +216,21 @@ fn health_path(word: &str) -> Result<String, String> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum BalanceWord {
-    /// The one with the fewest connections from this proxy
-    LeastConnections,
-    /// One after the other
-    RoundRobin,
-}
+const BALANCES: &[Word<Balance>] = &[
+    ("least-connections", "The one with the fewest connections from this proxy", Balance::LeastConnections),
+    ("round-robin", "One after the other", Balance::RoundRobin),
+];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HostWord {
-    /// The client's
-    Preserve,
-    /// That of the upstream's URL
-    Upstream,
-}
+const HOSTS: &[Word<HostPolicy>] = &[
+    ("preserve", "The client's", HostPolicy::Preserve),
+    ("upstream", "That of the upstream's URL", HostPolicy::Upstream),
+];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ForwardedWord {
-    /// Replace what clients send
-    Replace,
-    /// Add to what clients send, behind another proxy
-    Add,
-    /// Pass what clients send
-    Off,
-}
+const FORWARDED: &[Word<Forwarded>] = &[
+    ("replace", "Replace what clients send", Forwarded::Replace),
+    ("add", "Add to what clients send, behind another proxy", Forwarded::Add),
+    ("off", "Pass what clients send", Forwarded::Off),
+];
 
 /// `--compress`.
 #[derive(Debug, Clone, Copy)]
@@ -264,75 +254,37 @@ impl FromStr for CompressWord {
     }
 }
 
-/// The settings of `proxy`, except for files that are still to be read.
-#[derive(Debug)]
-struct Plan {
-    config: Config,
-    certificate: Option<(PathBuf, PathBuf)>,
-    trust: Trust,
-    record: Option<PathBuf>,
-    /// How it is written.
-    driver: Driver,
-    connections_max: Option<u32>,
-    log: String,
-}
-
 impl Args {
-    fn validate(self) -> Result<Plan, Failure> {
+    /// The configuration, except for files that are still to be read.
+    fn validate(&self) -> Result<Config, Failure> {
         let compression = self.compression()?;
         let secure = self.upstream.iter().any(UpstreamUrl::is_secure);
-        if !secure && (self.insecure || self.ca_file.is_some()) {
-            return Err(usage("--ca-file, --insecure", "no --upstream is reached by wss:// or https://"));
-        }
+        let is_unused = !secure && (self.insecure || self.ca_file.is_some());
+        let line = "no --upstream is reached by wss:// or https://";
+        refuse([("--ca-file, --insecure", is_unused)], line)?;
         let defaults = Settings::default();
-        let TimeOrOff(interval) = self.health_interval;
-        if interval.is_none() && self.health_path.is_some() {
-            return Err(usage("--health-path", "nothing is checked with --health-interval off"));
-        }
+        let interval = self.health_interval;
+        let is_unused = interval.is_none() && self.health_path.is_some();
+        refuse([("--health-path", is_unused)], "nothing is checked with --health-interval off")?;
         let settings = Settings {
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
-            idle_timeout: self.idle_timeout.0,
+            idle_timeout: self.idle_timeout,
             health_interval: interval.unwrap_or(defaults.health_interval),
-            host: match self.host {
-                HostWord::Preserve => HostPolicy::Preserve,
-                HostWord::Upstream => HostPolicy::Upstream,
-            },
-            forwarded: match self.forwarded {
-                ForwardedWord::Replace => Forwarded::Replace,
-                ForwardedWord::Add => Forwarded::Add,
-                ForwardedWord::Off => Forwarded::Off,
-            },
+            host: self.host,
+            forwarded: self.forwarded,
             compression,
         };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let config = Config {
-            balance: match self.balance {
-                BalanceWord::LeastConnections => Balance::LeastConnections,
-                BalanceWord::RoundRobin => Balance::RoundRobin,
-            },
-            health: interval.map(|interval| HealthCheck { interval, path: self.health_path }),
-            threads: self.shards.0.unwrap_or(cpus),
+        Ok(Config {
+            balance: self.balance,
+            health: interval.map(|interval| HealthCheck { interval, path: self.health_path.clone() }),
+            threads: self.shards.unwrap_or(cpus),
             settings,
-            ..Config::new(self.listen, self.upstream)
-        };
-        Ok(Plan {
-            config,
-            certificate: self.tls_cert.zip(self.tls_key),
-            trust: match self.ca_file {
-                Some(file) => Trust::CaFile(file),
-                None if self.insecure => Trust::Insecure,
-                None => Trust::System,
-            },
-            record: self.record,
-            driver: self.driver,
-            connections_max: self.max_connections,
-            log: self.log,
+            ..Config::new(self.listen, self.upstream.clone())
         })
     }
-}
 
-impl Args {
     /// How permessage-deflate is treated.
     fn compression(&self) -> Result<Compression, Failure> {
         let compression = match self.compress {
@@ -344,13 +296,9 @@ impl Args {
                 message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
             },
         };
-        match (compression, self.max_message) {
-            (Compression::Pass | Compression::Off, Some(_)) => {
-                let line = "needs --compress on: other messages pass whatever their length";
-                Err(usage("--max-message", line))
-            }
-            _ => Ok(compression),
-        }
+        let passes = matches!(compression, Compression::Pass | Compression::Off);
+        let line = "needs --compress on: other messages pass whatever their length";
+        refuse([("--max-message", passes && self.max_message.is_some())], line).map(|()| compression)
     }
 }
 
@@ -359,17 +307,17 @@ const EXIT_BROKEN: u8 = 1;
 
 /// Runs the proxy until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    let Plan { mut config, certificate, trust, record, driver, connections_max, log } =
-        arguments.validate()?;
-    environment::start_log(&log)?;
+    let mut config = arguments.validate()?;
+    environment::start_log(&arguments.log)?;
     let descriptors = environment::raise_descriptor_limit();
-    config.connections_max = connections_within(connections_max, descriptors)?;
-    if let Some((cert, key)) = &certificate {
+    config.connections_max = connections_within(arguments.max_connections, descriptors)?;
+    if let (Some(cert), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
         config.tls = Some(tls::server_config(&ServerTls::new(cert, key)).map_err(|error| forbidden(&error))?);
         let warnings = tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| forbidden(&error))?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
     if config.upstreams.iter().any(UpstreamUrl::is_secure) {
+        let trust = trust(arguments.ca_file.as_deref(), arguments.insecure);
         config.upstream_tls = Some(tls::client_config(&trust).map_err(|error| forbidden(&error))?);
         if trust == Trust::Insecure {
             tracing::warn!("--insecure: the certificates of upstreams are not checked");
@@ -377,7 +325,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     }
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| cannot_handle_signals(&error))?;
-    let recorder = record.map(|file| start_recorder(&file, driver)).transpose()?;
+    let recorder = arguments.record.map(|file| start_recorder(&file, arguments.driver)).transpose()?;
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
     let handle = proxy.handle();
@@ -435,17 +383,17 @@ fn create_private(path: &Path) -> io::Result<File> {
 }
 
 /// Starts recording into `file`, which nobody but its owner may read: the traffic may contain secrets.
-fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
+fn start_recorder(file: &Path, driver: DriverChoice) -> Result<Recorder, Failure> {
     let on_ring = match (driver, aio::ring_allowed()) {
-        (Driver::Epoll, _) => false,
+        (DriverChoice::Epoll, _) => false,
         (_, Ok(())) => true,
-        (Driver::Uring, Err(error)) => {
+        (DriverChoice::Uring, Err(error)) => {
             return Err(Failure::Environment(format!(
                 "--driver uring: io_uring is unavailable: {error}; {}, or use --driver auto",
                 uring::hint(&error)
             )));
         }
-        (Driver::Auto, Err(error)) => {
+        (_, Err(error)) => {
             tracing::info!("io_uring is denied here ({error}); the recording is written without it");
             false
         }
@@ -480,10 +428,6 @@ fn forbidden(error: &dyn std::fmt::Display) -> Failure {
     Failure::Environment(error.to_string())
 }
 
-fn usage(flag: &str, explanation: &str) -> Failure {
-    Failure::Usage(format!("{flag}: {explanation}"))
-}
-
 /// The line that scripts wait for, as `serve` prints it.
 fn print_listening(proxy: &Proxy, scheme: &str) {
     let (address, driver, shards) = (proxy.address(), proxy.driver(), proxy.threads());
@@ -506,7 +450,7 @@ mod tests {
         args: Args,
     }
 
-    fn plan(flags: &[&str]) -> Result<Plan, Failure> {
+    fn config(flags: &[&str]) -> Result<Config, Failure> {
         let words = ["proxy"].into_iter().chain(flags.iter().copied());
         match Line::try_parse_from(words) {
             Ok(line) => line.args.validate(),
@@ -516,14 +460,14 @@ mod tests {
 
     #[test]
     fn without_flags_the_documented_defaults_hold() {
-        let plan = plan(&["--upstream", "ws://a:1"]).expect("valid");
-        assert_eq!(plan.config.listen, "127.0.0.1:9003".parse().expect("an address"));
-        let Settings { connect_timeout, response_timeout, idle_timeout, .. } = plan.config.settings;
+        let config = config(&["--upstream", "ws://a:1"]).expect("valid");
+        assert_eq!(config.listen, "127.0.0.1:9003".parse().expect("an address"));
+        let Settings { connect_timeout, response_timeout, idle_timeout, .. } = config.settings;
         assert_eq!(connect_timeout, Duration::from_secs(5));
         assert_eq!(response_timeout, Duration::from_secs(60));
         assert_eq!(idle_timeout, Some(Duration::from_secs(300)));
-        assert_eq!(plan.config.settings.compression, Compression::Pass);
-        let health = plan.config.health.expect("checks");
+        assert_eq!(config.settings.compression, Compression::Pass);
+        let health = config.health.expect("checks");
         assert_eq!((health.interval, health.path), (Duration::from_secs(5), None));
     }
 
@@ -550,7 +494,7 @@ mod tests {
             &["--upstream", "ws://a", "--listen", "unix:x"],
             &["--upstream", "ws://a", "--shards", "0"],
         ] {
-            assert!(matches!(plan(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
+            assert!(matches!(config(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
         }
     }
 

@@ -47,8 +47,7 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 
-use self::args::Admin;
-pub(super) use self::args::{Args, Driver, Shards, socket_address};
+pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
 use self::cluster::ClusterOptions;
 use self::config::Sources;
 use self::draining::DrainSettings;
@@ -87,7 +86,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     let user = settings.sandbox.user().map_err(|error| sandbox_failure(&settings.origins, &error))?;
-    let tokens = settings.admin_tokens.read(&settings.origins)?;
+    let tokens = settings.args.admin_tokens(&settings.origins)?;
     if arguments.check {
         return check_only(&sources, &settings, &resolved, &warnings);
     }
@@ -95,7 +94,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let mut predecessor =
-        if settings.takeover { find_predecessor(&settings, user, &resolved)? } else { None };
+        if settings.args.takeover { find_predecessor(&settings, user, &resolved)? } else { None };
     let notifier = Notifier::from_environment();
     let admin = match activated_admin {
         Some(listener) => Some(listener),
@@ -113,7 +112,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let control_handle = || control.as_ref().map(Control::handle);
     let nats_clients = start_nats_clients(cluster.as_ref(), &mut server, control_handle())?;
     let points = meeting_points(&settings, server.addresses());
-    let drain = settings.drain;
+    let drain = settings.args.drain();
     let running = Running {
         sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
         sources,
@@ -174,7 +173,7 @@ fn start(
     predecessor: Option<Predecessor>,
     warnings: &[String],
 ) -> Result<Started, Failure> {
-    let takeover = settings.takeover;
+    let takeover = settings.args.takeover;
     let origins = settings.origins.clone();
     let pid = predecessor.as_ref().map(Predecessor::pid);
     let replaced = predecessor.as_ref().and_then(Predecessor::node);
@@ -274,17 +273,17 @@ pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
 
 /// Starts the log, and the access log if there is one.
 fn start_logs(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
-    let Settings { logs, origins, .. } = settings;
-    environment::start_log_on(&logs.filter, &logs.destination, logs.form)
+    let Settings { args, origins, .. } = settings;
+    environment::start_log_on(&args.log, &args.log_destination(), args.log_format)
         .map_err(|failure| origins.following("--log-file", &failure.into_line()))?;
     #[cfg(feature = "otel")]
-    traces::start(logs.trace_sample)?;
-    let Some((destination, sample)) = &logs.access else { return Ok(None) };
-    let write = logging::start_access_log(destination, logs.form).map_err(|error| {
+    traces::start(args.traces.trace_sample)?;
+    let Some(destination) = &args.access_log else { return Ok(None) };
+    let write = logging::start_access_log(destination, args.log_format).map_err(|error| {
         let line = format!("{destination} cannot be opened: {error}{}", environment::hint(&error));
         origins.unusable("--access-log", &line)
     })?;
-    Ok(Some(AccessLog { sample: *sample, write }))
+    Ok(Some(AccessLog { sample: args.access_log_sample, write }))
 }
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {
@@ -312,7 +311,7 @@ fn find_predecessor(
 
 /// Where the server that listens on these addresses waits for its successor.
 fn meeting_points(settings: &Settings, addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
-    match settings.takeover_socket.clone() {
+    match settings.args.takeover_socket.clone() {
         Some(file) => vec![MeetingPoint::File(file)],
         None => addresses.iter().filter_map(MeetingPoint::of).collect(),
     }
@@ -347,12 +346,12 @@ fn take_or_bind_admin(
     user: u32,
     predecessor: Option<&mut Predecessor>,
 ) -> Result<Option<InheritedListener>, Failure> {
-    let Admin::At(address) = &settings.admin else { return Ok(None) };
-    let finds_nobody = settings.takeover && predecessor.is_none();
+    let Some(address) = &settings.args.admin else { return Ok(None) };
+    let finds_nobody = settings.args.takeover && predecessor.is_none();
     if let Some(listener) = predecessor.and_then(|predecessor| predecessor.take_admin(address)) {
         return Ok(Some(listener));
     }
-    let mode = settings.admin_socket_mode.bits();
+    let mode = settings.args.admin_socket_mode;
     echoring_admin::open_admin(address, mode, user).map(Some).map_err(|error| {
         let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);

@@ -157,23 +157,16 @@ pub(super) enum Woken {
     TimeUp,
 }
 
-impl Signals {
-    /// Waits until a child process ends, a signal arrives, or the time is up.
-    pub(super) fn wait_for(&self, child: &Child, time: Option<Duration>) -> io::Result<Woken> {
-        wait(child, Some(&self.arrivals), time)
-    }
-
-    /// The same, whatever signals arrive.
-    pub(super) fn wait_only_for(child: &Child, time: Duration) -> io::Result<Woken> {
-        wait(child, None, Some(time))
-    }
-}
-
-fn wait(child: &Child, arrivals: Option<&UnixStream>, time: Option<Duration>) -> io::Result<Woken> {
+/// Waits until a child process ends, one of `signals` arrives, or the time is up.
+pub(super) fn wait_for(
+    child: &Child,
+    signals: Option<&Signals>,
+    time: Option<Duration>,
+) -> io::Result<Woken> {
     let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let until = time.map(|time| Instant::now() + time);
     let mut waited = vec![PollFd::new(&process, PollFlags::IN)];
-    waited.extend(arrivals.map(|arrivals| PollFd::new(arrivals, PollFlags::IN)));
+    waited.extend(signals.map(|signals| PollFd::new(&signals.arrivals, PollFlags::IN)));
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.map(Timespec::try_from).transpose().map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -1,27 +1,23 @@
 //! Requests to the admin address of a running server, for the commands that operate one.
 
 use std::ffi::OsStr;
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::LocalSet;
 
 use crate::Failure;
+use crate::common::http_client::{RequestError, ask};
 use crate::common::values::shown_duration;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use echoring_admin::Token;
-use echoring_async::TokioStream;
+use echoring_async::Transport;
+use echoring_server::ListenAddress;
 
 /// The default admin address of servers.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
@@ -33,8 +29,8 @@ const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Admin address of the server, or unix:PATH [default: ECHORING_ADMIN, or 127.0.0.1:9002]
-    #[arg(long, value_name = "ADDR:PORT")]
-    admin: Option<AdminTarget>,
+    #[arg(long, value_name = "ADDR:PORT", value_parser = admin_address)]
+    admin: Option<ListenAddress>,
 
     /// File with the bearer token that the admin address requires [default: ECHORING_ADMIN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
@@ -51,14 +47,14 @@ impl AdminArgs {
     }
 
     fn client_with(self, variables: &Variables) -> Result<AdminClient, Failure> {
-        let variable = || -> Result<AdminTarget, Failure> {
+        let variable = || -> Result<ListenAddress, Failure> {
             let (name, value) = variables.value("admin").unwrap_or(("--admin", OsStr::new(ADMIN_DEFAULT)));
             let value = value.to_string_lossy();
             if value == "off" {
                 let line = "is off: the server has no admin address; give the address with --admin";
                 return Err(Failure::Usage(format!("{name} {line}")));
             }
-            value.parse().map_err(|error| Failure::Usage(format!("{name}: {error}")))
+            admin_address(&value).map_err(|error| Failure::Usage(format!("{name}: {error}")))
         };
         let admin = self.admin.map_or_else(variable, Ok)?;
         let token_file = || variables.value("admin_token_file").map(|(_, path)| PathBuf::from(path));
@@ -70,37 +66,19 @@ impl AdminArgs {
 /// Asks the admin address of a server.
 #[derive(Debug)]
 pub(crate) struct AdminClient {
-    admin: AdminTarget,
+    admin: ListenAddress,
     token_file: Option<PathBuf>,
     timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
-enum AdminTarget {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl FromStr for AdminTarget {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<AdminTarget, String> {
-        match word.strip_prefix("unix:") {
-            Some("") => Err("expected unix:PATH".to_owned()),
-            Some(path) => Ok(AdminTarget::Unix(path.into())),
-            None => socket_address(word)
-                .map(AdminTarget::Tcp)
-                .map_err(|expected| format!("{expected}, or unix:PATH")),
-        }
-    }
-}
-
-impl fmt::Display for AdminTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdminTarget::Tcp(address) => address.fmt(f),
-            AdminTarget::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+/// The address of `--admin`.
+fn admin_address(word: &str) -> Result<ListenAddress, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("expected unix:PATH".to_owned()),
+        Some(path) => Ok(ListenAddress::Unix(path.into())),
+        None => socket_address(word)
+            .map(ListenAddress::Tcp)
+            .map_err(|expected| format!("{expected}, or unix:PATH")),
     }
 }
 
@@ -131,11 +109,11 @@ impl AdminClient {
         let runtime = echoring_async::local_runtime().map_err(|error| unreachable(error.to_string()))?;
         let asked = async {
             match tokio::time::timeout(self.timeout, self.ask(method, path, token.as_ref())).await {
-                Ok(answer) => answer,
+                Ok(answer) => answer.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("it took longer than {}", shown_duration(self.timeout))),
             }
         };
-        let answer = LocalSet::new().block_on(&runtime, asked).map_err(unreachable)?;
+        let answer = runtime.block_on(asked).map_err(unreachable)?;
         match answer.0 {
             StatusCode::UNAUTHORIZED => {
                 Err(refused("it requires its token; give --admin-token-file", &self.admin))
@@ -145,26 +123,22 @@ impl AdminClient {
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, token: Option<&Token>) -> Result<Answer, String> {
+    async fn ask(&self, method: Method, path: &str, token: Option<&Token>) -> Result<Answer, RequestError> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
         if let Some(token) = token {
-            request =
-                request.header(AUTHORIZATION, token.authorization().map_err(|error| error.to_string())?);
+            request = request.header(AUTHORIZATION, token.authorization()?);
         }
-        let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
-        let failed = |error: std::io::Error| error.to_string();
-        match &self.admin {
-            AdminTarget::Tcp(address) => {
-                exchange(TcpStream::connect(address).await.map_err(failed)?, request).await
-            }
-            AdminTarget::Unix(path) => {
-                exchange(UnixStream::connect(path).await.map_err(failed)?, request).await
-            }
-        }
+        let request = request.body(Full::default())?;
+        let stream: Box<dyn Transport + Send> = match &self.admin {
+            ListenAddress::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            ListenAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        let answer = ask(stream, request, ADMIN_ANSWER_BYTES_MAX).await?;
+        Ok((answer.status(), answer.into_body()))
     }
 }
 
-fn refused(why: &str, admin: &AdminTarget) -> Failure {
+fn refused(why: &str, admin: &ListenAddress) -> Failure {
     Failure::Environment(format!("{admin} refuses the request: {why}"))
 }
 
@@ -175,20 +149,6 @@ fn refused(why: &str, admin: &AdminTarget) -> Failure {
 pub(crate) fn read_token(file: &Path) -> Result<Token, Failure> {
     Token::read(file)
         .map_err(|error| Failure::Environment(format!("no token in {}: {error}", file.display())))
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Answer, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let failed = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioStream(stream)).await.map_err(failed)?;
-    // It ends with the runtime.
-    tokio::task::spawn_local(connection);
-    let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-    let body =
-        Limited::new(body, ADMIN_ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-    Ok((head.status, body.to_bytes()))
 }
 
 /// The line for people in an error of the admin address.

@@ -41,6 +41,7 @@ const HEADING: &str = "Agents";
 /// The flags of `bench` about agents.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct Args {
     /// Share the load among this many agents, started with `echoring agent`; needs --nats
     ///
@@ -50,12 +51,11 @@ pub(super) struct Args {
         value_name = "N",
         value_parser = values::number_in(1..=SEGMENTS_MAX),
         requires_all = ["nats", "url"],
-        help_heading = HEADING
     )]
     agents: Option<u32>,
 
     /// Maximum time to find the agents
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration, help_heading = HEADING)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     agents_timeout: Duration,
 
     /// Generate only share K of N of the load, without NATS; echoring merge combines the results
@@ -65,7 +65,6 @@ pub(super) struct Args {
         value_parser = segment,
         requires = "json",
         conflicts_with_all = ["agents", "find_max", "repeat", "against"],
-        help_heading = HEADING
     )]
     segment: Option<Segment>,
 

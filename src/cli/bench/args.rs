@@ -1,16 +1,16 @@
 //! The flags of `bench`.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::headings::{GENERATOR, SCHEDULE};
 use super::machine::THREADS_MAX;
-use super::parsers::{Cpus, Driver, Mode};
+use super::parsers::{DRIVERS, MODES};
 use super::{
     agents, baseline, calibrate, churn, dial, listen, messages, outputs, pace, protocol, replay, request,
     verdicts,
 };
 use crate::common::values;
+use echoring_load::{DriverChoice, Mode};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,6 +90,8 @@ Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort
 --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
+/// For options among which some have no heading: that of the options before them would be theirs.
+const NONE: Option<&str> = None;
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// The flags of `bench`, as typed.
@@ -104,7 +106,7 @@ pub struct Args {
     pub(super) url: Vec<String>,
 
     /// What to measure [default: echo; without URL first echo, then broadcast]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = values::one_of(MODES))]
     pub(super) mode: Option<Mode>,
 
     /// Number of connections, publishers included [default: 100; in --mode connect 1000]
@@ -138,16 +140,16 @@ pub struct Args {
     /// Pin the generator's threads to these CPUs, such as 0,2 or 0-3 [default: not pinned]
     ///
     /// Without URL the default is the second half of the CPUs, and the server gets the first half.
-    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str, help_heading = GENERATOR)]
-    pub(super) cpus: Option<Cpus>,
+    #[arg(long, value_name = "LIST", value_parser = values::cpu_list, help_heading = GENERATOR)]
+    pub(super) cpus: Option<values::CpuList>,
 
     /// Process of the server; its CPU time and memory become part of the results
     #[arg(long, value_name = "PID", requires = "url", help_heading = GENERATOR)]
     pub(super) server_pid: Option<u32>,
 
     /// I/O driver
-    #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = GENERATOR)]
-    pub(super) driver: Driver,
+    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = GENERATOR)]
+    pub(super) driver: DriverChoice,
 
     /// Seed of payloads, of random arrivals and of the order of data [default: random]
     #[arg(long, value_name = "N", help_heading = GENERATOR)]
@@ -156,7 +158,7 @@ pub struct Args {
     #[command(flatten)]
     pub(super) agents: agents::Args,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NONE)]
     pub(super) pace: pace::Args,
 
     #[command(flatten)]
@@ -177,10 +179,10 @@ pub struct Args {
     #[command(flatten)]
     pub(super) listen: listen::Args,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NONE)]
     pub(super) messages: messages::Args,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NONE)]
     pub(super) verdicts: verdicts::Args,
 
     #[command(flatten)]
@@ -189,6 +191,6 @@ pub struct Args {
     #[command(flatten)]
     pub(super) calibration: calibrate::Args,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NONE)]
     pub(super) outputs: outputs::Args,
 }

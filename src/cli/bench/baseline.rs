@@ -2,20 +2,19 @@
 //!
 //! A kept file is what `--json` writes. It is replaced in one step, and only by the results of runs that succeeded.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use clap::ArgMatches;
 use serde_json::Value;
 
 use super::headings::EXPERIMENTS;
-use super::usage::usage;
+use super::usage::{refuse_typed, usage};
 use crate::Failure;
-use crate::common::file::flags::is_given;
+use crate::common::output::note;
+use crate::common::output::replace;
 use crate::common::values;
-use crate::common::values::flag_of;
 use crate::results::compare as comparing;
 use echoring_load::Outcome;
 use echoring_load::analyse::compare::{self, CompareOptions, PlannedLoad};
@@ -28,19 +27,20 @@ const NAME_BYTES_MAX: usize = 100;
 /// The flags of baselines.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct Args {
     /// Compare the results with those kept under this name; exit with 1 if they are worse
     ///
     /// The comparison is that of echoring compare. With --save-baseline of the same name, the first results are only saved.
-    #[arg(long, value_name = "NAME", value_parser = name, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub(super) baseline: Option<String>,
 
     /// Keep the results under this name for --baseline, if nothing failed
-    #[arg(long, value_name = "NAME", value_parser = name, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub(super) save_baseline: Option<String>,
 
     /// Directory of kept results
-    #[arg(long, value_name = "DIR", default_value = ".echoring/baselines", help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "DIR", default_value = ".echoring/baselines")]
     pub(super) baseline_dir: PathBuf,
 
     /// Smallest difference from --baseline that matters, such as 5% or 0.05
@@ -49,20 +49,19 @@ pub(super) struct Args {
         value_name = "SHARE",
         value_parser = values::share_in(..=comparing::THRESHOLD_MAX),
         default_value = "5%",
-        help_heading = EXPERIMENTS
     )]
     pub(super) baseline_threshold: f64,
 
     /// Metric that must not be worse than in --baseline, as in --fail-if; repeatable
     ///
     /// The default is p50, p99, messages_per_s, and cpu_per_message where it is known.
-    #[arg(long, value_name = "METRIC", value_parser = Metric::from_str, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "METRIC", value_parser = Metric::from_str)]
     pub(super) baseline_metric: Vec<Metric>,
 
     /// Decide by a single run, with its seconds as repetitions
     ///
     /// The seconds show how steady the two runs were, not how much another run would differ.
-    #[arg(long, help_heading = EXPERIMENTS)]
+    #[arg(long)]
     pub(super) trust_single: bool,
 }
 
@@ -94,19 +93,15 @@ impl Kept {
 impl Args {
     /// Refuses flags without an effect, before anything runs. `has_rival`: whether two servers are measured.
     pub(super) fn check(&self, typed: &ArgMatches, has_rival: bool) -> Result<(), Failure> {
-        let of_comparison = ["baseline_threshold", "baseline_metric", "trust_single"];
-        if let Some(flag) = of_comparison.iter().find(|flag| is_given(typed, flag))
-            && self.baseline.is_none()
-        {
-            return Err(usage(&flag_of(flag), "only with --baseline, such as --baseline main"));
+        if self.baseline.is_none() {
+            let of_comparison = ["baseline_threshold", "baseline_metric", "trust_single"];
+            refuse_typed(typed, &of_comparison, "only with --baseline, such as --baseline main")?;
         }
-        let asked = [("--baseline", &self.baseline), ("--save-baseline", &self.save_baseline)];
-        match asked.into_iter().find(|(_, name)| name.is_some()) {
-            Some((flag, _)) if has_rival => {
-                Err(usage(flag, "not with --against, whose runs are compared with one another"))
-            }
-            _ => Ok(()),
+        if !has_rival {
+            return Ok(());
         }
+        let why = "not with --against, whose runs are compared with one another";
+        refuse_typed(typed, &["baseline", "save_baseline"], why)
     }
 
     /// Reads the results to compare with, if any, and makes room for those to keep.
@@ -126,8 +121,7 @@ impl Args {
             return Ok(Some(Kept { name: name.clone(), path, runs }));
         }
         if self.save_baseline.as_ref() == Some(name) {
-            // A closed stderr must not turn an exit code into a panic.
-            let _ = writeln!(io::stderr(), "warning: there is no baseline {name} yet: nothing was compared");
+            note(format_args!("warning: there is no baseline {name} yet: nothing was compared"));
             return Ok(None);
         }
         let why = format!("there is no {}: keep one with --save-baseline {name}", path.display());
@@ -190,10 +184,7 @@ impl Args {
     /// Says that the results were not kept.
     pub(super) fn not_saved(&self) {
         if let Some(name) = &self.save_baseline {
-            let _ = writeln!(
-                io::stderr(),
-                "warning: the results are not kept as baseline {name}: the run failed"
-            );
+            note(format_args!("warning: the results are not kept as baseline {name}: the run failed"));
         }
     }
 }
@@ -204,21 +195,6 @@ pub(super) fn worse(compared: &BaselineComparison) -> impl Iterator<Item = Strin
         let by = finding.worse_by()?;
         Some(format!("{mode}: {} is worse: {by} baseline {}", finding.metric, compared.name))
     })
-}
-
-/// Replaces a file in one step, so that a reader finds the old one or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension(format!("json.{}", std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
-    if renamed.is_err() {
-        // It may not be there.
-        let _ = fs::remove_file(&beside);
-    }
-    renamed
 }
 
 #[cfg(test)]

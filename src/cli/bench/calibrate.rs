@@ -1,8 +1,8 @@
 //! `bench --calibrate`: how far results can be believed on this host. It is stored in a file, and later records of the same
 //! host quote it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,11 +13,13 @@ use clap::ArgMatches;
 
 use super::headings::EXPERIMENTS;
 use super::machine::enough_address_space;
-use super::outputs::to_stdout;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
 use crate::common::environment;
+use crate::common::file::beginning;
 use crate::common::file::flags::{self, is_given};
+use crate::common::output::note;
+use crate::common::output::{replace, try_to_stdout};
 use crate::common::values::{self, FileOrStream};
 use crate::{EXIT_INTERRUPTED, Failure, signals};
 use echoring_load::record::calibration::{Calibration, SCHEMA};
@@ -46,16 +48,17 @@ const FLAGS: [&str; 10] = [
 
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct Args {
     /// Measure and store how accurate results are on this host
     ///
     /// A server in this process plants delays and faults, and the generator has to find them: first faults, then delays, then a
     /// delay at rising rates. It takes --duration (45s by default, 60s at most). Later records of this host quote it.
-    #[arg(long, help_heading = EXPERIMENTS)]
+    #[arg(long)]
     pub(super) calibrate: bool,
 
     /// Store and read the calibration here [default: $XDG_STATE_HOME/echoring/calibration.json]
-    #[arg(long, value_name = "FILE", help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "FILE")]
     pub(super) calibration: Option<PathBuf>,
 }
 
@@ -120,8 +123,7 @@ pub(super) fn run(arguments: super::Args, typed: &ArgMatches) -> Result<ExitCode
     reporter.clear();
     let made = made.map_err(|refused| Failure::Environment(refused.0))?;
     let Some(calibration) = made.filter(|_| !stop.load(Ordering::Relaxed)) else {
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "error: interrupted; nothing was stored");
+        note("error: interrupted; nothing was stored");
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     };
     conclude(&calibration, &file, outputs.json.as_ref())
@@ -149,7 +151,7 @@ fn conclude(
             writeln!(printed, "stored in {}", file.display()).expect("a vector takes all");
         }
     }
-    to_stdout(&printed)
+    try_to_stdout(&printed)
         .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
     if let Some(FileOrStream::File(path)) = json {
         fs::write(path, &text).map_err(|error| unwritten(path, error))?;
@@ -158,31 +160,20 @@ fn conclude(
     if is_exact {
         return Ok(ExitCode::SUCCESS);
     }
-    let _ = writeln!(io::stderr(), "error: {}; nothing was stored", render::planted_faults(calibration));
+    note(format_args!("error: {}; nothing was stored", render::planted_faults(calibration)));
     Ok(ExitCode::from(EXIT_BROKEN))
 }
 
-/// Writes the file as a whole or not at all.
+/// Writes the file as a whole or not at all, in a folder that may be new.
 fn store(file: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
     }
-    let mut new = file.as_os_str().to_owned();
-    new.push(format!(".{}.new", std::process::id()));
-    let new = PathBuf::from(new);
-    let written = File::create(&new).and_then(|mut out| {
-        out.write_all(text)?;
-        out.sync_all()
-    });
-    written.and_then(|()| fs::rename(&new, file)).inspect_err(|_| {
-        let _ = fs::remove_file(&new);
-    })
+    replace(file, text)
 }
 
 fn read(file: &Path) -> io::Result<Calibration> {
-    let mut text = Vec::new();
-    File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-    let calibration: Calibration = serde_json::from_slice(&text)?;
+    let calibration: Calibration = serde_json::from_slice(&beginning(file, FILE_BYTES_MAX)?)?;
     match calibration.schema == SCHEMA {
         true => Ok(calibration),
         false => Err(io::Error::other(format!("its schema is not {SCHEMA}"))),

@@ -4,10 +4,10 @@
 //! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
 //! threads that make the load know nothing of it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +17,8 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::http::{self, Answer, HttpServer};
 use super::push::Pusher;
+use crate::common::locked;
+use crate::common::output::note;
 use echoring_load::render::{self, CONTENT_TYPE as EXPOSITION, Figures, MessageRate};
 use echoring_load::{RunProgress, RunStage};
 
@@ -139,14 +141,13 @@ impl Exporter {
     }
 
     fn show(&self, figures: &Figures) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).show(render::exposition(figures));
+        locked(&self.shown).show(render::exposition(figures));
     }
 
     /// Leaves the last figures until they were scraped, where somebody scrapes: as long as from one scrape to the next. `stop`
     /// ends it.
     fn linger(&self, stop: &AtomicBool) {
-        let wanted_for =
-            || self.shown.lock().unwrap_or_else(PoisonError::into_inner).wanted_for(Instant::now());
+        let wanted_for = || locked(&self.shown).wanted_for(Instant::now());
         let mut left = wanted_for();
         if left.is_zero() || stop.load(Ordering::Relaxed) {
             return;
@@ -155,8 +156,7 @@ impl Exporter {
             "the final metrics can be scraped for {:.0} s more; Ctrl-C ends the wait",
             left.as_secs_f64().ceil()
         );
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "{line}");
+        note(line);
         while !left.is_zero() && !stop.load(Ordering::Relaxed) {
             thread::sleep(left.min(LINGER_STEP));
             left = wanted_for();
@@ -167,7 +167,7 @@ impl Exporter {
 fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let text = shown.lock().unwrap_or_else(PoisonError::into_inner).scrape(Instant::now());
+            let text = locked(shown).scrape(Instant::now());
             http::response(StatusCode::OK, EXPOSITION, text)
         }
         (&Method::GET | &Method::HEAD, _) => {
@@ -180,6 +180,7 @@ fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<By
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::io::Write as _;
     use std::net::{Ipv4Addr, TcpStream};
 
     use super::*;

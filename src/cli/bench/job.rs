@@ -1,6 +1,6 @@
 //! The flags of `bench` as a job: a plan, an experiment, and the generators of the load.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,19 +9,17 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use super::machine::{check_cpus, check_sources, ip_of, threads_or_default};
-use super::parsers::{Arrivals, Compression, Mode, Sources, Switch};
 use super::target::{GivenUrl, Lookup, start_server};
-use super::usage::usage;
-use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
+use super::usage::{refuse, refuse_typed, usage};
+use super::{Args, agents, listen, messages, replay};
 use crate::Failure;
 use crate::common::environment;
 use crate::common::values::flag_of;
 use echoring_cluster::nats::NatsOptions;
 use echoring_load::analyse::compare::PlannedLoad;
-use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, RateControl, Resources, SAMPLES_MAX,
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Mode, Pace, Plan, RateControl, Resources, SAMPLES_MAX,
     Segment, Target, Template, Workload,
 };
 
@@ -40,17 +38,10 @@ const PINGS_PER_S_DEFAULT: u64 = 10;
 pub(super) struct Job {
     pub(super) plan: Plan,
     pub(super) experiment: Experiment,
-    pub(super) fail_if: Vec<Objective>,
-    pub(super) abort_if: Vec<Objective>,
-    pub(super) fail_on: Option<verdicts::FailOn>,
-    pub(super) calibration: calibrate::Args,
-    /// Where the rate can be changed, and whether it can be.
-    pub(super) control: Option<SocketAddr>,
+    /// The flags.
+    pub(super) args: Args,
+    /// Whether the rate can be changed.
     pub(super) is_changeable: bool,
-    pub(super) baseline: baseline::Args,
-    pub(super) outputs: outputs::Args,
-    /// Whether a conversation is shown instead of a measurement.
-    pub(super) tries: bool,
     pub(super) share: Share,
 }
 
@@ -76,9 +67,8 @@ pub(super) enum Share {
     Agents(Box<agents::Job>),
 }
 
-/// The kind of a load, and the parts of its connections.
+/// The parts of the connections of a load.
 struct Parts {
-    mode: echoring_load::Mode,
     publishers: u32,
     topics: u32,
     stalled: u32,
@@ -107,7 +97,7 @@ impl Args {
         let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
         self.check_tls(&urls, rival.as_ref())?;
-        let Compression(offered) = self.messages.compress.clone();
+        let offered = self.messages.compress.clone();
         let mut workloads = self.workloads(typed, &urls, &offered)?;
         self.check_shares(typed, &workloads, agents.is_some())?;
         let sources = self.sources(targets.first().and_then(ip_of))?;
@@ -119,7 +109,7 @@ impl Args {
             cpus,
             server_cpus,
             sources,
-            driver: self.driver.into(),
+            driver: self.driver,
             descriptors,
             server_pid: self.server_pid,
             stop,
@@ -135,14 +125,7 @@ impl Args {
             is_changeable: self.is_changeable(&experiment, &workloads)?,
             plan: Plan { target, workloads, resources },
             experiment,
-            fail_if: self.verdicts.fail_if,
-            abort_if: self.verdicts.abort_if,
-            fail_on: self.verdicts.fail_on,
-            control: self.pace.control,
-            baseline: self.baseline,
-            calibration: self.calibration,
-            outputs: self.outputs,
-            tries: self.protocol.r#try,
+            args: self,
             share,
         })
     }
@@ -160,9 +143,10 @@ impl Args {
             all_addresses: self.dial.all_addresses,
         };
         lookup.proxy()?;
-        if self.url.is_empty() && (lookup.proxy.is_some() || lookup.unix_socket.is_some()) {
-            let flag = if lookup.proxy.is_some() { "--proxy" } else { "--unix-socket" };
-            return Err(usage(flag, "needs a URL, such as bench ws://localhost/echo"));
+        if self.url.is_empty() {
+            let of_urls =
+                [("--proxy", lookup.proxy.is_some()), ("--unix-socket", lookup.unix_socket.is_some())];
+            refuse(of_urls, "needs a URL, such as bench ws://localhost/echo")?;
         }
         Ok(lookup)
     }
@@ -224,10 +208,7 @@ impl Args {
         for url in urls {
             has_tls |= url.is_secure()?;
         }
-        match of_tls.into_iter().find(|(_, typed)| *typed) {
-            Some((flag, _)) if !has_tls => Err(usage(flag, "only for wss:// URLs")),
-            _ => Ok(()),
-        }
+        if has_tls { Ok(()) } else { refuse(of_tls, "only for wss:// URLs") }
     }
 
     /// Refuses conditions on metrics that these loads do not have. Those of a server need its process.
@@ -243,10 +224,8 @@ impl Args {
         let is_changeable = matches!(experiment, Experiment::Once)
             && self.agents.segment().is_whole()
             && workloads.iter().all(|load| load.changeable_rate().is_some());
-        if self.pace.control.is_some() && !is_changeable {
-            return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
-        }
-        Ok(is_changeable)
+        let why = "only for a single run with a whole --rate, such as --rate 5000";
+        refuse([("--control", self.pace.control.is_some() && !is_changeable)], why).map(|()| is_changeable)
     }
 
     /// Refuses loads that cannot be shared.
@@ -264,12 +243,8 @@ impl Args {
                     return Err(usage(&flag_of(flag), "is an option of each agent: echoring agent"));
                 }
             }
-            if self.verdicts.against.is_some() {
-                return Err(usage(
-                    "--against",
-                    "not with --agents: compare two results with echoring compare",
-                ));
-            }
+            let why = "not with --agents: compare two results with echoring compare";
+            refuse([("--against", self.verdicts.against.is_some())], why)?;
             let agents = self.agents.count();
             let whole = Segment::new(0, agents).unwrap_or(Segment::WHOLE);
             return workloads
@@ -279,14 +254,11 @@ impl Args {
         if segment.is_whole() {
             return Ok(());
         }
-        if self.seed.is_none() {
-            return Err(usage("--segment", "needs the same --seed for all shares, such as --seed 7"));
-        }
+        let why = "needs the same --seed for all shares, such as --seed 7";
+        refuse([("--segment", self.seed.is_none())], why)?;
         for load in workloads {
-            if load.has_topics() {
-                let why = "subscribers of one share wait for messages of other shares, and only --agents coordinates shares";
-                return Err(usage("--segment", why));
-            }
+            let why = "subscribers of one share wait for messages of other shares, and only --agents coordinates shares";
+            refuse([("--segment", load.has_topics())], why)?;
             segment.check(load).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
         }
         Ok(())
@@ -319,25 +291,22 @@ impl Args {
         let publishes = |mode: &Mode| match mode {
             Mode::Broadcast => true,
             Mode::Storm => self.pace.has_rate(),
-            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => false,
+            _ => false,
         };
         if !modes.iter().any(publishes) {
-            let flags = messages::of_broadcasts(typed);
-            if let Some((flag, _)) = flags.iter().find(|(_, typed)| *typed) {
-                return Err(usage(flag, "only for --mode broadcast, and --mode storm with --rate"));
-            }
+            let why = "only for --mode broadcast, and --mode storm with --rate";
+            refuse_typed(typed, &messages::OF_BROADCASTS, why)?;
         }
         if modes.contains(&Mode::Storm) {
             self.check_storm(typed)?;
         }
-        if modes.contains(&Mode::Ping)
-            && let Some((flag, _)) = messages::of_senders(typed).iter().find(|(_, typed)| *typed)
-        {
-            return Err(usage(flag, "not in --mode ping, where pings are the load: leave it out"));
+        if modes.contains(&Mode::Ping) {
+            let why = "not in --mode ping, where pings are the load: leave it out";
+            refuse_typed(typed, &messages::OF_SENDERS, why)?;
         }
         if modes.contains(&Mode::Push) {
             let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
-            listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
+            listen::check(&self.pace, has_url, searches, typed)?;
         }
         let seed = self.seed.unwrap_or_else(environment::random_seed);
         let of_mode =
@@ -360,25 +329,19 @@ impl Args {
     fn connections_in(&self, mode: Mode) -> u32 {
         self.connections.unwrap_or(match mode {
             Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping | Mode::Storm => CONNECTIONS_DEFAULT,
+            _ => CONNECTIONS_DEFAULT,
         })
     }
 
     fn parts(&self, typed: &ArgMatches, mode: Mode, connections: u32) -> Result<Parts, Failure> {
-        let without_topics = |mode| Parts { mode, publishers: 0, topics: 0, stalled: 0, trickle: None };
-        let mode = match mode {
-            Mode::Echo => return Ok(without_topics(echoring_load::Mode::Echo)),
-            Mode::Connect => return Ok(without_topics(echoring_load::Mode::Connect)),
-            Mode::Push => return Ok(without_topics(echoring_load::Mode::Push)),
-            Mode::Ping => return Ok(without_topics(echoring_load::Mode::Ping)),
-            Mode::Storm if !self.pace.has_rate() => return Ok(without_topics(echoring_load::Mode::Storm)),
-            Mode::Storm => echoring_load::Mode::Storm,
-            Mode::Broadcast => echoring_load::Mode::Broadcast,
-        };
+        let has_topics = mode == Mode::Broadcast || (mode == Mode::Storm && self.pace.has_rate());
+        if !has_topics {
+            return Ok(Parts { publishers: 0, topics: 0, stalled: 0, trickle: None });
+        }
         let topics = self.messages.topics;
         let publishers = self.messages.publishers.unwrap_or(topics);
         let (stalled, trickle) = self.messages.slow(typed, connections.saturating_sub(publishers))?;
-        Ok(Parts { mode, publishers, topics, stalled, trickle })
+        Ok(Parts { publishers, topics, stalled, trickle })
     }
 
     fn workload(
@@ -391,11 +354,11 @@ impl Args {
         let mut connecting = self.dial.connecting(typed, mode)?;
         let churn = self.churn.churn(typed, mode)?;
         self.request.fields(&mut connecting)?;
-        let binary = self.messages.kind == parsers::Kind::Binary;
+        let binary = self.messages.kind == echoring_load::Style::Binary;
         let protocol = self.protocol.read(typed, binary)?;
         let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);
-        let Parts { mode, publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
+        let Parts { publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
         let messages = self.messages.describe(typed, mode)?;
         let searches = self.verdicts.find_max.is_some();
         let measured = self.duration.or(self.pace.staged_time());
@@ -418,10 +381,7 @@ impl Args {
             traces: self.protocol.r#try,
             pace,
             rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
-            arrivals: match self.pace.arrivals {
-                Arrivals::Even => echoring_load::Arrivals::Even,
-                Arrivals::Poisson => echoring_load::Arrivals::Poisson,
-            },
+            arrivals: self.pace.arrivals,
             burst: self.pace.burst,
             ramp,
             drain: self.pace.drain,
@@ -435,7 +395,7 @@ impl Args {
             replay: None,
             listening: self.listen.listening(),
             // Messages that a server sends by itself are not known, so nothing can be compared.
-            verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
+            verify: self.messages.verify && mode != Mode::Push,
             sample_share: self.outputs.sample_share(),
             sample_rows_max: SAMPLES_MAX,
             allow: self.messages.allowed(),
@@ -445,22 +405,17 @@ impl Args {
 
     /// Refuses options that a storm cannot have.
     fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
-        if self.verdicts.find_max.is_some() {
-            return Err(usage("--find-max", "not in --mode storm, which has one load"));
+        let searches = self.verdicts.find_max.is_some();
+        refuse([("--find-max", searches)], "not in --mode storm, which has one load")?;
+        let why = "storm needs a URL, such as bench ws://localhost:9001 --mode storm";
+        refuse([("--mode", self.url.is_empty())], why)?;
+        let why = "not in --mode storm, where publishers have a rate, e.g. --rate 500";
+        refuse([("--depth", self.pace.depth.is_some())], why)?;
+        if self.pace.has_rate() {
+            return Ok(());
         }
-        if self.url.is_empty() {
-            return Err(usage("--mode", "storm needs a URL, such as bench ws://localhost:9001 --mode storm"));
-        }
-        if self.pace.depth.is_some() {
-            return Err(usage(
-                "--depth",
-                "not in --mode storm, where publishers have a rate, e.g. --rate 500",
-            ));
-        }
-        match messages::of_senders(typed).iter().find(|(_, typed)| *typed && !self.pace.has_rate()) {
-            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm, e.g. --rate 500")),
-            None => Ok(()),
-        }
+        let why = "only publishers send in --mode storm, e.g. --rate 500";
+        refuse_typed(typed, &messages::OF_SENDERS, why)
     }
 
     /// Returns the pace at which messages are sent, or connections begun.
@@ -470,13 +425,13 @@ impl Args {
             Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
             // Servers limit how often they are pinged.
             Mode::Ping if self.pace.depth.is_none() => Some(u64::from(connections) * PINGS_PER_S_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push | Mode::Ping | Mode::Storm => None,
+            _ => None,
         };
         self.pace.pace(default)
     }
 
     fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
-        let Some(Sources(sources)) = &self.dial.source_addr else { return Ok(Vec::new()) };
+        let Some(sources) = &self.dial.source_addr else { return Ok(Vec::new()) };
         // An embedded server listens on IPv4 loopback.
         let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         check_sources(sources, target)?;
@@ -486,7 +441,7 @@ impl Args {
     /// CPUs of the generator and of an embedded server.
     fn share_cpus(&self, embedded: bool) -> Result<(Vec<usize>, Vec<usize>), Failure> {
         let allowed = echoring_load::allowed_cpus();
-        let mine = self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
+        let mine = self.cpus.clone().unwrap_or_default();
         check_cpus(&mine)?;
         if !embedded {
             return Ok((mine, Vec::new()));
@@ -534,10 +489,7 @@ fn tried(load: Workload, duration: Option<Duration>) -> Workload {
 }
 
 fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
-    match pid {
-        Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
-            Err(usage(flag, &format!("there is no process {pid}")))
-        }
-        _ => Ok(()),
-    }
+    let Some(pid) = pid else { return Ok(()) };
+    let is_missing = !PathBuf::from(format!("/proc/{pid}")).exists();
+    refuse([(flag, is_missing)], &format!("there is no process {pid}"))
 }

@@ -1,17 +1,16 @@
 //! Flags of `bench` for messages, their receivers and their verification.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::{ArgMatches, ValueEnum};
+use clap::{ArgAction, ArgMatches};
 
 use super::headings::{BROADCAST, MESSAGES};
-use super::parsers::{Compression, Kind, Sizes, Switch};
-use super::usage::usage;
+use super::parsers::{KINDS, Sizes, compression, sizes};
+use super::usage::{refuse, refuse_typed, usage};
 use crate::Failure;
 use crate::common::file::flags::is_given;
-use crate::common::values;
-use echoring_load::{self, Flaw, Lines, Spread, Style};
+use crate::common::values::{self, Word};
+use echoring_load::{self, Flaw, Lines, Mode, Spread, Style};
 
 const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;
 const MESSAGE_BYTES_DEFAULT: usize = 64;
@@ -23,16 +22,16 @@ pub(super) struct Args {
     ///
     /// Sizes of a range are distributed evenly. With zipf most are near A: the k-th size is 1/k times as frequent as the first.
     /// The minimum depends on --kind and --mode.
-    #[arg(long, value_name = "N|A..B|zipf:A..B", value_parser = Sizes::from_str)]
+    #[arg(long, value_name = "N|A..B|zipf:A..B", value_parser = sizes)]
     pub(super) message_bytes: Option<Sizes>,
 
     /// Kind of messages
-    #[arg(long, value_enum, default_value_t = Kind::Text, help_heading = MESSAGES)]
-    pub(super) kind: Kind,
+    #[arg(long, value_parser = values::one_of(KINDS), default_value = "text", help_heading = MESSAGES)]
+    pub(super) kind: Style,
 
     /// Characters of --kind text; always valid UTF-8
-    #[arg(long, value_enum, default_value_t = Text::Ascii, help_heading = MESSAGES)]
-    pub(super) text: Text,
+    #[arg(long, value_parser = values::one_of(TEXTS), default_value = "ascii", help_heading = MESSAGES)]
+    pub(super) text: Style,
 
     /// Send the lines of this file as messages [default: generated messages]
     ///
@@ -58,14 +57,14 @@ pub(super) struct Args {
         long,
         alias = "stalled",
         value_name = "N|P%",
-        value_parser = Share::from_str,
+        value_parser = share,
         help_heading = BROADCAST
     )]
     pub(super) slow: Option<Share>,
 
     /// Behaviour of slow subscribers
-    #[arg(long, value_enum, default_value_t = SlowHow::Stop, help_heading = BROADCAST)]
-    pub(super) slow_how: SlowHow,
+    #[arg(long, action = ArgAction::Set, value_parser = values::one_of(TRICKLES), default_value = "stop", help_heading = BROADCAST)]
+    pub(super) slow_how: bool,
 
     /// Mean bytes per second that a slow subscriber reads with --slow-how trickle
     ///
@@ -82,21 +81,21 @@ pub(super) struct Args {
     /// Offer permessage-deflate: off, on, or parameters as in serve --compress
     ///
     /// Such as "server_max_window_bits=12; level=6". Without URL the embedded server gets them too.
-    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = Compression::from_str)]
-    pub(super) compress: Compression,
+    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = compression)]
+    pub(super) compress: echoring_load::Compress,
 
     /// Compare received messages with what was sent
     ///
     /// off is for servers that change messages. Then an answer that does not identify its request has no latency.
-    #[arg(long, value_enum, default_value_t = Switch::On, help_heading = MESSAGES)]
-    pub(super) verify: Switch,
+    #[arg(long, action = ArgAction::Set, value_parser = values::one_of(values::SWITCH), default_value = "on", help_heading = MESSAGES)]
+    pub(super) verify: bool,
 
     /// Faults that do not fail the run, such as lost,late [default: none]
     ///
     /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due, but the connection was lost
     /// or blocked) and closed (the server sent a Close frame before the end of the run). The faults are still counted.
-    #[arg(long, value_name = "LIST", value_parser = Allow::from_str, help_heading = MESSAGES)]
-    pub(super) allow: Option<Allow>,
+    #[arg(long, value_name = "LIST", value_parser = allow, help_heading = MESSAGES)]
+    pub(super) allow: Option<Flaws>,
 }
 
 /// Messages as the flags describe them.
@@ -110,11 +109,7 @@ pub(super) struct Described {
 
 impl Args {
     /// The meaning of messages in `mode`. Reads the file that is named.
-    pub(super) fn describe(
-        &self,
-        typed: &ArgMatches,
-        mode: echoring_load::Mode,
-    ) -> Result<Described, Failure> {
+    pub(super) fn describe(&self, typed: &ArgMatches, mode: Mode) -> Result<Described, Failure> {
         let style = self.style(typed)?;
         if let Some(file) = &self.payload_file {
             if self.message_bytes.is_some() {
@@ -147,83 +142,47 @@ impl Args {
             let why = "the lines of --payload-file are sent unchanged, e.g. --payload-file lines.txt";
             return Err(usage("--text", why));
         }
-        match (self.kind, self.text) {
-            (Kind::Text, Text::Ascii) => Ok(Style::Text),
-            (Kind::Text, Text::Mixed) => Ok(Style::Mixed),
-            (Kind::Text, Text::Emoji) => Ok(Style::Emoji),
-            (Kind::Binary | Kind::Json, _) if has_text => {
-                Err(usage("--text", "only for --kind text, e.g. --kind text --text mixed"))
-            }
-            (Kind::Binary, _) => Ok(Style::Binary),
-            (Kind::Json, _) => Ok(Style::Json),
+        if self.kind == Style::Text {
+            return Ok(self.text);
         }
+        let why = "only for --kind text, e.g. --kind text --text mixed";
+        refuse([("--text", has_text)], why).map(|()| self.kind)
     }
 
     /// The number of slow subscribers, and their reading rate in bytes a second.
     pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
         let Some(slow) = self.slow else {
-            let of_slow = [("--slow-how", "slow_how"), ("--trickle", "trickle")];
-            return match of_slow.into_iter().find(|(_, id)| is_given(typed, id)) {
-                Some((flag, _)) => Err(usage(flag, "only with --slow, e.g. --slow 1% --slow-how trickle")),
-                None => Ok((0, None)),
-            };
+            let why = "only with --slow, e.g. --slow 1% --slow-how trickle";
+            return refuse_typed(typed, &["slow_how", "trickle"], why).map(|()| (0, None));
         };
-        let trickle = match self.slow_how {
-            SlowHow::Trickle => Some(self.trickle),
-            SlowHow::Stop if !is_given(typed, "trickle") => None,
-            SlowHow::Stop => {
-                let why =
-                    "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
-                return Err(usage("--trickle", why));
-            }
-        };
-        Ok((slow.of(subscribers), trickle))
+        if self.slow_how {
+            return Ok((slow.of(subscribers), Some(self.trickle)));
+        }
+        let why = "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
+        refuse_typed(typed, &["trickle"], why).map(|()| (slow.of(subscribers), None))
     }
 
     pub(super) fn allowed(&self) -> Vec<Flaw> {
-        self.allow.as_ref().map(|allow| allow.0.clone()).unwrap_or_default()
+        self.allow.clone().unwrap_or_default()
     }
 }
 
-/// The flags that only broadcasts have, and whether each was typed.
-pub(super) fn of_broadcasts(typed: &ArgMatches) -> [(&'static str, bool); 5] {
-    [
-        ("--publishers", is_given(typed, "publishers")),
-        ("--topics", is_given(typed, "topics")),
-        ("--slow", is_given(typed, "slow")),
-        ("--slow-how", is_given(typed, "slow_how")),
-        ("--trickle", is_given(typed, "trickle")),
-    ]
-}
+/// The flags that only broadcasts have, by their ids.
+pub(super) const OF_BROADCASTS: [&str; 5] = ["publishers", "topics", "slow", "slow_how", "trickle"];
 
-/// The flags about the content of messages, and whether each was typed.
-pub(super) fn of_senders(typed: &ArgMatches) -> [(&'static str, bool); 3] {
-    [
-        ("--message-bytes", is_given(typed, "message_bytes")),
-        ("--text", is_given(typed, "text")),
-        ("--payload-file", is_given(typed, "payload_file")),
-    ]
-}
+/// The flags about the content of messages, by their ids.
+pub(super) const OF_SENDERS: [&str; 3] = ["message_bytes", "text", "payload_file"];
 
 /// `--text`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Text {
-    /// One byte per character
-    Ascii,
-    /// Words of eleven scripts, one to three bytes per character
-    Mixed,
-    /// Emoji of four bytes, and joined sequences of them
-    Emoji,
-}
+const TEXTS: &[Word<Style>] = &[
+    ("ascii", "One byte per character", Style::Text),
+    ("mixed", "Words of eleven scripts, one to three bytes per character", Style::Mixed),
+    ("emoji", "Emoji of four bytes, and joined sequences of them", Style::Emoji),
+];
 
-/// `--slow-how`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum SlowHow {
-    /// They read nothing
-    Stop,
-    /// They read at the rate of --trickle
-    Trickle,
-}
+/// `--slow-how`: whether they trickle.
+const TRICKLES: &[Word<bool>] =
+    &[("stop", "They read nothing", false), ("trickle", "They read at the rate of --trickle", true)];
 
 /// `--slow`: some of many.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -243,35 +202,25 @@ impl Share {
     }
 }
 
-impl FromStr for Share {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Share, String> {
-        let expected = || "expected a number or a share, such as 10 or 1%".to_owned();
-        match word.strip_suffix('%') {
-            Some(percent) => {
-                let percent: f64 = percent.trim_end().parse().map_err(|_| expected())?;
-                if (0.0..=100.0).contains(&percent) { Ok(Share::Percent(percent)) } else { Err(expected()) }
-            }
-            None => word.parse().map(Share::Count).map_err(|_| expected()),
+fn share(word: &str) -> Result<Share, String> {
+    let expected = || "expected a number or a share, such as 10 or 1%".to_owned();
+    match word.strip_suffix('%') {
+        Some(percent) => {
+            let percent: f64 = percent.trim_end().parse().map_err(|_| expected())?;
+            if (0.0..=100.0).contains(&percent) { Ok(Share::Percent(percent)) } else { Err(expected()) }
         }
+        None => word.parse().map(Share::Count).map_err(|_| expected()),
     }
 }
 
-/// `--allow`, wrapped because clap gives `Vec` a meaning of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Allow(Vec<Flaw>);
+/// `--allow`; another name than `Vec`, to which clap gives a meaning of its own.
+type Flaws = Vec<Flaw>;
 
-impl FromStr for Allow {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Allow, String> {
-        let mut flaws =
-            word.split(',').map(|word| word.trim().parse()).collect::<Result<Vec<Flaw>, String>>()?;
-        flaws.sort_unstable();
-        flaws.dedup();
-        Ok(Allow(flaws))
-    }
+fn allow(word: &str) -> Result<Flaws, String> {
+    let mut flaws = word.split(',').map(|word| word.trim().parse()).collect::<Result<Vec<Flaw>, String>>()?;
+    flaws.sort_unstable();
+    flaws.dedup();
+    Ok(flaws)
 }
 
 /// `--trickle`: bytes, with or without `/s` behind them.
@@ -288,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_share_is_a_count_or_a_percentage() {
-        let of = |word: &str, all| Share::from_str(word).map(|share| share.of(all));
+        let of = |word: &str, all| share(word).map(|share| share.of(all));
         assert_eq!(of("10", 1_000), Ok(10));
         assert_eq!(of("1%", 1_000), Ok(10));
         assert_eq!(of("0.25%", 1_000), Ok(3));
@@ -302,7 +251,6 @@ mod tests {
 
     #[test]
     fn what_is_allowed_is_a_list_of_words() {
-        let allow = |words: &str| Allow::from_str(words).map(|allow| allow.0);
         assert_eq!(allow("closed, lost,lost"), Ok(vec![Flaw::Lost, Flaw::Closed]));
         assert_eq!(allow("corrupted"), Ok(vec![Flaw::Corrupted]));
         assert!(allow("lost;closed").is_err() && allow("").is_err());

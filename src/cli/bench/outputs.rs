@@ -15,6 +15,8 @@ use super::parsers::{sample_share, socket_address};
 use super::push::{Protocol, Pusher, ReceiverUrl};
 use super::usage::usage;
 use crate::Failure;
+use crate::common::output::note;
+use crate::common::output::try_to_stdout;
 use crate::common::values::FileOrStream;
 use echoring_load::record::comparison::BaselineComparison;
 use echoring_load::render::{self, export, samples, summary, tables};
@@ -187,8 +189,7 @@ impl Args {
         let Some(address) = self.prometheus else { return Ok(None) };
         let exporter =
             Exporter::start(address).map_err(|error| HttpServer::refused("--prometheus", address, &error))?;
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(io::stderr(), "metrics http://{}/metrics", exporter.address());
+        note(format_args!("metrics http://{}/metrics", exporter.address()));
         Ok(Some(exporter))
     }
 
@@ -242,7 +243,7 @@ pub(super) fn write_results(
         Some(FileOrStream::Stream) => written.json().into_bytes(),
         Some(FileOrStream::File(_)) | None => written.printed(),
     };
-    to_stdout(&printed)
+    try_to_stdout(&printed)
         .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
     let failed = match to {
         Some(FileOrStream::File(path)) => write_file(path, written.json().as_bytes()),
@@ -346,15 +347,6 @@ fn path_of(path: &Path, name: Option<&str>) -> PathBuf {
             path.with_extension(format!("{name}.{}", extension.to_string_lossy()))
         }
         (Some(name), None) => path.with_extension(name),
-    }
-}
-
-/// Writes to stdout. A reader that went away (`| head`) is no failure.
-pub(super) fn to_stdout(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
     }
 }
 

@@ -1,18 +1,17 @@
 //! Flags of `bench` for the schedule of messages.
 
 use std::net::SocketAddr;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
 use super::headings::SCHEDULE;
-use super::parsers::{Arrivals, Rate, Stage, socket_address};
+use super::parsers::{self, ARRIVALS, Rate, socket_address};
 use super::usage::usage;
 use crate::Failure;
 use crate::common::file::flags::is_given;
 use crate::common::values::{self, shown_duration};
-use echoring_load::{DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, Pace, RateStage};
+use echoring_load::{Arrivals, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, Pace, RateStage};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -27,19 +26,14 @@ pub(super) struct Args {
     ///
     /// The load is an open loop: latency counts from the time at which a message was due. In --mode connect it is
     /// connections per second, 2000 by default.
-    #[arg(long, value_name = "RATE", value_parser = Rate::from_str)]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
     pub(super) rate: Option<Rate>,
 
     /// Add a stage with its own rate, such as 30s@10k, or 30s@1k..10k for a rising rate; repeatable
     ///
     /// TIME@RATE..RATE changes the rate linearly. The stages replace --duration and --rate; each is reported separately.
-    #[arg(
-        long,
-        value_name = "TIME@RATE[..RATE]",
-        value_parser = Stage::from_str,
-        help_heading = SCHEDULE
-    )]
-    pub(super) stage: Vec<Stage>,
+    #[arg(long, value_name = "TIME@RATE[..RATE]", value_parser = parsers::stage, help_heading = SCHEDULE)]
+    pub(super) stage: Vec<RateStage>,
 
     /// Raise the rate linearly from zero for this time at the start of the warm-up
     #[arg(
@@ -52,7 +46,7 @@ pub(super) struct Args {
     pub(super) ramp: Duration,
 
     /// Distribution of the messages of a rate over time
-    #[arg(long, value_enum, default_value_t = Arrivals::Even, help_heading = SCHEDULE)]
+    #[arg(long, value_parser = values::one_of(ARRIVALS), default_value = "even", help_heading = SCHEDULE)]
     pub(super) arrivals: Arrivals,
 
     /// Send the messages of a rate in bursts of N at the same mean rate
@@ -160,7 +154,7 @@ impl Args {
     /// Returns the pace at which messages are sent; `otherwise` where no flag says it.
     pub(super) fn pace(&self, otherwise: Option<u64>) -> Pace {
         if !self.stage.is_empty() {
-            return Pace::Stages(self.stage.iter().map(|Stage(stage)| *stage).collect());
+            return Pace::Stages(self.stage.clone());
         }
         match self.rate.map(|rate| rate.messages).or(otherwise) {
             Some(rate) => Pace::Rate(rate),
@@ -170,7 +164,7 @@ impl Args {
 
     /// How long all stages take; `None` where there are none.
     pub(super) fn staged_time(&self) -> Option<Duration> {
-        let times = self.stage.iter().map(|Stage(RateStage { time, .. })| *time);
+        let times = self.stage.iter().map(|stage| stage.time);
         (!self.stage.is_empty()).then(|| times.sum())
     }
 }

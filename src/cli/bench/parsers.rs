@@ -1,66 +1,50 @@
 //! Parsers of values that only `bench` has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::common::compress::Compress;
-use crate::common::values;
+use crate::common::values::{self, Word};
+use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit};
 
 /// Maximum addresses of one `--source-addr`.
 const SOURCES_MAX: usize = 65_536;
 
 /// `--mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Mode {
-    /// Every connection sends messages and receives them back
-    Echo,
-    /// Publishers send to topics, subscribers receive
-    Broadcast,
-    /// Each connection opens, echoes one message and closes
-    Connect,
-    /// Connections only receive; messages from the server are counted and timed
-    Push,
-    /// Every connection sends WebSocket pings, 10 a second by default
-    Ping,
-    /// All connections are cut at once, and reconnect; with --rate, publishers send to topics
-    Storm,
-}
+pub(super) const MODES: &[Word<Mode>] = &[
+    ("echo", "Every connection sends messages and receives them back", Mode::Echo),
+    ("broadcast", "Publishers send to topics, subscribers receive", Mode::Broadcast),
+    ("connect", "Each connection opens, echoes one message and closes", Mode::Connect),
+    ("push", "Connections only receive; messages from the server are counted and timed", Mode::Push),
+    ("ping", "Every connection sends WebSocket pings, 10 a second by default", Mode::Ping),
+    (
+        "storm",
+        "All connections are cut at once, and reconnect; with --rate, publishers send to topics",
+        Mode::Storm,
+    ),
+];
 
 /// `--time-unit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Unit {
-    /// Nanoseconds
-    Ns,
-    /// Microseconds
-    Us,
-    /// Milliseconds
-    Ms,
-    /// Seconds
-    S,
-}
+pub(super) const UNITS: &[Word<TimeUnit>] = &[
+    ("ns", "Nanoseconds", TimeUnit::Nanoseconds),
+    ("us", "Microseconds", TimeUnit::Microseconds),
+    ("ms", "Milliseconds", TimeUnit::Milliseconds),
+    ("s", "Seconds", TimeUnit::Seconds),
+];
 
 /// `--kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Kind {
-    /// ASCII in text messages
-    Text,
-    /// Any bytes in binary messages
-    Binary,
-    /// JSON objects in text messages
-    Json,
-}
+pub(super) const KINDS: &[Word<Style>] = &[
+    ("text", "ASCII in text messages", Style::Text),
+    ("binary", "Any bytes in binary messages", Style::Binary),
+    ("json", "JSON objects in text messages", Style::Json),
+];
 
 /// `--arrivals`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Arrivals {
-    /// At equal intervals, the senders in turn
-    Even,
-    /// At random times, each sender independently
-    Poisson,
-}
+pub(super) const ARRIVALS: &[Word<Arrivals>] = &[
+    ("even", "At equal intervals, the senders in turn", Arrivals::Even),
+    ("poisson", "At random times, each sender independently", Arrivals::Poisson),
+];
 
 /// `--rate`: this many messages in this many seconds; 1 second for an integer rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,52 +53,40 @@ pub(super) struct Rate {
     pub(super) period_s: u32,
 }
 
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Rate, String> {
-        const DECIMALS: usize = 3;
-        let whole = match values::rate(word) {
-            Ok(messages) => return Ok(Rate { messages, period_s: 1 }),
-            Err(why) => why,
-        };
-        let number = word.strip_suffix("/s").unwrap_or(word).trim_end();
-        let Some((before, behind)) = number.split_once('.').filter(|(_, behind)| behind.len() <= DECIMALS)
-        else {
-            return Err(whole);
-        };
-        let digits = format!("{before}{behind:0<DECIMALS$}");
-        let is_number =
-            !before.is_empty() && !behind.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let messages: u64 = digits.parse().ok().filter(|_| is_number).ok_or(whole)?;
-        let period_s = echoring_load::RATE_PERIOD_S_MAX;
-        // The shortest period: 0.5 is one message in two seconds.
-        let divisor = (1..=period_s).rev().find(|divisor| {
-            period_s.is_multiple_of(*divisor) && messages.is_multiple_of(u64::from(*divisor))
-        });
-        let divisor = divisor.unwrap_or(1);
-        Ok(Rate { messages: messages / u64::from(divisor), period_s: period_s / divisor })
-    }
+/// `--rate`.
+pub(super) fn rate(word: &str) -> Result<Rate, String> {
+    const DECIMALS: usize = 3;
+    let whole = match values::rate(word) {
+        Ok(messages) => return Ok(Rate { messages, period_s: 1 }),
+        Err(why) => why,
+    };
+    let number = word.strip_suffix("/s").unwrap_or(word).trim_end();
+    let Some((before, behind)) = number.split_once('.').filter(|(_, behind)| behind.len() <= DECIMALS) else {
+        return Err(whole);
+    };
+    let digits = format!("{before}{behind:0<DECIMALS$}");
+    let is_number = !before.is_empty() && !behind.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let messages: u64 = digits.parse().ok().filter(|_| is_number).ok_or(whole)?;
+    let period_s = echoring_load::RATE_PERIOD_S_MAX;
+    // The shortest period: 0.5 is one message in two seconds.
+    let divisor = (1..=period_s)
+        .rev()
+        .find(|divisor| period_s.is_multiple_of(*divisor) && messages.is_multiple_of(u64::from(*divisor)));
+    let divisor = divisor.unwrap_or(1);
+    Ok(Rate { messages: messages / u64::from(divisor), period_s: period_s / divisor })
 }
 
 /// `--stage`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stage(pub(super) echoring_load::RateStage);
-
-impl FromStr for Stage {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Stage, String> {
-        const EXPECTED: &str = "expected a time and a rate, or two rates, such as 30s@10k or 30s@1k..10k";
-        let (time, rates) = word.split_once('@').ok_or(EXPECTED)?;
-        let time = values::duration(time).map_err(|why| format!("{why}: {EXPECTED}"))?;
-        let rate = |word: &str| values::rate(word).map_err(|why| format!("{why}: {EXPECTED}"));
-        let (from, to) = match rates.split_once("..") {
-            Some((from, to)) => (rate(from)?, rate(to)?),
-            None => (rate(rates)?, rate(rates)?),
-        };
-        Ok(Stage(echoring_load::RateStage { time, from, to }))
-    }
+pub(super) fn stage(word: &str) -> Result<RateStage, String> {
+    const EXPECTED: &str = "expected a time and a rate, or two rates, such as 30s@10k or 30s@1k..10k";
+    let (time, rates) = word.split_once('@').ok_or(EXPECTED)?;
+    let time = values::duration(time).map_err(|why| format!("{why}: {EXPECTED}"))?;
+    let rate = |word: &str| values::rate(word).map_err(|why| format!("{why}: {EXPECTED}"));
+    let (from, to) = match rates.split_once("..") {
+        Some((from, to)) => (rate(from)?, rate(to)?),
+        None => (rate(rates)?, rate(rates)?),
+    };
+    Ok(RateStage { time, from, to })
 }
 
 /// `--samples`: one in a number of messages, or a share as elsewhere.
@@ -136,125 +108,73 @@ pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
 }
 
 /// `--driver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Driver {
-    /// io_uring where the kernel allows it, otherwise epoll
-    Auto,
-    /// io_uring, or exit code 3
-    Uring,
-    /// epoll
-    Epoll,
-}
-
-impl From<Driver> for echoring_load::DriverChoice {
-    fn from(driver: Driver) -> echoring_load::DriverChoice {
-        match driver {
-            Driver::Auto => echoring_load::DriverChoice::Auto,
-            Driver::Uring => echoring_load::DriverChoice::Uring,
-            Driver::Epoll => echoring_load::DriverChoice::Epoll,
-        }
-    }
-}
-
-/// `--verify`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Switch {
-    On,
-    Off,
-}
+pub(super) const DRIVERS: &[Word<DriverChoice>] = &[
+    ("auto", "io_uring where the kernel allows it, otherwise epoll", DriverChoice::Auto),
+    ("uring", "io_uring, or exit code 3", DriverChoice::Uring),
+    ("epoll", "epoll", DriverChoice::Epoll),
+];
 
 /// `--message-bytes`: minimum, maximum, and distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes(pub(super) usize, pub(super) usize, pub(super) echoring_load::Spread);
 
-impl FromStr for Sizes {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Sizes, String> {
-        let bytes = |word: &str| -> Result<usize, String> {
-            usize::try_from(values::bytes(word)?)
-                .map_err(|_| "more bytes than this machine can address".to_owned())
-        };
-        let (spread, range) = match word.strip_prefix("zipf:") {
-            Some(range) => (echoring_load::Spread::Zipf, range),
-            None => (echoring_load::Spread::Even, word),
-        };
-        match range.split_once("..") {
-            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?, spread)),
-            None if spread == echoring_load::Spread::Zipf => {
-                Err("expected a range, such as zipf:16..4096".to_owned())
-            }
-            None => bytes(word).map(|bytes| Sizes(bytes, bytes, spread)),
+pub(super) fn sizes(word: &str) -> Result<Sizes, String> {
+    let bytes = |word: &str| -> Result<usize, String> {
+        usize::try_from(values::bytes(word)?)
+            .map_err(|_| "more bytes than this machine can address".to_owned())
+    };
+    let (spread, range) = match word.strip_prefix("zipf:") {
+        Some(range) => (echoring_load::Spread::Zipf, range),
+        None => (echoring_load::Spread::Even, word),
+    };
+    match range.split_once("..") {
+        Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?, spread)),
+        None if spread == echoring_load::Spread::Zipf => {
+            Err("expected a range, such as zipf:16..4096".to_owned())
         }
+        None => bytes(word).map(|bytes| Sizes(bytes, bytes, spread)),
     }
 }
 
 /// `--compress`: the parsed offer, and the text for the record.
-#[derive(Debug, Clone)]
-pub(super) struct Compression(pub(super) echoring_load::Compress);
-
-impl FromStr for Compression {
-    type Err = String;
-
-    fn from_str(words: &str) -> Result<Compression, String> {
-        let Compress { compression, memory_bytes } = words.parse()?;
-        Ok(Compression(echoring_load::Compress {
-            words: words.to_owned(),
-            compression,
-            context_bytes: memory_bytes,
-        }))
-    }
+pub(super) fn compression(words: &str) -> Result<echoring_load::Compress, String> {
+    let Compress { compression, memory_bytes } = words.parse()?;
+    Ok(echoring_load::Compress { words: words.to_owned(), compression, context_bytes: memory_bytes })
 }
 
-/// `--cpus`, wrapped because clap treats `Vec` specially.
-#[derive(Debug, Clone)]
-pub(super) struct Cpus(pub(super) Vec<usize>);
-
-impl FromStr for Cpus {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Cpus, String> {
-        values::cpu_list(word).map(Cpus)
-    }
-}
+/// Another name than `Vec`, to which clap gives a meaning of its own.
+pub(super) type Sources = Vec<IpAddr>;
 
 /// `--source-addr`: addresses and ranges, in the given order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sources(pub(super) Vec<IpAddr>);
-
-impl FromStr for Sources {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Sources, String> {
-        const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
-        let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
-        let mut addresses = Vec::new();
-        for item in word.split(',') {
-            let (first, last) = match item.split_once('-') {
-                Some((first, last)) => (address(first)?, address(last)?),
-                None => (address(item)?, address(item)?),
-            };
-            let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
-                (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
-                    Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
-                }
-                (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
-                    Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
-                }
-                _ => return Err(format!("the range {item} is descending, or mixes IPv4 and IPv6")),
-            };
-            for address in range {
-                if addresses.len() == SOURCES_MAX {
-                    return Err(format!("more than {SOURCES_MAX} addresses"));
-                }
-                addresses.push(address);
+pub(super) fn sources(word: &str) -> Result<Sources, String> {
+    const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
+    let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
+    let mut addresses = Vec::new();
+    for item in word.split(',') {
+        let (first, last) = match item.split_once('-') {
+            Some((first, last)) => (address(first)?, address(last)?),
+            None => (address(item)?, address(item)?),
+        };
+        let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
             }
+            (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
+            }
+            _ => return Err(format!("the range {item} is descending, or mixes IPv4 and IPv6")),
+        };
+        for address in range {
+            if addresses.len() == SOURCES_MAX {
+                return Err(format!("more than {SOURCES_MAX} addresses"));
+            }
+            addresses.push(address);
         }
-        if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
-            return Err("IPv4 and IPv6 addresses are mixed".to_owned());
-        }
-        Ok(Sources(addresses))
     }
+    if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
+        return Err("IPv4 and IPv6 addresses are mixed".to_owned());
+    }
+    Ok(addresses)
 }
 
 /// `--resolve`: an address for a host and port.
@@ -265,24 +185,21 @@ pub(super) struct Resolve {
     pub(super) address: IpAddr,
 }
 
-impl FromStr for Resolve {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Resolve, String> {
-        let expected = || "expected HOST:PORT:ADDR, such as api.example:443:127.0.0.1".to_owned();
-        let (host, rest) = match word.strip_prefix('[') {
-            Some(rest) => rest.split_once("]:"),
-            None => word.split_once(':'),
-        }
-        .ok_or_else(expected)?;
-        let (port, address) = rest.split_once(':').ok_or_else(expected)?;
-        let address = address.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(address);
-        Ok(Resolve {
-            host: host.to_ascii_lowercase(),
-            port: port.parse().map_err(|_| expected())?,
-            address: address.parse().map_err(|_| expected())?,
-        })
+/// `--resolve`.
+pub(super) fn resolve(word: &str) -> Result<Resolve, String> {
+    let expected = || "expected HOST:PORT:ADDR, such as api.example:443:127.0.0.1".to_owned();
+    let (host, rest) = match word.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => word.split_once(':'),
     }
+    .ok_or_else(expected)?;
+    let (port, address) = rest.split_once(':').ok_or_else(expected)?;
+    let address = address.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(address);
+    Ok(Resolve {
+        host: host.to_ascii_lowercase(),
+        port: port.parse().map_err(|_| expected())?,
+        address: address.parse().map_err(|_| expected())?,
+    })
 }
 
 /// A template whose environment variables were read.
@@ -296,7 +213,7 @@ mod tests {
 
     #[test]
     fn source_addresses_take_lists_and_ranges() {
-        let sources = |word: &str| Sources::from_str(word).map(|sources| sources.0.len());
+        let sources = |word: &str| sources(word).map(|sources| sources.len());
         assert_eq!(sources("127.0.0.1"), Ok(1));
         assert_eq!(sources("127.0.0.1-127.0.0.8,127.0.1.1"), Ok(9));
         assert_eq!(sources("::1-::4"), Ok(4));
@@ -307,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_rate_may_be_less_than_one_message_a_second() {
-        let rate = |word: &str| Rate::from_str(word).map(|rate| (rate.messages, rate.period_s));
+        let rate = |word: &str| rate(word).map(|rate| (rate.messages, rate.period_s));
         for (word, expected) in [
             ("2000", (2_000, 1)),
             ("1.5k", (1_500, 1)),
@@ -327,16 +244,14 @@ mod tests {
 
     #[test]
     fn a_stage_is_a_time_and_one_rate_or_two() {
-        let stage = |word: &str| {
-            Stage::from_str(word).map(|Stage(stage)| (stage.time.as_millis(), stage.from, stage.to))
-        };
-        assert_eq!(stage("30s@10k"), Ok((30_000, 10_000, 10_000)));
-        assert_eq!(stage("1.5m@0..2M/s"), Ok((90_000, 0, 2_000_000)));
-        assert_eq!(stage("500ms@7/s..0"), Ok((500, 7, 0)));
+        let parsed = |word: &str| stage(word).map(|stage| (stage.time.as_millis(), stage.from, stage.to));
+        assert_eq!(parsed("30s@10k"), Ok((30_000, 10_000, 10_000)));
+        assert_eq!(parsed("1.5m@0..2M/s"), Ok((90_000, 0, 2_000_000)));
+        assert_eq!(parsed("500ms@7/s..0"), Ok((500, 7, 0)));
         for wrong in
             ["", "30s", "10k", "30s@", "@10k", "30@10k", "30s@10k..", "30s@..10k", "30s@1..2..3", "30s@-1"]
         {
-            assert!(Stage::from_str(wrong).is_err_and(|why| why.contains("30s@1k..10k")), "{wrong}");
+            assert!(stage(wrong).is_err_and(|why| why.contains("30s@1k..10k")), "{wrong}");
         }
     }
 
@@ -353,17 +268,16 @@ mod tests {
     #[test]
     fn sizes_are_one_or_a_range() {
         let (even, zipf) = (echoring_load::Spread::Even, echoring_load::Spread::Zipf);
-        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16, even)));
-        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024, even)));
-        assert_eq!(Sizes::from_str("zipf:16..4096"), Ok(Sizes(16, 4_096, zipf)));
+        assert_eq!(sizes("16"), Ok(Sizes(16, 16, even)));
+        assert_eq!(sizes("12..1KiB"), Ok(Sizes(12, 1_024, even)));
+        assert_eq!(sizes("zipf:16..4096"), Ok(Sizes(16, 4_096, zipf)));
         for wrong in ["1..", "zipf", "zipf:", "zipf:64", "even:1..2"] {
-            assert!(Sizes::from_str(wrong).is_err(), "{wrong}");
+            assert!(sizes(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn an_address_is_given_for_a_host_and_port() {
-        let resolve = Resolve::from_str;
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let found = resolve("API.example:443:127.0.0.1").expect("valid");
         assert_eq!(

@@ -18,30 +18,31 @@ const SHOWN_BYTES_MAX: usize = 2_000;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = PROTOCOL)]
 pub(super) struct Args {
     /// Speak an application protocol: a name or a TOML file
     ///
     /// Names: action-cable, centrifuge, echo, echoring.v1, graphql-ws, json-rpc, mqtt, mqtt5, phoenix, signalr, socket.io, stomp,
     /// wamp. Each request is matched with its answer by its id.
-    #[arg(long, value_name = "NAME|FILE", help_heading = PROTOCOL)]
+    #[arg(long, value_name = "NAME|FILE")]
     pub(super) protocol: Option<String>,
 
     /// Set a parameter of the protocol, such as method=add; repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "protocol", help_heading = PROTOCOL)]
+    #[arg(long, value_name = "NAME=VALUE", requires = "protocol")]
     param: Vec<String>,
 
     /// Send this template as every message, and expect it back
     ///
     /// Such as '{"user":"{{data.name}}","n":{{seq}}}'. With --kind binary, \xNN is a byte.
-    #[arg(long, value_name = "TEMPLATE", conflicts_with = "protocol", help_heading = PROTOCOL)]
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "protocol")]
     message: Option<String>,
 
     /// Play one conversation and show each message, expected and seen, instead of measuring
-    #[arg(long = "try", help_heading = PROTOCOL)]
+    #[arg(long = "try")]
     pub(super) r#try: bool,
 
     /// Print the declaration of a built-in protocol
-    #[arg(long, value_name = "NAME", exclusive = true, help_heading = PROTOCOL)]
+    #[arg(long, value_name = "NAME", exclusive = true)]
     pub(super) show_protocol: Option<String>,
 }
 

@@ -26,6 +26,7 @@ use http::{Request, Uri};
 use tokio::runtime::Runtime;
 
 use crate::common::http_client::{self, RequestError};
+use crate::common::locked;
 use echoring_load::render::Figures;
 use remote_write::Writer;
 
@@ -184,7 +185,7 @@ impl Pusher {
     /// # Errors
     /// When no thread can be started.
     pub(super) fn start(protocol: Protocol, url: &ReceiverUrl) -> io::Result<Pusher> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = echoring_async::local_runtime()?;
         let mut headers = protocol.headers();
         headers.extend(url.authorization.clone().map(|value| (AUTHORIZATION, value)));
         #[cfg(feature = "otlp")]
@@ -203,7 +204,7 @@ impl Pusher {
     /// Leaves figures to be sent. `began` is when their run began.
     pub(super) fn show(&self, figures: &Arc<Figures>, began: SystemTime) {
         let moment = Moment { figures: figures.clone(), at: SystemTime::now(), began };
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&self.shared.state);
         if let Some(before) = state.latest.replace(moment)
             && before.began != began
             && state.finished.len() < FINISHED_MAX
@@ -214,7 +215,7 @@ impl Pusher {
 
     /// Sends the last figures, and says in a line if some were lost.
     pub(super) fn finish(self) -> Option<String> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
+        locked(&self.shared.state).is_over = true;
         self.shared.changed.notify_one();
         let Ok(Deliveries { sent, failed, why }) = self.thread.join() else {
             return Some(format!("{}: no figures were sent to {}", self.protocol.flag(), self.uri));
@@ -292,7 +293,7 @@ fn push(receiver: &mut Receiver, shared: &Shared) -> Deliveries {
     let mut deliveries = Deliveries::default();
     let mut due = Instant::now();
     loop {
-        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&shared.state);
         while !state.is_over && state.finished.is_empty() && (state.latest.is_none() || Instant::now() < due)
         {
             let left = due.saturating_duration_since(Instant::now());

@@ -55,18 +55,13 @@ const OF_OTHER_LOADS: [&str; 34] = [
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = REPLAY)]
 pub(super) struct Args {
     /// Replay a recording of echoring proxy --record at its original times, and compare the answers
     ///
     /// Each connection opens, sends its messages and closes at the recorded times, whatever the server does. The path is the
     /// recorded one, unless the URL has one. Without --duration the run lasts as long as the recording.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "url",
-        conflicts_with_all = OF_OTHER_LOADS,
-        help_heading = REPLAY
-    )]
+    #[arg(long, value_name = "FILE", requires = "url", conflicts_with_all = OF_OTHER_LOADS)]
     replay: Option<PathBuf>,
 
     /// Replay this much faster than recorded, such as 2 or 0.5
@@ -76,7 +71,6 @@ pub(super) struct Args {
         default_value_t = Speed::default(),
         value_parser = Speed::from_str,
         requires = "replay",
-        help_heading = REPLAY
     )]
     replay_speed: Speed,
 
@@ -87,7 +81,6 @@ pub(super) struct Args {
         default_value_t = 1,
         value_parser = values::number_in(1..=COPIES_MAX),
         requires = "replay",
-        help_heading = REPLAY
     )]
     replay_copies: u32,
 
@@ -101,12 +94,11 @@ pub(super) struct Args {
         default_value_t = ComparisonRule::default(),
         value_parser = ComparisonRule::from_str,
         requires = "replay",
-        help_heading = REPLAY
     )]
     replay_rule: ComparisonRule,
 
     /// Do not compare the value at this JSON pointer, such as /ts; repeatable
-    #[arg(long, value_name = "POINTER", requires = "replay", help_heading = REPLAY)]
+    #[arg(long, value_name = "POINTER", requires = "replay")]
     replay_ignore: Vec<String>,
 }
 

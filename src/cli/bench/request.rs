@@ -1,96 +1,85 @@
 //! Flags of `bench` for the upgrade request, and for the data that templates use.
 
 use std::path::PathBuf;
-use std::str::FromStr as _;
-
-use clap::ValueEnum;
 
 use super::headings::CONNECTIONS;
-use super::parsers::{Resolve, expanded};
+use super::parsers::{Resolve, expanded, resolve};
 use super::usage::usage;
 use crate::Failure;
+use crate::common::values::{self, Word};
 use echoring_load::{ConnectOptions, RowOrder, Rows, Template, WEIGHT_MAX};
 use echoring_proto::handshake::{BadField, check_field, is_subprotocol};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = CONNECTIONS)]
 pub(super) struct Args {
     /// Send this header field in the upgrade request, such as 'X-Token: {{data.token}}'; repeatable
     ///
     /// The value is a template, as are the path of the URL, --cookie, --origin and --message.
-    #[arg(long, short = 'H', value_name = "NAME: VALUE", help_heading = CONNECTIONS)]
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     header: Vec<String>,
 
     /// Send this cookie in the upgrade request; repeatable
-    #[arg(long, value_name = "NAME=VALUE", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "NAME=VALUE")]
     cookie: Vec<String>,
 
     /// Send this Origin in the upgrade request, such as https://app.example
-    #[arg(long, value_name = "ORIGIN", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
 
     /// Offer this subprotocol; repeatable, in order of preference [default: those of --protocol]
-    #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "NAME")]
     subprotocol: Vec<String>,
 
     /// Read data for templates from this file, one row per connection
     ///
     /// A CSV file, whose first line names the columns, or JSON Lines (.jsonl), whose members are the columns. {{data.NAME}} in
     /// templates is the value of a column.
-    #[arg(long, value_name = "FILE.csv|FILE.jsonl", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "FILE.csv|FILE.jsonl")]
     data: Option<PathBuf>,
 
     /// How connections take the rows of --data
-    #[arg(
-        long,
-        value_enum,
-        default_value_t = DataOrder::InOrder,
-        requires = "data",
-        help_heading = CONNECTIONS
-    )]
-    data_order: DataOrder,
+    #[arg(long, value_parser = values::one_of(ORDERS), default_value = "in-order", requires = "data")]
+    data_order: RowOrder,
 
     /// Relative weights of several URLs, such as 3,1 [default: equal]
-    #[arg(long, value_name = "LIST", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "LIST")]
     weights: Option<String>,
 
     /// Name expected in the certificate of a wss:// server, and sent in SNI [default: the URL's host]
-    #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "NAME")]
     pub(super) sni: Option<String>,
 
     /// Connect to ADDR for HOST:PORT of a URL; repeatable, also for several addresses of one host
-    #[arg(long, value_name = "HOST:PORT:ADDR", value_parser = Resolve::from_str, help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "HOST:PORT:ADDR", value_parser = resolve)]
     pub(super) resolve: Vec<Resolve>,
 
     /// Connect through this proxy: http://[USER:PASSWORD@]HOST:PORT, socks5://…, or env
     ///
     /// env takes HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY from the environment.
-    #[arg(long, value_name = "URL|env", conflicts_with = "unix_socket", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "URL|env", conflicts_with = "unix_socket")]
     pub(super) proxy: Option<String>,
 
     /// Connect to this Unix socket; the URL gives the Host and the path
-    #[arg(long, value_name = "PATH", conflicts_with = "source_addr", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "PATH", conflicts_with = "source_addr")]
     pub(super) unix_socket: Option<PathBuf>,
 
     /// Client certificate chain for wss://, as a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(super) tls_cert: Option<PathBuf>,
 
     /// Private key of --tls-cert, as a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = CONNECTIONS)]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(super) tls_key: Option<PathBuf>,
 }
 
 /// `--data-order`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum DataOrder {
-    /// In the order of the file, again and again
-    InOrder,
-    /// In a random order, again and again
-    Shuffled,
-    /// In the order of the file, each row at most once
-    Once,
-}
+const ORDERS: &[Word<RowOrder>] = &[
+    ("in-order", "In the order of the file, again and again", RowOrder::InOrder),
+    ("shuffled", "In a random order, again and again", RowOrder::Shuffled),
+    ("once", "In the order of the file, each row at most once", RowOrder::Once),
+];
 
 impl Args {
     /// Adds the fields of the upgrade request.
@@ -120,12 +109,7 @@ impl Args {
     /// The rows of the data file.
     pub(super) fn rows(&self) -> Result<Option<Rows>, Failure> {
         let Some(file) = &self.data else { return Ok(None) };
-        let order = match self.data_order {
-            DataOrder::InOrder => RowOrder::InOrder,
-            DataOrder::Shuffled => RowOrder::Shuffled,
-            DataOrder::Once => RowOrder::Once,
-        };
-        Rows::read(file, order).map(Some).map_err(|why| usage("--data", &why))
+        Rows::read(file, self.data_order).map(Some).map_err(|why| usage("--data", &why))
     }
 
     /// The weights of so many URLs.

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(args.url, ["ws://127.0.0.1:9001/echo"]);
         assert_eq!((args.connections, args.pace.rate.map(|rate| rate.messages)), (Some(1_000), Some(50_000)));
         assert_eq!(args.duration, Some(std::time::Duration::from_secs(30)));
-        assert_eq!(args.cpus.map(|cpus| cpus.0), Some(vec![0, 1]));
+        assert_eq!(args.cpus, Some(vec![0, 1]));
         assert_eq!(args.outputs.json, Some(FileOrStream::File("/here/results/run.json".into())));
         assert_eq!(args.outputs.csv.as_deref(), Some(Path::new("/elsewhere/run.csv")));
         assert!(args.dial.insecure);

@@ -11,13 +11,16 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use super::parsers::{Driver, Resolve, expanded};
+use super::parsers::{Resolve, expanded};
 use super::usage::usage;
 use crate::Failure;
+use crate::common::http_client::trust;
 use crate::common::start_error;
-use echoring_async::tls::{self, Trust};
+use echoring_async::tls;
 use echoring_async::{Proxy, connect_to_any};
-use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template, WEIGHT_MAX};
+use echoring_load::{
+    self, DriverChoice, Embedded, Endpoint, Refused, RemoteAddress, Route, Template, WEIGHT_MAX,
+};
 use echoring_proto::tunnel::{NotEncodable, Tunnel};
 use echoring_proto::url::{Url, percent_decode};
 use echoring_server::{self, ListenAddress, Server};
@@ -214,11 +217,7 @@ impl Lookup {
         let flag = if self.sni.is_some() { "--sni" } else { "URL" };
         let name = ServerName::try_from(name)
             .map_err(|_| usage(flag, "no certificate can name that host: give a name or an address"))?;
-        let trust = match (&self.ca_file, self.insecure) {
-            (Some(file), _) => Trust::CaFile(file.clone()),
-            (None, true) => Trust::Insecure,
-            (None, false) => Trust::System,
-        };
+        let trust = trust(self.ca_file.as_deref(), self.insecure);
         let identity = self.identity.clone().map(|(certificates, key)| tls::Identity { certificates, key });
         let config = tls::client_config_with(&trust, identity.as_ref());
         Ok((config.map_err(|error| Failure::Environment(error.to_string()))?, name))
@@ -227,7 +226,7 @@ impl Lookup {
 
 /// The address that answers first, in the way of RFC 8305.
 fn first_to_answer(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let runtime = echoring_async::local_runtime().ok()?;
     let connecting = async { tokio::time::timeout(ANSWER_TIME, connect_to_any(addresses)).await };
     runtime.block_on(connecting).ok()?.ok()?.peer_addr().ok()
 }
@@ -296,7 +295,7 @@ fn without_expressions(text: &str) -> String {
 /// on a free port.
 pub(super) fn start_server(
     cpus: &[usize],
-    driver: Driver,
+    driver: DriverChoice,
     message_bytes: usize,
     compress: &echoring_load::Compress,
 ) -> Result<Embedded, Refused> {
@@ -305,11 +304,7 @@ pub(super) fn start_server(
         listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
         shards: Some(cpus.len().max(1)),
         cpus: cpus.to_vec(),
-        driver: match driver {
-            Driver::Auto => echoring_server::DriverChoice::Auto,
-            Driver::Uring => echoring_server::DriverChoice::Uring,
-            Driver::Epoll => echoring_server::DriverChoice::Epoll,
-        },
+        driver,
         compression: compress.compression,
         compression_bytes: compress.context_bytes,
         message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),

@@ -276,7 +276,10 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
     assert_eq!(rivals[0].path, Some(Template::parse("/x").expect("a path")));
     assert!(matches!(job(&[URL]).expect("valid").experiment, Experiment::Once));
     let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
-    assert_eq!(job(&both).expect("broadcast and the embedded server have these").fail_if.len(), 2);
+    assert_eq!(
+        job(&both).expect("broadcast and the embedded server have these").args.verdicts.fail_if.len(),
+        2
+    );
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Flags of `bench` for experiments and checks, and the exit code that the results give.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use clap::{ArgMatches, ValueEnum};
 
 use super::headings::EXPERIMENTS;
-use super::usage::usage;
-use crate::common::file::flags::is_given;
+use super::usage::{refuse, refuse_typed, usage};
+use crate::common::output::note;
 use crate::common::values;
 use crate::{EXIT_ENVIRONMENT, Failure};
 use echoring_load::analyse::compare::JUDGED;
@@ -89,59 +88,39 @@ impl Args {
     /// Refuses flags that contradict one another, whatever the load is.
     pub(super) fn check(&self, typed: &ArgMatches, has_url: bool, has_depth: bool) -> Result<(), Failure> {
         if let Some(objective) = &self.find_max {
-            if objective.demands_worse_results() {
-                let why =
-                    "describes a slow server; state the objective instead, such as --find-max 'p99<2ms'";
-                return Err(usage("--find-max", &format!("{objective} {why}")));
-            }
-            if has_depth {
-                let why = "the search sets the rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
-                return Err(usage("--depth", why));
-            }
-            if !self.abort_if.is_empty() {
-                return Err(usage(
-                    "--abort-if",
-                    "not with --find-max, which ends each rate by its own condition",
-                ));
-            }
-            if self.repeat.is_some() {
-                let why = "not with --find-max, which repeats failed runs; e.g. --repeat 10 --rate 5000";
-                return Err(usage("--repeat", why));
-            }
-        } else if is_given(typed, "precision") {
-            return Err(usage(
-                "--precision",
-                "only with --find-max, such as --find-max 'p99<2ms' --precision 2%",
-            ));
+            let why = "describes a slow server; state the objective instead, such as --find-max 'p99<2ms'";
+            refuse([(FIND_MAX, objective.demands_worse_results())], &format!("{objective} {why}"))?;
+            let why = "the search sets the rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
+            refuse([("--depth", has_depth)], why)?;
+            let why = "not with --find-max, which ends each rate by its own condition";
+            refuse([(ABORT_IF, !self.abort_if.is_empty())], why)?;
+            let why = "not with --find-max, which repeats failed runs; e.g. --repeat 10 --rate 5000";
+            refuse([("--repeat", self.repeat.is_some())], why)?;
+        } else {
+            let why = "only with --find-max, such as --find-max 'p99<2ms' --precision 2%";
+            refuse_typed(typed, &["precision"], why)?;
         }
         let example = "such as bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101";
-        if self.against.is_some() && self.repeat.is_none() {
-            return Err(usage(
-                "--against",
-                &format!("set the number of pairs of runs with --repeat, {example}"),
-            ));
-        }
-        if self.against.is_some() && !has_url {
-            return Err(usage("--against", &format!("name the first server too, {example}")));
-        }
-        if self.against_pid.is_some() && self.against.is_none() {
-            return Err(usage(
-                "--against-pid",
-                &format!("only with --against, {example} --against-pid 4711"),
-            ));
-        }
-        Ok(())
+        let has_rival = self.against.is_some();
+        let why = format!("set the number of pairs of runs with --repeat, {example}");
+        refuse([("--against", has_rival && self.repeat.is_none())], &why)?;
+        refuse([("--against", has_rival && !has_url)], &format!("name the first server too, {example}"))?;
+        let why = format!("only with --against, {example} --against-pid 4711");
+        refuse([("--against-pid", self.against_pid.is_some() && !has_rival)], &why)
     }
 
     /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is.
     pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
-        let conditions = self.fail_if.iter().map(|expression| (Purpose::FailIf, expression));
-        let objective = self.find_max.iter().map(|expression| (Purpose::FindMax, expression));
-        let aborts = self.abort_if.iter().map(|expression| (Purpose::AbortIf, expression));
-        for (purpose, expression) in conditions.chain(objective).chain(aborts) {
+        let all = [
+            ("--fail-if", &self.fail_if[..]),
+            (FIND_MAX, self.find_max.as_slice()),
+            (ABORT_IF, &self.abort_if),
+        ];
+        let all = all.into_iter().flat_map(|(flag, list)| list.iter().map(move |one| (flag, one)));
+        for (flag, expression) in all {
             let searches = self.find_max.is_some();
-            if let Some(why) = purpose.unknown_metric(expression, workloads, server_known, searches) {
-                return Err(usage(purpose.flag(), &format!("{expression}: {why}")));
+            if let Some(why) = unknown_metric(flag, expression, workloads, server_known, searches) {
+                return Err(usage(flag, &format!("{expression}: {why}")));
             }
         }
         Ok(())
@@ -173,57 +152,39 @@ impl Args {
     }
 }
 
-/// The flag that an expression belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    FailIf,
-    FindMax,
-    AbortIf,
-}
+const FIND_MAX: &str = "--find-max";
+const ABORT_IF: &str = "--abort-if";
 
-impl Purpose {
-    fn flag(self) -> &'static str {
-        match self {
-            Purpose::FailIf => "--fail-if",
-            Purpose::FindMax => "--find-max",
-            Purpose::AbortIf => "--abort-if",
-        }
-    }
-
-    /// Why a metric of `expression` is in no run of these loads, if one is.
-    fn unknown_metric(
-        self,
-        expression: &Objective,
-        workloads: &[Workload],
-        server_known: bool,
-        searches: bool,
-    ) -> Option<&'static str> {
-        let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
-        // A search is made for each load, while a condition passes over those that it does not fit.
-        let fit = match self {
-            Purpose::FailIf | Purpose::AbortIf => workloads.iter().any(fits),
-            Purpose::FindMax => workloads.iter().all(fits),
-        };
-        let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
-        // All that it fits have the same options.
-        let missing = |load: &Workload| expression.metrics().find_map(|metric| metric.missing_in(load));
-        let missing = workloads.iter().filter(|load| fits(load)).find_map(missing);
-        let is_closed = !workloads.iter().any(Workload::is_open_loop);
-        if self == Purpose::AbortIf && !expression.metrics().all(Metric::is_live) {
-            Some("that metric is known only at the end, such as --fail-if 'lost>0'")
-        } else if !fit {
-            Some("no run of this mode has that metric, such as --mode broadcast --fail-if 'last.p99>5ms'")
-        } else if missing.is_some() {
-            missing
-        } else if has(|metric| metric.needs_server()) && !server_known {
-            Some("the server's CPU time is known only with its process, such as --server-pid 4711")
-        } else if has(|metric| metric.needs_schedule()) && is_closed {
-            Some("only an open loop has lateness, such as --rate 5000")
-        } else if has(|metric| metric.needs_search()) && (!searches || self == Purpose::FindMax) {
-            Some("only a search has that metric, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
-        } else {
-            None
-        }
+/// Why a metric of `expression` is in no run of these loads, if one is.
+fn unknown_metric(
+    flag: &str,
+    expression: &Objective,
+    workloads: &[Workload],
+    server_known: bool,
+    searches: bool,
+) -> Option<&'static str> {
+    let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
+    // A search is made for each load, while a condition passes over those that it does not fit.
+    let fit = if flag == FIND_MAX { workloads.iter().all(fits) } else { workloads.iter().any(fits) };
+    let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
+    // All that it fits have the same options.
+    let missing = |load: &Workload| expression.metrics().find_map(|metric| metric.missing_in(load));
+    let missing = workloads.iter().filter(|load| fits(load)).find_map(missing);
+    let is_closed = !workloads.iter().any(Workload::is_open_loop);
+    if flag == ABORT_IF && !expression.metrics().all(Metric::is_live) {
+        Some("that metric is known only at the end, such as --fail-if 'lost>0'")
+    } else if !fit {
+        Some("no run of this mode has that metric, such as --mode broadcast --fail-if 'last.p99>5ms'")
+    } else if missing.is_some() {
+        missing
+    } else if has(|metric| metric.needs_server()) && !server_known {
+        Some("the server's CPU time is known only with its process, such as --server-pid 4711")
+    } else if has(|metric| metric.needs_schedule()) && is_closed {
+        Some("only an open loop has lateness, such as --rate 5000")
+    } else if has(|metric| metric.needs_search()) && (!searches || flag == FIND_MAX) {
+        Some("only a search has that metric, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
+    } else {
+        None
     }
 }
 
@@ -343,12 +304,11 @@ pub(super) fn conclude(
             errors.push(format!("{}: {failure_text}", outcome.record.config.mode));
         }
     }
-    // A closed stderr must not turn an exit code into a panic.
     for warning in outcomes.iter().flat_map(summary::warnings).chain(warnings) {
-        let _ = writeln!(io::stderr(), "warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
     for error in errors.iter().chain(unwritten) {
-        let _ = writeln!(io::stderr(), "error: {error}");
+        note(format_args!("error: {error}"));
     }
     let mut cut_short = refused.clone().map(|refused| Failure::Environment(refused.0).report());
     if !unwritten.is_empty() {

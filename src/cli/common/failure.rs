@@ -57,6 +57,22 @@ impl Failure {
     }
 }
 
+/// A flag is wrong; and why.
+pub(crate) fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
+
+/// Refuses the first of these flags that is given, each with whether it is.
+pub(crate) fn refuse<'a>(
+    flags: impl IntoIterator<Item = (&'a str, bool)>,
+    explanation: &str,
+) -> Result<(), Failure> {
+    match flags.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(usage(flag, explanation)),
+        None => Ok(()),
+    }
+}
+
 /// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();

@@ -6,7 +6,7 @@
 pub(crate) mod flags;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,13 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Maximum number of keys that an error lists.
 const KEYS_LISTED_MAX: usize = 24;
 
+/// The beginning of a file: one byte more than `bytes_max` of one that is longer.
+pub(crate) fn beginning(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The name and the text of a file.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -38,13 +45,10 @@ impl Source {
     /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when it is too long or no text.
     pub(crate) fn read(flag: &str, path: &Path) -> Result<Arc<Source>, Failure> {
         let name = path.display();
-        let unreadable = |error: std::io::Error| {
+        let bytes = beginning(path, FILE_BYTES_MAX).map_err(|error| {
             let hint = "name a file that this user may read";
             Failure::Environment(format!("{flag}: cannot read {name}: {error}; {hint}"))
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        })?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(Failure::Usage(format!("{flag}: {name} is longer than 1MiB: is it the right file?")));
         }
@@ -103,7 +107,7 @@ impl Source {
 pub(crate) struct Place {
     source: Arc<Source>,
     /// The byte at which the value begins.
-    at: usize,
+    pub(crate) at: usize,
     /// The key with those of the tables around it.
     path: String,
 }
@@ -122,14 +126,12 @@ impl Place {
 
 /// A key and its value.
 pub(crate) struct Entry<'a> {
-    /// Where it stands.
+    /// The file.
     pub(crate) source: &'a Arc<Source>,
     /// The key.
     pub(crate) key: &'a str,
-    /// The key with those of the tables around it.
-    path: String,
-    /// The byte at which the value begins; for a table, its header.
-    pub(crate) at: usize,
+    /// Where the value stands; of a table, its header.
+    pub(crate) place: Place,
     key_at: usize,
     value: &'a DeValue<'a>,
 }
@@ -144,8 +146,11 @@ pub(crate) fn entries<'a>(source: &'a Arc<Source>, path: &str, table: &'a DeTabl
             Entry {
                 source,
                 key: name,
-                path: format!("{path}{dot}{name}"),
-                at: value.span().start,
+                place: Place {
+                    source: source.clone(),
+                    at: value.span().start,
+                    path: format!("{path}{dot}{name}"),
+                },
                 key_at: key.span().start,
                 value: value.get_ref(),
             }
@@ -158,12 +163,7 @@ pub(crate) fn entries<'a>(source: &'a Arc<Source>, path: &str, table: &'a DeTabl
 impl<'a> Entry<'a> {
     /// An error in the value.
     pub(crate) fn wrong(&self, explanation: &str) -> Failure {
-        self.source.wrong(self.at, &format!("{}: {explanation}", self.path))
-    }
-
-    /// Where the value stands.
-    pub(crate) fn place(&self) -> Place {
-        Place { source: self.source.clone(), at: self.at, path: self.path.clone() }
+        self.place.wrong(explanation)
     }
 
     fn expected(&self, what: &str) -> Failure {
@@ -180,23 +180,23 @@ impl<'a> Entry<'a> {
             _ if known.len() > KEYS_LISTED_MAX => "--help lists them all".to_owned(),
             _ => format!("the keys here are {}", known.join(", ")),
         };
-        self.source.wrong(self.key_at, &format!("{}: there is no such key; {hint}", self.path))
+        self.source.wrong(self.key_at, &format!("{}: there is no such key; {hint}", self.place.path))
     }
 
     /// The entries of a table.
     pub(crate) fn table(&self) -> Result<Vec<Entry<'a>>, Failure> {
         match self.value {
-            DeValue::Table(table) => Ok(entries(self.source, &self.path, table)),
-            _ => Err(self.expected(&format!("a table [{}]", self.path))),
+            DeValue::Table(table) => Ok(entries(self.source, &self.place.path, table)),
+            _ => Err(self.expected(&format!("a table [{}]", self.place.path))),
         }
     }
 
     /// The tables of an array of them, each with where it begins.
     pub(crate) fn tables(&self) -> Result<Vec<(usize, Vec<Entry<'a>>)>, Failure> {
-        let expected = || self.expected(&format!("tables [[{}]]", self.path));
+        let expected = || self.expected(&format!("tables [[{}]]", self.place.path));
         let DeValue::Array(array) = self.value else { return Err(expected()) };
         let one = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
-            DeValue::Table(table) => Ok((item.span().start, entries(self.source, &self.path, table))),
+            DeValue::Table(table) => Ok((item.span().start, entries(self.source, &self.place.path, table))),
             _ => Err(expected()),
         };
         array.iter().map(one).collect()

@@ -9,6 +9,8 @@ use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
 use echoring_proto::handshake::is_subprotocol;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
@@ -125,6 +127,26 @@ pub(crate) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u
     within(number, ToString::to_string, bounds(&range))
 }
 
+/// A word of an option with its help, if it needs any, and its meaning.
+pub(crate) type Word<T> = (&'static str, &'static str, T);
+
+/// The words of a switch that takes a value.
+pub(crate) const SWITCH: &[Word<bool>] = &[("on", "", true), ("off", "", false)];
+
+/// A parser of these words.
+pub(crate) fn one_of<T>(words: &'static [Word<T>]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let shown = words
+        .iter()
+        .map(|(word, help, _)| PossibleValue::new(*word).help(Some(*help).filter(|help| !help.is_empty())));
+    PossibleValuesParser::new(shown).map(move |word| {
+        let meant = words.iter().find(|(known, ..)| *known == word);
+        meant.map(|(_, _, meaning)| *meaning).expect("the parser accepts no other word")
+    })
+}
+
 /// A parser of an option's value.
 pub(crate) trait Parser<T>: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {}
 impl<T, F: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static> Parser<T> for F {}
@@ -192,11 +214,19 @@ pub(crate) fn shown_duration(time: Duration) -> String {
     shown_time(time.as_nanos() as Nanos)
 }
 
+/// Another name than `Vec`, to which clap gives a meaning of its own.
+pub(crate) type CpuList = Vec<usize>;
+
+/// CPUs as [`cpu_list`] reads them.
+pub(crate) fn shown_cpus(cpus: &CpuList) -> String {
+    cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// A list of CPU numbers: `0`, `0,2`, `0-3`, `0-1,4`. Kept in the order given, without repeats.
 ///
 /// # Errors
 /// When an item is neither a number nor a rising range, or a number is above 1023 (the kernel's set size).
-pub(crate) fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
+pub(crate) fn cpu_list(word: &str) -> Result<CpuList, String> {
     const EXPECTED: &str = "expected CPU numbers such as 0,2 or 0-3";
     const CPU_MAX: usize = 1_023;
     let number = |item: &str| match item.trim().parse::<usize>() {

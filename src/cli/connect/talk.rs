@@ -7,18 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod pipe;
+pub(super) mod pipe;
 mod show;
-mod terminal;
+pub(super) mod terminal;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use echoring_async::{Conn, Control, ControlReply, Error, Reader};
+use echoring_async::{Conn, Control, ControlReply, Error, Reader, Transport};
 use echoring_proto::CloseCode;
 pub use show::Style;
 pub(crate) use show::escaped;
@@ -111,39 +110,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs an interactive conversation on a terminal.
-pub(crate) async fn at_terminal<S>(
-    conn: Conn<S>,
-    url: &str,
-    options: &Options,
-    interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    terminal::talk(conn, url, options, interrupt).await
-}
-
-/// Sends the lines of stdin, and writes received messages to stdout, one line each.
-pub(crate) async fn by_pipe<S>(
-    conn: Conn<S>,
-    options: &Options,
-    interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    pipe::talk(conn, options, interrupt).await
-}
-
 /// Maximum unread pongs; further ones are not shown.
 const PONGS_MAX: usize = 16;
 
 /// The payloads of received pongs.
-fn pongs<S>(conn: &mut Conn<S>) -> mpsc::Receiver<Vec<u8>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+fn pongs<S: Transport>(conn: &mut Conn<S>) -> mpsc::Receiver<Vec<u8>> {
     let (shown, pongs) = mpsc::channel(PONGS_MAX);
     conn.set_pong_handler(move |payload| {
         let _ = shown.try_send(payload.to_vec());
@@ -153,16 +124,13 @@ where
 }
 
 /// Closes, and reads until the server has answered; messages that arrive meanwhile are passed to `show`.
-async fn close<S>(
+async fn close<S: Transport>(
     control: &Control<S>,
     reader: &mut Reader<S>,
     code: CloseCode,
     reason: &str,
     mut show: impl FnMut(&echoring_async::Message),
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Outcome {
     // Fails only if the connection has ended, which reading reports better.
     let _ = control.close(code, reason).await;
     loop {

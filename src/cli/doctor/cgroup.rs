@@ -21,18 +21,14 @@ pub(super) fn memory_max(host: &Host) -> Option<u64> {
 
 /// A group whose quota is used up stands still for the rest of its period, 100 ms by default.
 fn cpu_time(host: &Host, plan: &Plan) -> Option<Check> {
-    const ID: &str = "cpu.max";
     let cpus = quotas(host).into_iter().reduce(f64::min)?;
     let shards = plan.resolved.shards;
-    Some(if cpus >= shards as f64 {
-        Check::green(ID, format!("{cpus:.1} CPUs for {shards} shards"))
-    } else {
-        let finding =
-            format!("{cpus:.1} CPUs for {shards} shards: busy shards are throttled for part of each period");
-        let cure =
-            format!("a quota of {shards} CPUs (CPUQuota=, --cpus), or shards = {}", (cpus as usize).max(1));
-        Check::yellow(ID, finding, cure)
-    })
+    let finding =
+        format!("{cpus:.1} CPUs for {shards} shards: busy shards are throttled for part of each period");
+    let cure =
+        format!("a quota of {shards} CPUs (CPUQuota=, --cpus), or shards = {}", (cpus as usize).max(1));
+    let good = format!("{cpus:.1} CPUs for {shards} shards");
+    Some(Check::yellow("cpu.max", finding, cure).unless(cpus >= shards as f64, good))
 }
 
 /// CPUs that each limited group may use.
@@ -52,7 +48,6 @@ fn quotas(host: &Host) -> Vec<f64> {
 }
 
 fn threads(host: &Host, plan: &Plan) -> Option<Check> {
-    const ID: &str = "pids.max";
     let needed = plan.shards() + OTHER_THREADS;
     let files = files(host, "pids", "pids.max", "pids.max");
     let free = |file: &String| {
@@ -61,11 +56,8 @@ fn threads(host: &Host, plan: &Plan) -> Option<Check> {
     };
     let left = files.iter().filter_map(free).min()?;
     let finding = format!("{left} more threads allowed, {needed} needed");
-    Some(if left >= needed {
-        Check::green(ID, finding)
-    } else {
-        Check::red(ID, finding, format!("TasksMax={} of the service, or --pids-limit", needed * 2))
-    })
+    let cure = format!("TasksMax={} of the service, or --pids-limit", needed * 2);
+    Some(Check::red("pids.max", finding.clone(), cure).unless(left >= needed, finding))
 }
 
 /// The files of a limit, of the group and of those around it: `unified` with version 2, `legacy` with version 1.

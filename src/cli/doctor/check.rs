@@ -1,5 +1,7 @@
 //! One check and its verdict.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::common::values::shown_bytes;
@@ -30,7 +32,7 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
     /// A stable name for scripts.
-    pub(super) id: &'static str,
+    pub(super) id: Cow<'static, str>,
     pub(super) verdict: Verdict,
     /// The finding, and its cost.
     pub(super) finding: String,
@@ -39,16 +41,29 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn green(id: &'static str, finding: impl Into<String>) -> Check {
-        Check { id, verdict: Verdict::Green, finding: finding.into(), cure: None }
+    pub(super) fn green(id: impl Into<Cow<'static, str>>, finding: impl Into<String>) -> Check {
+        Check { id: id.into(), verdict: Verdict::Green, finding: finding.into(), cure: None }
     }
 
-    pub(super) fn yellow(id: &'static str, finding: impl Into<String>, cure: impl Into<String>) -> Check {
-        Check { id, verdict: Verdict::Yellow, finding: finding.into(), cure: Some(cure.into()) }
+    pub(super) fn yellow(
+        id: impl Into<Cow<'static, str>>,
+        finding: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Check {
+        Check { id: id.into(), verdict: Verdict::Yellow, finding: finding.into(), cure: Some(cure.into()) }
     }
 
-    pub(super) fn red(id: &'static str, finding: impl Into<String>, cure: impl Into<String>) -> Check {
-        Check { id, verdict: Verdict::Red, finding: finding.into(), cure: Some(cure.into()) }
+    /// The check if it fails; a green one with this finding otherwise.
+    pub(super) fn unless(self, is_good: bool, finding: impl Into<String>) -> Check {
+        if is_good { Check::green(self.id, finding) } else { self }
+    }
+
+    pub(super) fn red(
+        id: impl Into<Cow<'static, str>>,
+        finding: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Check {
+        Check { id: id.into(), verdict: Verdict::Red, finding: finding.into(), cure: Some(cure.into()) }
     }
 }
 

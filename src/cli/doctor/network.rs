@@ -27,15 +27,11 @@ pub(super) fn checks(host: &Host, plan: &Plan, peak: &MemoryPeak) -> Vec<Check> 
 }
 
 fn accept_queue(host: &Host) -> Option<Check> {
-    const ID: &str = "somaxconn";
     let most = host.number::<u64>("proc/sys/net/core/somaxconn")?;
     let asked = LISTEN_BACKLOG as u64;
-    Some(if most >= asked {
-        Check::green(ID, format!("{most}"))
-    } else {
-        let finding = format!("{most}: in a larger burst, connections wait seconds for a retry");
-        Check::yellow(ID, finding, format!("sysctl -w net.core.somaxconn={asked}"))
-    })
+    let finding = format!("{most}: in a larger burst, connections wait seconds for a retry");
+    let check = Check::yellow("somaxconn", finding, format!("sysctl -w net.core.somaxconn={asked}"));
+    Some(check.unless(most >= asked, most.to_string()))
 }
 
 /// With SYN cookies the queue of half-open connections may overflow without harm.
@@ -56,62 +52,44 @@ fn handshakes(host: &Host) -> Option<Check> {
 
 /// Servers need none; `bench` and `proxy` connect from them.
 fn ports(host: &Host) -> Option<Check> {
-    const ID: &str = "ip_local_port_range";
     let range = host.numbers("proc/sys/net/ipv4/ip_local_port_range");
     let &[first, last] = &range[..] else { return None };
     let ports = (last + 1).saturating_sub(first);
     let finding = format!("{first} to {last}: bench and proxy reach {ports} connections to one address");
-    Some(if ports >= PORTS_DEFAULT {
-        Check::green(ID, finding)
-    } else {
-        Check::yellow(ID, finding, "sysctl -w net.ipv4.ip_local_port_range='1024 65535', or --source-addr")
-    })
+    let cure = "sysctl -w net.ipv4.ip_local_port_range='1024 65535', or --source-addr";
+    let check = Check::yellow("ip_local_port_range", finding.clone(), cure);
+    Some(check.unless(ports >= PORTS_DEFAULT, finding))
 }
 
 fn all_sockets(host: &Host, peak: &MemoryPeak) -> Option<Check> {
-    const ID: &str = "tcp_mem";
     let pages = host.number_at("proc/sys/net/ipv4/tcp_mem", 2)?;
     let most = pages.saturating_mul(PAGE_BYTES);
     let needed = peak.kernel_bytes();
     let finding = format!("{} for all sockets, {} at the peak", shown_size(most), shown_size(needed));
-    Some(if most >= needed {
-        Check::green(ID, finding)
-    } else {
-        let pages = needed.div_ceil(PAGE_BYTES);
-        let [low, pressure] = [pages / 2, pages / 4 * 3];
-        Check::yellow(
-            ID,
-            format!("{finding}: if that many peers stop reading, all connections slow down"),
-            format!(
-                "lower max_connections, or sysctl -w net.ipv4.tcp_mem='{low} {pressure} {pages}' where memory allows"
-            ),
-        )
-    })
+    let pages = needed.div_ceil(PAGE_BYTES);
+    let [low, pressure] = [pages / 2, pages / 4 * 3];
+    let cure = format!(
+        "lower max_connections, or sysctl -w net.ipv4.tcp_mem='{low} {pressure} {pages}' where memory allows"
+    );
+    let bad = format!("{finding}: if that many peers stop reading, all connections slow down");
+    Some(Check::yellow("tcp_mem", bad, cure).unless(most >= needed, finding))
 }
 
 /// The server asks for fixed sizes, of which the kernel grants at most this.
 fn socket_buffers(host: &Host, id: &'static str, sysctl: &str, asked: u64, plan: &Plan) -> Option<Check> {
     let most = host.number::<u64>(&format!("proc/sys/net/core/{id}"))?;
-    Some(if most >= asked || plan.config.autotune_sockets {
-        Check::green(id, shown_size(most))
-    } else {
-        let finding =
-            format!("{}: less than the {} that each socket asks for", shown_size(most), shown_size(asked));
-        Check::yellow(id, finding, format!("sysctl -w {sysctl}={asked}"))
-    })
+    let finding =
+        format!("{}: less than the {} that each socket asks for", shown_size(most), shown_size(asked));
+    let check = Check::yellow(id, finding, format!("sysctl -w {sysctl}={asked}"));
+    Some(check.unless(most >= asked || plan.config.autotune_sockets, shown_size(most)))
 }
 
 /// Sizes that the kernel chooses by itself count only where the profile leaves them to it.
 fn autotuned(host: &Host, id: &'static str, plan: &Plan) -> Option<Check> {
     let most = host.number_at(&format!("proc/sys/net/ipv4/{id}"), 2)?;
     let shown = shown_size(most);
-    Some(if plan.config.autotune_sockets {
-        Check::yellow(
-            id,
-            format!("the kernel chooses up to {shown} per connection: a slow peer may hold that much"),
-            "use profile = \"benchmark\" for measurements only",
-        )
-    } else {
-        Check::green(id, format!("up to {shown}, not used: sockets have a fixed size"))
-    })
+    let finding = format!("the kernel chooses up to {shown} per connection: a slow peer may hold that much");
+    let check = Check::yellow(id, finding, "use profile = \"benchmark\" for measurements only");
+    let fixed = format!("up to {shown}, not used: sockets have a fixed size");
+    Some(check.unless(!plan.config.autotune_sockets, fixed))
 }

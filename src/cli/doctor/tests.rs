@@ -336,9 +336,10 @@ fn each_missing_feature_has_a_line_with_its_cost() {
     assert_eq!(known, FEATURES.iter().map(|(name, ..)| *name).collect());
     let tree = Tree::with(&[]);
     let report = tree.report(&ServerConfig::default(), false, &probes(Features(u32::MAX)));
-    for (_, id, since, cost) in FEATURES {
-        expect(&report, id, Yellow, cost);
-        expect(&report, id, Yellow, &format!("Linux {since} or later"));
+    for (name, since, cost) in FEATURES {
+        let id = format!("io_uring.{name}");
+        expect(&report, &id, Yellow, cost);
+        expect(&report, &id, Yellow, &format!("Linux {since} or later"));
     }
     // Receive regions are larger there.
     let whole = tree.report(&ServerConfig::default(), false, &probes(Features::NONE));

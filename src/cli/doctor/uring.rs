@@ -6,45 +6,32 @@ use super::plan::Plan;
 use super::probes::Probes;
 use echoring_runtime::driver::{DriverChoice, uring};
 
-/// A feature of the driver: its name, its check, the Linux version that has it, and the cost of lacking it.
-pub(super) type Feature = (&'static str, &'static str, &'static str, &'static str);
+/// A feature of the driver: its name, the Linux version that has it, and the cost of lacking it.
+pub(super) type Feature = (&'static str, &'static str, &'static str);
 
 pub(super) const FEATURES: [Feature; 10] = [
     (
         "incremental-buffers",
-        "io_uring.incremental-buffers",
         "6.12",
         "a receive takes a whole buffer however short it is: 9 MiB of receive memory per shard instead of 3 MiB",
     ),
     (
         "receive-total",
-        "io_uring.receive-total",
         "6.17",
         "a receive from a peer that floods is cancelled by a second operation, and overshoots its credit",
     ),
-    ("no-sqarray", "io_uring.no-sqarray", "6.6", "one more array is written for each submission"),
-    (
-        "fd-install",
-        "io_uring.fd-install",
-        "6.8",
-        "a connection that is closed for an error needs a worker thread of the kernel",
-    ),
-    ("no-iowait", "io_uring.no-iowait", "6.15", "an idle shard shows as 100 % iowait in top and vmstat"),
-    ("registered-ring", "io_uring.registered-ring", "5.18", "each tick looks up the ring's descriptor"),
+    ("no-sqarray", "6.6", "one more array is written for each submission"),
+    ("fd-install", "6.8", "a connection that is closed for an error needs a worker thread of the kernel"),
+    ("no-iowait", "6.15", "an idle shard shows as 100 % iowait in top and vmstat"),
+    ("registered-ring", "5.18", "each tick looks up the ring's descriptor"),
     (
         "direct-descriptors",
-        "io_uring.direct-descriptors",
         "5.19",
         "each accepted connection takes a descriptor of the process, and each operation counts its references",
     ),
-    ("skip-success", "io_uring.skip-success", "5.17", "each send has a completion to read"),
-    ("absolute-timeout", "io_uring.absolute-timeout", "6.12", "each tick reads the clock"),
-    (
-        "restricted",
-        "io_uring.restricted",
-        "5.10",
-        "the ring also accepts operations that the driver never uses",
-    ),
+    ("skip-success", "5.17", "each send has a completion to read"),
+    ("absolute-timeout", "6.12", "each tick reads the clock"),
+    ("restricted", "5.10", "the ring also accepts operations that the driver never uses"),
 ];
 
 /// Bytes of a ring that count as locked memory: 512 submissions of 64 B, 4,096 completions of 16 B, and the table of receive
@@ -108,8 +95,12 @@ fn disabled(host: &Host, plan: &Plan) -> Option<Check> {
 }
 
 fn missing(name: &str) -> Option<Check> {
-    let (_, id, since, cost) = FEATURES.into_iter().find(|(known, ..)| *known == name)?;
-    Some(Check::yellow(id, format!("missing: {cost}"), format!("run on Linux {since} or later")))
+    let (_, since, cost) = FEATURES.into_iter().find(|(known, ..)| *known == name)?;
+    Some(Check::yellow(
+        format!("io_uring.{name}"),
+        format!("missing: {cost}"),
+        format!("run on Linux {since} or later"),
+    ))
 }
 
 /// Rings count as locked memory before Linux 5.12 and again on recent kernels, unless the process has CAP_IPC_LOCK, which

@@ -9,7 +9,6 @@ mod report;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr as _;
@@ -19,7 +18,8 @@ use self::command::{Commands, Measured};
 use self::history::{Commit, Repository, Worktrees};
 use self::report::Report;
 use crate::common::environment;
-use crate::common::values::{self, FileOrStream};
+use crate::common::output::note;
+use crate::common::values::{self, FileOrStream, Word};
 use crate::{EXIT_INTERRUPTED, Failure, signals::Signals};
 use echoring_load::analyse::bisect::{BisectOptions, Bisection, Ending, NextPair, PAIRS_MAX_DEFAULT};
 use echoring_load::analyse::objective::Metric;
@@ -87,8 +87,8 @@ pub(crate) struct Args {
     metric: Option<Metric>,
 
     /// Direction that counts as worse: by default that of --metric, otherwise higher
-    #[arg(long, value_name = "DIRECTION")]
-    worse: Option<Direction>,
+    #[arg(long, value_name = "DIRECTION", value_parser = values::one_of(MORE_IS_WORSE))]
+    worse: Option<bool>,
 
     /// Smallest regression to detect, such as 5% or 0.05
     #[arg(long, value_name = "SHARE", value_parser = values::share_in(THRESHOLD_MIN..=THRESHOLD_MAX), default_value = "5%")]
@@ -113,14 +113,8 @@ pub(crate) struct Args {
     json: Option<FileOrStream>,
 }
 
-/// A direction of a figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Direction {
-    /// More is worse
-    Higher,
-    /// Less is worse
-    Lower,
-}
+/// Whether the higher of two figures is worse.
+const MORE_IS_WORSE: &[Word<bool>] = &[("higher", "More is worse", true), ("lower", "Less is worse", false)];
 
 /// Why a search stops before its end.
 enum Stop {
@@ -138,7 +132,7 @@ impl From<Failure> for Stop {
 /// Searches, and returns the exit code that tells the result.
 pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let metric_is_worse_if_higher = arguments.metric.as_ref().is_none_or(|metric| !metric.more_is_better);
-    let more_is_worse = arguments.worse.map_or(metric_is_worse_if_higher, |worse| worse == Direction::Higher);
+    let more_is_worse = arguments.worse.unwrap_or(metric_is_worse_if_higher);
     let options = BisectOptions {
         threshold: arguments.threshold,
         error: arguments.error,
@@ -277,10 +271,4 @@ fn no_figure(why: &str) -> Stop {
 /// GOOD or BAD cannot be measured, and so nothing can.
 fn unusable(name: &str, commit: &Commit, why: &str) -> Failure {
     Failure::Environment(format!("{name}: {commit}: {why}"))
-}
-
-/// A line about the progress.
-fn note(line: &str) {
-    // A closed stderr must not turn an exit code into a panic.
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,13 +1,15 @@
 //! `echoring compare`: compares results of `bench --json`.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 
 use serde_json::Value;
 
+use crate::common::file::beginning;
+use crate::common::output::note;
 use crate::common::values::{self, FileOrStream};
 use crate::{Failure, to_stdout};
 use echoring_load::analyse::compare;
@@ -100,16 +102,14 @@ pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let found = compare::compare(&a, &b, &terms).map_err(Failure::Usage)?;
     check(&found, &arguments)?;
     write(&found, arguments.json.as_ref())?;
-    let mut stderr = io::stderr();
     for comparison in &found {
         for warning in comparison.differences.iter().chain(&comparison.warnings) {
-            // A closed stderr must not turn an exit code into a panic.
-            let _ = writeln!(stderr, "warning: {}: {warning}", comparison.mode);
+            note(format_args!("warning: {}: {warning}", comparison.mode));
         }
     }
     let worse: Vec<String> = found.iter().flat_map(|comparison| worse(comparison, &judged)).collect();
     for line in &worse {
-        let _ = writeln!(stderr, "error: {line}");
+        note(format_args!("error: {line}"));
     }
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WORSE) })
 }
@@ -214,10 +214,9 @@ fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
 /// The runs of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     let shown = path.display();
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(
-        |error| Failure::Environment(format!("{shown} cannot be read: {error}; name a file of bench --json")),
-    )?;
+    let bytes = beginning(path, FILE_BYTES_MAX).map_err(|error| {
+        Failure::Environment(format!("{shown} cannot be read: {error}; name a file of bench --json"))
+    })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::Usage(format!("{shown} is longer than {FILE_BYTES_MAX} bytes")));
     }

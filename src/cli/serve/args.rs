@@ -3,7 +3,6 @@
 //! The parser of the command line, the keys of the file, the environment variables, `--check` and the table of
 //! docs/reference/configuration.md come from these declarations. The id of a declaration is its key in the file.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,13 +13,14 @@ use clap::{ArgAction, ValueEnum};
 
 use super::auth::AuthArgs;
 use super::cluster::ClusterArgs;
+use super::draining::DrainSettings;
 use super::hooks::HookArgs;
 use super::peers::PeerArgs;
 use super::reload::Reload;
 use super::topics::keys;
 use crate::common::compress::Compress;
-use crate::common::values;
-use crate::logging::Form;
+use crate::common::values::{self, CpuList, Word};
+use crate::logging::{Destination, Form};
 use crate::sandbox::{Mode, UserName};
 use echoring_async::tls::ClientAuth;
 use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
@@ -71,7 +71,7 @@ const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// The options of `serve`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = format!("{}\n{EXAMPLES}", keys::help()))]
 pub(crate) struct Args {
     /// Accept WebSocket connections at ADDR:PORT or unix:PATH; repeatable
@@ -126,13 +126,13 @@ pub(crate) struct Args {
     pub(super) tls_client_ca: Option<PathBuf>,
 
     /// Whether clients must present such a certificate
-    #[arg(long, add = Reload::Live, value_enum, default_value_t = TlsClient::Required, help_heading = PROTOCOL)]
-    pub(super) tls_client: TlsClient,
+    #[arg(long, add = Reload::Live, value_parser = values::one_of(TLS_CLIENTS), default_value = "required", help_heading = PROTOCOL)]
+    pub(super) tls_client: ClientAuth,
 
     /// Number of event loops, each pinned to a CPU of its own
     ///
     /// auto takes one for each CPU that the process may use.
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto)]
     pub(super) shards: Shards,
 
     /// Maximum number of connections; further ones are refused with 503 [default: 100000]
@@ -194,8 +194,8 @@ pub(crate) struct Args {
     /// Format of both logs
     ///
     /// Under systemd, a text log on stderr goes to the journal with its fields.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
-    pub(super) log_format: LogFormat,
+    #[arg(long, value_parser = values::one_of(LOG_FORMATS), default_value = "text", help_heading = OPERATION)]
+    pub(super) log_format: Form,
 
     /// Append one line per closed connection to this file; - for stdout
     ///
@@ -205,10 +205,10 @@ pub(crate) struct Args {
         long,
         value_name = "FILE|-|off",
         default_value = "off",
-        value_parser = AccessLogFile::from_str,
+        value_parser = access_log,
         help_heading = OPERATION
     )]
-    pub(super) access_log: AccessLogFile,
+    pub(super) access_log: AccessLog,
 
     /// Fraction of connections that the access log records, from 0 to 1
     #[arg(long, value_name = "RATE", default_value = "1", value_parser = part, help_heading = OPERATION)]
@@ -226,14 +226,14 @@ pub(crate) struct Args {
     /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /api and /reload,
     /// PUT /log-level, and DELETE /connections. See
     /// docs/reference/admin.md.
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", value_parser = admin, help_heading = OPERATION)]
     pub(super) admin: Admin,
 
     /// Permissions of the socket file of --admin unix:PATH
     ///
     /// 600: root and the user of the server have access. 660: other users of the file's group may read.
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = AdminSocketMode::Owner, help_heading = OPERATION)]
-    pub(super) admin_socket_mode: AdminSocketMode,
+    #[arg(long, value_name = "MODE", value_parser = values::one_of(ADMIN_SOCKET_MODES), default_value = "600", help_heading = OPERATION)]
+    pub(super) admin_socket_mode: u32,
 
     /// Require the bearer token in this file at --admin
     ///
@@ -318,12 +318,12 @@ pub(crate) struct Args {
     pub(super) profile: Profile,
 
     /// Pin the shards to these CPUs in turn, such as 0,2 or 0-3 [default: all allowed]
-    #[arg(long, value_name = "LIST", value_parser = CpuList::from_str, help_heading = IO)]
+    #[arg(long, value_name = "LIST", value_parser = values::cpu_list, help_heading = IO)]
     pub(super) cpus: Option<CpuList>,
 
     /// I/O driver
-    #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = IO)]
-    pub(super) driver: Driver,
+    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = IO)]
+    pub(super) driver: DriverChoice,
 
     /// TCP congestion control of accepted connections, such as bbr [default: the kernel's]
     ///
@@ -451,13 +451,13 @@ pub(crate) struct Args {
     #[arg(
         long,
         add = Reload::Live,
-        value_enum,
         value_name = "server|client",
-        default_value_t = Preference::Server,
+        value_parser = values::one_of(PREFERENCES),
+        default_value = "server",
         hide_possible_values = true,
         help_heading = PROTOCOL
     )]
-    pub(super) subprotocol_preference: Preference,
+    pub(super) subprotocol_preference: SubprotocolPreference,
 
     /// Also accept this host name while all TCP listeners are on loopback; repeatable
     ///
@@ -502,29 +502,32 @@ pub(crate) struct Args {
     pub(super) traces: super::traces::TraceArgs,
 }
 
+impl Args {
+    /// Where the log is written.
+    pub(super) fn log_destination(&self) -> Destination {
+        self.log_file.clone().map_or(Destination::Stderr, Destination::File)
+    }
+
+    /// How long the server drains.
+    pub(super) fn drain(&self) -> DrainSettings {
+        DrainSettings { time: self.drain, per_second_max: self.drain_rate }
+    }
+}
+
 /// A destination of `--log-file`.
 fn log_file(word: &str) -> Result<PathBuf, String> {
     if word.is_empty() { Err("expected a path".to_owned()) } else { Ok(PathBuf::from(word)) }
 }
 
-/// `--access-log`, wrapped because clap gives `Option` a meaning of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum AccessLogFile {
-    Off,
-    Stdout,
-    File(PathBuf),
-}
+/// `--access-log`; another name than `Option`, to which clap gives a meaning of its own.
+type AccessLog = Option<Destination>;
 
-impl FromStr for AccessLogFile {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<AccessLogFile, String> {
-        match word {
-            "" => Err("expected a path, - for stdout, or off".to_owned()),
-            "off" => Ok(AccessLogFile::Off),
-            "-" => Ok(AccessLogFile::Stdout),
-            path => Ok(AccessLogFile::File(PathBuf::from(path))),
-        }
+fn access_log(word: &str) -> Result<AccessLog, String> {
+    match word {
+        "" => Err("expected a path, - for stdout, or off".to_owned()),
+        "off" => Ok(None),
+        "-" => Ok(Some(Destination::Stdout)),
+        path => Ok(Some(Destination::File(PathBuf::from(path)))),
     }
 }
 
@@ -559,41 +562,15 @@ fn congestion(word: &str) -> Result<String, String> {
 }
 
 /// The permissions of the admin address's socket file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum AdminSocketMode {
-    /// Its owner only
-    #[value(name = "600")]
-    Owner,
-    /// Its group too
-    #[value(name = "660")]
-    Group,
-}
+const ADMIN_SOCKET_MODES: &[Word<u32>] = &[("600", "Its owner only", 0o600), ("660", "Its group too", 0o660)];
 
-impl AdminSocketMode {
-    /// The bits of the mode.
-    pub(super) fn bits(self) -> u32 {
-        match self {
-            AdminSocketMode::Owner => 0o600,
-            AdminSocketMode::Group => 0o660,
-        }
-    }
-}
+/// Where the control plane listens, if at all: `--admin`.
+type Admin = Option<ListenAddress>;
 
-/// Where the control plane listens, if at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Admin {
-    Off,
-    At(ListenAddress),
-}
-
-impl FromStr for Admin {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Admin, String> {
-        match word {
-            "off" => Ok(Admin::Off),
-            _ => listen_address(word).map(Admin::At).map_err(|expected| format!("{expected}, or off")),
-        }
+fn admin(word: &str) -> Result<Admin, String> {
+    match word {
+        "off" => Ok(None),
+        _ => listen_address(word).map(Some).map_err(|expected| format!("{expected}, or off")),
     }
 }
 
@@ -608,89 +585,23 @@ pub(crate) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9001 or [::1]:9001".to_owned())
 }
 
-/// `--shards`, wrapped because clap gives `Option` a meaning of its own.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shards(pub(crate) Option<usize>);
+/// Another name than `Option`, to which clap gives a meaning of its own.
+pub(crate) type Shards = Option<usize>;
 
-impl FromStr for Shards {
-    type Err = String;
+pub(crate) const DRIVERS: &[Word<DriverChoice>] = &[
+    ("auto", "io_uring where the kernel allows it, otherwise epoll with a warning", DriverChoice::Auto),
+    ("uring", "io_uring, or exit code 3", DriverChoice::Uring),
+    ("epoll", "epoll", DriverChoice::Epoll),
+];
 
-    fn from_str(word: &str) -> Result<Shards, String> {
-        values::count_or_auto(word).map(Shards)
-    }
-}
-
-/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
-#[derive(Debug, Clone)]
-pub(super) struct CpuList(pub(super) Vec<usize>);
-
-impl FromStr for CpuList {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<CpuList, String> {
-        values::cpu_list(word).map(CpuList)
-    }
-}
-
-impl fmt::Display for CpuList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cpus: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&cpus.join(","))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Driver {
-    /// io_uring where the kernel allows it, otherwise epoll with a warning
-    Auto,
-    /// io_uring, or exit code 3
-    Uring,
-    /// epoll
-    Epoll,
-}
-
-impl From<Driver> for DriverChoice {
-    fn from(driver: Driver) -> DriverChoice {
-        match driver {
-            Driver::Auto => DriverChoice::Auto,
-            Driver::Uring => DriverChoice::Uring,
-            Driver::Epoll => DriverChoice::Epoll,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Preference {
-    Server,
-    Client,
-}
-
-impl From<Preference> for SubprotocolPreference {
-    fn from(preference: Preference) -> SubprotocolPreference {
-        match preference {
-            Preference::Server => SubprotocolPreference::Server,
-            Preference::Client => SubprotocolPreference::Client,
-        }
-    }
-}
+const PREFERENCES: &[Word<SubprotocolPreference>] =
+    &[("server", "", SubprotocolPreference::Server), ("client", "", SubprotocolPreference::Client)];
 
 /// Whether clients must have a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum TlsClient {
-    /// Clients without a certificate are accepted
-    Optional,
-    /// Clients without a certificate are refused in the handshake
-    Required,
-}
-
-impl From<TlsClient> for ClientAuth {
-    fn from(clients: TlsClient) -> ClientAuth {
-        match clients {
-            TlsClient::Optional => ClientAuth::Optional,
-            TlsClient::Required => ClientAuth::Required,
-        }
-    }
-}
+const TLS_CLIENTS: &[Word<ClientAuth>] = &[
+    ("optional", "Clients without a certificate are accepted", ClientAuth::Optional),
+    ("required", "Clients without a certificate are refused in the handshake", ClientAuth::Required),
+];
 
 /// Which files are watched for changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -711,22 +622,10 @@ pub(super) enum Demo {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    /// Lines with fields as name=value
-    Text,
-    /// One JSON object per line
-    Json,
-}
-
-impl From<LogFormat> for Form {
-    fn from(format: LogFormat) -> Form {
-        match format {
-            LogFormat::Text => Form::Text,
-            LogFormat::Json => Form::Json,
-        }
-    }
-}
+const LOG_FORMATS: &[Word<Form>] = &[
+    ("text", "Lines with fields as name=value", Form::Text),
+    ("json", "One JSON object per line", Form::Json),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Profile {

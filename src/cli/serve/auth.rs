@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::reload::Reload;
 use crate::Failure;
 use crate::common::file::flags::Origins;
-use crate::common::values::{self, flag_of};
+use crate::common::values::{self, Word, flag_of};
 use echoring_auth::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
 use echoring_auth::{Authenticator, CertificateSubject, Hook, Jwks, JwksSource, Right, Settings};
 use echoring_proto::handshake::is_subprotocol;
@@ -24,25 +24,26 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 }
 
 /// The options of `[auth]`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct AuthArgs {
     /// Authenticate clients by the static tokens in this TOML file
     ///
     /// It has [[tokens]] with token or token_sha256, subject, subscribe, publish and expires. See docs/guide/authenticate.md#static-tokens.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
     auth_tokens: Option<PathBuf>,
 
     /// Authenticate clients by JWT, verified with this key; repeatable
     ///
     /// A public key in PEM verifies RS256, ES256 or EdDSA, by its type. Any other file is the secret of HS256, of at least
     /// 32 bytes. See docs/guide/authenticate.md#jwt.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
     auth_jwt_key: Vec<PathBuf>,
 
     /// Authenticate clients by JWT, verified with a key of this JWKS
     ///
     /// An http or https URL, or a file. The set is refreshed regularly, and earlier when a token has an unknown key id.
-    #[arg(long, add = Reload::Live, value_name = "FILE|URL", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE|URL")]
     auth_jwks: Option<String>,
 
     /// Interval between two refreshes of --auth-jwks
@@ -52,18 +53,17 @@ pub(super) struct AuthArgs {
         value_name = "TIME",
         default_value = shown(JWKS_REFRESH_DEFAULT),
         value_parser = values::duration_in(Duration::from_secs(1)..=Duration::from_secs(24 * 3_600)),
-        help_heading = HEADING
     )]
     auth_jwks_refresh: Duration,
 
     /// Accept JWT for this audience (aud); repeatable
     ///
     /// Without any, a token with an audience is refused (RFC 7519, 4.1.3).
-    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME")]
     auth_audience: Vec<String>,
 
     /// Accept JWT from this issuer (iss) only; repeatable
-    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME")]
     auth_issuer: Vec<String>,
 
     /// Accept JWT for this long after their expiry, and before they are valid
@@ -73,27 +73,26 @@ pub(super) struct AuthArgs {
         value_name = "TIME",
         default_value = "0s",
         value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
-        help_heading = HEADING
     )]
     auth_leeway: Duration,
 
     /// JWT claim that lists the topic patterns of a right; repeatable
     ///
     /// The rights are subscribe, publish, presence and history. By default a claim has the name of its right.
-    #[arg(long, add = Reload::Live, value_name = "RIGHT=NAME", value_parser = claim, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "RIGHT=NAME", value_parser = claim)]
     auth_claim: Vec<String>,
 
     /// Authenticate clients by the names and argon2 hashes in this TOML file
     ///
     /// Clients send Authorization: Basic. See docs/guide/authenticate.md#passwords.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
     auth_basic: Option<PathBuf>,
 
     /// Ask this HTTP service about clients that no other method knows
     ///
     /// The server posts the head of the request. Without an answer the client is refused with 503. See
     /// docs/guide/authenticate.md#http-hook.
-    #[arg(long, add = Reload::Live, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "URL")]
     auth_hook: Option<String>,
 
     /// Maximum time for an answer from --auth-hook
@@ -103,7 +102,6 @@ pub(super) struct AuthArgs {
         value_name = "TIME",
         default_value = shown(HOOK_TIMEOUT_DEFAULT),
         value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
-        help_heading = HEADING
     )]
     auth_hook_timeout: Duration,
 
@@ -116,7 +114,6 @@ pub(super) struct AuthArgs {
         value_name = "TIME",
         default_value = shown(CACHE_TTL_DEFAULT),
         value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(24 * 3_600)),
-        help_heading = HEADING
     )]
     auth_cache: Duration,
 
@@ -124,36 +121,34 @@ pub(super) struct AuthArgs {
     ///
     /// With --tls-client-ca, a certificate suffices as credentials. dn: the subject's distinguished name (RFC 4514), cn: its
     /// common name, off: certificates are not an identity. See docs/guide/authenticate.md#certificates.
-    #[arg(long, add = Reload::Live, value_enum, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_parser = values::one_of(CERTIFICATES))]
     auth_certificate: Option<AuthCertificate>,
 
     /// Accept the token in this cookie
-    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name)]
     auth_cookie: Option<String>,
 
     /// Accept the token in this parameter of the URL's query
     ///
     /// URLs are logged by proxies and stay in histories, so a token there should expire soon.
-    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name)]
     auth_query: Option<String>,
 
     /// Admit clients without credentials
     ///
     /// The permissions of topics decide what they may do. Wrong credentials are still refused.
-    #[arg(long, add = Reload::Live, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live)]
     auth_anonymous: bool,
 }
 
-/// The part of a certificate's subject that is the identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum AuthCertificate {
-    /// Nothing
-    Off,
-    /// The common name
-    Cn,
-    /// The distinguished name
-    Dn,
-}
+/// The part of a certificate's subject that is the identity, if any.
+type AuthCertificate = Option<CertificateSubject>;
+
+const CERTIFICATES: &[Word<AuthCertificate>] = &[
+    ("off", "Nothing", None),
+    ("cn", "The common name", Some(CertificateSubject::CommonName)),
+    ("dn", "The distinguished name", Some(CertificateSubject::DistinguishedName)),
+];
 
 fn shown(time: Duration) -> String {
     values::shown_time(time.as_nanos() as Nanos)
@@ -198,12 +193,13 @@ impl AuthArgs {
         origins: &Origins,
         asks_certificates: bool,
     ) -> Result<Option<Arc<Authenticator>>, Failure> {
-        if self.auth_certificate.is_some() && !asks_certificates {
-            return Err(origins.wrong("--auth-certificate", "has no effect without --tls-client-ca"));
-        }
-        let certificate = if asks_certificates { self.certificate() } else { None };
+        let is_unused = self.auth_certificate.is_some() && !asks_certificates;
+        origins.refuse([("--auth-certificate", is_unused)], "has no effect without --tls-client-ca")?;
         let mut settings = self.settings();
-        settings.certificate = certificate;
+        if asks_certificates {
+            settings.certificate =
+                self.auth_certificate.unwrap_or(Some(CertificateSubject::DistinguishedName));
+        }
         if !settings.is_on() {
             self.check_unused(origins)?;
             if settings.certificate.is_none() {
@@ -215,14 +211,6 @@ impl AuthArgs {
         Ok(Some(Arc::new(loaded)))
     }
 
-    fn certificate(&self) -> Option<CertificateSubject> {
-        match self.auth_certificate.unwrap_or(AuthCertificate::Dn) {
-            AuthCertificate::Off => None,
-            AuthCertificate::Cn => Some(CertificateSubject::CommonName),
-            AuthCertificate::Dn => Some(CertificateSubject::DistinguishedName),
-        }
-    }
-
     /// Refuses options that have no effect without a method: whoever set them expects protection.
     fn check_unused(&self, origins: &Origins) -> Result<(), Failure> {
         let unused = [
@@ -232,13 +220,9 @@ impl AuthArgs {
             ("--auth-cookie", self.auth_cookie.is_some()),
             ("--auth-query", self.auth_query.is_some()),
         ];
-        match unused.into_iter().find(|(_, is_given)| *is_given) {
-            Some((flag, _)) => {
-                let line = "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";
-                Err(origins.wrong(flag, line))
-            }
-            None => Ok(()),
-        }
+        let line =
+            "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";
+        origins.refuse(unused, line)
     }
 
     fn settings(&self) -> Settings {
@@ -282,17 +266,25 @@ impl AuthArgs {
                  cookie, and short-lived tokens"
             ));
         }
-        if self.auth_hook.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
-            warnings.push("auth_hook: credentials leave this machine without TLS; use https://".to_owned());
-        }
-        if self.auth_jwks.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
-            warnings.push(
-                "auth_jwks: keys are fetched without TLS, so they can be replaced on the way; use https://"
-                    .to_owned(),
-            );
+        for (key, url, line) in [
+            ("auth_hook", &self.auth_hook, "credentials leave this machine without TLS"),
+            (
+                "auth_jwks",
+                &self.auth_jwks,
+                "keys are fetched without TLS, so they can be replaced on the way",
+            ),
+        ] {
+            if url.as_deref().is_some_and(is_exposed) {
+                warnings.push(format!("{key}: {line}; use https://"));
+            }
         }
         warnings
     }
+}
+
+/// Whether what is sent to a URL leaves this machine without TLS.
+pub(super) fn is_exposed(url: &str) -> bool {
+    url.starts_with("http://") && !is_local_url(url)
 }
 
 /// Whether a URL is of this machine, as far as its text says.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use super::args::{Args, CpuList};
+use super::args::Args;
 use super::auth;
 use super::cluster;
 use super::config;
@@ -21,7 +21,7 @@ use super::topics::Topic;
 use super::topics::keys::KEYS;
 use crate::common::compress::Compress;
 use crate::common::file::{Place, flags};
-use crate::common::values::{shown_bytes, shown_duration};
+use crate::common::values::{CpuList, shown_bytes, shown_cpus, shown_duration};
 use crate::doctor::check::shown_size;
 use crate::doctor::plan::peak_here;
 use crate::sandbox::UserName;
@@ -158,7 +158,7 @@ fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
         .or_else(|| canonical::<Duration>(id, matches, |time| shown_duration(*time)))
         .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
-        .or_else(|| canonical::<CpuList>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<CpuList>(id, matches, shown_cpus))
         .or_else(|| canonical::<UserName>(id, matches, ToString::to_string))
         .or_else(|| canonical::<String>(id, matches, String::clone))
         .unwrap_or_else(|| raw().collect())

@@ -36,59 +36,60 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 }
 
 /// The options of `[cluster]`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct ClusterArgs {
     /// Share topics with the other nodes that use this NATS; repeatable
     ///
     /// nats://HOST[:PORT] or tls://HOST[:PORT], comma-separated for several servers of one NATS cluster. See
     /// docs/reference/cluster.md.
-    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = server, help_heading = HEADING)]
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = server)]
     cluster: Vec<String>,
 
     /// Name of this node in the cluster [default: host name and first port]
     ///
     /// It must stay the same across restarts, and be unique in the cluster.
-    #[arg(long, value_name = "NAME", value_parser = node_name, help_heading = HEADING)]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     node: Option<String>,
 
     /// NATS user; needs --cluster-password-file
-    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, value_name = "NAME")]
     cluster_user: Option<String>,
 
     /// File with the password of --cluster-user
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_password_file: Option<PathBuf>,
 
     /// File with the NATS token
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_token_file: Option<PathBuf>,
 
     /// File with the JWT and nkey of a NATS user, as written by nsc
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_credentials_file: Option<PathBuf>,
 
     /// File with the seed of a user's nkey
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_nkey_file: Option<PathBuf>,
 
     /// CA certificates for the NATS servers, as a PEM file [default: those of the system]
     ///
     /// With it every server must offer TLS.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_tls_ca: Option<PathBuf>,
 
     /// Certificate of this node for NATS: a PEM chain; needs --cluster-tls-key
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_tls_certificate: Option<PathBuf>,
 
     /// Private key of --cluster-tls-certificate: a PEM file
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_tls_key: Option<PathBuf>,
 
     /// First tokens of all NATS subjects
     ///
     /// Nodes with another prefix form another cluster.
-    #[arg(long, value_name = "SUBJECT", default_value = "echoring", help_heading = HEADING)]
+    #[arg(long, value_name = "SUBJECT", default_value = "echoring")]
     cluster_prefix: String,
 
     /// Interval of this node's heartbeats
@@ -97,7 +98,6 @@ pub(super) struct ClusterArgs {
         value_name = "TIME",
         default_value = values::shown_time(HEARTBEAT_INTERVAL_DEFAULT),
         value_parser = values::duration_in(Duration::from_millis(50)..=Duration::from_secs(60)),
-        help_heading = HEADING
     )]
     cluster_heartbeat: Duration,
 
@@ -109,7 +109,6 @@ pub(super) struct ClusterArgs {
         value_name = "TIME",
         default_value = values::shown_time(MEMBER_TIMEOUT_DEFAULT),
         value_parser = values::duration_in(Duration::from_millis(100)..=Duration::from_secs(600)),
-        help_heading = HEADING
     )]
     cluster_member_timeout: Duration,
 
@@ -117,27 +116,27 @@ pub(super) struct ClusterArgs {
     ///
     /// The subjects are PREFIX.publish.TOPIC and PREFIX.messages.TOPIC. NATS decides who may use them; publications count as
     /// the operator's. Needs an admin address. See docs/reference/cluster.md.
-    #[arg(long, help_heading = HEADING)]
+    #[arg(long)]
     cluster_nats_clients: bool,
 
     /// First tokens of reply subjects that nodes may answer to, besides _INBOX; repeatable
     ///
     /// Several with commas between them. A publication with another reply subject is not answered, so that clients cannot
     /// make a node publish where they may not.
-    #[arg(long, value_name = "SUBJECT", value_delimiter = ',', help_heading = HEADING)]
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
     cluster_nats_inbox: Vec<String>,
 
     /// File with the secret that assigns topics to nodes [default: derived from --cluster-prefix]
     ///
     /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose topic names that all have the
     /// same owner.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     cluster_key_file: Option<PathBuf>,
 
     /// Do not wait for NATS at the start: exit with code 3 if no server can be reached
     ///
     /// A server that waits is not ready (GET /readyz). In a file, wait = false means the same.
-    #[arg(long = "no-cluster-wait", action = ArgAction::SetFalse, help_heading = HEADING)]
+    #[arg(long = "no-cluster-wait", action = ArgAction::SetFalse)]
     cluster_wait: bool,
 }
 
@@ -189,21 +188,17 @@ impl ClusterArgs {
         listen: &[ListenAddress],
     ) -> Result<Option<ClusterOptions>, Failure> {
         if self.cluster.is_empty() {
-            self.check_unused(origins)?;
-            return Ok(None);
+            return origins.refuse(self.given(), "has no effect without --cluster").map(|()| None);
         }
-        if self.cluster_member_timeout <= 2 * self.cluster_heartbeat {
-            let line = "must be more than two heartbeats (--cluster-heartbeat)";
-            return Err(origins.wrong("--cluster-member-timeout", line));
-        }
-        if !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients {
-            return Err(origins.wrong("--cluster-nats-inbox", "has no effect without --cluster-nats-clients"));
-        }
-        if message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX {
-            let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
-            let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
-            return Err(origins.wrong("--max-message", &line));
-        }
+        let is_short = self.cluster_member_timeout <= 2 * self.cluster_heartbeat;
+        let line = "must be more than two heartbeats (--cluster-heartbeat)";
+        origins.refuse([("--cluster-member-timeout", is_short)], line)?;
+        let is_unused = !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients;
+        let line = "has no effect without --cluster-nats-clients";
+        origins.refuse([("--cluster-nats-inbox", is_unused)], line)?;
+        let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
+        let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
+        origins.refuse([("--max-message", message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX)], &line)?;
         let nats = NatsOptions {
             servers: with_schemes(&self.cluster),
             prefix: self.cluster_prefix.clone(),
@@ -240,8 +235,8 @@ impl ClusterArgs {
     }
 
     /// The options that have no default, by their flags.
-    fn given(&self) -> impl Iterator<Item = &'static str> {
-        let all = [
+    fn given(&self) -> [(&'static str, bool); 12] {
+        [
             ("--node", self.node.is_some()),
             ("--cluster-user", self.cluster_user.is_some()),
             ("--cluster-password-file", self.cluster_password_file.is_some()),
@@ -254,34 +249,27 @@ impl ClusterArgs {
             ("--cluster-key-file", self.cluster_key_file.is_some()),
             ("--cluster-nats-clients", self.cluster_nats_clients),
             ("--cluster-nats-inbox", !self.cluster_nats_inbox.is_empty()),
-        ];
-        all.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag)
-    }
-
-    /// Refuses options of a cluster that is not there.
-    fn check_unused(&self, origins: &Origins) -> Result<(), Failure> {
-        match self.given().next() {
-            Some(flag) => Err(origins.wrong(flag, "has no effect without --cluster")),
-            None => Ok(()),
-        }
+        ]
     }
 
     fn credentials(&self, origins: &Origins) -> Result<Credentials, Failure> {
         const KINDS: [&str; 4] =
             ["--cluster-user", "--cluster-token-file", "--cluster-credentials-file", "--cluster-nkey-file"];
-        let mut kinds = self.given().filter(|flag| KINDS.contains(flag));
-        if let (Some(one), Some(other)) = (kinds.next(), kinds.next()) {
+        let mut kinds = self.given().into_iter().filter(|(flag, is_given)| *is_given && KINDS.contains(flag));
+        if let (Some((one, _)), Some((other, _))) = (kinds.next(), kinds.next()) {
             return Err(origins
                 .wrong(other, &format!("conflicts with {one}, another way to authenticate: leave one out")));
         }
-        match (&self.cluster_user, &self.cluster_password_file) {
-            (Some(name), Some(file)) => {
-                let password = secret(origins, "--cluster-password-file", file)?;
-                return Ok(Credentials::User { name: name.clone(), password });
-            }
-            (Some(_), None) => return Err(origins.wrong("--cluster-user", "needs --cluster-password-file")),
-            (None, Some(_)) => return Err(origins.wrong("--cluster-password-file", "needs --cluster-user")),
-            (None, None) => {}
+        let (name, file) = (&self.cluster_user, &self.cluster_password_file);
+        origins.refuse(
+            [("--cluster-user", name.is_some() && file.is_none())],
+            "needs --cluster-password-file",
+        )?;
+        let is_alone = file.is_some() && name.is_none();
+        origins.refuse([("--cluster-password-file", is_alone)], "needs --cluster-user")?;
+        if let (Some(name), Some(file)) = (name, file) {
+            let password = secret(origins, "--cluster-password-file", file)?;
+            return Ok(Credentials::User { name: name.clone(), password });
         }
         if let Some(file) = &self.cluster_token_file {
             return Ok(Credentials::Token(secret(origins, "--cluster-token-file", file)?));
@@ -291,19 +279,14 @@ impl ClusterArgs {
     }
 
     fn tls(&self, origins: &Origins) -> Result<Tls, Failure> {
-        let certificate =
-            match (&self.cluster_tls_certificate, &self.cluster_tls_key) {
-                (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-                (Some(_), None) => {
-                    return Err(origins
-                        .wrong("--cluster-tls-certificate", "needs its private key, --cluster-tls-key"));
-                }
-                (None, Some(_)) => {
-                    return Err(origins
-                        .wrong("--cluster-tls-key", "needs its certificate, --cluster-tls-certificate"));
-                }
-                (None, None) => None,
-            };
+        let (certificate, key) = (&self.cluster_tls_certificate, &self.cluster_tls_key);
+        let lacks_key = certificate.is_some() && key.is_none();
+        let needed = "needs its private key, --cluster-tls-key";
+        origins.refuse([("--cluster-tls-certificate", lacks_key)], needed)?;
+        let lacks_certificate = key.is_some() && certificate.is_none();
+        let needed = "needs its certificate, --cluster-tls-certificate";
+        origins.refuse([("--cluster-tls-key", lacks_certificate)], needed)?;
+        let certificate = certificate.clone().zip(key.clone());
         Ok(Tls { authorities: self.cluster_tls_ca.clone(), certificate })
     }
 

@@ -291,7 +291,7 @@ pub(super) mod tests {
             test_endpoints = false
             takeover = true
         "#;
-        let Settings { server, logs, takeover, .. } = settings(text, &[]).expect("valid");
+        let Settings { server, args, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
@@ -308,10 +308,11 @@ pub(super) mod tests {
         assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
         assert_eq!(server.message_progress, MessageProgress { bytes: 4096, time: 10 * SECOND });
         assert_eq!(server.congestion.as_deref(), Some("reno"));
-        assert_eq!((&*logs.filter, logs.form), ("warn", Form::Json));
-        assert_eq!(logs.destination, Destination::File("/var/log/e.log".into()));
-        assert_eq!(logs.access, Some((Destination::File("/var/log/a.log".into()), 0.25)));
-        assert!(server.autotune_sockets && takeover && !server.test_endpoints);
+        assert_eq!((&*args.log, args.log_format), ("warn", Form::Json));
+        assert_eq!(args.log_destination(), Destination::File("/var/log/e.log".into()));
+        assert_eq!(args.access_log, Some(Destination::File("/var/log/a.log".into())));
+        assert!((args.access_log_sample - 0.25).abs() < 1e-9);
+        assert!(server.autotune_sockets && args.takeover && !server.test_endpoints);
     }
 
     #[test]
@@ -319,11 +320,11 @@ pub(super) mod tests {
         let text = "max_message = '1MiB'\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\ntest_endpoints = true\n\
                     profile = 'conformance'\nlog = 'warn'";
         let flags = ["--max-message=2MiB", "--listen=127.0.0.1:3", "--no-test-endpoints", "--log=debug"];
-        let Settings { server, logs, .. } = settings(text, &flags).expect("valid");
+        let Settings { server, args, .. } = settings(text, &flags).expect("valid");
         assert_eq!(server.message_bytes_max, 2 << 20);
         assert_eq!(server.listen.len(), 1, "a list given by flags stands for all of it");
         assert!(!server.test_endpoints);
-        assert_eq!((&*logs.filter, logs.form, logs.access), ("debug", Form::Text, None));
+        assert_eq!((&*args.log, args.log_format, args.access_log), ("debug", Form::Text, None));
         assert_eq!(server.queue_bytes, 1 << 20, "the profile of the file holds");
     }
 
@@ -463,7 +464,7 @@ pub(super) mod tests {
 
     #[test]
     fn variables_say_what_flags_say() {
-        let Settings { server, takeover, .. } = by_variables(&[
+        let Settings { server, args, .. } = by_variables(&[
             ("ECHORING_MAX_MESSAGE", "1MiB"),
             ("ECHORING_LISTEN", "127.0.0.1:0, unix:/run/e.sock"),
             ("ECHORING_CPUS", "0,1"),
@@ -477,7 +478,7 @@ pub(super) mod tests {
         assert_eq!(server.message_bytes_max, 1 << 20);
         assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
         assert_eq!(server.subprotocols, ["b", "a"]);
-        assert!(takeover && !server.test_endpoints);
+        assert!(args.takeover && !server.test_endpoints);
         let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
         let Settings { server, .. } = by_variables(&profile);
         assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
@@ -497,7 +498,7 @@ pub(super) mod tests {
         let server = settings.server;
         assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
         assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
-        assert!(!settings.takeover);
+        assert!(!settings.args.takeover);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::auth::is_local_url;
+use super::auth::is_exposed;
 use crate::Failure;
 use crate::common::file::flags::Origins;
 use crate::common::values::{self, flag_of};
@@ -23,30 +23,31 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 }
 
 /// The options of `[hooks]`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct HookArgs {
     /// Post calls (rpc) and messages (send) from Centrifuge clients to this URL
     ///
     /// The format is that of Centrifugo's RPC proxy. See docs/reference/centrifuge.md#hooks.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_rpc: Option<String>,
 
     /// Ask this URL about publications to topics with publish = "hook"
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_publish: Option<String>,
 
     /// Ask this URL about subscriptions to topics with subscribe = "hook"
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_subscribe: Option<String>,
 
     /// Ask this URL about Centrifuge sessions that begin without a token
     ///
     /// The format is that of Centrifugo's connect proxy.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     hooks_connect: Option<String>,
 
     /// Forward this header field of the handshake to the hooks; repeatable
-    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, value_name = "NAME")]
     hooks_header: Vec<String>,
 
     /// Maximum time for an answer from these hooks
@@ -55,7 +56,6 @@ pub(super) struct HookArgs {
         value_name = "TIME",
         default_value = values::shown_time(APP_TIMEOUT_DEFAULT.as_nanos() as Nanos),
         value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
-        help_heading = HEADING
     )]
     hooks_timeout: Duration,
 }
@@ -67,11 +67,8 @@ impl HookArgs {
     /// [`Failure::Environment`] for URLs and names that cannot be used, [`Failure::Usage`] for options without an effect.
     pub(super) fn load(&self, origins: &Origins) -> Result<Option<Arc<App>>, Failure> {
         if self.urls().next().is_none() {
-            if !self.hooks_header.is_empty() {
-                let line = "has no effect without the URL of a hook, such as --hooks-rpc";
-                return Err(origins.wrong("--hooks-header", line));
-            }
-            return Ok(None);
+            let line = "has no effect without the URL of a hook, such as --hooks-rpc";
+            return origins.refuse([("--hooks-header", !self.hooks_header.is_empty())], line).map(|()| None);
         }
         let settings = AppSettings {
             rpc: self.hooks_rpc.clone(),
@@ -99,7 +96,7 @@ impl HookArgs {
 
     /// Warnings about these options.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let open = self.urls().filter(|(_, url)| url.starts_with("http://") && !is_local_url(url));
+        let open = self.urls().filter(|(_, url)| is_exposed(url));
         open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))
             .collect()
     }

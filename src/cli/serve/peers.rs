@@ -1,16 +1,13 @@
 //! The options that limit clients: proxies that are trusted, limits per address and per connection, and bans.
 
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-
-use clap::ValueEnum;
 
 use super::reload::Reload;
 use crate::Failure;
 use crate::common::file::flags::Origins;
-use crate::common::values;
+use crate::common::values::{self, Word};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{
     AddressBlock, AddressLimits, BanPolicy, PeerLimits, Rate, RateAction, TopicUseLimits, TrafficLimits,
@@ -24,83 +21,84 @@ const HEADING: &str = "Limits on clients";
 const BAN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
 
 /// The options that limit clients.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
 pub(super) struct PeerArgs {
     /// Trust this proxy, or all in this block, to report the addresses of its clients; repeatable
     ///
     /// An address, a block such as 10.0.0.0/8, or unix for all that connect through Unix sockets. Forwarded and
     /// X-Forwarded-For from others are ignored. See docs/reference/limits.md#client-addresses.
-    #[arg(long, add = Reload::Live, value_name = "CIDR|unix", value_parser = Trusted::from_str, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "CIDR|unix", value_parser = trusted)]
     trusted_proxy: Vec<Trusted>,
 
     /// Expect a header of the PROXY protocol, version 1 or 2, on every connection of --trusted-proxy
     ///
     /// A connection of a trusted proxy without it is closed. Other connections must not send one.
-    #[arg(long, add = Reload::Live, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live)]
     proxy_protocol: bool,
 
     /// Maximum number of connections of one address; further ones are refused with 429
     ///
     /// The /64 of an IPv6 address counts as one address.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     max_connections_per_address: Option<u32>,
 
     /// Maximum number of handshakes of one address per second; further ones are refused with 429
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000))]
     handshake_rate_per_address: Option<u32>,
 
     /// Maximum number of handshakes per second; further ones are refused with 503
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=10_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=10_000_000))]
     handshake_rate: Option<u32>,
 
     /// Maximum number of messages that a connection sends per second
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
     message_rate: Option<u32>,
 
     /// Maximum bytes that a connection sends per second
-    #[arg(long, add = Reload::Live, value_name = "BYTES", value_parser = values::bytes_in(64..=1 << 40), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "BYTES", value_parser = values::bytes_in(64..=1 << 40))]
     byte_rate: Option<u64>,
 
     /// Action when a connection sends more than --message-rate or --byte-rate
-    #[arg(long, add = Reload::Live, value_enum, default_value_t = Action::Pause, help_heading = HEADING)]
-    rate_action: Action,
+    #[arg(long, add = Reload::Live, value_parser = values::one_of(RATE_ACTIONS), default_value = "pause")]
+    rate_action: RateAction,
 
     /// Maximum number of messages that a connection publishes to topics per second
     ///
     /// A session of echoring.v1.json gets the error rate-limited; a raw connection is closed with 1008.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
     publish_rate: Option<u32>,
 
     /// Maximum number of messages that all connections of an identity publish to topics per second
     ///
     /// An identity is a subject of [auth].
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
     publish_rate_per_identity: Option<u32>,
 
     /// Maximum number of topics that a connection subscribes to per second
     ///
     /// A session of echoring.v1.json gets the error rate-limited; a raw connection and an event stream are refused with 429.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
     subscribe_rate: Option<u32>,
 
     /// Maximum number of topics that all connections of an identity subscribe to per second
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
     subscribe_rate_per_identity: Option<u32>,
 
     /// Maximum number of topics that all connections of an identity subscribe to together
     ///
     /// Each connection counts: two connections to one topic are two subscriptions.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     max_subscriptions_per_identity: Option<u32>,
 
     /// Maximum number of existing topics that all connections of an identity have created
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_topics_per_identity: Option<u32>,
 
     /// Ban an address that exceeded its limits this many times within --ban-window
     ///
     /// Its connections are closed as soon as they are accepted. Wrong passwords count, pauses of --rate-action do not.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000))]
     ban_after: Option<u32>,
 
     /// Time window of --ban-after
@@ -110,7 +108,6 @@ pub(super) struct PeerArgs {
         value_name = "TIME",
         default_value = values::shown_time(BAN_WINDOW_DEFAULT),
         value_parser = values::duration_in(BAN_TIMES),
-        help_heading = HEADING
     )]
     ban_window: Duration,
 
@@ -121,7 +118,6 @@ pub(super) struct PeerArgs {
         value_name = "TIME",
         default_value = values::shown_time(BAN_TIME_DEFAULT),
         value_parser = values::duration_in(BAN_TIMES),
-        help_heading = HEADING
     )]
     ban_time: Duration,
 }
@@ -137,28 +133,21 @@ enum Trusted {
     Unix,
 }
 
-impl FromStr for Trusted {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Trusted, String> {
-        match word {
-            "unix" => Ok(Trusted::Unix),
-            block => block
-                .parse()
-                .map(Trusted::Block)
-                .map_err(|bad: echoring_runtime::admission::BadBlock| bad.to_string()),
-        }
+fn trusted(word: &str) -> Result<Trusted, String> {
+    match word {
+        "unix" => Ok(Trusted::Unix),
+        block => block
+            .parse()
+            .map(Trusted::Block)
+            .map_err(|bad: echoring_runtime::admission::BadBlock| bad.to_string()),
     }
 }
 
 /// What happens to a connection that sends too much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Action {
-    /// It is not read until it may send again
-    Pause,
-    /// It is closed with 1008
-    Close,
-}
+const RATE_ACTIONS: &[Word<RateAction>] = &[
+    ("pause", "It is not read until it may send again", RateAction::Pause),
+    ("close", "It is closed with 1008", RateAction::Close),
+];
 
 impl PeerArgs {
     /// The limits of a server that may check passwords.
@@ -175,13 +164,16 @@ impl PeerArgs {
         let is_changed = |time: Duration, default: Nanos| time.as_nanos() != u128::from(default);
         for (flag, is_changed, is_used, needed) in [
             ("--proxy-protocol", self.proxy_protocol, has_proxies, "--trusted-proxy"),
-            ("--rate-action", self.rate_action != Action::Pause, has_rate, "--message-rate or --byte-rate"),
+            (
+                "--rate-action",
+                self.rate_action != RateAction::Pause,
+                has_rate,
+                "--message-rate or --byte-rate",
+            ),
             ("--ban-window", is_changed(self.ban_window, BAN_WINDOW_DEFAULT), bans, "--ban-after"),
             ("--ban-time", is_changed(self.ban_time, BAN_TIME_DEFAULT), bans, "--ban-after"),
         ] {
-            if is_changed && !is_used {
-                return Err(origins.wrong(flag, &format!("has no effect without {needed}")));
-            }
+            origins.refuse([(flag, is_changed && !is_used)], &format!("has no effect without {needed}"))?;
         }
         let limits = PeerLimits {
             addresses: self.address_limits(),
@@ -197,13 +189,11 @@ impl PeerArgs {
         };
         let AddressLimits { connections_max, handshakes, .. } = limits.addresses;
         let closes =
-            (!limits.traffic.is_none() && self.rate_action == Action::Close) || !limits.topics.is_none();
+            (!limits.traffic.is_none() && self.rate_action == RateAction::Close) || !limits.topics.is_none();
         let has_limit = connections_max.is_some() || handshakes.is_some() || closes || checks_passwords;
-        if self.ban_after.is_some() && !has_limit {
-            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
-                        --rate-action close with a rate, --auth-basic or --auth-hook";
-            return Err(origins.wrong("--ban-after", line));
-        }
+        let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
+                    --rate-action close with a rate, --auth-basic or --auth-hook";
+        origins.refuse([("--ban-after", self.ban_after.is_some() && !has_limit)], line)?;
         Ok(Arc::new(limits))
     }
 
@@ -225,10 +215,7 @@ impl PeerArgs {
         TrafficLimits {
             messages: rate(self.message_rate),
             bytes: self.byte_rate.and_then(Rate::per_second),
-            action: match self.rate_action {
-                Action::Pause => RateAction::Pause,
-                Action::Close => RateAction::Close,
-            },
+            action: self.rate_action,
         }
     }
 

@@ -7,7 +7,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::args::Admin;
 use super::settings::Settings;
 use crate::Failure;
 use crate::logging::Destination;
@@ -22,17 +21,14 @@ pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
         let line = format!("{what}: {error}; choose another path, or change the folder's owner or mode");
         settings.origins.following(flag, &line)
     };
-    let access = settings.logs.access.as_ref().map(|(destination, _)| ("--access-log", destination));
-    for (flag, destination) in [("--log-file", &settings.logs.destination)].into_iter().chain(access) {
-        if let Destination::File(path) = destination {
+    let access = settings.args.access_log.clone().map(|destination| ("--access-log", destination));
+    for (flag, destination) in [("--log-file", settings.args.log_destination())].into_iter().chain(access) {
+        if let Destination::File(path) = &destination {
             let what = format!("the log in {} cannot be started", path.display());
             try_file(path).map_err(|error| wrong(flag, &what, &error))?;
         }
     }
-    let admin = match &settings.admin {
-        Admin::At(address) => Some(("--admin", address)),
-        Admin::Off => None,
-    };
+    let admin = settings.args.admin.as_ref().map(|address| ("--admin", address));
     let listen = settings.server.listen.iter().map(|address| ("--listen", address));
     for (flag, address) in listen.chain(admin) {
         if let ListenAddress::Unix(path) = address {

@@ -164,12 +164,12 @@ impl ReloadThread {
 impl Running {
     /// The settings in effect, with the current contents of their files; with `--watch all`, those of all sources.
     fn reread(&self) -> Result<Settings, Failure> {
-        if self.settings.watch == Watch::All { self.sources.settings() } else { self.settings.reread() }
+        if self.settings.args.watch == Watch::All { self.sources.settings() } else { self.settings.reread() }
     }
 
     fn watched_files(&self) -> Vec<(PathBuf, Version)> {
-        let Settings { watch, secret_files, config_file, .. } = &self.settings;
-        match watch {
+        let Settings { args, secret_files, config_file, .. } = &self.settings;
+        match args.watch {
             Watch::Off => Vec::new(),
             Watch::Files => secret_files.clone(),
             Watch::All => secret_files.iter().chain(config_file).cloned().collect(),
@@ -181,8 +181,8 @@ impl Running {
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
     fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
-        let filter = environment::checked_filter(&wanted.logs.filter)?;
-        let tokens = wanted.admin_tokens.read(&wanted.origins)?;
+        let filter = environment::checked_filter(&wanted.args.log)?;
+        let tokens = wanted.args.admin_tokens(&wanted.origins)?;
         let beyond = self.server.needs_restart(&wanted.server);
         let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == Some(key));
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
@@ -208,7 +208,7 @@ impl Running {
         // A level that `PUT /log-level` has set stays, unless the configuration has another one.
         if changed.iter().any(|change| change.key == "log") {
             // Fails only without a log.
-            let _ = logging::set_level(filter, next.logs.filter.clone());
+            let _ = logging::set_level(filter, next.args.log.clone());
         }
         if let Some(control) = &self.control {
             control.set_tokens(tokens);

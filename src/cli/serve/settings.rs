@@ -4,30 +4,27 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Id};
 use rustls::pki_types::UnixTime;
 
-use super::admin_tokens::TokenFiles;
-use super::args::{
-    AccessLogFile, Admin, AdminSocketMode, Args, CpuList, Demo, Profile, Shards, TlsClient, Watch,
-};
+use super::args::{Args, Demo, Profile};
 use super::auth;
 use super::cluster::ClusterOptions;
 use super::config;
-use super::draining::DrainSettings;
 use super::topics::{Beside, Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::common::file::flags::{Flag, Given, Origins, is_given};
+use crate::common::locked;
 use crate::common::start_error;
-use crate::logging::{Destination, Form};
+use crate::logging::Destination;
 use crate::sandbox::Sandbox;
 use echoring_admin::Token;
-use echoring_async::tls::{self, CertificateFiles, ServerTls};
+use echoring_async::tls::{self, CertificateFiles, ClientAuth, ServerTls};
 use echoring_auth::AppEvent;
 use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
@@ -44,14 +41,8 @@ use echoring_topics::limits::TOPICS_PER_CONNECTION_DEFAULT;
 pub(crate) struct Settings {
     /// The configuration of the server.
     pub(crate) server: ServerConfig,
-    /// Where the control plane listens.
-    pub(super) admin: Admin,
-    /// The permissions of its socket file.
-    pub(super) admin_socket_mode: AdminSocketMode,
-    /// The files of the tokens that it requires.
-    pub(super) admin_tokens: TokenFiles,
-    /// The logs.
-    pub(super) logs: Logs,
+    /// The options that all this was made of.
+    pub(super) args: Args,
     /// The privileges that the process gives up once all addresses are bound.
     pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
@@ -60,20 +51,12 @@ pub(crate) struct Settings {
     pub(super) cluster: Option<ClusterOptions>,
     /// Warnings about the settings of authentication and of the cluster.
     security_warnings: Vec<String>,
-    /// Take the place of the running server.
-    pub(super) takeover: bool,
-    /// Where the servers of a takeover meet, if it is a file.
-    pub(super) takeover_socket: Option<PathBuf>,
-    /// How long the server drains.
-    pub(super) drain: DrainSettings,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
-    /// The options that all this was made of.
+    /// The same as they were parsed.
     pub(super) matches: ArgMatches,
     /// Where they were given.
     pub(super) origins: Origins,
-    /// Which files are watched for changes.
-    pub(super) watch: Watch,
     /// The file of `--config`, and its version when it was read.
     pub(super) config_file: Option<(PathBuf, Version)>,
     /// The files with certificates, keys and tokens, and their versions when they were read.
@@ -84,40 +67,6 @@ pub(crate) struct Settings {
     flags: Vec<Flag>,
     tables: Tables,
     activated: Vec<ListenAddress>,
-}
-
-/// Where the logs go, and in which form.
-#[derive(Debug, Clone)]
-pub(super) struct Logs {
-    /// The filter of the log.
-    pub(super) filter: String,
-    /// Where it is written.
-    pub(super) destination: Destination,
-    /// The form of the records of both logs.
-    pub(super) form: Form,
-    /// The access log and the part of all connections that it records.
-    pub(super) access: Option<(Destination, f64)>,
-    /// The part of handshakes and publications that is traced.
-    #[cfg(feature = "otel")]
-    pub(super) trace_sample: f64,
-}
-
-impl Logs {
-    fn of(args: &Args) -> Logs {
-        let access = match &args.access_log {
-            AccessLogFile::Off => None,
-            AccessLogFile::Stdout => Some(Destination::Stdout),
-            AccessLogFile::File(path) => Some(Destination::File(path.clone())),
-        };
-        Logs {
-            filter: args.log.clone(),
-            destination: args.log_file.clone().map_or(Destination::Stderr, Destination::File),
-            form: args.log_format.into(),
-            access: access.map(|destination| (destination, args.access_log_sample)),
-            #[cfg(feature = "otel")]
-            trace_sample: args.traces.trace_sample,
-        }
-    }
 }
 
 impl Settings {
@@ -135,35 +84,25 @@ impl Settings {
         check(&args, &origins)?;
         let topics = topics(&args, &tables)?;
         let tls = server_tls(&args, &origins)?;
-        let admin_tokens =
-            TokenFiles { write: args.admin_token_file.clone(), read: args.admin_read_token_file.clone() };
         let auth_files = args.auth.files();
         let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
-        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(auth_files.iter().cloned());
+        let secret_files =
+            tls_files.chain(args.admin_token_files().cloned()).chain(auth_files.iter().cloned());
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
         let security_warnings = security_warnings(&args);
         let server = server_config(&args, &origins, &topics, tls.as_ref())?;
         let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
         let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
-        if relays && matches!(args.admin, Admin::Off) {
-            return Err(
-                origins.wrong("--cluster-nats-clients", "needs --admin, whose thread publishes for them")
-            );
-        }
+        let needed = "needs --admin, whose thread publishes for them";
+        origins.refuse([("--cluster-nats-clients", relays && args.admin.is_none())], needed)?;
         let auth_is_said = server.auth.is_some() || gives_auth(&matches);
         topics.check(&beside(&server, relays, cluster.is_some(), auth_is_said))?;
         let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
-        let logs = Logs::of(&args);
-        let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
-        let Args { admin, admin_socket_mode, takeover, takeover_socket, watch, .. } = args;
         Ok(Settings {
             server,
-            admin,
-            admin_socket_mode,
-            admin_tokens,
-            logs,
+            args,
             sandbox,
             tls,
             cluster,
@@ -171,10 +110,6 @@ impl Settings {
             topics,
             matches,
             origins,
-            takeover,
-            takeover_socket,
-            drain,
-            watch,
             config_file: None,
             secret_files,
             auth_files,
@@ -227,7 +162,7 @@ impl Settings {
     /// The configuration of a server that is not started: its access log writes nothing.
     pub(crate) fn planned(&self) -> ServerConfig {
         let unwritten = |sample| AccessLog { sample, write: Arc::new(|_| {}) };
-        let access_log = self.logs.access.as_ref().map(|(_, sample)| unwritten(*sample));
+        let access_log = self.args.access_log.as_ref().map(|_| unwritten(self.args.access_log_sample));
         ServerConfig { access_log, ..self.server.clone() }
     }
 
@@ -268,7 +203,7 @@ impl Settings {
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
         let mut warnings = self.security_warnings.clone();
-        warnings.extend(self.admin_tokens.all().filter_map(|file| Token::warning(file)));
+        warnings.extend(self.args.admin_token_files().filter_map(|file| Token::warning(file)));
         for file in self.certificate_files() {
             let expiry = tls::expiry_warnings(file, UnixTime::now());
             warnings.extend(expiry.map_err(|error| Failure::Environment(error.to_string()))?);
@@ -286,12 +221,12 @@ fn sandbox(args: &Args, matches: &ArgMatches, secrets: impl Iterator<Item = Path
         ListenAddress::Tcp(_) => None,
     });
     let access_log = match &args.access_log {
-        AccessLogFile::File(path) => Some(path.clone()),
-        AccessLogFile::Off | AccessLogFile::Stdout => None,
+        Some(Destination::File(path)) => Some(path.clone()),
+        _ => None,
     };
     let admin = match &args.admin {
-        Admin::At(ListenAddress::Unix(path)) => Some(path.clone()),
-        Admin::At(ListenAddress::Tcp(_)) | Admin::Off => None,
+        Some(ListenAddress::Unix(path)) => Some(path.clone()),
+        _ => None,
     };
     let sockets = sockets.chain(admin).chain(args.takeover_socket.clone());
     let writes = sockets.chain(args.log_file.clone()).chain(access_log).collect();
@@ -317,22 +252,17 @@ fn nanos(time: Duration) -> Nanos {
 
 /// Refuses options that contradict one another.
 fn check(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    if args.memory_budget < args.queue_bytes {
-        return Err(origins.wrong("--memory-budget", "must be at least --queue-bytes"));
-    }
+    let is_small = args.memory_budget < args.queue_bytes;
+    origins.refuse([("--memory-budget", is_small)], "must be at least --queue-bytes")?;
     check_shards(args, origins)?;
     check_listen(args, origins)?;
     check_admin(args, origins)
 }
 
 fn check_shards(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    match (args.shards, &args.cpus) {
-        (Shards(Some(shards)), Some(CpuList(cpus))) if shards > cpus.len() => {
-            let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
-            Err(origins.wrong("--shards", &line))
-        }
-        _ => Ok(()),
-    }
+    let (Some(shards), Some(cpus)) = (args.shards, &args.cpus) else { return Ok(()) };
+    let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
+    origins.refuse([("--shards", shards > cpus.len())], &line)
 }
 
 /// The kernel would share an address that is given twice among two sets of listeners silently.
@@ -347,22 +277,15 @@ fn check_listen(args: &Args, origins: &Origins) -> Result<(), Failure> {
 
 fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
     let tokens = [
-        ("--admin-token-file", &args.admin_token_file),
-        ("--admin-read-token-file", &args.admin_read_token_file),
+        ("--admin-token-file", args.admin_token_file.is_some()),
+        ("--admin-read-token-file", args.admin_read_token_file.is_some()),
     ];
-    match &args.admin {
-        Admin::Off => match tokens.into_iter().find(|(_, file)| file.is_some()) {
-            Some((flag, _)) => {
-                Err(origins.wrong(flag, "there is no admin address to protect: --admin is off"))
-            }
-            None => Ok(()),
-        },
-        Admin::At(admin) if !has_free_port(admin) && args.listen.contains(admin) => {
-            let line = format!("{admin} is taken by --listen; give another address, or off");
-            Err(origins.wrong("--admin", &line))
-        }
-        Admin::At(_) => Ok(()),
-    }
+    let Some(admin) = &args.admin else {
+        return origins.refuse(tokens, "there is no admin address to protect: --admin is off");
+    };
+    let is_taken = !has_free_port(admin) && args.listen.contains(admin);
+    let line = format!("{admin} is taken by --listen; give another address, or off");
+    origins.refuse([("--admin", is_taken)], &line)
 }
 
 /// Whether the kernel chooses the port.
@@ -383,14 +306,32 @@ fn server_config(
         app: args.hooks.load(origins)?,
         peers: args.peers.limits(origins, args.auth.checks_passwords())?,
         tls: tls.map(|tls| secured(tls, args, origins)).transpose()?,
-        ..with_pages(ServerConfig::default(), args, origins)?
+        ..with_limits(ServerConfig::default(), args)
     };
-    Ok(with_protocol(with_limits(with_io(server, args), args), args))
+    let has_pages = demo(args, origins)?;
+    Ok(ServerConfig {
+        listen: args.listen.clone(),
+        shards: args.shards,
+        cpus: args.cpus.clone().unwrap_or_default(),
+        driver: args.driver,
+        autotune_sockets: args.profile == Profile::Benchmark,
+        congestion: args.congestion.clone(),
+        has_successors: true,
+        compression: args.compress.compression,
+        compression_bytes: args.compress.memory_bytes,
+        origins: origin_policy(&args.allow_origin),
+        hosts: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),
+        subprotocols: static_names(&args.subprotocol),
+        subprotocol_preference: args.subprotocol_preference,
+        test_endpoints: has_pages,
+        demo_pages: has_pages,
+        ..server
+    })
 }
 
 /// The warnings of authentication, hooks and the cluster.
 fn security_warnings(args: &Args) -> Vec<String> {
-    let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
+    let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == ClientAuth::Required;
     let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
     let mut warnings = args.auth.warnings(is_open);
     warnings.extend(args.hooks.warnings());
@@ -420,20 +361,6 @@ fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool
 fn topics(args: &Args, tables: &Tables) -> Result<Topics, Failure> {
     let base = hub::TopicSettings { lag_bytes: args.queue_bytes as usize, ..hub::TopicSettings::default() };
     tables.over(base, args.memory_budget)
-}
-
-/// `server` with the addresses, shards and sockets of `args`.
-fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
-    ServerConfig {
-        listen: args.listen.clone(),
-        shards: args.shards.0,
-        cpus: args.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
-        driver: args.driver.into(),
-        autotune_sockets: args.profile == Profile::Benchmark,
-        congestion: args.congestion.clone(),
-        has_successors: true,
-        ..server
-    }
 }
 
 /// `server` with the limits of `args`.
@@ -467,43 +394,16 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
     }
 }
 
-/// `server` with the settings of `args` for handshakes and compression.
-fn with_protocol(server: ServerConfig, args: &Args) -> ServerConfig {
-    ServerConfig {
-        compression: args.compress.compression,
-        compression_bytes: args.compress.memory_bytes,
-        origins: origin_policy(&args.allow_origin),
-        hosts: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),
-        subprotocols: static_names(&args.subprotocol),
-        subprotocol_preference: args.subprotocol_preference.into(),
-        ..server
-    }
-}
-
-/// `server` with or without the pages and the test endpoints.
-fn with_pages(server: ServerConfig, args: &Args, origins: &Origins) -> Result<ServerConfig, Failure> {
-    let is_on = demo(args, origins)?;
-    Ok(ServerConfig { test_endpoints: is_on, demo_pages: is_on, ..server })
-}
-
 /// The files of TLS; `None` without certificates.
 fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failure> {
     let Args { tls_cert, tls_key, tls_ocsp, tls_client_ca, tls_client, .. } = args;
-    match (tls_cert.len(), tls_key.len()) {
-        (certs, keys) if certs > keys => {
-            return Err(origins.wrong("--tls-cert", "needs its private key, --tls-key"));
-        }
-        (certs, keys) if certs < keys => {
-            return Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert"));
-        }
-        (certs, _) if tls_ocsp.len() > certs => {
-            return Err(origins.wrong("--tls-ocsp", "needs its certificate, --tls-cert"));
-        }
-        (0, _) if tls_client_ca.is_some() => {
-            return Err(origins.wrong("--tls-client-ca", "needs TLS: set --tls-cert and --tls-key"));
-        }
-        (0, _) => return Ok(None),
-        _ => {}
+    let (certs, keys) = (tls_cert.len(), tls_key.len());
+    origins.refuse([("--tls-cert", certs > keys)], "needs its private key, --tls-key")?;
+    let without_cert = [("--tls-key", certs < keys), ("--tls-ocsp", tls_ocsp.len() > certs)];
+    origins.refuse(without_cert, "needs its certificate, --tls-cert")?;
+    if certs == 0 {
+        let needed = "needs TLS: set --tls-cert and --tls-key";
+        return origins.refuse([("--tls-client-ca", tls_client_ca.is_some())], needed).map(|()| None);
     }
     let mut ocsp = tls_ocsp.iter();
     let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
@@ -511,7 +411,7 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
         key: key.clone(),
         ocsp: ocsp.next().cloned(),
     });
-    let clients = tls_client_ca.clone().map(|ca| (ca, (*tls_client).into()));
+    let clients = tls_client_ca.clone().map(|ca| (ca, *tls_client));
     Ok(Some(ServerTls { certificates: certificates.collect(), clients }))
 }
 
@@ -579,7 +479,7 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
 /// The names for the life of the process. A name that is read again takes no more memory.
 fn static_names(names: &[String]) -> Vec<&'static str> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = locked(&KNOWN);
     let mut lasting = |name: &String| match known.get(name.as_str()) {
         Some(name) => *name,
         None => {
@@ -608,7 +508,7 @@ mod tests {
             [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]
         );
         let admin = ListenAddress::Tcp("127.0.0.1:9002".parse().expect("an address"));
-        assert_eq!(settings.admin, Admin::At(admin));
+        assert_eq!(settings.args.admin, Some(admin));
         assert_eq!(settings.server.message_bytes_max, 64 * 1024);
         assert_eq!(settings.server.queue_bytes, 256 * 1024);
         assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);

@@ -137,7 +137,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Reads `[topic_defaults]`.
     pub(super) fn read_defaults(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        let mut table = Table::new(entry.source, entry.at);
+        let mut table = Table::new(entry.source, entry.place.at);
         for entry in entry.table()? {
             match entry.key {
                 "pattern" => {
@@ -176,7 +176,7 @@ impl Tables {
                     "\"{pattern}\" is never tried: \"{earlier}\" in line {line} matches all its topics; put it first"
                 )));
             }
-            before.push((Pattern::new(pattern), pattern, entry.source.place(entry.at).0));
+            before.push((Pattern::new(pattern), pattern, entry.source.place(entry.place.at).0));
             self.topics.push((pattern.to_owned(), table));
         }
         Ok(())
@@ -235,7 +235,7 @@ impl Table {
             return Err(entry.unknown(&known.collect::<Vec<_>>()));
         };
         key.read(entry, &mut self.values)?;
-        self.places.insert(key.name, entry.place());
+        self.places.insert(key.name, entry.place.clone());
         Ok(())
     }
 

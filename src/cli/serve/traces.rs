@@ -61,7 +61,7 @@ pub(super) fn start(sample: f64) -> Result<(), Failure> {
     }
     let failed = |error: io::Error| Failure::Environment(format!("traces cannot be exported: {error}"));
     let batches = Batches::from_environment();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = echoring_async::local_runtime().map_err(failed)?;
     let exporter =
         exporter().map_err(|error| Failure::Usage(format!("traces cannot be exported: {error}")))?;
     let (sender, spans) = mpsc::sync_channel(number("OTEL_BSP_MAX_QUEUE_SIZE", TRACE_QUEUE_SPANS));

@@ -70,6 +70,21 @@ impl<'a, K: Kinds> ConnectionContext<'a, K> {
 }
 
 impl<K: Kinds> ConnectionContext<'_, K> {
+    /// The same connection, for a shorter time.
+    pub fn reborrow(&mut self) -> ConnectionContext<'_, K> {
+        let Env { pool, codecs, config, now, entropy } = &mut self.env;
+        ConnectionContext {
+            token: self.token,
+            peer: self.peer,
+            mailboxes: self.mailboxes,
+            connection: self.connection,
+            env: Env { pool, codecs, config, now: *now, entropy },
+            counters: self.counters,
+            account: self.account,
+            excesses: self.excesses,
+        }
+    }
+
     /// The peer was over a limit of the application: it is counted and logged with its address. `counts` says that it may ban
     /// the address.
     pub fn note_excess(&mut self, limit: Limit, counts: bool) {

@@ -480,7 +480,7 @@ impl Handlers<'_> {
         let slot = &mut self.slots.entries[number as usize];
         let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
         let mut remote = Remote {
-            link: link,
+            link: link.reborrow(),
             services: HandlerServices { broadcast: self.services.broadcast, gate: self.services.gate },
             slot: number,
             timers: &mut self.slots.timers,

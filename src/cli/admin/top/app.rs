@@ -7,35 +7,11 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::answers::{Answers, Connection, Lists};
 use super::model::{Interval, Window};
-use super::poller::{Questions, TopicOrder};
+use super::poller::{Questions, TOPIC_ORDERS, next};
 use crate::limits::{TOP_HISTORY, TOP_INTERVALS};
 
-/// The order of the slowest consumers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ConsumerOrder {
-    #[default]
-    Lag,
-    Queued,
-    Age,
-}
-
-impl ConsumerOrder {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            ConsumerOrder::Queued => "queued",
-            ConsumerOrder::Lag => "lag",
-            ConsumerOrder::Age => "age",
-        }
-    }
-
-    fn next(self) -> ConsumerOrder {
-        match self {
-            ConsumerOrder::Lag => ConsumerOrder::Age,
-            ConsumerOrder::Age => ConsumerOrder::Queued,
-            ConsumerOrder::Queued => ConsumerOrder::Lag,
-        }
-    }
-}
+/// The orders of the slowest consumers.
+const CONSUMER_ORDERS: [&str; 3] = ["lag", "age", "queued"];
 
 /// The effect of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +39,7 @@ pub(super) struct App {
     /// The admin address.
     pub(super) target: String,
     pub(super) questions: Questions,
-    pub(super) consumer_order: ConsumerOrder,
+    pub(super) consumer_order: &'static str,
     pub(super) shows_help: bool,
     pub(super) window: Window,
     /// The latest ones.
@@ -79,8 +55,8 @@ impl App {
     pub(super) fn new(target: String, interval: Duration) -> App {
         App {
             target,
-            questions: Questions { interval, topic_order: TopicOrder::default(), is_paused: false },
-            consumer_order: ConsumerOrder::default(),
+            questions: Questions { interval, topic_order: TOPIC_ORDERS[0], is_paused: false },
+            consumer_order: CONSUMER_ORDERS[0],
             shows_help: false,
             window: Window::default(),
             lists: Lists::default(),
@@ -132,11 +108,9 @@ impl App {
         let is_behind = |one: &&Connection| one.queued_bytes > 0 || one.lag_bytes.unwrap_or(0) > 0;
         let mut behind: Vec<&Connection> = all.iter().filter(is_behind).collect();
         behind.sort_by(|one, other| match self.consumer_order {
-            ConsumerOrder::Queued => other.queued_bytes.cmp(&one.queued_bytes),
-            ConsumerOrder::Lag => {
-                (other.lag_bytes, other.queued_bytes).cmp(&(one.lag_bytes, one.queued_bytes))
-            }
-            ConsumerOrder::Age => other.open_s.unwrap_or(0.0).total_cmp(&one.open_s.unwrap_or(0.0)),
+            "queued" => other.queued_bytes.cmp(&one.queued_bytes),
+            "lag" => (other.lag_bytes, other.queued_bytes).cmp(&(one.lag_bytes, one.queued_bytes)),
+            _ => other.open_s.unwrap_or(0.0).total_cmp(&one.open_s.unwrap_or(0.0)),
         });
         Some(behind)
     }
@@ -160,11 +134,11 @@ impl App {
             KeyCode::Char('+') => self.step_interval(false),
             KeyCode::Char('-') => self.step_interval(true),
             KeyCode::Char('t') => {
-                self.questions.topic_order = self.questions.topic_order.next();
+                self.questions.topic_order = next(&TOPIC_ORDERS, self.questions.topic_order);
                 Action::Ask
             }
             KeyCode::Char('c') => {
-                self.consumer_order = self.consumer_order.next();
+                self.consumer_order = next(&CONSUMER_ORDERS, self.consumer_order);
                 Action::None
             }
             _ => Action::None,
@@ -238,7 +212,7 @@ mod tests {
             assert_eq!(press(&mut app, code), action, "{code:?}");
         }
         assert!(app.questions.is_paused && !app.shows_help);
-        assert_eq!((app.questions.topic_order, app.consumer_order), (TopicOrder::Rate, ConsumerOrder::Age));
+        assert_eq!((app.questions.topic_order, app.consumer_order), ("rate", "age"));
         assert_eq!(app.questions.interval, Duration::from_secs(1));
         for control in ['c', 'd'] {
             let key = KeyEvent::new(KeyCode::Char(control), KeyModifiers::CONTROL);

@@ -17,50 +17,24 @@ use crate::limits::TOP_ROWS_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Questions {
     pub(super) interval: Duration,
-    pub(super) topic_order: TopicOrder,
+    pub(super) topic_order: &'static str,
     pub(super) is_paused: bool,
 }
 
-/// The order of the list of topics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum TopicOrder {
-    #[default]
-    Subscribers,
-    Rate,
-    Bytes,
-    Dropped,
-    Name,
-}
+/// The orders of the list of topics, as the admin address calls them.
+pub(super) const TOPIC_ORDERS: [&str; 5] = ["subscribers", "rate", "bytes", "dropped", "name"];
 
-impl TopicOrder {
-    /// As the admin address calls it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            TopicOrder::Subscribers => "subscribers",
-            TopicOrder::Rate => "rate",
-            TopicOrder::Bytes => "bytes",
-            TopicOrder::Dropped => "dropped",
-            TopicOrder::Name => "name",
-        }
-    }
-
-    /// The order after this one.
-    pub(super) fn next(self) -> TopicOrder {
-        match self {
-            TopicOrder::Subscribers => TopicOrder::Rate,
-            TopicOrder::Rate => TopicOrder::Bytes,
-            TopicOrder::Bytes => TopicOrder::Dropped,
-            TopicOrder::Dropped => TopicOrder::Name,
-            TopicOrder::Name => TopicOrder::Subscribers,
-        }
-    }
+/// The order after this one.
+pub(super) fn next(orders: &[&'static str], order: &str) -> &'static str {
+    let at = orders.iter().position(|known| *known == order).unwrap_or(0);
+    orders[(at + 1) % orders.len()]
 }
 
 /// Makes one round of questions.
 ///
 /// # Errors
 /// If the server does not answer, or not this client.
-pub(super) fn ask(admin: &AdminClient, order: TopicOrder) -> Result<Answers, Failure> {
+pub(super) fn ask(admin: &AdminClient, order: &str) -> Result<Answers, Failure> {
     let (status, line) = admin.request(Method::GET, "/healthz")?;
     let unhealthy = (status != StatusCode::OK).then(|| message(&line));
     let stats = get(admin, "/stats")?.unwrap_or_default();
@@ -69,8 +43,8 @@ pub(super) fn ask(admin: &AdminClient, order: TopicOrder) -> Result<Answers, Fai
     Ok(Answers { stats, unhealthy, lists })
 }
 
-fn ask_lists(admin: &AdminClient, order: TopicOrder) -> Result<Lists, Failure> {
-    let path = format!("/topics?sort={}&limit={TOP_ROWS_MAX}", order.name());
+fn ask_lists(admin: &AdminClient, order: &str) -> Result<Lists, Failure> {
+    let path = format!("/topics?sort={}&limit={TOP_ROWS_MAX}", order);
     let topics = match get(admin, &path) {
         // Servers of before list topics by name only.
         Err(Failure::Usage(_)) => get(admin, &format!("/topics?limit={TOP_ROWS_MAX}"))?,

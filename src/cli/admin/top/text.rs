@@ -57,7 +57,7 @@ fn write_snapshot(out: &mut String, app: &App) -> std::fmt::Result {
 }
 
 fn write_lists(out: &mut String, app: &App) -> std::fmt::Result {
-    writeln!(out, "topics: {}, by {}", count(app.lists.topics.count), app.questions.topic_order.name())?;
+    writeln!(out, "topics: {}, by {}", count(app.lists.topics.count), app.questions.topic_order)?;
     for topic in &app.lists.topics.topics {
         writeln!(
             out,

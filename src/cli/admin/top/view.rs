@@ -164,8 +164,8 @@ fn draw_latency(frame: &mut Frame<'_>, area: Rect, interval: &Interval) {
     let row = |title: &'static str, found: &Percentiles| {
         let times = [found.p50, found.p99, found.p999, found.max];
         let cells = times.map(|seconds| if found.count > 0 { time(seconds) } else { "–".to_owned() });
-        let cells = cells.iter().map(|cell| right_aligned(cell)).collect::<Vec<_>>();
-        Row::new([Cell::from(title)].into_iter().chain(cells).chain([right_aligned(&count(found.count))]))
+        let cells = cells.into_iter().chain([count(found.count)]);
+        Row::new([Cell::from(title)].into_iter().chain(cells.map(|cell| right_aligned(&cell))))
     };
     let rows = [row("receive to send", &interval.receive_to_send), row("tick", &interval.tick_time)];
     let widths = [20, 11, 11, 11, 11, 12].map(Constraint::Length);
@@ -182,8 +182,9 @@ fn draw_shards(frame: &mut Frame<'_>, area: Rect, interval: &Interval) {
             share(shard.busy),
             if shard.tick_time.count > 0 { time(shard.tick_time.p99) } else { "–".to_owned() },
         ];
-        let cells = cells.iter().map(|cell| right_aligned(cell)).collect::<Vec<_>>();
-        Row::new([Cell::from(shard.shard.to_string())].into_iter().chain(cells))
+        Row::new(
+            [Cell::from(shard.shard.to_string())].into_iter().chain(cells.map(|cell| right_aligned(&cell))),
+        )
     });
     let widths = [20, 11, 11, 11, 11, 12].map(Constraint::Length);
     let head = head(&["Shard", "connections", "in/s", "out/s", "busy", "tick p99"], None);
@@ -224,18 +225,10 @@ fn draw_topics(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let rows = app.lists.topics.topics.iter().map(|topic| {
         let cells =
             [count(topic.subscribers), rate(topic.rate), bytes(topic.bytes()), count(topic.dropped())];
-        let cells = cells.iter().map(|cell| right_aligned(cell)).collect::<Vec<_>>();
-        Row::new(cells.into_iter().chain([Cell::from(name(&topic.topic))]))
+        Row::new(cells.map(|cell| right_aligned(&cell)).into_iter().chain([Cell::from(name(&topic.topic))]))
     });
-    let widths = [
-        Constraint::Length(12),
-        Constraint::Length(12),
-        Constraint::Length(12),
-        Constraint::Length(12),
-        Constraint::Fill(1),
-    ];
-    let head =
-        head(&["subscribers", "rate", "bytes", "dropped", "name"], Some(app.questions.topic_order.name()));
+    let widths = [Constraint::Length(12); 4].into_iter().chain([Constraint::Fill(1)]);
+    let head = head(&["subscribers", "rate", "bytes", "dropped", "name"], Some(app.questions.topic_order));
     let title = titled(format!("Topics: {}", count(app.lists.topics.count)));
     frame.render_widget(Table::new(rows, widths).header(head).block(title), area);
 }
@@ -244,17 +237,11 @@ fn draw_consumers(frame: &mut Frame<'_>, area: Rect, app: &App, behind: &[&super
     let rows = behind.iter().map(|one| {
         let lag = one.lag_bytes.map_or("–".to_owned(), bytes);
         let cells = [bytes(one.queued_bytes), lag, one.open_s.map_or("–".to_owned(), age)];
-        let cells = cells.iter().map(|cell| right_aligned(cell)).collect::<Vec<_>>();
-        Row::new(cells.into_iter().chain([Cell::from(client(one)), Cell::from(topics(one))]))
+        let texts = [Cell::from(client(one)), Cell::from(topics(one))];
+        Row::new(cells.map(|cell| right_aligned(&cell)).into_iter().chain(texts))
     });
-    let widths = [
-        Constraint::Length(12),
-        Constraint::Length(12),
-        Constraint::Length(12),
-        Constraint::Fill(1),
-        Constraint::Fill(1),
-    ];
-    let head = head(&["queued", "lag", "age", "client", "topics"], Some(app.consumer_order.name()));
+    let widths = [Constraint::Length(12); 3].into_iter().chain([Constraint::Fill(1); 2]);
+    let head = head(&["queued", "lag", "age", "client", "topics"], Some(app.consumer_order));
     let title = if behind.is_empty() { "Slowest consumers: none is behind" } else { "Slowest consumers" };
     frame.render_widget(Table::new(rows, widths).header(head).block(titled(title.to_owned())), area);
 }

@@ -12,33 +12,28 @@ const HEADING: &str = "Agents";
 /// How NATS is reached.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = HEADING)]
 pub(in super::super) struct Args {
     /// NATS server that connects agents and bench --agents; repeatable
     ///
     /// nats://HOST[:PORT] or tls://HOST[:PORT]. Anyone who may use its subjects PREFIX.> can make agents load any server.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, value_name = "URL")]
     pub(super) nats: Vec<String>,
 
     /// First tokens of the NATS subjects; agents with another prefix are not found
-    #[arg(long, value_name = "SUBJECT", default_value = "echoring.bench", help_heading = HEADING)]
+    #[arg(long, value_name = "SUBJECT", default_value = "echoring.bench")]
     pub(super) nats_prefix: String,
 
     /// File with the NATS token
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "nats",
-        conflicts_with = "nats_credentials_file",
-        help_heading = HEADING
-    )]
+    #[arg(long, value_name = "FILE", requires = "nats", conflicts_with = "nats_credentials_file")]
     nats_token_file: Option<PathBuf>,
 
     /// File with the JWT and nkey of a NATS user, as written by nsc
-    #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE", requires = "nats")]
     nats_credentials_file: Option<PathBuf>,
 
     /// CA certificates for the NATS servers, as a PEM file [default: those of the system]
-    #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE", requires = "nats")]
     nats_tls_ca: Option<PathBuf>,
 }
 

@@ -3,16 +3,15 @@
 //! The main thread takes messages of the coordinator and the run; the run has threads of its own.
 
 use std::process::ExitCode;
-use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::super::machine::{THREADS_MAX, check_cpus, check_sources, ip_of, threads_or_default};
-use super::super::parsers::{Cpus, Driver, Sources};
+use super::super::parsers::{DRIVERS, Sources, sources};
 use super::clock::{ClockComparison, RoundTrip};
 use super::coordinator::VERSION;
 use super::nats;
@@ -21,6 +20,7 @@ use super::wire::{
     AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
     coordinator_subject, encode, find_subject,
 };
+use crate::common::locked;
 use crate::common::{environment, values};
 use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
@@ -30,7 +30,7 @@ use crate::{EXIT_INTERRUPTED, Failure, logging, signals};
 use echoring_cluster::nats::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{
-    Coordination, Part, RateControl, Resources, RunProgress, RunStage, Target, TargetSession,
+    Coordination, DriverChoice, Part, Resources, RunProgress, RunStage, Target, TargetSession,
 };
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::monotonic_now;
@@ -62,19 +62,19 @@ pub struct AgentArgs {
     threads: Option<u32>,
 
     /// Pin the threads to these CPUs, such as 0,2 or 0-3 [default: not pinned]
-    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str)]
-    cpus: Option<Cpus>,
+    #[arg(long, value_name = "LIST", value_parser = values::cpu_list)]
+    cpus: Option<values::CpuList>,
 
     /// I/O driver
-    #[arg(long, value_enum, default_value_t = Driver::Auto)]
-    driver: Driver,
+    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto")]
+    driver: DriverChoice,
 
     /// Let coordinators use these resources of this machine; repeatable
     #[arg(long, value_enum, value_name = "WHAT")]
     allow: Vec<Allowed>,
 
     /// Local addresses of the connections, used in turn, such as 10.0.0.1,10.0.0.2 or 127.0.0.1-8
-    #[arg(long, value_name = "LIST", value_parser = Sources::from_str)]
+    #[arg(long, value_name = "LIST", value_parser = sources)]
     source_addr: Option<Sources>,
 
     #[command(flatten)]
@@ -114,11 +114,6 @@ impl Running {
     }
 }
 
-/// The comparison is shared by the thread of the run, which only looks.
-fn locked(clock: &Mutex<ClockComparison>) -> MutexGuard<'_, ClockComparison> {
-    clock.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// An agent.
 struct Agent {
     id: Id,
@@ -134,18 +129,15 @@ struct Agent {
 /// Waits for coordinators and follows their orders, until a signal.
 pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let options = arguments.nats.options()?;
-    let cpus = arguments.cpus.map(|Cpus(cpus)| cpus).unwrap_or_default();
+    let cpus = arguments.cpus.unwrap_or_default();
     check_cpus(&cpus)?;
     let resources = Resources {
         threads: threads_or_default(arguments.threads, &cpus),
         cpus,
-        server_cpus: Vec::new(),
-        sources: arguments.source_addr.map(|Sources(sources)| sources).unwrap_or_default(),
-        driver: arguments.driver.into(),
+        sources: arguments.source_addr.unwrap_or_default(),
+        driver: arguments.driver,
         descriptors: environment::raise_descriptor_limit(),
-        server_pid: None,
-        stop: Arc::default(),
-        rate_control: Arc::new(RateControl::default()),
+        ..Resources::default()
     };
     environment::start_log("warn")?;
     let ended = Arc::new(AtomicBool::new(false));

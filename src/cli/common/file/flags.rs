@@ -104,7 +104,7 @@ impl Flag {
                 values.map(|value| word(name, below(arg, value, directory))).collect()
             }
         };
-        Flag::checked(command, arg, words, Origin::File(entry.place()))
+        Flag::checked(command, arg, words, Origin::File(entry.place.clone()))
     }
 
     /// The value of `arg`, an option of `command`, in the environment variable `name`. A repeatable option takes a list,
@@ -300,7 +300,19 @@ impl Origins {
         origin.wrong(flag, &self.named(explanation, origin))
     }
 
-    /// The same of a value that this host cannot serve.
+    /// Refuses the first of these flags that is set, each with whether it is.
+    pub(crate) fn refuse<'a>(
+        &self,
+        flags: impl IntoIterator<Item = (&'a str, bool)>,
+        explanation: &str,
+    ) -> Result<(), Failure> {
+        match flags.into_iter().find(|(_, is_set)| *is_set) {
+            Some((flag, _)) => Err(self.wrong(flag, explanation)),
+            None => Ok(()),
+        }
+    }
+
+    /// An error of a value that this host cannot serve.
     pub(crate) fn unusable(&self, flag: &str, explanation: &str) -> Failure {
         Failure::Environment(self.wrong(flag, explanation).into_line())
     }

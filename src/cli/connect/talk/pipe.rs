@@ -10,22 +10,22 @@ use std::pin::pin;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Options, Outcome, Wait, close, command};
-use echoring_async::{Conn, Message, Writer};
+use echoring_async::{Conn, Message, Transport, Writer};
 use echoring_proto::CloseCode;
 
 /// Maximum lines that are read ahead of the server.
 const LINES_AHEAD: usize = 16;
 
-/// See [`by_pipe`](super::by_pipe).
-pub(super) async fn talk<S>(conn: Conn<S>, options: &Options, interrupt: impl Future<Output = ()>) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Sends the lines of stdin, and writes received messages to stdout, one line each.
+pub(crate) async fn talk<S: Transport + Send + 'static>(
+    conn: Conn<S>,
+    options: &Options,
+    interrupt: impl Future<Output = ()>,
+) -> Outcome {
     let control = conn.control();
     let (mut reader, writer) = conn.split();
     let lines = read_lines();
@@ -108,15 +108,12 @@ async fn silence(since: Option<Instant>, wait: Wait) {
 }
 
 /// Sends line by line. The error is a line that cannot be sent; reading reports the end of the connection.
-async fn send_lines<S>(
+async fn send_lines<S: Transport>(
     mut writer: Writer<S>,
     mut lines: mpsc::Receiver<io::Result<Vec<u8>>>,
     binary: bool,
     sent: &Cell<u64>,
-) -> Result<(), (u64, String)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(), (u64, String)> {
     let mut number = 0;
     while let Some(line) = lines.recv().await {
         number += 1;

@@ -8,35 +8,32 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::command::{self, Command, HELP};
 use super::show::{Style, escaped};
 use super::{Options, Outcome, close, pongs};
-use echoring_async::{Conn, Error, Message, Reader, Writer};
+use crate::common::locked;
+use echoring_async::{Conn, Error, Message, Reader, Transport, Writer};
 use echoring_proto::CloseCode;
 
 /// Maximum lines of history.
 const HISTORY_LINES_MAX: usize = 1_000;
 
-/// See [`at_terminal`](super::at_terminal).
-pub(super) async fn talk<S>(
+/// Runs an interactive conversation on a terminal.
+pub(crate) async fn talk<S: Transport + Send + 'static>(
     mut conn: Conn<S>,
     url: &str,
     options: &Options,
     interrupt: impl Future<Output = ()>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Outcome {
     let style = options.style;
     let greeting = greeting(url, conn.subprotocol());
     let mut pongs = pongs(&mut conn);
@@ -103,16 +100,13 @@ fn pong(payload: &[u8], pinged: Option<Instant>) -> String {
 }
 
 /// Sends a message. Reading continues meanwhile, because the server may wait for us to read.
-async fn send<S>(
+async fn send<S: Transport>(
     writer: &mut Writer<S>,
     reader: &mut Reader<S>,
     message: Message,
     screen: &mut Screen,
     style: Style,
-) -> Result<(), Outcome>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(), Outcome> {
     let mut writing = pin!(writer.write(message));
     loop {
         tokio::select! {
@@ -168,7 +162,7 @@ fn edit(history: Option<&Path>, state: Arc<Mutex<EditorState>>) -> rustyline::Re
     thread::spawn(move || {
         while begin_line(&state) {
             let line = editor.readline("> ");
-            lock(&state).is_editing = false;
+            locked(&state).is_editing = false;
             match line {
                 Ok(line) => {
                     if !line.is_empty()
@@ -200,13 +194,9 @@ struct EditorState {
     is_over: bool,
 }
 
-fn lock(state: &Mutex<EditorState>) -> std::sync::MutexGuard<'_, EditorState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Begins a line, unless the conversation is over.
 fn begin_line(state: &Mutex<EditorState>) -> bool {
-    let mut state = lock(state);
+    let mut state = locked(state);
     state.is_editing = !state.is_over;
     state.is_editing
 }
@@ -230,10 +220,10 @@ impl TerminalMode {
 
     /// Keeps the editor from changing the mode from now on. A line that it has begun may not be in raw mode yet.
     fn stop_editor(&self) {
-        lock(&self.editor).is_over = true;
+        locked(&self.editor).is_over = true;
         let term = std::env::var("TERM").unwrap_or_default();
         let until = Instant::now() + RAW_MODE_TIMEOUT;
-        while lock(&self.editor).is_editing
+        while locked(&self.editor).is_editing
             && !is_raw()
             && !UNSUPPORTED.iter().any(|name| term.eq_ignore_ascii_case(name))
             && Instant::now() < until

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::Stop;
 use super::history::GIT_VARIABLES;
 use crate::Failure;
-use crate::signals::{Signals, Woken};
+use crate::signals::{self, Signals, Woken};
 use echoring_load::analyse::objective::Metric;
 use echoring_load::analyse::statistics::median;
 use echoring_load::record;
@@ -123,7 +123,7 @@ impl Commands {
                 return Ok(Ended { end: End::NotStarted(format!("{name}: {error}")), stdout, stderr });
             }
         };
-        let end = match (self.signals.wait_for(&child, timeout), timeout) {
+        let end = match (signals::wait_for(&child, Some(&self.signals), timeout), timeout) {
             (Ok(Woken::Ended), _) => {
                 // Before it is waited for, while its id is still its own.
                 end_group(&child, Signal::KILL);
@@ -150,7 +150,7 @@ impl Commands {
 /// Ends a command with its children: it has some time to do so by itself.
 fn end_gently(child: &mut Child) {
     end_group(child, Signal::TERM);
-    let _ = Signals::wait_only_for(child, END_GRACE);
+    let _ = signals::wait_for(child, None, Some(END_GRACE));
     end_group(child, Signal::KILL);
     let _ = child.wait();
 }

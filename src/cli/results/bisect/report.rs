@@ -1,7 +1,5 @@
 //! The output of a search: a line for each step, the result in words, and as JSON.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 use super::history::Commit;
@@ -51,82 +49,59 @@ impl Report {
 
     /// The result in words.
     pub(super) fn text(&self, search: &Bisection, ending: Option<&Ending>) -> String {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         let pairs: usize = search.steps().iter().map(|step| step.pairs).sum();
-        let last = search.steps().last();
-        // Writing to a string does not fail.
+        let last = || search.steps().last().map(measured);
         match ending {
             Some(Ending::Found { commit, or }) => {
                 let first = &self.commits[*commit];
                 if or.is_empty() {
-                    let _ = writeln!(text, "first bad commit: {} {}", first.id, first.subject);
+                    lines.push(format!("first bad commit: {} {}", first.id, first.subject));
                 } else {
-                    let _ = writeln!(
-                        text,
-                        "the first bad commit is one of these, of which only the last could be measured:"
-                    );
-                    self.list(or.iter().chain([commit]), &mut text);
+                    let line =
+                        "the first bad commit is one of these, of which only the last could be measured:";
+                    lines.push(line.to_owned());
+                    lines.extend(self.list(or.iter().copied().chain([*commit])));
                 }
-                if let Some(step) = search.steps().iter().find(|step| step.commit == *commit) {
-                    let _ = writeln!(text, "{}", measured(step));
-                }
+                lines.extend(search.steps().iter().find(|step| step.commit == *commit).map(measured));
             }
             Some(Ending::NoDifference) => {
-                let bad = &self.commits[self.commits.len() - 1];
+                let (bad, good) = (&self.commits[self.commits.len() - 1], &self.good);
                 let threshold = 100.0 * self.options.threshold;
-                let _ = writeln!(
-                    text,
-                    "no difference: BAD {bad} is not worse than GOOD {} by {threshold} %",
-                    self.good
-                );
-                let _ = last.map(|step| writeln!(text, "{}", measured(step)));
+                lines
+                    .push(format!("no difference: BAD {bad} is not worse than GOOD {good} by {threshold} %"));
+                lines.extend(last());
             }
             Some(Ending::Undecided { commit }) => {
-                let commit = &self.commits[*commit];
-                let _ = writeln!(
-                    text,
-                    "undecided: {} pairs do not show whether {commit} is worse",
-                    self.options.pairs_max
-                );
-                let _ = last.map(|step| writeln!(text, "{}", measured(step)));
-                let _ = writeln!(
-                    text,
-                    "raise --pairs-max, or measure longer; the first bad commit is one of these:"
-                );
-                self.list(search.candidates(), &mut text);
+                let (commit, pairs) = (&self.commits[*commit], self.options.pairs_max);
+                lines.push(format!("undecided: {pairs} pairs do not show whether {commit} is worse"));
+                lines.extend(last());
+                let line = "raise --pairs-max, or measure longer; the first bad commit is one of these:";
+                lines.push(line.to_owned());
+                lines.extend(self.list(search.candidates()));
             }
             None => {
-                let _ = writeln!(text, "interrupted; the first bad commit is one of these:");
-                self.list(search.candidates(), &mut text);
+                lines.push("interrupted; the first bad commit is one of these:".to_owned());
+                lines.extend(self.list(search.candidates()));
             }
         }
-        let _ = writeln!(
-            text,
-            "{} commits, {} steps, {pairs} pairs, {} skipped; at most {} % of such searches give a wrong answer",
+        lines.push(format!(
+            "{} commits, {} steps, {pairs} pairs, {} skipped; at most {} % of such searches give a wrong answer\n",
             self.commits.len(),
             search.steps().len(),
             self.skipped.len(),
             100.0 * self.options.error,
-        );
-        text
+        ));
+        lines.join("\n")
     }
 
-    fn list<'a>(
-        &self,
-        commits: impl IntoIterator<Item = impl std::borrow::Borrow<usize> + 'a>,
-        text: &mut String,
-    ) {
-        let commits: Vec<usize> = commits.into_iter().map(|commit| *commit.borrow()).collect();
-        let shown = commits.len().min(LISTED_MAX);
+    fn list(&self, commits: impl Iterator<Item = usize>) -> Vec<String> {
+        let commits: Vec<usize> = commits.collect();
         // The last ones: BAD is among them.
-        let hidden = commits.len() - shown;
-        if hidden > 0 {
-            let _ = writeln!(text, "  {hidden} commits before the following");
-        }
-        for commit in &commits[hidden..] {
-            let commit = &self.commits[*commit];
-            let _ = writeln!(text, "  {} {}", commit.id, commit.subject);
-        }
+        let hidden = commits.len().saturating_sub(LISTED_MAX);
+        let before = (hidden > 0).then(|| format!("  {hidden} commits before the following"));
+        let shown = commits[hidden..].iter().map(|commit| &self.commits[*commit]);
+        before.into_iter().chain(shown.map(|commit| format!("  {} {}", commit.id, commit.subject))).collect()
     }
 
     /// The search as JSON.

@@ -63,27 +63,19 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
                 _ if quantiles.count > 0 => few(quantiles),
                 _ => continue,
             };
-            lines.push(Line { run: at, stroke, pieces: vec![points], crossed: Vec::new(), marked: false });
+            lines.push(Line::new(at, stroke, vec![points]));
         }
     }
     let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
     let y = Axis::latency("latency", values);
+    let caption = "Each additional nine is one step to the right, towards the slowest messages. Response time counts from \
+                   the intended send, service time from the actual send. They differ where messages waited to be sent.";
+    let x = Axis::percentiles(count as f64);
     (!lines.is_empty()).then(|| Chart {
-        name: "percentiles".to_owned(),
-        title: "Latency by percentile".to_owned(),
-        caption: "Each additional nine is one step to the right, towards the slowest messages. Response time counts from \
-                  the intended send, service time from the actual send. They differ where messages waited to be sent."
-            .to_owned(),
-        x: Axis::percentiles(count as f64),
-        y,
         runs: drawn.iter().map(|curves| curves.name.clone()).enumerate().collect(),
-        strokes: vec![
-            (Stroke::Solid, "response time".to_owned()),
-            (Stroke::Dashed, "service time".to_owned()),
-        ],
+        strokes: vec![(Stroke::Solid, "response time"), (Stroke::Dashed, "service time")],
         lines,
-        crosses: None,
-        panel: None,
+        ..Chart::new("percentiles", "Latency by percentile", caption, x, y)
     })
 }
 
@@ -176,7 +168,7 @@ fn log(ns: f64) -> f64 {
 
 /// Quantiles of response time, second by second.
 fn latency_over_time(runs: &[Run]) -> Option<Chart> {
-    let mut strokes: Vec<(Stroke, &str, OfInterval)> = vec![
+    let mut strokes: Vec<(Stroke, &'static str, OfInterval)> = vec![
         (Stroke::Solid, "99 %", |interval| interval.p99_ns),
         (Stroke::Dashed, "50 %", |interval| interval.p50_ns),
     ];
@@ -192,24 +184,18 @@ fn latency_over_time(runs: &[Run]) -> Option<Chart> {
                 (interval.messages > 0 && ns > 0).then(|| log(ns as f64))
             });
             if !pieces.is_empty() {
-                lines.push(Line { run, stroke: *stroke, pieces, crossed: Vec::new(), marked: true });
+                lines.push(Line { marked: true, ..Line::new(run, *stroke, pieces) });
             }
         }
     }
     let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
     let y = Axis::latency("response time", values);
+    let caption = "Response time of the messages that arrived in each interval. A gap in a line is an interval without messages.";
     (!lines.is_empty()).then(|| Chart {
-        name: "latency-over-time".to_owned(),
-        title: "Latency over time".to_owned(),
-        caption: "Response time of the messages that arrived in each interval. A gap in a line is an interval without messages."
-            .to_owned(),
-        x: time_axis(runs),
-        y,
         runs: names(runs.iter().enumerate()),
-        strokes: strokes.into_iter().map(|(stroke, name, _)| (stroke, name.to_owned())).collect(),
+        strokes: strokes.into_iter().map(|(stroke, name, _)| (stroke, name)).collect(),
         lines,
-        crosses: None,
-        panel: None,
+        ..Chart::new("latency-over-time", "Latency over time", caption, time_axis(runs), y)
     })
 }
 
@@ -223,21 +209,15 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
         });
         most = pieces.iter().flatten().fold(most, |most, (_, per_s)| most.max(*per_s));
         if !pieces.is_empty() {
-            lines.push(Line { run, stroke: Stroke::Solid, pieces, crossed: Vec::new(), marked: true });
+            lines.push(Line { marked: true, ..Line::new(run, Stroke::Solid, pieces) });
         }
     }
+    let caption = "Messages that arrived in each interval, per second. In a broadcast each delivery counts.";
+    let y = Axis::from_zero("messages per second", most);
     (!lines.is_empty()).then(|| Chart {
-        name: "throughput".to_owned(),
-        title: "Throughput over time".to_owned(),
-        caption: "Messages that arrived in each interval, per second. In a broadcast each delivery counts."
-            .to_owned(),
-        x: time_axis(runs),
-        y: Axis::from_zero("messages per second", most),
         runs: names(runs.iter().enumerate()),
-        strokes: Vec::new(),
         lines,
-        crosses: None,
-        panel: None,
+        ..Chart::new("throughput", "Throughput over time", caption, time_axis(runs), y)
     })
 }
 
@@ -258,24 +238,19 @@ fn herd(runs: &[Run]) -> Option<Chart> {
         most = points.iter().chain(&attempts).fold(most, |most, (_, number)| most.max(*number));
         for (stroke, points) in [(Stroke::Solid, points), (Stroke::Dashed, attempts)] {
             if !points.is_empty() {
-                let pieces = vec![points];
-                lines.push(Line { run: at, stroke, pieces, crossed: Vec::new(), marked: false });
+                lines.push(Line::new(at, stroke, vec![points]));
             }
         }
     }
+    let caption =
+        "Connections that were down at the end of each 100 ms, and attempts to reopen one within it.";
+    let (x, y) =
+        (Axis::from_zero("seconds of the measured time", last), Axis::from_zero("connections", most));
     (!lines.is_empty()).then(|| Chart {
-        name: "herd".to_owned(),
-        title: "Connections after the cut".to_owned(),
-        caption:
-            "Connections that were down at the end of each 100 ms, and attempts to reopen one within it."
-                .to_owned(),
-        x: Axis::from_zero("seconds of the measured time", last),
-        y: Axis::from_zero("connections", most),
         runs: names(storms()),
-        strokes: vec![(Stroke::Solid, "away".to_owned()), (Stroke::Dashed, "attempts in 100 ms".to_owned())],
+        strokes: vec![(Stroke::Solid, "away"), (Stroke::Dashed, "attempts in 100 ms")],
         lines,
-        crosses: None,
-        panel: None,
+        ..Chart::new("herd", "Connections after the cut", caption, x, y)
     })
 }
 
@@ -324,31 +299,21 @@ fn knee(runs: &[Run]) -> Option<Chart> {
         }
         if let Some(rate) = search.max_rate {
             let pieces = vec![vec![(rate, y.from), (rate, y.until)]];
-            let nobody =
-                Line { run: NOBODY, stroke: Stroke::Dashed, pieces, crossed: Vec::new(), marked: false };
-            lines.push(nobody);
+            lines.push(Line::new(NOBODY, Stroke::Dashed, pieces));
         }
     }
     let most = steps().map(|step| step.rate).fold(0.0, f64::max);
     let objectives: Vec<&str> = searched.iter().map(|(_, _, search)| search.objective.as_str()).collect();
+    let caption = format!(
+        "Rates that were tried in the search for the highest one that holds {}. A cross marks a rate that did not \
+         hold, the vertical line the highest that did.",
+        objectives.join(" and ")
+    );
+    let x = Axis::from_zero("due messages per second", most);
     (!lines.is_empty()).then(|| Chart {
-        name: "knee".to_owned(),
-        title: "Latency by rate".to_owned(),
-        caption: format!(
-            "Rates that were tried in the search for the highest one that holds {}. A cross marks a rate that did not \
-             hold, the vertical line the highest that did.",
-            objectives.join(" and ")
-        ),
-        x: Axis::from_zero("due messages per second", most),
-        y,
         runs: names(searched.iter().map(|(at, run, _)| (*at, *run))),
-        strokes: vec![
-            (Stroke::Dashed, "50 %".to_owned()),
-            (Stroke::Solid, "99 %".to_owned()),
-            (Stroke::Dotted, "99.9 %".to_owned()),
-        ],
+        strokes: vec![(Stroke::Dashed, "50 %"), (Stroke::Solid, "99 %"), (Stroke::Dotted, "99.9 %")],
         lines,
-        crosses: None,
-        panel: None,
+        ..Chart::new("knee", "Latency by rate", caption, x, y)
     })
 }

@@ -3,6 +3,7 @@
 //!
 //! Everything from a file is escaped, because targets and labels are user input.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
@@ -15,7 +16,7 @@ use super::svg::{Chart, escaped, style};
 use super::timeline::{Table, Timeline};
 use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::comparison::Comparison;
-use echoring_load::record::{Quantiles, Record, StageResult, StormTimes};
+use echoring_load::record::{Environment, Quantiles, Record, StageResult, StormTimes};
 use echoring_load::render::summary::headline;
 use echoring_load::render::tables;
 
@@ -251,6 +252,19 @@ fn table_of_runs(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     table(caption, &names, &fields)
 }
 
+/// The name of a column, and its cell of a run.
+type Column = (&'static str, fn(&Record) -> String);
+
+/// The same of these columns, behind the name of the run.
+fn table_of_columns(caption: &str, columns: &[Column], runs: &[Run]) -> String {
+    let head: Vec<&str> = ["run"].into_iter().chain(columns.iter().map(|(name, _)| *name)).collect();
+    let row = |run: &Run| {
+        let cells = columns.iter().map(|(_, cell)| cell(&run.record));
+        [run.name.clone()].into_iter().chain(cells).collect()
+    };
+    table_of_runs(caption, &head, &runs.iter().map(row).collect::<Vec<_>>())
+}
+
 /// A figure of a run.
 type Of = fn(&Record) -> f64;
 
@@ -398,81 +412,61 @@ fn searches(runs: &[Run]) -> String {
     html
 }
 
+/// Counts with what they are of.
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> =
+        counts.iter().map(|(name, times)| format!("{} × {name}", count(*times))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn reach(record: &Record) -> String {
+    let reach = record.broadcast.as_ref().map(|broadcast| 100.0 * broadcast.reach);
+    reach.map_or("–".to_owned(), |percent| format!("{percent:.4} %"))
+}
+
 fn integrity(runs: &[Run]) -> String {
-    let by = |map: &std::collections::BTreeMap<String, u64>| {
-        let parts: Vec<String> =
-            map.iter().map(|(name, times)| format!("{} × {name}", count(*times))).collect();
-        if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
-    };
-    let row = |run: &Run| {
-        let record = &run.record;
-        let found = &record.integrity;
-        let counts = [found.lost, found.duplicated, found.reordered, found.corrupted, found.late].map(count);
-        let reach = record.broadcast.as_ref();
-        let reach = reach.map_or("–".to_owned(), |broadcast| format!("{:.4} %", 100.0 * broadcast.reach));
-        let opened = [record.connections.opened, record.connections.ended_early].map(count);
-        [run.name.clone()]
-            .into_iter()
-            .chain(counts)
-            .chain([reach])
-            .chain(opened)
-            .chain([by(&record.errors), by(&record.closes)])
-            .collect()
-    };
-    let head = [
-        "run",
-        "lost",
-        "duplicated",
-        "reordered",
-        "corrupted",
-        "late",
-        "reach",
-        "opened",
-        "ended early",
-        "errors",
-        "closes",
+    const COLUMNS: [Column; 10] = [
+        ("lost", |record| count(record.integrity.lost)),
+        ("duplicated", |record| count(record.integrity.duplicated)),
+        ("reordered", |record| count(record.integrity.reordered)),
+        ("corrupted", |record| count(record.integrity.corrupted)),
+        ("late", |record| count(record.integrity.late)),
+        ("reach", reach),
+        ("opened", |record| count(record.connections.opened)),
+        ("ended early", |record| count(record.connections.ended_early)),
+        ("errors", |record| counts(&record.errors)),
+        ("closes", |record| counts(&record.closes)),
     ];
-    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
-    table_of_runs("Faults of messages and connections, in the whole run", &head, &rows)
+    table_of_columns("Faults of messages and connections, in the whole run", &COLUMNS, runs)
 }
 
 fn environment(runs: &[Run]) -> String {
-    let row = |run: &Run| {
-        let environment = &run.record.environment;
-        let list = |words: &[String]| if words.is_empty() { "–".to_owned() } else { words.join(" ") };
-        vec![
-            run.name.clone(),
-            run.record.target.clone(),
-            run.record.started_at.clone(),
-            format!("{:.2} s", run.record.duration_s),
-            environment.cpu.clone(),
-            environment.cpus.to_string(),
-            environment.kernel.clone(),
-            format!("{} ({})", environment.driver, list(&environment.features)),
-            list(&environment.degraded),
-            format!(
-                "{}{}{}",
-                environment.version,
-                environment.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default(),
-                if environment.optimized { "" } else { ", not optimised" }
-            ),
-            format!("{:.0} %", 100.0 * run.record.generator.cpu_share),
-        ]
-    };
-    let head = [
-        "run",
-        "target",
-        "started",
-        "measured",
-        "processor",
-        "CPUs",
-        "kernel",
-        "driver",
-        "unavailable features",
-        "echoring",
-        "generator busy",
+    const COLUMNS: [Column; 10] = [
+        ("target", |record| record.target.clone()),
+        ("started", |record| record.started_at.clone()),
+        ("measured", |record| format!("{:.2} s", record.duration_s)),
+        ("processor", |record| record.environment.cpu.clone()),
+        ("CPUs", |record| record.environment.cpus.to_string()),
+        ("kernel", |record| record.environment.kernel.clone()),
+        ("driver", |Record { environment, .. }| {
+            format!("{} ({})", environment.driver, listed(&environment.features))
+        }),
+        ("unavailable features", |record| listed(&record.environment.degraded)),
+        ("echoring", |record| program(&record.environment)),
+        ("generator busy", |record| format!("{:.0} %", 100.0 * record.generator.cpu_share)),
     ];
-    table_of_runs("Machine, time and program", &head, &runs.iter().map(row).collect::<Vec<_>>())
+    table_of_columns("Machine, time and program", &COLUMNS, runs)
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "–".to_owned() } else { words.join(" ") }
+}
+
+/// The version of the program.
+fn program(environment: &Environment) -> String {
+    let commit = environment.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default();
+    let build = if environment.optimized { "" } else { ", not optimised" };
+    format!("{}{commit}{build}", environment.version)
 }
 
 /// Every field of the configurations, so that new ones are included.

@@ -1,8 +1,6 @@
 //! Recorded runs, as a page shows them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
@@ -11,6 +9,7 @@ use serde_json::Value;
 
 use super::series::Slices;
 use crate::Failure;
+use crate::common::file::beginning;
 use echoring_load::measure;
 use echoring_load::record::{Record, SCHEMA};
 
@@ -38,13 +37,11 @@ pub(super) struct Run {
 }
 
 /// A search for the highest rate that meets an objective.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Search {
-    #[serde(default)]
     pub(super) objective: String,
-    #[serde(default)]
     pub(super) max_rate: Option<f64>,
-    #[serde(default)]
     pub(super) steps: Vec<Step>,
 }
 
@@ -84,13 +81,8 @@ pub(super) fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Failure> {
 
 fn read(path: &Path) -> Result<Vec<Run>, Failure> {
     let name = path.display();
-    let unreadable = |error: io::Error| Failure::Environment(format!("RUN: cannot read {name}: {error}"));
-    let mut text = Vec::new();
-    File::open(path)
-        .map_err(unreadable)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
+    let text = beginning(path, FILE_BYTES_MAX)
+        .map_err(|error| Failure::Environment(format!("RUN: cannot read {name}: {error}")))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::Usage(format!("RUN: {name} is larger than 256 MiB; check the file")));
     }

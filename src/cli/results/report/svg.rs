@@ -145,9 +145,9 @@ pub(super) struct Chart {
     /// Runs by their colours.
     pub(super) runs: Vec<(usize, String)>,
     /// The meanings of the strokes.
-    pub(super) strokes: Vec<(Stroke, String)>,
+    pub(super) strokes: Vec<(Stroke, &'static str)>,
     /// Crossed points, if they have a meaning of their own.
-    pub(super) crosses: Option<String>,
+    pub(super) crosses: Option<&'static str>,
     /// Its part in a timeline, if it has one.
     pub(super) panel: Option<Panel>,
 }
@@ -185,7 +185,30 @@ enum Place {
     File,
 }
 
+impl Line {
+    /// A line without marks.
+    pub(super) fn new(run: usize, stroke: Stroke, pieces: Vec<Vec<(f64, f64)>>) -> Line {
+        Line { run, stroke, pieces, crossed: Vec::new(), marked: false }
+    }
+}
+
 impl Chart {
+    /// A chart without lines.
+    pub(super) fn new(name: &str, title: &str, caption: impl Into<String>, x: Axis, y: Axis) -> Chart {
+        Chart {
+            name: name.to_owned(),
+            title: title.to_owned(),
+            caption: caption.into(),
+            x,
+            y,
+            lines: Vec::new(),
+            runs: Vec::new(),
+            strokes: Vec::new(),
+            crosses: None,
+            panel: None,
+        }
+    }
+
     /// For a page that has [`style`]: two drawings, of which the page shows the one that fits.
     pub(super) fn inline(&self) -> String {
         let is_half = self.panel.as_ref().is_some_and(|panel| panel.is_half);
@@ -319,8 +342,8 @@ impl Chart {
         if self.runs.is_empty() && self.strokes.is_empty() && self.crosses.is_none() {
             return Ok(top);
         }
-        let strokes = self.strokes.iter().map(|(stroke, name)| (NOBODY, *stroke, name));
-        let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
+        let strokes = self.strokes.iter().map(|(stroke, name)| (NOBODY, *stroke, *name));
+        let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name.as_str()));
         let left = size.labels as i32 + 10;
         let mut at = (left, top + ROW / 2);
         let anchored = || text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
@@ -338,7 +361,7 @@ impl Chart {
             root.draw(&Text::new(name, (at.0 + SAMPLE, at.1), anchored()))?;
             at.0 += width;
         }
-        if let Some(meaning) = &self.crosses {
+        if let Some(meaning) = self.crosses {
             let plain = ShapeStyle::from(run_colour(NOBODY, Stroke::Solid)).stroke_width(2);
             root.draw(&Cross::new((at.0 + 10, at.1), 5, plain))?;
             root.draw(&Text::new(label(meaning), (at.0 + SAMPLE - 6, at.1), anchored()))?;
@@ -454,17 +477,13 @@ fn hex(RGBColor(red, green, blue): RGBColor) -> String {
 /// quotes are escaped.
 fn classified(drawn: &str) -> String {
     let mut text = drawn.to_owned();
-    for (class, (light, _)) in [("ink", INK), ("back", BACK)] {
-        let fill = format!("fill=\"{}\"", hex(colour(light)));
-        text = text.replace(&fill, &format!("class=\"{class}\" {fill}"));
-    }
-    for (class, (light, _)) in [("axis", AXIS), ("grid", GRID)] {
-        let stroke = format!("stroke=\"{}\"", hex(colour(light)));
-        text = text.replace(&stroke, &format!("class=\"{class}\" {stroke}"));
-    }
-    for (level, (light, _)) in HEAT.into_iter().enumerate() {
-        let fill = format!("fill=\"{}\"", hex(colour(light)));
-        text = text.replace(&fill, &format!("class=\"h{level}\" {fill}"));
+    let named =
+        [("fill", "ink", INK), ("fill", "back", BACK), ("stroke", "axis", AXIS), ("stroke", "grid", GRID)];
+    let named = named.map(|(part, class, colours)| (part, class.to_owned(), colours));
+    let levels = HEAT.into_iter().enumerate().map(|(level, colours)| ("fill", format!("h{level}"), colours));
+    for (part, class, (light, _)) in named.into_iter().chain(levels) {
+        let coloured = format!("{part}=\"{}\"", hex(colour(light)));
+        text = text.replace(&coloured, &format!("class=\"{class}\" {coloured}"));
     }
     for run in 0..RUNS.len() {
         let plain = hex(marked(run, Stroke::Solid, 0));
@@ -482,18 +501,13 @@ fn classified(drawn: &str) -> String {
 /// Colours as custom properties of `root`, for both schemes, and the classes that use them.
 pub(super) fn style(root: &str) -> String {
     let named = [("ink", INK), ("axis", AXIS), ("grid", GRID), ("back", BACK)];
-    let properties = |pick: fn((Rgb, Rgb)) -> Rgb| {
-        let mut text = String::new();
-        for (name, colours) in named {
-            let _ = write!(text, "--{name}:{};", hex(colour(pick(colours))));
-        }
-        for (run, colours) in RUNS.into_iter().enumerate() {
-            let _ = write!(text, "--run{run}:{};", hex(colour(pick(colours))));
-        }
-        for (level, colours) in HEAT.into_iter().enumerate() {
-            let _ = write!(text, "--heat{level}:{};", hex(colour(pick(colours))));
-        }
-        text
+    let named = named.map(|(name, colours)| (name.to_owned(), colours)).into_iter();
+    let runs = RUNS.into_iter().enumerate().map(|(run, colours)| (format!("run{run}"), colours));
+    let levels = HEAT.into_iter().enumerate().map(|(level, colours)| (format!("heat{level}"), colours));
+    let properties: Vec<(String, (Rgb, Rgb))> = named.chain(runs).chain(levels).collect();
+    let properties = |pick: fn((Rgb, Rgb)) -> Rgb| -> String {
+        let property = |(name, colours): &(String, _)| format!("--{name}:{};", hex(colour(pick(*colours))));
+        properties.iter().map(property).collect()
     };
     let (light, dark) = (properties(|colours| colours.0), properties(|colours| colours.1));
     let mut text =
@@ -564,7 +578,7 @@ mod tests {
             y: Axis::latency("latency", [1e3, 1e5].into_iter()),
             lines: vec![line(0, Stroke::Solid), line(8, Stroke::Dashed)],
             runs: vec![(0, "one".to_owned()), (1, "</svg><script>alert(1)</script>".to_owned())],
-            strokes: vec![(Stroke::Dotted, "dots".to_owned())],
+            strokes: vec![(Stroke::Dotted, "dots")],
             crosses: None,
             panel: None,
         }

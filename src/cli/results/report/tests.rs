@@ -116,7 +116,7 @@ fn what_happened_over_time_is_on_one_axis() {
     let names = |chart: &svg::Chart| chart.panel.as_ref().is_some_and(|panel| !panel.continues);
     assert_eq!(timeline.panels.iter().map(names).collect::<Vec<_>>(), [false, false, false, true]);
     let rates = &timeline.panels[0];
-    let meanings: Vec<&str> = rates.strokes.iter().map(|(_, name)| name.as_str()).collect();
+    let meanings: Vec<&str> = rates.strokes.iter().map(|(_, name)| *name).collect();
     assert_eq!(meanings, ["target", "sent", "received"]);
     let received = rates.lines.iter().find(|line| line.stroke == svg::Stroke::Solid).expect("a line");
     let values: Vec<f64> = received.pieces[0].iter().map(|(_, per_s)| per_s.round()).collect();

@@ -146,34 +146,24 @@ impl Page<'_> {
         maps.iter_mut().for_each(|(_, map)| map.most = most);
         let chart = |(number, (run, heat)): (usize, (usize, HeatMap))| {
             let name = &self.runs[run].name;
-            let columns = heat.columns.len();
-            Chart {
-                name: if number == 0 { "heat-map".to_owned() } else { format!("heat-map-{}", number + 1) },
-                title: if is_half {
-                    format!("Latency over time: {name}")
-                } else {
-                    "Latency over time".to_owned()
-                },
-                caption: format!(
-                    "Heat map of {columns} columns of {}: the darker a cell, the more messages arrived then with that \
-                     response time (in a dark scheme, the brighter).",
-                    width(self.step_s)
-                ),
-                x: self.x.clone(),
-                y: y.clone(),
-                lines: Vec::new(),
-                runs: Vec::new(),
-                strokes: Vec::new(),
-                crosses: None,
-                panel: Some(Panel {
-                    run: Some(run),
-                    heat: Some(heat),
-                    heights: MAP_HEIGHTS,
-                    is_half,
-                    continues: !is_half,
-                    ..self.panel()
-                }),
-            }
+            let caption = format!(
+                "Heat map of {} columns of {}: the darker a cell, the more messages arrived then with that \
+                 response time (in a dark scheme, the brighter).",
+                heat.columns.len(),
+                width(self.step_s)
+            );
+            let id = if number == 0 { "heat-map".to_owned() } else { format!("heat-map-{}", number + 1) };
+            let of_run = if is_half { format!(": {name}") } else { String::new() };
+            let panel = Panel {
+                run: Some(run),
+                heat: Some(heat),
+                heights: MAP_HEIGHTS,
+                is_half,
+                continues: !is_half,
+                ..self.panel()
+            };
+            let title = format!("Latency over time{of_run}");
+            Chart { panel: Some(panel), ..Chart::new(&id, &title, caption, self.x.clone(), y.clone()) }
         };
         maps.into_iter().enumerate().map(chart).collect()
     }
@@ -185,7 +175,7 @@ impl Page<'_> {
         title: &str,
         unit: &str,
         caption: &str,
-        kinds: &[(Stroke, &str, OfColumn)],
+        kinds: &[(Stroke, &'static str, OfColumn)],
     ) -> Option<Chart> {
         let mut lines = Vec::new();
         let mut strokes = Vec::new();
@@ -193,33 +183,28 @@ impl Page<'_> {
             for (run, columns) in self.columns {
                 let pieces = self.pieces(columns, *value);
                 if !pieces.is_empty() {
-                    lines.push(Line {
-                        run: *run,
-                        stroke: *stroke,
-                        pieces,
-                        crossed: Vec::new(),
-                        marked: false,
-                    });
+                    lines.push(Line::new(*run, *stroke, pieces));
                     if !meaning.is_empty() && strokes.iter().all(|(known, _)| known != stroke) {
-                        strokes.push((*stroke, (*meaning).to_owned()));
+                        strokes.push((*stroke, *meaning));
                     }
                 }
             }
         }
         let points = lines.iter().flat_map(|line| &line.pieces).flatten();
         let most = points.fold(0.0_f64, |most, (_, value)| most.max(*value));
+        let y = Axis::in_steps(unit, most, STEPS);
         (!lines.is_empty()).then(|| Chart {
-            name: name.to_owned(),
-            title: title.to_owned(),
-            caption: caption.to_owned(),
-            x: self.x.clone(),
-            y: Axis::in_steps(unit, most, STEPS),
             lines,
             runs: self.names(),
             strokes,
-            crosses: None,
             panel: Some(self.panel()),
+            ..Chart::new(name, title, caption, self.x.clone(), y)
         })
+    }
+
+    /// The same of one value, which needs no name.
+    fn plain(&self, name: &str, title: &str, unit: &str, caption: &str, value: OfColumn) -> Option<Chart> {
+        self.chart(name, title, unit, caption, &[(Stroke::Solid, "", value)])
     }
 
     /// The columns that have a value, in the middle of each, connected where they follow one another.
@@ -239,7 +224,7 @@ impl Page<'_> {
     }
 
     fn rates(&self) -> Option<Chart> {
-        let mut kinds: Vec<(Stroke, &str, OfColumn)> = vec![
+        let mut kinds: Vec<(Stroke, &'static str, OfColumn)> = vec![
             (Stroke::Dotted, "target", |column| column.per_s(column.due?)),
             (Stroke::Dashed, "sent", |column| column.per_s(column.sent)),
         ];
@@ -257,20 +242,17 @@ impl Page<'_> {
         if !self.fans_out() {
             return None;
         }
-        let kinds: [(Stroke, &str, OfColumn); 1] =
-            [(Stroke::Solid, "", |column| column.per_s(column.arrived))];
         let caption = "Messages that arrived at subscribers, per second.";
-        self.chart("deliveries", "Deliveries", "messages/s", caption, &kinds)
+        self.plain("deliveries", "Deliveries", "messages/s", caption, |column| column.per_s(column.arrived))
     }
 
     fn open(&self) -> Option<Chart> {
-        let kinds: [(Stroke, &str, OfColumn); 1] =
-            [(Stroke::Solid, "", |column| column.open.map(|open| open as f64))];
         let caption = match self.has_events() {
             true => "Connections open at the end of each column.",
             false => "Open connections. None opened, closed or failed in the measured time.",
         };
-        self.chart("open-connections", "Open connections", "open", caption, &kinds)
+        let open: OfColumn = |column| column.open.map(|open| open as f64);
+        self.plain("open-connections", "Open connections", "open", caption, open)
     }
 
     fn has_events(&self) -> bool {
@@ -282,7 +264,7 @@ impl Page<'_> {
         if !self.has_events() {
             return None;
         }
-        let kinds: [(Stroke, &str, OfColumn); 2] = [
+        let kinds: [(Stroke, &'static str, OfColumn); 2] = [
             (Stroke::Solid, "opened", |column| Some(column.opened as f64)),
             (Stroke::Dotted, "closed", |column| Some(column.closed as f64)),
         ];
@@ -301,21 +283,18 @@ impl Page<'_> {
         }
         chart.y = Axis::in_steps("events", most, STEPS);
         let has_errors = chart.lines.iter().any(|line| !line.crossed.is_empty());
-        chart.crosses = has_errors.then(|| "errors".to_owned());
+        chart.crosses = has_errors.then_some("errors");
         Some(chart)
     }
 
     fn cpu(&self) -> Option<Chart> {
-        let kinds: [(Stroke, &str, OfColumn); 1] = [(Stroke::Solid, "", |column| column.cpu_cores)];
         let caption = "CPU time of the server (user and system) divided by elapsed time: 1 is one core.";
-        self.chart("server-cpu", "CPU of the server", "cores", caption, &kinds)
+        self.plain("server-cpu", "CPU of the server", "cores", caption, |column| column.cpu_cores)
     }
 
     fn memory(&self) -> Option<Chart> {
-        let kinds: [(Stroke, &str, OfColumn); 1] =
-            [(Stroke::Solid, "", |column| column.rss_bytes.map(|resident| resident as f64 / BYTES_PER_MB))];
-        let caption = "Resident memory of the server.";
-        self.chart("server-memory", "Memory of the server", "MB", caption, &kinds)
+        let memory: OfColumn = |column| column.rss_bytes.map(|resident| resident as f64 / BYTES_PER_MB);
+        self.plain("server-memory", "Memory of the server", "MB", "Resident memory of the server.", memory)
     }
 
     /// The values of each column as text, for the script: it shows those of the time that is pointed at.

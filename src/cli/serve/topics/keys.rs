@@ -10,7 +10,6 @@ use crate::Failure;
 use crate::common::file::Entry;
 use crate::common::values::{shown_bytes, shown_range, shown_time};
 use crate::limits::COALESCE_MAX;
-use crate::serve::reload::Reload;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_topics::{AllowedDelta, Permission, Relay, SlowConsumerPolicy, TopicSettings};
 
@@ -21,19 +20,17 @@ pub(crate) const PATTERN: (&str, &str) = (
      character matches itself",
 );
 
-/// The keys of both kinds of tables.
+/// The keys of both kinds of tables. A running server takes over changes of all of them.
 pub(crate) const KEYS: [Key; 21] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
-        reload: Reload::Live,
         help: "Policy for slow consumers",
     },
     Key {
         name: "lag_bytes",
         // As of `--queue-bytes`, and for the same reasons.
         value: Value::Bytes(4 * 1024..=1 << 30, |settings| &mut settings.lag_bytes),
-        reload: Reload::Live,
         help: "Maximum lag of a subscriber in encoded bytes, by default queue_bytes; also the size of a topic's log, for \
                each shard and format in use. At most memory_budget",
     },
@@ -41,13 +38,11 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "lag",
         // A busy network takes less than the minimum; above the maximum it would be history.
         value: Value::Time(100 * MILLISECOND..=HOUR, |settings| &mut settings.lag),
-        reload: Reload::Live,
         help: "Maximum age of the oldest message not yet sent to a subscriber",
     },
     Key {
         name: "coalesce",
         value: Value::Time(0..=COALESCE_MAX, |settings| &mut settings.coalesce),
-        reload: Reload::Live,
         help: "Maximum time to hold back messages while the shard is busy, so that one send carries more of \
                them. Less than lag",
     },
@@ -55,32 +50,27 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "history_messages",
         // More messages than a client would read to catch up.
         value: Value::Count(MESSAGES, |settings| &mut settings.history.messages),
-        reload: Reload::Live,
         help: "Number of messages kept for clients that resume from an earlier position",
     },
     Key {
         name: "history_bytes",
         value: Value::Bytes(0..=1 << 30, |settings| &mut settings.history.bytes),
-        reload: Reload::Live,
         help: "Maximum bytes of those messages, at most memory_budget",
     },
     Key {
         name: "history_age",
         value: Value::Time(0..=1_000 * HOUR, |settings| &mut settings.history.age),
-        reload: Reload::Live,
         help: "Maximum age of those messages",
     },
     Key {
         name: "snapshot",
         value: Value::Count(MESSAGES, |settings| &mut settings.snapshot),
-        reload: Reload::Live,
         help: "Number of the latest kept messages that a new subscriber of echoring.v1.json gets first, at most \
                history_messages. Where slow is \"conflate\" it gets the latest message of each key instead",
     },
     Key {
         name: "subscribe",
         value: Value::Asked(&[], |settings| &mut settings.access.subscribe),
-        reload: Reload::Live,
         help: "Who may subscribe. authenticated: clients with credentials; claim: clients whose credentials \
                name the topic; operator: the admin address; hook: clients of Centrifuge's client protocol \
                that --hooks-subscribe allows",
@@ -88,82 +78,70 @@ pub(crate) const KEYS: [Key; 21] = [
     Key {
         name: "publish",
         value: Value::Asked(&CLIENTS, |settings| &mut settings.access.publish),
-        reload: Reload::Live,
         help: "Who may publish. The operator always may, except with nobody. hook: clients that \
                --hooks-publish allows; clients is an older name of everybody",
     },
     Key {
         name: "presence",
         value: Value::Permission(&SWITCH, |settings| &mut settings.access.presence),
-        reload: Reload::Live,
         help: "Which subscribers of echoring.v1.json are told who joins and leaves; true means everybody, \
                and false nobody",
     },
     Key {
         name: "history",
         value: Value::Permission(&[], |settings| &mut settings.access.history),
-        reload: Reload::Live,
         help: "Which subscribers of echoring.v1.json are sent messages from before their subscription",
     },
     Key {
         name: "heartbeat",
         // More often is a load; more rarely tells nobody in time.
         value: Value::Time(SECOND..=HOUR, |settings| &mut settings.heartbeat),
-        reload: Reload::Live,
         help: "Idle time after which subscribers of echoring.v1.json get the latest offset, which reveals a \
                loss of the last messages",
     },
     Key {
         name: "nats",
         value: Value::Relay(|settings| &mut settings.relay),
-        reload: Reload::Live,
         help: "How messages are relayed to other NATS clients: not at all, as payload, or as a JSON event. Needs \
                --cluster-nats-clients",
     },
     Key {
         name: "delta",
         value: Value::Delta(|settings| &mut settings.delta),
-        reload: Reload::Live,
         help: "Deltas that subscribers of Centrifuge's client protocol may request instead of whole \
                publications",
     },
     Key {
         name: "local_epochs",
         value: Value::Switch(|settings| &mut settings.local_epochs),
-        reload: Reload::Live,
         help: "Whether a cluster node that cannot reach the topic's owner accepts messages for its own \
                clients meanwhile, in a local epoch (an even number)",
     },
     Key {
         name: "durable",
         value: Value::Switch(|settings| &mut settings.durable.is_on),
-        reload: Reload::Live,
         help: "Whether a message is accepted only once JetStream has stored it, so that messages and \
                positions survive the nodes. Needs --cluster. Topics of one pattern share a stream",
     },
     Key {
         name: "durable_messages",
         value: Value::Count(1..=1_000_000_000, |settings| &mut settings.durable.messages),
-        reload: Reload::Live,
         help: "Number of latest messages of each topic kept in its stream",
     },
     Key {
         name: "durable_bytes",
         value: Value::Bytes(1024 * 1024..=1 << 50, |settings| &mut settings.durable.bytes),
-        reload: Reload::Live,
         help: "Maximum bytes of the stream",
     },
     Key {
         name: "durable_age",
         // A stream that forgets sooner than a client is taken for dead would be of no use.
         value: Value::Time(MINUTE..=10_000 * HOUR, |settings| &mut settings.durable.age),
-        reload: Reload::Live,
         help: "Maximum age of the messages in the stream",
     },
     Key {
         name: "durable_replicas",
         value: Value::Count(1..=5, |settings| &mut settings.durable.replicas),
-        reload: Reload::Live,
         help: "Number of NATS servers that store the stream",
     },
 ];
@@ -178,14 +156,7 @@ const SLOW: [(&str, SlowConsumerPolicy); 3] = [
 ];
 const DELTAS: [(&str, AllowedDelta); 2] = [("off", AllowedDelta::Off), ("fossil", AllowedDelta::Fossil)];
 const RELAYS: [(&str, Relay); 3] = [("off", Relay::Off), ("raw", Relay::Raw), ("json", Relay::Json)];
-const PERMISSIONS: [(&str, Permission); 5] = [
-    ("nobody", Permission::Nobody),
-    ("everybody", Permission::Everybody),
-    ("authenticated", Permission::Authenticated),
-    ("claim", Permission::Claim),
-    ("operator", Permission::Operator),
-];
-/// Those of `subscribe` and `publish`, about which a hook may be asked.
+/// The last one is of `subscribe` and `publish` only, about which a hook may be asked.
 const ASKED: [(&str, Permission); 6] = [
     ("nobody", Permission::Nobody),
     ("everybody", Permission::Everybody),
@@ -204,11 +175,6 @@ const SWITCH: [(&str, Permission); 2] = [("true", Permission::Everybody), ("fals
 pub(crate) struct Key {
     pub(crate) name: &'static str,
     value: Value,
-    #[cfg_attr(
-        not(all(test, feature = "full")),
-        expect(dead_code, reason = "only the reference says it; reloads take over all tables")
-    )]
-    pub(crate) reload: Reload,
     pub(crate) help: &'static str,
 }
 
@@ -238,7 +204,7 @@ impl Key {
             Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
             Value::Switch(field) => *field(settings) = entry.boolean()?,
             Value::Delta(field) => *field(settings) = entry.word(&DELTAS)?,
-            Value::Permission(older, field) => *field(settings) = permission(entry, older, &PERMISSIONS)?,
+            Value::Permission(older, field) => *field(settings) = permission(entry, older, permissions())?,
             Value::Asked(older, field) => *field(settings) = permission(entry, older, &ASKED)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
@@ -284,7 +250,7 @@ impl Key {
             Value::Relay(_) => words(&RELAYS),
             Value::Switch(_) => "true, false".to_owned(),
             Value::Delta(_) => words(&DELTAS),
-            Value::Permission(..) => words(&PERMISSIONS),
+            Value::Permission(..) => words(permissions()),
             Value::Asked(..) => words(&ASKED),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
@@ -293,6 +259,11 @@ impl Key {
             Value::Count(range, _) => format!("number {}", shown_range(range, ToString::to_string)),
         }
     }
+}
+
+/// The words of rights about which no hook is asked.
+fn permissions() -> &'static [(&'static str, Permission)] {
+    &ASKED[..ASKED.len() - 1]
 }
 
 /// A permission, perhaps by an older word for it, or by a truth value.

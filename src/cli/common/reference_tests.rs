@@ -160,14 +160,14 @@ fn flag(arg: &Arg) -> String {
 
 fn topics() -> String {
     let (pattern, effect) = PATTERN;
-    let mut table = key_table_head(KEYS.iter().map(|key| key.reload));
+    let mut table = key_table_head([Reload::Live].into_iter());
     // Writing to a string does not fail.
     let _ = writeln!(table, "| `{pattern}` | text; required in `[[topics]]` | – | {} |", marked(effect));
     for key in &KEYS {
         let values = key.values().split(", ").map(quoted_code).collect::<Vec<_>>().join(", ");
         let default = key.show(TopicSettings::default());
-        let (name, mark) = (key.name, mark(key.reload));
-        let _ = writeln!(table, "| `{name}`{mark} | {values} | `{default}` | {} |", marked(key.help));
+        let name = key.name;
+        let _ = writeln!(table, "| `{name}`{LIVE} | {values} | `{default}` | {} |", marked(key.help));
     }
     table
 }
