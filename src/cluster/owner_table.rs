@@ -48,12 +48,11 @@ pub trait Peers {
 }
 
 /// The resources of a call.
-#[derive(Debug)]
-pub struct Shard<'a, S, P> {
+pub struct Shard<'a> {
     /// The shard's topics.
-    pub store: &'a mut S,
+    pub store: &'a mut dyn TopicStore,
     /// The links.
-    pub peers: &'a mut P,
+    pub peers: &'a mut dyn Peers,
     /// The time.
     pub now: Nanos,
 }
@@ -224,14 +223,14 @@ impl OwnerTable {
     }
 
     /// This node has its first subscriber of a topic.
-    pub fn subscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub fn subscribe(&mut self, shard: &mut Shard<'_>, name: &str) {
         self.topics.entry(name.into()).or_default().is_wanted = true;
         self.hold(shard, name);
         self.drive(shard, name);
     }
 
     /// This node no longer has subscribers of a topic, and no use for its history.
-    pub fn unsubscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub fn unsubscribe(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.is_wanted = false;
         match topic.role {
@@ -253,9 +252,9 @@ impl OwnerTable {
     ///
     /// # Errors
     /// [`Full`] if too many publications wait.
-    pub fn publish<S: TopicStore, P: Peers>(
+    pub fn publish(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         name: &str,
         ticket: Ticket,
         entry: &[u8],
@@ -293,7 +292,7 @@ impl OwnerTable {
     }
 
     /// Other nodes own topics from now on.
-    pub fn handle_view<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, view: View) {
+    pub fn handle_view(&mut self, shard: &mut Shard<'_>, view: View) {
         self.view = view;
         self.moving.clear();
         self.visiting.clear();
@@ -319,14 +318,14 @@ impl OwnerTable {
 
     /// A node has the same view, and requests a notice once this one orders no topic of others: see
     /// [`is_settled`](OwnerTable::is_settled).
-    pub fn handle_settle<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub fn handle_settle(&mut self, shard: &mut Shard<'_>) {
         self.moving.append(&mut self.visiting);
         self.has_reports = !self.diverged.is_empty();
         self.hand_over(shard);
     }
 
     /// Whether topics may be begun.
-    pub fn handle_open<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, is_open: bool) {
+    pub fn handle_open(&mut self, shard: &mut Shard<'_>, is_open: bool) {
         self.is_open = is_open;
         let idle = self.topics.iter().filter(|(_, topic)| is_open && matches!(topic.role, Role::Idle));
         let idle: Vec<_> = idle.map(|(name, _)| name.clone()).collect();
@@ -334,7 +333,7 @@ impl OwnerTable {
     }
 
     /// A node is dead, or has lost messages to it.
-    pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
+    pub fn handle_reset(&mut self, shard: &mut Shard<'_>, node: NodeId) {
         let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
         let (lost, on_their_way) = std::mem::take(&mut self.handed)
@@ -384,12 +383,7 @@ impl OwnerTable {
     }
 
     /// Takes a message of another node.
-    pub fn handle_message<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        message: &Message<'_>,
-    ) {
+    pub fn handle_message(&mut self, shard: &mut Shard<'_>, from: NodeId, message: &Message<'_>) {
         match *message {
             Message::View { .. } | Message::Settled { .. } => {}
             Message::Publish { topic, batch, entries } => {
@@ -428,7 +422,7 @@ impl OwnerTable {
     }
 
     /// The time is `shard.now`, and links may have room again.
-    pub fn handle_time<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub fn handle_time(&mut self, shard: &mut Shard<'_>) {
         while let Some((at, name)) = self.timers.first().cloned()
             && at <= shard.now
         {
@@ -452,7 +446,7 @@ impl OwnerTable {
     }
 
     /// Advances a topic as far as possible: begins, follows, publishes waiting messages, or ends.
-    fn drive<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn drive(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let is_due = topic.retry_at.is_none_or(|at| at <= shard.now);
         let has_use = topic.is_wanted || topic.outgoing.is_waiting();
@@ -496,7 +490,7 @@ impl OwnerTable {
     }
 
     /// Tells the store whether it must keep the topic.
-    fn hold<S: TopicStore, P>(&self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn hold(&self, shard: &mut Shard<'_>, name: &str) {
         let is_held = self.topics.get(name).is_some_and(|topic| match &topic.role {
             Role::Idle => topic.is_wanted,
             Role::Owner(followers) => topic.is_wanted || !followers.is_empty() || topic.is_awaited(),
@@ -506,7 +500,7 @@ impl OwnerTable {
     }
 
     /// Asks again a little later.
-    fn retry<S, P>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
+    fn retry(&mut self, shard: &Shard<'_>, name: &str) {
         if let Some(topic) = self.topics.get_mut(name) {
             let at = shard.now + RETRY_DELAY;
             topic.retry_at = Some(at);
@@ -536,7 +530,7 @@ fn next_batch(batches: &mut u32) -> u32 {
 }
 
 /// Passes entries with offsets from `first` on to a store that follows the topic, except those that it has.
-fn deliver<S: TopicStore>(store: &mut S, name: &str, epoch: u64, first: u64, entries: &[u8]) {
+fn deliver(store: &mut dyn TopicStore, name: &str, epoch: u64, first: u64, entries: &[u8]) {
     let Some(position) = store.position(name).filter(|position| position.epoch == epoch) else { return };
     let mut next = position.offset + 1;
     if first > next {

@@ -384,7 +384,7 @@ impl Broadcast {
         &mut self,
         cx: &mut Context<'_, D>,
         cluster: &mut ClusterShard,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store<'_, '_, D>, Links>) -> T,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> T,
     ) -> T {
         let ClusterShard { node, table, links, heads, .. } = cluster;
         let now = self.now;

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{OwnerTable, Peers, Role, Shard};
-use crate::store::TopicStore;
+use super::{OwnerTable, Role, Shard};
 
 impl OwnerTable {
     /// The backbone is away, or back.
-    pub fn handle_away<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, is_away: bool) {
+    pub fn handle_away(&mut self, shard: &mut Shard<'_>, is_away: bool) {
         self.is_away = is_away;
         if is_away {
             self.leave_owners(shard);
@@ -21,7 +20,7 @@ impl OwnerTable {
     }
 
     /// Orders the topics of owners that cannot be reached.
-    fn leave_owners<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    fn leave_owners(&mut self, shard: &mut Shard<'_>) {
         let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
         let mut left = Vec::new();
         for (name, topic) in topics.iter_mut().filter(|(name, _)| shard.store.has_local_epochs(name)) {
@@ -41,7 +40,7 @@ impl OwnerTable {
     }
 
     /// Begins an epoch of this node's own.
-    pub(super) fn begin_local<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn begin_local(&mut self, shard: &mut Shard<'_>, name: &str) {
         if !shard.store.begin_local(name) {
             return self.retry(shard, name);
         }
