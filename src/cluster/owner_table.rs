@@ -30,7 +30,7 @@ use members::TopicMembers;
 
 use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
 use crate::message::{Message, Outcome, outcomes};
-use crate::outgoing::{Full, Outgoing, Ticket};
+use crate::outgoing::{Decisions, Full, Outgoing, Ticket};
 use crate::store::TopicStore;
 use crate::stream::StreamRequest;
 use crate::view::{NodeId, View};
@@ -133,13 +133,12 @@ pub struct OwnerTable {
     members_lagging: BTreeSet<Box<str>>,
     /// Topics with a `retry_at`, with publications that expire, or with members that wait.
     timers: BTreeSet<(Nanos, Box<str>)>,
-    outgoing_bytes: usize,
     /// The number of the latest batch. Answers of a node that is no longer awaited may arrive late.
     batches: u32,
     /// Requests to streams that were made, and those that are not on their way yet.
     requests_made: u64,
     requests: VecDeque<(Box<str>, u64, StreamRequest)>,
-    outcomes: VecDeque<(Ticket, Outcome)>,
+    decided: Decisions,
 }
 
 impl OwnerTable {
@@ -162,11 +161,10 @@ impl OwnerTable {
             members_due: BTreeSet::new(),
             members_lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
-            outgoing_bytes: 0,
             batches: 0,
             requests_made: 0,
             requests: VecDeque::new(),
-            outcomes: VecDeque::new(),
+            decided: Decisions::default(),
         }
     }
 
@@ -185,7 +183,7 @@ impl OwnerTable {
 
     /// Whether there is room for another waiting publication of this size. A single one above the bound may wait alone.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.outgoing_bytes == 0 || self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
+        self.decided.waiting_bytes == 0 || self.decided.waiting_bytes + bytes <= OUTGOING_BYTES_MAX
     }
 
     /// Whether this node has the topic's position and members from its owner, or is the owner.
@@ -209,7 +207,7 @@ impl OwnerTable {
 
     /// The next publication that was decided.
     pub fn poll_outcome(&mut self) -> Option<(Ticket, Outcome)> {
-        self.outcomes.pop_front()
+        self.decided.outcomes.pop_front()
     }
 
     /// The next request to the stream of a durable topic, with its number. [`handle_stream`](OwnerTable::handle_stream) takes the answer.
@@ -261,13 +259,13 @@ impl OwnerTable {
     ) -> Result<(), Full> {
         if self.orders(name) {
             let outcome = self.order(shard, name, entry);
-            self.outcomes.push_back((ticket, outcome));
+            self.decided.outcomes.push_back((ticket, outcome));
             return Ok(());
         }
         if !self.has_room(entry.len()) {
             return Err(Full);
         }
-        self.outgoing_bytes += entry.len();
+        self.decided.waiting_bytes += entry.len();
         let until = shard.now + PUBLISH_TIMEOUT;
         self.topics.entry(name.into()).or_default().outgoing.push(ticket, entry, until);
         self.timers.insert((until, name.into()));
@@ -334,7 +332,7 @@ impl OwnerTable {
 
     /// A node is dead, or has lost messages to it.
     pub fn handle_reset(&mut self, shard: &mut Shard<'_>, node: NodeId) {
-        let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
+        let OwnerTable { topics, lagging, decided, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
         let (lost, on_their_way) = std::mem::take(&mut self.handed)
             .into_iter()
@@ -342,10 +340,7 @@ impl OwnerTable {
         self.handed = on_their_way;
         let (mut changed, mut left, mut lost_members) = (Vec::new(), Vec::new(), Vec::new());
         for (name, topic) in topics.iter_mut() {
-            topic.outgoing.reset(node, |ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
+            topic.outgoing.reset(node, decided);
             topic.hint = topic.hint.filter(|hint| *hint != node);
             topic.durable.iter_mut().for_each(|durable| durable.reset(node));
             match &mut topic.role {
@@ -390,12 +385,8 @@ impl OwnerTable {
                 self.order_batch(shard, from, topic, batch, entries)
             }
             Message::Published { topic: name, batch, outcomes: list } => {
-                let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
-                let Some(topic) = topics.get_mut(name) else { return };
-                topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
-                    *outgoing_bytes -= bytes;
-                    decided.push_back((ticket, outcome));
-                });
+                let Some(topic) = self.topics.get_mut(name) else { return };
+                topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
                 self.drive(shard, name);
             }
             Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
@@ -429,15 +420,9 @@ impl OwnerTable {
             self.timers.remove(&(at, name.clone()));
             self.expire_diverged(shard, &name);
             self.expire_members(shard, &name);
-            let OwnerTable { topics, outcomes, outgoing_bytes, timers, .. } = self;
-            let Some(topic) = topics.get_mut(&name) else { continue };
-            topic.outgoing.expire(shard.now, |ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
-            if let Some(until) = topic.outgoing.until() {
-                timers.insert((until, name.clone()));
-            }
+            let Some(topic) = self.topics.get_mut(&name) else { continue };
+            topic.outgoing.expire(shard.now, &mut self.decided);
+            self.timers.extend(topic.outgoing.until().map(|until| (until, name.clone())));
             self.drive(shard, &name);
         }
         self.hand_over(shard);

@@ -21,7 +21,7 @@ impl OwnerTable {
 
     /// Orders the topics of owners that cannot be reached.
     fn leave_owners(&mut self, shard: &mut Shard<'_>) {
-        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
+        let OwnerTable { topics, decided, .. } = self;
         let mut left = Vec::new();
         for (name, topic) in topics.iter_mut().filter(|(name, _)| shard.store.has_local_epochs(name)) {
             match topic.role {
@@ -29,10 +29,7 @@ impl OwnerTable {
                 Role::Owner(_) | Role::Loading | Role::Receiving(_) => continue,
             }
             // What is on its way may arrive, or not.
-            topic.outgoing.abandon(|ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
+            topic.outgoing.abandon(decided);
             topic.role = Role::Idle;
             left.push(name.clone());
         }

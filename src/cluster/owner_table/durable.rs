@@ -335,12 +335,8 @@ impl OwnerTable {
         if from != self.node {
             return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: list });
         }
-        let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
-        let Some(topic) = topics.get_mut(name) else { return };
-        topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
-            *outgoing_bytes -= bytes;
-            decided.push_back((ticket, outcome));
-        });
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
     }
 
     /// Gives up publications that the stream has not stored in time, or cannot store.

@@ -47,13 +47,11 @@ impl OwnerTable {
 
     /// Decides on the publications of this node that wait for the topic's owner.
     pub(super) fn refuse_outgoing(&mut self, name: &str, outcome: Outcome) {
-        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
-        let Some(topic) = topics.get_mut(name) else { return };
+        let Some(topic) = self.topics.get_mut(name) else { return };
         while topic.outgoing.is_waiting()
             && let Some((ticket, entry)) = topic.outgoing.pop()
         {
-            *outgoing_bytes -= entry.len();
-            outcomes.push_back((ticket, outcome));
+            self.decided.push(ticket, entry.len(), outcome);
         }
     }
 
@@ -79,9 +77,8 @@ impl OwnerTable {
             && topic.outgoing.is_waiting()
             && let Some((ticket, entry)) = topic.outgoing.pop()
         {
-            self.outgoing_bytes -= entry.len();
             let outcome = self.order(shard, name, &entry);
-            self.outcomes.push_back((ticket, outcome));
+            self.decided.push(ticket, entry.len(), outcome);
         }
     }
 
