@@ -3,7 +3,7 @@
 //!
 //! A push depends on nothing but its arguments, so one encoding of a publication serves all subscribers of its channel.
 
-use crate::centrifuge::fields::{Empty, Field, Message, Writer};
+use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
 use crate::centrifuge::messages::{Lifetime, OnlyData};
 use crate::centrifuge::{
@@ -12,7 +12,7 @@ use crate::centrifuge::{
 
 /// A ping to the client: the empty reply. The client answers with [`Pong`](crate::centrifuge::Request::Pong).
 pub fn ping(encoding: Encoding, out: &mut Vec<u8>) {
-    append(encoding, out, &Empty);
+    append(encoding, out, &Nothing {});
 }
 
 /// A message was published to a channel.

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::centrifuge::command::{data, object, or_default, text};
+use crate::centrifuge::command::{OnlyData, data, first_line, object, or_default, text};
+use crate::centrifuge::fields::Nothing;
+use crate::centrifuge::protobuf::delimited;
 use crate::centrifuge::{Encoding, Malformed};
 
 /// A message of the server. Its strings and payloads borrow from the frame; only JSON strings with escapes are copied.
@@ -293,20 +295,17 @@ impl<'a> Iterator for Frame<'a> {
                 if self.rest.is_empty() {
                     return None;
                 }
-                let end = self.rest.iter().position(|&byte| byte == b'\n').unwrap_or(self.rest.len());
-                let line = &self.rest[..end];
-                self.rest = self.rest.get(end + 1..).unwrap_or_default();
+                let (line, rest) = first_line(self.rest);
+                self.rest = rest.unwrap_or_default();
                 if !line.trim_ascii().is_empty() {
                     break serde_json::from_slice::<Parts<'a>>(line).map_err(|_| Malformed::Json);
                 }
             },
             Encoding::Protobuf if self.rest.is_empty() => return None,
-            Encoding::Protobuf => {
-                crate::centrifuge::protobuf::delimited(self.rest).and_then(|(message, rest)| {
-                    self.rest = rest;
-                    protobuf::parts(message)
-                })
-            }
+            Encoding::Protobuf => delimited(self.rest).and_then(|(message, rest)| {
+                self.rest = rest;
+                protobuf::parts(message)
+            }),
         };
         if read.is_err() {
             self.rest = &[];
@@ -344,7 +343,7 @@ struct Parts<'a> {
     #[serde(deserialize_with = "object")]
     ping: Option<Nothing>,
     #[serde(borrow, deserialize_with = "object")]
-    rpc: Option<DataParts<'a>>,
+    rpc: Option<OnlyData<'a>>,
     #[serde(deserialize_with = "object")]
     refresh: Option<Lifetime>,
     #[serde(deserialize_with = "object")]
@@ -365,7 +364,7 @@ struct PushParts<'a> {
     #[serde(borrow, deserialize_with = "object")]
     unsubscribe: Option<Ended<'a>>,
     #[serde(borrow, deserialize_with = "object")]
-    message: Option<DataParts<'a>>,
+    message: Option<OnlyData<'a>>,
     #[serde(borrow, deserialize_with = "object")]
     subscribe: Option<Subscription<'a>>,
     #[serde(borrow, deserialize_with = "object")]
@@ -389,16 +388,6 @@ struct PresenceParts<'a> {
     #[serde(borrow, deserialize_with = "or_default")]
     presence: BTreeMap<Cow<'a, str>, Info<'a>>,
 }
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DataParts<'a> {
-    #[serde(borrow, deserialize_with = "data")]
-    data: &'a [u8],
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Nothing {}
 
 impl<'a> Parts<'a> {
     fn received(self) -> Received<'a> {

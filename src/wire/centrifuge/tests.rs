@@ -4,10 +4,11 @@ mod client;
 mod commands;
 mod messages;
 mod properties;
+mod schema;
 
 use prost::Message;
 
-use crate::centrifuge::{Disconnect, Encoding, ErrorCode, UnsubscribeCode, schema};
+use crate::centrifuge::{Disconnect, Encoding, ErrorCode, UnsubscribeCode};
 
 const BOTH: [Encoding; 2] = [Encoding::Json, Encoding::Protobuf];
 

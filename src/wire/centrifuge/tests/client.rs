@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::BOTH;
+use super::schema;
 use crate::centrifuge::received::{self, PushEvent, Received, Reply};
 use crate::centrifuge::{
     Body, ClientInfo, Command, Connect, ConnectResult, Encoding, ErrorCode, History, HistoryResult, Payload,
     Position, PresenceStats, Publication, Publish, RefreshResult, Request, Rpc, SubRefresh, Subscribe,
-    SubscribeResult, Subscribed, UnsubscribeCode, decode, encode, push, reply, schema,
+    SubscribeResult, Subscribed, UnsubscribeCode, decode, encode, push, reply,
 };
 
 /// A JSON value, which both encodings may carry.
