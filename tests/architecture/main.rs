@@ -102,13 +102,6 @@ const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
     "src/broker/broadcast/subscribe.rs Broadcast::open_centrifuge",
     "src/broker/broadcast/subscribe.rs Broadcast::subscribe_raw",
     "src/server/auth.rs Handshakes::admit",
-    "src/topics/owner/owned_topics.rs OwnedTopics::history",
-    "src/topics/owner/owned_topics.rs OwnedTopics::publish_once",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::accept_stored",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::decide",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::note_key",
-    "src/topics/owner/transfer.rs Importer::import",
-    "src/topics/owner/transfer.rs OwnedTopics::export_state",
 ];
 
 #[test]

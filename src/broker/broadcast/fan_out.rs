@@ -4,8 +4,8 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::ShardResources;
 use echoring_topics::{
-    AcceptedMessage, Encoding, Format, Gap, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
-    TopicSettings, Topics,
+    AcceptedMessage, Encoding, Format, Gap, LogMemory, OwnedTopics, Publication, Rules, SubscriberId,
+    TopicId, TopicSettings, Topics,
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
@@ -46,7 +46,7 @@ impl FanOut {
         token: Token,
         window_bits: Option<u8>,
         skip: u64,
-    ) -> Option<MemberId> {
+    ) -> Option<SubscriberId> {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
@@ -60,7 +60,7 @@ impl FanOut {
         window_bits: Option<u8>,
         dialect: Encoding,
         skip: u64,
-    ) -> Option<MemberId> {
+    ) -> Option<SubscriberId> {
         if Dialect::of(dialect) == Some(Dialect::EventStream) {
             self.encoder.epochs.set(topic, epoch);
         }
@@ -132,7 +132,7 @@ impl FanOut {
     }
 
     /// Sends one subscriber the messages that it lacks.
-    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: MemberId, now: Nanos) {
+    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: SubscriberId, now: Nanos) {
         let FanOut { topics, follow_ups, encoder } = self;
         topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
@@ -170,7 +170,7 @@ impl FanOut {
     }
 
     /// The next session that missed presence events.
-    pub(super) fn next_missed_presence(&mut self) -> Option<(Token, MemberId)> {
+    pub(super) fn next_missed_presence(&mut self) -> Option<(Token, SubscriberId)> {
         self.follow_ups.missed_presence.pop()
     }
 }

@@ -9,8 +9,8 @@ use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
-    TopicId, entries, is_members, is_topic_name,
+    ClientId, Content, Creator, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
+    SubscriberId, TopicId, entries, is_members, is_topic_name,
 };
 use echoring_wire::is_too_deep;
 
@@ -315,7 +315,7 @@ fn put_publisher(out: &mut Vec<u8>, publisher: &Publisher) {
 fn publisher(from: &mut &[u8]) -> Option<Publisher> {
     let shard = from.try_get_u16_le().ok()?;
     let (number, token, identity) = (byte(from)?, token(from)?, word(from)?);
-    let member = option(from, word)?.map(MemberId::from_tag);
+    let member = option(from, word)?.map(SubscriberId::from_tag);
     let request = half(from)?;
     let ack_mode = match byte(from)? {
         0 => AckMode::Never,

@@ -3,7 +3,7 @@
 use super::shard_mail::Publisher;
 use crate::peer::{Context, Peer};
 use echoring_runtime::driver::Driver;
-use echoring_topics::{MemberId, TopicId};
+use echoring_topics::{SubscriberId, TopicId};
 
 /// The publisher of a message that is appended now, with its subscription as it is now. A handler publishes before its
 /// subscription is live, as in the same call, and may have subscribed again since.
@@ -20,7 +20,7 @@ pub(super) fn publisher_now<D: Driver>(
 }
 
 /// The live subscription of a handler's connection to a topic, if it does not get the connection's own messages.
-pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<MemberId> {
+pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<SubscriberId> {
     let subscription = peer.session_mut()?.find(topic)?;
     subscription.member().filter(|_| subscription.skips_own)
 }

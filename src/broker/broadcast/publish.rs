@@ -15,7 +15,7 @@ use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Full, ShardResources};
 use echoring_runtime::traces;
-use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
+use echoring_topics::{Content, Position, Publication, Refused, Right, SubscriberId, TopicId};
 
 /// The outcome of a publication of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,7 +327,7 @@ pub(super) fn publisher(
     link: &ConnectionContext<'_>,
     number: u8,
     client: Option<&Identity>,
-    member: Option<MemberId>,
+    member: Option<SubscriberId>,
     ack_mode: AckMode,
 ) -> Publisher {
     let identity = client.map_or(0, Identity::number);

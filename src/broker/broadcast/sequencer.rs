@@ -12,7 +12,7 @@ use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, ClientId, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement,
-    Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
+    Position, Publication, Refused, Relay, Replay, Rules, Submission, Subscribed, TopicId,
 };
 
 use super::cluster::{
@@ -63,9 +63,7 @@ pub(super) struct Sequenced {
 /// A message of a durable topic that is stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
-    pub(super) publication: Publication<'a>,
-    pub(super) idempotency_key: &'a str,
-    pub(super) by_client: bool,
+    pub(super) submission: Submission<'a>,
     pub(super) position: Position,
 }
 
@@ -190,11 +188,11 @@ impl Sequencer {
         publisher: &Publisher,
         stored: &Stored<'_>,
     ) -> Option<TopicId> {
-        let &Stored { publication, idempotency_key, by_client, position } = stored;
+        let &Stored { submission, position } = stored;
+        let publication = submission.publication;
         let Sequencer { topics, passed, forwards, relay, .. } = self;
         let format = topics.relay(owned);
-        let shards =
-            topics.accept_stored(owned, &publication, idempotency_key, by_client, now, resources.pool);
+        let shards = topics.accept_stored(owned, &submission, now, resources.pool);
         let local = forward_message(
             forwards,
             passed,
@@ -321,7 +319,8 @@ impl Sequencer {
             topics.publish(owned, &publication, by_client, now, resources.pool)?
         } else {
             let pool = &mut *resources.pool;
-            match topics.publish_once(owned, &publication, idempotency_key, by_client, now, pool)? {
+            let submission = Submission { publication, idempotency_key, by_client };
+            match topics.publish_once(owned, &submission, now, pool)? {
                 Accepted::New(position, shards) => (position, shards),
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
             }
@@ -365,10 +364,11 @@ impl Sequencer {
         now: Nanos,
         pool: &mut Pool,
     ) -> PageAnswer {
-        let mut bytes = Vec::new();
         let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
-        let page = self.topics.history(owned, from, bytes_max, now, pool, &mut bytes);
-        (page.ok_or(Refused::Busy), bytes)
+        match self.topics.history(owned, from, bytes_max, now, pool) {
+            Some((page, messages)) => (Ok(page), messages),
+            None => (Err(Refused::Busy), Vec::new()),
+        }
     }
 
     /// A page of a topic's history for a connection. `None` if it is answered later: once this node has reached the position behind

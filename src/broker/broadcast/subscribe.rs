@@ -15,7 +15,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ShardResources};
-use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
+use echoring_topics::{Creator, Refused, Right, Subscribed, SubscriberId, TopicId};
 use echoring_wire::centrifuge::Encoding;
 
 /// A client that may not subscribe to the topic of a raw route.
@@ -208,7 +208,7 @@ impl Broadcast {
         token: Token,
         topic: TopicId,
         echo_own: bool,
-    ) -> Option<MemberId> {
+    ) -> Option<SubscriberId> {
         let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
         self.fan_out.subscribe_raw(topic, token, window_bits, skip)

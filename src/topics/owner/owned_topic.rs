@@ -119,20 +119,20 @@ impl OwnedTopic {
     }
 
     /// The latest messages of their keys after `after`.
-    pub(crate) fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
-        let head = self.position();
+    pub(crate) fn latest(&self, after: u64, bytes_max: usize) -> (Page, Vec<u8>) {
+        let (head, mut page) = (self.position(), Vec::new());
         let first = after.max(self.keyed_since) + 1;
         let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
-        for (offset, Publication { content, key, payload }) in self.keyed.after(after) {
-            let bytes = KEPT_BYTES + key.len() + payload.len();
+        for (offset, publication) in self.keyed.after(after) {
+            let bytes = KEPT_BYTES + publication.key.len() + publication.payload.len();
             if told.messages > 0 && page.len() + bytes + ENTRY_BYTES > bytes_max {
                 told.complete = false;
                 break;
             }
-            append_message(page, offset, &Publication { content, key, payload });
+            append_message(&mut page, offset, &publication);
             told.messages += 1;
         }
-        told
+        (told, page)
     }
 
     /// The offset of the oldest stored message.

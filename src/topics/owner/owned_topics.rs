@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 pub(crate) use self::import::ImportedTopic;
 use super::creators::{CreationLimits, Creator, Creators};
-use super::idempotency::digest;
+use super::idempotency::{Known, digest};
 use super::member_list::MemberList;
 use super::owned_topic::{OwnedTopic, Rate};
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
@@ -21,7 +21,7 @@ use crate::collections::by_size::BySize;
 use crate::collections::retained::Retained;
 use crate::collections::slot_map::SlotMap;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW};
-use crate::message::{Position, Publication, Refused};
+use crate::message::{Position, Publication, Refused, Submission};
 use crate::settings::{Relay, Rules, SlowConsumerPolicy};
 use crate::topic::TopicId;
 use echoring_proto::buffer::{Budget, Lease, Pool};
@@ -239,13 +239,8 @@ impl OwnedTopics {
         let refused = self.refusal(id, publication, by_client, pool);
         let OwnedTopics { table, publications, .. } = self;
         let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
-        let count = Publications {
-            published: 1,
-            accepted: u64::from(refused.is_none()),
-            refused: u64::from(refused.is_some()),
-        };
-        owned.publications.add(&count);
-        publications.add(&count);
+        owned.publications.count(refused.is_none());
+        publications.count(refused.is_none());
         if let Some(refused) = refused {
             return Err(refused);
         }
@@ -296,7 +291,7 @@ impl OwnedTopics {
         }
     }
 
-    /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same `idempotency_key` within the
+    /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same idempotency key within the
     /// last [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are separate.
     ///
     /// # Errors
@@ -305,27 +300,27 @@ impl OwnedTopics {
     pub fn publish_once(
         &mut self,
         id: OwnedTopicId,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
+        submission: &Submission<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Accepted<'_>, Refused> {
-        let digest = digest(self.seed, publication);
-        if let Some(position) = self.published_before(id, digest, idempotency_key, by_client, now)? {
+        let &Submission { publication, idempotency_key, by_client } = submission;
+        let digest = digest(self.seed, &publication);
+        if let Some(position) = self.published_before(id, submission, digest, now)? {
             return Ok(Accepted::Again(position));
         }
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let (epoch, offset) = (owned.epoch, owned.offset + 1);
         // Without memory for the key nothing is published, because its publisher relies on safe retries.
+        let known = Known { offset, digest, at: now };
         while let Some(owned) = self.table.get_mut(id.key())
-            && !owned.keys(by_client).keep(idempotency_key, offset, digest, now, pool)
+            && !owned.keys(by_client).keep(idempotency_key, known, pool)
         {
             if !self.shed(pool) {
                 return Err(self.refuse(id, Refused::OutOfMemory));
             }
         }
-        if let Err(refused) = self.publish(id, publication, by_client, now, pool).map(|_| ()) {
+        if let Err(refused) = self.publish(id, &publication, by_client, now, pool).map(|_| ()) {
             if let Some(owned) = self.table.get_mut(id.key()) {
                 owned.keys(by_client).forget_latest(pool);
             }
@@ -336,18 +331,17 @@ impl OwnedTopics {
         Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
     }
 
-    /// Where the publication with this digest and key was accepted before, if it was.
+    /// Where the publication with this digest was accepted before, if it was.
     fn published_before(
         &mut self,
         id: OwnedTopicId,
+        submission: &Submission<'_>,
         digest: u64,
-        idempotency_key: &str,
-        by_client: bool,
         now: Nanos,
     ) -> Result<Option<Position>, Refused> {
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let epoch = owned.epoch;
-        match owned.keys(by_client).find(idempotency_key, now) {
+        match owned.keys(submission.by_client).find(submission.idempotency_key, now) {
             Some(known) if known.digest == digest => Ok(Some(Position { epoch, offset: known.offset })),
             Some(_) => Err(self.refuse(id, Refused::KeyReused)),
             None => Ok(None),
@@ -372,21 +366,19 @@ impl OwnedTopics {
 
     /// Counts a message that was refused before its topic decided about it.
     fn refuse(&mut self, id: OwnedTopicId, refused: Refused) -> Refused {
-        let count = Publications { published: 1, accepted: 0, refused: 1 };
-        self.publications.add(&count);
+        self.publications.count(false);
         if let Some(owned) = self.table.get_mut(id.key()) {
-            owned.publications.add(&count);
+            owned.publications.count(false);
         }
         refused
     }
 
     /// A message was refused before it reached its topic.
     pub fn note_refused(&mut self) {
-        self.publications.published += 1;
-        self.publications.refused += 1;
+        self.publications.count(false);
     }
 
-    /// Appends the messages of a replay to `page`, about `bytes_max` bytes and at least one message; see `entries`.
+    /// A page of a replay, with its messages: about `bytes_max` bytes and at least one message; see `entries`.
     pub fn history(
         &mut self,
         id: OwnedTopicId,
@@ -394,8 +386,7 @@ impl OwnedTopics {
         bytes_max: usize,
         now: Nanos,
         pool: &mut Pool,
-        page: &mut Vec<u8>,
-    ) -> Option<Page> {
+    ) -> Option<(Page, Vec<u8>)> {
         let owned = self.table.get_mut(id.key())?;
         owned.forget_old(now, pool);
         self.by_size.set(id.index, owned.history.charged_bytes());
@@ -410,27 +401,27 @@ impl OwnedTopics {
         };
         let keeps_all = matches!(from, Replay::After(_)) && after + 1 >= oldest;
         if conflates && after < owned.offset && !keeps_all {
-            return Some(owned.latest(after, bytes_max, page));
+            return Some(owned.latest(after, bytes_max));
         }
         let log = &owned.history;
         let from = after.max(oldest - 1);
         let mut told = Page { head, after, conflated: false, first: from + 1, messages: 0, complete: true };
-        let mut sequence = log.behind_offset(from).max(log.start());
+        let (mut sequence, mut page) = (log.behind_offset(from).max(log.start()), Vec::new());
         for stretch in log.read(sequence, None) {
             let mut bytes = &stretch.bytes[..];
             while let Some((frame_bytes, _)) = log.frame(sequence).filter(|_| !bytes.is_empty()) {
                 if told.messages > 0 && page.len() + frame_bytes + ENTRY_BYTES > bytes_max {
                     told.complete = false;
-                    return Some(told);
+                    return Some((told, page));
                 }
                 let (entry, rest) = bytes.split_at(frame_bytes);
-                append_entry(page, told.first + u64::from(told.messages), &[entry]);
+                append_entry(&mut page, told.first + u64::from(told.messages), &[entry]);
                 bytes = rest;
                 told.messages += 1;
                 sequence += 1;
             }
         }
-        Some(told)
+        Some((told, page))
     }
 
     /// The form in which other programs at the backbone get the topic's messages.
@@ -507,19 +498,22 @@ impl OwnedTopics {
 
     /// Whether messages of the topic `name` are forwarded to `shard`.
     pub fn forwards_to(&self, name: &str, shard: usize) -> bool {
-        let owned = self.by_name.get(name).and_then(|id| self.table.get(id.key()));
-        owned.is_some_and(|owned| owned.shards.iter().any(|(other, _)| *other == shard))
+        self.named(name).is_some_and(|owned| owned.shards.iter().any(|(other, _)| *other == shard))
     }
 
     /// The report of the topic `name`.
     pub fn report(&self, name: &str, now: Nanos) -> Option<OwnerReport> {
-        let id = self.by_name.get(name)?;
-        self.table.get(id.key()).map(|owned| owned.report(now))
+        self.named(name).map(|owned| owned.report(now))
     }
 
     /// The reports of all topics.
     pub fn reports(&self, now: Nanos) -> impl Iterator<Item = (&str, OwnerReport)> {
         self.table.values().map(move |owned| (&*owned.name, owned.report(now)))
+    }
+
+    /// The topic `name`, if it exists.
+    fn named(&self, name: &str) -> Option<&OwnedTopic> {
+        self.owned(self.find(name)?)
     }
 
     /// Number of topics without subscribers.

@@ -4,7 +4,7 @@ use super::{Forgotten, OwnedTopicId, OwnedTopics};
 use crate::accounts::Publications;
 use crate::channel::log::Log;
 use crate::client::ClientId;
-use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
+use crate::limits::KEYS_MAX;
 use crate::message::{Position, Publication};
 use crate::owner::creators::Creator;
 use crate::owner::idempotency::Known;
@@ -160,18 +160,14 @@ impl OwnedTopics {
         known: Known,
         pool: &mut Pool,
     ) -> Result<(), ImportError> {
-        let Known { offset, digest, at } = known;
         while let Some(owned) = self.table.get_mut(id.key())
-            && !owned.keys(by_client).keep(key, offset, digest, at, pool)
+            && !owned.keys(by_client).keep(key, known, pool)
         {
             if !self.shed(pool) {
                 return Err(ImportError::OutOfMemory);
             }
         }
-        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
-            self.forget_oldest_key(pool);
-        }
-        self.idempotent.push_back((at, id, by_client));
+        self.list_key(id, by_client, known.at, pool);
         Ok(())
     }
 
