@@ -478,37 +478,29 @@ impl<K: Copy + Eq> Topics<K> {
     ) {
         let channels = self.table.get(id.key()).map(|topic| topic.channels.clone()).unwrap_or_default();
         for number in channels {
-            while !self.try_append(id, number, memory.pool, append, frames) {
-                if !memory.shed() && !self.shed(memory.pool) {
-                    self.lose(id, number, memory.pool, append);
+            while let Some((channel, mut context)) = self.channel(number, 0) {
+                // Unless it has the frame, or does not need it.
+                let is_done = channel.has(append) || !channel.takes(append);
+                if is_done || channel.append(memory.pool, append, frames, &mut context) {
                     break;
                 }
+                if memory.shed() || self.shed(memory.pool) {
+                    continue;
+                }
+                if let Some((channel, mut context)) = self.channel(number, 0) {
+                    warn_starved(context.topic, channel.backlog_bytes());
+                    channel.lose(memory.pool, append, &mut context);
+                }
+                break;
             }
         }
     }
 
-    /// Appends to one channel, unless it has the frame or does not need it. False if there is no memory for it.
-    fn try_append(
-        &mut self,
-        id: TopicId,
-        number: u32,
-        pool: &mut Pool,
-        append: &Append,
-        frames: &mut impl Encode,
-    ) -> bool {
-        let Some(topic) = self.table.get_mut(id.key()) else { return true };
-        let Some(channel) = self.channels.get_mut(number) else { return true };
-        let is_done = channel.has(append) || !channel.takes(append);
-        is_done || channel.append(pool, append, frames, &mut topic.state.context(&mut self.sums, 0))
-    }
-
-    fn lose(&mut self, id: TopicId, number: u32, pool: &mut Pool, append: &Append) {
-        if let Some(topic) = self.table.get_mut(id.key())
-            && let Some(channel) = self.channels.get_mut(number)
-        {
-            warn_starved(&topic.state.name, channel.backlog_bytes());
-            channel.lose(pool, append, &mut topic.state.context(&mut self.sums, 0));
-        }
+    /// A channel, and what it uses of its topic.
+    fn channel(&mut self, number: u32, now: Nanos) -> Option<(&mut Channel<K>, ChannelContext<'_>)> {
+        let channel = self.channels.get_mut(number)?;
+        let (_, topic) = self.table.at_mut(channel.topic)?;
+        Some((channel, topic.state.context(&mut self.sums, now)))
     }
 
     /// Frees the frames that only slow consumers still need, in one of the logs where they are most. False if there is
@@ -603,9 +595,8 @@ impl<K: Copy + Eq> Topics<K> {
                 self.channels.get(number).and_then(|channel| channel.next_up_to_date(from))
             {
                 from = index + 1;
-                let Some(topic) = self.table.get_mut(id.key()) else { break };
-                let Some(channel) = self.channels.get_mut(number) else { break };
-                channel.remove(index, &mut topic.state.context(&mut self.sums, now));
+                let Some((channel, mut context)) = self.channel(number, now) else { break };
+                channel.remove(index, &mut context);
                 deserted |= channel.count() == 0;
                 if let Some(to) = self.subscribe(id, key, following, 0) {
                     sink.moved(key, SubscriberId { channel: number, index }, to);
@@ -652,9 +643,8 @@ impl<K: Copy + Eq> Topics<K> {
     /// taken back: they must not be sent, because they will be offered again.
     pub fn take_back(&mut self, tag: u64, key: K, unsent: usize, all: bool, now: Nanos) -> (usize, u32) {
         let SubscriberId { channel, index } = SubscriberId::from_tag(tag);
-        let Some(channel) = self.channels.get_mut(channel) else { return (0, 0) };
-        let Some((_, topic)) = self.table.at_mut(channel.topic) else { return (0, 0) };
-        channel.take_back(index, key, unsent, all, &mut topic.state.context(&mut self.sums, now))
+        let Some((channel, mut context)) = self.channel(channel, now) else { return (0, 0) };
+        channel.take_back(index, key, unsent, all, &mut context)
     }
 
     /// Removes subscribers that have lagged for too long although nothing new was appended.

@@ -88,20 +88,36 @@ impl OwnedTopic {
         if self.settings.history.messages == 0 {
             return true;
         }
+        let is_stored = self.store(self.offset, publication, now, pool);
+        if is_stored {
+            self.trim(pool);
+        }
+        is_stored
+    }
+
+    /// Adds the message `offset` to the end of the history. False if there is no memory for it.
+    pub(crate) fn store(
+        &mut self,
+        offset: u64,
+        publication: &Publication<'_>,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> bool {
         let Publication { content, key, payload } = *publication;
-        let meta = [content as u8, key.len() as u8];
-        debug_assert_eq!(meta.len(), KEPT_BYTES);
+        let meta: [u8; KEPT_BYTES] = [content as u8, key.len() as u8];
         let parts = [&meta[..], key.as_bytes(), payload, &[]];
-        if self.history.append(pool, 0, self.offset, &parts).is_err() {
+        if self.history.append(pool, 0, offset, &parts).is_err() {
             return false;
         }
         self.history.publish(now);
         self.history.evict(pool);
-        // Eviction works in pieces; messages kept beyond the bound are not replayed.
-        let oldest = self.oldest_kept();
-        let behind = self.history.behind_offset(oldest - 1);
-        self.history.forget_before(behind, pool);
         true
+    }
+
+    /// Evicts messages beyond the bound on their number. That works in pieces; those that stay are not replayed.
+    pub(crate) fn trim(&mut self, pool: &mut Pool) {
+        let behind = self.history.behind_offset(self.oldest_kept() - 1);
+        self.history.forget_before(behind, pool);
     }
 
     /// Whether nothing is stored for replay or for new subscribers.

@@ -268,26 +268,25 @@ impl OwnedTopics {
 
     /// Gives a message the next offset, and stores it for replay.
     fn advance(&mut self, id: OwnedTopicId, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) {
-        let OwnedTopics { table, by_size, .. } = self;
-        let Some(owned) = table.get_mut(id.key()) else { return };
+        let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.offset += 1;
         owned.payload_bytes += publication.payload.len() as u64;
         owned.rate.count(now);
-        let mut kept = owned.remember(publication, now, pool);
-        by_size.set(id.index, owned.history.charged_bytes());
-        for _ in 0..SHED_TRIES {
-            if kept || !make_room(table, by_size, id, pool) {
+        for tries in 0.. {
+            let Some(owned) = self.table.get_mut(id.key()) else { return };
+            let is_kept = owned.remember(publication, now, pool);
+            self.by_size.set(id.index, owned.history.charged_bytes());
+            if is_kept {
+                return;
+            }
+            if tries == SHED_TRIES || !self.make_room(Some(id.index), pool) {
                 break;
             }
-            let Some(owned) = table.get_mut(id.key()) else { break };
-            kept = owned.remember(publication, now, pool);
-            by_size.set(id.index, owned.history.charged_bytes());
         }
-        let Some(owned) = table.get_mut(id.key()) else { return };
-        if !kept {
+        if let Some(owned) = self.table.get_mut(id.key()) {
             // A replay reports the gap.
             owned.history.forget_all(owned.offset, pool);
-            by_size.set(id.index, 0);
+            self.by_size.set(id.index, 0);
         }
     }
 
@@ -483,10 +482,16 @@ impl OwnedTopics {
 
     /// Evicts one of the largest histories. False if there is none.
     pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        self.make_room(None, pool)
+    }
+
+    /// The same for a message that the topic at the index `accepting` has just accepted, and that is not stored yet.
+    fn make_room(&mut self, accepting: Option<u32>, pool: &mut Pool) -> bool {
         let Some(index) = self.by_size.largest() else { return false };
         self.by_size.set(index, 0);
         if let Some((_, owned)) = self.table.at_mut(index) {
-            owned.history.forget_all(owned.offset, pool);
+            let not_stored = u64::from(accepting == Some(index));
+            owned.history.forget_all(owned.offset - not_stored, pool);
         }
         true
     }
@@ -586,23 +591,6 @@ impl OwnedTopics {
         self.forgotten.put(&owned.name, forgotten, now, pool);
         self.lease.give_back(1);
     }
-}
-
-/// Evicts one of the largest histories for the message that the topic `id` has just accepted. False if there is none.
-fn make_room(
-    table: &mut SlotMap<OwnedTopic>,
-    by_size: &mut BySize,
-    id: OwnedTopicId,
-    pool: &mut Pool,
-) -> bool {
-    let Some(index) = by_size.largest() else { return false };
-    by_size.set(index, 0);
-    if let Some((_, owned)) = table.at_mut(index) {
-        // The message itself is not part of it yet.
-        let reached = if index == id.index { owned.offset - 1 } else { owned.offset };
-        owned.history.forget_all(reached, pool);
-    }
-    true
 }
 
 /// An epoch of 48 bits, which a JavaScript number can hold; never 0. It is odd, except for local ones.

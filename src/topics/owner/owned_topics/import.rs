@@ -9,7 +9,6 @@ use crate::message::{Position, Publication};
 use crate::owner::creators::Creator;
 use crate::owner::idempotency::Known;
 use crate::owner::owned_topic::OwnedTopic;
-use crate::owner::replay::KEPT_BYTES;
 use crate::owner::transfer::ImportError;
 use crate::settings::SlowConsumerPolicy;
 use crate::topic::TopicId;
@@ -102,13 +101,7 @@ impl OwnedTopics {
         if is_first || offset != owned.history.end_offset() + 1 {
             owned.history.forget_all(offset - 1, pool);
         }
-        let meta = [publication.content as u8, publication.key.len() as u8];
-        debug_assert_eq!(meta.len(), KEPT_BYTES);
-        let parts = [&meta[..], publication.key.as_bytes(), publication.payload, &[]];
-        if owned.history.append(pool, 0, offset, &parts).is_ok() {
-            owned.history.publish(now);
-            owned.history.evict(pool);
-        } else {
+        if !owned.store(offset, publication, now, pool) {
             owned.history.forget_all(offset, pool);
         }
         self.by_size.set(id.index, owned.history.charged_bytes());
@@ -189,9 +182,7 @@ impl OwnedTopics {
         for index in 0..self.slots() as u32 {
             if let Some((_, owned)) = self.table.at_mut(index) {
                 // As much as this process is configured to keep.
-                let oldest = owned.oldest_kept();
-                let behind = owned.history.behind_offset(oldest - 1);
-                owned.history.forget_before(behind, pool);
+                owned.trim(pool);
             }
         }
     }
