@@ -157,16 +157,12 @@ impl OwnerTable {
 
     /// The same for a topic of this node.
     pub(super) fn has_no_stream(&self, name: &str, now: Nanos) -> bool {
-        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
-        durable.is_some_and(|durable| durable.stores_nothing(now))
+        self.known_durable(name).is_some_and(|durable| durable.stores_nothing(now))
     }
 
     /// Whether the stream of a topic is read because it may have messages that this node, the owner, lacks.
     pub fn reads_stream(&self, name: &str) -> bool {
-        self.topics
-            .get(name)
-            .and_then(|topic| topic.durable.as_ref())
-            .is_some_and(|durable| durable.is_behind)
+        self.known_durable(name).is_some_and(|durable| durable.is_behind)
     }
 
     /// Publications of another node wait to be stored.
@@ -192,15 +188,11 @@ impl OwnerTable {
         if durable.request.take_if(|request| *request == number).is_none() {
             return;
         }
-        match answer {
-            StreamAnswer::Unusable => {
-                durable.unusable_since.get_or_insert(shard.now);
-            }
-            StreamAnswer::Stored(_) | StreamAnswer::Loaded(..) => durable.unusable_since = None,
-            StreamAnswer::Failed => {}
-        }
+        let since = durable.unusable_since.take();
         match answer {
             StreamAnswer::Failed | StreamAnswer::Unusable => {
+                let is_unusable = answer == StreamAnswer::Unusable;
+                durable.unusable_since = since.or(is_unusable.then_some(shard.now));
                 durable.sequence = None;
                 durable.retry_at = Some(shard.now + STREAM_RETRY_DELAY);
             }
@@ -271,6 +263,10 @@ impl OwnerTable {
         if has_changed {
             self.hold(shard, name);
         }
+    }
+
+    pub(super) fn known_durable(&self, name: &str) -> Option<&Durable> {
+        self.topics.get(name)?.durable.as_deref()
     }
 
     fn durable(&mut self, name: &str) -> Option<&mut Durable> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use echoring_topics::Position;
 
 use super::diverged::takes_other_epoch;
+use super::durable::Durable;
 use super::members::{TopicMembers, send_list};
 use super::{OwnerTable, Role, Shard, deliver};
 use crate::limits::HISTORY_PART_BYTES;
@@ -21,7 +22,7 @@ impl OwnerTable {
         for name in moving {
             match self.view.owner(&name).filter(|owner| *owner != self.node) {
                 // Nobody knows yet what its stream has.
-                Some(_) if self.is_storing(&name) => {}
+                Some(_) if self.known_durable(&name).is_some_and(Durable::is_storing) => {}
                 Some(owner) if shard.peers.has_room(owner) => {
                     self.moving.remove(&name);
                     self.hand_over_one(shard, &name, owner);
@@ -61,11 +62,6 @@ impl OwnerTable {
             shard.store.remove(name);
         }
         self.drive(shard, name);
-    }
-
-    fn is_storing(&self, name: &str) -> bool {
-        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
-        durable.is_some_and(|durable| durable.is_storing())
     }
 
     /// The next owner must know the positions that this one has given, also for unused topics: otherwise a subscriber

@@ -17,7 +17,7 @@ use crate::centrifuge::{Encoding, Malformed};
 /// A message of the server. Its strings and payloads borrow from the frame; only JSON strings with escapes are copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Received<'a> {
+pub enum ServerMessage<'a> {
     /// The empty message: the client answers with [`Pong`](crate::centrifuge::Request::Pong).
     Ping,
     /// The reply to the command with this number.
@@ -267,13 +267,13 @@ pub struct Ended<'a> {
 /// The messages of a frame, in its order. Ends with the first error.
 ///
 /// ```
-/// use echoring_wire::centrifuge::received::{Received, Reply, decode};
+/// use echoring_wire::centrifuge::received::{ServerMessage, Reply, decode};
 /// use echoring_wire::centrifuge::{Encoding, reply};
 ///
 /// let mut frame = Vec::new();
 /// reply::publish(Encoding::Protobuf, &mut frame, 7);
 /// let messages: Result<Vec<_>, _> = decode(Encoding::Protobuf, &frame).collect();
-/// assert_eq!(messages.unwrap(), [Received::Reply(7, Reply::Publish)]);
+/// assert_eq!(messages.unwrap(), [ServerMessage::Reply(7, Reply::Publish)]);
 /// ```
 pub fn decode(encoding: Encoding, frame: &[u8]) -> Frame<'_> {
     Frame { encoding, rest: frame }
@@ -287,7 +287,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Iterator for Frame<'a> {
-    type Item = Result<Received<'a>, Malformed>;
+    type Item = Result<ServerMessage<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let read = match self.encoding {
@@ -390,13 +390,13 @@ struct PresenceParts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn received(self) -> Received<'a> {
+    fn received(self) -> ServerMessage<'a> {
         let Parts { id, .. } = self;
         if id == 0 {
             return match (self.push, self.error) {
-                (Some(push), _) => Received::Push(push.push()),
-                (None, Some(error)) => Received::Reply(0, Reply::Error(error)),
-                (None, None) => Received::Ping,
+                (Some(push), _) => ServerMessage::Push(push.push()),
+                (None, Some(error)) => ServerMessage::Reply(0, Reply::Error(error)),
+                (None, None) => ServerMessage::Ping,
             };
         }
         let reply = None
@@ -412,7 +412,7 @@ impl<'a> Parts<'a> {
             .or(self.rpc.map(|rpc| Reply::Rpc(rpc.data)))
             .or(self.refresh.map(Reply::Refresh))
             .or(self.sub_refresh.map(Reply::SubRefresh));
-        reply.map_or(Received::Unknown, |reply| Received::Reply(id, reply))
+        reply.map_or(ServerMessage::Unknown, |reply| ServerMessage::Reply(id, reply))
     }
 }
 
