@@ -56,13 +56,9 @@ impl<'a> Heartbeat<'a> {
         if u8::take(bytes)? != VERSION {
             return None;
         }
-        let phase = match u8::take(bytes)? {
-            0 => Phase::Joining,
-            1 => Phase::Active,
-            2 => Phase::Leaving,
-            3 => Phase::Left,
-            _ => return None,
-        };
+        let (number, phases) =
+            (u8::take(bytes)?, [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left]);
+        let phase = phases.into_iter().find(|phase| *phase as u8 == number)?;
         let (node, started_ms) = (NodeId::take(bytes)?, u64::take(bytes)?);
         let (predecessor, name) = (Wire::take(bytes)?, <&str>::take(bytes)?);
         let is_named = (1..=NODE_NAME_BYTES_MAX).contains(&name.len());

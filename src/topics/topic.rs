@@ -70,7 +70,7 @@ impl LogMemory<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Topic {
     state: TopicState,
     /// One for each format that has subscribers.
@@ -90,7 +90,7 @@ struct Topic {
 }
 
 /// The parts of a topic that its channels need.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct TopicState {
     name: Box<str>,
     settings: TopicSettings,
@@ -270,21 +270,10 @@ impl<K: Copy + Eq> Topics<K> {
         let state = TopicState {
             name: name.into(),
             settings: *self.rules.of(name),
-            keyed: Keyed::default(),
-            previous: Previous::default(),
             deliveries: self.left.take(name, pool).unwrap_or_default(),
+            ..TopicState::default()
         };
-        let id = TopicId::from_key(self.table.insert(Topic {
-            state,
-            channels: Vec::new(),
-            offset: 0,
-            dirty: false,
-            fresh: 0,
-            undelivered: 0,
-            undelivered_since: 0,
-            pace: Pace::default(),
-            spoke_at: now,
-        }));
+        let id = TopicId::from_key(self.table.insert(Topic { state, spoke_at: now, ..Topic::default() }));
         self.by_name.insert(name.into(), id);
         id
     }

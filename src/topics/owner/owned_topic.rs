@@ -14,7 +14,7 @@ use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct OwnedTopic {
     pub(crate) name: Box<str>,
     pub(crate) settings: TopicSettings,

@@ -10,11 +10,9 @@ use std::ops::Bound;
 pub(crate) use self::import::ImportedTopic;
 use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::{Known, digest};
-use super::member_list::MemberList;
-use super::owned_topic::{OwnedTopic, Rate};
+use super::owned_topic::OwnedTopic;
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
 use crate::accounts::{OwnerReport, Publications};
-use crate::channel::keyed::Keyed;
 use crate::channel::log::Log;
 use crate::client::ClientId;
 use crate::collections::by_size::BySize;
@@ -99,7 +97,7 @@ pub struct OwnedTopics {
 }
 
 /// The position and counts of a forgotten topic, for returning subscribers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Forgotten {
     position: Position,
     publications: Publications,
@@ -545,28 +543,19 @@ impl OwnedTopics {
     fn create(&mut self, name: &str, creator: Creator, now: Nanos, pool: &mut Pool) -> OwnedTopicId {
         let begun = Position { epoch: epoch(self.epochs.next_u64()), offset: 0 };
         let Forgotten { position, publications, payload_bytes } =
-            self.forgotten.take(name, pool).unwrap_or(Forgotten {
-                position: begun,
-                publications: Publications::default(),
-                payload_bytes: 0,
-            });
+            self.forgotten.take(name, pool).unwrap_or(Forgotten { position: begun, ..Forgotten::default() });
         let owned = OwnedTopic {
             name: name.into(),
             settings: *self.rules.of(name),
             epoch: position.epoch,
             offset: position.offset,
-            shards: Vec::new(),
             publications,
             payload_bytes,
-            rate: Rate::default(),
             history: Log::history(self.rules.of(name).history.bytes, position.offset),
-            keyed: Keyed::default(),
             keyed_since: position.offset,
-            idempotent: None,
-            members: MemberList::default(),
             creator,
             idle_since: Some(now),
-            is_held: false,
+            ..OwnedTopic::default()
         };
         let id = OwnedTopicId::from_key(self.table.insert(owned));
         self.by_name.insert(name.into(), id);

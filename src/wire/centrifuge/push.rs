@@ -6,6 +6,7 @@
 use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
 use crate::centrifuge::messages::{Lifetime, OnlyData};
+use crate::centrifuge::reply::Reply;
 use crate::centrifuge::{
     ClientInfo, ConnectResult, Disconnect, Encoding, Payload, Publication, Subscribed, UnsubscribeCode,
 };
@@ -61,16 +62,8 @@ pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, expires_in_s: Option<u32>)
 }
 
 fn push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, field: Field, content: &impl Message) {
-    append(encoding, out, &Reply(&Push { channel, field, content }));
-}
-
-/// A push is a reply without an id.
-struct Reply<'a, M>(&'a Push<'a, M>);
-
-impl<M: Message> Message for Reply<'_, M> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.message(Field::new(4, "push"), self.0);
-    }
+    let result = &Push { channel, field, content };
+    append(encoding, out, &Reply { id: 0, field: Field::new(4, "push"), result });
 }
 
 struct Push<'a, M> {

@@ -78,10 +78,11 @@ fn reply(encoding: Encoding, out: &mut Vec<u8>, id: u32, field: Field, result: &
     append(encoding, out, &Reply { id, field, result });
 }
 
-struct Reply<'a, M> {
-    id: u32,
-    field: Field,
-    result: &'a M,
+/// A reply; a push is one without an id.
+pub(crate) struct Reply<'a, M> {
+    pub(crate) id: u32,
+    pub(crate) field: Field,
+    pub(crate) result: &'a M,
 }
 
 impl<M: Message> Message for Reply<'_, M> {

@@ -1,7 +1,6 @@
 //! Topics that another process owned before: their import, and the state that ends with that process.
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
-use crate::accounts::Publications;
 use crate::channel::log::Log;
 use crate::client::ClientId;
 use crate::limits::KEYS_MAX;
@@ -76,8 +75,7 @@ impl OwnedTopics {
 
     pub(crate) fn import_forgotten(&mut self, name: &str, position: Position, now: Nanos, pool: &mut Pool) {
         if !self.by_name.contains_key(name) {
-            let forgotten = Forgotten { position, publications: Publications::default(), payload_bytes: 0 };
-            self.forgotten.put(name, forgotten, now, pool);
+            self.forgotten.put(name, Forgotten { position, ..Forgotten::default() }, now, pool);
         }
     }
 
