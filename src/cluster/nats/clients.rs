@@ -18,14 +18,15 @@ use crate::NodeId;
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 use crate::nats::error::BackboneError;
 use crate::nats::limits::{
-    CLIENT_PUBLICATIONS_WAITING_MAX, CONTROL_ANSWER_BYTES_MAX, CONTROL_PART_BYTES, CONTROL_TIMEOUT,
+    CLIENT_PUBLICATIONS_WAITING_MAX, CLIENT_SENDER_CAPACITY, CONTROL_ANSWER_BYTES_MAX, CONTROL_PART_BYTES,
+    CONTROL_TIMEOUT,
 };
 use crate::nats::options::NatsOptions;
 use crate::nats::replies::{self, ReplySubjects};
@@ -96,7 +97,7 @@ impl NatsClients {
     /// # Errors
     /// If the options are wrong.
     pub async fn open(options: &NatsOptions, node: NodeId, name: &str) -> Result<NatsClients, BackboneError> {
-        let client = options.connect_for(name, "clients", CLIENT_PUBLICATIONS_WAITING_MAX).await?;
+        let client = connect_for(options, name, "clients", CLIENT_PUBLICATIONS_WAITING_MAX).await?;
         let replies = Arc::new(ReplySubjects::new(options));
         let sender = ClientSender { client, prefix: options.prefix.as_str().into(), replies };
         let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
@@ -307,6 +308,39 @@ impl ClientPublication {
     /// Where the client asks to be answered, if it is not answered because that is no inbox.
     pub fn refused_reply(&self) -> Option<&str> {
         self.refused_reply.as_deref()
+    }
+}
+
+/// Makes a connection besides that of the node's packets, and keeps trying if no server can be reached.
+pub(crate) async fn connect_for(
+    options: &NatsOptions,
+    name: &str,
+    whom: &'static str,
+    subscription_capacity: usize,
+) -> Result<Client, BackboneError> {
+    let connect = options.connect_options()?.name(format!("echoring {name}, for {whom}"));
+    let connect = connect
+        .subscription_capacity(subscription_capacity)
+        .client_capacity(CLIENT_SENDER_CAPACITY)
+        .retry_on_initial_connect()
+        .event_callback(move |event| std::future::ready(log(whom, &event)));
+    options.connect(connect).await
+}
+
+/// Logs an event of the connection for `whom`.
+pub(crate) fn log(whom: &'static str, event: &Event) {
+    match event {
+        Event::SlowConsumer(_) => {
+            tracing::warn!(
+                whom,
+                "messages from NATS were dropped because this node processes them too slowly"
+            );
+        }
+        Event::ServerError(error) => {
+            tracing::warn!(whom, %error, "the NATS server reports an error")
+        }
+        Event::ClientError(error) => tracing::debug!(whom, %error, "a connection to NATS"),
+        _ => {}
     }
 }
 

@@ -14,12 +14,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 use tokio::sync::mpsc;
 
+use crate::nats::clients::log;
 use crate::nats::error::BackboneError;
 use crate::nats::limits::{
     EXCHANGE_BYTES_MAX, EXCHANGE_PART_BYTES, EXCHANGE_PARTIAL_MAX, EXCHANGE_WAITING_MAX,
     SUBSCRIPTION_CAPACITY,
 };
-use crate::nats::options::{NatsOptions, log};
+use crate::nats::options::NatsOptions;
 
 /// Bytes in front of each part: the message's number, the part's number, and how many parts there are.
 const HEAD_BYTES: usize = 16;

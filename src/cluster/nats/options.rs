@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, ServerAddr};
 
 use crate::nats::error::{BackboneError, OptionsError};
 use crate::nats::limits::{
-    CLIENT_SENDER_CAPACITY, CONNECT_TIMEOUT, FILE_BYTES_MAX, PACKET_BYTES, PACKET_OVERHEAD, PING_INTERVAL,
-    PREFIX_BYTES_MAX, RECONNECT_DELAY, SENDER_CAPACITY, SUBSCRIPTION_CAPACITY,
+    CONNECT_TIMEOUT, FILE_BYTES_MAX, PACKET_BYTES, PACKET_OVERHEAD, PING_INTERVAL, PREFIX_BYTES_MAX,
+    RECONNECT_DELAY, SENDER_CAPACITY, SUBSCRIPTION_CAPACITY,
 };
 use crate::nats::tls::{check_authorities, check_certificate};
 
@@ -125,22 +125,6 @@ impl NatsOptions {
         connect.connect(self.servers.as_slice()).await.map_err(|error| self.failed(&error))
     }
 
-    /// Makes a connection besides that of the node's packets, and keeps trying if no server can be reached.
-    pub(crate) async fn connect_for(
-        &self,
-        name: &str,
-        whom: &'static str,
-        subscription_capacity: usize,
-    ) -> Result<Client, BackboneError> {
-        let connect = self.connect_options()?.name(format!("echoring {name}, for {whom}"));
-        let connect = connect
-            .subscription_capacity(subscription_capacity)
-            .client_capacity(CLIENT_SENDER_CAPACITY)
-            .retry_on_initial_connect()
-            .event_callback(move |event| std::future::ready(log(whom, &event)));
-        self.connect(connect).await
-    }
-
     /// No connection could be made, or used.
     pub(crate) fn failed(&self, error: &dyn fmt::Display) -> BackboneError {
         BackboneError::Connect { servers: self.servers.join(", "), error: error.to_string() }
@@ -196,23 +180,6 @@ impl Credentials {
                 Ok(ConnectOptions::with_nkey(seed.to_owned()))
             }
         }
-    }
-}
-
-/// Logs an event of the connection for `whom`.
-pub(crate) fn log(whom: &'static str, event: &Event) {
-    match event {
-        Event::SlowConsumer(_) => {
-            tracing::warn!(
-                whom,
-                "messages from NATS were dropped because this node processes them too slowly"
-            );
-        }
-        Event::ServerError(error) => {
-            tracing::warn!(whom, %error, "the NATS server reports an error")
-        }
-        Event::ClientError(error) => tracing::debug!(whom, %error, "a connection to NATS"),
-        _ => {}
     }
 }
 

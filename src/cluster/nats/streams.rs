@@ -32,7 +32,7 @@ use futures_util::StreamExt as _;
 
 use tokio::time::timeout;
 
-use crate::nats::clients::subject_of;
+use crate::nats::clients::{connect_for, subject_of};
 use crate::nats::error::BackboneError;
 use crate::nats::limits::{
     STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
@@ -129,7 +129,7 @@ impl Streams {
     /// # Errors
     /// If the options are wrong.
     pub async fn open(options: &NatsOptions, name: &str) -> Result<Streams, BackboneError> {
-        let client = options.connect_for(name, "streams", SUBSCRIPTION_CAPACITY).await?;
+        let client = connect_for(options, name, "streams", SUBSCRIPTION_CAPACITY).await?;
         Ok(Streams {
             context: ContextBuilder::new().timeout(STREAM_TIMEOUT).build(client),
             prefix: options.prefix.as_str().into(),
