@@ -450,11 +450,9 @@ impl OwnerTable {
                     let after = shard.store.position(name);
                     shard.peers.send(owner, &Message::Follow { topic: name, after });
                 }
+                // Published without a subscriber.
                 Some(owner) if owner != self.node && topic.outgoing.is_ready() => {
-                    // Published without a subscriber.
-                    let batch = next_batch(&mut self.batches);
-                    let entries = topic.outgoing.send(owner, batch);
-                    shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
+                    self.send_waiting(shard, name, owner);
                 }
                 // `handle_open` or `handle_view` comes.
                 _ => {}
@@ -464,14 +462,18 @@ impl OwnerTable {
         match topic.role {
             Role::Owner(_) | Role::Loading if topic.durable.is_some() => self.advance_durable(shard, name),
             Role::Owner(_) => self.order_waiting(shard, name),
-            Role::Live(owner) if topic.outgoing.is_ready() && is_due => {
-                let batch = next_batch(&mut self.batches);
-                let entries = topic.outgoing.send(owner, batch);
-                shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
-            }
+            Role::Live(owner) if topic.outgoing.is_ready() && is_due => self.send_waiting(shard, name, owner),
             Role::Idle if !topic.is_wanted && topic.outgoing.is_unused() => drop(self.topics.remove(name)),
             _ => {}
         }
+    }
+
+    /// Sends the publications that wait to the topic's owner.
+    fn send_waiting(&mut self, shard: &mut Shard<'_>, name: &str, owner: NodeId) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let batch = next_batch(&mut self.batches);
+        let entries = topic.outgoing.send(owner, batch);
+        shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
     }
 
     /// Tells the store whether it must keep the topic.

@@ -44,25 +44,26 @@ pub struct Passed {
     pub messages_in: u64,
 }
 
-macro_rules! sums {
-    ($($counts:ident { $($count:ident),* $(,)? })*) => {
-        $(impl $counts {
-            /// Adds the counts of another part.
-            pub fn add(&mut self, other: &$counts) {
-                let $counts { $($count),* } = other;
-                $(self.$count += $count;)*
-            }
-        })*
-    };
-}
-
-sums! {
-    Publications { published, accepted, refused }
-    Passed { publications_out, publications_in, messages_out, messages_in }
-    Deliveries { offered, sent, queued, dropped_disconnect, dropped_oldest, dropped_conflated, dropped_memory }
+impl Passed {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Passed) {
+        let Passed { publications_out, publications_in, messages_out, messages_in } = other;
+        self.publications_out += publications_out;
+        self.publications_in += publications_in;
+        self.messages_out += messages_out;
+        self.messages_in += messages_in;
+    }
 }
 
 impl Publications {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Publications) {
+        let Publications { published, accepted, refused } = other;
+        self.published += published;
+        self.accepted += accepted;
+        self.refused += refused;
+    }
+
     /// Counts one that was decided.
     pub(crate) fn count(&mut self, is_accepted: bool) {
         self.published += 1;
@@ -77,6 +78,30 @@ impl Publications {
 }
 
 impl Deliveries {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Deliveries) {
+        let Deliveries {
+            offered,
+            sent,
+            queued,
+            dropped_disconnect,
+            dropped_oldest,
+            dropped_conflated,
+            dropped_memory,
+        } = other;
+        for (sum, part) in [
+            (&mut self.offered, offered),
+            (&mut self.sent, sent),
+            (&mut self.queued, queued),
+            (&mut self.dropped_disconnect, dropped_disconnect),
+            (&mut self.dropped_oldest, dropped_oldest),
+            (&mut self.dropped_conflated, dropped_conflated),
+            (&mut self.dropped_memory, dropped_memory),
+        ] {
+            *sum += part;
+        }
+    }
+
     /// Messages that were dropped, for any reason.
     pub fn dropped(&self) -> u64 {
         self.dropped_disconnect + self.dropped_oldest + self.dropped_conflated + self.dropped_memory

@@ -45,6 +45,7 @@ fn subscription<'a>(subscriptions: &mut Vec<Subscribe<'a>>, value: Value<'a>) ->
 }
 
 fn is_present(flag: &mut bool, value: Value<'_>) -> Outcome {
-    *flag = value.bytes().is_ok();
-    value.bytes().map(drop)
+    value.bytes()?;
+    *flag = true;
+    Ok(())
 }
