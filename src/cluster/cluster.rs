@@ -12,7 +12,7 @@ use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::{Digests, Heartbeat};
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
-use crate::link::{Link, LinkFigures, Packet, Received};
+use crate::link::{Delivery, Link, LinkFigures, Packet};
 use crate::message::{Handover, Message};
 use crate::owner_table::Peers;
 use crate::view::{NodeId, View, fingerprint};
@@ -332,14 +332,14 @@ impl Cluster {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.heard_at = now;
         match peer.link.handle(&packet, &mut self.sessions, now) {
-            Received::Nothing => {}
-            Received::Reset => {
+            Delivery::Nothing => {}
+            Delivery::Reset => {
                 (peer.view, peer.announced, peer.has_settled) = (None, None, false);
                 peer.link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
                 self.events.extend([Event::Reset(from), Event::Joined(from)]);
                 self.update_open();
             }
-            Received::Messages(list) => {
+            Delivery::Messages(list) => {
                 for message in entries(list) {
                     self.take(from, message);
                 }

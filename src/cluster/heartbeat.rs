@@ -1,11 +1,9 @@
 //! The state that a node announces to all others, again and again.
 
-use bytes::BufMut as _;
-
 use crate::cluster::Phase;
 use crate::limits::NODE_NAME_BYTES_MAX;
 use crate::view::NodeId;
-use crate::wire::{put_text, take_text, take_u8, take_u64};
+use crate::wire::Wire;
 
 /// The version of heartbeats, packets and messages. Nodes of different versions ignore one another.
 pub(crate) const VERSION: u8 = 2;
@@ -39,37 +37,32 @@ pub struct Digests {
 impl<'a> Heartbeat<'a> {
     /// Appends the heartbeat.
     pub fn write(&self, bytes: &mut Vec<u8>) {
-        bytes.put_u8(VERSION);
-        bytes.put_u8(self.phase as u8);
-        bytes.put_u64_le(self.node.0);
-        bytes.put_u64_le(self.started_ms);
-        bytes.put_u64_le(self.predecessor.map_or(0, |node| node.0));
-        put_text(bytes, self.name);
+        VERSION.put(bytes);
+        (self.phase as u8).put(bytes);
+        self.node.put(bytes);
+        self.started_ms.put(bytes);
+        self.predecessor.put(bytes);
+        self.name.put(bytes);
         // Nodes that do not know the fields behind the name ignore them.
         if let Some(Digests { settings, key }) = self.digests {
-            bytes.put_u64_le(settings);
-            bytes.put_u64_le(key);
+            settings.put(bytes);
+            key.put(bytes);
         }
     }
 
     /// Reads a heartbeat.
     pub fn read(mut bytes: &'a [u8]) -> Option<Heartbeat<'a>> {
         let bytes = &mut bytes;
-        if take_u8(bytes)? != VERSION {
+        if u8::take(bytes)? != VERSION {
             return None;
         }
-        let phase = match take_u8(bytes)? {
-            0 => Phase::Joining,
-            1 => Phase::Active,
-            2 => Phase::Leaving,
-            3 => Phase::Left,
-            _ => return None,
-        };
-        let (node, started_ms) = (NodeId(take_u64(bytes)?), take_u64(bytes)?);
-        let predecessor = Some(take_u64(bytes)?).filter(|node| *node != 0).map(NodeId);
-        let name = take_text(bytes)?;
+        let (number, phases) =
+            (u8::take(bytes)?, [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left]);
+        let phase = phases.into_iter().find(|phase| *phase as u8 == number)?;
+        let (node, started_ms) = (NodeId::take(bytes)?, u64::take(bytes)?);
+        let (predecessor, name) = (Wire::take(bytes)?, <&str>::take(bytes)?);
         let is_named = (1..=NODE_NAME_BYTES_MAX).contains(&name.len());
-        let digests = take_u64(bytes).zip(take_u64(bytes)).map(|(settings, key)| Digests { settings, key });
+        let digests = u64::take(bytes).zip(u64::take(bytes)).map(|(settings, key)| Digests { settings, key });
         is_named.then_some(Heartbeat { node, name, started_ms, predecessor, phase, digests })
     }
 }

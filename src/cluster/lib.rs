@@ -13,7 +13,7 @@
 //!
 //! [`Cluster`] belongs to the thread that speaks to the backbone. [`OwnerTable`] belongs to a shard, for the topics that the
 //! shard owns or follows; it keeps no messages but those that wait, and uses the shard's topics through [`TopicStore`]. [`Tables`] are
-//! the tables of all shards, as the thread that speaks to the backbone sees them.
+//! the tables of all shards, as the thread that speaks to the backbone sees them. An *owner* is here the owner node of a topic.
 //!
 //! Why one topic never has two owners except across a partition, and what its subscribers are told then, is the subject of
 //! `docs/explanation/cluster.md`.

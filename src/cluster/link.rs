@@ -24,13 +24,12 @@ mod round_trip;
 
 use std::collections::VecDeque;
 
-use bytes::BufMut as _;
 use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::VERSION;
 use crate::limits::{LINK_BYTES_MAX, PACKET_BYTES_MAX, RETRANSMIT_AFTER_MAX};
 use crate::view::NodeId;
-use crate::wire::{append_entry, take_u8, take_u64};
+use crate::wire::{Wire, append_entry};
 use round_trip::RoundTrip;
 
 /// The number that a node with a new connection has seen: nothing that was sent before will arrive.
@@ -54,18 +53,18 @@ pub(crate) struct Packet<'a> {
 impl<'a> Packet<'a> {
     pub(crate) fn read(mut bytes: &'a [u8]) -> Option<Packet<'a>> {
         let rest = &mut bytes;
-        if take_u8(rest)? != VERSION {
+        if u8::take(rest)? != VERSION {
             return None;
         }
         Some(Packet {
-            from: NodeId(take_u64(rest)?),
-            to: NodeId(take_u64(rest)?),
-            session: take_u64(rest)?,
-            their_session: take_u64(rest)?,
-            sequence: take_u64(rest)?,
-            transmission: take_u64(rest)?,
-            acknowledged: take_u64(rest)?,
-            seen: take_u64(rest)?,
+            from: Wire::take(rest)?,
+            to: Wire::take(rest)?,
+            session: Wire::take(rest)?,
+            their_session: Wire::take(rest)?,
+            sequence: Wire::take(rest)?,
+            transmission: Wire::take(rest)?,
+            acknowledged: Wire::take(rest)?,
+            seen: Wire::take(rest)?,
             messages: rest,
         })
     }
@@ -73,17 +72,17 @@ impl<'a> Packet<'a> {
     fn write(&self, bytes: &mut Vec<u8>) {
         let &Packet { from, to, session, their_session, sequence, transmission, acknowledged, seen, .. } =
             self;
-        bytes.put_u8(VERSION);
+        VERSION.put(bytes);
         for number in [from.0, to.0, session, their_session, sequence, transmission, acknowledged, seen] {
-            bytes.put_u64_le(number);
+            number.put(bytes);
         }
         bytes.extend_from_slice(self.messages);
     }
 }
 
-/// The kind of a packet.
+/// What a packet delivers.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received<'a> {
+pub(crate) enum Delivery<'a> {
     /// The next messages, as a list.
     Messages(&'a [u8]),
     /// Nothing new.
@@ -118,7 +117,7 @@ struct Unacknowledged {
 }
 
 /// The link to one other node.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Link {
     session: u64,
     /// The other side's session.
@@ -158,29 +157,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(session: u64) -> Link {
-        Link {
-            session,
-            theirs: None,
-            is_known: false,
-            staged: VecDeque::new(),
-            staged_bytes: 0,
-            waiting_since: None,
-            unacknowledged: VecDeque::new(),
-            unacknowledged_bytes: 0,
-            first: 1,
-            sent: 0,
-            transmission: 0,
-            timer_from: 0,
-            timeouts: 0,
-            round_trip: RoundTrip::default(),
-            expected: 1,
-            seen: 0,
-            has_new_connection: false,
-            owes_acknowledgement: false,
-            announce_at: 0,
-            retransmissions: 0,
-            resets: 0,
-        }
+        Link { session, first: 1, expected: 1, ..Link::default() }
     }
 
     /// Sends a message after all before it.
@@ -219,9 +196,9 @@ impl Link {
     }
 
     /// Takes a packet. `sessions` counts this node's sessions.
-    pub(crate) fn handle<'a>(&mut self, packet: &Packet<'a>, sessions: &mut u64, now: Nanos) -> Received<'a> {
+    pub(crate) fn handle<'a>(&mut self, packet: &Packet<'a>, sessions: &mut u64, now: Nanos) -> Delivery<'a> {
         if self.theirs.is_some_and(|theirs| packet.session < theirs) {
-            return Received::Nothing;
+            return Delivery::Nothing;
         }
         if self.theirs != Some(packet.session) {
             let has_begun = self.first > 1 || !self.unacknowledged.is_empty() || self.expected > 1;
@@ -234,13 +211,13 @@ impl Link {
             self.is_known = false;
             self.announce_at = now;
             if is_reset {
-                return Received::Reset;
+                return Delivery::Reset;
             }
         }
         if packet.their_session != self.session {
             // It does not know this session, or did not when it sent the packet.
             self.announce_at = now;
-            return Received::Nothing;
+            return Delivery::Nothing;
         }
         if !self.is_known {
             self.is_known = true;
@@ -248,15 +225,15 @@ impl Link {
         }
         self.acknowledge(packet, now);
         if packet.sequence == 0 {
-            return Received::Nothing;
+            return Delivery::Nothing;
         }
         self.owes_acknowledgement = true;
         self.seen = self.seen.max(packet.transmission);
         if packet.sequence != self.expected {
-            return Received::Nothing;
+            return Delivery::Nothing;
         }
         self.expected += 1;
-        Received::Messages(packet.messages)
+        Delivery::Messages(packet.messages)
     }
 
     /// The path is the same, and its figures stay.

@@ -1,13 +1,9 @@
 //! The messages between two nodes, in the order of their link.
 
-use bytes::BufMut as _;
-
 use echoring_topics::{ClientId, Position, append_member, is_members, is_topic_name, members};
 
 use crate::view::NodeId;
-use crate::wire::{
-    append_entry, put_position, put_text, take_bytes, take_position, take_text, take_u8, take_u32, take_u64,
-};
+use crate::wire::Wire;
 
 /// The outcome of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,14 +155,21 @@ pub struct Handover<'a> {
     pub rest: &'a [u8],
 }
 
-impl Handover<'_> {
-    fn write(self, bytes: &mut Vec<u8>) {
-        begin(bytes, HANDOVER, self.topic);
-        put_position(bytes, self.head);
-        bytes.put_u8(u8::from(self.begins) | u8::from(self.ends) << 1);
-        bytes.put_u64_le(self.first);
-        append_entry(bytes, self.entries);
-        append_entry(bytes, self.rest);
+impl<'a> Wire<'a> for Handover<'a> {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.topic.put(bytes);
+        self.head.put(bytes);
+        (u8::from(self.begins) | u8::from(self.ends) << 1).put(bytes);
+        self.first.put(bytes);
+        self.entries.put(bytes);
+        self.rest.put(bytes);
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> Option<Handover<'a>> {
+        let (topic, head, flags) = (Wire::take(bytes)?, Wire::take(bytes)?, u8::take(bytes)?);
+        let (begins, ends) = (flags & 1 != 0, flags & 2 != 0);
+        let (first, entries, rest) = (Wire::take(bytes)?, Wire::take(bytes)?, Wire::take(bytes)?);
+        Some(Handover { topic, head, begins, ends, first, entries, rest })
     }
 }
 
@@ -185,13 +188,18 @@ pub struct MembersPage<'a> {
     pub members: &'a [u8],
 }
 
-impl MembersPage<'_> {
-    fn write(self, bytes: &mut Vec<u8>) {
-        begin(bytes, MEMBERS, self.topic);
-        put_client(bytes, self.after);
-        put_client(bytes, self.last);
-        bytes.put_u64_le(self.count);
-        append_entry(bytes, self.members);
+impl<'a> Wire<'a> for MembersPage<'a> {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.topic.put(bytes);
+        self.after.put(bytes);
+        self.last.put(bytes);
+        self.count.put(bytes);
+        self.members.put(bytes);
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> Option<MembersPage<'a>> {
+        let (topic, after, last) = (Wire::take(bytes)?, Wire::take(bytes)?, Wire::take(bytes)?);
+        Some(MembersPage { topic, after, last, count: Wire::take(bytes)?, members: Wire::take(bytes)? })
     }
 }
 
@@ -206,179 +214,97 @@ pub struct MemberChange<'a> {
     pub count: u64,
 }
 
-const VIEW: u8 = 1;
-const SETTLED: u8 = 2;
-const PUBLISH: u8 = 3;
-const PUBLISHED: u8 = 4;
-const NOT_OWNER: u8 = 5;
-const FOLLOW: u8 = 6;
-const FOLLOWING: u8 = 7;
-const DELIVER: u8 = 8;
-const UNFOLLOW: u8 = 9;
-const RELEASED: u8 = 10;
-const HANDOVER: u8 = 11;
-const TAKEN: u8 = 12;
-const DIVERGED: u8 = 13;
-const MEMBERS: u8 = 14;
-const PRESENCE: u8 = 15;
-const NO_STORAGE: u8 = 16;
+/// The kinds of messages by number, with their fields in the order of the wire. All but two begin with their topic.
+macro_rules! kinds {
+    (
+        $($of_nodes:literal => $node_kind:ident { $($node_field:ident),* })*
+        topic:
+        $($number:literal => $kind:ident { $($field:ident),* })*
+        content:
+        $($of_content:literal => $content_kind:ident)*
+    ) => {
+        impl<'a> Message<'a> {
+            /// The topic that the message is about.
+            pub fn topic(&self) -> Option<&'a str> {
+                match *self {
+                    $(Message::$node_kind { .. } => None,)*
+                    $(Message::$kind { topic, .. } => Some(topic),)*
+                    $(Message::$content_kind(content) => Some(content.topic),)*
+                }
+            }
+
+            /// Appends the message.
+            pub fn write(&self, bytes: &mut Vec<u8>) {
+                match self {
+                    $(Message::$node_kind { $($node_field),* } => {
+                        bytes.push($of_nodes);
+                        $($node_field.put(bytes);)*
+                    })*
+                    $(Message::$kind { topic, $($field),* } => {
+                        bytes.push($number);
+                        topic.put(bytes);
+                        $($field.put(bytes);)*
+                    })*
+                    $(Message::$content_kind(content) => {
+                        bytes.push($of_content);
+                        content.put(bytes);
+                    })*
+                }
+            }
+
+            fn take(bytes: &mut &'a [u8]) -> Option<Message<'a>> {
+                Some(match u8::take(bytes)? {
+                    $($of_nodes => Message::$node_kind { $($node_field: Wire::take(bytes)?),* },)*
+                    $($number => Message::$kind { topic: Wire::take(bytes)?, $($field: Wire::take(bytes)?),* },)*
+                    $($of_content => Message::$content_kind(Wire::take(bytes)?),)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+kinds! {
+    1 => View { view, number }
+    2 => Settled { number }
+    topic:
+    3 => Publish { batch, entries }
+    4 => Published { batch, outcomes }
+    5 => NotOwner { batch, owner }
+    6 => Follow { after }
+    7 => Following { start, head, rest }
+    8 => Deliver { epoch, first, entries }
+    9 => Unfollow {}
+    10 => Released { owner }
+    12 => Taken {}
+    13 => Diverged {}
+    15 => Presence { count, changes }
+    16 => NoStorage {}
+    content:
+    11 => Handover
+    14 => Members
+}
 
 impl<'a> Message<'a> {
-    /// The topic that the message is about.
-    pub fn topic(&self) -> Option<&'a str> {
-        match *self {
-            Message::View { .. } | Message::Settled { .. } => None,
-            Message::Publish { topic, .. }
-            | Message::Published { topic, .. }
-            | Message::NotOwner { topic, .. }
-            | Message::NoStorage { topic }
-            | Message::Follow { topic, .. }
-            | Message::Following { topic, .. }
-            | Message::Deliver { topic, .. }
-            | Message::Unfollow { topic }
-            | Message::Taken { topic }
-            | Message::Diverged { topic }
-            | Message::Members(MembersPage { topic, .. })
-            | Message::Presence { topic, .. }
-            | Message::Released { topic, .. }
-            | Message::Handover(Handover { topic, .. }) => Some(topic),
-        }
-    }
-
-    /// Appends the message.
-    pub fn write(&self, bytes: &mut Vec<u8>) {
-        match *self {
-            Message::View { view, number } => {
-                bytes.put_u8(VIEW);
-                bytes.put_u64_le(view);
-                bytes.put_u64_le(number);
-            }
-            Message::Settled { number } => {
-                bytes.put_u8(SETTLED);
-                bytes.put_u64_le(number);
-            }
-            Message::Publish { topic, batch, entries } => {
-                begin(bytes, PUBLISH, topic);
-                bytes.put_u32_le(batch);
-                append_entry(bytes, entries);
-            }
-            Message::Published { topic, batch, outcomes } => {
-                begin(bytes, PUBLISHED, topic);
-                bytes.put_u32_le(batch);
-                append_entry(bytes, outcomes);
-            }
-            Message::NotOwner { topic, batch, owner } => {
-                begin(bytes, NOT_OWNER, topic);
-                bytes.put_u32_le(batch);
-                bytes.put_u64_le(owner.map_or(0, |node| node.0));
-            }
-            Message::Follow { topic, after } => {
-                begin(bytes, FOLLOW, topic);
-                // No epoch is 0.
-                put_position(bytes, after.unwrap_or_default());
-            }
-            Message::Following { topic, start, head, rest } => {
-                begin(bytes, FOLLOWING, topic);
-                put_position(bytes, start);
-                bytes.put_u64_le(head);
-                append_entry(bytes, rest);
-            }
-            Message::Deliver { topic, epoch, first, entries } => {
-                begin(bytes, DELIVER, topic);
-                put_position(bytes, Position { epoch, offset: first });
-                append_entry(bytes, entries);
-            }
-            Message::NoStorage { topic } => begin(bytes, NO_STORAGE, topic),
-            Message::Unfollow { topic } => begin(bytes, UNFOLLOW, topic),
-            Message::Taken { topic } => begin(bytes, TAKEN, topic),
-            Message::Diverged { topic } => begin(bytes, DIVERGED, topic),
-            Message::Released { topic, owner } => {
-                begin(bytes, RELEASED, topic);
-                bytes.put_u64_le(owner.0);
-            }
-            Message::Handover(part) => part.write(bytes),
-            Message::Members(page) => page.write(bytes),
-            Message::Presence { topic, count, changes } => {
-                begin(bytes, PRESENCE, topic);
-                bytes.put_u64_le(count);
-                append_entry(bytes, changes);
-            }
-        }
-    }
-
     /// Reads a message.
     pub fn read(mut bytes: &'a [u8]) -> Option<Message<'a>> {
-        let bytes = &mut bytes;
-        let kind = take_u8(bytes)?;
-        match kind {
-            VIEW => return Some(Message::View { view: take_u64(bytes)?, number: take_u64(bytes)? }),
-            SETTLED => return Some(Message::Settled { number: take_u64(bytes)? }),
-            _ => {}
-        }
-        let topic = take_text(bytes).filter(|topic| is_topic_name(topic))?;
-        Some(match kind {
-            PUBLISH => Message::Publish { topic, batch: take_u32(bytes)?, entries: take_bytes(bytes)? },
-            PUBLISHED => Message::Published { topic, batch: take_u32(bytes)?, outcomes: take_bytes(bytes)? },
-            NOT_OWNER => {
-                let (batch, owner) = (take_u32(bytes)?, take_u64(bytes)?);
-                Message::NotOwner { topic, batch, owner: (owner != 0).then_some(NodeId(owner)) }
-            }
-            FOLLOW => {
-                let after = Some(take_position(bytes)?).filter(|after| after.epoch != 0);
-                Message::Follow { topic, after }
-            }
-            FOLLOWING => {
-                let (start, head) = (take_position(bytes)?, take_u64(bytes)?);
-                let rest = take_bytes(bytes)?;
-                let is_valid = start.epoch != 0 && head >= start.offset;
-                is_valid.then_some(Message::Following { topic, start, head, rest })?
-            }
-            DELIVER => {
-                let Position { epoch, offset } = take_position(bytes)?;
-                let entries = take_bytes(bytes)?;
-                (offset != 0).then_some(Message::Deliver { topic, epoch, first: offset, entries })?
-            }
-            NO_STORAGE => Message::NoStorage { topic },
-            UNFOLLOW => Message::Unfollow { topic },
-            TAKEN => Message::Taken { topic },
-            DIVERGED => Message::Diverged { topic },
-            RELEASED => Message::Released { topic, owner: NodeId(take_u64(bytes)?) },
-            HANDOVER => {
-                let (head, flags, first) = (take_position(bytes)?, take_u8(bytes)?, take_u64(bytes)?);
-                let (entries, rest) = (take_bytes(bytes)?, take_bytes(bytes)?);
-                let (begins, ends) = (flags & 1 != 0, flags & 2 != 0);
-                let is_valid = head.epoch != 0 && first != 0;
-                let part = Handover { topic, head, begins, ends, first, entries, rest };
-                is_valid.then_some(Message::Handover(part))?
-            }
-            MEMBERS => {
-                let (after, last) = (take_client(bytes)?, take_client(bytes)?);
-                let (count, members) = (take_u64(bytes)?, take_bytes(bytes)?);
-                is_members(members).then_some(())?;
-                Message::Members(MembersPage { topic, after, last, count, members })
-            }
-            PRESENCE => Message::Presence { topic, count: take_u64(bytes)?, changes: take_bytes(bytes)? },
-            _ => return None,
-        })
+        let message = Message::take(&mut bytes)?;
+        let is_valid = match message {
+            Message::Following { start, head, .. } => start.epoch != 0 && head >= start.offset,
+            Message::Deliver { first, .. } => first != 0,
+            Message::Handover(Handover { head, first, .. }) => head.epoch != 0 && first != 0,
+            Message::Members(MembersPage { members, .. }) => is_members(members),
+            _ => true,
+        };
+        (is_valid && message.topic().is_none_or(is_topic_name)).then_some(message)
     }
-}
-
-/// An absent id stands for the id that no client has.
-fn put_client(bytes: &mut Vec<u8>, client: Option<ClientId>) {
-    bytes.extend_from_slice(&client.unwrap_or_default().to_bytes());
-}
-
-fn take_client(bytes: &mut &[u8]) -> Option<Option<ClientId>> {
-    let (client, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(Some(ClientId::from_bytes(*client)).filter(|client| *client != ClientId::default()))
 }
 
 /// Appends a change of a member list.
 pub(crate) fn append_change(bytes: &mut Vec<u8>, change: &MemberChange<'_>) {
     let MemberChange { client, joined, count } = *change;
-    bytes.put_u8(u8::from(joined.is_some()));
-    bytes.put_u64_le(count);
+    u8::from(joined.is_some()).put(bytes);
+    count.put(bytes);
     append_member(bytes, client, joined.unwrap_or_default());
 }
 
@@ -386,29 +312,24 @@ pub(crate) fn append_change(bytes: &mut Vec<u8>, change: &MemberChange<'_>) {
 pub(crate) fn changes(mut bytes: &[u8]) -> impl Iterator<Item = MemberChange<'_>> {
     std::iter::from_fn(move || {
         let bytes = &mut bytes;
-        let (has_joined, count) = (take_u8(bytes)? == 1, take_u64(bytes)?);
+        let (has_joined, count) = (u8::take(bytes)? == 1, Wire::take(bytes)?);
         let (client, subject) = members(bytes).next()?;
         *bytes = bytes.get(size_of::<ClientId>() + 1 + subject.len()..)?;
         Some(MemberChange { client, joined: has_joined.then_some(subject), count })
     })
 }
 
-fn begin(bytes: &mut Vec<u8>, kind: u8, topic: &str) {
-    bytes.put_u8(kind);
-    put_text(bytes, topic);
-}
-
 /// Appends an outcome that an owner may report.
 pub(crate) fn append_outcome(bytes: &mut Vec<u8>, outcome: Outcome) {
     match outcome {
         Outcome::Accepted(position) => {
-            bytes.put_u8(0);
-            put_position(bytes, position);
+            bytes.push(0);
+            position.put(bytes);
         }
         Outcome::Refused(reason) => bytes.extend_from_slice(&[1, reason]),
-        Outcome::Unreachable => bytes.put_u8(2),
-        Outcome::Uncertain => bytes.put_u8(3),
-        Outcome::NoStorage => bytes.put_u8(4),
+        Outcome::Unreachable => bytes.push(2),
+        Outcome::Uncertain => bytes.push(3),
+        Outcome::NoStorage => bytes.push(4),
     }
 }
 
@@ -416,9 +337,9 @@ pub(crate) fn append_outcome(bytes: &mut Vec<u8>, outcome: Outcome) {
 pub(crate) fn outcomes(mut bytes: &[u8]) -> impl Iterator<Item = Outcome> {
     std::iter::from_fn(move || {
         let bytes = &mut bytes;
-        Some(match take_u8(bytes)? {
-            0 => Outcome::Accepted(take_position(bytes)?),
-            1 => Outcome::Refused(take_u8(bytes)?),
+        Some(match u8::take(bytes)? {
+            0 => Outcome::Accepted(Wire::take(bytes)?),
+            1 => Outcome::Refused(Wire::take(bytes)?),
             2 => Outcome::Unreachable,
             3 => Outcome::Uncertain,
             4 => Outcome::NoStorage,

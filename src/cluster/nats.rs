@@ -36,7 +36,7 @@ mod tls;
 
 pub use clients::{ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients};
 pub use error::{BackboneError, OptionsError};
-pub use exchange::{ExchangeSender, Received, exchange};
+pub use exchange::{ExchangeMessage, ExchangeSender, exchange};
 pub use options::{Credentials, NatsOptions, Tls};
 pub use runner::{run, spawn};
 pub use streams::{StreamSettings, Streams};

@@ -38,6 +38,21 @@ struct InFlight {
     given_up: usize,
 }
 
+/// The publications of a shard that were decided, for their publishers, and the bytes of those that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions {
+    pub(crate) outcomes: VecDeque<(Ticket, Outcome)>,
+    pub(crate) waiting_bytes: usize,
+}
+
+impl Decisions {
+    /// A publication of this size no longer waits.
+    pub(crate) fn push(&mut self, ticket: Ticket, entry_bytes: usize, outcome: Outcome) {
+        self.waiting_bytes -= entry_bytes;
+        self.outcomes.push_back((ticket, outcome));
+    }
+}
+
 /// The publications to one topic.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
@@ -93,19 +108,20 @@ impl Outgoing {
         entries
     }
 
-    /// A node has answered a batch. Calls `done` with each publication's size and outcome.
+    /// A node has answered a batch.
     pub(crate) fn answer(
         &mut self,
         from: NodeId,
         batch: u32,
         outcomes: impl Iterator<Item = Outcome>,
-        mut done: impl FnMut(Ticket, usize, Outcome),
+        decided: &mut Decisions,
     ) {
         let Some(in_flight) = self.take(from, batch) else { return };
         let mut outcomes = outcomes.skip(in_flight.given_up);
         for waiting in self.waiting.drain(..in_flight.publications) {
             // A list that ends early is not of this version: nobody knows what was published.
-            done(waiting.ticket, waiting.entry.len(), outcomes.next().unwrap_or(Outcome::Uncertain));
+            let outcome = outcomes.next().unwrap_or(Outcome::Uncertain);
+            decided.push(waiting.ticket, waiting.entry.len(), outcome);
         }
     }
 
@@ -115,23 +131,23 @@ impl Outgoing {
     }
 
     /// A node's answers will not come.
-    pub(crate) fn reset(&mut self, node: NodeId, done: impl FnMut(Ticket, usize, Outcome)) {
+    pub(crate) fn reset(&mut self, node: NodeId, decided: &mut Decisions) {
         self.abandoned.take_if(|(to, _)| *to == node);
         if let Some(batch) = self.in_flight.map(|in_flight| in_flight.batch) {
-            self.answer(node, batch, std::iter::empty(), done);
+            self.answer(node, batch, std::iter::empty(), decided);
         }
     }
 
     /// No publisher waits for answers any more.
-    pub(crate) fn abandon(&mut self, done: impl FnMut(Ticket, usize, Outcome)) {
+    pub(crate) fn abandon(&mut self, decided: &mut Decisions) {
         if let Some(InFlight { to, batch, .. }) = self.in_flight {
-            self.answer(to, batch, std::iter::empty(), done);
+            self.answer(to, batch, std::iter::empty(), decided);
             self.abandoned = Some((to, batch));
         }
     }
 
     /// Gives up the publications whose time is over.
-    pub(crate) fn expire(&mut self, now: Nanos, mut done: impl FnMut(Ticket, usize, Outcome)) {
+    pub(crate) fn expire(&mut self, now: Nanos, decided: &mut Decisions) {
         let before = self.in_flight.map_or(0, |in_flight| in_flight.publications);
         let mut sent = before;
         while let Some(first) = self.waiting.front()
@@ -140,7 +156,7 @@ impl Outgoing {
         {
             let outcome = if sent > 0 { Outcome::Uncertain } else { Outcome::Unreachable };
             sent = sent.saturating_sub(1);
-            done(waiting.ticket, waiting.entry.len(), outcome);
+            decided.push(waiting.ticket, waiting.entry.len(), outcome);
         }
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.publications = sent;

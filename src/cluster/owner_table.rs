@@ -30,7 +30,7 @@ use members::TopicMembers;
 
 use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
 use crate::message::{Message, Outcome, outcomes};
-use crate::outgoing::{Full, Outgoing, Ticket};
+use crate::outgoing::{Decisions, Full, Outgoing, Ticket};
 use crate::store::TopicStore;
 use crate::stream::StreamRequest;
 use crate::view::{NodeId, View};
@@ -48,12 +48,11 @@ pub trait Peers {
 }
 
 /// The resources of a call.
-#[derive(Debug)]
-pub struct Shard<'a, S, P> {
+pub struct Shard<'a> {
     /// The shard's topics.
-    pub store: &'a mut S,
+    pub store: &'a mut dyn TopicStore,
     /// The links.
-    pub peers: &'a mut P,
+    pub peers: &'a mut dyn Peers,
     /// The time.
     pub now: Nanos,
 }
@@ -134,13 +133,12 @@ pub struct OwnerTable {
     members_lagging: BTreeSet<Box<str>>,
     /// Topics with a `retry_at`, with publications that expire, or with members that wait.
     timers: BTreeSet<(Nanos, Box<str>)>,
-    outgoing_bytes: usize,
     /// The number of the latest batch. Answers of a node that is no longer awaited may arrive late.
     batches: u32,
     /// Requests to streams that were made, and those that are not on their way yet.
     requests_made: u64,
     requests: VecDeque<(Box<str>, u64, StreamRequest)>,
-    outcomes: VecDeque<(Ticket, Outcome)>,
+    decided: Decisions,
 }
 
 impl OwnerTable {
@@ -163,11 +161,10 @@ impl OwnerTable {
             members_due: BTreeSet::new(),
             members_lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
-            outgoing_bytes: 0,
             batches: 0,
             requests_made: 0,
             requests: VecDeque::new(),
-            outcomes: VecDeque::new(),
+            decided: Decisions::default(),
         }
     }
 
@@ -186,7 +183,7 @@ impl OwnerTable {
 
     /// Whether there is room for another waiting publication of this size. A single one above the bound may wait alone.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.outgoing_bytes == 0 || self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
+        self.decided.waiting_bytes == 0 || self.decided.waiting_bytes + bytes <= OUTGOING_BYTES_MAX
     }
 
     /// Whether this node has the topic's position and members from its owner, or is the owner.
@@ -210,7 +207,7 @@ impl OwnerTable {
 
     /// The next publication that was decided.
     pub fn poll_outcome(&mut self) -> Option<(Ticket, Outcome)> {
-        self.outcomes.pop_front()
+        self.decided.outcomes.pop_front()
     }
 
     /// The next request to the stream of a durable topic, with its number. [`handle_stream`](OwnerTable::handle_stream) takes the answer.
@@ -224,14 +221,14 @@ impl OwnerTable {
     }
 
     /// This node has its first subscriber of a topic.
-    pub fn subscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub fn subscribe(&mut self, shard: &mut Shard<'_>, name: &str) {
         self.topics.entry(name.into()).or_default().is_wanted = true;
         self.hold(shard, name);
         self.drive(shard, name);
     }
 
     /// This node no longer has subscribers of a topic, and no use for its history.
-    pub fn unsubscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub fn unsubscribe(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.is_wanted = false;
         match topic.role {
@@ -253,22 +250,22 @@ impl OwnerTable {
     ///
     /// # Errors
     /// [`Full`] if too many publications wait.
-    pub fn publish<S: TopicStore, P: Peers>(
+    pub fn publish(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         name: &str,
         ticket: Ticket,
         entry: &[u8],
     ) -> Result<(), Full> {
         if self.orders(name) {
             let outcome = self.order(shard, name, entry);
-            self.outcomes.push_back((ticket, outcome));
+            self.decided.outcomes.push_back((ticket, outcome));
             return Ok(());
         }
         if !self.has_room(entry.len()) {
             return Err(Full);
         }
-        self.outgoing_bytes += entry.len();
+        self.decided.waiting_bytes += entry.len();
         let until = shard.now + PUBLISH_TIMEOUT;
         self.topics.entry(name.into()).or_default().outgoing.push(ticket, entry, until);
         self.timers.insert((until, name.into()));
@@ -293,7 +290,7 @@ impl OwnerTable {
     }
 
     /// Other nodes own topics from now on.
-    pub fn handle_view<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, view: View) {
+    pub fn handle_view(&mut self, shard: &mut Shard<'_>, view: View) {
         self.view = view;
         self.moving.clear();
         self.visiting.clear();
@@ -319,14 +316,14 @@ impl OwnerTable {
 
     /// A node has the same view, and requests a notice once this one orders no topic of others: see
     /// [`is_settled`](OwnerTable::is_settled).
-    pub fn handle_settle<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub fn handle_settle(&mut self, shard: &mut Shard<'_>) {
         self.moving.append(&mut self.visiting);
         self.has_reports = !self.diverged.is_empty();
         self.hand_over(shard);
     }
 
     /// Whether topics may be begun.
-    pub fn handle_open<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, is_open: bool) {
+    pub fn handle_open(&mut self, shard: &mut Shard<'_>, is_open: bool) {
         self.is_open = is_open;
         let idle = self.topics.iter().filter(|(_, topic)| is_open && matches!(topic.role, Role::Idle));
         let idle: Vec<_> = idle.map(|(name, _)| name.clone()).collect();
@@ -334,8 +331,8 @@ impl OwnerTable {
     }
 
     /// A node is dead, or has lost messages to it.
-    pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
-        let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
+    pub fn handle_reset(&mut self, shard: &mut Shard<'_>, node: NodeId) {
+        let OwnerTable { topics, lagging, decided, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
         let (lost, on_their_way) = std::mem::take(&mut self.handed)
             .into_iter()
@@ -343,10 +340,7 @@ impl OwnerTable {
         self.handed = on_their_way;
         let (mut changed, mut left, mut lost_members) = (Vec::new(), Vec::new(), Vec::new());
         for (name, topic) in topics.iter_mut() {
-            topic.outgoing.reset(node, |ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
+            topic.outgoing.reset(node, decided);
             topic.hint = topic.hint.filter(|hint| *hint != node);
             topic.durable.iter_mut().for_each(|durable| durable.reset(node));
             match &mut topic.role {
@@ -384,24 +378,15 @@ impl OwnerTable {
     }
 
     /// Takes a message of another node.
-    pub fn handle_message<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        message: &Message<'_>,
-    ) {
+    pub fn handle_message(&mut self, shard: &mut Shard<'_>, from: NodeId, message: &Message<'_>) {
         match *message {
             Message::View { .. } | Message::Settled { .. } => {}
             Message::Publish { topic, batch, entries } => {
                 self.order_batch(shard, from, topic, batch, entries)
             }
             Message::Published { topic: name, batch, outcomes: list } => {
-                let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
-                let Some(topic) = topics.get_mut(name) else { return };
-                topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
-                    *outgoing_bytes -= bytes;
-                    decided.push_back((ticket, outcome));
-                });
+                let Some(topic) = self.topics.get_mut(name) else { return };
+                topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
                 self.drive(shard, name);
             }
             Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
@@ -428,22 +413,16 @@ impl OwnerTable {
     }
 
     /// The time is `shard.now`, and links may have room again.
-    pub fn handle_time<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub fn handle_time(&mut self, shard: &mut Shard<'_>) {
         while let Some((at, name)) = self.timers.first().cloned()
             && at <= shard.now
         {
             self.timers.remove(&(at, name.clone()));
             self.expire_diverged(shard, &name);
             self.expire_members(shard, &name);
-            let OwnerTable { topics, outcomes, outgoing_bytes, timers, .. } = self;
-            let Some(topic) = topics.get_mut(&name) else { continue };
-            topic.outgoing.expire(shard.now, |ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
-            if let Some(until) = topic.outgoing.until() {
-                timers.insert((until, name.clone()));
-            }
+            let Some(topic) = self.topics.get_mut(&name) else { continue };
+            topic.outgoing.expire(shard.now, &mut self.decided);
+            self.timers.extend(topic.outgoing.until().map(|until| (until, name.clone())));
             self.drive(shard, &name);
         }
         self.hand_over(shard);
@@ -452,7 +431,7 @@ impl OwnerTable {
     }
 
     /// Advances a topic as far as possible: begins, follows, publishes waiting messages, or ends.
-    fn drive<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn drive(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let is_due = topic.retry_at.is_none_or(|at| at <= shard.now);
         let has_use = topic.is_wanted || topic.outgoing.is_waiting();
@@ -471,11 +450,9 @@ impl OwnerTable {
                     let after = shard.store.position(name);
                     shard.peers.send(owner, &Message::Follow { topic: name, after });
                 }
+                // Published without a subscriber.
                 Some(owner) if owner != self.node && topic.outgoing.is_ready() => {
-                    // Published without a subscriber.
-                    let batch = next_batch(&mut self.batches);
-                    let entries = topic.outgoing.send(owner, batch);
-                    shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
+                    self.send_waiting(shard, name, owner);
                 }
                 // `handle_open` or `handle_view` comes.
                 _ => {}
@@ -485,18 +462,22 @@ impl OwnerTable {
         match topic.role {
             Role::Owner(_) | Role::Loading if topic.durable.is_some() => self.advance_durable(shard, name),
             Role::Owner(_) => self.order_waiting(shard, name),
-            Role::Live(owner) if topic.outgoing.is_ready() && is_due => {
-                let batch = next_batch(&mut self.batches);
-                let entries = topic.outgoing.send(owner, batch);
-                shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
-            }
+            Role::Live(owner) if topic.outgoing.is_ready() && is_due => self.send_waiting(shard, name, owner),
             Role::Idle if !topic.is_wanted && topic.outgoing.is_unused() => drop(self.topics.remove(name)),
             _ => {}
         }
     }
 
+    /// Sends the publications that wait to the topic's owner.
+    fn send_waiting(&mut self, shard: &mut Shard<'_>, name: &str, owner: NodeId) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let batch = next_batch(&mut self.batches);
+        let entries = topic.outgoing.send(owner, batch);
+        shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
+    }
+
     /// Tells the store whether it must keep the topic.
-    fn hold<S: TopicStore, P>(&self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn hold(&self, shard: &mut Shard<'_>, name: &str) {
         let is_held = self.topics.get(name).is_some_and(|topic| match &topic.role {
             Role::Idle => topic.is_wanted,
             Role::Owner(followers) => topic.is_wanted || !followers.is_empty() || topic.is_awaited(),
@@ -506,7 +487,7 @@ impl OwnerTable {
     }
 
     /// Asks again a little later.
-    fn retry<S, P>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
+    fn retry(&mut self, shard: &Shard<'_>, name: &str) {
         if let Some(topic) = self.topics.get_mut(name) {
             let at = shard.now + RETRY_DELAY;
             topic.retry_at = Some(at);
@@ -536,7 +517,7 @@ fn next_batch(batches: &mut u32) -> u32 {
 }
 
 /// Passes entries with offsets from `first` on to a store that follows the topic, except those that it has.
-fn deliver<S: TopicStore>(store: &mut S, name: &str, epoch: u64, first: u64, entries: &[u8]) {
+fn deliver(store: &mut dyn TopicStore, name: &str, epoch: u64, first: u64, entries: &[u8]) {
     let Some(position) = store.position(name).filter(|position| position.epoch == epoch) else { return };
     let mut next = position.offset + 1;
     if first > next {

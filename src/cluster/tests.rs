@@ -11,11 +11,11 @@ use echoring_topics::{ClientId, Position};
 use crate::cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
 use crate::heartbeat::{Digests, Heartbeat, VERSION};
 use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT, RETRANSMIT_AFTER_MIN};
-use crate::link::{Link, LinkFigures, Packet, Received};
+use crate::link::{Delivery, Link, LinkFigures, Packet};
 use crate::message::{
     Handover, MemberChange, MembersPage, Message, Outcome, append_change, append_outcome, changes, outcomes,
 };
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Decisions, Outgoing};
 use crate::view::{NodeId, fingerprint};
 use crate::wire::entries;
 
@@ -65,9 +65,9 @@ impl Pair {
     fn arrive(&mut self, end: usize, bytes: &[u8]) {
         let packet = Packet::read(bytes).expect("a packet");
         match self.ends[end].handle(&packet, &mut self.sessions, self.now) {
-            Received::Nothing => {}
-            Received::Reset => self.resets[end] += 1,
-            Received::Messages(list) => {
+            Delivery::Nothing => {}
+            Delivery::Reset => self.resets[end] += 1,
+            Delivery::Messages(list) => {
                 let numbers =
                     entries(list).map(|entry| u32::from_le_bytes(entry.try_into().expect("a number")));
                 self.received[end].extend(numbers);
@@ -137,15 +137,15 @@ fn publications_that_were_given_up_take_their_outcomes_with_them() {
     let batch = 1;
     outgoing.send(A, batch);
     outgoing.push(4, b"x", 40);
-    let mut done = Vec::new();
-    outgoing.expire(10, |ticket, _, outcome| done.push((ticket, outcome)));
+    let mut decided = Decisions { waiting_bytes: 4, ..Decisions::default() };
+    outgoing.expire(10, &mut decided);
     let positions = (1..=3).map(|offset| Outcome::Accepted(Position { epoch: 5, offset }));
-    outgoing.answer(B, batch, positions.clone(), |ticket, _, outcome| done.push((ticket, outcome)));
-    outgoing.answer(A, batch, positions, |ticket, _, outcome| done.push((ticket, outcome)));
+    outgoing.answer(B, batch, positions.clone(), &mut decided);
+    outgoing.answer(A, batch, positions, &mut decided);
     let at = |offset| Outcome::Accepted(Position { epoch: 5, offset });
-    assert_eq!(done, [(1, Outcome::Uncertain), (2, at(2)), (3, at(3))]);
-    outgoing.expire(40, |ticket, _, outcome| done.push((ticket, outcome)));
-    assert_eq!(done.last(), Some(&(4, Outcome::Unreachable)));
+    assert_eq!(decided.outcomes, [(1, Outcome::Uncertain), (2, at(2)), (3, at(3))]);
+    outgoing.expire(40, &mut decided);
+    assert_eq!((decided.outcomes.back(), decided.waiting_bytes), (Some(&(4, Outcome::Unreachable)), 0));
     assert!(outgoing.is_empty());
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn fingerprint(key: u64) -> u64 {
 }
 
 /// One run of a node. A node that is restarted has another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
 impl fmt::Display for NodeId {

@@ -1,58 +1,106 @@
 //! Reads and writes the messages between nodes. Numbers are little-endian. Bytes come from other nodes of the cluster,
 //! which may be of another version: malformed bytes yield `None`.
 
-use bytes::{Buf as _, BufMut as _};
+use echoring_topics::{ClientId, Position};
 
-use echoring_topics::Position;
+use crate::view::NodeId;
 
 /// Appends a list's entry: its length, then its bytes.
 pub fn append_entry(bytes: &mut Vec<u8>, entry: &[u8]) {
-    bytes.put_u32_le(entry.len() as u32);
+    (entry.len() as u32).put(bytes);
     bytes.extend_from_slice(entry);
 }
 
 /// The entries of a list. Ends at the first that is not whole.
 pub fn entries(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || take_bytes(&mut bytes))
+    std::iter::from_fn(move || Wire::take(&mut bytes))
 }
 
-pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = bytes.try_get_u32_le().ok()? as usize;
-    let (entry, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    Some(entry)
+/// A part of a message.
+pub(crate) trait Wire<'a>: Sized {
+    fn put(&self, bytes: &mut Vec<u8>);
+    fn take(bytes: &mut &'a [u8]) -> Option<Self>;
 }
 
-pub(crate) fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    debug_assert!(text.len() <= 255, "names have at most 255 bytes");
-    bytes.put_u8(text.len() as u8);
-    bytes.extend_from_slice(text.as_bytes());
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(impl Wire<'_> for $number {
+            fn put(&self, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn take(bytes: &mut &[u8]) -> Option<$number> {
+                bytes.split_off(..size_of::<$number>())?.try_into().ok().map(<$number>::from_le_bytes)
+            }
+        })*
+    };
 }
 
-pub(crate) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
-    let length = bytes.try_get_u8().ok()?;
-    let (text, rest) = bytes.split_at_checked(length.into())?;
-    *bytes = rest;
-    std::str::from_utf8(text).ok()
+numbers!(u8 u32 u64);
+
+impl<'a> Wire<'a> for &'a [u8] {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        append_entry(bytes, self);
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let length = u32::take(bytes)? as usize;
+        bytes.split_off(..length)
+    }
 }
 
-pub(crate) fn put_position(bytes: &mut Vec<u8>, position: Position) {
-    bytes.put_u64_le(position.epoch);
-    bytes.put_u64_le(position.offset);
+/// A name, which has at most 255 bytes.
+impl<'a> Wire<'a> for &'a str {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        debug_assert!(self.len() <= 255, "names have at most 255 bytes");
+        (self.len() as u8).put(bytes);
+        bytes.extend_from_slice(self.as_bytes());
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> Option<&'a str> {
+        let length = usize::from(u8::take(bytes)?);
+        std::str::from_utf8(bytes.split_off(..length)?).ok()
+    }
 }
 
-pub(crate) fn take_position(bytes: &mut &[u8]) -> Option<Position> {
-    Some(Position { epoch: take_u64(bytes)?, offset: take_u64(bytes)? })
+impl Wire<'_> for Position {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.epoch.put(bytes);
+        self.offset.put(bytes);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Position> {
+        Some(Position { epoch: u64::take(bytes)?, offset: u64::take(bytes)? })
+    }
 }
 
-pub(crate) fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
-    bytes.try_get_u64_le().ok()
+impl Wire<'_> for NodeId {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.0.put(bytes);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<NodeId> {
+        u64::take(bytes).map(NodeId)
+    }
 }
 
-pub(crate) fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
-    bytes.try_get_u32_le().ok()
+impl Wire<'_> for ClientId {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.to_bytes());
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<ClientId> {
+        bytes.split_off(..size_of::<ClientId>())?.try_into().ok().map(ClientId::from_bytes)
+    }
 }
 
-pub(crate) fn take_u8(bytes: &mut &[u8]) -> Option<u8> {
-    bytes.try_get_u8().ok()
+/// The default, which no node, client or position has, stands for what is absent.
+impl<'a, T: Wire<'a> + Copy + Default + PartialEq> Wire<'a> for Option<T> {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.unwrap_or_default().put(bytes);
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> Option<Option<T>> {
+        T::take(bytes).map(|value| Some(value).filter(|value| *value != T::default()))
+    }
 }

@@ -64,6 +64,13 @@ impl Publications {
         self.refused += refused;
     }
 
+    /// Counts one that was decided.
+    pub(crate) fn count(&mut self, is_accepted: bool) {
+        self.published += 1;
+        self.accepted += u64::from(is_accepted);
+        self.refused += u64::from(!is_accepted);
+    }
+
     /// Whether every message is accounted for.
     pub fn add_up(&self) -> bool {
         self.published == self.accepted + self.refused

@@ -10,9 +10,10 @@ use self::format::{Deltas, Encode, Format};
 use self::keyed::Keyed;
 use self::log::{Log, Origin, Sequence};
 use self::previous::Previous;
-use self::sink::{Gap, GapReason, MemberId, Sink};
+use self::sink::{Gap, GapReason, Sink, SubscriberId};
 use super::accounts::Deliveries;
 use super::settings::{SlowConsumerPolicy, TopicSettings};
+use crate::collections::slab::Slab;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
@@ -20,7 +21,7 @@ use echoring_proto::limits::Nanos;
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     pub(super) subscriptions: usize,
-    /// Members that have not been sent everything.
+    /// Subscribers that have not been sent everything.
     pub(super) laggards: usize,
     /// `queued` is not maintained here: it follows from the cursors.
     pub(super) deliveries: Deliveries,
@@ -56,7 +57,7 @@ pub(super) struct Append {
     /// The publishing connection; 0 for none.
     pub(super) origin: Origin,
     /// The publishing subscriber, if it is on this shard.
-    pub(super) publisher: Option<MemberId>,
+    pub(super) publisher: Option<SubscriberId>,
     /// Whose channels get it.
     pub(super) audience: Audience,
 }
@@ -68,13 +69,13 @@ pub(super) enum Audience {
     All,
     /// Those whose protocol has gap events and heartbeats.
     Events,
-    /// The members that are notified of joins and leaves.
+    /// The subscribers that are notified of joins and leaves.
     Presence,
 }
 
 /// One subscriber: a cursor.
 #[derive(Debug)]
-struct Member<K> {
+struct Subscriber<K> {
     key: K,
     /// Start of the subscription: earlier frames belong to an earlier subscription of the connection, if any.
     since: Sequence,
@@ -92,12 +93,11 @@ struct Member<K> {
     behind: bool,
 }
 
-/// Why the latest piece was not sent to a member.
-enum Stopped {
-    /// It needs more than the latest piece.
-    Offer(u32),
-    /// It is writable, but did not accept it.
-    Refused(u32),
+/// A subscriber that was not sent the latest piece.
+struct Stopped {
+    index: u32,
+    /// It is writable, but did not accept it. Otherwise it needs more than the latest piece.
+    is_refused: bool,
 }
 
 #[derive(Debug)]
@@ -108,29 +108,35 @@ pub(super) struct Channel<K> {
     id: u32,
     pub(super) format: Format,
     pub(super) log: Log,
-    /// Freed indices are reused.
-    members: Vec<Option<Member<K>>>,
-    free: Vec<u32>,
-    count: usize,
+    /// Towards subscribers above their lag bound. Those that cannot be notified of a gap are removed.
+    policy: SlowConsumerPolicy,
+    subscribers: Slab<Subscriber<K>>,
     behind: usize,
     /// Frames before it were lost for lack of memory, up to the message `lost_offset`.
     lost_before: Sequence,
     lost_offset: u64,
-    /// The latest presence event: a member that skips frames before it may have missed one.
+    /// The latest presence event: a subscriber that skips frames before it may have missed one.
     presence: Option<Sequence>,
 }
 
 impl<K: Copy + Eq> Channel<K> {
     /// A channel of a topic that has reached `offset`.
-    pub(super) fn new(id: u32, topic: u32, format: Format, log_bytes_max: usize, offset: u64) -> Channel<K> {
+    pub(super) fn new(
+        id: u32,
+        topic: u32,
+        format: Format,
+        settings: &TopicSettings,
+        offset: u64,
+    ) -> Channel<K> {
+        let has_gaps = format.dialect.has_gaps();
         Channel {
             topic,
             id,
             format,
-            log: Log::new(log_bytes_max, offset),
-            members: Vec::new(),
-            free: Vec::new(),
-            count: 0,
+            log: Log::new(settings.lag_bytes, offset),
+            // A topic that exists keeps its policy.
+            policy: if has_gaps { settings.slow } else { SlowConsumerPolicy::Disconnect },
+            subscribers: Slab::default(),
             behind: 0,
             lost_before: 0,
             lost_offset: 0,
@@ -139,7 +145,7 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.subscribers.len()
     }
 
     /// Whether its messages are deltas, or will be for its subscribers.
@@ -156,83 +162,83 @@ impl<K: Copy + Eq> Channel<K> {
         self.behind > 0
     }
 
-    /// Adds a member that is sent everything that is appended from now on.
+    /// Adds a subscriber that is sent everything that is appended from now on.
     pub(super) fn subscribe(&mut self, key: K, skip: Origin, sums: &mut Sums) -> u32 {
         // Frames that were appended earlier in this tick are not for it.
         let cursor = self.log.appended();
         let has = self.log.offset_before(cursor);
-        let member =
-            Member { key, since: cursor, cursor, skip, own_end: 0, has, in_flight: 0, own: 0, behind: false };
-        self.count += 1;
+        let subscriber = Subscriber {
+            key,
+            since: cursor,
+            cursor,
+            skip,
+            own_end: 0,
+            has,
+            in_flight: 0,
+            own: 0,
+            behind: false,
+        };
         sums.subscriptions += 1;
-        match self.free.pop() {
-            Some(index) => {
-                self.members[index as usize] = Some(member);
-                index
-            }
-            None => {
-                self.members.push(Some(member));
-                (self.members.len() - 1) as u32
-            }
-        }
+        self.subscribers.insert(|_| subscriber)
     }
 
-    /// Removes a member; its unsent messages count as dropped.
+    /// Removes a subscriber; its unsent messages count as dropped.
     pub(super) fn remove(&mut self, index: u32, context: &mut ChannelContext<'_>) {
-        let Some(member) = self.members.get_mut(index as usize).and_then(Option::take) else { return };
-        let gone = self.gone(context.settings).saturating_sub(self.counted(&member, context.settings));
-        let missed = self.queued(&member, context.settings) + u64::from(member.in_flight) - gone;
+        let Some(subscriber) = self.subscribers.remove(index) else { return };
+        let gone = self.gone().saturating_sub(self.counted(&subscriber));
+        let missed = self.queued(&subscriber) + u64::from(subscriber.in_flight) - gone;
         context.count(|deliveries| {
             deliveries.dropped_oldest += gone;
             deliveries.dropped_disconnect += missed;
         });
-        let behind = usize::from(member.behind);
+        let behind = usize::from(subscriber.behind);
         self.behind -= behind;
-        self.count -= 1;
-        self.free.push(index);
         context.sums.laggards -= behind;
         context.sums.subscriptions -= 1;
     }
 
-    /// Messages due to a member and not sent, including those that are not readable yet.
-    fn queued(&self, member: &Member<K>, settings: &TopicSettings) -> u64 {
-        let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(member, settings));
-        owed.saturating_sub(u64::from(member.own))
+    /// Messages due to a subscriber and not sent, including those that are not readable yet.
+    fn queued(&self, subscriber: &Subscriber<K>) -> u64 {
+        let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(subscriber));
+        owed.saturating_sub(u64::from(subscriber.own))
     }
 
-    /// The offset up to which everything was counted for a member, possibly as lost. On a conflated topic the latest
+    /// The offset up to which everything was counted for a subscriber, possibly as lost. On a conflated topic the latest
     /// messages may still be sent, so there nothing counts as lost before it is reported.
-    fn counted(&self, member: &Member<K>, settings: &TopicSettings) -> u64 {
-        if self.policy(settings) == SlowConsumerPolicy::Conflate { member.has } else { self.lost_to(member) }
+    fn counted(&self, subscriber: &Subscriber<K>) -> u64 {
+        if self.policy == SlowConsumerPolicy::Conflate { subscriber.has } else { self.lost_to(subscriber) }
     }
 
-    /// The offset up to which a member has everything, or has lost it for lack of memory.
-    fn lost_to(&self, member: &Member<K>) -> u64 {
-        if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
+    /// The offset up to which a subscriber has everything, or has lost it for lack of memory.
+    fn lost_to(&self, subscriber: &Subscriber<K>) -> u64 {
+        if subscriber.cursor < self.lost_before {
+            subscriber.has.max(self.lost_offset)
+        } else {
+            subscriber.has
+        }
     }
 
     /// The offset up to which messages have left the log, for subscribers that can be notified of a gap.
-    fn gone(&self, settings: &TopicSettings) -> u64 {
-        match self.policy(settings) {
+    fn gone(&self) -> u64 {
+        match self.policy {
             SlowConsumerPolicy::DropOldest => self.log.offset_before(self.log.start()),
             // The latest message of each key is owed, and is kept.
             SlowConsumerPolicy::Disconnect | SlowConsumerPolicy::Conflate => 0,
         }
     }
 
-    /// The indices and keys of all members.
+    /// The indices and keys of all subscribers.
     pub(super) fn keys(&self) -> impl Iterator<Item = (u32, K)> {
-        let members = (0..).zip(&self.members);
-        members.filter_map(|(index, member)| member.as_ref().map(|member| (index, member.key)))
+        self.subscribers.iter(0).map(|(index, subscriber)| (index, subscriber.key))
     }
 
-    /// Completes `deliveries` with the figures that follow from the cursors: the messages due to all members, partial
-    /// sends included, and those that have left the log and will be reported when the members read on.
-    pub(super) fn complete(&self, settings: &TopicSettings, deliveries: &mut Deliveries) {
-        let gone = self.gone(settings);
-        for member in self.members.iter().flatten() {
-            let dropped = gone.saturating_sub(self.counted(member, settings));
-            deliveries.queued += self.queued(member, settings) + u64::from(member.in_flight) - dropped;
+    /// Completes `deliveries` with the figures that follow from the cursors: the messages due to all subscribers, partial
+    /// sends included, and those that have left the log and will be reported when the subscribers read on.
+    pub(super) fn complete(&self, deliveries: &mut Deliveries) {
+        let gone = self.gone();
+        for (_, subscriber) in self.subscribers.iter(0) {
+            let dropped = gone.saturating_sub(self.counted(subscriber));
+            deliveries.queued += self.queued(subscriber) + u64::from(subscriber.in_flight) - dropped;
             deliveries.dropped_oldest += dropped;
         }
     }
@@ -269,14 +275,14 @@ impl<K: Copy + Eq> Channel<K> {
         if self.log.append(pool, origin, offset, &parts).is_err() {
             return false;
         }
-        let mut offered = (offset - before) * self.count as u64;
+        let mut offered = (offset - before) * self.count() as u64;
         if let Some(publisher) = publisher
             && publisher.channel == self.id
-            && let Some(Some(member)) = self.members.get_mut(publisher.index as usize)
-            && member.skip == origin
+            && let Some(subscriber) = self.subscribers.get_mut(publisher.index)
+            && subscriber.skip == origin
         {
-            member.own_end = self.log.appended();
-            member.own += 1;
+            subscriber.own_end = self.log.appended();
+            subscriber.own += 1;
             offered -= 1;
         }
         context.count(|deliveries| deliveries.offered += offered);
@@ -288,25 +294,25 @@ impl<K: Copy + Eq> Channel<K> {
         self.presence = self.log.appended().checked_sub(1);
     }
 
-    /// Drops a message for lack of memory, together with everything that members have not been sent. They are notified
+    /// Drops a message for lack of memory, together with everything that subscribers have not been sent. They are notified
     /// or disconnected at the next offer.
     #[cold]
     pub(super) fn lose(&mut self, pool: &mut Pool, append: &Append, context: &mut ChannelContext<'_>) {
         let Append { offset, publisher, .. } = *append;
         let messages = offset - self.log.offset_before(self.log.appended());
-        for index in 0..self.members.len() as u32 {
-            let Some(member) = &self.members[index as usize] else { continue };
-            let id = MemberId { channel: self.id, index };
-            let is_own = publisher == Some(id) && member.skip != 0;
+        for index in self.subscribers.indices() {
+            let Some(subscriber) = self.subscribers.get(index) else { continue };
+            let id = SubscriberId { channel: self.id, index };
+            let is_own = publisher == Some(id) && subscriber.skip != 0;
             let lost = if is_own { 0 } else { messages };
-            let conflates = self.policy(context.settings) == SlowConsumerPolicy::Conflate;
-            let dropped = if conflates { 0 } else { self.queued(member, context.settings) + lost };
+            let conflates = self.policy == SlowConsumerPolicy::Conflate;
+            let dropped = if conflates { 0 } else { self.queued(subscriber) + lost };
             context.count(|deliveries| {
                 deliveries.offered += lost;
                 deliveries.dropped_memory += dropped;
             });
-            let Some(member) = &mut self.members[index as usize] else { continue };
-            (member.own, member.own_end) = (0, 0);
+            let Some(subscriber) = self.subscribers.get_mut(index) else { continue };
+            (subscriber.own, subscriber.own_end) = (0, 0);
             self.set_behind(index, true, context.sums);
         }
         self.log.forget_all(offset, pool);
@@ -316,14 +322,14 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Makes the appended frames readable and offers them to every member; then evicts the frames beyond the log's
-    /// bound, with the members that still need them and cannot be notified.
+    /// Makes the appended frames readable and offers them to every subscriber; then evicts the frames beyond the log's
+    /// bound, with the subscribers that still need them and cannot be notified.
     pub(super) fn deliver(&mut self, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         self.log.publish(context.now);
         self.offer_all(context, sink);
         self.log.evict(sink.pool());
         if self.behind > 0 {
-            for index in 0..self.members.len() as u32 {
+            for index in self.subscribers.indices() {
                 self.settle(index, context, sink);
             }
         }
@@ -332,20 +338,15 @@ impl<K: Copy + Eq> Channel<K> {
     fn offer_all(&mut self, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let mut index = 0;
         while let Some(stopped) = self.send_latest(index, context, sink) {
-            index = match stopped {
-                Stopped::Offer(index) => {
-                    self.offer(index, context, sink);
-                    index
-                }
-                Stopped::Refused(index) => {
-                    self.settle(index, context, sink);
-                    index
-                }
-            } + 1;
+            index = stopped.index + 1;
+            match stopped.is_refused {
+                false => self.offer(stopped.index, context, sink),
+                true => self.settle(stopped.index, context, sink),
+            }
         }
     }
 
-    /// Sends the latest piece to the members from `first` on, up to one that needs something else. Nearly all members
+    /// Sends the latest piece to the subscribers from `first` on, up to one that needs something else. Nearly all subscribers
     /// keep up and need only that piece.
     fn send_latest(
         &mut self,
@@ -357,36 +358,36 @@ impl<K: Copy + Eq> Channel<K> {
         let end_offset = self.log.end_offset();
         let mut sent = 0;
         let mut stopped = None;
-        for (index, member) in (first..).zip(self.members.get_mut(first as usize..)?) {
-            let Some(member) = member else { continue };
-            let keeps_up = !member.behind
-                && latest
-                    .is_some_and(|latest| member.cursor == latest.first && member.own_end <= latest.first);
-            let (Some(latest), true) = (latest, keeps_up && sink.is_writable(member.key)) else {
-                stopped = Some(Stopped::Offer(index));
+        for (index, subscriber) in self.subscribers.iter_mut(first) {
+            let keeps_up = !subscriber.behind
+                && latest.is_some_and(|latest| {
+                    subscriber.cursor == latest.first && subscriber.own_end <= latest.first
+                });
+            let (Some(latest), true) = (latest, keeps_up && sink.is_writable(subscriber.key)) else {
+                stopped = Some(Stopped { index, is_refused: false });
                 break;
             };
-            let tag = MemberId { channel: self.id, index }.tag();
-            if sink.send(member.key, latest.bytes.clone(), latest.messages, tag).is_err() {
-                stopped = Some(Stopped::Refused(index));
+            let tag = SubscriberId { channel: self.id, index }.tag();
+            if sink.send(subscriber.key, latest.bytes.clone(), latest.messages, tag).is_err() {
+                stopped = Some(Stopped { index, is_refused: true });
                 break;
             }
-            member.cursor = latest.end;
-            member.has = end_offset;
+            subscriber.cursor = latest.end;
+            subscriber.has = end_offset;
             sent += u64::from(latest.messages);
         }
         context.count(|deliveries| deliveries.sent += sent);
         stopped
     }
 
-    /// Offers one member the frames behind its cursor. A member above its lag bound skips frames, or is removed.
+    /// Offers one subscriber the frames behind its cursor. A subscriber above its lag bound skips frames, or is removed.
     pub(super) fn offer(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
-        let Some(Some(member)) = self.members.get(index as usize) else { return };
-        if member.cursor >= self.log.end() && !member.behind {
+        let Some(subscriber) = self.subscribers.get(index) else { return };
+        if subscriber.cursor >= self.log.end() && !subscriber.behind {
             return;
         }
-        if member.cursor < self.log.end() && sink.is_writable(member.key) {
-            match self.policy(context.settings) {
+        if subscriber.cursor < self.log.end() && sink.is_writable(subscriber.key) {
+            match self.policy {
                 SlowConsumerPolicy::Disconnect => {}
                 SlowConsumerPolicy::DropOldest => self.drop_oldest(index, context, sink),
                 SlowConsumerPolicy::Conflate => self.conflate(index, context, sink),
@@ -396,12 +397,7 @@ impl<K: Copy + Eq> Channel<K> {
         self.settle(index, context, sink);
     }
 
-    /// The policy for members above their lag bound. Members that cannot be notified of a gap are removed.
-    fn policy(&self, settings: &TopicSettings) -> SlowConsumerPolicy {
-        if self.format.dialect.has_gaps() { settings.slow } else { SlowConsumerPolicy::Disconnect }
-    }
-
-    /// The oldest frame that may still be sent to a member.
+    /// The oldest frame that may still be sent to a subscriber.
     fn floor(&self, context: &ChannelContext<'_>) -> Sequence {
         let young = self.log.first_since(context.now.saturating_sub(context.settings.lag));
         self.log.start().max(young)
@@ -409,20 +405,20 @@ impl<K: Copy + Eq> Channel<K> {
 
     fn drop_oldest(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(context);
-        let Some(member) = self.past(index, floor) else { return };
-        let (has, counted, lost) = (member.has, self.counted(member, context.settings), self.lost_to(member));
-        if !self.tell_stale(index, member, context, sink) {
+        let Some(subscriber) = self.past(index, floor) else { return };
+        let (has, counted, lost) = (subscriber.has, self.counted(subscriber), self.lost_to(subscriber));
+        if !self.tell_stale(index, subscriber, context, sink) {
             return;
         }
         let to = self.log.offset_before(floor);
         if to > has {
             let reason = if lost > has { GapReason::Memory } else { GapReason::SlowConsumerPolicy };
-            if !sink.tell_gap(member.key, context.topic, Gap { from: has + 1, to, reason }) {
+            if !sink.tell_gap(subscriber.key, context.topic, Gap { from: has + 1, to, reason }) {
                 return;
             }
         }
-        if let Some(Some(member)) = self.members.get_mut(index as usize) {
-            (member.has, member.cursor) = (to, floor);
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            (subscriber.has, subscriber.cursor) = (to, floor);
         }
         // Lost for lack of memory, as far as that was not counted before.
         let starved = lost.min(to).saturating_sub(counted);
@@ -432,45 +428,46 @@ impl<K: Copy + Eq> Channel<K> {
         });
     }
 
-    /// Notifies a member that it may miss presence events among the frames that it skips. False if that is not accepted
+    /// Notifies a subscriber that it may miss presence events among the frames that it skips. False if that is not accepted
     /// now. It may be notified twice if the gap report is not accepted at once; later events may repeat the missed
     /// ones.
     fn tell_stale(
         &self,
         index: u32,
-        member: &Member<K>,
+        subscriber: &Subscriber<K>,
         context: &ChannelContext<'_>,
         sink: &mut impl Sink<K>,
     ) -> bool {
-        let missed = self.presence.is_some_and(|latest| member.cursor <= latest);
-        !missed || sink.tell_stale(member.key, MemberId { channel: self.id, index }, context.topic)
+        let missed = self.presence.is_some_and(|latest| subscriber.cursor <= latest);
+        !missed || sink.tell_stale(subscriber.key, SubscriberId { channel: self.id, index }, context.topic)
     }
 
-    /// The member, if its cursor is before `floor`.
-    fn past(&self, index: u32, floor: Sequence) -> Option<&Member<K>> {
-        self.members.get(index as usize)?.as_ref().filter(|member| member.cursor < floor)
+    /// The subscriber, if its cursor is before `floor`.
+    fn past(&self, index: u32, floor: Sequence) -> Option<&Subscriber<K>> {
+        self.subscribers.get(index).filter(|subscriber| subscriber.cursor < floor)
     }
 
     fn conflate(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(context);
-        let Some(member) = self.past(index, floor) else { return };
-        let (has, lost) = (member.has, self.lost_to(member));
+        let Some(subscriber) = self.past(index, floor) else { return };
+        let (has, lost) = (subscriber.has, self.lost_to(subscriber));
         if context.keyed.after(has).next().is_none() {
             // There was no memory for them.
             return self.drop_oldest(index, context, sink);
         }
-        if !self.tell_stale(index, member, context, sink) {
+        if !self.tell_stale(index, subscriber, context, sink) {
             return;
         }
-        let Some((reached, sent)) = sink.send_latest(member.key, context.topic, context.keyed, has) else {
+        let Some((reached, sent)) = sink.send_latest(subscriber.key, context.topic, context.keyed, has)
+        else {
             return;
         };
         // The messages that replace the missed ones may be in the log too, or behind every other cursor.
         let start = self.log.start();
         let cursor =
             if reached < self.log.offset_before(start) { start - 1 } else { self.log.behind_offset(reached) };
-        if let Some(Some(member)) = self.members.get_mut(index as usize) {
-            (member.has, member.cursor) = (reached, cursor);
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            (subscriber.has, subscriber.cursor) = (reached, cursor);
         }
         let missed = (reached - has) - u64::from(sent);
         // Later messages of their keys replace them, and yet they are missed for lack of memory only.
@@ -483,89 +480,88 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     fn send_log(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        if member.cursor < self.log.start() || !sink.is_writable(member.key) {
+        let Some(subscriber) = self.subscribers.get_mut(index) else { return };
+        if subscriber.cursor < self.log.start() || !sink.is_writable(subscriber.key) {
             return;
         }
-        let tag = MemberId { channel: self.id, index }.tag();
-        let skip = (member.own_end > member.cursor).then_some(member.skip);
+        let tag = SubscriberId { channel: self.id, index }.tag();
+        let skip = (subscriber.own_end > subscriber.cursor).then_some(subscriber.skip);
         let mut sent = 0;
-        for stretch in self.log.read(member.cursor, skip) {
-            if sink.send(member.key, stretch.bytes, stretch.messages, tag).is_err() {
+        for stretch in self.log.read(subscriber.cursor, skip) {
+            if sink.send(subscriber.key, stretch.bytes, stretch.messages, tag).is_err() {
                 break;
             }
             sent += u64::from(stretch.messages);
-            member.cursor = stretch.end;
-            member.has = self.log.offset_before(stretch.end);
+            subscriber.cursor = stretch.end;
+            subscriber.has = self.log.offset_before(stretch.end);
         }
         // Own frames at the end are behind the last range.
-        if skip.is_some() && self.log.read(member.cursor, skip).next().is_none() {
-            member.cursor = self.log.end();
-            member.has = self.log.end_offset();
+        if skip.is_some() && self.log.read(subscriber.cursor, skip).next().is_none() {
+            subscriber.cursor = self.log.end();
+            subscriber.has = self.log.end_offset();
         }
         self.recount_own(index);
         context.count(|deliveries| deliveries.sent += sent);
     }
 
-    /// Counts the member's own messages behind its cursor, all of which are still in the log.
+    /// Counts the subscriber's own messages behind its cursor, all of which are still in the log.
     fn recount_own(&mut self, index: u32) {
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        if member.own_end <= member.cursor {
-            member.own = 0;
+        let Some(subscriber) = self.subscribers.get_mut(index) else { return };
+        if subscriber.own_end <= subscriber.cursor {
+            subscriber.own = 0;
             return;
         }
-        let ahead = member.cursor..self.log.appended();
-        let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == member.skip);
-        member.own = ahead.filter(is_own).count() as u32;
+        let ahead = subscriber.cursor..self.log.appended();
+        let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == subscriber.skip);
+        subscriber.own = ahead.filter(is_own).count() as u32;
     }
 
-    /// The next member from the index `from` on that has been sent everything, at least one message.
+    /// The next subscriber from the index `from` on that has been sent everything, at least one message.
     pub(super) fn next_up_to_date(&self, from: u32) -> Option<(u32, K)> {
-        let is_up_to_date = |member: &Member<K>| {
-            member.cursor == self.log.appended()
-                && !member.behind
-                && member.in_flight == 0
-                && self.log.end_offset() > self.log.offset_before(member.since)
+        let is_up_to_date = |subscriber: &Subscriber<K>| {
+            subscriber.cursor == self.log.appended()
+                && !subscriber.behind
+                && subscriber.in_flight == 0
+                && self.log.end_offset() > self.log.offset_before(subscriber.since)
         };
-        let mut members = (from..).zip(self.members.get(from as usize..)?);
-        members.find_map(|(index, member)| {
-            let member = member.as_ref().filter(|member| is_up_to_date(member))?;
-            Some((index, member.key))
-        })
+        let found = self.subscribers.iter(from).find(|(_, subscriber)| is_up_to_date(subscriber));
+        found.map(|(index, subscriber)| (index, subscriber.key))
     }
 
-    /// Updates whether a member has been sent everything.
+    /// Updates whether a subscriber has been sent everything.
     fn set_behind(&mut self, index: u32, is_behind: bool, sums: &mut Sums) {
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        if std::mem::replace(&mut member.behind, is_behind) != is_behind {
+        let Some(subscriber) = self.subscribers.get_mut(index) else { return };
+        if std::mem::replace(&mut subscriber.behind, is_behind) != is_behind {
             let (less, more) = (usize::from(!is_behind), usize::from(is_behind));
             self.behind = self.behind + more - less;
             sums.laggards = sums.laggards + more - less;
         }
     }
 
-    /// Checks a member's lag after an offer, and removes it if it exceeds its bound and cannot be notified.
+    /// Checks a subscriber's lag after an offer, and removes it if it exceeds its bound and cannot be notified.
     fn settle(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
-        let policy = self.policy(context.settings);
-        let Some(Some(member)) = self.members.get(index as usize) else { return };
-        let (key, cursor, reached) = (member.key, member.cursor, member.has);
-        let reason =
-            if self.lost_to(member) > reached { GapReason::Memory } else { GapReason::SlowConsumerPolicy };
+        let Some(subscriber) = self.subscribers.get(index) else { return };
+        let (key, cursor, reached) = (subscriber.key, subscriber.cursor, subscriber.has);
+        let reason = if self.lost_to(subscriber) > reached {
+            GapReason::Memory
+        } else {
+            GapReason::SlowConsumerPolicy
+        };
         let is_behind = cursor != self.log.end();
         self.set_behind(index, is_behind, context.sums);
-        if policy != SlowConsumerPolicy::Disconnect || !is_behind {
+        if self.policy != SlowConsumerPolicy::Disconnect || !is_behind {
             return;
         }
         let lost = cursor < self.log.start();
         let since = self.log.readable_since(cursor);
         let late = since.is_some_and(|since| since.saturating_add(context.settings.lag) < context.now);
         if lost || late {
-            sink.fell_behind(key, MemberId { channel: self.id, index }, reached, reason);
+            sink.fell_behind(key, SubscriberId { channel: self.id, index }, reached, reason);
             self.remove(index, context);
         }
     }
 
-    /// Takes back whole frames from a member's last send, of which the kernel has not accepted the last `unsent` bytes;
+    /// Takes back whole frames from a subscriber's last send, of which the kernel has not accepted the last `unsent` bytes;
     /// `all` tells that nothing before them is unsent either, so that one frame must stay. Returns the bytes and the
     /// number of messages taken back, which are behind the cursor again.
     pub(super) fn take_back(
@@ -576,14 +572,14 @@ impl<K: Copy + Eq> Channel<K> {
         all: bool,
         context: &mut ChannelContext<'_>,
     ) -> (usize, u32) {
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return (0, 0) };
-        if member.key != key {
+        let Some(subscriber) = self.subscribers.get_mut(index) else { return (0, 0) };
+        if subscriber.key != key {
             return (0, 0);
         }
-        let is_own = |origin| member.skip != 0 && origin == member.skip;
-        let (mut left, mut at, mut cursor) = (unsent, member.cursor, member.cursor);
+        let is_own = |origin| subscriber.skip != 0 && origin == subscriber.skip;
+        let (mut left, mut at, mut cursor) = (unsent, subscriber.cursor, subscriber.cursor);
         let (mut messages, mut in_flight) = (0, 0);
-        while at > member.since
+        while at > subscriber.since
             && left > 0
             && let Some((bytes, origin)) = self.log.frame(at - 1)
         {
@@ -602,11 +598,11 @@ impl<K: Copy + Eq> Channel<K> {
             cursor = at;
         }
         // A cursor that stays may have fallen off the log since, where nothing says its offset.
-        if cursor != member.cursor {
-            member.cursor = cursor;
-            member.has = self.log.offset_before(cursor);
+        if cursor != subscriber.cursor {
+            subscriber.cursor = cursor;
+            subscriber.has = self.log.offset_before(cursor);
         }
-        member.in_flight += in_flight as u32;
+        subscriber.in_flight += in_flight as u32;
         if cursor != self.log.end() {
             self.set_behind(index, true, context.sums);
         }
@@ -615,23 +611,23 @@ impl<K: Copy + Eq> Channel<K> {
         (unsent - left, messages as u32)
     }
 
-    /// The offset up to which everything was sent to a member or reported as lost, and whether that is everything.
-    /// `None` if there is no such member.
+    /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.
+    /// `None` if there is no such subscriber.
     pub(super) fn reached(&self, index: u32) -> Option<(u64, bool)> {
-        let member = self.members.get(index as usize)?.as_ref()?;
-        Some((member.has, member.cursor == self.log.appended()))
+        let subscriber = self.subscribers.get(index)?;
+        Some((subscriber.has, subscriber.cursor == self.log.appended()))
     }
 
-    /// Bytes of the log behind a member's cursor, frames of its own included.
+    /// Bytes of the log behind a subscriber's cursor, frames of its own included.
     pub(super) fn lag_bytes(&self, index: u32) -> Option<u64> {
-        let member = self.members.get(index as usize)?.as_ref()?;
-        Some(self.log.bytes_from(member.cursor))
+        let subscriber = self.subscribers.get(index)?;
+        Some(self.log.bytes_from(subscriber.cursor))
     }
 
-    /// A member's partial send is complete.
+    /// A subscriber's partial send is complete.
     pub(super) fn finished(&mut self, index: u32, context: &mut ChannelContext<'_>) {
-        if let Some(Some(member)) = self.members.get_mut(index as usize) {
-            let sent = u64::from(std::mem::take(&mut member.in_flight));
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            let sent = u64::from(std::mem::take(&mut subscriber.in_flight));
             context.count(|deliveries| deliveries.sent += sent);
         }
     }
@@ -639,19 +635,19 @@ impl<K: Copy + Eq> Channel<K> {
     /// Drops frames that only slow consumers still need, for lack of memory. They are notified or disconnected at the
     /// next offer.
     pub(super) fn shed(&mut self, pool: &mut Pool, context: &mut ChannelContext<'_>) {
-        let evicted_to = self.gone(context.settings);
+        let evicted_to = self.gone();
         self.log.forget_before(self.log.end(), pool);
         let (start, to) = (self.log.start(), self.log.offset_before(self.log.start()));
         // On a conflated topic nothing counts as lost before it is reported.
-        let conflates = self.policy(context.settings) == SlowConsumerPolicy::Conflate;
-        for index in 0..self.members.len() as u32 {
-            let Some(member) = self.past(index, start) else { continue };
-            let (counted, own) = (self.counted(member, context.settings), member.own);
+        let conflates = self.policy == SlowConsumerPolicy::Conflate;
+        for index in self.subscribers.indices() {
+            let Some(subscriber) = self.past(index, start) else { continue };
+            let (counted, own) = (self.counted(subscriber), subscriber.own);
             self.recount_own(index);
             if conflates {
                 continue;
             }
-            let left = self.members[index as usize].as_ref().map_or(0, |member| member.own);
+            let left = self.subscribers.get(index).map_or(0, |subscriber| subscriber.own);
             let evicted = evicted_to.saturating_sub(counted);
             let starved = to.saturating_sub(counted + evicted + u64::from(own - left));
             context.count(|deliveries| {
@@ -662,9 +658,9 @@ impl<K: Copy + Eq> Channel<K> {
         (self.lost_before, self.lost_offset) = (start, to);
     }
 
-    /// Returns the memory; the members are removed.
+    /// Returns the memory; the subscribers are removed.
     pub(super) fn release(&mut self, pool: &mut Pool, context: &mut ChannelContext<'_>) {
-        for index in 0..self.members.len() as u32 {
+        for index in self.subscribers.indices() {
             self.remove(index, context);
         }
         self.log.release(pool);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::message::hexadecimal;
+
 /// A client of a topic with presence. Its text is hexadecimal, and opaque to clients.
 ///
 /// The order is by node, so that the clients of one node are a range of a member list.
@@ -13,9 +15,6 @@ pub struct ClientId {
     pub number: u64,
 }
 
-/// Digits of a number of 64 bits.
-const DIGITS: usize = 16;
-
 impl ClientId {
     /// A client of a server that is not in a cluster.
     pub const fn local(number: u64) -> ClientId {
@@ -24,11 +23,7 @@ impl ClientId {
 
     /// Reads an id: 1 to 32 hexadecimal digits.
     pub fn parse(text: &str) -> Option<ClientId> {
-        // The library accepts a sign, too.
-        let is_good =
-            (1..=2 * DIGITS).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_good)?;
-        Some(ClientId::from_bits(bits))
+        hexadecimal(text, 32).map(ClientId::from_bits)
     }
 
     /// The id as a number: the digits of its text.

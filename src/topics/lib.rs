@@ -21,12 +21,14 @@ mod topic;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
-pub use channel::format::{Deltas, Encode, Encoding, Format};
+pub use channel::format::{CodecId, Deltas, Encode, Encoding, Format};
 pub use channel::keyed::Keyed;
 pub use channel::log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
-pub use channel::sink::{Gap, GapReason, MemberId, Sink};
+pub use channel::sink::{Gap, GapReason, Sink, SubscriberId};
 pub use client::ClientId;
-pub use message::{Content, Position, PositionError, Publication, Refused, is_topic_name, parse_epoch};
+pub use message::{
+    Content, Position, PositionError, Publication, Refused, Submission, is_topic_name, parse_epoch,
+};
 pub use owner::creators::{CreationLimits, Creator, Creators};
 pub use owner::owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use owner::placement::Placement;

@@ -60,6 +60,17 @@ pub struct Publication<'a> {
     pub payload: &'a [u8],
 }
 
+/// A publication, with what its topic decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submission<'a> {
+    /// The message.
+    pub publication: Publication<'a>,
+    /// Identifies the publication if it is retried; empty for none.
+    pub idempotency_key: &'a str,
+    /// Whether it is not from the operator.
+    pub by_client: bool,
+}
+
 /// A message's position in its topic: the offset counts from 1 within an epoch. The epoch changes when the state of the
 /// topic is lost; offsets of different epochs cannot be compared.
 ///
@@ -107,9 +118,15 @@ impl FromStr for Position {
 
 /// The number of an epoch: 1 to 16 hexadecimal digits.
 pub fn parse_epoch(digits: &str) -> Option<u64> {
+    hexadecimal(digits, 16).map(|epoch| epoch as u64)
+}
+
+/// A number of 1 to `digits_max` hexadecimal digits, at most 32.
+pub(crate) fn hexadecimal(digits: &str, digits_max: usize) -> Option<u128> {
     // The library accepts a sign, too.
-    let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if good { u64::from_str_radix(digits, 16).ok() } else { None }
+    let is_good =
+        (1..=digits_max).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u128::from_str_radix(digits, 16).ok().filter(|_| is_good)
 }
 
 /// A string is not a [`Position`].
@@ -134,146 +151,100 @@ impl std::error::Error for PositionError {}
 
 echoring_proto::error_debug!(struct PositionError(nothing));
 
-/// Why a topic refused a message or a subscription.
-///
-/// ```
-/// # mod echoring { pub use echoring_topics as server; }
-/// use echoring::server::Refused;
-///
-/// assert!(Refused::Busy.is_passing());
-/// assert!(!Refused::TooLarge.is_passing());
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Refused {
-    /// A mailbox is full; the client may retry soon.
-    Busy,
-    /// The node has the maximum number of topics.
-    TooManyTopics,
-    /// The connection has created the maximum number of topics.
-    TooManyByConnection,
-    /// The identity has created the maximum number of topics.
-    TooManyByIdentity,
-    /// The topic conflates by key, and the message has none.
-    NoKey,
-    /// The topic has the maximum number of keys.
-    TooManyKeys,
-    /// The publisher may not publish to this topic.
-    Forbidden,
-    /// The message exceeds the node's size limit.
-    TooLarge,
-    /// The node's memory for messages is exhausted; try again soon.
-    OutOfMemory,
-    /// The server is shutting down: reconnect elsewhere, or later.
-    Draining,
-    /// The idempotency key was used with another message.
-    KeyReused,
-    /// The publisher is faster than it may be; try again soon.
-    RateLimited,
-    /// The node that owns the topic cannot be reached. Nothing was published; try again.
-    Unreachable,
-    /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
-    /// can be sent again.
-    Uncertain,
-    /// This node has not received messages that another has sent the client already: try again, or another node.
-    Behind,
-    /// The topic is durable, and there is no stream that stores its messages. Nothing was published.
-    NoStorage,
+/// The refusals: each with its code, whether a retry may succeed, and its text.
+macro_rules! refusals {
+    (
+        $(#[$doc:meta])*
+        enum Refused {
+            $($(#[$about:meta])* $refusal:ident $code:literal $is_passing:literal $text:literal,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Refused {
+            $($(#[$about])* $refusal,)*
+        }
+
+        impl Refused {
+            /// The error code, for programs.
+            pub fn code(self) -> &'static str {
+                match self {
+                    $(Refused::$refusal => $code,)*
+                }
+            }
+
+            /// Whether a retry may succeed.
+            pub fn is_passing(self) -> bool {
+                match self {
+                    $(Refused::$refusal => $is_passing,)*
+                }
+            }
+        }
+
+        impl fmt::Display for Refused {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Refused::$refusal => $text,)*
+                })
+            }
+        }
+
+        echoring_proto::error_debug!(enum Refused { $($refusal),* });
+    };
 }
 
-impl Refused {
-    /// The error code, for programs.
-    pub fn code(self) -> &'static str {
-        match self {
-            Refused::Busy => "busy",
-            Refused::TooManyTopics => "too-many-topics",
-            Refused::TooManyByConnection => "too-many-topics-per-connection",
-            Refused::TooManyByIdentity => "too-many-topics-per-identity",
-            Refused::NoKey => "no-key",
-            Refused::TooManyKeys => "too-many-keys",
-            Refused::Forbidden => "forbidden",
-            Refused::TooLarge => "too-large",
-            Refused::OutOfMemory => "out-of-memory",
-            Refused::Draining => "draining",
-            Refused::KeyReused => "idempotency-key-reused",
-            Refused::RateLimited => "rate-limited",
-            Refused::Unreachable => "unreachable",
-            Refused::Uncertain => "uncertain",
-            Refused::Behind => "behind",
-            Refused::NoStorage => "no-storage",
-        }
-    }
-
-    /// Whether a retry may succeed.
-    pub fn is_passing(self) -> bool {
-        match self {
-            Refused::Busy
-            | Refused::OutOfMemory
-            | Refused::Draining
-            | Refused::RateLimited
-            | Refused::Unreachable
-            | Refused::Uncertain
-            | Refused::Behind
-            | Refused::NoStorage => true,
-            Refused::TooManyTopics
-            | Refused::TooManyByConnection
-            | Refused::TooManyByIdentity
-            | Refused::NoKey
-            | Refused::TooManyKeys
-            | Refused::Forbidden
-            | Refused::TooLarge
-            | Refused::KeyReused => false,
-        }
+refusals! {
+    /// Why a topic refused a message or a subscription.
+    ///
+    /// ```
+    /// # mod echoring { pub use echoring_topics as server; }
+    /// use echoring::server::Refused;
+    ///
+    /// assert!(Refused::Busy.is_passing());
+    /// assert!(!Refused::TooLarge.is_passing());
+    /// ```
+    enum Refused {
+        /// A mailbox is full; the client may retry soon.
+        Busy "busy" true "the topic's owner shard is busy",
+        /// The node has the maximum number of topics.
+        TooManyTopics "too-many-topics" false "the node has the maximum number of topics",
+        /// The connection has created the maximum number of topics.
+        TooManyByConnection "too-many-topics-per-connection" false
+            "this connection has created the maximum number of topics",
+        /// The identity has created the maximum number of topics.
+        TooManyByIdentity "too-many-topics-per-identity" false
+            "this identity has created the maximum number of topics",
+        /// The topic conflates by key, and the message has none.
+        NoKey "no-key" false "messages of this topic need a key",
+        /// The topic has the maximum number of keys.
+        TooManyKeys "too-many-keys" false "the topic has the maximum number of keys",
+        /// The publisher may not publish to this topic.
+        Forbidden "forbidden" false "not allowed to publish to this topic",
+        /// The message exceeds the node's size limit.
+        TooLarge "too-large" false "the message exceeds the size limit of this node",
+        /// The node's memory for messages is exhausted; try again soon.
+        OutOfMemory "out-of-memory" true "the node's memory for messages is exhausted",
+        /// The server is shutting down: reconnect elsewhere, or later.
+        Draining "draining" true "the server is shutting down",
+        /// The idempotency key was used with another message.
+        KeyReused "idempotency-key-reused" false "another message was published with this idempotency key",
+        /// The publisher is faster than it may be; try again soon.
+        RateLimited "rate-limited" true "more publications per second than allowed",
+        /// The node that owns the topic cannot be reached. Nothing was published; try again.
+        Unreachable "unreachable" true "the node that owns the topic cannot be reached",
+        /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
+        /// can be sent again.
+        Uncertain "uncertain" true "the node that owns the topic was lost before it answered",
+        /// This node has not received messages that another has sent the client already: try again, or another node.
+        Behind "behind" true "this node has not received what you have: try again, or try another node",
+        /// The topic is durable, and there is no stream that stores its messages. Nothing was published.
+        NoStorage "no-storage" true
+            "the durable topic cannot be stored: NATS has no JetStream for it, or too little room",
     }
 }
 
 impl std::error::Error for Refused {}
-
-echoring_proto::error_debug!(
-    enum Refused {
-        Busy,
-        TooManyTopics,
-        TooManyByConnection,
-        TooManyByIdentity,
-        NoKey,
-        TooManyKeys,
-        Forbidden,
-        TooLarge,
-        OutOfMemory,
-        Draining,
-        KeyReused,
-        RateLimited,
-        Unreachable,
-        Uncertain,
-        Behind,
-        NoStorage,
-    }
-);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refused::Busy => "the topic's owner shard is busy",
-            Refused::TooManyTopics => "the node has the maximum number of topics",
-            Refused::TooManyByConnection => "this connection has created the maximum number of topics",
-            Refused::TooManyByIdentity => "this identity has created the maximum number of topics",
-            Refused::NoKey => "messages of this topic need a key",
-            Refused::TooManyKeys => "the topic has the maximum number of keys",
-            Refused::Forbidden => "not allowed to publish to this topic",
-            Refused::TooLarge => "the message exceeds the size limit of this node",
-            Refused::OutOfMemory => "the node's memory for messages is exhausted",
-            Refused::Draining => "the server is shutting down",
-            Refused::KeyReused => "another message was published with this idempotency key",
-            Refused::RateLimited => "more publications per second than allowed",
-            Refused::Unreachable => "the node that owns the topic cannot be reached",
-            Refused::Uncertain => "the node that owns the topic was lost before it answered",
-            Refused::NoStorage => {
-                "the durable topic cannot be stored: NATS has no JetStream for it, or too little room"
-            }
-            Refused::Behind => "this node has not received what you have: try again, or try another node",
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests {

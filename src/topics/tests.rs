@@ -15,3 +15,5 @@ mod pace;
 mod placement;
 mod slow_consumers;
 mod world;
+
+pub(crate) use world::submitted;

@@ -11,9 +11,10 @@ use crate::channel::format::{Deltas, Encode, Format};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Origin;
 use crate::channel::previous::Previous;
-use crate::channel::sink::{MemberId, Sink};
+use crate::channel::sink::{Sink, SubscriberId};
 use crate::collections::by_size::BySize;
 use crate::collections::retained::Retained;
+use crate::collections::slab::Slab;
 use crate::collections::slot_map::SlotMap;
 use crate::owner::owned_topics::OwnedTopics;
 use echoring_proto::buffer::Pool;
@@ -48,7 +49,7 @@ pub struct AcceptedMessage<'a> {
     /// The connection that published it; 0 for the operator.
     pub origin: Origin,
     /// The publishing subscriber, if it is on this shard.
-    pub publisher: Option<MemberId>,
+    pub publisher: Option<SubscriberId>,
     /// When a shard of this node received it.
     pub received_at: Nanos,
 }
@@ -69,7 +70,7 @@ impl LogMemory<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Topic {
     state: TopicState,
     /// One for each format that has subscribers.
@@ -89,7 +90,7 @@ struct Topic {
 }
 
 /// The parts of a topic that its channels need.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct TopicState {
     name: Box<str>,
     settings: TopicSettings,
@@ -108,67 +109,31 @@ impl TopicState {
     }
 }
 
-/// The channels of a shard by number. Numbers are reused.
-#[derive(Debug)]
-struct Channels<K> {
-    table: Vec<Option<Channel<K>>>,
-    free: Vec<u32>,
-}
+/// The channels of a shard by number.
+type Channels<K> = Slab<Channel<K>>;
 
-impl<K> Channels<K> {
-    #[inline]
-    fn get(&self, number: u32) -> Option<&Channel<K>> {
-        self.table.get(number as usize)?.as_ref()
-    }
-
-    #[inline]
-    fn get_mut(&mut self, number: u32) -> Option<&mut Channel<K>> {
-        self.table.get_mut(number as usize)?.as_mut()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Channel<K>> {
-        self.table.iter().flatten()
-    }
-
-    /// Adds the channel that `make` creates for its number.
-    fn insert(&mut self, make: impl FnOnce(u32) -> Channel<K>) -> u32 {
-        let number = self.free.pop().unwrap_or_else(|| {
-            self.table.push(None);
-            (self.table.len() - 1) as u32
-        });
-        self.table[number as usize] = Some(make(number));
-        number
-    }
-
-    fn remove(&mut self, number: u32) -> Option<Channel<K>> {
-        let channel = self.table.get_mut(number as usize)?.take()?;
-        self.free.push(number);
-        Some(channel)
-    }
-}
-
-impl<K: Copy + Eq> Channels<K> {
-    /// Frees the logs of unused formats, and the messages that are kept for the last of them.
-    fn release_deserted(&mut self, topic: &mut Topic, sums: &mut Sums, pool: &mut Pool) {
-        let Topic { state, channels, .. } = topic;
-        channels.retain(|&number| {
-            if self.get(number).is_some_and(|channel| channel.count() > 0) {
-                return true;
-            }
-            if let Some(mut channel) = self.remove(number) {
-                channel.release(pool, &mut state.context(sums, 0));
-            }
-            false
-        });
-        if topic.channels.is_empty() {
-            topic.state.keyed.release(pool);
+/// Frees the logs of unused formats of a topic, and the messages that are kept for the last of them.
+fn release_deserted<K: Copy + Eq>(
+    all: &mut Channels<K>,
+    Topic { state, channels, .. }: &mut Topic,
+    sums: &mut Sums,
+    pool: &mut Pool,
+) {
+    channels.retain(|&number| {
+        if all.get(number).is_some_and(|channel| channel.count() > 0) {
+            return true;
         }
-        if topic.state.previous.is_wanted() {
-            let has_deltas = |number: &u32| self.get(*number).is_some_and(Channel::has_deltas);
-            if !topic.channels.iter().any(has_deltas) {
-                topic.state.previous.release(pool);
-            }
+        if let Some(mut channel) = all.remove(number) {
+            channel.release(pool, &mut state.context(sums, 0));
         }
+        false
+    });
+    if channels.is_empty() {
+        state.keyed.release(pool);
+    }
+    let has_deltas = |number: &u32| all.get(*number).is_some_and(Channel::has_deltas);
+    if state.previous.is_wanted() && !channels.iter().any(has_deltas) {
+        state.previous.release(pool);
     }
 }
 
@@ -232,7 +197,7 @@ impl<K: Copy + Eq> Topics<K> {
         Topics {
             by_name: BTreeMap::new(),
             table: SlotMap::default(),
-            channels: Channels { table: Vec::new(), free: Vec::new() },
+            channels: Slab::default(),
             backlogs: BySize::default(),
             dirty: Vec::new(),
             spare: Vec::new(),
@@ -305,21 +270,10 @@ impl<K: Copy + Eq> Topics<K> {
         let state = TopicState {
             name: name.into(),
             settings: *self.rules.of(name),
-            keyed: Keyed::default(),
-            previous: Previous::default(),
             deliveries: self.left.take(name, pool).unwrap_or_default(),
+            ..TopicState::default()
         };
-        let id = TopicId::from_key(self.table.insert(Topic {
-            state,
-            channels: Vec::new(),
-            offset: 0,
-            dirty: false,
-            fresh: 0,
-            undelivered: 0,
-            undelivered_since: 0,
-            pace: Pace::default(),
-            spoke_at: now,
-        }));
+        let id = TopicId::from_key(self.table.insert(Topic { state, spoke_at: now, ..Topic::default() }));
         self.by_name.insert(name.into(), id);
         id
     }
@@ -366,14 +320,14 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// Adds a subscriber that gets everything that is appended from now on, encoded as `format`, except for the origin
     /// `skip`. The first subscriber of a format creates its log.
-    pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<MemberId> {
+    pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<SubscriberId> {
         let topic = self.table.get_mut(id.key())?;
         let channels = &mut self.channels;
         let has_format = |number: &u32| channels.get(*number).is_some_and(|channel| channel.format == format);
         let known = topic.channels.iter().copied().find(has_format);
         let channel = known.unwrap_or_else(|| {
-            let (lag_bytes, offset) = (topic.state.settings.lag_bytes, topic.offset);
-            let number = channels.insert(|number| Channel::new(number, id.index, format, lag_bytes, offset));
+            let (settings, offset) = (&topic.state.settings, topic.offset);
+            let number = channels.insert(|number| Channel::new(number, id.index, format, settings, offset));
             // Nearly every topic has one format, and there may be many topics.
             topic.channels.reserve_exact(1);
             topic.channels.push(number);
@@ -383,25 +337,25 @@ impl<K: Copy + Eq> Topics<K> {
             topic.state.previous.want();
         }
         let index = self.channels.get_mut(channel)?.subscribe(key, skip, &mut self.sums);
-        Some(MemberId { channel, index })
+        Some(SubscriberId { channel, index })
     }
 
     /// Removes a subscriber. The last one of a format frees its log.
-    pub fn unsubscribe(&mut self, member: MemberId, pool: &mut Pool) {
+    pub fn unsubscribe(&mut self, subscriber: SubscriberId, pool: &mut Pool) {
         let Topics { channels, table, sums, .. } = self;
-        let Some(channel) = channels.get_mut(member.channel) else { return };
+        let Some(channel) = channels.get_mut(subscriber.channel) else { return };
         let Some((_, topic)) = table.at_mut(channel.topic) else { return };
-        channel.remove(member.index, &mut topic.state.context(sums, 0));
-        channels.release_deserted(topic, sums, pool);
+        channel.remove(subscriber.index, &mut topic.state.context(sums, 0));
+        release_deserted(channels, topic, sums, pool);
     }
 
     /// Lists the subscribers of a topic.
-    pub fn subscribers(&self, id: TopicId) -> Vec<(K, MemberId)> {
+    pub fn subscribers(&self, id: TopicId) -> Vec<(K, SubscriberId)> {
         let channels = self.table.get(id.key()).map(|topic| &topic.channels[..]).unwrap_or_default();
         let channels = channels.iter().filter_map(|number| Some((*number, self.channels.get(*number)?)));
         channels
             .flat_map(|(channel, known)| {
-                known.keys().map(move |(index, key)| (key, MemberId { channel, index }))
+                known.keys().map(move |(index, key)| (key, SubscriberId { channel, index }))
             })
             .collect()
     }
@@ -513,37 +467,29 @@ impl<K: Copy + Eq> Topics<K> {
     ) {
         let channels = self.table.get(id.key()).map(|topic| topic.channels.clone()).unwrap_or_default();
         for number in channels {
-            while !self.try_append(id, number, memory.pool, append, frames) {
-                if !memory.shed() && !self.shed(memory.pool) {
-                    self.lose(id, number, memory.pool, append);
+            while let Some((channel, mut context)) = self.channel(number, 0) {
+                // Unless it has the frame, or does not need it.
+                let is_done = channel.has(append) || !channel.takes(append);
+                if is_done || channel.append(memory.pool, append, frames, &mut context) {
                     break;
                 }
+                if memory.shed() || self.shed(memory.pool) {
+                    continue;
+                }
+                if let Some((channel, mut context)) = self.channel(number, 0) {
+                    warn_starved(context.topic, channel.backlog_bytes());
+                    channel.lose(memory.pool, append, &mut context);
+                }
+                break;
             }
         }
     }
 
-    /// Appends to one channel, unless it has the frame or does not need it. False if there is no memory for it.
-    fn try_append(
-        &mut self,
-        id: TopicId,
-        number: u32,
-        pool: &mut Pool,
-        append: &Append,
-        frames: &mut impl Encode,
-    ) -> bool {
-        let Some(topic) = self.table.get_mut(id.key()) else { return true };
-        let Some(channel) = self.channels.get_mut(number) else { return true };
-        let is_done = channel.has(append) || !channel.takes(append);
-        is_done || channel.append(pool, append, frames, &mut topic.state.context(&mut self.sums, 0))
-    }
-
-    fn lose(&mut self, id: TopicId, number: u32, pool: &mut Pool, append: &Append) {
-        if let Some(topic) = self.table.get_mut(id.key())
-            && let Some(channel) = self.channels.get_mut(number)
-        {
-            warn_starved(&topic.state.name, channel.backlog_bytes());
-            channel.lose(pool, append, &mut topic.state.context(&mut self.sums, 0));
-        }
+    /// A channel, and what it uses of its topic.
+    fn channel(&mut self, number: u32, now: Nanos) -> Option<(&mut Channel<K>, ChannelContext<'_>)> {
+        let channel = self.channels.get_mut(number)?;
+        let (_, topic) = self.table.at_mut(channel.topic)?;
+        Some((channel, topic.state.context(&mut self.sums, now)))
     }
 
     /// Frees the frames that only slow consumers still need, in one of the logs where they are most. False if there is
@@ -614,7 +560,7 @@ impl<K: Copy + Eq> Topics<K> {
             deserted |= self.follow(id, now, sink);
         }
         if deserted && let Some(topic) = self.table.get_mut(id.key()) {
-            self.channels.release_deserted(topic, &mut self.sums, sink.pool());
+            release_deserted(&mut self.channels, topic, &mut self.sums, sink.pool());
         }
     }
 
@@ -638,12 +584,11 @@ impl<K: Copy + Eq> Topics<K> {
                 self.channels.get(number).and_then(|channel| channel.next_up_to_date(from))
             {
                 from = index + 1;
-                let Some(topic) = self.table.get_mut(id.key()) else { break };
-                let Some(channel) = self.channels.get_mut(number) else { break };
-                channel.remove(index, &mut topic.state.context(&mut self.sums, now));
+                let Some((channel, mut context)) = self.channel(number, now) else { break };
+                channel.remove(index, &mut context);
                 deserted |= channel.count() == 0;
                 if let Some(to) = self.subscribe(id, key, following, 0) {
-                    sink.moved(key, MemberId { channel: number, index }, to);
+                    sink.moved(key, SubscriberId { channel: number, index }, to);
                 }
             }
         }
@@ -656,25 +601,25 @@ impl<K: Copy + Eq> Topics<K> {
     }
 
     /// A subscriber's partial send is complete, or it may be writable again: it is offered the messages that it lacks.
-    pub fn catch_up(&mut self, member: MemberId, now: Nanos, sink: &mut impl Sink<K>) {
+    pub fn catch_up(&mut self, subscriber: SubscriberId, now: Nanos, sink: &mut impl Sink<K>) {
         let Topics { channels, table, sums, .. } = self;
-        let Some(channel) = channels.get_mut(member.channel) else { return };
+        let Some(channel) = channels.get_mut(subscriber.channel) else { return };
         let Some((_, topic)) = table.at_mut(channel.topic) else { return };
-        channel.finished(member.index, &mut topic.state.context(sums, now));
-        channel.offer(member.index, &mut topic.state.context(sums, now), sink);
+        channel.finished(subscriber.index, &mut topic.state.context(sums, now));
+        channel.offer(subscriber.index, &mut topic.state.context(sums, now), sink);
         if channel.count() == 0 {
-            channels.release_deserted(topic, sums, sink.pool());
+            release_deserted(channels, topic, sums, sink.pool());
         }
     }
 
     /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.
-    pub fn reached(&self, member: MemberId) -> Option<(u64, bool)> {
-        self.channels.get(member.channel)?.reached(member.index)
+    pub fn reached(&self, subscriber: SubscriberId) -> Option<(u64, bool)> {
+        self.channels.get(subscriber.channel)?.reached(subscriber.index)
     }
 
     /// Bytes of the log that a subscriber has not been sent.
-    pub fn lag_bytes(&self, member: MemberId) -> Option<u64> {
-        self.channels.get(member.channel)?.lag_bytes(member.index)
+    pub fn lag_bytes(&self, subscriber: SubscriberId) -> Option<u64> {
+        self.channels.get(subscriber.channel)?.lag_bytes(subscriber.index)
     }
 
     /// From now on no message waits for others.
@@ -686,10 +631,9 @@ impl<K: Copy + Eq> Topics<K> {
     /// `unsent` bytes; `all` tells that nothing before them is unsent. Returns the bytes and the number of messages
     /// taken back: they must not be sent, because they will be offered again.
     pub fn take_back(&mut self, tag: u64, key: K, unsent: usize, all: bool, now: Nanos) -> (usize, u32) {
-        let MemberId { channel, index } = MemberId::from_tag(tag);
-        let Some(channel) = self.channels.get_mut(channel) else { return (0, 0) };
-        let Some((_, topic)) = self.table.at_mut(channel.topic) else { return (0, 0) };
-        channel.take_back(index, key, unsent, all, &mut topic.state.context(&mut self.sums, now))
+        let SubscriberId { channel, index } = SubscriberId::from_tag(tag);
+        let Some((channel, mut context)) = self.channel(channel, now) else { return (0, 0) };
+        channel.take_back(index, key, unsent, all, &mut context)
     }
 
     /// Removes subscribers that have lagged for too long although nothing new was appended.
@@ -733,11 +677,7 @@ impl<K: Copy + Eq> Topics<K> {
     /// Delivery counts of this shard's subscribers.
     pub fn deliveries(&self) -> Deliveries {
         let mut deliveries = self.sums.deliveries;
-        for channel in self.channels.iter() {
-            if let Some((_, topic)) = self.table.at(channel.topic) {
-                channel.complete(&topic.state.settings, &mut deliveries);
-            }
-        }
+        self.channels.iter(0).for_each(|(_, channel)| channel.complete(&mut deliveries));
         deliveries
     }
 
@@ -753,11 +693,10 @@ impl<K: Copy + Eq> Topics<K> {
 
     fn report_of(&self, topic: &Topic) -> TopicReport {
         let channels = || topic.channels.iter().filter_map(|number| self.channels.get(*number));
-        let TopicState { name, settings, deliveries, .. } = &topic.state;
-        let mut deliveries = *deliveries;
-        channels().for_each(|channel| channel.complete(settings, &mut deliveries));
+        let mut deliveries = topic.state.deliveries;
+        channels().for_each(|channel| channel.complete(&mut deliveries));
         TopicReport {
-            name: name.to_string(),
+            name: topic.state.name.to_string(),
             owner: None,
             subscribers: channels().map(|channel| channel.count() as u64).sum(),
             deliveries,

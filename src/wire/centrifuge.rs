@@ -38,6 +38,4 @@ pub use messages::{
 pub use payload::{Body, Payload};
 
 #[cfg(test)]
-mod schema;
-#[cfg(test)]
-mod wire_tests;
+mod tests;

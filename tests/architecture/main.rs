@@ -40,70 +40,32 @@ fn no_import_cycle_has_more_than_three_files() {
 /// Maximum number of files in a crate's root.
 const ROOT_FILES_MAX: usize = 15;
 
-/// Crates that still have more files in their root, and how many. The list only shrinks.
-const WIDE_ROOTS: &[(&str, usize)] = &[];
-
 #[test]
 fn no_crate_has_more_than_fifteen_files_in_its_root() {
-    let mut wide = BTreeMap::new();
     for part in crates() {
         let entries = fs::read_dir(part.root().parent().expect("its folder")).expect("a folder");
         let paths = entries.map(|entry| entry.expect("an entry").path());
         let files = paths.filter(|path| path.extension().is_some_and(|e| e == "rs")).count();
-        if files > ROOT_FILES_MAX {
-            wide.insert(part.name.as_str(), files);
-        }
+        assert!(files <= ROOT_FILES_MAX, "{}: {files} files in its root; put them into folders", part.name);
     }
-    let listed: BTreeMap<_, _> = WIDE_ROOTS.iter().copied().collect();
-    let added: Vec<_> =
-        wide.iter().filter(|(name, files)| listed.get(*name).is_none_or(|most| *files > most)).collect();
-    assert!(
-        added.is_empty(),
-        "put the files into folders, more than {ROOT_FILES_MAX} are in the root: {added:?}"
-    );
-    let gone: Vec<_> = listed.iter().filter(|(name, files)| wide.get(*name) != Some(*files)).collect();
-    assert!(gone.is_empty(), "shrink or remove in the list of exceptions: {gone:?}");
 }
-
-/// Functions that are still longer than `FUNCTION_LINES_MAX`. The list only shrinks.
-const LONG_FUNCTIONS: &[&str] = &[];
-
-/// Functions that still have more than `PARAMETERS_MAX`. The list only shrinks.
-const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
-    "src/topics/owner/owned_topics.rs OwnedTopics::history",
-    "src/topics/owner/owned_topics.rs OwnedTopics::publish_once",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::accept_stored",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::decide",
-    "src/topics/owner/owned_topics/durable.rs OwnedTopics::note_key",
-    "src/topics/owner/transfer.rs Importer::import",
-    "src/topics/owner/transfer.rs OwnedTopics::export_state",
-];
 
 #[test]
 fn functions_are_short_and_have_few_parameters() {
-    let (mut long, mut wide) = (BTreeMap::new(), BTreeMap::new());
+    let mut offences = Vec::new();
     for part in crates() {
         for (file, function) in part.functions() {
-            let name = format!("{} {}", relative(file), function.name);
-            if function.lines > FUNCTION_LINES_MAX {
-                long.insert(name.clone(), function.lines);
-            }
-            if function.parameters > PARAMETERS_MAX {
-                wide.insert(name, function.parameters);
+            if function.lines > FUNCTION_LINES_MAX || function.parameters > PARAMETERS_MAX {
+                let (lines, parameters) = (function.lines, function.parameters);
+                offences.push(format!(
+                    "{} {}: {lines} lines, {parameters} parameters",
+                    relative(file),
+                    function.name
+                ));
             }
         }
     }
-    assert_only(&long, LONG_FUNCTIONS, "lines");
-    assert_only(&wide, FUNCTIONS_OF_MANY_PARAMETERS, "parameters");
-}
-
-/// The functions found must be those listed as exceptions: no others, and none that is within the limit again.
-fn assert_only(found: &BTreeMap<String, usize>, listed: &[&str], unit: &str) {
-    let added = found.iter().filter(|(name, _)| !listed.contains(&name.as_str()));
-    let added: Vec<_> = added.map(|(name, count)| format!("{name}: {count} {unit}")).collect();
-    assert!(added.is_empty(), "too many {unit}:\n{}", added.join("\n"));
-    let gone: Vec<_> = listed.iter().filter(|name| !found.contains_key(**name)).collect();
-    assert!(gone.is_empty(), "remove from the list of exceptions: {gone:?}");
+    assert!(offences.is_empty(), "functions that are too long or take too much:\n{offences:#?}");
 }
 
 /// Cargo enforces the order of crates; this test enforces the order of modules within a crate.

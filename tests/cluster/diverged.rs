@@ -59,11 +59,7 @@ impl Shards {
         Shards { topic, tables, links: Links::new(), truth, now: 0, published: 0 }
     }
 
-    fn at<R>(
-        &mut self,
-        node: NodeId,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, OwnLinks<'_>>, &str) -> R,
-    ) -> R {
+    fn at<R>(&mut self, node: NodeId, call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>, &str) -> R) -> R {
         let (table, store) = self.tables.get_mut(&node).expect("a node");
         let mut peers = OwnLinks { node, links: &mut self.links };
         call(table, &mut Shard { store, peers: &mut peers, now: self.now }, &self.topic)
@@ -204,10 +200,9 @@ fn a_node_that_is_told_before_it_has_the_topic_begins_a_new_epoch() {
     shards.view(&[C]);
     shards.publish(C);
     let before = shards.tables[&C].1.topics[&shards.topic].position;
-    assert!(shards.at(C, |table, shard, topic| table.forget(topic) && {
-        shard.store.forget(topic);
-        true
-    }));
+    let (table, store) = shards.tables.get_mut(&C).expect("a node");
+    assert!(table.forget(&shards.topic));
+    store.forget(&shards.topic);
     shards.at(C, |table, shard, topic| table.handle_message(shard, B, &Message::Diverged { topic }));
     shards.publish(C);
     assert_ne!(shards.tables[&C].1.topics[&shards.topic].position.epoch, before.epoch);

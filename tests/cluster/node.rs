@@ -151,11 +151,7 @@ impl Node {
         self.cluster.node()
     }
 
-    fn with_table<R>(
-        &mut self,
-        now: Nanos,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, LateLinks<'_>>) -> R,
-    ) -> R {
+    fn with_table<R>(&mut self, now: Nanos, call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> R) -> R {
         let now = self.clock.read(now);
         let mut peers = LateLinks { cluster: &mut self.cluster, resets: &self.resets, known: &self.known };
         call(&mut self.table, &mut Shard { store: &mut self.store, peers: &mut peers, now })

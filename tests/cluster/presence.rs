@@ -85,7 +85,7 @@ impl Half {
         half
     }
 
-    fn with<R>(&mut self, call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, Links>) -> R) -> R {
+    fn with<R>(&mut self, call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> R) -> R {
         let Half { table, store, links, now, .. } = self;
         call(table, &mut Shard { store, peers: links, now: *now })
     }

@@ -11,7 +11,7 @@ use crate::peer::{Context, Peer};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Gap, GapReason, Keyed, MemberId, Sink};
+use echoring_topics::{Gap, GapReason, Keyed, Sink, SubscriberId};
 use echoring_wire::event_stream;
 use echoring_wire::v1::Event;
 
@@ -31,7 +31,7 @@ pub(super) struct FollowUps {
     /// Subscribers that fell behind: a raw route is closed, a session loses the subscription.
     pub(super) slow_consumers: Vec<SlowConsumer>,
     /// Sessions that missed presence events: they are sent the member list.
-    pub(super) missed_presence: Vec<(Token, MemberId)>,
+    pub(super) missed_presence: Vec<(Token, SubscriberId)>,
     /// Connections of handlers that are not sent some messages of a topic.
     pub(super) gaps: VecDeque<(Token, Box<str>, Gap)>,
 }
@@ -40,7 +40,7 @@ pub(super) struct FollowUps {
 #[derive(Debug)]
 pub(super) struct SlowConsumer {
     pub(super) token: Token,
-    pub(super) member: MemberId,
+    pub(super) member: SubscriberId,
     /// Everything up to this offset was sent.
     pub(super) reached: u64,
     pub(super) reason: GapReason,
@@ -98,7 +98,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
         self.send_charged(token, frame, 0)
     }
 
-    fn tell_stale(&mut self, token: Token, member: MemberId, topic: &str) -> bool {
+    fn tell_stale(&mut self, token: Token, member: SubscriberId, topic: &str) -> bool {
         let frame = event_frame(|text| v1_events::write_presence_stale(topic, text));
         let taken = self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok();
         if taken {
@@ -113,11 +113,11 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
         self.send_charged(token, frames, count).then_some((reached, count))
     }
 
-    fn fell_behind(&mut self, token: Token, member: MemberId, reached: u64, reason: GapReason) {
+    fn fell_behind(&mut self, token: Token, member: SubscriberId, reached: u64, reason: GapReason) {
         self.follow_ups.slow_consumers.push(SlowConsumer { token, member, reached, reason });
     }
 
-    fn moved(&mut self, token: Token, from: MemberId, to: MemberId) {
+    fn moved(&mut self, token: Token, from: SubscriberId, to: SubscriberId) {
         if let Some(session) = self.cx.peer(token).and_then(Peer::session_mut) {
             session.replace_member(from, to);
         }

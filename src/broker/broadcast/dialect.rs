@@ -2,9 +2,15 @@
 
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
-use echoring_topics::Deltas;
+use echoring_topics::{CodecId, Deltas, Encoding as LogEncoding};
 use echoring_wire::centrifuge::{Disconnect, Encoding};
 use echoring_wire::v1;
+
+/// The codecs of logs.
+const V1: CodecId = CodecId(0);
+const EVENT_STREAM: CodecId = CodecId(1);
+const CENTRIFUGE_JSON: CodecId = CodecId(2);
+const CENTRIFUGE_PROTOBUF: CodecId = CodecId(3);
 
 /// How a session speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,33 +53,30 @@ impl Dialect {
     }
 
     /// The encoding of a topic's log for sessions of this dialect, with or without presence events and deltas.
-    pub(super) fn of_log(self, sees_presence: bool, deltas: bool) -> echoring_topics::Encoding {
+    pub(super) fn of_log(self, sees_presence: bool, deltas: bool) -> LogEncoding {
         match self {
-            Dialect::V1 if sees_presence => echoring_topics::Encoding::Adapter(0),
-            Dialect::V1 => echoring_topics::Encoding::WithoutPresence(0),
+            Dialect::V1 => LogEncoding::WithEvents { codec: V1, presence: sees_presence },
             // Its client is not told who else subscribes.
-            Dialect::EventStream => echoring_topics::Encoding::WithoutPresence(1),
-            Dialect::Handler => echoring_topics::Encoding::RawWithGaps,
+            Dialect::EventStream => LogEncoding::WithEvents { codec: EVENT_STREAM, presence: false },
+            Dialect::Handler => LogEncoding::RawWithGaps,
             Dialect::Centrifuge(encoding) => {
-                let codec = u8::from(encoding.is_binary());
+                let codec = if encoding.is_binary() { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON };
                 let deltas = if deltas { Deltas::Beginning } else { Deltas::Off };
-                echoring_topics::Encoding::Resuming { codec, presence: sees_presence, deltas }
+                LogEncoding::Resuming { codec, presence: sees_presence, deltas }
             }
         }
     }
 
     /// The dialect of a log; `None` for the log of raw subscribers.
     #[inline]
-    pub(super) fn of(log: echoring_topics::Encoding) -> Option<Dialect> {
+    pub(super) fn of(log: LogEncoding) -> Option<Dialect> {
         match log {
-            echoring_topics::Encoding::Raw => None,
-            echoring_topics::Encoding::RawWithGaps => Some(Dialect::Handler),
-            echoring_topics::Encoding::WithoutPresence(1) => Some(Dialect::EventStream),
-            echoring_topics::Encoding::Adapter(_) | echoring_topics::Encoding::WithoutPresence(_) => {
-                Some(Dialect::V1)
-            }
-            echoring_topics::Encoding::Resuming { codec: 0, .. } => Some(Dialect::Centrifuge(Encoding::Json)),
-            echoring_topics::Encoding::Resuming { .. } => Some(Dialect::Centrifuge(Encoding::Protobuf)),
+            LogEncoding::Raw => None,
+            LogEncoding::RawWithGaps => Some(Dialect::Handler),
+            LogEncoding::WithEvents { codec: EVENT_STREAM, .. } => Some(Dialect::EventStream),
+            LogEncoding::WithEvents { .. } => Some(Dialect::V1),
+            LogEncoding::Resuming { codec: CENTRIFUGE_JSON, .. } => Some(Dialect::Centrifuge(Encoding::Json)),
+            LogEncoding::Resuming { .. } => Some(Dialect::Centrifuge(Encoding::Protobuf)),
         }
     }
 
@@ -118,7 +121,7 @@ mod tests {
                 assert_eq!(Dialect::of(dialect.of_log(sees_presence, deltas)), Some(dialect));
             }
         }
-        assert_eq!(Dialect::of(echoring_topics::Encoding::Raw), None);
+        assert_eq!(Dialect::of(LogEncoding::Raw), None);
     }
 
     #[test]

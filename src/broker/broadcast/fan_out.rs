@@ -3,7 +3,7 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_topics::{
-    AcceptedMessage, Format, LogMemory, MemberId, OwnedTopics, Rules, TopicId, TopicSettings, Topics,
+    AcceptedMessage, Format, LogMemory, OwnedTopics, Rules, SubscriberId, TopicId, TopicSettings, Topics,
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps};
@@ -45,7 +45,7 @@ impl FanOut {
         token: Token,
         format: Format,
         skip: u64,
-    ) -> Option<MemberId> {
+    ) -> Option<SubscriberId> {
         if Dialect::of(format.dialect) == Some(Dialect::EventStream) {
             self.encoder.epochs.set(topic, epoch);
         }
@@ -116,7 +116,7 @@ impl FanOut {
     }
 
     /// Sends one subscriber the messages that it lacks.
-    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: MemberId, now: Nanos) {
+    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: SubscriberId, now: Nanos) {
         let FanOut { topics, follow_ups, encoder } = self;
         topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }

@@ -76,12 +76,13 @@ impl Broadcast {
         mut block: &[u8],
     ) -> Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError> {
         let (first_shard, now) = (cx.shards(), cx.now());
+        let numbers = first_shard..first_shard + shards;
         let mut moved = Vec::new();
         while !block.is_empty() {
             let record = Record::take(&mut block).ok_or(ImportError::Malformed)?;
             let Broadcast { handover, sequencer, .. } = self;
             let topics = &mut sequencer.topics;
-            moved.extend(handover.importer.import(topics, record, first_shard, shards, now, cx.pool())?);
+            moved.extend(handover.importer.import(topics, record, numbers.clone(), now, cx.pool())?);
         }
         Ok(moved)
     }

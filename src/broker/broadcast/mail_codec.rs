@@ -10,8 +10,8 @@ use crate::publications::PublicationHead;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
-    TopicId, entries, is_members, is_topic_name,
+    ClientId, Content, Creator, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
+    SubscriberId, TopicId, entries, is_members, is_topic_name,
 };
 use echoring_wire::is_too_deep;
 
@@ -260,13 +260,13 @@ impl Wire for ClientId {
     }
 }
 
-impl Wire for MemberId {
+impl Wire for SubscriberId {
     fn put(&self, out: &mut Vec<u8>) {
         self.tag().put(out);
     }
 
-    fn take(from: &mut &[u8]) -> Option<MemberId> {
-        u64::take(from).map(MemberId::from_tag)
+    fn take(from: &mut &[u8]) -> Option<SubscriberId> {
+        u64::take(from).map(SubscriberId::from_tag)
     }
 }
 

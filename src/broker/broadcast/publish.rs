@@ -17,7 +17,7 @@ use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Full;
 use echoring_runtime::traces;
-use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
+use echoring_topics::{Content, Position, Publication, Refused, Right, SubscriberId, TopicId};
 
 /// The outcome of a publication of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +298,7 @@ impl Broadcast {
         &self,
         link: &ConnectionContext<'_>,
         client: Option<&Identity>,
-        member: Option<MemberId>,
+        member: Option<SubscriberId>,
         ack_mode: AckMode,
     ) -> Publisher {
         let shard = link.mailboxes.shard();
@@ -370,7 +370,7 @@ pub(super) fn publisher_now<D: Driver>(
 }
 
 /// The live subscription of a handler's connection to a topic, if it does not get the connection's own messages.
-pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<MemberId> {
+pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<SubscriberId> {
     let subscription = peer.session_mut()?.find(topic)?;
     subscription.member().filter(|_| subscription.skips_own)
 }

@@ -13,7 +13,7 @@ use echoring_runtime::shard::{Full, Lane, Mailboxes};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Placement, Position,
-    Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
+    Publication, Refused, Relay, Replay, Rules, Submission, Subscribed, TopicId,
 };
 
 use super::fan_out::FanOut;
@@ -71,8 +71,8 @@ pub(super) struct Sequenced {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
     pub(super) publisher: &'a Publisher,
-    pub(super) message: TopicPublication<'a>,
-    pub(super) by_client: bool,
+    pub(super) topic: &'a str,
+    pub(super) submission: Submission<'a>,
     pub(super) position: Position,
 }
 
@@ -191,12 +191,11 @@ impl Sequencer {
         owned: OwnedTopicId,
         stored: &Stored<'_>,
     ) {
-        let &Stored { publisher, message, by_client, position } = stored;
-        let TopicPublication { topic, publication, idempotency_key } = message;
+        let &Stored { publisher, topic, submission, position } = stored;
+        let publication = submission.publication;
         let Sequencer { topics, forwards, relay, .. } = self;
         let format = topics.relay(owned);
-        let shards =
-            topics.accept_stored(owned, &publication, idempotency_key, by_client, now, resources.pool);
+        let shards = topics.accept_stored(owned, &submission, now, resources.pool);
         let ordered = OrderedMessage { publisher, offset: position.offset, publication };
         let local = forwards.deliver(resources.mailboxes, shards, &ordered);
         if let Some(outbox) = relay.as_mut().filter(|_| format != Relay::Off) {
@@ -329,7 +328,8 @@ impl Sequencer {
             topics.publish(owned, &publication, by_client, now, resources.pool)?
         } else {
             let pool = &mut *resources.pool;
-            match topics.publish_once(owned, &publication, idempotency_key, by_client, now, pool)? {
+            let submission = Submission { publication, idempotency_key, by_client };
+            match topics.publish_once(owned, &submission, now, pool)? {
                 Accepted::New(position, shards) => (position, shards),
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
             }
@@ -403,10 +403,11 @@ impl Sequencer {
     /// A page of a topic's history. It fits one message to another shard.
     pub(super) fn history(&mut self, wanted: WantedPage, now: Nanos, pool: &mut Pool) -> PageAnswer {
         let WantedPage { owned, from } = wanted;
-        let mut bytes = Vec::new();
         let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
-        let page = self.topics.history(owned, from, bytes_max, now, pool, &mut bytes);
-        (page.ok_or(Refused::Busy), bytes)
+        match self.topics.history(owned, from, bytes_max, now, pool) {
+            Some((page, messages)) => (Ok(page), messages),
+            None => (Err(Refused::Busy), Vec::new()),
+        }
     }
 
     /// A page of a topic's history for a connection. `None` if it is answered later: once this node has reached the position behind

@@ -7,7 +7,7 @@
 use echoring_auth::{AppData, Identity};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
-use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
+use echoring_topics::{ClientId, Position, Replay, SubscriberId, TopicId, Topics};
 
 use super::centrifuge_session::{CentrifugeSession, Stage};
 use super::dialect::Dialect;
@@ -20,7 +20,7 @@ use crate::gate::quotas::CountedSubscription;
 pub struct Subscriber {
     pub(super) topic: TopicId,
     /// `None` until the owner has answered, and after the subscriber fell behind.
-    pub(super) member: Option<MemberId>,
+    pub(super) member: Option<SubscriberId>,
     pub(super) echo_own: bool,
     /// Whether the client may publish to the topic.
     pub(super) may_publish: bool,
@@ -163,7 +163,7 @@ pub(super) enum SubscriptionState {
     /// Messages of the history are sent first.
     Replaying(ReplayState),
     /// New messages are sent as they are published.
-    Live(MemberId),
+    Live(SubscriberId),
 }
 
 /// A replay, which is sent page by page.
@@ -230,7 +230,7 @@ impl SubscriptionState {
 }
 
 impl SessionSubscription {
-    pub(super) fn member(&self) -> Option<MemberId> {
+    pub(super) fn member(&self) -> Option<SubscriberId> {
         match self.state {
             SubscriptionState::Live(member) => Some(member),
             _ => None,
@@ -319,7 +319,7 @@ impl Session {
     }
 
     /// The topic of a live subscription.
-    pub(super) fn topic_of(&self, member: MemberId) -> Option<TopicId> {
+    pub(super) fn topic_of(&self, member: SubscriberId) -> Option<TopicId> {
         let live = self.subscriptions.iter().find(|subscription| subscription.member() == Some(member));
         live.map(|subscription| subscription.topic)
     }
@@ -330,7 +330,7 @@ impl Session {
     }
 
     /// A live subscription continues under another id.
-    pub(super) fn replace_member(&mut self, from: MemberId, to: MemberId) {
+    pub(super) fn replace_member(&mut self, from: SubscriberId, to: SubscriberId) {
         for subscription in &mut self.subscriptions {
             if let SubscriptionState::Live(member) = &mut subscription.state
                 && *member == from

@@ -3,8 +3,8 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Publication,
-    Refused, Replay, Subscribed, TopicId,
+    ClientId, Content, Creator, Members, Origin, OwnedTopicId, Page, Position, Publication, Refused, Replay,
+    Subscribed, SubscriberId, TopicId,
 };
 
 use crate::publications::PublicationHead;
@@ -186,7 +186,7 @@ pub struct Publisher {
     /// The number of its identity; 0 for none.
     pub(super) identity: u64,
     /// The publisher's own subscription, which does not get the message.
-    pub(super) member: Option<MemberId>,
+    pub(super) member: Option<SubscriberId>,
     pub(super) ack_mode: AckMode,
     /// The number of the request in its session.
     pub(super) request: u32,

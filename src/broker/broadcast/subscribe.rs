@@ -15,7 +15,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Answer;
-use echoring_topics::{Creator, Encoding, Format, MemberId, Refused, Right, Subscribed, TopicId};
+use echoring_topics::{Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId};
 
 /// A client that may not subscribe to the topic of a raw route.
 const NOT_ALLOWED: Refusal = Refusal {
@@ -192,7 +192,7 @@ impl Broadcast {
         token: Token,
         topic: TopicId,
         echo_own: bool,
-    ) -> Option<MemberId> {
+    ) -> Option<SubscriberId> {
         let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
         self.fan_out.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)

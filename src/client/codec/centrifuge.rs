@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use echoring_async::{Message as Frame, Text};
-use echoring_wire::centrifuge::received::{self, PushEvent, Received, Reply};
+use echoring_wire::centrifuge::received::{self, PushEvent, Reply, ServerMessage};
 use echoring_wire::centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
@@ -203,12 +203,12 @@ impl Reader {
         Some(Incoming::Event(push.channel.into_owned(), event))
     }
 
-    fn incoming(self, received: Received<'_>) -> Option<Incoming> {
+    fn incoming(self, received: ServerMessage<'_>) -> Option<Incoming> {
         match received {
-            Received::Ping => Some(Incoming::Ping),
-            Received::Reply(0, Reply::Error(failure)) => Some(Incoming::Complaint(refusal(failure))),
-            Received::Reply(id, reply) => Some(Incoming::Answer(id, self.answer(reply)?)),
-            Received::Push(push) => self.push(push),
+            ServerMessage::Ping => Some(Incoming::Ping),
+            ServerMessage::Reply(0, Reply::Error(failure)) => Some(Incoming::Complaint(refusal(failure))),
+            ServerMessage::Reply(id, reply) => Some(Incoming::Answer(id, self.answer(reply)?)),
+            ServerMessage::Push(push) => self.push(push),
             _ => None,
         }
     }

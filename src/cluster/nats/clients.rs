@@ -97,16 +97,7 @@ impl NatsClients {
     /// # Errors
     /// If the options are wrong.
     pub async fn open(options: &NatsOptions, node: NodeId, name: &str) -> Result<NatsClients, BackboneError> {
-        let connect = options.connect_options()?.name(format!("echoring {name}, for clients"));
-        let connect = connect
-            .subscription_capacity(CLIENT_PUBLICATIONS_WAITING_MAX)
-            .client_capacity(CLIENT_SENDER_CAPACITY)
-            .retry_on_initial_connect()
-            .event_callback(|event| {
-                log("clients", &event);
-                std::future::ready(())
-            });
-        let client = options.connect(connect).await?;
+        let client = connect_for(options, name, "clients", CLIENT_PUBLICATIONS_WAITING_MAX).await?;
         let replies = Arc::new(ReplySubjects::new(options));
         let sender = ClientSender { client, prefix: options.prefix.as_str().into(), replies };
         let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
@@ -318,6 +309,22 @@ impl ClientPublication {
     pub fn refused_reply(&self) -> Option<&str> {
         self.refused_reply.as_deref()
     }
+}
+
+/// Makes a connection besides that of the node's packets, and keeps trying if no server can be reached.
+pub(crate) async fn connect_for(
+    options: &NatsOptions,
+    name: &str,
+    whom: &'static str,
+    subscription_capacity: usize,
+) -> Result<Client, BackboneError> {
+    let connect = options.connect_options()?.name(format!("echoring {name}, for {whom}"));
+    let connect = connect
+        .subscription_capacity(subscription_capacity)
+        .client_capacity(CLIENT_SENDER_CAPACITY)
+        .retry_on_initial_connect()
+        .event_callback(move |event| std::future::ready(log(whom, &event)));
+    options.connect(connect).await
 }
 
 /// Logs an event of the connection for `whom`.

@@ -27,7 +27,7 @@ const HEAD_BYTES: usize = 16;
 
 /// A message that arrived.
 #[derive(Debug)]
-pub struct Received {
+pub struct ExchangeMessage {
     /// The subject of the message.
     pub subject: String,
     /// Its content.
@@ -51,7 +51,7 @@ impl ExchangeSender {
 }
 
 /// Connects on a thread of its own, and passes each message of `subjects` to `deliver` there. `now` is the clock of
-/// [`Received::at`]. The thread ends once the last sender is dropped and all earlier messages have left.
+/// [`ExchangeMessage::at`]. The thread ends once the last sender is dropped and all earlier messages have left.
 ///
 /// # Errors
 /// If no server can be reached, or the options are wrong.
@@ -60,7 +60,7 @@ pub fn exchange(
     name: String,
     subjects: Vec<String>,
     now: fn() -> Nanos,
-    deliver: impl Fn(Received) + Send + 'static,
+    deliver: impl Fn(ExchangeMessage) + Send + 'static,
 ) -> Result<ExchangeSender, BackboneError> {
     let (outgoing, to_send) = mpsc::channel(EXCHANGE_WAITING_MAX);
     let (opened, result) = std::sync::mpsc::channel();
@@ -114,7 +114,7 @@ async fn run(
     subscribers: Vec<async_nats::Subscriber>,
     mut outgoing: mpsc::Receiver<(String, Vec<u8>)>,
     now: fn() -> Nanos,
-    deliver: impl Fn(Received),
+    deliver: impl Fn(ExchangeMessage),
 ) {
     let mut incoming = select_all(subscribers);
     let mut partial = Partial::default();
@@ -125,7 +125,7 @@ async fn run(
                 let Some(message) = message else { return };
                 let at = now();
                 if let Some(content) = partial.add(&message.payload) {
-                    deliver(Received { subject: message.subject.to_string(), content, at });
+                    deliver(ExchangeMessage { subject: message.subject.to_string(), content, at });
                 }
             }
             message = outgoing.recv() => {

@@ -32,12 +32,12 @@ use futures_util::StreamExt as _;
 
 use tokio::time::timeout;
 
-use crate::nats::clients::{log, subject_of};
+use crate::nats::clients::{connect_for, subject_of};
 use crate::nats::error::BackboneError;
 use crate::nats::limits::{
-    CLIENT_SENDER_CAPACITY, STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX,
-    STREAM_LOAD_AGE, STREAM_LOAD_BYTES, STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX,
-    STREAM_READ_MESSAGES, STREAM_TIMEOUT, SUBSCRIPTION_CAPACITY,
+    STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
+    STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
+    SUBSCRIPTION_CAPACITY,
 };
 use crate::nats::options::NatsOptions;
 
@@ -75,6 +75,19 @@ pub struct Streams {
     failure: Mutex<Option<String>>,
     /// The subjects and sequence numbers of messages that no node has written.
     foreign: Mutex<BTreeSet<(Box<str>, u64)>>,
+}
+
+/// A topic in its stream.
+struct TopicStream {
+    stream: Stream<()>,
+    subject: String,
+}
+
+impl TopicStream {
+    /// The sequence number of the stream's oldest message.
+    async fn oldest(&self) -> Result<u64, Failure> {
+        Ok(self.stream.get_info().await.map_err(failed)?.state.first_sequence)
+    }
 }
 
 /// A batch as a stream has it.
@@ -116,16 +129,7 @@ impl Streams {
     /// # Errors
     /// If the options are wrong.
     pub async fn open(options: &NatsOptions, name: &str) -> Result<Streams, BackboneError> {
-        let connect = options.connect_options()?.name(format!("echoring {name}, for streams"));
-        let connect = connect
-            .subscription_capacity(SUBSCRIPTION_CAPACITY)
-            .client_capacity(CLIENT_SENDER_CAPACITY)
-            .retry_on_initial_connect()
-            .event_callback(|event| {
-                log("streams", &event);
-                std::future::ready(())
-            });
-        let client = options.connect(connect).await?;
+        let client = connect_for(options, name, "streams", SUBSCRIPTION_CAPACITY).await?;
         Ok(Streams {
             context: ContextBuilder::new().timeout(STREAM_TIMEOUT).build(client),
             prefix: options.prefix.as_str().into(),
@@ -149,14 +153,13 @@ impl Streams {
                 StreamRequest::Append(behind, batch) => self.append(topic, settings, *behind, batch).await,
             }
         };
-        self.answer(topic, settings, in_time(answer).await)
+        self.answer(topic, settings, answer).await
     }
 
     /// The publications of a topic behind a position, for a page of its history.
     pub async fn page(&self, topic: &str, settings: &StreamSettings, after: Position) -> StreamAnswer {
         let range = Range { after, since: None, bytes_max: STREAM_PAGE_BYTES };
-        let answer = in_time(self.read_from_head(topic, settings, |_| range)).await;
-        self.answer(topic, settings, answer)
+        self.answer(topic, settings, self.read_from_head(topic, settings, |_| range)).await
     }
 
     /// Messages of streams that no node has written, among those read so far.
@@ -164,12 +167,15 @@ impl Streams {
         locked(&self.foreign).len() as u64
     }
 
-    fn answer(
+    /// Waits for a request, but not for long: messages that were lost on their way would be waited for for ever.
+    async fn answer(
         &self,
         topic: &str,
         settings: &StreamSettings,
-        answer: Result<StreamAnswer, Failure>,
+        answer: impl Future<Output = Result<StreamAnswer, Failure>>,
     ) -> StreamAnswer {
+        let answer = timeout(STREAM_ANSWER_TIMEOUT, answer).await;
+        let answer = answer.unwrap_or_else(|_| Err(failed("no answer in time")));
         let mut failure = locked(&self.failure);
         match answer {
             Ok(answer) => {
@@ -238,7 +244,8 @@ impl Streams {
         range: impl FnOnce(Position) -> Range,
     ) -> Result<StreamAnswer, Failure> {
         let (stream, subject) = (self.stream(settings).await?, self.subject(topic, settings));
-        let message = match stream.get_last_raw_message_by_subject(&subject).await {
+        let topic = TopicStream { stream, subject };
+        let message = match topic.stream.get_last_raw_message_by_subject(&topic.subject).await {
             Ok(message) => message,
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
                 return Ok(StreamAnswer::Loaded(StreamHead::default(), Vec::new()));
@@ -248,7 +255,7 @@ impl Streams {
         let sequence = message.sequence;
         let last = match self.stored(&message)? {
             Some(last) => Some(last),
-            None => self.last_before(&stream, &subject, sequence).await?,
+            None => self.last_before(&topic, sequence).await?,
         };
         let Some(last) = last else {
             return Ok(StreamAnswer::Loaded(StreamHead { sequence, position: None }, Vec::new()));
@@ -260,21 +267,16 @@ impl Streams {
         } else if last.batch.first.offset <= range.after.offset + 1 {
             vec![last.batch]
         } else {
-            let first = self.locate(&stream, &subject, &range, last.sequence).await?;
-            self.read(&stream, subject, first, &range, last.sequence).await?
+            let first = self.locate(&topic, &range, last.sequence).await?;
+            self.read(topic, first, &range, last.sequence).await?
         };
         Ok(StreamAnswer::Loaded(StreamHead { sequence, position: Some(reached) }, batches))
     }
 
     /// The last batch before the message with this sequence number; that message, and those between the two, are
     /// another program's.
-    async fn last_before(
-        &self,
-        stream: &Stream<()>,
-        subject: &str,
-        sequence: u64,
-    ) -> Result<Option<Stored>, Failure> {
-        let oldest = stream.get_info().await.map_err(failed)?.state.first_sequence;
+    async fn last_before(&self, topic: &TopicStream, sequence: u64) -> Result<Option<Stored>, Failure> {
+        let oldest = topic.oldest().await?;
         let (mut end, mut step) = (sequence, STREAM_READ_MESSAGES as u64);
         while end > oldest {
             let first = end.saturating_sub(step).max(oldest);
@@ -283,7 +285,7 @@ impl Streams {
                 last = Some(stored);
                 true
             };
-            self.scan(stream, subject, first..=end - 1, keep).await?;
+            self.scan(topic, first..=end - 1, keep).await?;
             if last.is_some() {
                 return Ok(last);
             }
@@ -293,24 +295,17 @@ impl Streams {
     }
 
     /// The sequence number from which on batches are of a range. The one with the number `last` is.
-    async fn locate(
-        &self,
-        stream: &Stream<()>,
-        subject: &str,
-        range: &Range,
-        last: u64,
-    ) -> Result<u64, Failure> {
-        let place = locked(&self.places).get(subject).copied();
+    async fn locate(&self, topic: &TopicStream, range: &Range, last: u64) -> Result<u64, Failure> {
+        let place = locked(&self.places).get(&*topic.subject).copied();
         if let Some((position, sequence)) = place
             && position == range.after
         {
             return Ok(sequence + 1);
         }
-        let mut low = stream.get_info().await.map_err(failed)?.state.first_sequence;
-        let (mut high, mut first) = (last, last);
+        let (mut low, mut high, mut first) = (topic.oldest().await?, last, last);
         while low < high {
             let middle = low + (high - low) / 2;
-            let next = self.next(stream, subject, middle).await?;
+            let next = self.next(topic, middle).await?;
             if range.has(&next) {
                 (first, high) = (next.sequence, middle);
             } else {
@@ -322,8 +317,8 @@ impl Streams {
 
     /// The first batch from a sequence number on. It exists, unless it has expired meanwhile, or the asked server does
     /// not have it yet.
-    async fn next(&self, stream: &Stream<()>, subject: &str, from: u64) -> Result<Stored, Failure> {
-        let mut from = from;
+    async fn next(&self, topic: &TopicStream, mut from: u64) -> Result<Stored, Failure> {
+        let TopicStream { stream, subject } = topic;
         loop {
             let message = stream.direct_get_next_for_subject(subject, Some(from)).await.map_err(failed)?;
             match self.stored(&message)? {
@@ -336,8 +331,7 @@ impl Streams {
     /// Reads the batches of a topic from one sequence number to that of its last batch, as far as the range has room.
     async fn read(
         &self,
-        stream: &Stream<()>,
-        subject: String,
+        topic: TopicStream,
         first: u64,
         range: &Range,
         last: u64,
@@ -349,7 +343,7 @@ impl Streams {
             batches.push(batch);
             bytes < range.bytes_max
         };
-        self.scan(stream, &subject, first..=last, keep).await?;
+        self.scan(&topic, first..=last, keep).await?;
         let Some(reached) = reached.filter(|(_, sequence)| *sequence == last || bytes >= range.bytes_max)
         else {
             // The reader would take the missing messages for lost.
@@ -359,20 +353,19 @@ impl Streams {
         if places.len() >= STREAM_PLACES_MAX {
             places.clear();
         }
-        places.insert(subject.into(), reached);
+        places.insert(topic.subject.into(), reached);
         Ok(batches)
     }
 
     /// Passes the batches of a topic in a range of sequence numbers to `keep`, until it returns false.
     async fn scan(
         &self,
-        stream: &Stream<()>,
-        subject: &str,
+        TopicStream { stream, subject }: &TopicStream,
         range: RangeInclusive<u64>,
         mut keep: impl FnMut(Stored) -> bool,
     ) -> Result<(), Failure> {
         let consumer = ConsumerConfig {
-            filter_subject: subject.to_owned(),
+            filter_subject: subject.clone(),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *range.start() },
             ack_policy: AckPolicy::None,
             inactive_threshold: STREAM_CONSUMER_AGE,
@@ -389,10 +382,8 @@ impl Streams {
                 is_empty = false;
                 let message = message.map_err(failed)?;
                 let sequence = message.info().map_err(failed)?.stream_sequence;
-                if sequence > *range.end() {
-                    break 'reading;
-                }
-                let wants_more = self.delivered(&message)?.is_none_or(&mut keep);
+                let is_in_range = sequence <= *range.end();
+                let wants_more = is_in_range && self.delivered(&message)?.is_none_or(&mut keep);
                 if !wants_more || sequence == *range.end() {
                     break 'reading;
                 }
@@ -475,16 +466,6 @@ impl Streams {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A request, unless it takes too long: messages that were lost on their way would be waited for for ever.
-async fn in_time(
-    answer: impl Future<Output = Result<StreamAnswer, Failure>>,
-) -> Result<StreamAnswer, Failure> {
-    match timeout(STREAM_ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer,
-        Err(_) => Err(failed("no answer in time")),
-    }
 }
 
 fn failed(error: impl fmt::Display + Send + 'static) -> Failure {

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{OwnerTable, Peers, Role, Shard};
-use crate::store::TopicStore;
+use super::{OwnerTable, Role, Shard};
 
 impl OwnerTable {
     /// The backbone is away, or back.
-    pub fn handle_away<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, is_away: bool) {
+    pub fn handle_away(&mut self, shard: &mut Shard<'_>, is_away: bool) {
         self.is_away = is_away;
         if is_away {
             self.leave_owners(shard);
@@ -21,8 +20,8 @@ impl OwnerTable {
     }
 
     /// Orders the topics of owners that cannot be reached.
-    fn leave_owners<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
-        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
+    fn leave_owners(&mut self, shard: &mut Shard<'_>) {
+        let OwnerTable { topics, decided, .. } = self;
         let mut left = Vec::new();
         for (name, topic) in topics.iter_mut().filter(|(name, _)| shard.store.has_local_epochs(name)) {
             match topic.role {
@@ -30,10 +29,7 @@ impl OwnerTable {
                 Role::Owner(_) | Role::Loading | Role::Receiving(_) => continue,
             }
             // What is on its way may arrive, or not.
-            topic.outgoing.abandon(|ticket, bytes, outcome| {
-                *outgoing_bytes -= bytes;
-                outcomes.push_back((ticket, outcome));
-            });
+            topic.outgoing.abandon(decided);
             topic.role = Role::Idle;
             left.push(name.clone());
         }
@@ -41,7 +37,7 @@ impl OwnerTable {
     }
 
     /// Begins an epoch of this node's own.
-    pub(super) fn begin_local<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn begin_local(&mut self, shard: &mut Shard<'_>, name: &str) {
         if !shard.store.begin_local(name) {
             return self.retry(shard, name);
         }

@@ -4,7 +4,7 @@
 //! epoch. Otherwise it passes the obligation to the node that owns the topic, and keeps it until that node has answered. A node
 //! that is told and does not order the topic takes the obligation over: it is done once this node begins or receives the topic.
 
-use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
+use super::{FollowedRange, OwnerTable, Role, Shard};
 use crate::limits::DIVERGED_AGE;
 use crate::message::Message;
 use crate::store::TopicStore;
@@ -12,24 +12,19 @@ use crate::view::NodeId;
 
 impl OwnerTable {
     /// Messages of this topic may be unknown to its owner.
-    pub(super) fn note_diverged<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn note_diverged(&mut self, shard: &mut Shard<'_>, name: &str) {
         self.keep_diverged(shard, name);
         self.has_reports = !self.diverged.is_empty();
     }
 
     /// A node passes such a topic on.
-    pub(super) fn take_diverged<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        name: &str,
-    ) {
+    pub(super) fn take_diverged(&mut self, shard: &mut Shard<'_>, from: NodeId, name: &str) {
         shard.peers.send(from, &Message::Taken { topic: name });
         // If this node passed it on at once, two nodes with different views could send it to and fro.
         self.keep_diverged(shard, name);
     }
 
-    fn keep_diverged<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn keep_diverged(&mut self, shard: &mut Shard<'_>, name: &str) {
         if self.is_owner(name) {
             return self.merge(shard, name);
         }
@@ -39,14 +34,14 @@ impl OwnerTable {
     }
 
     /// Forgets topics that were unused for so long that their positions are forgotten as well.
-    pub(super) fn expire_diverged<S, P>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
+    pub(super) fn expire_diverged(&mut self, shard: &Shard<'_>, name: &str) {
         if self.diverged.get(name).is_some_and(|until| *until <= shard.now) {
             self.diverged.remove(name);
         }
     }
 
     /// Passes topics to the nodes that own them, as far as the links have room.
-    pub(super) fn report_diverged<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub(super) fn report_diverged(&mut self, shard: &mut Shard<'_>) {
         if !std::mem::take(&mut self.has_reports) {
             return;
         }
@@ -67,7 +62,7 @@ impl OwnerTable {
     }
 
     /// The node has answered a handover or an obligation.
-    pub(super) fn taken<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, from: NodeId, name: &str) {
+    pub(super) fn taken(&mut self, shard: &mut Shard<'_>, from: NodeId, name: &str) {
         let key = (from, name.into());
         let Some(count) = self.handed.get_mut(&key) else { return };
         *count -= 1;
@@ -79,7 +74,7 @@ impl OwnerTable {
 
     /// Two nodes have owned this node's topic. Nobody knows which messages of one the subscribers of the other have
     /// missed: a new epoch notifies all of them.
-    pub(super) fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn merge(&mut self, shard: &mut Shard<'_>, name: &str) {
         if self.topics.get(name).is_some_and(|topic| topic.durable.is_some()) {
             return self.reload(shard, name);
         }
@@ -90,7 +85,7 @@ impl OwnerTable {
     }
 
     /// Sends the state of a topic that begins a new epoch to all its followers.
-    pub(super) fn serve_again<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn serve_again(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
         let followers: Vec<NodeId> = followers.keys().copied().collect();
         let Some(start) = shard.store.position(name) else { return };
@@ -103,7 +98,7 @@ impl OwnerTable {
 
 /// Deletes what a store remembers of a topic that another node continues. Whether that was another epoch: the
 /// subscribers of this one do not know its messages.
-pub(super) fn takes_other_epoch<S: TopicStore>(store: &mut S, name: &str, epoch: u64) -> bool {
+pub(super) fn takes_other_epoch(store: &mut dyn TopicStore, name: &str, epoch: u64) -> bool {
     let remembered = store.take_remembered(&mut |remembered| remembered == name);
     remembered.is_some_and(|(_, position)| position.epoch != epoch)
 }

@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, VecDeque};
 use echoring_proto::limits::Nanos;
 use echoring_topics::Position;
 
-use super::{OwnerTable, Peers, Role, Shard, next_batch};
+use super::{OwnerTable, Role, Shard, next_batch};
 use crate::limits::{
     DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
     STREAM_UNUSABLE_AFTER, STREAM_UNUSED_AFTER,
 };
 use crate::message::{Message, Outcome, append_outcome, outcomes};
-use crate::store::{Decision, TopicStore};
+use crate::store::Decision;
 use crate::stream::{StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId};
 use crate::view::NodeId;
 use crate::wire::{append_entry, entries};
@@ -127,7 +127,7 @@ impl Durable {
 
 impl OwnerTable {
     /// Begins a durable topic: its stream knows where it continues.
-    pub(super) fn begin_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn begin_durable(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         (topic.role, topic.is_without_storage) = (Role::Loading, false);
         topic.durable = Some(Box::default());
@@ -136,14 +136,14 @@ impl OwnerTable {
     }
 
     /// This node owns a topic that may be durable.
-    pub(super) fn own_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn own_durable(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.durable = shard.store.is_durable(name).then(Box::default);
     }
 
     /// Another node may have stored messages of a durable topic that this node owns: two nodes have owned it, or a client is ahead of
     /// this node. Its stream knows all of them.
-    pub fn reload<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub fn reload(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(durable) = self.durable(name) else { return };
         durable.sequence = None;
         durable.is_behind = true;
@@ -157,22 +157,18 @@ impl OwnerTable {
 
     /// The same for a topic of this node.
     pub(super) fn has_no_stream(&self, name: &str, now: Nanos) -> bool {
-        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
-        durable.is_some_and(|durable| durable.stores_nothing(now))
+        self.known_durable(name).is_some_and(|durable| durable.stores_nothing(now))
     }
 
     /// Whether the stream of a topic is read because it may have messages that this node, the owner, lacks.
     pub fn reads_stream(&self, name: &str) -> bool {
-        self.topics
-            .get(name)
-            .and_then(|topic| topic.durable.as_ref())
-            .is_some_and(|durable| durable.is_behind)
+        self.known_durable(name).is_some_and(|durable| durable.is_behind)
     }
 
     /// Publications of another node wait to be stored.
-    pub(super) fn wait_for_stream<S: TopicStore, P: Peers>(
+    pub(super) fn wait_for_stream(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         batch: u32,
@@ -186,27 +182,17 @@ impl OwnerTable {
     }
 
     /// Takes the answer of a stream.
-    pub fn handle_stream<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        number: u64,
-        answer: StreamAnswer,
-    ) {
+    pub fn handle_stream(&mut self, shard: &mut Shard<'_>, name: &str, number: u64, answer: StreamAnswer) {
         let is_loading = self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Loading));
         let Some(durable) = self.durable(name) else { return };
         if durable.request.take_if(|request| *request == number).is_none() {
             return;
         }
-        match answer {
-            StreamAnswer::Unusable => {
-                durable.unusable_since.get_or_insert(shard.now);
-            }
-            StreamAnswer::Stored(_) | StreamAnswer::Loaded(..) => durable.unusable_since = None,
-            StreamAnswer::Failed => {}
-        }
+        let since = durable.unusable_since.take();
         match answer {
             StreamAnswer::Failed | StreamAnswer::Unusable => {
+                let is_unusable = answer == StreamAnswer::Unusable;
+                durable.unusable_since = since.or(is_unusable.then_some(shard.now));
                 durable.sequence = None;
                 durable.retry_at = Some(shard.now + STREAM_RETRY_DELAY);
             }
@@ -228,11 +214,7 @@ impl OwnerTable {
     }
 
     /// Sends the stream the next request, if none is open.
-    pub(super) fn advance_durable<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-    ) {
+    pub(super) fn advance_durable(&mut self, shard: &mut Shard<'_>, name: &str) {
         self.give_up_late(shard, name);
         let Some(topic) = self.topics.get_mut(name) else { return };
         if matches!(topic.role, Role::Owner(_)) && shard.store.position(name).is_none() {
@@ -283,6 +265,10 @@ impl OwnerTable {
         }
     }
 
+    pub(super) fn known_durable(&self, name: &str) -> Option<&Durable> {
+        self.topics.get(name)?.durable.as_deref()
+    }
+
     fn durable(&mut self, name: &str) -> Option<&mut Durable> {
         self.topics.get_mut(name)?.durable.as_deref_mut()
     }
@@ -297,12 +283,7 @@ impl OwnerTable {
     }
 
     /// Sends the stream the batch whose outcome is unknown, or the next one.
-    fn store_next<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        sequence: u64,
-    ) {
+    fn store_next(&mut self, shard: &mut Shard<'_>, name: &str, sequence: u64) {
         let Some(head) = shard.store.position(name) else { return };
         let first = Position { offset: head.offset + 1, ..head };
         loop {
@@ -328,7 +309,7 @@ impl OwnerTable {
     }
 
     /// Reports the outcome of a batch to its publishers. The batch has been stored.
-    fn finish<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str, storing: Storing) {
+    fn finish(&mut self, shard: &mut Shard<'_>, name: &str, storing: Storing) {
         let first = storing.batch.first;
         for (batch, fates) in storing.parts {
             let mut list = Vec::new();
@@ -345,27 +326,17 @@ impl OwnerTable {
         }
     }
 
-    fn answer_part<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        part: Part,
-        list: &[u8],
-    ) {
+    fn answer_part(&mut self, shard: &mut Shard<'_>, name: &str, part: Part, list: &[u8]) {
         let Part { from, batch } = part;
         if from != self.node {
             return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: list });
         }
-        let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
-        let Some(topic) = topics.get_mut(name) else { return };
-        topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
-            *outgoing_bytes -= bytes;
-            decided.push_back((ticket, outcome));
-        });
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
     }
 
     /// Gives up publications that the stream has not stored in time, or cannot store.
-    fn give_up_late<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn give_up_late(&mut self, shard: &mut Shard<'_>, name: &str) {
         let now = shard.now;
         let stores_nothing = self.has_no_stream(name, now);
         let outcome = if stores_nothing { Outcome::NoStorage } else { Outcome::Unreachable };
@@ -387,13 +358,7 @@ impl OwnerTable {
     }
 
     /// The topic continues at the position of its stream.
-    fn begin_loaded<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        head: StreamHead,
-        batches: &[StoredBatch],
-    ) {
+    fn begin_loaded(&mut self, shard: &mut Shard<'_>, name: &str, head: StreamHead, batches: &[StoredBatch]) {
         let may_begin = self.is_open && self.view.owner(name) == Some(self.node);
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.role = Role::Idle;
@@ -423,13 +388,7 @@ impl OwnerTable {
     }
 
     /// Takes messages that only the stream has, and determines the outcome of the pending batch.
-    fn take_loaded<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        head: StreamHead,
-        batches: &[StoredBatch],
-    ) {
+    fn take_loaded(&mut self, shard: &mut Shard<'_>, name: &str, head: StreamHead, batches: &[StoredBatch]) {
         let known = shard.store.position(name).unwrap_or_default();
         match head.position {
             Some(last) if last.epoch != known.epoch => {
@@ -474,13 +433,7 @@ impl OwnerTable {
 
     /// Begins the topic before the first of these batches that is of the epoch of `head`, unless this node is between that and
     /// `head` already.
-    fn restart_behind<S: TopicStore, P>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        head: Position,
-        batches: &[StoredBatch],
-    ) {
+    fn restart_behind(&mut self, shard: &mut Shard<'_>, name: &str, head: Position, batches: &[StoredBatch]) {
         let mut firsts = batches.iter().map(|batch| batch.first).filter(|first| first.epoch == head.epoch);
         let start = firsts.next().map_or(head.offset, |first| first.offset - 1);
         let known = shard.store.position(name);
@@ -490,7 +443,7 @@ impl OwnerTable {
     }
 
     /// Everything up to `head` is here, or missing.
-    fn reach<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str, head: StreamHead) {
+    fn reach(&mut self, shard: &mut Shard<'_>, name: &str, head: StreamHead) {
         if let Some(last) = head.position {
             self.skip_to(shard, name, last);
         }
@@ -501,12 +454,7 @@ impl OwnerTable {
     }
 
     /// Delivers the publications of a batch that this node does not have.
-    fn take_batch<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        batch: &StoredBatch,
-    ) {
+    fn take_batch(&mut self, shard: &mut Shard<'_>, name: &str, batch: &StoredBatch) {
         let Position { epoch, offset: first } = batch.first;
         let Some(known) = shard.store.position(name).filter(|known| known.epoch == epoch) else { return };
         self.skip_to(shard, name, Position { epoch, offset: first - 1 });
@@ -519,12 +467,7 @@ impl OwnerTable {
     }
 
     /// Informs the store that it lacks the publications up to this position.
-    fn skip_to<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        position: Position,
-    ) {
+    fn skip_to(&mut self, shard: &mut Shard<'_>, name: &str, position: Position) {
         let known = shard.store.position(name);
         if known.is_some_and(|known| known.epoch == position.epoch && known.offset < position.offset) {
             shard.store.skip(name, position.offset);
@@ -541,12 +484,7 @@ impl OwnerTable {
     }
 
     /// Refuses the batches that wait for the stream. The nodes that sent them send them again, in their order, to the topic's owner.
-    pub(super) fn refuse_waiting<S, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        owner: Option<NodeId>,
-    ) {
+    pub(super) fn refuse_waiting(&mut self, shard: &mut Shard<'_>, name: &str, owner: Option<NodeId>) {
         let own = self.node;
         let Some(topic) = self.topics.get_mut(name) else { return };
         let waiting = topic.durable.as_mut().map(|durable| std::mem::take(&mut durable.waiting));
@@ -569,8 +507,8 @@ pub(super) fn all(list: &[u8], outcome: Outcome) -> Vec<u8> {
 }
 
 /// Takes as many waiting publications as are stored together. Publications that the store refuses are not stored.
-fn gather<S: TopicStore, P>(
-    shard: &mut Shard<'_, S, P>,
+fn gather(
+    shard: &mut Shard<'_>,
     name: &str,
     durable: &mut Durable,
     batch: StoredBatch,

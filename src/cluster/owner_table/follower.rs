@@ -1,16 +1,15 @@
 //! Topics that another node owns.
 
 use super::diverged::takes_other_epoch;
-use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
+use super::{FollowedRange, OwnerTable, Role, Shard};
 use crate::message::Outcome;
-use crate::store::TopicStore;
 use crate::view::NodeId;
 
 impl OwnerTable {
     /// The owner's answer: deliveries follow.
-    pub(super) fn following<S: TopicStore, P: Peers>(
+    pub(super) fn following(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         FollowedRange { start, head }: FollowedRange,
@@ -42,13 +41,7 @@ impl OwnerTable {
     }
 
     /// The owner has handed the topic to another node. Everything that it delivered has arrived.
-    pub(super) fn released<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        name: &str,
-        owner: NodeId,
-    ) {
+    pub(super) fn released(&mut self, shard: &mut Shard<'_>, from: NodeId, name: &str, owner: NodeId) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         if topic.role.is_fed_by(from) {
             (topic.role, topic.hint) = (Role::Idle, Some(owner));
@@ -68,9 +61,9 @@ impl OwnerTable {
     }
 
     /// A node that was asked does not own the topic.
-    pub(super) fn refused<S: TopicStore, P: Peers>(
+    pub(super) fn refused(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         batch: u32,

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use echoring_topics::Position;
 
 use super::diverged::takes_other_epoch;
+use super::durable::Durable;
 use super::members::{TopicMembers, send_list};
-use super::{OwnerTable, Peers, Role, Shard, deliver};
+use super::{OwnerTable, Role, Shard, deliver};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Handover, Message};
-use crate::store::TopicStore;
 use crate::view::NodeId;
 
 impl OwnerTable {
     /// Hands topics that other nodes own to them, as far as the links have room.
-    pub(super) fn hand_over<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub(super) fn hand_over(&mut self, shard: &mut Shard<'_>) {
         if !self.has_to_hand_over() {
             return;
         }
@@ -22,7 +22,7 @@ impl OwnerTable {
         for name in moving {
             match self.view.owner(&name).filter(|owner| *owner != self.node) {
                 // Nobody knows yet what its stream has.
-                Some(_) if self.is_storing(&name) => {}
+                Some(_) if self.known_durable(&name).is_some_and(Durable::is_storing) => {}
                 Some(owner) if shard.peers.has_room(owner) => {
                     self.moving.remove(&name);
                     self.hand_over_one(shard, &name, owner);
@@ -36,12 +36,7 @@ impl OwnerTable {
         self.report_diverged(shard);
     }
 
-    fn hand_over_one<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        owner: NodeId,
-    ) {
+    fn hand_over_one(&mut self, shard: &mut Shard<'_>, name: &str, owner: NodeId) {
         self.send_changes(shard, name);
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
@@ -69,14 +64,9 @@ impl OwnerTable {
         self.drive(shard, name);
     }
 
-    fn is_storing(&self, name: &str) -> bool {
-        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
-        durable.is_some_and(|durable| durable.is_storing())
-    }
-
     /// The next owner must know the positions that this one has given, also for unused topics: otherwise a subscriber
     /// that returns to this node could be told that it missed nothing.
-    fn hand_over_remembered<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    fn hand_over_remembered(&mut self, shard: &mut Shard<'_>) {
         let OwnerTable { view, node, .. } = self;
         let mut is_full = false;
         loop {
@@ -101,12 +91,7 @@ impl OwnerTable {
     }
 
     /// Takes a part of a topic that this node owns from now on.
-    pub(super) fn receive<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        part: &Handover<'_>,
-    ) {
+    pub(super) fn receive(&mut self, shard: &mut Shard<'_>, from: NodeId, part: &Handover<'_>) {
         self.take_part(shard, from, part);
         if !part.ends {
             return;
@@ -124,14 +109,14 @@ impl OwnerTable {
     }
 
     /// Answers the nodes that have handed the topic over.
-    pub(super) fn answer<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn answer(&mut self, shard: &mut Shard<'_>, name: &str) {
         for node in self.owed.remove(name).into_iter().flatten() {
             shard.peers.send(node, &Message::Taken { topic: name });
         }
     }
 
     /// The same for all topics that have another owner in a new view.
-    pub(super) fn answer_owed<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub(super) fn answer_owed(&mut self, shard: &mut Shard<'_>) {
         let is_on_its_way = |name: &str| self.handed.keys().any(|(_, handed)| &**handed == name);
         let is_done = |name: &str| match self.is_owner(name) {
             true => !self.goes_on(name),
@@ -141,12 +126,7 @@ impl OwnerTable {
         done.iter().for_each(|name| self.answer(shard, name));
     }
 
-    fn take_part<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        part: &Handover<'_>,
-    ) {
+    fn take_part(&mut self, shard: &mut Shard<'_>, from: NodeId, part: &Handover<'_>) {
         let &Handover { topic: name, head, begins, ends, first, entries, rest } = part;
         if self.is_owner(name) {
             // Also if that has no messages: it may have begun with a merge, of which nobody here has been told.
@@ -182,7 +162,7 @@ impl OwnerTable {
         }
     }
 
-    fn own_received<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn own_received(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.role = Role::Owner(BTreeMap::new());
         (topic.hint, topic.retry_at) = (None, None);
@@ -206,7 +186,7 @@ impl Role {
 }
 
 /// Sends a topic's state to its next owner.
-fn send_state<S: TopicStore, P: Peers>(shard: &mut Shard<'_, S, P>, name: &str, members: u64, owner: NodeId) {
+fn send_state(shard: &mut Shard<'_>, name: &str, members: u64, owner: NodeId) {
     let Some(head) = shard.store.position(name) else { return };
     let mut rest = Vec::new();
     shard.store.export_rest(name, &mut rest);

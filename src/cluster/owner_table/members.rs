@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use echoring_proto::limits::Nanos;
 use echoring_topics::{ClientId, append_member, members};
 
-use super::{OwnerTable, Peers, Role, Shard};
+use super::{OwnerTable, Role, Shard};
 use crate::limits::{
     MEMBERS_LEAVE_MAX, MEMBERS_PART_BYTES, MEMBERS_STAY, MEMBERS_STAY_WITHOUT_LINK, MEMBERS_WAIT,
 };
@@ -118,9 +118,9 @@ impl TopicMembers {
 
 impl OwnerTable {
     /// A client of this node has joined a topic with presence, with the subject of its credentials, or has left it.
-    pub fn change_presence<S: TopicStore, P: Peers>(
+    pub fn change_presence(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         name: &str,
         client: ClientId,
         joined: Option<&str>,
@@ -148,9 +148,9 @@ impl OwnerTable {
     }
 
     /// The owner lists a change, if it is one, and sends it to the followers.
-    fn list<S: TopicStore, P: Peers>(
+    fn list(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         name: &str,
         client: ClientId,
         joined: Option<&str>,
@@ -168,9 +168,9 @@ impl OwnerTable {
     }
 
     /// Changes of another node: of its own members, or of all if it owns the topic.
-    pub(super) fn take_changes<S: TopicStore, P: Peers>(
+    pub(super) fn take_changes(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         count: u64,
@@ -197,9 +197,9 @@ impl OwnerTable {
     }
 
     /// The owner lists a change of another node's members.
-    fn list_of<S: TopicStore, P: Peers>(
+    fn list_of(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         node: NodeId,
         name: &str,
         client: ClientId,
@@ -223,12 +223,7 @@ impl OwnerTable {
     }
 
     /// A page of another node: of its own members, or of all if it owns the topic.
-    pub(super) fn take_members<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        page: &MembersPage<'_>,
-    ) {
+    pub(super) fn take_members(&mut self, shard: &mut Shard<'_>, from: NodeId, page: &MembersPage<'_>) {
         let &MembersPage { topic: name, last, count, .. } = page;
         let Some(topic) = self.topics.get_mut(name) else { return };
         match &topic.role {
@@ -255,12 +250,7 @@ impl OwnerTable {
     }
 
     /// The owner lists the differences in a page of one node's own members.
-    fn list_page<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        node: NodeId,
-        page: &MembersPage<'_>,
-    ) {
+    fn list_page(&mut self, shard: &mut Shard<'_>, node: NodeId, page: &MembersPage<'_>) {
         for (client, joined) in differences(shard.store, page, Some(node)) {
             let count = self.topics.get(page.topic).map_or(0, |topic| topic.members.count());
             self.list(shard, page.topic, client, joined, count);
@@ -268,7 +258,7 @@ impl OwnerTable {
     }
 
     /// This node becomes the topic's owner, with the list that it has followed or received.
-    pub(super) fn own_members<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn own_members(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.members.stop();
         if !shard.store.has_presence(name) {
@@ -299,12 +289,7 @@ impl OwnerTable {
     }
 
     /// A node follows the topic of this one, or another epoch of it.
-    pub(super) fn send_members_to<S: TopicStore, P>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        follower: NodeId,
-    ) {
+    pub(super) fn send_members_to(&mut self, shard: &mut Shard<'_>, name: &str, follower: NodeId) {
         if let Some(topic) = self.topics.get_mut(name).filter(|_| shard.store.has_presence(name)) {
             topic.members.nodes.entry(follower).or_default().stay = Stay::Follows;
             topic.members.behind.insert(follower, None);
@@ -313,12 +298,7 @@ impl OwnerTable {
     }
 
     /// This node follows the topic of another: it sends its members, and is sent all.
-    pub(super) fn follow_members<S: TopicStore, P>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        owner: NodeId,
-    ) {
+    pub(super) fn follow_members(&mut self, shard: &mut Shard<'_>, name: &str, owner: NodeId) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.members.stop();
         if shard.store.has_presence(name) {
@@ -354,7 +334,7 @@ impl OwnerTable {
     }
 
     /// Ends all waiting for other nodes.
-    pub(super) fn expire_members<S, P: Peers>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
+    pub(super) fn expire_members(&mut self, shard: &Shard<'_>, name: &str) {
         let OwnerTable { topics, timers, members_due, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
         for (node, of) in &mut topic.members.nodes {
@@ -380,7 +360,7 @@ impl OwnerTable {
     }
 
     /// Sends this turn's changes, and the members that other nodes lack, as far as the links have room.
-    pub fn flush_members<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub fn flush_members(&mut self, shard: &mut Shard<'_>) {
         for name in std::mem::take(&mut self.members_due) {
             self.remove_gone(shard, &name);
             self.send_changes(shard, &name);
@@ -389,7 +369,7 @@ impl OwnerTable {
     }
 
     /// Removes some members of nodes that are gone.
-    fn remove_gone<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn remove_gone(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(topic) = self.topics.get(name) else { return };
         let mut nodes = topic.members.nodes.iter();
         let Some(node) = nodes.find_map(|(node, of)| matches!(of.stay, Stay::Gone).then_some(*node)) else {
@@ -411,7 +391,7 @@ impl OwnerTable {
         self.timers.insert((shard.now, name.into()));
     }
 
-    fn send_full_changes<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn send_full_changes(&mut self, shard: &mut Shard<'_>, name: &str) {
         let is_full = |topic: &super::Topic| topic.members.changes.len() >= MEMBERS_PART_BYTES;
         if self.topics.get(name).is_some_and(is_full) {
             self.send_changes(shard, name);
@@ -419,7 +399,7 @@ impl OwnerTable {
     }
 
     /// Sends the changes of this turn.
-    pub(super) fn send_changes<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn send_changes(&mut self, shard: &mut Shard<'_>, name: &str) {
         let Some(super::Topic { role, members, .. }) = self.topics.get_mut(name) else { return };
         let (count, followers, owner) = match &*role {
             Role::Owner(followers) => (members.count(), Some(followers), None),
@@ -445,7 +425,7 @@ impl OwnerTable {
         members.changes.clear();
     }
 
-    fn send_pages<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    fn send_pages(&mut self, shard: &mut Shard<'_>, name: &str) {
         let OwnerTable { topics, members_lagging, .. } = self;
         let Some(super::Topic { role, members, .. }) = topics.get_mut(name) else { return };
         let is_owner = matches!(role, Role::Owner(_));
@@ -474,12 +454,7 @@ impl OwnerTable {
 }
 
 /// Sends the whole list to the next owner of a topic.
-pub(super) fn send_list<S: TopicStore, P: Peers>(
-    shard: &mut Shard<'_, S, P>,
-    name: &str,
-    count: u64,
-    owner: NodeId,
-) {
+pub(super) fn send_list(shard: &mut Shard<'_>, name: &str, count: u64, owner: NodeId) {
     let mut after = None;
     loop {
         let mut page = Vec::new();
@@ -494,8 +469,8 @@ pub(super) fn send_list<S: TopicStore, P: Peers>(
 }
 
 /// The changes that make the store's list equal to a page, of one node or of all: first the members that have left.
-fn differences<'a, S: TopicStore>(
-    store: &S,
+fn differences<'a>(
+    store: &dyn TopicStore,
     page: &MembersPage<'a>,
     of: Option<NodeId>,
 ) -> Vec<(ClientId, Option<&'a str>)> {

@@ -8,13 +8,12 @@ use super::durable::all;
 use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Message, Outcome, append_outcome};
-use crate::store::TopicStore;
 use crate::view::NodeId;
 use crate::wire::{append_entry, entries};
 
 impl OwnerTable {
     /// Begins a topic that no other node has.
-    pub(super) fn begin<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn begin(&mut self, shard: &mut Shard<'_>, name: &str) {
         match shard.store.is_durable(name) {
             true => self.begin_durable(shard, name),
             false => drop(self.begin_new(shard, name)),
@@ -22,11 +21,7 @@ impl OwnerTable {
     }
 
     /// Begins a topic here and now. False if the store refuses it: it is tried again later.
-    pub(super) fn begin_new<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-    ) -> bool {
+    pub(super) fn begin_new(&mut self, shard: &mut Shard<'_>, name: &str) -> bool {
         let OwnerTable { topics, diverged, .. } = self;
         if diverged.contains_key(name) {
             // It must not go on where this node had left it.
@@ -52,22 +47,16 @@ impl OwnerTable {
 
     /// Decides on the publications of this node that wait for the topic's owner.
     pub(super) fn refuse_outgoing(&mut self, name: &str, outcome: Outcome) {
-        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
-        let Some(topic) = topics.get_mut(name) else { return };
+        let Some(topic) = self.topics.get_mut(name) else { return };
         while topic.outgoing.is_waiting()
             && let Some((ticket, entry)) = topic.outgoing.pop()
         {
-            *outgoing_bytes -= entry.len();
-            outcomes.push_back((ticket, outcome));
+            self.decided.push(ticket, entry.len(), outcome);
         }
     }
 
     /// Has this node own the topic for another that asks, if it may. Otherwise the presumed owner.
-    fn own_for<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-    ) -> Result<(), Option<NodeId>> {
+    fn own_for(&mut self, shard: &mut Shard<'_>, name: &str) -> Result<(), Option<NodeId>> {
         if !self.topics.contains_key(name) && (!self.is_open || self.view.owner(name) != Some(self.node)) {
             return Err(None);
         }
@@ -83,21 +72,20 @@ impl OwnerTable {
     }
 
     /// Orders the publications that have waited until this node owned the topic.
-    pub(super) fn order_waiting<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    pub(super) fn order_waiting(&mut self, shard: &mut Shard<'_>, name: &str) {
         while let Some(topic) = self.topics.get_mut(name)
             && topic.outgoing.is_waiting()
             && let Some((ticket, entry)) = topic.outgoing.pop()
         {
-            self.outgoing_bytes -= entry.len();
             let outcome = self.order(shard, name, &entry);
-            self.outcomes.push_back((ticket, outcome));
+            self.decided.push(ticket, entry.len(), outcome);
         }
     }
 
     /// Orders the publications of another node.
-    pub(super) fn order_batch<S: TopicStore, P: Peers>(
+    pub(super) fn order_batch(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         batch: u32,
@@ -121,12 +109,7 @@ impl OwnerTable {
     }
 
     /// Orders one publication to a topic that this node owns.
-    pub(super) fn order<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        entry: &[u8],
-    ) -> Outcome {
+    pub(super) fn order(&mut self, shard: &mut Shard<'_>, name: &str, entry: &[u8]) -> Outcome {
         let before = shard.store.position(name).map_or(0, |position| position.offset);
         let outcome = shard.store.append(name, entry);
         // A publication that was accepted before is not delivered again.
@@ -145,7 +128,7 @@ impl OwnerTable {
     }
 
     /// Sends the followers of a topic the message that this node has just given a position.
-    pub fn forward<P: Peers>(&mut self, peers: &mut P, name: &str, position: Position, entry: &[u8]) {
+    pub fn forward(&mut self, peers: &mut dyn Peers, name: &str, position: Position, entry: &[u8]) {
         let Position { epoch, offset } = position;
         let OwnerTable { topics, lagging, .. } = self;
         let Some(Role::Owner(followers)) = topics.get_mut(name).map(|topic| &mut topic.role) else {
@@ -167,9 +150,9 @@ impl OwnerTable {
     }
 
     /// Another node follows a topic from now on.
-    pub(super) fn follow<S: TopicStore, P: Peers>(
+    pub(super) fn follow(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         from: NodeId,
         name: &str,
         after: Option<Position>,
@@ -190,9 +173,9 @@ impl OwnerTable {
     }
 
     /// Sends a follower the messages after `start`, and before that the latest message of each key, if it lacks some.
-    pub(super) fn serve<S: TopicStore, P: Peers>(
+    pub(super) fn serve(
         &mut self,
-        shard: &mut Shard<'_, S, P>,
+        shard: &mut Shard<'_>,
         follower: NodeId,
         name: &str,
         FollowedRange { start, head }: FollowedRange,
@@ -213,12 +196,7 @@ impl OwnerTable {
         self.catch_up_one(shard, name, follower);
     }
 
-    pub(super) fn unfollow<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        name: &str,
-    ) {
+    pub(super) fn unfollow(&mut self, shard: &mut Shard<'_>, from: NodeId, name: &str) {
         if let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) {
             followers.remove(&from);
             self.lagging.remove(&(name.into(), from));
@@ -228,19 +206,14 @@ impl OwnerTable {
     }
 
     /// Sends lagging followers the messages that they lack, as far as their links have room.
-    pub(super) fn catch_up<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+    pub(super) fn catch_up(&mut self, shard: &mut Shard<'_>) {
         let lagging: Vec<_> = self.lagging.iter().cloned().collect();
         for (name, follower) in lagging {
             self.catch_up_one(shard, &name, follower);
         }
     }
 
-    fn catch_up_one<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        follower: NodeId,
-    ) {
+    fn catch_up_one(&mut self, shard: &mut Shard<'_>, name: &str, follower: NodeId) {
         let OwnerTable { topics, lagging, .. } = self;
         let followers = match topics.get_mut(name).map(|topic| &mut topic.role) {
             Some(Role::Owner(followers)) => Some(followers),

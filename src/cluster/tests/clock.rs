@@ -236,7 +236,7 @@ impl Other {
             while cluster.poll_packet(now, &mut bytes).is_some() {
                 let packet = Packet::read(&bytes).filter(|packet| packet.to == B);
                 let received = packet.map(|packet| self.link.handle(&packet, &mut self.sessions, now));
-                if let Some(Received::Messages(list)) = received {
+                if let Some(Delivery::Messages(list)) = received {
                     self.numbers.extend(entries(list).filter_map(|entry| match Message::read(entry) {
                         Some(Message::View { number, .. }) => Some(number),
                         _ => None,

@@ -10,21 +10,28 @@ pub enum Encoding {
     Raw,
     /// The same for subscribers whose program, not whose peer, is notified of gaps.
     RawWithGaps,
-    /// By a protocol codec, which also encodes events.
-    Adapter(u8),
-    /// By a protocol codec, for subscribers without presence events.
-    WithoutPresence(u8),
-    /// By a protocol codec without gap events and heartbeats. A subscriber that misses messages is removed, and recovers
+    /// By a codec, which also encodes gap events and heartbeats.
+    WithEvents {
+        /// The codec.
+        codec: CodecId,
+        /// Whether subscribers are notified of joins and leaves.
+        presence: bool,
+    },
+    /// By a codec without gap events and heartbeats. A subscriber that misses messages is removed, and recovers
     /// when it subscribes again.
     Resuming {
         /// The codec.
-        codec: u8,
+        codec: CodecId,
         /// Whether subscribers are notified of joins and leaves.
         presence: bool,
         /// Whether messages may be deltas.
         deltas: Deltas,
     },
 }
+
+/// A codec of the caller, by a number that the caller chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodecId(pub u8);
 
 /// Whether the messages of a format may be deltas from the ones before them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,12 +49,15 @@ pub enum Deltas {
 impl Encoding {
     /// Whether subscribers get presence events, where their topic has them.
     pub(crate) fn has_presence(self) -> bool {
-        matches!(self, Encoding::Adapter(_) | Encoding::Resuming { presence: true, .. })
+        matches!(
+            self,
+            Encoding::WithEvents { presence: true, .. } | Encoding::Resuming { presence: true, .. }
+        )
     }
 
     /// Whether subscribers get gap events and heartbeats as frames.
     pub(crate) fn has_events(self) -> bool {
-        matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
+        matches!(self, Encoding::WithEvents { .. })
     }
 
     /// Whether subscribers can be notified of a gap.

@@ -1,7 +1,6 @@
 //! The log of a topic's encoded frames on one shard: bounded, with numbered frames.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -32,7 +31,7 @@ pub type Parts<'a> = [&'a [u8]; 4];
 ///
 /// Each frame has the offset that its topic reaches with it: its own for a message, that of the previous message for an
 /// event. So the difference between two frames is a number of messages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Log {
     pieces: VecDeque<Piece>,
     /// The frames in the log, including those of the tail.
@@ -51,7 +50,7 @@ pub struct Log {
     end: Sequence,
     end_bytes: u64,
     end_offset: u64,
-    /// Size of the next segment in bytes.
+    /// Size of the next segment in bytes, if that is not the smallest.
     segment_bytes: usize,
     bytes_max: usize,
     /// Charges against the budget: for the tail's segment, for the lists, and with the segments of all pieces.
@@ -117,25 +116,7 @@ pub struct Latest<'a> {
 impl Log {
     /// An empty log that keeps about `bytes_max` bytes, and always the latest piece. The topic has reached `offset`.
     pub fn new(bytes_max: usize, offset: u64) -> Log {
-        Log {
-            pieces: VecDeque::new(),
-            frames: VecDeque::new(),
-            first: 0,
-            first_offset: offset,
-            first_bytes: 0,
-            tail: BytesMut::new(),
-            tail_frames: 0,
-            unjoined: 0,
-            end: 0,
-            end_bytes: 0,
-            end_offset: offset,
-            segment_bytes: LOG_SEGMENT_BYTES_MIN,
-            bytes_max,
-            tail_charged_bytes: 0,
-            lists_charged_bytes: 0,
-            charged_bytes: 0,
-            is_history: false,
-        }
+        Log { first_offset: offset, end_offset: offset, bytes_max, ..Log::default() }
     }
 
     /// The same for a history.
@@ -281,9 +262,10 @@ impl Log {
     }
 
     fn open_segment(&mut self, pool: &mut Pool, frame_bytes: usize) -> Result<(), OutOfMemory> {
-        let capacity = allocated_bytes(frame_bytes.max(self.segment_bytes));
+        let segment_bytes = self.segment_bytes.max(LOG_SEGMENT_BYTES_MIN);
+        let capacity = allocated_bytes(frame_bytes.max(segment_bytes));
         self.charge(pool, capacity + SHARED_BYTES)?;
-        self.segment_bytes = (self.segment_bytes * 2).min(LOG_SEGMENT_BYTES);
+        self.segment_bytes = (segment_bytes * 2).min(LOG_SEGMENT_BYTES);
         if !self.tail.is_empty() {
             // It becomes readable in this tick, and its age counts from the tick's end.
             self.cut(UNDATED);
@@ -459,18 +441,34 @@ impl Log {
         self.pieces.range(first..).flat_map(move |piece| self.stretches(piece, from, skip))
     }
 
-    fn stretches(&self, piece: &Piece, from: Sequence, skip: Option<Origin>) -> Stretches<'_> {
-        let at = piece.first.max(from);
-        let whole = at == piece.first && skip.is_none();
-        Stretches {
-            log: self,
-            bytes: piece.bytes.clone(),
-            piece: piece.first..piece.end(),
-            start_bytes: piece.start_bytes,
-            at,
-            skip,
-            whole: whole.then_some(piece.messages),
-        }
+    fn stretches(
+        &self,
+        piece: &Piece,
+        from: Sequence,
+        skip: Option<Origin>,
+    ) -> impl Iterator<Item = LogRange> + '_ {
+        let (bytes, start_bytes, piece_end) = (piece.bytes.clone(), piece.start_bytes, piece.end());
+        let mut at = piece.first.max(from);
+        let mut whole = (at == piece.first && skip.is_none()).then_some(piece.messages);
+        std::iter::from_fn(move || {
+            if let Some(messages) = whole.take() {
+                let first = std::mem::replace(&mut at, piece_end);
+                return Some(LogRange { bytes: bytes.clone(), messages, first, end: piece_end });
+            }
+            while at < piece_end && self.is_of(at, skip) {
+                at += 1;
+            }
+            let first = at;
+            while at < piece_end && !self.is_of(at, skip) {
+                at += 1;
+            }
+            if first == at {
+                return None;
+            }
+            let [start, end] = [first, at].map(|at| (self.start_bytes(at) - start_bytes) as usize);
+            let messages = (self.offset_before(at) - self.offset_before(first)) as u32;
+            Some(LogRange { bytes: bytes.slice(start..end), messages, first, end: at })
+        })
     }
 
     /// Byte position of the frame `sequence`.
@@ -513,7 +511,7 @@ impl Log {
         debug_assert_eq!(self.charged_bytes, 0);
         self.unjoined = 0;
         self.tail_frames = 0;
-        self.segment_bytes = LOG_SEGMENT_BYTES_MIN;
+        self.segment_bytes = 0;
     }
 }
 
@@ -528,43 +526,6 @@ pub struct LogRange {
     pub first: Sequence,
     /// End of the frames.
     pub end: Sequence,
-}
-
-struct Stretches<'a> {
-    log: &'a Log,
-    bytes: Bytes,
-    piece: Range<Sequence>,
-    start_bytes: u64,
-    at: Sequence,
-    skip: Option<Origin>,
-    whole: Option<u32>,
-}
-
-impl Iterator for Stretches<'_> {
-    type Item = LogRange;
-
-    fn next(&mut self) -> Option<LogRange> {
-        if let Some(messages) = self.whole.take() {
-            self.at = self.piece.end;
-            let Range { start: first, end } = self.piece;
-            return Some(LogRange { bytes: self.bytes.clone(), messages, first, end });
-        }
-        let log = self.log;
-        while self.at < self.piece.end && log.is_of(self.at, self.skip) {
-            self.at += 1;
-        }
-        let first = self.at;
-        while self.at < self.piece.end && !log.is_of(self.at, self.skip) {
-            self.at += 1;
-        }
-        if first == self.at {
-            return None;
-        }
-        let range = (log.start_bytes(first) - self.start_bytes) as usize
-            ..(log.start_bytes(self.at) - self.start_bytes) as usize;
-        let messages = (log.offset_before(self.at) - log.offset_before(first)) as u32;
-        Some(LogRange { bytes: self.bytes.slice(range), messages, first, end: self.at })
-    }
 }
 
 #[cfg(test)]

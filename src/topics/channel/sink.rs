@@ -8,22 +8,22 @@ use echoring_proto::limits::Nanos;
 
 /// Identifies a subscriber while it is subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberId {
+pub struct SubscriberId {
     /// The channel, on its shard.
     pub(crate) channel: u32,
     /// The index in the channel.
     pub(crate) index: u32,
 }
 
-impl MemberId {
+impl SubscriberId {
     /// The id as a number, used as the tag of sends.
     pub fn tag(self) -> u64 {
         u64::from(self.channel) << 32 | u64::from(self.index)
     }
 
-    /// The member with this number.
-    pub fn from_tag(tag: u64) -> MemberId {
-        MemberId { channel: (tag >> 32) as u32, index: tag as u32 }
+    /// The subscriber with this number.
+    pub fn from_tag(tag: u64) -> SubscriberId {
+        SubscriberId { channel: (tag >> 32) as u32, index: tag as u32 }
     }
 }
 
@@ -84,15 +84,15 @@ pub trait Sink<K> {
     /// Reports a gap, in order with the messages. False if it is not accepted now.
     fn tell_gap(&mut self, key: K, topic: &str, gap: Gap) -> bool;
     /// Reports that presence events were missed, in order with the messages. False if it is not accepted now.
-    fn tell_stale(&mut self, key: K, member: MemberId, topic: &str) -> bool;
+    fn tell_stale(&mut self, key: K, subscriber: SubscriberId, topic: &str) -> bool;
     /// Sends the latest messages of some keys, which replace earlier ones, in order with the messages. Returns the
     /// offset of the last one and their number; `None` if nothing is accepted now. It may send only a part of them.
     fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
     /// The subscriber exceeded its lag bound and is removed from the topic. It was sent everything up to the offset
     /// `reached`, and was not notified that there is more.
-    fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
+    fn fell_behind(&mut self, key: K, subscriber: SubscriberId, reached: u64, reason: GapReason);
     /// A subscriber continues under another id.
-    fn moved(&mut self, key: K, from: MemberId, to: MemberId);
+    fn moved(&mut self, key: K, from: SubscriberId, to: SubscriberId);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
 

@@ -37,9 +37,9 @@ impl<T> Retained<T> {
         self.take(name, pool);
         let bytes = Self::bytes_of(name);
         while self.bytes + bytes > REMEMBERED_BYTES_MAX || !pool.charge(bytes) {
-            let Some((_, (oldest, _))) = self.in_order.first_key_value() else { return };
-            let oldest = Arc::clone(oldest);
-            self.take(&oldest, pool);
+            if !self.take_oldest(pool) {
+                return;
+            }
         }
         let name: Arc<str> = name.into();
         self.bytes += bytes;
@@ -63,22 +63,23 @@ impl<T> Retained<T> {
         Some(value)
     }
 
+    /// Removes the oldest entry. False if there is none.
+    fn take_oldest(&mut self, pool: &mut Pool) -> bool {
+        let oldest = self.in_order.first_key_value().map(|(_, (name, _))| Arc::clone(name));
+        oldest.is_some_and(|name| self.take(&name, pool).is_some())
+    }
+
     /// Removes expired entries.
     pub(crate) fn expire(&mut self, now: Nanos, pool: &mut Pool) {
-        while let Some((_, (oldest, since))) = self.in_order.first_key_value()
-            && since.saturating_add(REMEMBERED_AGE) <= now
-        {
-            let oldest = Arc::clone(oldest);
-            self.take(&oldest, pool);
+        let is_over = |since: Nanos| since.saturating_add(REMEMBERED_AGE) <= now;
+        while self.in_order.first_key_value().is_some_and(|(_, (_, since))| is_over(*since)) {
+            self.take_oldest(pool);
         }
     }
 
     /// Removes all entries.
     pub(crate) fn clear(&mut self, pool: &mut Pool) {
-        while let Some((_, (oldest, _))) = self.in_order.first_key_value() {
-            let oldest = Arc::clone(oldest);
-            self.take(&oldest, pool);
-        }
+        while self.take_oldest(pool) {}
     }
 
     /// All values with their names.

@@ -68,10 +68,10 @@ impl Keys {
 
     /// Stores a key, evicting the oldest if there are too many. False, with nothing stored, if there is no memory for
     /// it.
-    pub(crate) fn keep(&mut self, key: &str, offset: u64, digest: u64, now: Nanos, pool: &mut Pool) -> bool {
+    pub(crate) fn keep(&mut self, key: &str, known: Known, pool: &mut Pool) -> bool {
         // A key that has expired and was not looked up since.
         if self.known.contains_key(key) {
-            self.forget_until(now.saturating_sub(IDEMPOTENCY_WINDOW), pool);
+            self.forget_until(known.at.saturating_sub(IDEMPOTENCY_WINDOW), pool);
         }
         while self.order.len() >= IDEMPOTENCY_KEYS_PER_TOPIC_MAX {
             self.forget_oldest(pool);
@@ -80,8 +80,8 @@ impl Keys {
             return false;
         }
         let key: Arc<str> = key.into();
-        self.known.insert(Arc::clone(&key), Known { offset, digest, at: now });
-        self.order.push_back((now, key));
+        self.known.insert(Arc::clone(&key), known);
+        self.order.push_back((known.at, key));
         true
     }
 
@@ -131,12 +131,12 @@ mod tests {
     #[test]
     fn a_key_is_known_for_its_window_and_no_longer() {
         let (mut pool, mut keys) = (Pool::standalone(), Keys::default());
-        assert!(keys.keep("a", 1, 7, 10, &mut pool));
+        assert!(keys.keep("a", Known { offset: 1, digest: 7, at: 10 }, &mut pool));
         let known = keys.find("a", 10 + IDEMPOTENCY_WINDOW - 1).expect("known");
         assert_eq!((known.offset, known.digest), (1, 7));
         assert_eq!(keys.find("b", 10), None);
         assert_eq!(keys.find("a", 10 + IDEMPOTENCY_WINDOW), None);
-        assert!(keys.keep("a", 2, 8, 10 + IDEMPOTENCY_WINDOW, &mut pool));
+        assert!(keys.keep("a", Known { offset: 2, digest: 8, at: 10 + IDEMPOTENCY_WINDOW }, &mut pool));
         assert_eq!(keys.find("a", 10 + IDEMPOTENCY_WINDOW).map(|known| known.offset), Some(2));
         keys.release(&mut pool);
         assert!(keys.is_empty());
@@ -147,7 +147,7 @@ mod tests {
     fn past_the_bound_the_oldest_are_forgotten() {
         let (mut pool, mut keys) = (Pool::standalone(), Keys::default());
         for at in 0..IDEMPOTENCY_KEYS_PER_TOPIC_MAX as u64 + 10 {
-            assert!(keys.keep(&at.to_string(), at, 0, at, &mut pool));
+            assert!(keys.keep(&at.to_string(), Known { offset: at, digest: 0, at }, &mut pool));
         }
         let known = |key: u64| keys.find(&key.to_string(), 20_000).is_some();
         assert!(!known(0) && !known(9) && known(10) && known(IDEMPOTENCY_KEYS_PER_TOPIC_MAX as u64 + 9));
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn without_memory_nothing_is_remembered() {
         let (mut pool, mut keys) = (Pool::new(Budget::new(100)), Keys::default());
-        assert!(!keys.keep("a", 1, 7, 10, &mut pool));
+        assert!(!keys.keep("a", Known { offset: 1, digest: 7, at: 10 }, &mut pool));
         assert!(keys.is_empty() && keys.find("a", 10).is_none());
     }
 

@@ -14,7 +14,7 @@ use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct OwnedTopic {
     pub(crate) name: Box<str>,
     pub(crate) settings: TopicSettings,
@@ -88,20 +88,36 @@ impl OwnedTopic {
         if self.settings.history.messages == 0 {
             return true;
         }
+        let is_stored = self.store(self.offset, publication, now, pool);
+        if is_stored {
+            self.trim(pool);
+        }
+        is_stored
+    }
+
+    /// Adds the message `offset` to the end of the history. False if there is no memory for it.
+    pub(crate) fn store(
+        &mut self,
+        offset: u64,
+        publication: &Publication<'_>,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> bool {
         let Publication { content, key, payload } = *publication;
-        let meta = [content as u8, key.len() as u8];
-        debug_assert_eq!(meta.len(), KEPT_BYTES);
+        let meta: [u8; KEPT_BYTES] = [content as u8, key.len() as u8];
         let parts = [&meta[..], key.as_bytes(), payload, &[]];
-        if self.history.append(pool, 0, self.offset, &parts).is_err() {
+        if self.history.append(pool, 0, offset, &parts).is_err() {
             return false;
         }
         self.history.publish(now);
         self.history.evict(pool);
-        // Eviction works in pieces; messages kept beyond the bound are not replayed.
-        let oldest = self.oldest_kept();
-        let behind = self.history.behind_offset(oldest - 1);
-        self.history.forget_before(behind, pool);
         true
+    }
+
+    /// Evicts messages beyond the bound on their number. That works in pieces; those that stay are not replayed.
+    pub(crate) fn trim(&mut self, pool: &mut Pool) {
+        let behind = self.history.behind_offset(self.oldest_kept() - 1);
+        self.history.forget_before(behind, pool);
     }
 
     /// Whether nothing is stored for replay or for new subscribers.
@@ -119,20 +135,20 @@ impl OwnedTopic {
     }
 
     /// The latest messages of their keys after `after`.
-    pub(crate) fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
-        let head = self.position();
+    pub(crate) fn latest(&self, after: u64, bytes_max: usize) -> (Page, Vec<u8>) {
+        let (head, mut page) = (self.position(), Vec::new());
         let first = after.max(self.keyed_since) + 1;
         let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
-        for (offset, Publication { content, key, payload }) in self.keyed.after(after) {
-            let bytes = KEPT_BYTES + key.len() + payload.len();
+        for (offset, publication) in self.keyed.after(after) {
+            let bytes = KEPT_BYTES + publication.key.len() + publication.payload.len();
             if told.messages > 0 && page.len() + bytes + ENTRY_BYTES > bytes_max {
                 told.complete = false;
                 break;
             }
-            append_message(page, offset, &Publication { content, key, payload });
+            append_message(&mut page, offset, &publication);
             told.messages += 1;
         }
-        told
+        (told, page)
     }
 
     /// The offset of the oldest stored message.

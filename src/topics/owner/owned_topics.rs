@@ -9,19 +9,17 @@ use std::ops::Bound;
 
 pub(crate) use self::import::ImportedTopic;
 use super::creators::{CreationLimits, Creator, Creators};
-use super::idempotency::digest;
-use super::member_list::MemberList;
-use super::owned_topic::{OwnedTopic, Rate};
+use super::idempotency::{Known, digest};
+use super::owned_topic::OwnedTopic;
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
 use crate::accounts::{OwnerReport, Publications};
-use crate::channel::keyed::Keyed;
 use crate::channel::log::Log;
 use crate::client::ClientId;
 use crate::collections::by_size::BySize;
 use crate::collections::retained::Retained;
 use crate::collections::slot_map::SlotMap;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW};
-use crate::message::{Position, Publication, Refused};
+use crate::message::{Position, Publication, Refused, Submission};
 use crate::settings::{Relay, Rules, SlowConsumerPolicy};
 use crate::topic::TopicId;
 use echoring_proto::buffer::{Budget, Lease, Pool};
@@ -99,7 +97,7 @@ pub struct OwnedTopics {
 }
 
 /// The position and counts of a forgotten topic, for returning subscribers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Forgotten {
     position: Position,
     publications: Publications,
@@ -239,13 +237,8 @@ impl OwnedTopics {
         let refused = self.refusal(id, publication, by_client, pool);
         let OwnedTopics { table, publications, .. } = self;
         let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
-        let count = Publications {
-            published: 1,
-            accepted: u64::from(refused.is_none()),
-            refused: u64::from(refused.is_some()),
-        };
-        owned.publications.add(&count);
-        publications.add(&count);
+        owned.publications.count(refused.is_none());
+        publications.count(refused.is_none());
         if let Some(refused) = refused {
             return Err(refused);
         }
@@ -273,30 +266,29 @@ impl OwnedTopics {
 
     /// Gives a message the next offset, and stores it for replay.
     fn advance(&mut self, id: OwnedTopicId, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) {
-        let OwnedTopics { table, by_size, .. } = self;
-        let Some(owned) = table.get_mut(id.key()) else { return };
+        let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.offset += 1;
         owned.payload_bytes += publication.payload.len() as u64;
         owned.rate.count(now);
-        let mut kept = owned.remember(publication, now, pool);
-        by_size.set(id.index, owned.history.charged_bytes());
-        for _ in 0..SHED_TRIES {
-            if kept || !make_room(table, by_size, id, pool) {
+        for tries in 0.. {
+            let Some(owned) = self.table.get_mut(id.key()) else { return };
+            let is_kept = owned.remember(publication, now, pool);
+            self.by_size.set(id.index, owned.history.charged_bytes());
+            if is_kept {
+                return;
+            }
+            if tries == SHED_TRIES || !self.make_room(Some(id.index), pool) {
                 break;
             }
-            let Some(owned) = table.get_mut(id.key()) else { break };
-            kept = owned.remember(publication, now, pool);
-            by_size.set(id.index, owned.history.charged_bytes());
         }
-        let Some(owned) = table.get_mut(id.key()) else { return };
-        if !kept {
+        if let Some(owned) = self.table.get_mut(id.key()) {
             // A replay reports the gap.
             owned.history.forget_all(owned.offset, pool);
-            by_size.set(id.index, 0);
+            self.by_size.set(id.index, 0);
         }
     }
 
-    /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same `idempotency_key` within the
+    /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same idempotency key within the
     /// last [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are separate.
     ///
     /// # Errors
@@ -305,27 +297,27 @@ impl OwnedTopics {
     pub fn publish_once(
         &mut self,
         id: OwnedTopicId,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
+        submission: &Submission<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Accepted<'_>, Refused> {
-        let digest = digest(self.seed, publication);
-        if let Some(position) = self.published_before(id, digest, idempotency_key, by_client, now)? {
+        let &Submission { publication, idempotency_key, by_client } = submission;
+        let digest = digest(self.seed, &publication);
+        if let Some(position) = self.published_before(id, submission, digest, now)? {
             return Ok(Accepted::Again(position));
         }
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let (epoch, offset) = (owned.epoch, owned.offset + 1);
         // Without memory for the key nothing is published, because its publisher relies on safe retries.
+        let known = Known { offset, digest, at: now };
         while let Some(owned) = self.table.get_mut(id.key())
-            && !owned.keys(by_client).keep(idempotency_key, offset, digest, now, pool)
+            && !owned.keys(by_client).keep(idempotency_key, known, pool)
         {
             if !self.shed(pool) {
                 return Err(self.refuse(id, Refused::OutOfMemory));
             }
         }
-        if let Err(refused) = self.publish(id, publication, by_client, now, pool).map(|_| ()) {
+        if let Err(refused) = self.publish(id, &publication, by_client, now, pool).map(|_| ()) {
             if let Some(owned) = self.table.get_mut(id.key()) {
                 owned.keys(by_client).forget_latest(pool);
             }
@@ -336,18 +328,17 @@ impl OwnedTopics {
         Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
     }
 
-    /// Where the publication with this digest and key was accepted before, if it was.
+    /// Where the publication with this digest was accepted before, if it was.
     fn published_before(
         &mut self,
         id: OwnedTopicId,
+        submission: &Submission<'_>,
         digest: u64,
-        idempotency_key: &str,
-        by_client: bool,
         now: Nanos,
     ) -> Result<Option<Position>, Refused> {
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let epoch = owned.epoch;
-        match owned.keys(by_client).find(idempotency_key, now) {
+        match owned.keys(submission.by_client).find(submission.idempotency_key, now) {
             Some(known) if known.digest == digest => Ok(Some(Position { epoch, offset: known.offset })),
             Some(_) => Err(self.refuse(id, Refused::KeyReused)),
             None => Ok(None),
@@ -372,21 +363,19 @@ impl OwnedTopics {
 
     /// Counts a message that was refused before its topic decided about it.
     fn refuse(&mut self, id: OwnedTopicId, refused: Refused) -> Refused {
-        let count = Publications { published: 1, accepted: 0, refused: 1 };
-        self.publications.add(&count);
+        self.publications.count(false);
         if let Some(owned) = self.table.get_mut(id.key()) {
-            owned.publications.add(&count);
+            owned.publications.count(false);
         }
         refused
     }
 
     /// A message was refused before it reached its topic.
     pub fn note_refused(&mut self) {
-        self.publications.published += 1;
-        self.publications.refused += 1;
+        self.publications.count(false);
     }
 
-    /// Appends the messages of a replay to `page`, about `bytes_max` bytes and at least one message; see `entries`.
+    /// A page of a replay, with its messages: about `bytes_max` bytes and at least one message; see `entries`.
     pub fn history(
         &mut self,
         id: OwnedTopicId,
@@ -394,8 +383,7 @@ impl OwnedTopics {
         bytes_max: usize,
         now: Nanos,
         pool: &mut Pool,
-        page: &mut Vec<u8>,
-    ) -> Option<Page> {
+    ) -> Option<(Page, Vec<u8>)> {
         let owned = self.table.get_mut(id.key())?;
         owned.forget_old(now, pool);
         self.by_size.set(id.index, owned.history.charged_bytes());
@@ -410,27 +398,27 @@ impl OwnedTopics {
         };
         let keeps_all = matches!(from, Replay::After(_)) && after + 1 >= oldest;
         if conflates && after < owned.offset && !keeps_all {
-            return Some(owned.latest(after, bytes_max, page));
+            return Some(owned.latest(after, bytes_max));
         }
         let log = &owned.history;
         let from = after.max(oldest - 1);
         let mut told = Page { head, after, conflated: false, first: from + 1, messages: 0, complete: true };
-        let mut sequence = log.behind_offset(from).max(log.start());
+        let (mut sequence, mut page) = (log.behind_offset(from).max(log.start()), Vec::new());
         for stretch in log.read(sequence, None) {
             let mut bytes = &stretch.bytes[..];
             while let Some((frame_bytes, _)) = log.frame(sequence).filter(|_| !bytes.is_empty()) {
                 if told.messages > 0 && page.len() + frame_bytes + ENTRY_BYTES > bytes_max {
                     told.complete = false;
-                    return Some(told);
+                    return Some((told, page));
                 }
                 let (entry, rest) = bytes.split_at(frame_bytes);
-                append_entry(page, told.first + u64::from(told.messages), &[entry]);
+                append_entry(&mut page, told.first + u64::from(told.messages), &[entry]);
                 bytes = rest;
                 told.messages += 1;
                 sequence += 1;
             }
         }
-        Some(told)
+        Some((told, page))
     }
 
     /// The form in which other programs at the backbone get the topic's messages.
@@ -492,10 +480,16 @@ impl OwnedTopics {
 
     /// Evicts one of the largest histories. False if there is none.
     pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        self.make_room(None, pool)
+    }
+
+    /// The same for a message that the topic at the index `accepting` has just accepted, and that is not stored yet.
+    fn make_room(&mut self, accepting: Option<u32>, pool: &mut Pool) -> bool {
         let Some(index) = self.by_size.largest() else { return false };
         self.by_size.set(index, 0);
         if let Some((_, owned)) = self.table.at_mut(index) {
-            owned.history.forget_all(owned.offset, pool);
+            let not_stored = u64::from(accepting == Some(index));
+            owned.history.forget_all(owned.offset - not_stored, pool);
         }
         true
     }
@@ -507,19 +501,22 @@ impl OwnedTopics {
 
     /// Whether messages of the topic `name` are forwarded to `shard`.
     pub fn forwards_to(&self, name: &str, shard: usize) -> bool {
-        let owned = self.by_name.get(name).and_then(|id| self.table.get(id.key()));
-        owned.is_some_and(|owned| owned.shards.iter().any(|(other, _)| *other == shard))
+        self.named(name).is_some_and(|owned| owned.shards.iter().any(|(other, _)| *other == shard))
     }
 
     /// The report of the topic `name`.
     pub fn report(&self, name: &str, now: Nanos) -> Option<OwnerReport> {
-        let id = self.by_name.get(name)?;
-        self.table.get(id.key()).map(|owned| owned.report(now))
+        self.named(name).map(|owned| owned.report(now))
     }
 
     /// The reports of all topics.
     pub fn reports(&self, now: Nanos) -> impl Iterator<Item = (&str, OwnerReport)> {
         self.table.values().map(move |owned| (&*owned.name, owned.report(now)))
+    }
+
+    /// The topic `name`, if it exists.
+    fn named(&self, name: &str) -> Option<&OwnedTopic> {
+        self.owned(self.find(name)?)
     }
 
     /// Number of topics without subscribers.
@@ -546,28 +543,19 @@ impl OwnedTopics {
     fn create(&mut self, name: &str, creator: Creator, now: Nanos, pool: &mut Pool) -> OwnedTopicId {
         let begun = Position { epoch: epoch(self.epochs.next_u64()), offset: 0 };
         let Forgotten { position, publications, payload_bytes } =
-            self.forgotten.take(name, pool).unwrap_or(Forgotten {
-                position: begun,
-                publications: Publications::default(),
-                payload_bytes: 0,
-            });
+            self.forgotten.take(name, pool).unwrap_or(Forgotten { position: begun, ..Forgotten::default() });
         let owned = OwnedTopic {
             name: name.into(),
             settings: *self.rules.of(name),
             epoch: position.epoch,
             offset: position.offset,
-            shards: Vec::new(),
             publications,
             payload_bytes,
-            rate: Rate::default(),
             history: Log::history(self.rules.of(name).history.bytes, position.offset),
-            keyed: Keyed::default(),
             keyed_since: position.offset,
-            idempotent: None,
-            members: MemberList::default(),
             creator,
             idle_since: Some(now),
-            is_held: false,
+            ..OwnedTopic::default()
         };
         let id = OwnedTopicId::from_key(self.table.insert(owned));
         self.by_name.insert(name.into(), id);
@@ -592,23 +580,6 @@ impl OwnedTopics {
         self.forgotten.put(&owned.name, forgotten, now, pool);
         self.lease.give_back(1);
     }
-}
-
-/// Evicts one of the largest histories for the message that the topic `id` has just accepted. False if there is none.
-fn make_room(
-    table: &mut SlotMap<OwnedTopic>,
-    by_size: &mut BySize,
-    id: OwnedTopicId,
-    pool: &mut Pool,
-) -> bool {
-    let Some(index) = by_size.largest() else { return false };
-    by_size.set(index, 0);
-    if let Some((_, owned)) = table.at_mut(index) {
-        // The message itself is not part of it yet.
-        let reached = if index == id.index { owned.offset - 1 } else { owned.offset };
-        owned.history.forget_all(reached, pool);
-    }
-    true
 }
 
 /// An epoch of 48 bits, which a JavaScript number can hold; never 0. It is odd, except for local ones.

@@ -4,11 +4,13 @@
 //! history, its keys and its members. Records arrive from another process: whatever is not well formed is refused, and costs
 //! no more memory than its bytes.
 
+use std::ops::Range;
+
 use bytes::{Buf as _, BufMut as _};
 
 use super::idempotency::Known;
 use super::owned_topics::{ImportedTopic, OwnedTopicId, OwnedTopics};
-use super::replay::{ENTRY_BYTES, KEPT_BYTES, Replay, entries, is_members, members};
+use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, Replay, entries, is_members, members};
 use crate::client::ClientId;
 use crate::limits::{IDEMPOTENCY_WINDOW, KEY_BYTES_MAX, TRANSFER_PARTS_MAX};
 use crate::message::{Position, is_topic_name};
@@ -79,7 +81,7 @@ impl<'a> Record<'a> {
     pub fn topic(&self) -> Option<&'a str> {
         let name = match self.kind {
             TOPIC => TopicRecord::read(self.body)?.name,
-            FORGOTTEN => ForgottenRecord::read(self.body)?.name,
+            FORGOTTEN => forgotten(self.body)?.0,
             _ => return None,
         };
         is_topic_name(name).then_some(name)
@@ -134,18 +136,10 @@ impl<'a> TopicRecord<'a> {
     }
 }
 
-/// The position of a topic that no longer exists.
-#[derive(Debug)]
-struct ForgottenRecord<'a> {
-    position: Position,
-    name: &'a str,
-}
-
-impl<'a> ForgottenRecord<'a> {
-    fn read(mut body: &'a [u8]) -> Option<ForgottenRecord<'a>> {
-        let position = position(&mut body)?;
-        Some(ForgottenRecord { position, name: std::str::from_utf8(body).ok()? })
-    }
+/// The name and the position of a topic that no longer exists.
+fn forgotten(mut body: &[u8]) -> Option<(&str, Position)> {
+    let position = position(&mut body)?;
+    Some((std::str::from_utf8(body).ok()?, position))
 }
 
 /// An epoch that a topic may have, and an offset that can be counted on from.
@@ -200,14 +194,14 @@ impl OwnedTopics {
         let mut cursor = cursor;
         while bytes.len() < bytes_max {
             cursor = match cursor.part {
-                Part::Forgotten => self.export_forgotten(cursor, now, bytes)?,
+                Part::Forgotten => self.export_forgotten(cursor, bytes)?,
                 _ => self.export_part(cursor, bytes_max, now, pool, bytes),
             };
         }
         Some(cursor)
     }
 
-    /// Appends the records of a topic besides its position and its messages, until there are about `bytes_max`.
+    /// The records of a topic besides its position and its messages, until there are about `bytes_max`.
     pub fn export_state(
         &mut self,
         id: OwnedTopicId,
@@ -215,25 +209,24 @@ impl OwnedTopics {
         bytes_max: usize,
         now: Nanos,
         pool: &mut Pool,
-        bytes: &mut Vec<u8>,
-    ) {
+    ) -> Vec<u8> {
+        let mut bytes = Vec::new();
         let mut cursor = ExportCursor { index: id.index as usize, part: Part::Latest(0) };
         let is_exported = |part| match part {
             Part::Latest(_) => true,
             Part::Keys(..) => exported == Exported::LatestAndKeys,
             _ => false,
         };
-        if let Some(since) =
-            self.owned(id).filter(|owned| !owned.keyed.is_empty()).map(|owned| owned.keyed_since)
-        {
-            append(bytes, KEYED_SINCE, |bytes| bytes.put_u64_le(since));
+        if let Some(owned) = self.owned(id).filter(|owned| !owned.keyed.is_empty()) {
+            append(&mut bytes, KEYED_SINCE, |bytes| bytes.put_u64_le(owned.keyed_since));
         }
         while bytes.len() < bytes_max && is_exported(cursor.part) {
-            cursor = self.export_part(cursor, bytes_max, now, pool, bytes);
+            cursor = self.export_part(cursor, bytes_max, now, pool, &mut bytes);
         }
+        bytes
     }
 
-    fn export_forgotten(&self, cursor: ExportCursor, _: Nanos, bytes: &mut Vec<u8>) -> Option<ExportCursor> {
+    fn export_forgotten(&self, cursor: ExportCursor, bytes: &mut Vec<u8>) -> Option<ExportCursor> {
         let (name, position) = self.forgotten_position(cursor.index)?;
         append(bytes, FORGOTTEN, |bytes| {
             bytes.put_u64_le(position.epoch);
@@ -260,15 +253,13 @@ impl OwnedTopics {
         let next = match part {
             Part::Topic => self.export_topic(id, bytes),
             Part::History(after) => {
-                let mut page = Vec::new();
-                let told = self.history(id, Replay::After(after), bytes_max, now, pool, &mut page);
-                let next = told.map(|told| append_page(bytes, HISTORY, &page, told.complete));
+                let page = self.history(id, Replay::After(after), bytes_max, now, pool);
+                let next = page.map(|page| append_page(bytes, HISTORY, page));
                 next.map(|reached| reached.map_or(Part::Latest(0), Part::History))
             }
             Part::Latest(after) => {
-                let mut page = Vec::new();
-                let told = self.owned(id).map(|owned| owned.latest(after, bytes_max, &mut page));
-                let next = told.map(|told| append_page(bytes, LATEST, &page, told.complete));
+                let page = self.owned(id).map(|owned| owned.latest(after, bytes_max));
+                let next = page.map(|page| append_page(bytes, LATEST, page));
                 next.map(|reached| reached.map_or(Part::Keys(false, 0), Part::Latest))
             }
             Part::Keys(by_client, from) => self.export_keys(id, by_client, from, now, bytes),
@@ -332,19 +323,22 @@ impl OwnedTopics {
     ) -> Option<Part> {
         let mut page = Vec::new();
         let members = self.members(id, after, TRANSFER_PARTS_MAX, usize::MAX, &mut page)?;
-        if !page.is_empty() {
-            append(bytes, MEMBERS, |bytes| bytes.extend_from_slice(&page));
-        }
+        append_some(bytes, MEMBERS, &page);
         members.next.map(|next| Part::Members(Some(next)))
     }
 }
 
-/// Appends a page of messages. Returns the offset that was reached, if more messages follow.
-fn append_page(bytes: &mut Vec<u8>, kind: u8, page: &[u8], is_complete: bool) -> Option<u64> {
-    if !page.is_empty() {
-        append(bytes, kind, |bytes| bytes.extend_from_slice(page));
+/// Appends a record, unless it is empty.
+fn append_some(bytes: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    if !body.is_empty() {
+        Record { kind, body }.append(bytes);
     }
-    entries(page).last().map(|(offset, _)| offset).filter(|_| !is_complete)
+}
+
+/// Appends a page of messages. Returns the offset that was reached, if more messages follow.
+fn append_page(bytes: &mut Vec<u8>, kind: u8, (told, page): (Page, Vec<u8>)) -> Option<u64> {
+    append_some(bytes, kind, &page);
+    entries(&page).last().map(|(offset, _)| offset).filter(|_| !told.complete)
 }
 
 /// Imports records into the topics of a shard.
@@ -354,7 +348,7 @@ pub struct Importer {
 }
 
 impl Importer {
-    /// Imports one record. The shards of the other process get numbers from `first_shard` on; there are `shards` of them.
+    /// Imports one record. The shards of the other process get the numbers `shards`.
     /// Returns the old id of a topic, which has its new id from now on.
     ///
     /// # Errors
@@ -363,8 +357,7 @@ impl Importer {
         &mut self,
         topics: &mut OwnedTopics,
         record: Record<'_>,
-        first_shard: usize,
-        shards: usize,
+        shards: Range<usize>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Option<(OwnedTopicId, OwnedTopicId)>, ImportError> {
@@ -374,22 +367,22 @@ impl Importer {
                 let topic = TopicRecord::read(body).filter(|_| record.topic().is_some());
                 let TopicRecord { old, position, keyed_since, shards: subscribed, name } =
                     topic.ok_or(ImportError::Malformed)?;
-                if subscribed.iter().any(|(shard, _)| usize::from(*shard) >= shards)
-                    || keyed_since > position.offset
-                {
-                    return Err(ImportError::Malformed);
-                }
-                let subscribed = subscribed.into_iter();
-                let subscribed = subscribed.map(|(shard, local)| (first_shard + usize::from(shard), local));
-                let start = ImportedTopic { position, keyed_since, shards: subscribed.collect() };
+                let numbered = |(shard, local)| {
+                    let shard = shards.start + usize::from(shard);
+                    shards.contains(&shard).then_some((shard, local))
+                };
+                let shards: Option<Vec<_>> = subscribed.into_iter().map(numbered).collect();
+                let shards =
+                    shards.filter(|_| keyed_since <= position.offset).ok_or(ImportError::Malformed)?;
+                let start = ImportedTopic { position, keyed_since, shards };
                 let id = topics.import_topic(name, start, now, pool)?;
                 self.topic = Some(id);
                 Ok(Some((old, id)))
             }
             FORGOTTEN => {
                 self.topic = None;
-                let forgotten = ForgottenRecord::read(body).filter(|_| record.topic().is_some());
-                let ForgottenRecord { position, name } = forgotten.ok_or(ImportError::Malformed)?;
+                let forgotten = forgotten(body).filter(|_| record.topic().is_some());
+                let (name, position) = forgotten.ok_or(ImportError::Malformed)?;
                 topics.import_forgotten(name, position, now, pool);
                 Ok(None)
             }
@@ -475,6 +468,7 @@ mod tests {
     use super::*;
     use crate::limits::IDEMPOTENCY_KEYS_PER_TOPIC_MAX;
     use crate::owner::owned_topics::Accepted;
+    use crate::tests::submitted;
     use crate::{Content, Creator, Publication, Refused, Rules, SlowConsumerPolicy, TopicSettings};
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;
@@ -507,7 +501,7 @@ mod tests {
             let mut records = &block[..];
             while !records.is_empty() {
                 let record = Record::take(&mut records).expect("a record");
-                moved.extend(importer.import(to, record, 10, 3, NOW + SECOND, pool)?);
+                moved.extend(importer.import(to, record, 10..13, NOW + SECOND, pool)?);
             }
         }
         to.finish_import(pool);
@@ -519,8 +513,7 @@ mod tests {
         id: OwnedTopicId,
         pool: &mut Pool,
     ) -> (Position, Vec<(u64, String)>) {
-        let mut bytes = Vec::new();
-        let page = topics.history(id, Replay::After(0), 1 << 20, NOW, pool, &mut bytes).expect("known");
+        let (page, bytes) = topics.history(id, Replay::After(0), 1 << 20, NOW, pool).expect("known");
         let texts = entries(&bytes).map(|(offset, publication)| {
             (offset, format!("{}={}", publication.key, String::from_utf8_lossy(publication.payload)))
         });
@@ -536,8 +529,12 @@ mod tests {
             let idle = from.find_or_create("idle", Creator::NOBODY, NOW, &mut pool).expect("room");
             for number in 0..150 {
                 let (key, payload) = (format!("k{number}"), number.to_string());
-                let published =
-                    from.publish_once(subscribed.id, &text("", &payload), &key, true, NOW, &mut pool);
+                let published = from.publish_once(
+                    subscribed.id,
+                    &submitted(text("", &payload), &key, true),
+                    NOW,
+                    &mut pool,
+                );
                 assert!(matches!(published, Ok(Accepted::New(..))));
             }
             from.presence(subscribed.id, ClientId::local(5), Some("ü@example"));
@@ -551,9 +548,9 @@ mod tests {
             assert_eq!(to.members(id, None, 10, 1_000, &mut page).expect("known").count, 1);
             assert_eq!(members(&page).collect::<Vec<_>>(), [(ClientId::local(5), "ü@example")]);
             // A retry is known, another message with its key is refused, and the next one gets the next offset.
-            let again = to.publish_once(id, &text("", "7"), "k7", true, NOW + SECOND, &mut pool);
+            let again = to.publish_once(id, &submitted(text("", "7"), "k7", true), NOW + SECOND, &mut pool);
             assert!(matches!(again, Ok(Accepted::Again(Position { offset: 8, .. }))), "{again:?}");
-            let reused = to.publish_once(id, &text("", "8"), "k7", true, NOW + SECOND, &mut pool);
+            let reused = to.publish_once(id, &submitted(text("", "8"), "k7", true), NOW + SECOND, &mut pool);
             assert_eq!(reused, Err(Refused::KeyReused));
             let (position, shards) =
                 to.publish(id, &text("", "next"), true, NOW + SECOND, &mut pool).expect("accepted");
@@ -582,11 +579,11 @@ mod tests {
         from.find_or_create("third", Creator::NOBODY, NOW, &mut pool).expect("room");
         let mut to = topics(2, SlowConsumerPolicy::Conflate, 10);
         let moved = transfer(&mut from, &mut to, 500, &mut pool).expect("well formed");
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for (topics, id, page) in [(&mut from, id, &mut before), (&mut to, moved[0].1, &mut after)] {
-            let told = topics.history(id, Replay::Newcomer, 1 << 20, NOW, &mut pool, page).expect("known");
-            assert_eq!((told.messages, told.conflated), (200, true));
-        }
+        let [before, after] = [(&mut from, id), (&mut to, moved[0].1)].map(|(topics, id)| {
+            let page = topics.history(id, Replay::Newcomer, 1 << 20, NOW, &mut pool).expect("known");
+            assert_eq!((page.0.messages, page.0.conflated), (200, true));
+            page.1
+        });
         assert_eq!(before, after);
         let again = to.find_or_create("forgotten", Creator::NOBODY, NOW, &mut pool).expect("room");
         assert_eq!(history(&mut to, again, &mut pool).0, position);
@@ -600,27 +597,19 @@ mod tests {
             let id = from.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).expect("room").id;
             for number in 0..6 {
                 let key = format!("k{}", number % 3);
-                from.publish_once(
-                    id,
-                    &text(&key, &number.to_string()),
-                    &number.to_string(),
-                    true,
-                    NOW,
-                    &mut pool,
-                )
-                .expect("accepted");
+                let number = number.to_string();
+                from.publish_once(id, &submitted(text(&key, &number), &number, true), NOW, &mut pool)
+                    .expect("accepted");
             }
             let head = from.position("t").expect("it exists");
-            let mut bytes = Vec::new();
-            from.export_state(id, exported, usize::MAX, NOW, &mut pool, &mut bytes);
+            let bytes = from.export_state(id, exported, usize::MAX, NOW, &mut pool);
             let mut to = topics(2, SlowConsumerPolicy::Conflate, 2);
             to.restart("t", Some(head), NOW, &mut pool).expect("room");
             let id = to.find("t").expect("it exists");
             Importer::import_state(&mut to, id, &bytes, NOW, &mut pool).expect("well formed");
-            let mut page = Vec::new();
-            let told = to.history(id, Replay::Newcomer, 1 << 20, NOW, &mut pool, &mut page).expect("known");
+            let (told, _) = to.history(id, Replay::Newcomer, 1 << 20, NOW, &mut pool).expect("known");
             assert_eq!((told.head, told.messages, told.conflated), (head, 3, true));
-            let again = to.publish_once(id, &text("k0", "3"), "3", true, NOW, &mut pool);
+            let again = to.publish_once(id, &submitted(text("k0", "3"), "3", true), NOW, &mut pool);
             let is_known = matches!(again, Ok(Accepted::Again(Position { offset: 4, .. })));
             assert_eq!(is_known, exported == Exported::LatestAndKeys, "{again:?}");
             for end in 0..bytes.len() {
@@ -650,14 +639,14 @@ mod tests {
         let count = IDEMPOTENCY_KEYS_PER_TOPIC_MAX.min(3 * TRANSFER_PARTS_MAX + 1);
         for number in 0..count {
             let at = NOW - (count - number) as u64;
-            from.publish_once(id, &text("", "x"), &number.to_string(), false, at, &mut pool)
+            from.publish_once(id, &submitted(text("", "x"), &number.to_string(), false), at, &mut pool)
                 .expect("accepted");
         }
         let mut to = topics(2, SlowConsumerPolicy::DropOldest, 10);
         let moved = transfer(&mut from, &mut to, 1_000, &mut pool).expect("well formed");
         for number in [0, 1, TRANSFER_PARTS_MAX, count - 1] {
             let key = number.to_string();
-            let again = to.publish_once(moved[0].1, &text("", "x"), &key, false, NOW, &mut pool);
+            let again = to.publish_once(moved[0].1, &submitted(text("", "x"), &key, false), NOW, &mut pool);
             assert!(
                 matches!(again, Ok(Accepted::Again(Position { offset, .. })) if offset == number as u64 + 1)
             );
@@ -707,7 +696,7 @@ mod tests {
             let mut records = &bytes[..];
             let mut imported = Ok(None);
             while let Some(record) = Record::take(&mut records).filter(|_| imported.is_ok()) {
-                imported = importer.import(&mut topics, record, 10, 3, NOW, &mut pool);
+                imported = importer.import(&mut topics, record, 10..13, NOW, &mut pool);
             }
             assert_eq!(imported, Err(ImportError::Malformed), "{bytes:?}");
         }

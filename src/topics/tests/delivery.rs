@@ -2,7 +2,7 @@
 
 use super::world::{PLAIN, WITH_EVENTS, World};
 use crate::limits::LOG_SEGMENT_BYTES;
-use crate::{Deliveries, Encoding, Format, MemberId, SlowConsumerPolicy};
+use crate::{Deliveries, Encoding, Format, SlowConsumerPolicy, SubscriberId};
 
 #[test]
 fn everyone_gets_what_was_published_after_subscribing_but_not_their_own() {
@@ -37,7 +37,7 @@ fn subscribers_that_keep_up_get_any_number_of_messages_in_one_tick() {
 #[test]
 fn a_subscriber_that_refuses_a_message_is_tried_once_and_gets_it_later() {
     let mut world = World::new();
-    let members: Vec<MemberId> = (1..=3).map(|key| world.subscribe(key, PLAIN)).collect();
+    let members: Vec<SubscriberId> = (1..=3).map(|key| world.subscribe(key, PLAIN)).collect();
     world.peers.refusing = vec![1, 2];
     world.publish(b"a", 1);
     assert_eq!((world.peers.refusals, world.got(3)), (2, &b"a"[..]));

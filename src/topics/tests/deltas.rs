@@ -2,12 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::world::World;
-use crate::{Deltas, Encoding, Format, MemberId};
+use super::world::{CODEC, World};
+use crate::{Deltas, Encoding, Format, SubscriberId};
 
 /// Of subscribers that negotiated deltas.
 const DELTAS: Format = Format {
-    dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Beginning },
+    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Beginning },
     window_bits: None,
 };
 
@@ -22,13 +22,13 @@ fn deltas_are_from_the_message_that_a_subscriber_was_sent_before() {
     let alone = world.publish(b"e", 5);
     assert_eq!((world.text_of(1), world.text_of(2)), ("!b<b>c<c>d<d>e".to_owned(), "!d<d>e".to_owned()));
     let following = Format {
-        dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Following },
+        dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Following },
         ..DELTAS
     };
     assert_eq!(formats, [vec![DELTAS], vec![following]]);
     assert_eq!((both, alone), (vec![following, DELTAS], vec![following]), "once for each format");
     assert_eq!((world.topics.subscriptions(), world.topics.deliveries().sent), (2, 6));
-    let members: Vec<MemberId> =
+    let members: Vec<SubscriberId> =
         world.topics.subscribers(world.id).iter().map(|(_, member)| *member).collect();
     assert_eq!(world.peers.moved.iter().map(|(_, _, to)| *to).collect::<Vec<_>>(), members);
     members.into_iter().for_each(|member| world.unsubscribe(member));

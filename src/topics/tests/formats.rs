@@ -1,14 +1,14 @@
 //! Formats of one topic: each message is encoded once for each of them, and a format lives as long as it has subscribers.
 
 use super::world::{LARGE, PLAIN, SMALL, World};
-use crate::MemberId;
+use crate::SubscriberId;
 use crate::limits::REMEMBERED_AGE;
 
 #[test]
 fn a_message_is_encoded_once_for_each_format_and_each_subscriber_gets_its_own() {
     let mut world = World::new();
     let formats = [PLAIN, SMALL, LARGE, SMALL, PLAIN, LARGE];
-    let members: Vec<MemberId> =
+    let members: Vec<SubscriberId> =
         (1..).zip(formats).map(|(key, format)| world.subscribe(key, format)).collect();
     assert_eq!(world.publish(b"-a", 1), [PLAIN, SMALL, LARGE]);
     // Of the small window, its own publisher does not hear it.

@@ -16,8 +16,7 @@ fn history_after(
     now: Nanos,
 ) -> (Page, String) {
     let id = owned.find_or_create("t", Creator::NOBODY, 0, pool).unwrap();
-    let mut page = Vec::new();
-    let told = owned.history(id, Replay::After(after), bytes_max, now, pool, &mut page).unwrap();
+    let (told, page) = owned.history(id, Replay::After(after), bytes_max, now, pool).unwrap();
     let all: Vec<u8> = entries(&page).flat_map(|(_, publication)| publication.payload.to_vec()).collect();
     assert_eq!(entries(&page).count(), told.messages as usize);
     (told, String::from_utf8(all).unwrap())
@@ -53,8 +52,7 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
         owned.publish(id, &publication, true, at, &mut pool).unwrap();
     }
     let mut replay = |from, bytes_max| {
-        let mut page = Vec::new();
-        let told = owned.history(id, from, bytes_max, 9, &mut pool, &mut page).unwrap();
+        let (told, page) = owned.history(id, from, bytes_max, 9, &mut pool).unwrap();
         let all: Vec<(u64, String)> = entries(&page).map(|(at, message)| (at, message.key.into())).collect();
         assert_eq!((told.head.offset, all.len()), (9, told.messages as usize));
         (told.after, told.conflated, told.complete, all)
@@ -72,8 +70,7 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
     let mut owned = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
     let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     let newcomer = |owned: &mut OwnedTopics, pool: &mut Pool| {
-        let mut page = Vec::new();
-        let told = owned.history(id, Replay::Newcomer, 1_000, 9, pool, &mut page).unwrap();
+        let (told, _) = owned.history(id, Replay::Newcomer, 1_000, 9, pool).unwrap();
         (told.after, told.first, told.messages)
     };
     assert_eq!(newcomer(&mut owned, &mut pool), (0, 1, 0));

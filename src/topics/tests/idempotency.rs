@@ -1,6 +1,6 @@
 //! Publications that are repeated with their idempotency key.
 
-use super::world::{LOCAL, json, owned_topics};
+use super::world::{LOCAL, json, owned_topics, submitted};
 use crate::limits::IDEMPOTENCY_WINDOW;
 use crate::{
     Accepted, Creator, HistoryBounds, OwnedTopics, Position, Publication, Refused, Rules, SlowConsumerPolicy,
@@ -15,9 +15,7 @@ fn a_repeated_publication_has_its_first_position_and_is_not_delivered() {
     owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     let mut once = |owned: &mut OwnedTopics, payload: &[u8], key, by_client, now| match owned.publish_once(
         id,
-        &json(payload),
-        key,
-        by_client,
+        &submitted(json(payload), key, by_client),
         now,
         &mut pool,
     ) {
@@ -48,7 +46,7 @@ fn a_topic_lives_as_long_as_its_publications_may_be_repeated() {
     let mut pool = Pool::standalone();
     let once = |owned: &mut OwnedTopics, pool: &mut Pool, now| {
         let id = owned.find_or_create("t", Creator::NOBODY, now, pool).unwrap();
-        match owned.publish_once(id, &json(b"a"), "k", true, now, pool) {
+        match owned.publish_once(id, &submitted(json(b"a"), "k", true), now, pool) {
             Ok(Accepted::New(position, _)) => (position, true),
             Ok(Accepted::Again(position)) => (position, false),
             Err(refused) => panic!("{refused:?}"),
@@ -66,9 +64,9 @@ fn a_topic_lives_as_long_as_its_publications_may_be_repeated() {
     // Refused, it is not remembered.
     let (mut owned, mut pool) = owned_topics(SlowConsumerPolicy::Conflate);
     let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
-    let refused = owned.publish_once(id, &json(b"a"), "k", true, 0, &mut pool).map(|_| ());
+    let refused = owned.publish_once(id, &submitted(json(b"a"), "k", true), 0, &mut pool).map(|_| ());
     assert_eq!(refused, Err(Refused::NoKey));
     let keyed = Publication { key: "key", ..json(b"a") };
-    let accepted = owned.publish_once(id, &keyed, "k", true, 0, &mut pool);
+    let accepted = owned.publish_once(id, &submitted(keyed, "k", true), 0, &mut pool);
     assert!(matches!(accepted, Ok(Accepted::New(Position { offset: 1, .. }, _))), "{accepted:?}");
 }

@@ -1,6 +1,6 @@
 //! The budget: what is given up first when memory runs out.
 
-use super::world::{PLAIN, SMALL, WITH_EVENTS, World, owned, owned_topics, settings};
+use super::world::{PLAIN, SMALL, WITH_EVENTS, World, owned, owned_topics, settings, submitted};
 use crate::limits::LOG_SEGMENT_BYTES;
 use crate::{
     Content, Creator, HistoryBounds, OwnedTopics, Publication, Refused, Rules, SlowConsumerPolicy,
@@ -96,7 +96,7 @@ fn the_latest_messages_of_keys_and_idempotency_keys_are_in_the_share_of_historie
     let histories = owned.find_or_create("history", Creator::NOBODY, 0, &mut pool).unwrap();
     let publish = |owned: &mut OwnedTopics, pool: &mut Pool, id, key: &str, idempotency_key: &str| {
         let publication = Publication { content: Content::Json, key, payload: &[b'1'; 10_000] };
-        owned.publish_once(id, &publication, idempotency_key, true, 0, pool).map(|_| ())
+        owned.publish_once(id, &submitted(publication, idempotency_key, true), 0, pool).map(|_| ())
     };
     for round in 0..100 {
         publish(&mut owned, &mut pool, histories, "one", &format!("r{round}")).unwrap();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::{PLAIN, WITH_EVENTS, World, settings};
-use crate::{MemberId, SlowConsumerPolicy};
+use crate::{SlowConsumerPolicy, SubscriberId};
 use echoring_proto::buffer::{Budget, Pool};
 use echoring_proto::limits::Nanos;
 
@@ -44,7 +44,7 @@ proptest! {
     fn nothing_is_lost_silently(steps in steps(), slow in 0..2_u8) {
         let slow = if slow == 0 { SlowConsumerPolicy::Disconnect } else { SlowConsumerPolicy::DropOldest };
         let mut world = World::with(Pool::new(Budget::new(40_000)), settings(slow));
-        let members: Vec<MemberId> = (0..6)
+        let members: Vec<SubscriberId> = (0..6)
             .map(|key| world.subscribe(key, if key < 3 { WITH_EVENTS } else { PLAIN }))
             .collect();
         let (mut now, mut hoard, mut said) = (1, 0, Vec::new());

@@ -1,6 +1,6 @@
 //! Frames that are not messages: notices, presence events and heartbeats.
 
-use super::world::{PLAIN, RESUMING, WITH_EVENTS, World};
+use super::world::{CODEC, PLAIN, RESUMING, WITH_EVENTS, World};
 use crate::{Deltas, Encoding, Format, SlowConsumerPolicy, TopicSettings};
 use echoring_proto::limits::Nanos;
 
@@ -20,7 +20,7 @@ fn notices_go_to_formats_with_events_and_are_not_counted() {
 fn a_resuming_subscriber_gets_presence_events_and_no_other_notices() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);
     world.subscribe(1, RESUMING);
-    let deaf = Encoding::Resuming { codec: 0, presence: false, deltas: Deltas::Off };
+    let deaf = Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Off };
     world.subscribe(2, Format { dialect: deaf, window_bits: None });
     world.append_notice(b"!");
     world.append_presence(b"!");

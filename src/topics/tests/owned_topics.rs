@@ -46,8 +46,7 @@ fn a_topic_is_forgotten_with_its_history_and_keeps_its_epoch_for_a_while() {
     let again = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert_eq!(again.position, back.position, "it goes on from there");
     assert_eq!(owned.report("t", 0).unwrap().publications.accepted, 1, "and so do its figures");
-    let mut page = Vec::new();
-    let told = owned.history(again.id, Replay::After(0), 1_000, 0, &mut pool, &mut page).unwrap();
+    let (told, _) = owned.history(again.id, Replay::After(0), 1_000, 0, &mut pool).unwrap();
     assert_eq!((told.first, told.messages), (2, 0), "its history is lost");
     owned.unsubscribe(again.id, 0, LOCAL, 1_300, &mut pool);
     owned.expire(1_300 + REMEMBERED_AGE, &mut pool);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    AcceptedMessage, Content, Deltas, Encode, Encoding, Format, Gap, GapReason, HistoryBounds, Keyed,
-    LogMemory, MemberId, Origin, OwnedTopics, Parts, Publication, Rules, Sink, SlowConsumerPolicy, TopicId,
-    TopicSettings, Topics,
+    AcceptedMessage, CodecId, Content, Deltas, Encode, Encoding, Format, Gap, GapReason, HistoryBounds,
+    Keyed, LogMemory, Origin, OwnedTopics, Parts, Publication, Rules, Sink, SlowConsumerPolicy, Submission,
+    SubscriberId, TopicId, TopicSettings, Topics,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
@@ -27,7 +27,7 @@ pub(super) struct Peers {
     pub(super) refusing: Vec<u32>,
     pub(super) refusals: usize,
     pub(super) fell: Vec<u32>,
-    pub(super) moved: Vec<(u32, MemberId, MemberId)>,
+    pub(super) moved: Vec<(u32, SubscriberId, SubscriberId)>,
     pub(super) pool: Pool,
 }
 
@@ -63,7 +63,7 @@ impl Sink<u32> for Peers {
         self.got.entry(key).or_default().extend_from_slice(text.as_bytes());
         true
     }
-    fn tell_stale(&mut self, key: u32, _: MemberId, topic: &str) -> bool {
+    fn tell_stale(&mut self, key: u32, _: SubscriberId, topic: &str) -> bool {
         self.got.entry(key).or_default().extend_from_slice(format!("<{topic}:stale>").as_bytes());
         true
     }
@@ -79,10 +79,10 @@ impl Sink<u32> for Peers {
         }
         Some((reached, count))
     }
-    fn fell_behind(&mut self, key: u32, _: MemberId, _: u64, _: GapReason) {
+    fn fell_behind(&mut self, key: u32, _: SubscriberId, _: u64, _: GapReason) {
         self.fell.push(key);
     }
-    fn moved(&mut self, key: u32, from: MemberId, to: MemberId) {
+    fn moved(&mut self, key: u32, from: SubscriberId, to: SubscriberId) {
         self.moved.push((key, from, to));
     }
     fn pool(&mut self) -> &mut Pool {
@@ -123,15 +123,17 @@ impl Encode for Message<'_> {
 }
 
 const LAG: Nanos = 1_000;
+pub(super) const CODEC: CodecId = CodecId(0);
 pub(super) const PLAIN: Format = Format { dialect: Encoding::Raw, window_bits: None };
 pub(super) const SMALL: Format = Format { dialect: Encoding::Raw, window_bits: Some(9) };
 pub(super) const LARGE: Format = Format { dialect: Encoding::Raw, window_bits: Some(15) };
 /// Of subscribers that get gap events and notices.
-pub(super) const WITH_EVENTS: Format = Format { dialect: Encoding::Adapter(0), window_bits: None };
+pub(super) const WITH_EVENTS: Format =
+    Format { dialect: Encoding::WithEvents { codec: CODEC, presence: true }, window_bits: None };
 
 /// Of subscribers that are removed when they miss messages, and recover.
 pub(super) const RESUMING: Format = Format {
-    dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Off },
+    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off },
     window_bits: None,
 };
 
@@ -150,6 +152,15 @@ pub(super) fn owned_topics(slow: SlowConsumerPolicy) -> (OwnedTopics, Pool) {
 
 pub(super) fn json(payload: &[u8]) -> Publication<'_> {
     Publication { content: Content::Json, key: "", payload }
+}
+
+/// A publication with an idempotency key.
+pub(crate) fn submitted<'a>(
+    publication: Publication<'a>,
+    idempotency_key: &'a str,
+    by_client: bool,
+) -> Submission<'a> {
+    Submission { publication, idempotency_key, by_client }
 }
 
 pub(super) const LOCAL: TopicId = TopicId { index: 3, generation: 0 };
@@ -193,23 +204,23 @@ impl World {
     }
 
     /// Subscribes `key`, which is not sent messages with the origin `key`.
-    pub(super) fn subscribe(&mut self, key: u32, format: Format) -> MemberId {
+    pub(super) fn subscribe(&mut self, key: u32, format: Format) -> SubscriberId {
         self.topics.subscribe(self.id, key, format, key.into()).expect("the topic is there")
     }
 
-    pub(super) fn unsubscribe(&mut self, member: MemberId) {
+    pub(super) fn unsubscribe(&mut self, member: SubscriberId) {
         self.topics.unsubscribe(member, &mut self.peers.pool);
     }
 
     /// Returns the formats that were encoded.
-    pub(super) fn append(&mut self, origin: Origin, own: Option<MemberId>, frame: &[u8]) -> Vec<Format> {
+    pub(super) fn append(&mut self, origin: Origin, own: Option<SubscriberId>, frame: &[u8]) -> Vec<Format> {
         self.append_keyed(origin, own, "", frame)
     }
 
     pub(super) fn append_keyed(
         &mut self,
         origin: Origin,
-        own: Option<MemberId>,
+        own: Option<SubscriberId>,
         key: &str,
         frame: &[u8],
     ) -> Vec<Format> {
@@ -266,14 +277,14 @@ impl World {
     }
 
     /// The kernel takes the rest of what was sent to `key`.
-    pub(super) fn finish(&mut self, key: u32, member: MemberId, now: Nanos) {
+    pub(super) fn finish(&mut self, key: u32, member: SubscriberId, now: Nanos) {
         for (_, bytes) in self.peers.unfinished.remove(&key).unwrap_or_default() {
             self.peers.got.entry(key).or_default().extend_from_slice(&bytes);
         }
         self.catch_up(member, now);
     }
 
-    pub(super) fn catch_up(&mut self, member: MemberId, now: Nanos) {
+    pub(super) fn catch_up(&mut self, member: SubscriberId, now: Nanos) {
         self.topics.catch_up(member, now, &mut self.peers);
         self.blocked(now);
         self.check();

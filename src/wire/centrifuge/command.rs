@@ -10,6 +10,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use crate::centrifuge::fields::Nothing;
+use crate::centrifuge::protobuf::delimited;
 use crate::centrifuge::{Encoding, Malformed};
 use crate::limits::{COMMANDS_PER_FRAME_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX};
 
@@ -280,7 +282,7 @@ impl<'a> Commands<'a> {
                 (json::command(line)?, rest)
             }
             Encoding::Protobuf => {
-                let (message, rest) = crate::centrifuge::protobuf::delimited(frame)?;
+                let (message, rest) = delimited(frame)?;
                 (protobuf::command(message)?, Some(rest).filter(|rest| !rest.is_empty()))
             }
         };
@@ -298,7 +300,7 @@ impl<'a> Commands<'a> {
 }
 
 /// The first line, and the rest after its line feed.
-fn first_line(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(crate) fn first_line(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
     match frame.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&frame[..end], Some(&frame[end + 1..])),
         None => (frame, None),
@@ -306,21 +308,57 @@ fn first_line(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 /// The parts of a command as both encodings have them: at most one request is expected, and the first counts.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Parts<'a> {
+    #[serde(deserialize_with = "or_default")]
     id: u32,
+    #[serde(borrow, deserialize_with = "object")]
     connect: Option<Connect<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
     subscribe: Option<Subscribe<'a>>,
-    unsubscribe: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "object")]
+    unsubscribe: Option<OnlyChannel<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
     publish: Option<Publish<'a>>,
-    presence: Option<Cow<'a, str>>,
-    presence_stats: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "object")]
+    presence: Option<OnlyChannel<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
+    presence_stats: Option<OnlyChannel<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
     history: Option<History<'a>>,
-    ping: bool,
-    send: Option<&'a [u8]>,
+    #[serde(deserialize_with = "object")]
+    ping: Option<Nothing>,
+    #[serde(borrow, deserialize_with = "object")]
+    send: Option<OnlyData<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
     rpc: Option<Rpc<'a>>,
-    refresh: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "object")]
+    refresh: Option<OnlyToken<'a>>,
+    #[serde(borrow, deserialize_with = "object")]
     sub_refresh: Option<SubRefresh<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OnlyChannel<'a> {
+    #[serde(borrow, deserialize_with = "text")]
+    channel: Cow<'a, str>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OnlyToken<'a> {
+    #[serde(borrow, deserialize_with = "text")]
+    token: Cow<'a, str>,
+}
+
+/// Of a message or a result of the application.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OnlyData<'a> {
+    #[serde(borrow, deserialize_with = "data")]
+    pub(crate) data: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -329,15 +367,15 @@ impl<'a> Parts<'a> {
         let request = None
             .or(self.connect.map(Request::Connect))
             .or(self.subscribe.map(Request::Subscribe))
-            .or(self.unsubscribe.map(|channel| Request::Unsubscribe { channel }))
+            .or(self.unsubscribe.map(|OnlyChannel { channel }| Request::Unsubscribe { channel }))
             .or(self.publish.map(Request::Publish))
-            .or(self.presence.map(|channel| Request::Presence { channel }))
-            .or(self.presence_stats.map(|channel| Request::PresenceStats { channel }))
+            .or(self.presence.map(|OnlyChannel { channel }| Request::Presence { channel }))
+            .or(self.presence_stats.map(|OnlyChannel { channel }| Request::PresenceStats { channel }))
             .or(self.history.map(Request::History))
-            .or(self.ping.then_some(Request::Ping))
-            .or(self.send.map(|data| Request::Send { data }))
+            .or(self.ping.map(|Nothing {}| Request::Ping))
+            .or(self.send.map(|OnlyData { data }| Request::Send { data }))
             .or(self.rpc.map(Request::Rpc))
-            .or(self.refresh.map(|token| Request::Refresh { token }))
+            .or(self.refresh.map(|OnlyToken { token }| Request::Refresh { token }))
             .or(self.sub_refresh.map(Request::SubRefresh))
             .unwrap_or(if id == 0 { Request::Pong } else { Request::Unknown });
         Command { id, request }

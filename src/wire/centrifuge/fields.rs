@@ -1,6 +1,8 @@
 //! The common ground of both encodings: a message is a series of fields, each with a number for protobuf and a name for JSON.
 //! Every message describes its fields once, to a [`Writer`].
 
+use serde::Deserialize;
+
 use crate::centrifuge::{Body, Payload};
 
 /// A field of a message.
@@ -62,9 +64,9 @@ pub(crate) trait Writer {
 }
 
 /// A message without fields.
-#[derive(Debug)]
-pub(crate) struct Empty;
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Nothing {}
 
-impl Message for Empty {
+impl Message for Nothing {
     fn write<W: Writer>(&self, _: &mut W) {}
 }

@@ -31,6 +31,29 @@ impl Object<'_> {
         self.out.extend_from_slice(b"\":");
         self.out
     }
+
+    /// Appends items between brackets, unless there are none and the field is not required.
+    fn collection<T>(
+        &mut self,
+        field: Field,
+        [open, close]: [u8; 2],
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut Vec<u8>, T),
+    ) {
+        let mut items = items.peekable();
+        if items.peek().is_none() && !field.required {
+            return;
+        }
+        let out = self.name(field);
+        out.push(open);
+        for (at, item) in items.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write(out, item);
+        }
+        out.push(close);
+    }
 }
 
 impl Writer for Object<'_> {
@@ -67,36 +90,14 @@ impl Writer for Object<'_> {
     }
 
     fn list<M: Message>(&mut self, field: Field, items: impl Iterator<Item = M>) {
-        let mut items = items.peekable();
-        if items.peek().is_none() && !field.required {
-            return;
-        }
-        let out = self.name(field);
-        out.push(b'[');
-        for (at, item) in items.enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            object(out, &item);
-        }
-        out.push(b']');
+        self.collection(field, [b'[', b']'], items, |out, item| object(out, &item));
     }
 
     fn map<'a, M: Message>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, M)>) {
-        let mut entries = entries.peekable();
-        if entries.peek().is_none() && !field.required {
-            return;
-        }
-        let out = self.name(field);
-        out.push(b'{');
-        for (at, (key, value)) in entries.enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
+        self.collection(field, [b'{', b'}'], entries, |out, (key, value)| {
             write_string(out, key);
             out.push(b':');
             object(out, &value);
-        }
-        out.push(b'}');
+        });
     }
 }

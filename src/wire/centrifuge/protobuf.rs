@@ -3,7 +3,10 @@
 //! Written by hand, because strings and payloads are borrowed and a broadcast is encoded without an allocation. The tests
 //! compare it with another implementation.
 
-use crate::centrifuge::fields::{Field, Message, Writer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::{Body, Malformed};
 
 const VARINT: u8 = 0;
@@ -93,6 +96,119 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
         }
     }
     None
+}
+
+pub(crate) type Outcome = Result<(), Malformed>;
+
+/// What a field is read into. A field that occurs twice is read as protobuf specifies: the last number or string, and all fields
+/// of both messages.
+pub(crate) trait Read<'a> {
+    fn read(&mut self, value: Value<'a>) -> Outcome;
+}
+
+/// Reads into the fields of a message by their numbers; others are ignored. A field may name a function that reads it.
+macro_rules! read_fields {
+    ($to:expr, $value:expr, { $($number:literal $field:ident $(by $reader:path)?),* $(,)? }) => {
+        $crate::centrifuge::protobuf::fields($value.bytes()?, |number, value| match number {
+            $($number => read_fields!(@ &mut $to.$field, value $(, $reader)?),)*
+            _ => Ok(()),
+        })
+    };
+    (@ $field:expr, $value:ident) => { $crate::centrifuge::protobuf::Read::read($field, $value) };
+    (@ $field:expr, $value:ident, $reader:path) => { $reader($field, $value) };
+}
+pub(crate) use read_fields;
+
+/// Messages with the numbers of their fields.
+macro_rules! messages {
+    ($($message:ty { $($fields:tt)* })*) => {
+        $(impl<'a> Read<'a> for $message {
+            fn read(&mut self, value: Value<'a>) -> Outcome {
+                read_fields!(self, value, { $($fields)* })
+            }
+        })*
+    };
+}
+pub(crate) use messages;
+
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(impl Read<'_> for $number {
+            fn read(&mut self, value: Value<'_>) -> Outcome {
+                *self = value.number()? as $number;
+                Ok(())
+            }
+        })*
+    };
+}
+
+numbers!(i32 i64 u32 u64);
+
+impl Read<'_> for bool {
+    fn read(&mut self, value: Value<'_>) -> Outcome {
+        *self = value.number()? != 0;
+        Ok(())
+    }
+}
+
+impl<'a> Read<'a> for &'a [u8] {
+    fn read(&mut self, value: Value<'a>) -> Outcome {
+        *self = value.bytes()?;
+        Ok(())
+    }
+}
+
+impl<'a> Read<'a> for Cow<'a, str> {
+    fn read(&mut self, value: Value<'a>) -> Outcome {
+        *self = Cow::Borrowed(value.text()?);
+        Ok(())
+    }
+}
+
+impl Read<'_> for Nothing {
+    fn read(&mut self, value: Value<'_>) -> Outcome {
+        fields(value.bytes()?, |_, _| Ok(()))
+    }
+}
+
+/// A message that may be absent.
+impl<'a, M: Read<'a> + Default> Read<'a> for Option<M> {
+    fn read(&mut self, value: Value<'a>) -> Outcome {
+        self.get_or_insert_default().read(value)
+    }
+}
+
+/// A repeated message.
+impl<'a, M: Read<'a> + Default> Read<'a> for Vec<M> {
+    fn read(&mut self, value: Value<'a>) -> Outcome {
+        let mut item = M::default();
+        item.read(value)?;
+        self.push(item);
+        Ok(())
+    }
+}
+
+impl<'a, M: Read<'a> + Default> Read<'a> for BTreeMap<Cow<'a, str>, M> {
+    fn read(&mut self, value: Value<'a>) -> Outcome {
+        let MapEntry { key, value } = MapEntry::read_from(value)?;
+        self.insert(key, value);
+        Ok(())
+    }
+}
+
+/// An entry of a map.
+#[derive(Default)]
+pub(crate) struct MapEntry<'a, M> {
+    pub(crate) key: Cow<'a, str>,
+    pub(crate) value: M,
+}
+
+impl<'a, M: Read<'a> + Default> MapEntry<'a, M> {
+    pub(crate) fn read_from(value: Value<'a>) -> Result<MapEntry<'a, M>, Malformed> {
+        let mut entry = MapEntry::default();
+        read_fields!(entry, value, { 1 key, 2 value })?;
+        Ok(entry)
+    }
 }
 
 /// Appends a message behind its length.

@@ -3,16 +3,17 @@
 //!
 //! A push depends on nothing but its arguments, so one encoding of a publication serves all subscribers of its channel.
 
-use crate::centrifuge::fields::{Empty, Field, Message, Writer};
+use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
 use crate::centrifuge::messages::{Lifetime, OnlyData};
+use crate::centrifuge::reply::Reply;
 use crate::centrifuge::{
     ClientInfo, ConnectResult, Disconnect, Encoding, Payload, Publication, Subscribed, UnsubscribeCode,
 };
 
 /// A ping to the client: the empty reply. The client answers with [`Pong`](crate::centrifuge::Request::Pong).
 pub fn ping(encoding: Encoding, out: &mut Vec<u8>) {
-    append(encoding, out, &Empty);
+    append(encoding, out, &Nothing {});
 }
 
 /// A message was published to a channel.
@@ -61,16 +62,8 @@ pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, expires_in_s: Option<u32>)
 }
 
 fn push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, field: Field, content: &impl Message) {
-    append(encoding, out, &Reply(&Push { channel, field, content }));
-}
-
-/// A push is a reply without an id.
-struct Reply<'a, M>(&'a Push<'a, M>);
-
-impl<M: Message> Message for Reply<'_, M> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.message(Field::new(4, "push"), self.0);
-    }
+    let result = &Push { channel, field, content };
+    append(encoding, out, &Reply { id: 0, field: Field::new(4, "push"), result });
 }
 
 struct Push<'a, M> {

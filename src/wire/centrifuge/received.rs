@@ -9,13 +9,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::centrifuge::command::{data, object, or_default, text};
+use crate::centrifuge::command::{OnlyData, data, first_line, object, or_default, text};
+use crate::centrifuge::fields::Nothing;
+use crate::centrifuge::protobuf::delimited;
 use crate::centrifuge::{Encoding, Malformed};
 
 /// A message of the server. Its strings and payloads borrow from the frame; only JSON strings with escapes are copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Received<'a> {
+pub enum ServerMessage<'a> {
     /// The empty message: the client answers with [`Pong`](crate::centrifuge::Request::Pong).
     Ping,
     /// The reply to the command with this number.
@@ -265,13 +267,13 @@ pub struct Ended<'a> {
 /// The messages of a frame, in its order. Ends with the first error.
 ///
 /// ```
-/// use echoring_wire::centrifuge::received::{Received, Reply, decode};
+/// use echoring_wire::centrifuge::received::{ServerMessage, Reply, decode};
 /// use echoring_wire::centrifuge::{Encoding, reply};
 ///
 /// let mut frame = Vec::new();
 /// reply::publish(Encoding::Protobuf, &mut frame, 7);
 /// let messages: Result<Vec<_>, _> = decode(Encoding::Protobuf, &frame).collect();
-/// assert_eq!(messages.unwrap(), [Received::Reply(7, Reply::Publish)]);
+/// assert_eq!(messages.unwrap(), [ServerMessage::Reply(7, Reply::Publish)]);
 /// ```
 pub fn decode(encoding: Encoding, frame: &[u8]) -> Frame<'_> {
     Frame { encoding, rest: frame }
@@ -285,7 +287,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Iterator for Frame<'a> {
-    type Item = Result<Received<'a>, Malformed>;
+    type Item = Result<ServerMessage<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let read = match self.encoding {
@@ -293,20 +295,17 @@ impl<'a> Iterator for Frame<'a> {
                 if self.rest.is_empty() {
                     return None;
                 }
-                let end = self.rest.iter().position(|&byte| byte == b'\n').unwrap_or(self.rest.len());
-                let line = &self.rest[..end];
-                self.rest = self.rest.get(end + 1..).unwrap_or_default();
+                let (line, rest) = first_line(self.rest);
+                self.rest = rest.unwrap_or_default();
                 if !line.trim_ascii().is_empty() {
                     break serde_json::from_slice::<Parts<'a>>(line).map_err(|_| Malformed::Json);
                 }
             },
             Encoding::Protobuf if self.rest.is_empty() => return None,
-            Encoding::Protobuf => {
-                crate::centrifuge::protobuf::delimited(self.rest).and_then(|(message, rest)| {
-                    self.rest = rest;
-                    protobuf::parts(message)
-                })
-            }
+            Encoding::Protobuf => delimited(self.rest).and_then(|(message, rest)| {
+                self.rest = rest;
+                protobuf::parts(message)
+            }),
         };
         if read.is_err() {
             self.rest = &[];
@@ -344,7 +343,7 @@ struct Parts<'a> {
     #[serde(deserialize_with = "object")]
     ping: Option<Nothing>,
     #[serde(borrow, deserialize_with = "object")]
-    rpc: Option<DataParts<'a>>,
+    rpc: Option<OnlyData<'a>>,
     #[serde(deserialize_with = "object")]
     refresh: Option<Lifetime>,
     #[serde(deserialize_with = "object")]
@@ -365,7 +364,7 @@ struct PushParts<'a> {
     #[serde(borrow, deserialize_with = "object")]
     unsubscribe: Option<Ended<'a>>,
     #[serde(borrow, deserialize_with = "object")]
-    message: Option<DataParts<'a>>,
+    message: Option<OnlyData<'a>>,
     #[serde(borrow, deserialize_with = "object")]
     subscribe: Option<Subscription<'a>>,
     #[serde(borrow, deserialize_with = "object")]
@@ -390,24 +389,14 @@ struct PresenceParts<'a> {
     presence: BTreeMap<Cow<'a, str>, Info<'a>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DataParts<'a> {
-    #[serde(borrow, deserialize_with = "data")]
-    data: &'a [u8],
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Nothing {}
-
 impl<'a> Parts<'a> {
-    fn received(self) -> Received<'a> {
+    fn received(self) -> ServerMessage<'a> {
         let Parts { id, .. } = self;
         if id == 0 {
             return match (self.push, self.error) {
-                (Some(push), _) => Received::Push(push.push()),
-                (None, Some(error)) => Received::Reply(0, Reply::Error(error)),
-                (None, None) => Received::Ping,
+                (Some(push), _) => ServerMessage::Push(push.push()),
+                (None, Some(error)) => ServerMessage::Reply(0, Reply::Error(error)),
+                (None, None) => ServerMessage::Ping,
             };
         }
         let reply = None
@@ -423,7 +412,7 @@ impl<'a> Parts<'a> {
             .or(self.rpc.map(|rpc| Reply::Rpc(rpc.data)))
             .or(self.refresh.map(Reply::Refresh))
             .or(self.sub_refresh.map(Reply::SubRefresh));
-        reply.map_or(Received::Unknown, |reply| Received::Reply(id, reply))
+        reply.map_or(ServerMessage::Unknown, |reply| ServerMessage::Reply(id, reply))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replies to commands: each is appended to `out`, which holds the content of one frame. A frame may have many replies and
 //! [pushes](crate::centrifuge::push).
 
-use crate::centrifuge::fields::{Empty, Field, Message, Writer};
+use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
 use crate::centrifuge::messages::{Lifetime, OnlyData};
 use crate::centrifuge::{
@@ -26,12 +26,12 @@ pub fn subscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &Subscr
 
 /// The client is no longer subscribed.
 pub fn unsubscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(7, "unsubscribe"), &Empty);
+    reply(encoding, out, id, Field::new(7, "unsubscribe"), &Nothing {});
 }
 
 /// The publication was accepted.
 pub fn publish(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(8, "publish"), &Empty);
+    reply(encoding, out, id, Field::new(8, "publish"), &Nothing {});
 }
 
 /// Who is subscribed to a channel.
@@ -56,7 +56,7 @@ pub fn history(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &HistoryR
 
 /// The answer to a ping of the client.
 pub fn ping(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(12, "ping"), &Empty);
+    reply(encoding, out, id, Field::new(12, "ping"), &Nothing {});
 }
 
 /// The result of a call.
@@ -78,10 +78,11 @@ fn reply(encoding: Encoding, out: &mut Vec<u8>, id: u32, field: Field, result: &
     append(encoding, out, &Reply { id, field, result });
 }
 
-struct Reply<'a, M> {
-    id: u32,
-    field: Field,
-    result: &'a M,
+/// A reply; a push is one without an id.
+pub(crate) struct Reply<'a, M> {
+    pub(crate) id: u32,
+    pub(crate) field: Field,
+    pub(crate) result: &'a M,
 }
 
 impl<M: Message> Message for Reply<'_, M> {

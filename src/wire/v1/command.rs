@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::error::ProtocolError;
 use super::{Digits, Position, Value};
 use crate::is_too_deep;
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, INTEGER_END, PRESENCE_PAGE_MAX};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, INTEGER_END, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 /// A client's request. Its `id` is chosen by the client, is below 2^53, and is repeated in the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,33 +101,32 @@ impl Command<'_> {
     /// The error for the client: the message is not a JSON object, or a field is missing or invalid. It has the command's
     /// `id` if the message is JSON and the `id` is valid.
     pub fn parse<'a>(text: &'a [u8], rules: &Rules) -> Result<Command<'a>, ProtocolError> {
-        let fields: Fields<'a> =
+        let mut fields: Fields<'a> =
             serde_json::from_slice(text).map_err(|error| ProtocolError::bad_json(&error))?;
-        let id = fields.id()?;
+        let id = fields.take_id()?;
         if let Some(field) = fields.duplicate {
-            let field = field.name();
-            return Err(ProtocolError::bad(id, field, format!("the field `{field}` is there twice")));
+            return Err(fields.bad(field, format!("the field `{}` is there twice", field.name())));
         }
-        let name = fields.get(Field::Type).ok_or_else(|| ProtocolError::missing(id, "type"))?;
-        let name = string(name).ok_or_else(|| ProtocolError::bad(id, "type", "the type is a string"))?;
+        let name = fields.string(Field::Type, |_| true, || "the type is a string")?;
         let Ok(command_type) = CommandType::deserialize(CowStrDeserializer::<ValueError>::new(name)) else {
             return Err(ProtocolError::unknown_type(id));
         };
         Ok(match command_type {
             CommandType::Subscribe => {
-                let topic = fields.topic(id, rules)?;
-                Command::Subscribe { id, topic, position: fields.position(id)? }
+                Command::Subscribe { id, topic: fields.topic(rules)?, position: fields.position()? }
             }
             CommandType::Presence => {
-                let (topic, after) = (fields.topic(id, rules)?, fields.after(id)?);
-                Command::Presence { id, topic, after, limit: fields.limit(id)? }
+                let (topic, after) = (fields.topic(rules)?, fields.after()?);
+                Command::Presence { id, topic, after, limit: fields.limit()? }
             }
-            CommandType::Authenticate => Command::Authenticate { id, token: fields.token(id, rules)? },
-            CommandType::Unsubscribe => Command::Unsubscribe { id, topic: fields.topic(id, rules)? },
+            CommandType::Authenticate => Command::Authenticate { id, token: fields.token(rules)? },
+            CommandType::Unsubscribe => Command::Unsubscribe { id, topic: fields.topic(rules)? },
             CommandType::Publish => {
-                let (topic, key) = (fields.topic(id, rules)?, fields.key(id, rules)?);
-                let idempotency_key = fields.idempotency_key(id)?;
-                Command::Publish { id, topic, key, idempotency_key, value: fields.value(id)? }
+                let topic = fields.topic(rules)?;
+                let key = fields.short(Field::Key, "a key", rules.key_bytes_max)?;
+                let idempotency_key =
+                    fields.short(Field::IdempotencyKey, "an idempotency key", IDEMPOTENCY_KEY_BYTES_MAX)?;
+                Command::Publish { id, topic, key, idempotency_key, value: fields.value()? }
             }
         })
     }
@@ -226,6 +225,8 @@ struct Fields<'a> {
     values: [Option<&'a RawValue>; Field::COUNT],
     /// The first duplicate field.
     duplicate: Option<Field>,
+    /// The id of the command, once it is known.
+    id: Option<u64>,
 }
 
 impl<'a> Fields<'a> {
@@ -233,73 +234,81 @@ impl<'a> Fields<'a> {
         self.values[field as usize]
     }
 
+    fn required(&self, field: Field) -> Result<&'a RawValue, ProtocolError> {
+        self.get(field).ok_or_else(|| ProtocolError::missing(self.id, field.name()))
+    }
+
+    fn bad(&self, field: Field, message: impl Into<Cow<'static, str>>) -> ProtocolError {
+        ProtocolError::bad(self.id, field.name(), message)
+    }
+
     /// With two values of `id`, neither is the request's.
-    fn id(&self) -> Result<Option<u64>, ProtocolError> {
-        let Some(raw) = self.get(Field::Id).filter(|_| self.duplicate != Some(Field::Id)) else {
-            return Ok(None);
-        };
-        match integer(raw) {
-            Some(id) => Ok(Some(id)),
-            None => Err(ProtocolError::bad(None, "id", "an id is an integer from 0 to 2^53 - 1")),
-        }
+    fn take_id(&mut self) -> Result<Option<u64>, ProtocolError> {
+        let raw = self.get(Field::Id).filter(|_| self.duplicate != Some(Field::Id));
+        let bad = || self.bad(Field::Id, "an id is an integer from 0 to 2^53 - 1");
+        self.id = raw.map(|raw| integer(raw).ok_or_else(bad)).transpose()?;
+        Ok(self.id)
     }
 
-    fn topic(&self, id: Option<u64>, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
-        let raw = self.get(Field::Topic).ok_or_else(|| ProtocolError::missing(id, "topic"))?;
-        string(raw)
-            .filter(|name| (rules.is_topic_name)(name))
-            .ok_or_else(|| ProtocolError::bad_topic(id, rules))
+    /// A string that must be there and `is_good`, as `rule` says.
+    fn string<R: Into<Cow<'static, str>>>(
+        &self,
+        field: Field,
+        is_good: impl Fn(&str) -> bool,
+        rule: impl Fn() -> R,
+    ) -> Result<Cow<'a, str>, ProtocolError> {
+        string(self.required(field)?).filter(|text| is_good(text)).ok_or_else(|| self.bad(field, rule()))
     }
 
-    fn key(&self, id: Option<u64>, rules: &Rules) -> Result<Option<Cow<'a, str>>, ProtocolError> {
-        let Some(raw) = self.get(Field::Key) else { return Ok(None) };
-        string(raw)
-            .filter(|key| (1..=rules.key_bytes_max).contains(&key.len()))
-            .ok_or_else(|| ProtocolError::bad_key(id, rules))
-            .map(Some)
+    fn topic(&self, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
+        let most = rules.topic_bytes_max;
+        let rule = || format!("a topic is a string of 1 to {most} bytes of UTF-8 without control characters");
+        self.string(Field::Topic, rules.is_topic_name, rule)
     }
 
-    fn idempotency_key(&self, id: Option<u64>) -> Result<Option<Cow<'a, str>>, ProtocolError> {
-        let Some(raw) = self.get(Field::IdempotencyKey) else { return Ok(None) };
-        string(raw)
-            .filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
-            .ok_or_else(|| ProtocolError::bad_idempotency_key(id))
-            .map(Some)
+    /// A string of 1 to `bytes_max` bytes, if it is there. `what` is its name with an article.
+    fn short(
+        &self,
+        field: Field,
+        what: &str,
+        bytes_max: usize,
+    ) -> Result<Option<Cow<'a, str>>, ProtocolError> {
+        let Some(raw) = self.get(field) else { return Ok(None) };
+        let text = string(raw).filter(|text| (1..=bytes_max).contains(&text.len()));
+        let bad = || self.bad(field, format!("{what} is a string of 1 to {bytes_max} bytes of UTF-8"));
+        text.ok_or_else(bad).map(Some)
     }
 
-    fn token(&self, id: Option<u64>, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
-        let raw = self.get(Field::Token).ok_or_else(|| ProtocolError::missing(id, "token"))?;
+    fn token(&self, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
         let is_good = |token: &str| {
             (1..=rules.token_bytes_max).contains(&token.len())
                 && token.bytes().all(|byte| byte.is_ascii_graphic())
         };
-        string(raw)
-            .filter(|token| is_good(token))
-            .ok_or_else(|| ProtocolError::bad(id, "token", "a token is a string of visible ASCII characters"))
+        self.string(Field::Token, is_good, || "a token is a string of visible ASCII characters")
     }
 
-    fn after(&self, id: Option<u64>) -> Result<Option<Digits<'a>>, ProtocolError> {
+    fn after(&self) -> Result<Option<Digits<'a>>, ProtocolError> {
         let Some(raw) = self.get(Field::After) else { return Ok(None) };
         let client = string(raw).and_then(|client| Digits::parse(&client, 32));
-        let error = || ProtocolError::bad(id, "after", "a client is a string of 1 to 32 hexadecimal digits");
-        client.ok_or_else(error).map(Some)
+        let bad = || self.bad(Field::After, "a client is a string of 1 to 32 hexadecimal digits");
+        client.ok_or_else(bad).map(Some)
     }
 
-    fn limit(&self, id: Option<u64>) -> Result<usize, ProtocolError> {
+    fn limit(&self) -> Result<usize, ProtocolError> {
         let Some(raw) = self.get(Field::Limit) else { return Ok(PRESENCE_PAGE_MAX) };
         let limit = integer(raw).map(|limit| limit as usize).filter(|limit| *limit <= PRESENCE_PAGE_MAX);
         limit.ok_or_else(|| {
-            ProtocolError::bad(id, "limit", format!("a limit is an integer from 0 to {PRESENCE_PAGE_MAX}"))
+            self.bad(Field::Limit, format!("a limit is an integer from 0 to {PRESENCE_PAGE_MAX}"))
         })
     }
 
-    fn position(&self, id: Option<u64>) -> Result<Option<Position<'a>>, ProtocolError> {
+    fn position(&self) -> Result<Option<Position<'a>>, ProtocolError> {
         let Some(raw) = self.get(Field::Position) else { return Ok(None) };
-        let position: PositionFields<'a> = serde_json::from_str(raw.get()).map_err(|_| {
-            ProtocolError::bad(id, "position", "a position is an object with an epoch and an offset")
-        })?;
-        let epoch = position.epoch.ok_or_else(|| ProtocolError::missing(id, "position.epoch"))?;
-        let offset = position.offset.ok_or_else(|| ProtocolError::missing(id, "position.offset"))?;
+        let (id, missing) = (self.id, |field| move || ProtocolError::missing(self.id, field));
+        let position: PositionFields<'a> = serde_json::from_str(raw.get())
+            .map_err(|_| self.bad(Field::Position, "a position is an object with an epoch and an offset"))?;
+        let epoch = position.epoch.ok_or_else(missing("position.epoch"))?;
+        let offset = position.offset.ok_or_else(missing("position.offset"))?;
         let epoch = string(epoch).and_then(|epoch| Digits::parse(&epoch, 16)).ok_or_else(|| {
             ProtocolError::bad(id, "position.epoch", "an epoch is a string of 1 to 32 hexadecimal digits")
         })?;
@@ -309,15 +318,15 @@ impl<'a> Fields<'a> {
         Ok(Some(Position { epoch, offset }))
     }
 
-    fn value(&self, id: Option<u64>) -> Result<Value<'a>, ProtocolError> {
+    fn value(&self) -> Result<Value<'a>, ProtocolError> {
         match (self.get(Field::Data), self.get(Field::Text)) {
-            (Some(data), None) if is_too_deep(data.get().as_bytes()) => Err(ProtocolError::too_deep(id)),
+            (Some(data), None) if is_too_deep(data.get().as_bytes()) => {
+                Err(self.bad(Field::Data, format!("more than {JSON_DEPTH_MAX} nested arrays and objects")))
+            }
             (Some(data), None) => Ok(Value::Json(data)),
-            (None, Some(text)) => string(text)
-                .map(Value::Text)
-                .ok_or_else(|| ProtocolError::bad(id, "text", "a text is a string")),
-            (None, None) => Err(ProtocolError::missing(id, "data")),
-            (Some(_), Some(_)) => Err(ProtocolError::bad(id, "text", "expected either data or text")),
+            (None, Some(_)) => self.string(Field::Text, |_| true, || "a text is a string").map(Value::Text),
+            (None, None) => Err(ProtocolError::missing(self.id, "data")),
+            (Some(_), Some(_)) => Err(self.bad(Field::Text, "expected either data or text")),
         }
     }
 }

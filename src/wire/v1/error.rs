@@ -6,9 +6,6 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::Rules;
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX};
-
 /// A rejected command. The connection stays open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -65,30 +62,6 @@ impl ProtocolError {
         message: impl Into<Cow<'static, str>>,
     ) -> ProtocolError {
         ProtocolError::new(id, "bad-field", field, message)
-    }
-
-    pub(super) fn bad_topic(id: Option<u64>, rules: &Rules) -> ProtocolError {
-        let message = format!(
-            "a topic is a string of 1 to {} bytes of UTF-8 without control characters",
-            rules.topic_bytes_max
-        );
-        ProtocolError::bad(id, "topic", message)
-    }
-
-    pub(super) fn bad_key(id: Option<u64>, rules: &Rules) -> ProtocolError {
-        let message = format!("a key is a string of 1 to {} bytes of UTF-8", rules.key_bytes_max);
-        ProtocolError::bad(id, "key", message)
-    }
-
-    pub(super) fn bad_idempotency_key(id: Option<u64>) -> ProtocolError {
-        let message =
-            format!("an idempotency key is a string of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes of UTF-8");
-        ProtocolError::bad(id, "idempotency_key", message)
-    }
-
-    pub(super) fn too_deep(id: Option<u64>) -> ProtocolError {
-        let message = format!("more than {JSON_DEPTH_MAX} nested arrays and objects");
-        ProtocolError::bad(id, "data", message)
     }
 
     pub(super) fn unknown_type(id: Option<u64>) -> ProtocolError {

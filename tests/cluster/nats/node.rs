@@ -69,7 +69,7 @@ impl TestTables {
         &mut self,
         cluster: &mut Cluster,
         now: Nanos,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, Cluster>) -> R,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> R,
     ) -> R {
         call(&mut self.table, &mut Shard { store: &mut self.store, peers: cluster, now })
     }

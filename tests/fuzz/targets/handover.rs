@@ -53,7 +53,7 @@ fn imported(mut data: &[u8], slow: SlowConsumerPolicy, shards: usize, pool: &mut
     let mut topics = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(100), 1), 1);
     let mut importer = Importer::default();
     while let Some(record) = Record::take(&mut data)
-        && importer.import(&mut topics, record, 0, shards, NOW, pool).is_ok()
+        && importer.import(&mut topics, record, 0..shards, NOW, pool).is_ok()
     {}
     topics.finish_import(pool);
     topics

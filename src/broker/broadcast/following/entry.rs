@@ -4,7 +4,7 @@ use bytes::{Buf as _, BufMut as _};
 use echoring_cluster::NodeId;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
-use echoring_topics::{Content, MemberId, Publication};
+use echoring_topics::{Content, Publication, Submission, SubscriberId};
 
 use crate::broadcast::shard_mail::{AckMode, Publisher};
 
@@ -39,7 +39,7 @@ impl Origin {
     pub(super) fn of(publisher: &Publisher) -> Origin {
         let Publisher { shard, number, token, member, .. } = *publisher;
         let Token { index, generation } = token;
-        Origin { shard, number, index, generation, member: member.map(MemberId::tag) }
+        Origin { shard, number, index, generation, member: member.map(SubscriberId::tag) }
     }
 
     /// The publisher on its own node. It is answered in another way.
@@ -49,7 +49,7 @@ impl Origin {
             shard,
             number,
             token: Token { index, generation },
-            member: member.map(MemberId::from_tag),
+            member: member.map(SubscriberId::from_tag),
             ack_mode: AckMode::Never,
             ..Publisher::operator(received_at)
         }
@@ -77,6 +77,12 @@ impl<'a> Entry<'a> {
         bytes.put_slice(key.as_bytes());
         bytes.put_slice(idempotency_key.as_bytes());
         bytes.put_slice(payload);
+    }
+
+    /// The publication, as its topic decides about it.
+    pub(super) fn submission(&self) -> Submission<'a> {
+        let Entry { publication, idempotency_key, by_client, .. } = *self;
+        Submission { publication, idempotency_key, by_client }
     }
 
     /// Reads an entry. `None` if it is not well formed.

@@ -11,7 +11,7 @@ use crate::broadcast::mail_codec::REFUSALS;
 use crate::broadcast::shard_mail::{PublishResult, ShardMail};
 use crate::broadcast::topic_read::TopicAnswer;
 use crate::broadcast::{Broadcast, RETRY_DELAY};
-use crate::node_mail::{ClusterEvent, Links, RelayOutbox};
+use crate::node_mail::{ClusterEvent, RelayOutbox};
 use crate::peer::Context;
 
 impl Broadcast {
@@ -82,7 +82,7 @@ impl Broadcast {
         &mut self,
         cx: &mut Context<'_, D>,
         following: &mut Following,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store<'_, '_, D>, Links>) -> T,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> T,
     ) -> T {
         let Following { node, table, links, heads, .. } = following;
         let now = self.now;

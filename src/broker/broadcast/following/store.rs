@@ -58,7 +58,8 @@ impl<D: Driver> Store<'_, '_, D> {
     fn export(&mut self, topic: &str, exported: Exported, bytes: &mut Vec<u8>) {
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
         if let Some(id) = topics.find(topic) {
-            topics.export_state(id, exported, CLUSTER_STATE_BYTES_MAX, now, self.cx.pool(), bytes);
+            let state = topics.export_state(id, exported, CLUSTER_STATE_BYTES_MAX, now, self.cx.pool());
+            bytes.extend_from_slice(&state);
         }
     }
 
@@ -124,13 +125,13 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let Some((entry, id)) = Entry::read(entry).zip(topics.find(topic)) else {
             return Decision::Refused(refusal_number(Refused::Busy));
         };
-        let Entry { publication, idempotency_key, by_client, .. } = entry;
-        match topics.decide(id, &publication, idempotency_key, by_client, now, self.cx.pool()) {
+        let submission = entry.submission();
+        match topics.decide(id, &submission, now, self.cx.pool()) {
             Err(refused) => Decision::Refused(refusal_number(refused)),
             Ok(Some(position)) => Decision::Again(position),
-            Ok(None) if idempotency_key.is_empty() => Decision::Store(None),
+            Ok(None) if submission.idempotency_key.is_empty() => Decision::Store(None),
             Ok(None) => {
-                let (key, digest) = topics.digests(&publication, idempotency_key, by_client);
+                let (key, digest) = topics.digests(&submission);
                 let reused = refusal_number(Refused::KeyReused);
                 Decision::Store(Some(IdempotencyKey { key, digest, reused }))
             }
@@ -144,19 +145,16 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
             // Of another version: the message is missing here.
             return self.skip(topic, offset.max(position.offset));
         };
-        let Entry { publication, idempotency_key, by_client, .. } = entry;
-        let now = self.broadcast.now;
+        let (submission, now) = (entry.submission(), self.broadcast.now);
         if offset <= position.offset {
-            let pool = self.cx.pool();
-            return topics.note_key(id, offset, &publication, idempotency_key, by_client, now, pool);
+            return topics.note_key(id, offset, &submission, now, self.cx.pool());
         }
         let publisher = self.publisher(topic, &entry);
         let broadcast = &mut *self.broadcast;
         let mut resources = self.cx.resources();
         let Broadcast { sequencer, fan_out, .. } = broadcast;
-        let message = TopicPublication { topic, publication, idempotency_key };
         let position = Position { offset, ..position };
-        let stored = Stored { publisher: &publisher, message, by_client, position };
+        let stored = Stored { publisher: &publisher, topic, submission, position };
         sequencer.accept_stored(fan_out, &mut resources, now, id, &stored);
         self.reached(topic, offset);
     }
@@ -202,11 +200,10 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
     fn read(&mut self, topic: &str, after: u64, bytes_max: usize, list: &mut Vec<u8>) -> History {
         let none = History { first: 0, messages: 0 };
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
-        let mut page = Vec::new();
         let Some(id) = topics.find(topic) else { return none };
-        let from = Replay::After(after);
-        let told = topics.history(id, from, bytes_max, now, self.cx.pool(), &mut page);
-        let Some(told) = told.filter(|told| !told.conflated && told.messages > 0) else { return none };
+        let page = topics.history(id, Replay::After(after), bytes_max, now, self.cx.pool());
+        let page = page.filter(|(told, _)| !told.conflated && told.messages > 0);
+        let Some((told, page)) = page else { return none };
         for (_, publication) in entries(&page) {
             let mut bytes = Vec::new();
             let (node, origin) = (NodeId(0), Origin::default());

@@ -66,7 +66,7 @@ impl Coordinator {
         let id = random_seed();
         let (heard, incoming) = mpsc::channel();
         let subject = coordinator_subject(&job.nats.prefix, id);
-        let deliver = move |message: echoring_cluster::nats::Received| {
+        let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
             if let Ok(read) = serde_json::from_slice::<ToCoordinator>(&message.content) {
                 // One that has ended needs no messages.
                 let _ = heard.send((read, message.at));

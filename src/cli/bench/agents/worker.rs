@@ -146,7 +146,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let name = arguments.name.unwrap_or_else(default_name);
     let (to_self, heard) = mpsc::channel();
     let orders = to_self.clone();
-    let deliver = move |message: echoring_cluster::nats::Received| {
+    let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
         if let Ok(order) = serde_json::from_slice::<ToAgent>(&message.content) {
             let _ = orders.send(Happening::Order(order, message.at));
         }

@@ -1,8 +1,7 @@
 //! Durable topics: the decision about a publication before a stream stores it, and the steps after that.
 
-use super::{OwnedTopicId, OwnedTopics, Shards, digest};
-use crate::accounts::Publications;
-use crate::message::{Content, Position, Publication, Refused};
+use super::{Known, OwnedTopicId, OwnedTopics, Shards, digest};
+use crate::message::{Content, Position, Publication, Refused, Submission};
 use crate::owner::owned_topic::OwnedTopic;
 use crate::owner::replay::Replay;
 use crate::settings::Durable;
@@ -12,8 +11,7 @@ use echoring_proto::limits::Nanos;
 impl OwnedTopics {
     /// How the topic `name` is stored, or would be.
     pub fn durable(&self, name: &str) -> Durable {
-        let owned = self.find(name).and_then(|id| self.table.get(id.key()));
-        owned.map_or_else(|| self.rules.of(name).durable, |owned| owned.settings.durable)
+        self.settings_of(name).durable
     }
 
     /// Decides about a message that is stored before it is delivered. `Some` if it was accepted before.
@@ -23,79 +21,68 @@ impl OwnedTopics {
     pub fn decide(
         &mut self,
         id: OwnedTopicId,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
+        submission: &Submission<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Option<Position>, Refused> {
+        let &Submission { publication, idempotency_key, by_client } = submission;
         if !idempotency_key.is_empty() {
-            let digest = digest(self.seed, publication);
-            let before = self.published_before(id, digest, idempotency_key, by_client, now)?;
+            let before = self.published_before(id, submission, digest(self.seed, &publication), now)?;
             if before.is_some() {
                 return Ok(before);
             }
         }
-        match self.refusal(id, publication, by_client, pool) {
+        match self.refusal(id, &publication, by_client, pool) {
             Some(refused) => Err(self.refuse(id, refused)),
             None => Ok(None),
         }
     }
 
     /// Digests of an idempotency key and of its publication.
-    pub fn digests(
-        &self,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
-    ) -> (u64, u64) {
+    pub fn digests(&self, submission: &Submission<'_>) -> (u64, u64) {
+        let &Submission { publication, idempotency_key, by_client } = submission;
         let content = if by_client { Content::Text } else { Content::Binary };
         let key = Publication { content, key: "", payload: idempotency_key.as_bytes() };
-        (digest(self.seed, &key), digest(self.seed, publication))
+        (digest(self.seed, &key), digest(self.seed, &publication))
     }
 
     /// Takes the next message of a durable topic, which is stored. Returns the shards that it is forwarded to.
     pub fn accept_stored(
         &mut self,
         id: OwnedTopicId,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
+        submission: &Submission<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Shards<'_> {
         let Some(owned) = self.table.get_mut(id.key()) else { return &[] };
-        let count = Publications { published: 1, accepted: 1, refused: 0 };
-        owned.publications.add(&count);
-        self.publications.add(&count);
-        self.advance(id, publication, now, pool);
-        let offset = self.table.get(id.key()).map_or(0, |owned| owned.offset);
-        self.note_key(id, offset, publication, idempotency_key, by_client, now, pool);
-        self.table.get(id.key()).map_or(&[], |owned| &owned.shards)
+        owned.publications.count(true);
+        self.publications.count(true);
+        self.advance(id, &submission.publication, now, pool);
+        let offset = self.owned(id).map_or(0, |owned| owned.offset);
+        self.note_key(id, offset, submission, now, pool);
+        self.owned(id).map_or(&[], |owned| &owned.shards)
     }
 
     /// Remembers the idempotency key of a stored message. Without memory for it, the message can be published again.
-    #[expect(clippy::too_many_arguments, reason = "a message, with what it was published with")]
     pub fn note_key(
         &mut self,
         id: OwnedTopicId,
         offset: u64,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        by_client: bool,
+        submission: &Submission<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) {
+        let &Submission { publication, idempotency_key, by_client } = submission;
         if idempotency_key.is_empty() {
             return;
         }
-        let digest = digest(self.seed, publication);
+        let known = Known { offset, digest: digest(self.seed, &publication), at: now };
         while let Some(owned) = self.table.get_mut(id.key()) {
             let keys = owned.keys(by_client);
             if keys.find(idempotency_key, now).is_some() {
                 return;
             }
-            if keys.keep(idempotency_key, offset, digest, now, pool) {
+            if keys.keep(idempotency_key, known, pool) {
                 break;
             }
             if !self.shed(pool) {

@@ -1,15 +1,13 @@
 //! Topics that another process owned before: their import, and the state that ends with that process.
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
-use crate::accounts::Publications;
 use crate::channel::log::Log;
 use crate::client::ClientId;
-use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
+use crate::limits::KEYS_MAX;
 use crate::message::{Position, Publication};
 use crate::owner::creators::Creator;
 use crate::owner::idempotency::Known;
 use crate::owner::owned_topic::OwnedTopic;
-use crate::owner::replay::KEPT_BYTES;
 use crate::owner::transfer::ImportError;
 use crate::settings::SlowConsumerPolicy;
 use crate::topic::TopicId;
@@ -77,8 +75,7 @@ impl OwnedTopics {
 
     pub(crate) fn import_forgotten(&mut self, name: &str, position: Position, now: Nanos, pool: &mut Pool) {
         if !self.by_name.contains_key(name) {
-            let forgotten = Forgotten { position, publications: Publications::default(), payload_bytes: 0 };
-            self.forgotten.put(name, forgotten, now, pool);
+            self.forgotten.put(name, Forgotten { position, ..Forgotten::default() }, now, pool);
         }
     }
 
@@ -102,13 +99,7 @@ impl OwnedTopics {
         if is_first || offset != owned.history.end_offset() + 1 {
             owned.history.forget_all(offset - 1, pool);
         }
-        let meta = [publication.content as u8, publication.key.len() as u8];
-        debug_assert_eq!(meta.len(), KEPT_BYTES);
-        let parts = [&meta[..], publication.key.as_bytes(), publication.payload, &[]];
-        if owned.history.append(pool, 0, offset, &parts).is_ok() {
-            owned.history.publish(now);
-            owned.history.evict(pool);
-        } else {
+        if !owned.store(offset, publication, now, pool) {
             owned.history.forget_all(offset, pool);
         }
         self.by_size.set(id.index, owned.history.charged_bytes());
@@ -160,18 +151,14 @@ impl OwnedTopics {
         known: Known,
         pool: &mut Pool,
     ) -> Result<(), ImportError> {
-        let Known { offset, digest, at } = known;
         while let Some(owned) = self.table.get_mut(id.key())
-            && !owned.keys(by_client).keep(key, offset, digest, at, pool)
+            && !owned.keys(by_client).keep(key, known, pool)
         {
             if !self.shed(pool) {
                 return Err(ImportError::OutOfMemory);
             }
         }
-        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
-            self.forget_oldest_key(pool);
-        }
-        self.idempotent.push_back((at, id, by_client));
+        self.list_key(id, by_client, known.at, pool);
         Ok(())
     }
 
@@ -193,9 +180,7 @@ impl OwnedTopics {
         for index in 0..self.slots() as u32 {
             if let Some((_, owned)) = self.table.at_mut(index) {
                 // As much as this process is configured to keep.
-                let oldest = owned.oldest_kept();
-                let behind = owned.history.behind_offset(oldest - 1);
-                owned.history.forget_before(behind, pool);
+                owned.trim(pool);
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::channel::log::Log;
 use crate::client::ClientId;
 use crate::message::{Position, Publication, Refused};
 use crate::owner::creators::Creator;
+use crate::settings::TopicSettings;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
@@ -41,23 +42,23 @@ impl OwnedTopics {
 
     /// The position of the topic `name`, if it exists.
     pub fn position(&self, name: &str) -> Option<Position> {
-        self.owned(self.find(name)?).map(|owned| owned.position())
+        self.named(name).map(|owned| owned.position())
     }
 
     /// Whether a shard subscribes to the topic `name`.
     pub fn is_subscribed(&self, name: &str) -> bool {
-        self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| !owned.shards.is_empty())
+        self.named(name).is_some_and(|owned| !owned.shards.is_empty())
     }
 
     /// The offset of the oldest stored message of the topic `name`; the next offset if there is none. 1 if there is no
     /// such topic.
     pub fn oldest(&self, name: &str) -> u64 {
-        self.find(name).and_then(|id| self.owned(id)).map_or(1, |owned| owned.oldest_kept())
+        self.named(name).map_or(1, |owned| owned.oldest_kept())
     }
 
     /// Whether only the latest messages of keys are kept of the topic `name`.
     pub fn is_conflated(&self, name: &str) -> bool {
-        self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| !owned.keyed.is_empty())
+        self.named(name).is_some_and(|owned| !owned.keyed.is_empty())
     }
 
     /// Restarts the topic `name` at a position, or in a new epoch, without messages. It is created if it does not
@@ -88,8 +89,12 @@ impl OwnedTopics {
 
     /// Whether this node may order the topic `name` for its own clients while it does not reach its owner.
     pub fn has_local_epochs(&self, name: &str) -> bool {
-        let owned = self.find(name).and_then(|id| self.owned(id));
-        owned.map_or_else(|| self.rules.of(name), |owned| &owned.settings).local_epochs
+        self.settings_of(name).local_epochs
+    }
+
+    /// The settings that a topic has, or would have.
+    pub(super) fn settings_of(&self, name: &str) -> &TopicSettings {
+        self.named(name).map_or_else(|| self.rules.of(name), |owned| &owned.settings)
     }
 
     /// The beginning of an epoch that only this node has.
@@ -159,7 +164,7 @@ impl OwnedTopics {
 
     /// Whether the topic `name` has a member list.
     pub fn has_presence(&self, name: &str) -> bool {
-        self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| owned.settings.has_presence())
+        self.named(name).is_some_and(|owned| owned.settings.has_presence())
     }
 
     /// The number of members of a topic, and the shards to notify of changes.

@@ -9,84 +9,14 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Command, Connect, History, Parts, Publish, Rpc, SubRefresh, Subscribe};
+use super::{Command, Parts, Subscribe};
 use crate::centrifuge::Malformed;
 use crate::limits::SUBSCRIPTIONS_PER_CONNECT_MAX;
 
 pub(super) fn command(line: &[u8]) -> Result<Command<'_>, Malformed> {
-    let Object(line): Object<Line<'_>> = serde_json::from_slice(line).map_err(|_| Malformed::Json)?;
-    let parts = Parts {
-        id: line.id,
-        connect: line.connect,
-        subscribe: line.subscribe,
-        unsubscribe: line.unsubscribe.map(|request| request.channel),
-        publish: line.publish,
-        presence: line.presence.map(|request| request.channel),
-        presence_stats: line.presence_stats.map(|request| request.channel),
-        history: line.history,
-        ping: line.ping.is_some(),
-        send: line.send.map(|request| request.data),
-        rpc: line.rpc,
-        refresh: line.refresh.map(|request| request.token),
-        sub_refresh: line.sub_refresh,
-    };
+    let Object(parts): Object<Parts<'_>> = serde_json::from_slice(line).map_err(|_| Malformed::Json)?;
     Ok(parts.command())
 }
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Line<'a> {
-    #[serde(deserialize_with = "or_default")]
-    id: u32,
-    #[serde(borrow, deserialize_with = "object")]
-    connect: Option<Connect<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    subscribe: Option<Subscribe<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    unsubscribe: Option<OnlyChannel<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    publish: Option<Publish<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    presence: Option<OnlyChannel<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    presence_stats: Option<OnlyChannel<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    history: Option<History<'a>>,
-    #[serde(deserialize_with = "object")]
-    ping: Option<Nothing>,
-    #[serde(borrow, deserialize_with = "object")]
-    send: Option<OnlyData<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    rpc: Option<Rpc<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    refresh: Option<OnlyToken<'a>>,
-    #[serde(borrow, deserialize_with = "object")]
-    sub_refresh: Option<SubRefresh<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OnlyChannel<'a> {
-    #[serde(borrow, deserialize_with = "text")]
-    channel: Cow<'a, str>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OnlyData<'a> {
-    #[serde(borrow, deserialize_with = "data")]
-    data: &'a [u8],
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OnlyToken<'a> {
-    #[serde(borrow, deserialize_with = "text")]
-    token: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Nothing {}
 
 /// A structure from an object. By itself, serde also takes an array of the fields' values.
 struct Object<T>(T);

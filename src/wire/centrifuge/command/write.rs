@@ -1,8 +1,9 @@
 //! Writes commands, as a client sends them.
 
 use super::{Command, Connect, History, Position, Publish, Request, Rpc, SubRefresh, Subscribe};
-use crate::centrifuge::fields::{Empty, Field, Message, Writer};
+use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
+use crate::centrifuge::messages::OnlyData;
 use crate::centrifuge::{Encoding, Payload};
 
 /// Appends a command to `out`, which holds the content of one frame. The data of a command is one JSON value in JSON, where
@@ -28,17 +29,21 @@ impl Message for Command<'_> {
         match &self.request {
             Request::Connect(connect) => to.message(Field::new(4, "connect"), connect),
             Request::Subscribe(subscribe) => to.message(Field::new(5, "subscribe"), subscribe),
-            Request::Unsubscribe { channel } => to.message(Field::new(6, "unsubscribe"), &Channel(channel)),
+            Request::Unsubscribe { channel } => {
+                to.message(Field::new(6, "unsubscribe"), &OnlyText("channel", channel))
+            }
             Request::Publish(publish) => to.message(Field::new(7, "publish"), publish),
-            Request::Presence { channel } => to.message(Field::new(8, "presence"), &Channel(channel)),
+            Request::Presence { channel } => {
+                to.message(Field::new(8, "presence"), &OnlyText("channel", channel))
+            }
             Request::PresenceStats { channel } => {
-                to.message(Field::new(9, "presence_stats"), &Channel(channel));
+                to.message(Field::new(9, "presence_stats"), &OnlyText("channel", channel));
             }
             Request::History(history) => to.message(Field::new(10, "history"), history),
-            Request::Ping => to.message(Field::new(11, "ping"), &Empty),
-            Request::Send { data } => to.message(Field::new(12, "send"), &Data(data)),
+            Request::Ping => to.message(Field::new(11, "ping"), &Nothing {}),
+            Request::Send { data } => to.message(Field::new(12, "send"), &OnlyData(payload(data))),
             Request::Rpc(rpc) => to.message(Field::new(13, "rpc"), rpc),
-            Request::Refresh { token } => to.message(Field::new(14, "refresh"), &Token(token)),
+            Request::Refresh { token } => to.message(Field::new(14, "refresh"), &OnlyText("token", token)),
             Request::SubRefresh(refresh) => to.message(Field::new(15, "sub_refresh"), refresh),
             Request::Pong | Request::Unknown => {}
         }
@@ -46,14 +51,14 @@ impl Message for Command<'_> {
 }
 
 /// Data that is absent if it is empty.
-fn data(to: &mut impl Writer, field: Field, data: &[u8]) {
-    to.data(field, (!data.is_empty()).then_some(Payload::Json(data)));
+fn payload(data: &[u8]) -> Option<Payload<'_>> {
+    (!data.is_empty()).then_some(Payload::Json(data))
 }
 
 impl Message for Connect<'_> {
     fn write<W: Writer>(&self, to: &mut W) {
         to.text(Field::new(1, "token"), &self.token);
-        data(to, Field::new(2, "data"), self.data);
+        to.data(Field::new(2, "data"), payload(self.data));
         let subscriptions =
             self.subscriptions.iter().map(|subscribe| (&*subscribe.channel, Entry(subscribe)));
         to.map(Field::new(3, "subs"), subscriptions);
@@ -79,13 +84,13 @@ impl Message for Entry<'_> {
         to.flag(Field::new(3, "recover"), subscribe.recover);
         to.text(Field::new(6, "epoch"), &subscribe.epoch);
         to.number(Field::new(7, "offset"), subscribe.offset);
-        data(to, Field::new(8, "data"), subscribe.data);
+        to.data(Field::new(8, "data"), payload(subscribe.data));
         to.flag(Field::new(9, "positioned"), subscribe.positioned);
         to.flag(Field::new(10, "recoverable"), subscribe.recoverable);
         to.flag(Field::new(11, "join_leave"), subscribe.join_leave);
         to.text(Field::new(12, "delta"), &subscribe.delta);
         if subscribe.has_tags_filter {
-            to.message(Field::new(13, "tf"), &Empty);
+            to.message(Field::new(13, "tf"), &Nothing {});
         }
         to.integer(Field::new(14, "flag"), subscribe.flags);
         to.integer(Field::new(15, "type"), i64::from(subscribe.kind));
@@ -95,7 +100,7 @@ impl Message for Entry<'_> {
 impl Message for Publish<'_> {
     fn write<W: Writer>(&self, to: &mut W) {
         to.text(Field::new(1, "channel"), &self.channel);
-        data(to, Field::new(2, "data"), self.data);
+        to.data(Field::new(2, "data"), payload(self.data));
         to.integer(Field::new(3, "type"), i64::from(self.kind));
         to.text(Field::new(4, "key"), &self.key);
         to.flag(Field::new(5, "removed"), self.removed);
@@ -122,7 +127,7 @@ impl Message for Position<'_> {
 
 impl Message for Rpc<'_> {
     fn write<W: Writer>(&self, to: &mut W) {
-        data(to, Field::new(1, "data"), self.data);
+        to.data(Field::new(1, "data"), payload(self.data));
         to.text(Field::new(2, "method"), &self.method);
     }
 }
@@ -135,26 +140,11 @@ impl Message for SubRefresh<'_> {
     }
 }
 
-struct Channel<'a>(&'a str);
+/// A message with one string.
+struct OnlyText<'a>(&'static str, &'a str);
 
-impl Message for Channel<'_> {
+impl Message for OnlyText<'_> {
     fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "channel"), self.0);
-    }
-}
-
-struct Token<'a>(&'a str);
-
-impl Message for Token<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "token"), self.0);
-    }
-}
-
-struct Data<'a>(&'a [u8]);
-
-impl Message for Data<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        data(to, Field::new(1, "data"), self.0);
+        to.text(Field::new(1, self.0), self.1);
     }
 }

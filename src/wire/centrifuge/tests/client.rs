@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::BOTH;
-use crate::centrifuge::received::{self, PushEvent, Received, Reply};
+use super::schema;
+use crate::centrifuge::received::{self, PushEvent, Reply, ServerMessage};
 use crate::centrifuge::{
     Body, ClientInfo, Command, Connect, ConnectResult, Encoding, ErrorCode, History, HistoryResult, Payload,
     Position, PresenceStats, Publication, Publish, RefreshResult, Request, Rpc, SubRefresh, Subscribe,
-    SubscribeResult, Subscribed, UnsubscribeCode, decode, encode, push, reply, schema,
+    SubscribeResult, Subscribed, UnsubscribeCode, decode, encode, push, reply,
 };
 
 /// A JSON value, which both encodings may carry.
@@ -156,7 +157,7 @@ proptest! {
     fn replies_and_pushes_are_read_as_they_were_written(texts in ["[^\u{0}]*", ".+"], offset in 1_u64..) {
         for encoding in BOTH {
             let frames = frames(encoding, &texts, offset);
-            let read: Vec<Received<'_>> = frames
+            let read: Vec<ServerMessage<'_>> = frames
                 .iter()
                 .map(|frame| {
                     let mut all: Vec<_> = received::decode(encoding, frame).collect();
@@ -230,7 +231,7 @@ fn frames(encoding: Encoding, [a, b]: &[String; 2], offset: u64) -> Vec<Vec<u8>>
     ]
 }
 
-fn check_replies(read: &[Received<'_>], [a, b]: &[String; 2], offset: u64) {
+fn check_replies(read: &[ServerMessage<'_>], [a, b]: &[String; 2], offset: u64) {
     let is_publication = |publication: &received::Publication<'_>| {
         assert_eq!((publication.data, publication.offset), (&b"{\"n\":1}"[..], offset));
         assert_eq!((&*publication.key, publication.delta), (b.as_str(), false));
@@ -243,7 +244,7 @@ fn check_replies(read: &[Received<'_>], [a, b]: &[String; 2], offset: u64) {
     };
     for (at, read) in read.iter().enumerate() {
         match read {
-            Received::Reply(id, reply) => {
+            ServerMessage::Reply(id, reply) => {
                 assert_eq!(*id, at as u32 + 1);
                 match (id, reply) {
                     (1, Reply::Error(error)) => assert_eq!((error.code, error.temporary), (100, true)),
@@ -270,8 +271,8 @@ fn check_replies(read: &[Received<'_>], [a, b]: &[String; 2], offset: u64) {
                     other => panic!("{other:?}"),
                 }
             }
-            Received::Ping => assert_eq!(at, 12),
-            Received::Push(push) => {
+            ServerMessage::Ping => assert_eq!(at, 12),
+            ServerMessage::Push(push) => {
                 let channel = if matches!(at, 13..=16 | 18) { a.as_str() } else { "" };
                 assert_eq!(push.channel, channel);
                 match (at, &push.event) {
@@ -291,7 +292,7 @@ fn check_replies(read: &[Received<'_>], [a, b]: &[String; 2], offset: u64) {
                     other => panic!("{other:?}"),
                 }
             }
-            Received::Unknown => panic!("unknown"),
+            ServerMessage::Unknown => panic!("unknown"),
         }
     }
 }

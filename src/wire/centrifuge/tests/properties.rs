@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use prost::Message;
 
+use super::schema;
 use super::{BOTH, written};
 use crate::centrifuge::{
-    Body, Command, Connect, Encoding, Payload, Publication, Publish, Request, Subscribe, decode, push, schema,
+    Body, Command, Connect, Encoding, Payload, Publication, Publish, Request, Subscribe, decode, push,
 };
 use crate::limits::COMMANDS_PER_FRAME_MAX;
 

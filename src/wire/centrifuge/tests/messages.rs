@@ -2,10 +2,11 @@
 
 use prost::Message;
 
+use super::schema;
 use super::{BOTH, written};
 use crate::centrifuge::{
     Body, ClientInfo, ConnectResult, Encoding, Error, ErrorCode, HistoryResult, Payload, PresenceStats,
-    Publication, RefreshResult, SubscribeResult, Subscribed, UnsubscribeCode, push, reply, schema,
+    Publication, RefreshResult, SubscribeResult, Subscribed, UnsubscribeCode, push, reply,
 };
 
 fn alice<'a>() -> ClientInfo<'a> {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use prost::Message;
 
+use super::schema;
 use crate::centrifuge::{
     Command, Connect, Encoding, History, Malformed, Position, Publish, Request, Rpc, SubRefresh, Subscribe,
-    decode, schema,
+    decode,
 };
 use crate::limits::{COMMANDS_PER_FRAME_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX};
 
