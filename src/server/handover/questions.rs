@@ -30,7 +30,7 @@ pub struct DrainingPredecessor {
 }
 
 /// Why the connections of a draining predecessor are not reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "lowercase")]
 pub enum Missing {
     /// It did not answer in time.
@@ -40,6 +40,8 @@ pub enum Missing {
     #[error("the previous server, which is draining, has a version that does not answer this question")]
     Unsupported,
 }
+
+echoring_proto::error_debug!(enum Missing { Silent, Unsupported });
 
 impl DrainingPredecessor {
     /// A predecessor whose clients have these numbers, and the socket for questions, if it has passed one.
