@@ -301,7 +301,7 @@ impl Broadcast {
         match due {
             Due::Stale => disconnect(link, Disconnect::Stale),
             Due::NoPong => disconnect(link, Disconnect::NoPong),
-            Due::Ping => self.sessions.reply(link, |encoding, out| push::ping(encoding, out)),
+            Due::Ping => self.sessions.reply(link, push::ping),
             Due::Nothing => {}
         }
     }

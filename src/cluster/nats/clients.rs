@@ -323,7 +323,10 @@ pub(crate) async fn connect_for(
         .subscription_capacity(subscription_capacity)
         .client_capacity(CLIENT_SENDER_CAPACITY)
         .retry_on_initial_connect()
-        .event_callback(move |event| std::future::ready(log(whom, &event)));
+        .event_callback(move |event| {
+            log(whom, &event);
+            std::future::ready(())
+        });
     options.connect(connect).await
 }
 

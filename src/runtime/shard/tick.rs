@@ -170,6 +170,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let was_due = deadline.is_some_and(|at| at != 0 && at <= self.core.env.now);
         self.core.trim_wanted |= had_events;
         self.core.count_echoed();
+        // Before the questions of other threads: what a client was told of before it asked has been posted by then.
+        self.take_mail(takes_requests);
         if std::mem::take(&mut self.woken) {
             self.take_orders();
             called = self.core.env.pool.is_reclaim_requested();
@@ -181,7 +183,6 @@ impl<D: Driver, A: Application> Shard<D, A> {
             // Fails if nobody waits any more.
             self.quiet.take().map(|to| to.try_send(()));
         }
-        self.take_mail(takes_requests);
         self.expire_timers();
         self.say_farewells();
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report

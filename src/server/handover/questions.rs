@@ -41,7 +41,12 @@ pub enum Missing {
     Unsupported,
 }
 
-echoring_proto::error_debug!(enum Missing { Silent, Unsupported });
+echoring_proto::error_debug!(
+    enum Missing {
+        Silent,
+        Unsupported,
+    }
+);
 
 impl DrainingPredecessor {
     /// A predecessor whose clients have these numbers, and the socket for questions, if it has passed one.

@@ -47,5 +47,10 @@ fn deliveries(out: &mut Families, deliveries: &Deliveries) {
     ];
     out.counters("echoring_deliveries_dropped_total")
         .by("reason", dropped)
+        .help(
+            "Deliveries that were dropped: disconnect (the subscriber left or was disconnected first), oldest and \
+             conflated (slow consumers), memory (no memory left).",
+        );
+    out.gauge("echoring_deliveries_queued", deliveries.queued)
         .help("Deliveries waiting in a topic's log or being sent.");
 }
