@@ -24,7 +24,7 @@ LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 def production(text):
     """The text without comments and without the tests at its end."""
-    text = re.split(r"^#\[cfg\(test\)\]\nmod tests\b", text, maxsplit=1, flags=re.MULTILINE)[0]
+    text = re.split(r"^#\[cfg\(test\)\]\nmod tests \{", text, maxsplit=1, flags=re.MULTILINE)[0]
     return re.sub(r"^\s*//[^\n]*", "", text, flags=re.MULTILINE)
 
 

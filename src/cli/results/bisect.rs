@@ -217,7 +217,7 @@ impl Search<'_> {
                 if !self.bisection.skip() {
                     return Err(Stop::Failed(unusable("BAD", &commit, &why)));
                 }
-                note(&format!("skipped: {commit}: {why}"));
+                note(format!("skipped: {commit}: {why}"));
                 self.report.skipped.push((index, why));
             }
         }
@@ -225,7 +225,7 @@ impl Search<'_> {
 
     /// Makes the worktree of a commit and builds it. The inner error is the reason why the commit cannot be measured.
     fn prepare(&mut self, commit: &Commit) -> Result<Result<(), String>, Stop> {
-        note(&format!("prepare: {commit}"));
+        note(format!("prepare: {commit}"));
         let folder = self.worktrees.add(commit)?;
         self.commands.build(&folder)
     }
@@ -246,7 +246,7 @@ impl Search<'_> {
                         return Err(Stop::Failed(unusable("GOOD", good, &why)));
                     }
                     Measured::Failed(why) => {
-                        note(&format!("repeated: {good}: {why}"));
+                        note(format!("repeated: {good}: {why}"));
                         failures_of_good += 1;
                         break;
                     }
@@ -256,7 +256,7 @@ impl Search<'_> {
             failures_of_good = 0;
             let (of_good, of_commit) = if good_first { (one, other) } else { (other, one) };
             if let Some(step) = self.bisection.record(of_good, of_commit) {
-                note(&self.report.step(&step, &self.bisection));
+                note(self.report.step(&step, &self.bisection));
                 return Ok(Ok(()));
             }
         }
