@@ -7,6 +7,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -22,7 +23,27 @@ const FUNCTION_LINES_MAX: usize = 60;
 /// Maximum number of parameters of a function, with `self`.
 const PARAMETERS_MAX: usize = 6;
 
+/// One test, because each test is a process that would read all crates again.
 #[test]
+fn the_source_keeps_the_rules_of_architecture_md() {
+    let rules: [fn(); 11] = [
+        no_import_cycle_has_more_than_three_files,
+        no_crate_has_more_than_fifteen_files_in_its_root,
+        functions_are_short_and_have_few_parameters,
+        modules_import_only_those_before_them_in_the_table,
+        unsafe_code_stays_behind_its_two_fences,
+        every_crate_forbids_unsafe_code_outside_the_fences,
+        every_file_under_src_belongs_to_a_module,
+        every_source_file_says_what_it_is_for_and_none_is_called_mod,
+        public_errors_of_the_libraries_derive_no_debug,
+        texts_of_the_libraries_name_no_flags_of_the_program,
+        the_simulation_is_enabled_by_tests_only,
+    ];
+    // Each panics where it is broken; the others are looked at nevertheless.
+    let broken = rules.iter().filter(|rule| catch_unwind(rule).is_err()).count();
+    assert_eq!(broken, 0, "broken rules: see above");
+}
+
 fn no_import_cycle_has_more_than_three_files() {
     let mut long = Vec::new();
     for part in crates() {
@@ -40,7 +61,6 @@ fn no_import_cycle_has_more_than_three_files() {
 /// Maximum number of files in a crate's root.
 const ROOT_FILES_MAX: usize = 15;
 
-#[test]
 fn no_crate_has_more_than_fifteen_files_in_its_root() {
     for part in crates() {
         let entries = fs::read_dir(part.root().parent().expect("its folder")).expect("a folder");
@@ -50,7 +70,6 @@ fn no_crate_has_more_than_fifteen_files_in_its_root() {
     }
 }
 
-#[test]
 fn functions_are_short_and_have_few_parameters() {
     let mut offences = Vec::new();
     for part in crates() {
@@ -69,7 +88,6 @@ fn functions_are_short_and_have_few_parameters() {
 }
 
 /// Cargo enforces the order of crates; this test enforces the order of modules within a crate.
-#[test]
 fn modules_import_only_those_before_them_in_the_table() {
     let table = import_table();
     let mut offences = Vec::new();
@@ -96,7 +114,6 @@ fn modules_import_only_those_before_them_in_the_table() {
     assert!(offences.is_empty(), "imports against the order of ARCHITECTURE.md:\n{}", offences.join("\n"));
 }
 
-#[test]
 fn unsafe_code_stays_behind_its_two_fences() {
     let mut offences = Vec::new();
     for part in crates() {
@@ -111,7 +128,6 @@ fn unsafe_code_stays_behind_its_two_fences() {
     assert!(offences.is_empty(), "`unsafe` outside of the fences: {}", offences.join(" "));
 }
 
-#[test]
 fn every_crate_forbids_unsafe_code_outside_the_fences() {
     for part in crates() {
         let text = fs::read_to_string(part.root()).expect("its root");
@@ -126,7 +142,6 @@ fn every_crate_forbids_unsafe_code_outside_the_fences() {
     assert!(main.contains("#![forbid(unsafe_code)]"), "src/cli/main.rs may have unsafe code");
 }
 
-#[test]
 fn every_file_under_src_belongs_to_a_module() {
     for part in crates() {
         let mut included = String::new();
@@ -147,7 +162,6 @@ fn every_file_under_src_belongs_to_a_module() {
     }
 }
 
-#[test]
 fn every_source_file_says_what_it_is_for_and_none_is_called_mod() {
     for part in crates() {
         for file in part.files() {
@@ -159,7 +173,6 @@ fn every_source_file_says_what_it_is_for_and_none_is_called_mod() {
 }
 
 /// A program whose `main` returns an error prints its `Debug`: `error_debug!` makes that the text and its causes.
-#[test]
 fn public_errors_of_the_libraries_derive_no_debug() {
     let libraries = ["admin", "async", "auth", "broker", "client", "proto", "server", "topics"];
     let (mut errors, mut offences) = (0, Vec::new());
@@ -194,7 +207,6 @@ fn public_errors_of_the_libraries_derive_no_debug() {
 }
 
 /// The program has flags, and its libraries have settings: a text names a setting in backticks, and the program words it.
-#[test]
 fn texts_of_the_libraries_name_no_flags_of_the_program() {
     let programs = ["cli", "load", "proxy"];
     let mut offences = Vec::new();
@@ -220,7 +232,6 @@ fn texts_of_the_libraries_name_no_flags_of_the_program() {
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
 
-#[test]
 fn the_simulation_is_enabled_by_tests_only() {
     for part in crates() {
         let manifest = fs::read_to_string(part.root().with_file_name("Cargo.toml")).expect("a manifest");
@@ -244,7 +255,7 @@ fn relative(file: &Path) -> String {
     file.strip_prefix(root()).expect("in the repository").display().to_string()
 }
 
-/// The crates in the folders of `src`, read once for all tests of this process.
+/// The crates in the folders of `src`, read once.
 fn crates() -> &'static [Crate] {
     static CRATES: OnceLock<Vec<Crate>> = OnceLock::new();
     CRATES.get_or_init(|| {
