@@ -23,8 +23,6 @@ const MASK: u8 = 0x80;
 const LENGTH_16: u8 = 126;
 /// The 7-bit length that precedes a 64-bit length.
 const LENGTH_64: u8 = 127;
-/// The first byte of an unfragmented text message. That of a binary one is the next number.
-const WHOLE_TEXT: u8 = FIN | Opcode::Text as u8;
 
 /// The opcode of a frame (RFC 6455, 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,30 +101,52 @@ pub fn decode(
 ) -> Result<Option<(Header, usize)>, ProtocolError> {
     // Most messages are unfragmented and have at most 125 bytes: two comparisons identify them. Messages of up to
     // 64 KiB come next.
-    let opcode = |is_text| if is_text { Opcode::Text } else { Opcode::Binary };
+    const TEXT: u8 = FIN | Opcode::Text as u8;
+    let opcode = |first: u8| if first == TEXT { Opcode::Text } else { Opcode::Binary };
     match receiver {
         Role::Server => {
-            if let Some((text, payload_bytes, key)) = decode_short_masked(bytes) {
-                let header = Header::new(opcode(text), true, Some(key), payload_bytes);
-                return Ok(Some((header, SHORT_MASKED_HEADER_BYTES)));
+            if let Some(&[first, second, k0, k1, k2, k3]) = bytes.first_chunk()
+                && first.wrapping_sub(TEXT) < 2
+                && second.wrapping_sub(MASK) < LENGTH_16
+            {
+                let header = Header {
+                    opcode: opcode(first),
+                    fin: true,
+                    compressed: false,
+                    mask: Some([k0, k1, k2, k3]),
+                    payload_bytes: u64::from(second - MASK),
+                };
+                return Ok(Some((header, 6)));
             }
             if let Some(&[first, second, high, low, k0, k1, k2, k3]) = bytes.first_chunk()
-                && first.wrapping_sub(WHOLE_TEXT) < 2
+                && first.wrapping_sub(TEXT) < 2
                 && second == MASK | LENGTH_16
                 && let payload_bytes = u16::from_be_bytes([high, low])
                 && payload_bytes >= u16::from(LENGTH_16)
             {
-                let (opcode, key) = (opcode(first == WHOLE_TEXT), Some([k0, k1, k2, k3]));
-                return Ok(Some((Header::new(opcode, true, key, payload_bytes.into()), 8)));
+                let header = Header {
+                    opcode: opcode(first),
+                    fin: true,
+                    compressed: false,
+                    mask: Some([k0, k1, k2, k3]),
+                    payload_bytes: u64::from(payload_bytes),
+                };
+                return Ok(Some((header, 8)));
             }
         }
         Role::Client => {
             if let Some(&[first, second]) = bytes.first_chunk()
-                && first.wrapping_sub(WHOLE_TEXT) < 2
+                && first.wrapping_sub(TEXT) < 2
                 && second < LENGTH_16
             {
-                let header = Header::new(opcode(first == WHOLE_TEXT), true, None, second.into());
-                return Ok(Some((header, SHORT_HEADER_BYTES)));
+                let header = Header {
+                    opcode: opcode(first),
+                    fin: true,
+                    compressed: false,
+                    mask: None,
+                    payload_bytes: u64::from(second),
+                };
+                return Ok(Some((header, 2)));
             }
         }
     }
@@ -142,8 +162,9 @@ pub const SHORT_HEADER_BYTES: usize = 2;
 /// length of the payload, and the key. `None` for every other header, complete or not.
 #[inline(always)]
 pub fn decode_short_masked(bytes: &[u8]) -> Option<(bool, usize, [u8; 4])> {
+    const TEXT: u8 = FIN | Opcode::Text as u8;
     let &[first, second, k0, k1, k2, k3] = bytes.first_chunk()?;
-    let (not_text, length) = (first.wrapping_sub(WHOLE_TEXT), second.wrapping_sub(MASK));
+    let (not_text, length) = (first.wrapping_sub(TEXT), second.wrapping_sub(MASK));
     (not_text < 2 && length < LENGTH_16).then_some((not_text == 0, usize::from(length), [k0, k1, k2, k3]))
 }
 
@@ -154,10 +175,10 @@ pub fn decode_single_masked(
     head: &[u8; SHORT_MASKED_HEADER_BYTES],
     payload_bytes: usize,
 ) -> Option<(bool, [u8; 4])> {
+    const TEXT: u8 = FIN | Opcode::Text as u8;
     let &[first, second, k0, k1, k2, k3] = head;
     let length = usize::from(second ^ MASK);
-    let (not_text, fits) =
-        (first.wrapping_sub(WHOLE_TEXT), length == payload_bytes && length < LENGTH_16.into());
+    let (not_text, fits) = (first.wrapping_sub(TEXT), length == payload_bytes && length < LENGTH_16.into());
     (not_text < 2 && fits).then_some((not_text == 0, [k0, k1, k2, k3]))
 }
 

@@ -53,18 +53,10 @@ impl Default for State {
 #[derive(Clone, Copy, Debug)]
 struct DataFrame {
     left: u64,
-    key: Option<[u8; 4]>,
+    key: [u8; 4],
     fin: bool,
     /// Its bytes are collected, and not shown as they arrive.
     assemble: bool,
-}
-
-impl DataFrame {
-    /// The rest behind `bytes` more.
-    fn after(self, bytes: usize) -> DataFrame {
-        let key = self.key.map(|key| mask::rotate(key, bytes));
-        DataFrame { left: self.left - bytes as u64, key, ..self }
-    }
 }
 
 /// The part of a control frame that has arrived.
@@ -359,7 +351,10 @@ impl Reader {
         let (kind, key, place) = self.whole_frame(&bytes[cursor.read..], bytes_max)?;
         let payload_bytes = place.len();
         let from = cursor.read + place.start;
-        let at = cursor.unmask(bytes, from, payload_bytes, key, appends);
+        let at = match key {
+            Some(key) => cursor.unmask(bytes, from, payload_bytes, key, appends),
+            None => from..from + payload_bytes,
+        };
         cursor.read = from + payload_bytes;
         if kind == MessageKind::Text && self.validates() && !utf8::is_valid(&bytes[at.clone()]) {
             return Some(Err(ProtocolError::InvalidUtf8));
@@ -492,8 +487,12 @@ impl Reader {
             Delivery::Frames => split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX,
             Delivery::Chunks => false,
         };
-        let Header { payload_bytes: left, mask: key, fin, .. } = *header;
-        self.state = State::Data(DataFrame { left, key, fin, assemble });
+        self.state = State::Data(DataFrame {
+            left: header.payload_bytes,
+            key: header.mask.unwrap_or_default(),
+            fin: header.fin,
+            assemble,
+        });
         Ok(())
     }
 
@@ -509,7 +508,10 @@ impl Reader {
         let from = cursor.read;
         if payload_bytes <= bytes.len() - from {
             cursor.read += payload_bytes;
-            let at = cursor.unmask(bytes, from, payload_bytes, header.mask, cx.appends);
+            let at = match header.mask {
+                Some(key) => cursor.unmask(bytes, from, payload_bytes, key, cx.appends),
+                None => from..from + payload_bytes,
+            };
             return Ok(Some(Found::Control(header.opcode, Piece::InSpan(at))));
         }
         self.state = State::Control(ControlFrame {
@@ -556,14 +558,17 @@ impl Reader {
         let DataFrame { left, key, fin, .. } = frame;
         let from = cursor.read;
         let here = left.min((bytes.len() - from) as u64) as usize;
-        let at = cursor.unmask(bytes, from, here, key, cx.appends);
+        let at = match self.role {
+            Role::Server => cursor.unmask(bytes, from, here, key, cx.appends),
+            Role::Client => from..from + here,
+        };
         cursor.read += here;
         let left = left - here as u64;
         if self.message.kind == MessageKind::Text && self.validates() {
             self.message.utf8.push(&bytes[at.clone()])?;
         }
         if left > 0 {
-            self.state = State::Data(frame.after(here));
+            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
         }
         let flags = self.end_chunk(left == 0, fin)?;
         Ok(Found::Chunk(flags, Piece::InSpan(at)))
@@ -580,8 +585,8 @@ impl Reader {
     ) -> Result<Found, ReadError> {
         let payload_bytes = frame.left as usize;
         let compressed = &mut bytes[cursor.read..cursor.read + payload_bytes];
-        if let Some(key) = frame.key {
-            mask::apply(compressed, key);
+        if self.role == Role::Server {
+            mask::apply(compressed, frame.key);
         }
         cursor.read += payload_bytes;
         self.show_inflated(compressed, cursor, cx)
@@ -630,7 +635,7 @@ impl Reader {
         };
         self.assemble(part, key, left.saturating_add(further), cx.env.pool)?;
         if left > 0 {
-            self.state = State::Data(frame.after(here));
+            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
             return Ok(None);
         }
         if gathers && !fin {
@@ -651,13 +656,7 @@ impl Reader {
     /// Appends `part` to the assembled payload; the copy unmasks it. The buffer grows with what arrives, not with what
     /// was announced: the `left` bytes that may still come are only an upper bound. It grows by a factor, so that a message
     /// of many small fragments takes linear time.
-    fn assemble(
-        &mut self,
-        part: &[u8],
-        key: Option<[u8; 4]>,
-        left: u64,
-        pool: &mut Pool,
-    ) -> Result<(), ReadError> {
+    fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, pool: &mut Pool) -> Result<(), ReadError> {
         let present = self.assembly.as_ref().map_or(0, Buffer::len);
         if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {
             let needed = present + part.len();
@@ -672,9 +671,9 @@ impl Reader {
             self.assembly = Some(larger);
         }
         if let Some(buffer) = &mut self.assembly {
-            match key {
-                Some(key) => mask::append(buffer.vec(), part, key),
-                None => buffer.append(part),
+            match self.role {
+                Role::Server => mask::append(buffer.vec(), part, key),
+                Role::Client => buffer.append(part),
             }
             if self.message.kind == MessageKind::Text && !self.message.compressed {
                 self.message.utf8.push(&buffer.as_slice()[present..])?;

@@ -49,17 +49,16 @@ impl SpanCursor {
 
     /// Unmasks a payload and moves it behind the replies, leaving room for the reply's header, in one pass. The payload of
     /// the first reply stays where it is: a masked header was in front of it, which is longer than the reply's.
-    /// `appends` tells whether a reply may be appended to the replies. Without a key, the payload is left as it is.
+    /// `appends` tells whether a reply may be appended to the replies.
     #[inline]
     pub(super) fn unmask(
         &self,
         bytes: &mut [u8],
         from: usize,
         payload_bytes: usize,
-        key: Option<[u8; 4]>,
+        key: [u8; 4],
         appends: bool,
     ) -> Range<usize> {
-        let Some(key) = key else { return from..from + payload_bytes };
         if self.replies.is_empty() || !appends {
             let at = from..from + payload_bytes;
             mask::apply(&mut bytes[at.clone()], key);
