@@ -5,7 +5,7 @@
 //! further checks. Nothing below this layer reads a flag or an environment variable, and nothing here
 //! touches a connection.
 //!
-//! An error is one line on stderr and an exit code that scripts can rely on, see [`Failure`].
+//! An error is one line on stderr and an exit code that scripts can rely on, see `common::Failure`.
 
 #![forbid(unsafe_code)]
 
