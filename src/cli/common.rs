@@ -8,8 +8,7 @@ pub(crate) mod http_client;
 pub(crate) mod output;
 // The tables have the flags of all features.
 #[cfg(all(test, feature = "full"))]
-#[path = "common/reference_tests.rs"]
-mod reference;
+mod reference_tests;
 pub(crate) mod start_error;
 pub(crate) mod values;
 
