@@ -163,9 +163,12 @@ fn parse_value(text: &str) -> Result<Value, String> {
     };
     let number =
         |text: &str| text.parse::<u64>().map_err(|_| format!("expected a number instead of `{text}`"));
-    let unit = name.strip_prefix("now_").and_then(TimeUnit::named);
+    if let Some(unit) = name.strip_prefix("now_").and_then(TimeUnit::named)
+        && arguments.is_empty()
+    {
+        return Ok(Value::Now(unit));
+    }
     Ok(match (name, arguments.as_slice()) {
-        (_, []) if let Some(unit) = unit => Value::Now(unit),
         ("connection", []) => Value::Connection,
         ("seq", []) => Value::Sequence,
         ("id", []) => Value::Id,
