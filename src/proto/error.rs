@@ -7,7 +7,7 @@
 
 use super::CloseCode;
 
-crate::text_error! {
+crate::error_enum! {
     /// A protocol error of a peer. The text of [`Display`](std::fmt::Display) fits into the reason of a Close frame.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     #[non_exhaustive]

@@ -151,12 +151,12 @@ macro_rules! error_texts {
 /// and a function that returns the text.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! text_error {
+macro_rules! error_enum {
     (
         $(#[$meta:meta])*
         pub enum $type:ident: $text:ident { $($(#[$doc:meta])* $variant:ident = $string:literal;)* }
     ) => {
-        $crate::text_error! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string;)* } }
+        $crate::error_enum! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string;)* } }
 
         impl $type {
             /// All of them, for counters and tests.

@@ -1,6 +1,6 @@
 //! A node of a cluster: its part for those who control the server, and the tables of its shards as the cluster's thread sees them.
 //!
-//! What the shards and that thread tell each other is in [`node_mail`](echoring_broker::node_mail).
+//! The shards and that thread exchange the messages of [`node_mail`](echoring_broker::node_mail).
 
 mod disagreements;
 mod node;

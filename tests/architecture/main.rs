@@ -181,7 +181,7 @@ fn public_errors_of_the_libraries_derive_no_debug() {
             let text = fs::read_to_string(file).expect("a source file");
             let lines: Vec<&str> = text.lines().collect();
             // The tables of texts implement `Debug` themselves.
-            errors += text.matches("error_texts! {").count() + text.matches("text_error! {").count();
+            errors += text.matches("error_texts! {").count() + text.matches("error_enum! {").count();
             let types = lines.iter().filter(|line| line.starts_with("impl") && !line.contains("de::Error"));
             let implemented: Vec<_> =
                 types.filter_map(|line| line.split_once("Error for ")?.1.split([' ', '<']).next()).collect();

@@ -41,7 +41,7 @@ impl From<Output> for Run {
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
     command.args(words).stdin(Stdio::null());
-    // For simulations. The program would list them among the variables that are none of its keys.
+    // These control simulations. The program would report them as unknown variables.
     command.env_remove("ECHORING_SEEDS").env_remove("ECHORING_FIRST_SEED");
     command
 }

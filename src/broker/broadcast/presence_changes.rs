@@ -47,7 +47,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever clients do in a tick, the notices lead from the known state to the present one.
+        /// Whatever clients do in a tick, the notices turn the known list into the present one.
         #[test]
         fn what_is_told_of_a_tick_is_what_has_changed(
             before in prop::collection::vec(prop::option::of("[ab]"), 3),
@@ -69,7 +69,7 @@ mod tests {
             while let Some(((_, client), Membership { before, now })) = told.take() {
                 let client = client.number as usize - 1;
                 prop_assert_eq!(known[client].as_deref(), before.as_deref());
-                prop_assert_ne!(&before, &now, "nothing is told of who has not changed");
+                prop_assert_ne!(&before, &now, "no notice about a client that has not changed");
                 known[client] = now.map(Into::into);
             }
             prop_assert_eq!(known, list);

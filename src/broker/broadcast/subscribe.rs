@@ -63,7 +63,7 @@ pub struct TopicRequest<'a> {
     pub token: Token,
     /// The name of the topic.
     pub topic: &'a str,
-    /// Who the client is.
+    /// The identities and rights of clients.
     pub gate: &'a mut Gate,
 }
 

@@ -30,7 +30,7 @@ pub struct Url {
     pub secure: bool,
 }
 
-crate::text_error! {
+crate::error_enum! {
     /// The reason why a URL is invalid. The text is one line.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     #[non_exhaustive]

@@ -218,7 +218,7 @@ impl HandlerSlots {
                 continue;
             };
             senders.is_listed = false;
-            // What waits for a connection that closes is given up when it is closed.
+            // Messages for a connection that is closing are dropped when it is closed.
             let Some(mut link) = link else { continue };
             if link.sends_fragments() {
                 // The end of the message lists the slot again.

@@ -100,8 +100,8 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 pub(crate) type Outcome = Result<(), Malformed>;
 
-/// What a field is read into. A field that occurs twice is read as protobuf specifies: the last number or string, and all fields
-/// of both messages.
+/// The destination of a field. Of a field that occurs twice, the last number or string counts, and the fields of both messages are
+/// merged, as protobuf specifies.
 pub(crate) trait Read<'a> {
     fn read(&mut self, value: Value<'a>) -> Outcome;
 }

@@ -52,7 +52,7 @@ pub fn check_subprotocols(names: &[String]) -> Result<(), BadField> {
     }
 }
 
-crate::text_error! {
+crate::error_enum! {
     /// The reason why an application may not add a field to a handshake.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     #[non_exhaustive]

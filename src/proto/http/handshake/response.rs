@@ -209,7 +209,7 @@ impl Response {
     }
 }
 
-crate::text_error! {
+crate::error_enum! {
     /// The reason why a response does not open a WebSocket connection.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     #[non_exhaustive]

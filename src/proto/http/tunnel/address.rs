@@ -33,7 +33,7 @@ pub(super) struct Credentials {
     pub(super) password: String,
 }
 
-crate::text_error! {
+crate::error_enum! {
     /// The problem with a proxy's URL. The text does not repeat the URL, because it may contain a password.
     ///
     /// ```

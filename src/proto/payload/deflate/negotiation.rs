@@ -75,7 +75,7 @@ fn write_name(out: &mut Vec<u8>, server: Direction, client: Direction) {
     }
 }
 
-crate::text_error! {
+crate::error_enum! {
     /// The reason why the extensions in a response fail the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     #[non_exhaustive]
