@@ -69,7 +69,7 @@ pub(crate) const TOP_TICK: Duration = Duration::from_millis(100);
 // ---- the log ----
 
 /// Records that wait to be written to stderr; past it they are dropped and counted.
-pub const LOG_QUEUE_RECORDS: usize = 1_024;
+pub(crate) const LOG_QUEUE_RECORDS: usize = 1_024;
 /// Bytes of them, likewise.
 pub(crate) const LOG_QUEUE_BYTES: usize = 1024 * 1024;
 /// Bytes of a record's message.

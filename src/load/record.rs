@@ -58,14 +58,6 @@ impl File {
         File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new(), baseline: None }
     }
 
-    /// Reads a file of JSON.
-    ///
-    /// # Errors
-    /// The text is not JSON of this schema.
-    pub fn read(json: &str) -> serde_json::Result<File> {
-        serde_json::from_str(json)
-    }
-
     /// The file as JSON, with a newline at its end.
     pub fn json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record has only names as keys");
@@ -201,14 +193,6 @@ impl Record {
     /// The record as a value, for conditions that name its fields.
     pub fn value(&self) -> Value {
         serde_json::to_value(self).expect("a record has only names as keys")
-    }
-
-    /// Reads a record from a file of this version of the program or an earlier one.
-    ///
-    /// # Errors
-    /// A field is missing or has another type.
-    pub fn read(value: Value) -> serde_json::Result<Record> {
-        serde_json::from_value(value)
     }
 
     /// Whether a failure occurred that was not allowed. Failed connections are never allowed, nor are those that ended

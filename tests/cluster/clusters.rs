@@ -1,7 +1,7 @@
 //! Whole clusters on a simulated backbone: nodes, links, partitions, restarts, and clients that check what they are told. `nats` has
 //! nodes on a real nats-server.
 //!
-//! Every test on the simulated backbone runs 1,000 seeds; `ECHORING_SEEDS` says another number, `ECHORING_FIRST_SEED` the first one, and `ECHORING_SEED`
+//! Every test on the simulated backbone runs 1,000 seeds; `SIMULATION_SEEDS` says another number, `SIMULATION_FIRST_SEED` the first one, and `SIMULATION_SEED`
 //! runs a single one, which is how a failure is replayed. `scripts/cluster-simulation` runs many.
 
 mod backbone;

@@ -104,7 +104,7 @@ fn stalled(seed: u64) {
 fn peers_that_never_read_are_ended_and_those_that_do_go_on() {
     // Each has as much to do as twenty others.
     for_each_seed("peers_that_never_read_are_ended_and_those_that_do_go_on", |seed| {
-        if seed < 50 || std::env::var_os("ECHORING_SEED").is_some() {
+        if seed < 50 || std::env::var_os("SIMULATION_SEED").is_some() {
             stalled(seed);
         }
     });

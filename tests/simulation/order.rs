@@ -240,7 +240,7 @@ fn shards_deliver_one_order_of_a_topic() {
             _ if only.is_some() => true,
             Some(wanted) => compared.deliveries >= wanted || failed.len() >= 10,
             None => {
-                seed >= variable("ECHORING_SEEDS").map_or(SEEDS_DEFAULT, |seeds| seeds.min(SEEDS_DEFAULT))
+                seed >= variable("SIMULATION_SEEDS").map_or(SEEDS_DEFAULT, |seeds| seeds.min(SEEDS_DEFAULT))
             }
         };
         if enough {

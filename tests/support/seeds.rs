@@ -1,5 +1,5 @@
-//! The seeds of simulations: 1,000, or the number in `ECHORING_SEEDS`, from 0 or the one in `ECHORING_FIRST_SEED` on; or the single
-//! one in `ECHORING_SEED`, which replays a failure.
+//! The seeds of simulations: 1,000, or the number in `SIMULATION_SEEDS`, from 0 or the one in `SIMULATION_FIRST_SEED` on; or the single
+//! one in `SIMULATION_SEED`, which replays a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -10,7 +10,7 @@ pub fn variable(name: &str) -> Option<u64> {
 
 /// The one that is run, where it is a single one.
 pub fn single() -> Option<u64> {
-    variable("ECHORING_SEED")
+    variable("SIMULATION_SEED")
 }
 
 /// Runs `test` with each seed and says how to replay the first that fails: `cargo test` with the words `replay`.
@@ -18,13 +18,13 @@ pub fn for_each(replay: &str, test: impl Fn(u64)) {
     let seeds = match single() {
         Some(seed) => seed..seed + 1,
         None => {
-            let first = variable("ECHORING_FIRST_SEED").unwrap_or(0);
-            first..first + variable("ECHORING_SEEDS").unwrap_or(1_000)
+            let first = variable("SIMULATION_FIRST_SEED").unwrap_or(0);
+            first..first + variable("SIMULATION_SEEDS").unwrap_or(1_000)
         }
     };
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
-            eprintln!("replay with: ECHORING_SEED={seed} cargo test {replay}");
+            eprintln!("replay with: SIMULATION_SEED={seed} cargo test {replay}");
             resume_unwind(panic);
         }
     }

@@ -1,6 +1,6 @@
 //! The measurements of one generator in a run, so that the results of several can be merged without loss.
 
-use std::io::{BufReader, Read as _};
+use std::io::Read as _;
 use std::net::IpAddr;
 
 use base64::Engine as _;
@@ -67,47 +67,31 @@ impl SegmentRun {
         let result = SegmentResult { samples: None, ..result.clone() };
         SegmentRun { load: load.without_secrets(), target, result }
     }
-
-    /// As text: JSON, deflated, in Base64.
-    pub fn to_text(&self) -> String {
-        STANDARD.encode(deflate(self))
-    }
-
-    /// Reads text.
-    ///
-    /// # Errors
-    /// If it is not a segment of this version, or more than 256 MiB inflated.
-    pub fn from_text(text: &str) -> Result<SegmentRun, Unreadable> {
-        inflate(&STANDARD.decode(text).map_err(|error| Unreadable(error.to_string()))?)
-    }
 }
 
-/// JSON, deflated.
-fn deflate(value: &impl Serialize) -> Vec<u8> {
+/// A [`SegmentRun`] or a [`SegmentResult`] as text: JSON, deflated, in Base64. Compiled in the crate that calls it, like [`from_text`],
+/// because code that reads and writes such large types needs little optimisation.
+pub fn to_text(value: &impl Serialize) -> String {
     let mut deflater = ZlibEncoder::new(Vec::new(), Compression::default());
     serde_json::to_writer(&mut deflater, value).expect("a vector takes all, and all keys are names");
-    deflater.finish().expect("a vector takes all")
+    STANDARD.encode(deflater.finish().expect("a vector takes all"))
 }
 
-fn inflate<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
-    let inflated = BufReader::new(ZlibDecoder::new(bytes).take(BYTES_MAX));
-    serde_json::from_reader(inflated).map_err(|error| Unreadable(error.to_string()))
+/// Reads what [`to_text`] wrote.
+///
+/// # Errors
+/// If the text is no value of this version, or more than 256 MiB inflated.
+pub fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, Unreadable> {
+    let deflated = STANDARD.decode(text).map_err(|error| Unreadable(error.to_string()))?;
+    let mut inflated = String::new();
+    ZlibDecoder::new(deflated.as_slice())
+        .take(BYTES_MAX)
+        .read_to_string(&mut inflated)
+        .map_err(|error| Unreadable(error.to_string()))?;
+    serde_json::from_str(&inflated).map_err(|error| Unreadable(error.to_string()))
 }
 
 impl SegmentResult {
-    /// As bytes: JSON, deflated.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        deflate(self)
-    }
-
-    /// Reads bytes.
-    ///
-    /// # Errors
-    /// If they are no result of this version, or more than 256 MiB inflated.
-    pub fn from_bytes(bytes: &[u8]) -> Result<SegmentResult, Unreadable> {
-        inflate(bytes)
-    }
-
     /// Where it was measured.
     pub fn environment(&self) -> &Environment {
         &self.environment
@@ -268,8 +252,8 @@ mod tests {
     #[test]
     fn merged_segments_of_different_clocks_are_the_whole() {
         let whole = record(result(0, 0, 1));
-        let mut sum = SegmentResult::from_bytes(&result(0, 0, 2).to_bytes()).expect("it was written");
-        sum.merge(SegmentResult::from_bytes(&result(AHEAD, 1, 2).to_bytes()).expect("it was written"));
+        let mut sum = from_text::<SegmentResult>(&to_text(&result(0, 0, 2))).expect("it was written");
+        sum.merge(from_text::<SegmentResult>(&to_text(&result(AHEAD, 1, 2))).expect("it was written"));
         let merged = record(sum);
         assert_eq!(merged.messages, whole.messages);
         assert_eq!(merged.response_ns.count, 2_001, "one is lost");
@@ -292,8 +276,8 @@ mod tests {
     fn samples_of_all_generators_are_in_one_clock() {
         let load = workload(Mode::Echo);
         let whole = Outcome::of(&load, "ws://h", result(0, 0, 1));
-        let mut sum = SegmentResult::from_bytes(&result(0, 0, 2).to_bytes()).expect("it was written");
-        sum.merge(SegmentResult::from_bytes(&result(AHEAD, 1, 2).to_bytes()).expect("it was written"));
+        let mut sum = from_text::<SegmentResult>(&to_text(&result(0, 0, 2))).expect("it was written");
+        sum.merge(from_text::<SegmentResult>(&to_text(&result(AHEAD, 1, 2))).expect("it was written"));
         let merged = Outcome::of(&load, "ws://h", sum);
         assert_eq!(merged.record.samples, whole.record.samples);
         let (whole, merged) = (whole.samples.expect("picked"), merged.samples.expect("picked"));
@@ -336,11 +320,11 @@ mod tests {
         load.connecting.headers.push(("Authorization".to_owned(), secret));
         let run = SegmentRun::new(&load, "ws://h".to_owned(), &result(0, 0, 1));
         assert!(!serde_json::to_string(&run).expect("written").contains("hush"));
-        let text = run.to_text();
-        let read = SegmentRun::from_text(&text).expect("it was written");
+        let text = to_text(&run);
+        let read: SegmentRun = from_text(&text).expect("it was written");
         assert_eq!((read.load.connecting.headers.len(), read.result.messages()), (1, run.result.messages()));
         for wrong in ["", "AAAA", "%", &text[..text.len() / 2]] {
-            assert!(SegmentRun::from_text(wrong).is_err(), "{wrong}");
+            assert!(from_text::<SegmentRun>(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! inside a frame, and send bytes that are not a frame. The proxy must end each connection in bounded time, hold a
 //! bounded number of bytes, forward whole frames in order, and send a Close frame to peers that still read.
 //!
-//! Every test runs 1,000 seeds; `ECHORING_SEEDS` sets another number, and `ECHORING_SEED` runs a single one.
+//! Every test runs 1,000 seeds; `SIMULATION_SEEDS` sets another number, and `SIMULATION_SEED` runs a single one.
 
 mod requests;
 #[allow(dead_code, reason = "not every simulation uses all of it")]

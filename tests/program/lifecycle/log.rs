@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use echoring_cli::limits::LOG_QUEUE_RECORDS;
-
 use super::*;
 
 #[test]
@@ -215,8 +213,9 @@ fn dropped_records_are_counted_and_told_once_the_log_is_read() {
             lines.find(|line| line.contains(words)).expect("the log goes on")
         };
         let admin = admin_of(&line_with("control plane on http://"));
-        // Now nobody reads. Each of these is a record for its opening and one for its closing.
-        for _ in 0..LOG_QUEUE_RECORDS {
+        // Now nobody reads. Each of these is a record for its opening and one for its closing; 1,024 records are queued at most
+        // (LOG_QUEUE_RECORDS).
+        for _ in 0..1_024 {
             drop(server.open());
         }
         let stats: serde_json::Value = serde_json::from_str(&get(admin, "/stats").1).expect("JSON");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::target::{GivenUrl, Lookup};
 use super::shared_run::{ChosenAgent, End, Outgoing, SharedRun};
 use super::wire::{
-    Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject, encode,
+    self, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject, encode,
     find_subject,
 };
 use crate::Failure;
@@ -67,7 +67,7 @@ impl Coordinator {
         let (heard, incoming) = mpsc::channel();
         let subject = coordinator_subject(&job.nats.prefix, id);
         let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
-            if let Ok(read) = serde_json::from_slice::<ToCoordinator>(&message.content) {
+            if let Some(read) = wire::read::<ToCoordinator>(&message.content) {
                 // One that has ended needs no messages.
                 let _ = heard.send((read, message.at));
             }

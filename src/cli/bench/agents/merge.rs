@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::super::{outputs, verdicts};
 use crate::Failure;
 use crate::common::values::FileOrStream;
-use echoring_load::record::segment::{SegmentResult, SegmentRun};
+use echoring_load::record::segment::{SegmentResult, SegmentRun, from_text};
 use echoring_load::record::{self, Config, Record};
 use echoring_load::{Outcome, Results};
 
@@ -65,7 +65,7 @@ fn read(path: &Path) -> Result<(&Path, Vec<Record>), Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     read.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))?;
-    let file = record::File::read(&text).map_err(|error| {
+    let file = serde_json::from_str::<record::File>(&text).map_err(|error| {
         Failure::Usage(format!("{}: not what bench --json writes: {error}", path.display()))
     })?;
     Ok((path, file.runs))
@@ -76,7 +76,7 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
     let number = |record: &Record| record.segment.as_ref().map_or(0, |segment| segment.number);
     shares.sort_by_key(|(_, record)| number(record));
     let (first_path, first) = shares[0];
-    let mut runs = Vec::new();
+    let mut runs: Vec<SegmentRun> = Vec::new();
     for (expected, (path, record)) in (1..).zip(&shares) {
         let name = path.display();
         let Some(segment) = &record.segment else {
@@ -96,7 +96,7 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
                 first_path.display()
             ));
         }
-        runs.push(SegmentRun::from_text(&segment.results).map_err(|why| format!("{name}: {why}"))?);
+        runs.push(from_text(&segment.results).map_err(|why| format!("{name}: {why}"))?);
     }
     let (load, target) = (runs[0].load.clone(), runs[0].target.clone());
     let agents = shares.iter().zip(&runs).map(|((path, record), run)| record::Agent {

@@ -1,7 +1,7 @@
 //! A share of a load that this process makes alone, for `echoring merge`.
 
 use echoring_load::record::SegmentPart;
-use echoring_load::record::segment::SegmentRun;
+use echoring_load::record::segment::{SegmentRun, to_text};
 use echoring_load::{Measures, Outcome, Part, Refused, RunProgress, Segment, TargetSession, Workload};
 
 /// A target under one share of each load.
@@ -20,7 +20,7 @@ impl Measures for SegmentSession {
         outcome.record.segment = Some(SegmentPart {
             number: self.segment.index() + 1,
             of: self.segment.of(),
-            results: run.to_text(),
+            results: to_text(&run),
         });
         Ok(outcome)
     }

@@ -5,13 +5,10 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use super::clock::Offset;
 use super::wire::{AgentProgress, Assignment, Id, Order, Report};
 use crate::limits::{AGENT_ALIVE_INTERVAL, AGENT_LATE_AFTER, AGENT_START_LEAD, AGENT_TIMEOUT};
-use echoring_load::record::segment::SegmentResult;
+use echoring_load::record::segment::{SegmentResult, from_text};
 use echoring_load::{LiveResults, RunStage, Segment, record};
 use echoring_proto::limits::Nanos;
 
@@ -170,15 +167,10 @@ impl SharedRun {
             Report::Settled { subscribers } => member.subscribers = Some(subscribers),
             Report::StoppedSending { published } => member.published = Some(published),
             Report::Progress(progress) => member.progress = Some(*progress),
-            Report::Finished { result } => {
-                let bytes = STANDARD.decode(result).map_err(|error| error.to_string());
-                let read = bytes
-                    .and_then(|bytes| SegmentResult::from_bytes(&bytes).map_err(|error| error.to_string()));
-                match read {
-                    Ok(result) => member.result = Some(result),
-                    Err(why) => member.lost = Some(why),
-                }
-            }
+            Report::Finished { result } => match from_text(&result) {
+                Ok(result) => member.result = Some(result),
+                Err(why) => member.lost = Some(why.to_string()),
+            },
             Report::Interrupted => return true,
         }
         let step = member.step();

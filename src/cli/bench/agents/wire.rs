@@ -6,6 +6,7 @@
 //! | `PREFIX.agent.ID` | messages for one agent |
 //! | `PREFIX.coordinator.ID` | messages for one coordinator |
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::target::{GivenUrl, Lookup};
@@ -15,6 +16,11 @@ use echoring_proto::limits::Nanos;
 
 /// The id of an agent or a coordinator, drawn when it starts.
 pub(super) type Id = u64;
+
+/// Reads a message; anything else is `None`. All of the program reads loads from `str`, so that their code exists once.
+pub(super) fn read<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
+    serde_json::from_str(str::from_utf8(content).ok()?).ok()
+}
 
 /// A message to an agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]

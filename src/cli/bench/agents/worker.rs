@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use super::super::machine::{THREADS_MAX, check_cpus, check_sources, ip_of, threads_or_default};
 use super::super::parsers::{DRIVERS, Sources, sources};
 use super::clock::{ClockComparison, RoundTrip};
@@ -17,7 +14,7 @@ use super::coordinator::VERSION;
 use super::nats;
 use super::run_thread::RunThread;
 use super::wire::{
-    AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
+    self, AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
     coordinator_subject, encode, find_subject,
 };
 use crate::common::locked;
@@ -28,7 +25,7 @@ use crate::limits::{
 };
 use crate::{EXIT_INTERRUPTED, Failure, logging, signals};
 use echoring_cluster::nats::{ExchangeSender, exchange};
-use echoring_load::record::segment::SegmentResult;
+use echoring_load::record::segment::{SegmentResult, to_text};
 use echoring_load::{
     Coordination, DriverChoice, Part, Resources, RunProgress, RunStage, Target, TargetSession,
 };
@@ -147,7 +144,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let (to_self, heard) = mpsc::channel();
     let orders = to_self.clone();
     let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
-        if let Ok(order) = serde_json::from_slice::<ToAgent>(&message.content) {
+        if let Some(order) = wire::read::<ToAgent>(&message.content) {
             let _ = orders.send(Happening::Order(order, message.at));
         }
     };
@@ -331,7 +328,7 @@ impl Share {
     /// Makes it, and gives the last report.
     fn measure(self) -> Report {
         match self.result() {
-            Ok(result) => Report::Finished { result: STANDARD.encode(result.to_bytes()) },
+            Ok(result) => Report::Finished { result: to_text(&result) },
             Err(why) => Report::Refused { why },
         }
     }

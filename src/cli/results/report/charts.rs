@@ -2,8 +2,9 @@
 
 use super::axis::{Axis, nines};
 use super::comparison;
-use super::run::{Run, Search, Step};
+use super::run::Run;
 use super::svg::{Chart, Line, NOBODY, Stroke};
+use echoring_load::record::search::{SearchResult, SearchStep};
 use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles, Record};
 use hdrhistogram::Histogram;
 
@@ -12,7 +13,7 @@ const STEPS: u32 = 12;
 
 /// A figure of an interval, and one of a step of a search.
 type OfInterval = fn(&Interval) -> u64;
-type OfStep = fn(&Step) -> f64;
+type OfStep = fn(&SearchStep) -> u64;
 
 /// All charts that the runs have data for, the main one of this kind of run first.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
@@ -28,7 +29,7 @@ pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
 /// The chart that answers the question of a run: the highest rate, the return after a storm, latency by rate, or
 /// latency at one load.
 fn main_chart(runs: &[Run]) -> &'static str {
-    if runs.iter().any(|run| run.search.is_some()) {
+    if runs.iter().any(|run| run.record.search.is_some()) {
         "knee"
     } else if runs.iter().any(|run| run.record.storm.is_some()) {
         "herd"
@@ -275,34 +276,38 @@ fn time_axis(runs: &[Run]) -> Axis {
 
 /// Latency by rate, of runs that looked for the highest.
 fn knee(runs: &[Run]) -> Option<Chart> {
-    let searched: Vec<(usize, &Run, &Search)> =
-        runs.iter().enumerate().filter_map(|(at, run)| Some((at, run, run.search.as_ref()?))).collect();
+    let searched: Vec<(usize, &Run, &SearchResult)> = runs
+        .iter()
+        .enumerate()
+        .filter_map(|(at, run)| Some((at, run, run.record.search.as_ref()?)))
+        .collect();
     let steps = || searched.iter().flat_map(|(_, _, search)| &search.steps);
-    let values = steps().flat_map(|step| [step.p50_ns, step.p99_ns, step.p999_ns]);
+    let values = steps().flat_map(|step| [step.p50_ns as f64, step.p99_ns as f64, step.p999_ns as f64]);
     let y = Axis::latency("response time", values);
     let mut lines = Vec::new();
     for (run, _, search) in &searched {
-        let mut tried: Vec<&Step> = search.steps.iter().collect();
-        tried.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+        let mut tried: Vec<&SearchStep> = search.steps.iter().collect();
+        tried.sort_by_key(|step| step.rate);
         let drawn: [(Stroke, OfStep); 3] = [
             (Stroke::Dashed, |step| step.p50_ns),
             (Stroke::Solid, |step| step.p99_ns),
             (Stroke::Dotted, |step| step.p999_ns),
         ];
         for (stroke, ns) in drawn {
-            let known = || tried.iter().filter(|step| ns(step) > 0.0);
-            let crossed = known().filter(|step| !step.held).map(|step| (step.rate, log(ns(step)))).collect();
-            let piece: Vec<(f64, f64)> = known().map(|step| (step.rate, log(ns(step)))).collect();
+            let known = || tried.iter().filter(|step| ns(step) > 0);
+            let point = |step: &&SearchStep| (step.rate as f64, log(ns(step) as f64));
+            let crossed = known().filter(|step| !step.held).map(point).collect();
+            let piece: Vec<(f64, f64)> = known().map(point).collect();
             if !piece.is_empty() {
                 lines.push(Line { run: *run, stroke, pieces: vec![piece], crossed, marked: true });
             }
         }
         if let Some(rate) = search.max_rate {
-            let pieces = vec![vec![(rate, y.from), (rate, y.until)]];
+            let pieces = vec![vec![(rate as f64, y.from), (rate as f64, y.until)]];
             lines.push(Line::new(NOBODY, Stroke::Dashed, pieces));
         }
     }
-    let most = steps().map(|step| step.rate).fold(0.0, f64::max);
+    let most = steps().map(|step| step.rate).max().unwrap_or(0) as f64;
     let objectives: Vec<&str> = searched.iter().map(|(_, _, search)| search.objective.as_str()).collect();
     let caption = format!(
         "Rates that were tried in the search for the highest one that holds {}. A cross marks a rate that did not \

@@ -1,6 +1,6 @@
 //! Two sides of a page compared, as `echoring compare` does.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::run::Run;
 use echoring_load::analyse::compare::{self, CompareOptions, METRICS, THRESHOLD_DEFAULT};
@@ -14,7 +14,7 @@ pub(super) fn comparisons(runs: &[Run]) -> Vec<Comparison> {
     let Ok(metrics) = compare::metrics(&METRICS) else { return Vec::new() };
     let options =
         CompareOptions { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false, one_machine: false };
-    let values = |side: Vec<&Run>| side.into_iter().map(value).collect::<Vec<Value>>();
+    let values = |side: Vec<&Run>| side.into_iter().map(|run| run.record.value()).collect::<Vec<Value>>();
     compare::compare(&values(a), &values(b), &options).unwrap_or_default()
 }
 
@@ -29,13 +29,4 @@ pub(super) fn side_of(runs: &[Run]) -> Option<fn(&Run) -> bool> {
         (2, false) => Some(|run| run.file == 1),
         _ => None,
     }
-}
-
-/// The record of a run with the search that it is the result of.
-fn value(run: &Run) -> Value {
-    let mut record = run.record.value();
-    if let Some(search) = &run.search {
-        record["search"] = json!({ "objective": search.objective, "max_rate": search.max_rate });
-    }
-    record
 }

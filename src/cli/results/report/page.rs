@@ -11,11 +11,12 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 
 use super::notes::{self, Weight};
-use super::run::{Run, Search};
+use super::run::Run;
 use super::svg::{Chart, escaped, style};
 use super::timeline::{Table, Timeline};
 use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::comparison::Comparison;
+use echoring_load::record::search::SearchResult;
 use echoring_load::record::{Environment, Quantiles, Record, StageResult, StormTimes};
 use echoring_load::render::summary::headline;
 use echoring_load::render::tables;
@@ -386,20 +387,19 @@ fn storms(runs: &[Run]) -> String {
 fn searches(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs {
-        let Some(Search { objective, max_rate, steps }) = &run.search else { continue };
+        let Some(SearchResult { objective, max_rate, steps, .. }) = &run.record.search else { continue };
         let found = match max_rate {
             Some(rate) => {
-                format!("the highest rate that met the objective was {} per second", count(*rate as u64))
+                format!("the highest rate that met the objective was {} per second", count(*rate))
             }
             None => "no rate met the objective".to_owned(),
         };
         let rows: Vec<Vec<String>> = steps
             .iter()
             .map(|step| {
-                let latencies =
-                    [step.p50_ns, step.p99_ns, step.p999_ns].map(|ns| duration(ns.max(0.0) as u64));
+                let latencies = [step.p50_ns, step.p99_ns, step.p999_ns].map(duration);
                 let held = if step.held { "yes" } else { "no" };
-                [count(step.rate as u64), count(step.messages_per_s as u64), held.to_owned()]
+                [count(step.rate), count(step.messages_per_s as u64), held.to_owned()]
                     .into_iter()
                     .chain(latencies)
                     .chain([step.why.clone().unwrap_or_default()])

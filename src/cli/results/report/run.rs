@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::series::Slices;
 use crate::Failure;
@@ -29,38 +29,17 @@ pub(super) struct Run {
     pub(super) record: Record,
     /// Its slices, if it has any.
     pub(super) slices: Option<Slices>,
-    /// Where it was looked for the highest rate.
-    pub(super) search: Option<Search>,
     /// The histograms, if the record has them.
     pub(super) response: Option<Histogram<u64>>,
     pub(super) service: Option<Histogram<u64>>,
 }
 
-/// A search for the highest rate that meets an objective.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Search {
-    pub(super) objective: String,
-    pub(super) max_rate: Option<f64>,
-    pub(super) steps: Vec<Step>,
-}
-
-/// One step of a search.
-#[derive(Debug, Deserialize)]
-pub(super) struct Step {
-    pub(super) rate: f64,
-    #[serde(default)]
-    pub(super) messages_per_s: f64,
-    #[serde(default)]
-    pub(super) held: bool,
-    #[serde(default)]
-    pub(super) p50_ns: f64,
-    #[serde(default)]
-    pub(super) p99_ns: f64,
-    #[serde(default)]
-    pub(super) p999_ns: f64,
-    #[serde(default)]
-    pub(super) why: Option<String>,
+/// What a file of runs is read as first: its runs follow one by one, so that an error names the run.
+#[derive(Deserialize)]
+struct ResultFile<'a> {
+    schema: Option<String>,
+    #[serde(borrow)]
+    runs: Option<Vec<&'a RawValue>>,
 }
 
 /// Reads the runs of these files.
@@ -93,32 +72,29 @@ fn read(path: &Path) -> Result<Vec<Run>, Failure> {
 
 /// The runs of a file.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Run>, String> {
-    let mut file: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    match file["schema"].as_str() {
+    let text = str::from_utf8(text).map_err(|error| error.to_string())?;
+    let file: ResultFile<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match file.schema.as_deref() {
         Some(SCHEMA) => {}
         Some(other) => return Err(format!("its schema is {other:.40}, not {SCHEMA}")),
         None => return Err("it has no schema".to_owned()),
     }
-    let Value::Array(runs) = file["runs"].take() else { return Err("it has no runs".to_owned()) };
+    let runs = file.runs.ok_or("it has no runs")?;
     runs.into_iter()
         .enumerate()
-        .map(|(at, run)| of(run).map_err(|why| format!("run {}: {why}", at + 1)))
+        .map(|(at, run)| of(run.get()).map_err(|why| format!("run {}: {why}", at + 1)))
         .collect()
 }
 
-fn of(mut value: Value) -> Result<Run, String> {
-    let search = match value.get_mut("search").map(Value::take) {
-        None | Some(Value::Null) => None,
-        Some(search) => Some(Search::deserialize(search).map_err(|error| format!("search: {error}"))?),
-    };
-    let mut record = Record::read(value).map_err(|error| error.to_string())?;
+fn of(json: &str) -> Result<Run, String> {
+    let mut record: Record = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let whole = |text: &Option<String>| {
         text.as_deref().map(measure::decode).transpose().map_err(|error| error.to_string())
     };
     let (response, service) = (whole(&record.response_histogram)?, whole(&record.service_histogram)?);
     let name = record.label.clone().unwrap_or_else(|| format!("{} of {}", record.config.mode, record.target));
     let slices = Slices::take(&mut record)?;
-    Ok(Run { name, file: 0, record, slices, search, response, service })
+    Ok(Run { name, file: 0, record, slices, response, service })
 }
 
 /// Numbers the runs with equal names.

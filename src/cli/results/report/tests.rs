@@ -437,7 +437,8 @@ fn a_search_is_drawn_by_rising_rate_with_what_did_not_hold_crossed_out() {
         json!({ "rate": rate, "messages_per_s": rate, "held": held, "p50_ns": 10 * rate, "p99_ns": 30 * rate,
                 "p999_ns": 90 * rate, "why": if held { Value::Null } else { "p99 was <too> high".into() } })
     };
-    record["search"] = json!({ "objective": "p99<1ms", "max_rate": 20_000, "knee": 15_000,
+    record["search"] = json!({ "objective": "p99<1ms", "precision": 0.05, "max_rate": 20_000, "knee": 15_000,
+        "limited_by": "objective",
         "steps": [step(10_000, true), step(40_000, false), step(20_000, true)] });
     let runs = runs(&[record]);
     let charts = charts::all(&runs);
