@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::planted;
+use crate::support::{planted, program};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -537,11 +537,9 @@ fn bench_frozen(server: &Server, flags: &[&str]) -> (Run, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     lines.find(|line| line.contains("measuring")).expect("it says when it measures");
-    let id = rustix::process::Pid::from_child(&child);
-    let send = |signal| rustix::process::kill_process(id, signal).expect("a running child");
-    send(rustix::process::Signal::STOP);
+    program::stop(&child);
     std::thread::sleep(FROZEN);
-    send(rustix::process::Signal::CONT);
+    program::signal(&child, rustix::process::Signal::CONT);
     let rest: Vec<String> = lines.collect();
     (finished(flags, child.wait_with_output().expect("it ends")), rest.join("\n"))
 }

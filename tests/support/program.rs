@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 /// One that has ended.
@@ -56,6 +56,14 @@ pub fn listening(stdout: &mut impl BufRead) -> (String, Option<SocketAddr>) {
 /// Sends a signal to a program that was not waited for yet.
 pub fn signal(process: &Child, signal: Signal) {
     kill_process(Pid::from_child(process), signal).expect("it runs still");
+}
+
+/// Stops a program, and waits until all its threads stand still: until then they go on answering.
+pub fn stop(process: &Child) {
+    signal(process, Signal::STOP);
+    let stopped =
+        waitid(WaitId::Pid(Pid::from_child(process)), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT);
+    stopped.expect("a child that stops");
 }
 
 /// `echoring serve` on a free port.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::program::signal;
+use super::program::{signal, stop};
 use super::{Addresses, PATIENCE, Server, Socket, http, next, open, publish};
 
 /// The status and the body of an answer of the admin address.
@@ -163,7 +163,7 @@ fn a_predecessor_that_stands_still_hides_only_its_own_connections() {
     let id = id_of(&listed(at, ""), &socket);
     let _successor = Server::start(at, &[&flags[..], &["--takeover"]].concat()).expect("a successor");
     let later = open(at, "/echo");
-    signal(&server.0, Signal::STOP);
+    stop(&server.0);
     for query in ["limit=100", "sort=queued"] {
         let page = get(at, &format!("/connections?{query}"));
         assert_eq!((&page["predecessor"], &page["next"]), (&"silent".into(), &Value::Null), "{page}");

@@ -36,6 +36,7 @@ pub(super) struct Run {
 
 /// What a file of runs is read as first: its runs follow one by one, so that an error names the run.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with a schema and runs")]
 struct ResultFile<'a> {
     schema: Option<String>,
     #[serde(borrow)]

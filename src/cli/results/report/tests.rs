@@ -537,7 +537,8 @@ fn notes_report_known_issues() {
 fn what_is_no_file_of_runs_is_refused_with_the_reason() {
     for (text, why) in [
         ("", "EOF"),
-        ("[]", "no schema"),
+        ("[]", "expected an object with a schema and runs"),
+        ("{}", "no schema"),
         ("{\"schema\": \"echoring.run/9\", \"runs\": []}", "echoring.run/9"),
         ("{\"schema\": \"echoring.run/1\"}", "no runs"),
         ("{\"schema\": \"echoring.run/1\", \"runs\": [{}]}", "run 1: missing field"),
