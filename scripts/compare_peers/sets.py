@@ -75,7 +75,7 @@ DIST = "dist"
 
 def of_dist():
     """The program of packages, beside that of `cargo install`."""
-    program = os.path.join(pairs.dist_folder(["--bin", "echoring"]), "echoring")
+    program = os.path.join(pairs.dist_folder(["-p", "echoring-cli", "--features", "otlp,parquet"]), "echoring")
     return dict.fromkeys((ECHO, BROADCAST), SERVE.replace("{echoring}", program))
 
 
