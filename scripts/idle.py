@@ -31,15 +31,15 @@ def open_all(connect, count, path, **fields):
 
 
 @contextlib.contextmanager
-def opened(host, port, count, frame=None, answer=(websocket.TEXT, True)):
+def opened(host, port, count, frame=None):
     """Opens `count` idle connections to `/echo` for the duration of the block. With `frame`, each has had it echoed."""
     offer = "permessage-deflate; client_max_window_bits"
     clients = open_all(over_tcp(host, port), count, "/echo", Sec_WebSocket_Extensions=offer)
     try:
         for client in clients if frame else ():
             client.socket.sendall(frame)
-            if client.receive()[:2] != answer:
-                raise SystemExit("an answer is of another kind, or not compressed as it should be")
+            if client.receive()[:2] != (frame[0] & 0xF, bool(frame[0] & 0x40)):
+                raise SystemExit("an echo differs from its message in kind or compression")
         yield
     finally:
         for client in clients:

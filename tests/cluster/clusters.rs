@@ -1,8 +1,8 @@
 //! Whole clusters on a simulated backbone: nodes, links, partitions, restarts, and clients that check what they are told. `nats` has
 //! nodes on a real nats-server.
 //!
-//! Every test on the simulated backbone runs 1,000 seeds; `SIMULATION_SEEDS` says another number, `SIMULATION_FIRST_SEED` the first one, and `SIMULATION_SEED`
-//! runs a single one, which is how a failure is replayed. `scripts/cluster-simulation` runs many.
+//! Every test on the simulated backbone runs 1,000 seeds; `SIMULATION_SEEDS` sets another number, `SIMULATION_FIRST_SEED` the first one,
+//! and `SIMULATION_SEED` runs a single one, which is how a failure is replayed. `scripts/cluster-simulation` runs many.
 
 mod backbone;
 mod diverged;

@@ -1,6 +1,6 @@
 //! Whole shards of the server on a simulated network, against a reference model of its clients.
 //!
-//! Every test runs 1,000 seeds; `SIMULATION_SEEDS` says another number, and `SIMULATION_SEED` runs a single one,
+//! Every test runs 1,000 seeds; `SIMULATION_SEEDS` sets another number, and `SIMULATION_SEED` runs a single one,
 //! which is how a failure is replayed.
 
 #[path = "../support"]

@@ -58,7 +58,7 @@ pub fn signal(process: &Child, signal: Signal) {
     kill_process(Pid::from_child(process), signal).expect("it runs still");
 }
 
-/// Stops a program, and waits until all its threads stand still: until then they go on answering.
+/// Stops a program with SIGSTOP, and waits until all of its threads have stopped; until then they could still answer.
 pub fn stop(process: &Child) {
     signal(process, Signal::STOP);
     let stopped =

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::super::target::{GivenUrl, Lookup};
 use super::shared_run::{ChosenAgent, End, Outgoing, SharedRun};
 use super::wire::{
-    self, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject, encode,
-    find_subject,
+    Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject, decode,
+    encode, find_subject,
 };
 use crate::Failure;
 use crate::common::environment::random_seed;
@@ -67,7 +67,7 @@ impl Coordinator {
         let (heard, incoming) = mpsc::channel();
         let subject = coordinator_subject(&job.nats.prefix, id);
         let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
-            if let Some(read) = wire::read::<ToCoordinator>(&message.content) {
+            if let Some(read) = decode::<ToCoordinator>(&message.content) {
                 // One that has ended needs no messages.
                 let _ = heard.send((read, message.at));
             }

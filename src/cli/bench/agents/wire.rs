@@ -17,11 +17,6 @@ use echoring_proto::limits::Nanos;
 /// The id of an agent or a coordinator, drawn when it starts.
 pub(super) type Id = u64;
 
-/// Reads a message; anything else is `None`. All of the program reads loads from `str`, so that their code exists once.
-pub(super) fn read<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
-    serde_json::from_str(str::from_utf8(content).ok()?).ok()
-}
-
 /// A message to an agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ToAgent {
@@ -169,6 +164,12 @@ pub(super) fn coordinator_subject(prefix: &str, coordinator: Id) -> String {
 /// A message as bytes.
 pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).expect("keys are names or numbers")
+}
+
+/// The message in these bytes; `None` if they are something else. Loads are always parsed from `str`, so that their parser is compiled
+/// once.
+pub(super) fn decode<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
+    serde_json::from_str(str::from_utf8(content).ok()?).ok()
 }
 
 #[cfg(test)]

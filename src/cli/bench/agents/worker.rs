@@ -14,8 +14,8 @@ use super::coordinator::VERSION;
 use super::nats;
 use super::run_thread::RunThread;
 use super::wire::{
-    self, AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
-    coordinator_subject, encode, find_subject,
+    AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
+    coordinator_subject, decode, encode, find_subject,
 };
 use crate::common::locked;
 use crate::common::{environment, values};
@@ -144,7 +144,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let (to_self, heard) = mpsc::channel();
     let orders = to_self.clone();
     let deliver = move |message: echoring_cluster::nats::ExchangeMessage| {
-        if let Some(order) = wire::read::<ToAgent>(&message.content) {
+        if let Some(order) = decode::<ToAgent>(&message.content) {
             let _ = orders.send(Happening::Order(order, message.at));
         }
     };

@@ -34,7 +34,7 @@ pub(super) struct Run {
     pub(super) service: Option<Histogram<u64>>,
 }
 
-/// What a file of runs is read as first: its runs follow one by one, so that an error names the run.
+/// The outer form of a result file. Its runs are parsed one by one afterwards, so that an error names its run.
 #[derive(Deserialize)]
 #[serde(expecting = "an object with a schema and runs")]
 struct ResultFile<'a> {
