@@ -1,7 +1,9 @@
 /* uWebSockets as a peer of scripts/bench-broadcast, which builds it: its own publish, a topic for each path, without
- * compression. A subscriber's own messages do not come back to it.
+ * compression, or with a compressor for each connection. A subscriber's own messages do not come back to it.
  *
- *     uws_broadcast [--deferred] [--port PORT]     prints `listening ws://127.0.0.1:PORT ...` once it accepts connections
+ *     uws_broadcast [--deferred] [--compress] [--port PORT]
+ *
+ * prints `listening ws://127.0.0.1:PORT ...` once it accepts connections.
  *
  * Programs publish in the handler that gets the message, and so does this. The publisher's socket then holds the loop's
  * only buffer for putting messages together, and a turn that brings a subscriber more than 32 messages sends them each
@@ -37,8 +39,10 @@ struct Message {
 
 static std::vector<Message> deferred;
 
+static bool compresses = false;
+
 static void publish(Socket *socket, std::string_view payload, uWS::OpCode kind) {
-    socket->publish(socket->getUserData()->topic, payload, kind, false);
+    socket->publish(socket->getUserData()->topic, payload, kind, compresses);
 }
 
 static void publish_deferred() {
@@ -60,15 +64,17 @@ int main(int count, char **words) {
     for (int at = 1; at < count; at++) {
         if (!strcmp(words[at], "--deferred")) {
             later = true;
+        } else if (!strcmp(words[at], "--compress")) {
+            compresses = true;
         } else if (!strcmp(words[at], "--port") && at + 1 < count) {
             port = atoi(words[++at]);
         } else {
-            fprintf(stderr, "usage: uws_broadcast [--deferred] [--port PORT]\n");
+            fprintf(stderr, "usage: uws_broadcast [--deferred] [--compress] [--port PORT]\n");
             return 2;
         }
     }
     uWS::App::WebSocketBehavior<Subscriber> behavior;
-    behavior.compression = uWS::DISABLED;
+    behavior.compression = compresses ? uWS::DEDICATED_COMPRESSOR : uWS::DISABLED;
     behavior.maxPayloadLength = MESSAGE_BYTES;
     behavior.maxBackpressure = BACKPRESSURE_BYTES;
     behavior.closeOnBackpressureLimit = true;

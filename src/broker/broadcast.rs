@@ -70,6 +70,7 @@ mod topic_read;
 mod unanswered;
 mod v1_events;
 mod waiting_requests;
+mod windows;
 
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};

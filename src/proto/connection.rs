@@ -61,7 +61,7 @@ use crate::mask;
 
 pub use closed::{Cause, CloseFrame, Closed, TlsFault};
 pub use closing::{CloseMode, TransportAction};
-pub use compression::{Codecs, Compressed, Compression};
+pub use compression::{Codecs, Compressed, Compression, SharedWindow};
 pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings};
 pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
 pub use entropy::{Entropy, Seed};
@@ -533,10 +533,18 @@ impl Connection {
     }
 
     /// From now on every message to the peer is deflated from an empty window, if at all, so that messages
-    /// deflated for many connections may be sent as well. Returns that window's bits; `None` when the peer takes plain
+    /// deflated for many connections may be sent as well. Returns that window; `None` when the peer takes plain
     /// messages only.
-    pub fn share_window(&mut self, codecs: &mut Codecs) -> Option<u8> {
+    pub fn share_window(&mut self, codecs: &mut Codecs) -> Option<SharedWindow> {
         self.codec.as_mut()?.share_window(codecs)
+    }
+
+    /// From now on the messages of the connection itself are sent plain, so that its shared window has nothing but the messages of
+    /// a topic, until it [shares](Connection::share_window) the window again.
+    pub fn leave_window_to_topic(&mut self) {
+        if let Some(codec) = &mut self.codec {
+            codec.leave_window_to_topic();
+        }
     }
 
     /// Which end of the connection this is.

@@ -59,6 +59,9 @@ pub const ASSEMBLED_FRAME_BYTES_MAX: u64 = 64 * 1024;
 pub const INFLATED_BYTES_PER_TICK: usize = 256 * 1024;
 /// Size in bytes below which a message is sent uncompressed: compressing it costs more than it saves.
 pub const COMPRESSION_THRESHOLD_BYTES: u32 = 128;
+/// The same for a topic's messages that are compressed with their [shared context](crate::connection::Compression::shared): with the
+/// messages before it in the window, a message of this size still shrinks.
+pub const SHARED_CONTEXT_THRESHOLD_BYTES: usize = 16;
 /// Default compression level, from 1 (fastest) to 9 (smallest).
 pub const COMPRESSION_LEVEL_DEFAULT: u8 = 1;
 /// Bytes of compression contexts that a shard leases at a time.

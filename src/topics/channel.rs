@@ -1,12 +1,14 @@
 //! One format of one topic on one shard: a log of its encoded frames, and the cursors of its subscribers.
 
+pub(crate) mod context;
 pub(crate) mod format;
 pub(crate) mod keyed;
 pub(crate) mod log;
 pub(crate) mod previous;
 pub(crate) mod sink;
 
-use self::format::{Deltas, Encode, Format};
+use self::context::{Arrivals, Context, Resumption};
+use self::format::{Base, Compression, Deltas, Encode, Format};
 use self::keyed::Keyed;
 use self::log::{Log, Origin, Sequence};
 use self::previous::Previous;
@@ -14,6 +16,7 @@ use self::sink::{Gap, GapReason, Sink, SubscriberId};
 use super::accounts::Deliveries;
 use super::settings::{SlowConsumerPolicy, TopicSettings};
 use crate::collections::slab::Slab;
+use crate::limits::CONTEXT_SUBSCRIBERS_MIN;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
@@ -23,6 +26,8 @@ pub(super) struct Sums {
     pub(super) subscriptions: usize,
     /// Subscribers that have not been sent everything.
     pub(super) laggards: usize,
+    /// Channels with a compressor of their own.
+    pub(super) contexts: usize,
     /// `queued` is not maintained here: it follows from the cursors.
     pub(super) deliveries: Deliveries,
 }
@@ -77,7 +82,8 @@ pub(super) enum Audience {
 #[derive(Debug)]
 struct Subscriber<K> {
     key: K,
-    /// Start of the subscription: earlier frames belong to an earlier subscription of the connection, if any.
+    /// Start of the subscription, or the end of the last gap: earlier frames belong to an earlier subscription of the connection, if
+    /// any.
     since: Sequence,
     cursor: Sequence,
     /// Frames of this origin are not sent back; 0 sends all.
@@ -91,6 +97,23 @@ struct Subscriber<K> {
     /// Own messages behind the cursor, which are not delivered.
     own: u32,
     behind: bool,
+    /// Whether it may have messages that refer to earlier ones.
+    follows: bool,
+    /// Whether it has skipped messages to which the next ones may refer.
+    skipped: bool,
+}
+
+/// A subscriber that continues in another channel of its topic. It has been sent everything.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mover<K> {
+    pub(super) index: u32,
+    pub(super) key: K,
+    pub(super) skip: Origin,
+    pub(super) follows: bool,
+    /// Whether it has been sent a message.
+    pub(super) has_message: bool,
+    /// Whether it has the whole window of the context that it joins.
+    pub(super) is_settled: bool,
 }
 
 /// A subscriber that was not sent the latest piece.
@@ -117,6 +140,12 @@ pub(super) struct Channel<K> {
     lost_offset: u64,
     /// The latest presence event: a subscriber that skips frames before it may have missed one.
     presence: Option<Sequence>,
+    /// Of a format whose messages refer to earlier ones.
+    context: Context,
+    /// Of a format whose subscribers are to join a context.
+    arrivals: Arrivals,
+    /// Subscribers that belong in another channel, in formats that subscribers may stay in.
+    movers: usize,
 }
 
 impl<K: Copy + Eq> Channel<K> {
@@ -141,6 +170,9 @@ impl<K: Copy + Eq> Channel<K> {
             lost_before: 0,
             lost_offset: 0,
             presence: None,
+            context: Context::default(),
+            arrivals: Arrivals::default(),
+            movers: 0,
         }
     }
 
@@ -163,7 +195,7 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     /// Adds a subscriber that is sent everything that is appended from now on.
-    pub(super) fn subscribe(&mut self, key: K, skip: Origin, sums: &mut Sums) -> u32 {
+    pub(super) fn subscribe(&mut self, key: K, skip: Origin, follows: bool, sums: &mut Sums) -> u32 {
         // Frames that were appended earlier in this tick are not for it.
         let cursor = self.log.appended();
         let has = self.log.offset_before(cursor);
@@ -177,21 +209,25 @@ impl<K: Copy + Eq> Channel<K> {
             in_flight: 0,
             own: 0,
             behind: false,
+            follows,
+            skipped: false,
         };
         sums.subscriptions += 1;
+        self.movers += usize::from(self.is_mover(&subscriber));
         self.subscribers.insert(|_| subscriber)
     }
 
     /// Removes a subscriber; its unsent messages count as dropped.
     pub(super) fn remove(&mut self, index: u32, context: &mut ChannelContext<'_>) {
         let Some(subscriber) = self.subscribers.remove(index) else { return };
-        let gone = self.gone().saturating_sub(self.counted(&subscriber));
+        let gone = self.gone_from(&subscriber);
         let missed = self.queued(&subscriber) + u64::from(subscriber.in_flight) - gone;
         context.count(|deliveries| {
             deliveries.dropped_oldest += gone;
             deliveries.dropped_disconnect += missed;
         });
         let behind = usize::from(subscriber.behind);
+        self.movers -= usize::from(self.is_mover(&subscriber));
         self.behind -= behind;
         context.sums.laggards -= behind;
         context.sums.subscriptions -= 1;
@@ -227,6 +263,12 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
+    /// Messages due to a subscriber that have left the log and were not counted as lost.
+    fn gone_from(&self, subscriber: &Subscriber<K>) -> u64 {
+        let gone = self.gone().saturating_sub(self.counted(subscriber));
+        if gone == 0 { 0 } else { gone - u64::from(subscriber.own - self.own_in_log(subscriber)).min(gone) }
+    }
+
     /// The indices and keys of all subscribers.
     pub(super) fn keys(&self) -> impl Iterator<Item = (u32, K)> {
         self.subscribers.iter(0).map(|(index, subscriber)| (index, subscriber.key))
@@ -235,9 +277,8 @@ impl<K: Copy + Eq> Channel<K> {
     /// Completes `deliveries` with the figures that follow from the cursors: the messages due to all subscribers, partial
     /// sends included, and those that have left the log and will be reported when the subscribers read on.
     pub(super) fn complete(&self, deliveries: &mut Deliveries) {
-        let gone = self.gone();
         for (_, subscriber) in self.subscribers.iter(0) {
-            let dropped = gone.saturating_sub(self.counted(subscriber));
+            let dropped = self.gone_from(subscriber);
             deliveries.queued += self.queued(subscriber) + u64::from(subscriber.in_flight) - dropped;
             deliveries.dropped_oldest += dropped;
         }
@@ -271,8 +312,14 @@ impl<K: Copy + Eq> Channel<K> {
         let before = self.log.offset_before(self.log.appended());
         let follows = self.format.dialect.deltas() == Deltas::Following;
         let previous = if follows { context.previous.get() } else { None };
-        let parts = message.frame(context.topic, self.format, previous);
+        if let Compression::Following { bits } = self.format.compression {
+            self.start_context(bits, pool, append, message, context);
+        }
+        let base = Base { previous, context: self.context.deflater() };
+        let parts = message.frame(context.topic, self.format, base);
         if self.log.append(pool, origin, offset, &parts).is_err() {
+            // The compressor has it, and no subscriber.
+            self.context.restart(self.log.appended());
             return false;
         }
         let mut offered = (offset - before) * self.count() as u64;
@@ -284,9 +331,127 @@ impl<K: Copy + Eq> Channel<K> {
             subscriber.own_end = self.log.appended();
             subscriber.own += 1;
             offered -= 1;
+            // It is not sent this message. Those behind it must not refer to it.
+            self.context.restart(self.log.appended());
+            self.set_follows(publisher.index, false);
         }
         context.count(|deliveries| deliveries.offered += offered);
         true
+    }
+
+    /// Starts the context of a format that has none, if it has enough subscribers and there is memory for it.
+    #[inline]
+    fn start_context(
+        &mut self,
+        bits: u8,
+        pool: &mut Pool,
+        append: &Append,
+        message: &mut impl Encode,
+        context: &mut ChannelContext<'_>,
+    ) {
+        let is_due = !self.context.is_live()
+            && append.audience == Audience::All
+            && self.count() >= CONTEXT_SUBSCRIBERS_MIN
+            // Its subscribers leave it after one message.
+            && self.format.dialect.deltas() != Deltas::Beginning;
+        if is_due && self.context.start(pool, bits, self.log.appended(), || message.new_context(bits)) {
+            context.sums.contexts += 1;
+        }
+    }
+
+    /// Returns the memory of the compressor, if there is one. From now on each message is compressed by itself.
+    pub(super) fn end_context(&mut self, pool: &mut Pool, sums: &mut Sums) {
+        sums.contexts -= usize::from(self.context.end(pool, self.log.appended()));
+    }
+
+    /// Bytes that the context has consumed; 0 if a subscriber that has no message of it may be sent the next one.
+    pub(super) fn consumed_bytes(&self) -> u64 {
+        self.context.consumed_bytes()
+    }
+
+    /// The context that the subscribers are to join has consumed this many bytes.
+    pub(super) fn note_consumed(&mut self, bytes: u64) {
+        let window_bytes = self.format.compression.bits().map_or(0, |bits| 1 << bits);
+        self.arrivals.note(self.log.appended(), bytes, window_bytes);
+    }
+
+    /// Whether a subscriber belongs in another channel.
+    fn is_mover(&self, subscriber: &Subscriber<K>) -> bool {
+        match self.format.compression {
+            Compression::Off | Compression::Joining { .. } => false,
+            Compression::Single { .. } => subscriber.follows,
+            Compression::Following { .. } => !subscriber.follows || subscriber.skipped,
+        }
+    }
+
+    /// Changes a subscriber, and counts it if it belongs in another channel now.
+    fn change(&mut self, index: u32, change: impl FnOnce(&mut Subscriber<K>)) {
+        let is_mover = |channel: &Self| {
+            channel.subscribers.get(index).is_some_and(|subscriber| channel.is_mover(subscriber))
+        };
+        self.movers -= usize::from(is_mover(self));
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            change(subscriber);
+        }
+        self.movers += usize::from(is_mover(self));
+    }
+
+    /// Whether a subscriber may have messages that refer to earlier ones.
+    pub(super) fn set_follows(&mut self, index: u32, follows: bool) {
+        self.change(index, |subscriber| subscriber.follows = follows);
+    }
+
+    /// Whether subscribers may have to continue in another channel.
+    #[inline]
+    pub(super) fn may_have_movers(&self) -> bool {
+        self.movers > 0
+            || matches!(self.format.compression, Compression::Joining { .. })
+            || self.format.dialect.deltas() == Deltas::Beginning
+    }
+
+    /// The next subscriber from the index `from` on that continues in another channel. `all` tells that no subscriber lacks
+    /// anything of the context that it joins.
+    pub(super) fn next_mover(&self, from: u32, all: bool) -> Option<Mover<K>> {
+        self.subscribers.iter(from).find_map(|(index, _)| self.mover(index, all))
+    }
+
+    /// The subscriber, if it continues in another channel.
+    pub(super) fn mover(&self, index: u32, all: bool) -> Option<Mover<K>> {
+        self.as_mover(index, all).filter(|mover| self.is_leaving(mover))
+    }
+
+    fn is_leaving(&self, mover: &Mover<K>) -> bool {
+        let begins = self.format.dialect.deltas() == Deltas::Beginning && mover.has_message;
+        let joins = matches!(self.format.compression, Compression::Joining { .. })
+            && (mover.is_settled || !mover.follows);
+        let subscriber = self.subscribers.get(mover.index);
+        begins || joins || subscriber.is_some_and(|subscriber| self.is_mover(subscriber))
+    }
+
+    /// A subscriber, if it has been sent everything, so that it may continue in another channel.
+    pub(super) fn as_mover(&self, index: u32, all: bool) -> Option<Mover<K>> {
+        let subscriber = self.subscribers.get(index)?;
+        let Subscriber { key, skip, follows, since, .. } = *subscriber;
+        let is_up_to_date =
+            subscriber.cursor == self.log.appended() && !subscriber.behind && subscriber.in_flight == 0;
+        is_up_to_date.then(|| Mover {
+            index,
+            key,
+            skip,
+            follows,
+            has_message: self.log.end_offset() > self.log.offset_before(since),
+            is_settled: all || self.arrivals.is_settled(since),
+        })
+    }
+
+    /// Whether a subscriber is the one that does not want the messages of `origin`.
+    pub(super) fn skips(&self, index: u32, origin: Origin) -> bool {
+        self.subscribers.get(index).is_some_and(|subscriber| subscriber.skip == origin)
+    }
+
+    /// The subscriber that does not want the messages of `origin`.
+    pub(super) fn find_skipping(&self, origin: Origin) -> Option<u32> {
+        self.subscribers.iter(0).find(|(_, subscriber)| subscriber.skip == origin).map(|(index, _)| index)
     }
 
     /// The latest frame is a presence event.
@@ -307,8 +472,10 @@ impl<K: Copy + Eq> Channel<K> {
             let lost = if is_own { 0 } else { messages };
             let conflates = self.policy == SlowConsumerPolicy::Conflate;
             let dropped = if conflates { 0 } else { self.queued(subscriber) + lost };
+            // Which messages are its own is forgotten, and the latest ones of their keys may be sent to it.
+            let own = if conflates { u64::from(subscriber.own) } else { 0 };
             context.count(|deliveries| {
-                deliveries.offered += lost;
+                deliveries.offered += lost + own;
                 deliveries.dropped_memory += dropped;
             });
             let Some(subscriber) = self.subscribers.get_mut(index) else { continue };
@@ -316,6 +483,7 @@ impl<K: Copy + Eq> Channel<K> {
             self.set_behind(index, true, context.sums);
         }
         self.log.forget_all(offset, pool);
+        self.context.restart(self.log.start());
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
         if context.settings.has_presence() && self.format.dialect.has_presence() {
             self.presence = self.log.start().checked_sub(1);
@@ -404,9 +572,20 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     fn drop_oldest(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
-        let floor = self.floor(context);
+        let Some(subscriber) = self.subscribers.get(index) else { return };
+        let floor = if subscriber.skipped { self.log.end() } else { self.floor(context) };
+        if subscriber.cursor >= floor {
+            return;
+        }
+        let (floor, skipped) = match self.context.resumption(floor) {
+            Resumption::At(at) if at <= self.log.end() => (at, false),
+            Resumption::Outside if self.log.appended() == self.log.end() => (self.log.end(), true),
+            // When the frames of this tick are readable.
+            Resumption::At(_) | Resumption::Outside => return,
+        };
         let Some(subscriber) = self.past(index, floor) else { return };
         let (has, counted, lost) = (subscriber.has, self.counted(subscriber), self.lost_to(subscriber));
+        let own = subscriber.own;
         if !self.tell_stale(index, subscriber, context, sink) {
             return;
         }
@@ -417,14 +596,16 @@ impl<K: Copy + Eq> Channel<K> {
                 return;
             }
         }
-        if let Some(subscriber) = self.subscribers.get_mut(index) {
-            (subscriber.has, subscriber.cursor) = (to, floor);
-        }
+        self.change(index, |subscriber| {
+            (subscriber.has, subscriber.cursor, subscriber.since) = (to, floor, floor);
+            subscriber.skipped = skipped;
+        });
+        let own = self.recount_own(index, own);
         // Lost for lack of memory, as far as that was not counted before.
         let starved = lost.min(to).saturating_sub(counted);
         context.count(|deliveries| {
             deliveries.dropped_memory += starved;
-            deliveries.dropped_oldest += to - counted.min(to) - starved;
+            deliveries.dropped_oldest += (to - counted.min(to) - starved).saturating_sub(own);
         });
     }
 
@@ -449,8 +630,16 @@ impl<K: Copy + Eq> Channel<K> {
 
     fn conflate(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(context);
-        let Some(subscriber) = self.past(index, floor) else { return };
-        let (has, lost) = (subscriber.has, self.lost_to(subscriber));
+        let Some(subscriber) = self.subscribers.get(index) else { return };
+        if subscriber.cursor >= floor && !subscriber.skipped {
+            return;
+        }
+        // Its latest messages may be among this tick's frames, and it must not be sent those.
+        let is_context = self.context.is_live() || self.context.since() > self.log.end();
+        if is_context && self.log.appended() != self.log.end() {
+            return;
+        }
+        let (has, lost, own) = (subscriber.has, self.lost_to(subscriber), subscriber.own);
         if context.keyed.after(has).next().is_none() {
             // There was no memory for them.
             return self.drop_oldest(index, context, sink);
@@ -466,13 +655,18 @@ impl<K: Copy + Eq> Channel<K> {
         let start = self.log.start();
         let cursor =
             if reached < self.log.offset_before(start) { start - 1 } else { self.log.behind_offset(reached) };
-        if let Some(subscriber) = self.subscribers.get_mut(index) {
-            (subscriber.has, subscriber.cursor) = (reached, cursor);
-        }
+        let skipped = self.context.is_live() || cursor < self.context.since();
+        self.change(index, |subscriber| {
+            (subscriber.has, subscriber.cursor, subscriber.since) = (reached, cursor, cursor);
+            subscriber.skipped = skipped;
+        });
+        // Its own messages are among the latest ones of their keys, too.
+        let own = self.recount_own(index, own);
         let missed = (reached - has) - u64::from(sent);
         // Later messages of their keys replace them, and yet they are missed for lack of memory only.
         let starved = missed.min(lost.min(reached).saturating_sub(has));
         context.count(|deliveries| {
+            deliveries.offered += own;
             deliveries.sent += u64::from(sent);
             deliveries.dropped_memory += starved;
             deliveries.dropped_conflated += missed - starved;
@@ -481,7 +675,7 @@ impl<K: Copy + Eq> Channel<K> {
 
     fn send_log(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let Some(subscriber) = self.subscribers.get_mut(index) else { return };
-        if subscriber.cursor < self.log.start() || !sink.is_writable(subscriber.key) {
+        if subscriber.cursor < self.log.start() || subscriber.skipped || !sink.is_writable(subscriber.key) {
             return;
         }
         let tag = SubscriberId { channel: self.id, index }.tag();
@@ -495,37 +689,34 @@ impl<K: Copy + Eq> Channel<K> {
             subscriber.cursor = stretch.end;
             subscriber.has = self.log.offset_before(stretch.end);
         }
-        // Own frames at the end are behind the last range.
-        if skip.is_some() && self.log.read(subscriber.cursor, skip).next().is_none() {
+        // Own frames at the end are behind the last range. A conflated message may be of this tick's frames, which are behind the end.
+        let is_done = subscriber.cursor >= self.log.end();
+        if skip.is_some() && !is_done && self.log.read(subscriber.cursor, skip).next().is_none() {
             subscriber.cursor = self.log.end();
             subscriber.has = self.log.end_offset();
         }
-        self.recount_own(index);
+        self.recount_own(index, 0);
         context.count(|deliveries| deliveries.sent += sent);
     }
 
-    /// Counts the subscriber's own messages behind its cursor, all of which are still in the log.
-    fn recount_own(&mut self, index: u32) {
-        let Some(subscriber) = self.subscribers.get_mut(index) else { return };
-        if subscriber.own_end <= subscriber.cursor {
-            subscriber.own = 0;
-            return;
+    /// Counts the subscriber's own messages behind its cursor, all of which are still in the log. There were `before`; returns how many
+    /// of them are not behind it any more.
+    fn recount_own(&mut self, index: u32, before: u32) -> u64 {
+        let own = self.subscribers.get(index).map_or(0, |subscriber| self.own_in_log(subscriber));
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            subscriber.own = own;
         }
-        let ahead = subscriber.cursor..self.log.appended();
-        let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == subscriber.skip);
-        subscriber.own = ahead.filter(is_own).count() as u32;
+        u64::from(before.saturating_sub(own))
     }
 
-    /// The next subscriber from the index `from` on that has been sent everything, at least one message.
-    pub(super) fn next_up_to_date(&self, from: u32) -> Option<(u32, K)> {
-        let is_up_to_date = |subscriber: &Subscriber<K>| {
-            subscriber.cursor == self.log.appended()
-                && !subscriber.behind
-                && subscriber.in_flight == 0
-                && self.log.end_offset() > self.log.offset_before(subscriber.since)
-        };
-        let found = self.subscribers.iter(from).find(|(_, subscriber)| is_up_to_date(subscriber));
-        found.map(|(index, subscriber)| (index, subscriber.key))
+    /// The subscriber's own messages behind its cursor that are still in the log.
+    fn own_in_log(&self, subscriber: &Subscriber<K>) -> u32 {
+        if subscriber.own_end <= subscriber.cursor {
+            return 0;
+        }
+        let ahead = subscriber.cursor.max(self.log.start())..self.log.appended();
+        let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == subscriber.skip);
+        ahead.filter(is_own).count() as u32
     }
 
     /// Updates whether a subscriber has been sent everything.
@@ -606,7 +797,7 @@ impl<K: Copy + Eq> Channel<K> {
         if cursor != self.log.end() {
             self.set_behind(index, true, context.sums);
         }
-        self.recount_own(index);
+        self.recount_own(index, 0);
         context.count(|deliveries| deliveries.sent -= messages + in_flight);
         (unsent - left, messages as u32)
     }
@@ -643,13 +834,13 @@ impl<K: Copy + Eq> Channel<K> {
         for index in self.subscribers.indices() {
             let Some(subscriber) = self.past(index, start) else { continue };
             let (counted, own) = (self.counted(subscriber), subscriber.own);
-            self.recount_own(index);
             if conflates {
                 continue;
             }
-            let left = self.subscribers.get(index).map_or(0, |subscriber| subscriber.own);
-            let evicted = evicted_to.saturating_sub(counted);
-            let starved = to.saturating_sub(counted + evicted + u64::from(own - left));
+            let own = self.recount_own(index, own);
+            let gone = to.saturating_sub(counted + own);
+            let evicted = evicted_to.saturating_sub(counted).min(gone);
+            let starved = gone - evicted;
             context.count(|deliveries| {
                 deliveries.dropped_oldest += evicted;
                 deliveries.dropped_memory += starved;
@@ -663,6 +854,7 @@ impl<K: Copy + Eq> Channel<K> {
         for index in self.subscribers.indices() {
             self.remove(index, context);
         }
+        self.end_context(pool, context.sums);
         self.log.release(pool);
     }
 }

@@ -3,9 +3,10 @@
 //!
 //! A topic has one owner shard. A publication is sent there, gets its offset, and is forwarded once to each shard with
 //! subscribers. That shard has a *channel* for each format that its subscribers use, uncompressed or compressed with a
-//! window size: a log of frames, each encoded once, and a cursor into it for each subscriber. This crate knows neither
-//! sockets nor threads, nor how messages travel between shards, nor how they are compressed: the caller passes events
-//! in, encodes frames on request, and gets results back.
+//! window size: a log of frames, each encoded once, and a cursor into it for each subscriber. Where a compressor continues from
+//! message to message, the channel owns it, because only the channel knows what its subscribers have been sent. This crate
+//! knows neither sockets nor threads, nor how messages travel between shards: the caller passes events in, encodes frames on
+//! request, and gets results back.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -21,7 +22,7 @@ mod topic;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
-pub use channel::format::{CodecId, Deltas, Encode, Encoding, Format};
+pub use channel::format::{Base, CodecId, Compression, Deltas, Encode, Encoding, Format};
 pub use channel::keyed::Keyed;
 pub use channel::log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
 pub use channel::sink::{Gap, GapReason, Sink, SubscriberId};

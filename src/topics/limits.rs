@@ -48,6 +48,9 @@ pub(crate) const TRANSFER_PARTS_MAX: usize = 256;
 /// Bytes that a listed member is charged besides its subject, where lists are charged: its share of the list's nodes, and two
 /// allocations.
 pub(crate) const MEMBER_BYTES: usize = 96;
+/// Subscribers of a format from which on a shard keeps a compression context for them. With a window of 32 KiB it takes 288 KiB, and
+/// 72 for each of four subscribers, as much as a quarter of a compressor per connection.
+pub(crate) const CONTEXT_SUBSCRIBERS_MIN: usize = 4;
 /// Size of a log segment in bytes.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 /// Bytes of a log's first segment: a quiet topic has one. Each further one is twice as large.

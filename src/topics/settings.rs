@@ -124,6 +124,9 @@ pub struct TopicSettings {
     pub durable: Durable,
     /// Deltas that subscribers may ask for.
     pub delta: AllowedDelta,
+    /// Whether compressed messages may refer to earlier ones, where the server's compression has shared contexts. Whoever may publish
+    /// to the topic and sees the lengths of what others are sent can then guess at other messages of it.
+    pub compression_context: bool,
 }
 
 impl TopicSettings {
@@ -170,6 +173,7 @@ impl Default for TopicSettings {
             local_epochs: false,
             durable: Durable::default(),
             delta: AllowedDelta::Off,
+            compression_context: true,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Topics and their owner shards: what each subscriber gets, what it is told that it missed, and that everything is accounted for.
 
 mod accounts;
+mod contexts;
 mod delivery;
 mod deltas;
 mod formats;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
-use super::channel::{Append, Audience, Channel, ChannelContext, Sums};
+use super::channel::{Append, Audience, Channel, ChannelContext, Mover, Sums};
 use super::message::Publication;
 use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
-use crate::channel::format::{Deltas, Encode, Format};
+use crate::channel::format::{Compression, Deltas, Encode, Encoding, Format};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Origin;
 use crate::channel::previous::Previous;
@@ -320,11 +320,51 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// Adds a subscriber that gets everything that is appended from now on, encoded as `format`, except for the origin
     /// `skip`. The first subscriber of a format creates its log.
+    ///
+    /// In the format [`Compression::Following`], nothing compressed may be sent to the subscriber but the frames of this topic. It
+    /// begins in [`Compression::Joining`] if there are messages that it has not been sent.
     pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<SubscriberId> {
+        let compression = match format.compression {
+            Compression::Following { bits } => self.entry(id, format.dialect, bits),
+            stays => stays,
+        };
+        let follows = matches!(format.compression, Compression::Following { .. });
+        self.add(id, key, Format { compression, ..format }, skip, follows)
+    }
+
+    /// The number of the channel of a topic with this format.
+    fn number_of(&self, id: TopicId, format: Format) -> Option<u32> {
+        let channels = &self.table.get(id.key())?.channels;
+        let has_format =
+            |number: &u32| self.channels.get(*number).is_some_and(|channel| channel.format == format);
+        channels.iter().copied().find(has_format)
+    }
+
+    /// Bytes that the context of a format has consumed; 0 if it may have subscribers that have no message of it.
+    fn consumed_bytes(&self, id: TopicId, dialect: Encoding, bits: u8) -> u64 {
+        let number = self.number_of(id, Format { dialect, compression: Compression::Following { bits } });
+        number.and_then(|number| self.channels.get(number)).map_or(0, Channel::consumed_bytes)
+    }
+
+    /// How messages are compressed first for a subscriber that is to have a context.
+    fn entry(&self, id: TopicId, dialect: Encoding, bits: u8) -> Compression {
+        match self.consumed_bytes(id, dialect, bits) {
+            0 => Compression::Following { bits },
+            _ => Compression::Joining { bits },
+        }
+    }
+
+    fn add(
+        &mut self,
+        id: TopicId,
+        key: K,
+        format: Format,
+        skip: Origin,
+        follows: bool,
+    ) -> Option<SubscriberId> {
+        let known = self.number_of(id, format);
         let topic = self.table.get_mut(id.key())?;
         let channels = &mut self.channels;
-        let has_format = |number: &u32| channels.get(*number).is_some_and(|channel| channel.format == format);
-        let known = topic.channels.iter().copied().find(has_format);
         let channel = known.unwrap_or_else(|| {
             let (settings, offset) = (&topic.state.settings, topic.offset);
             let number = channels.insert(|number| Channel::new(number, id.index, format, settings, offset));
@@ -336,7 +376,7 @@ impl<K: Copy + Eq> Topics<K> {
         if format.dialect.deltas() != Deltas::Off {
             topic.state.previous.want();
         }
-        let index = self.channels.get_mut(channel)?.subscribe(key, skip, &mut self.sums);
+        let index = self.channels.get_mut(channel)?.subscribe(key, skip, follows, &mut self.sums);
         Some(SubscriberId { channel, index })
     }
 
@@ -374,8 +414,9 @@ impl<K: Copy + Eq> Topics<K> {
         message: &AcceptedMessage<'_>,
         frames: &mut impl Encode,
     ) {
-        let Some(topic) = self.table.get_mut(id.key()) else { return };
         let AcceptedMessage { publication, offset, origin, publisher, received_at } = *message;
+        let publisher = publisher.and_then(|publisher| self.continuing(id, publisher, origin));
+        let Some(topic) = self.table.get_mut(id.key()) else { return };
         topic.offset = offset;
         topic.fresh += 1;
         topic.undelivered_since = match topic.undelivered {
@@ -398,6 +439,24 @@ impl<K: Copy + Eq> Topics<K> {
         {
             topic.state.previous.keep(memory.pool, publication);
         }
+    }
+
+    /// The subscriber of a topic that has published as `publisher`. It may have continued under another id since.
+    #[inline]
+    fn continuing(&self, id: TopicId, publisher: SubscriberId, origin: Origin) -> Option<SubscriberId> {
+        let channel = self.channels.get(publisher.channel);
+        let is_it = channel
+            .is_some_and(|channel| channel.topic == id.index && channel.skips(publisher.index, origin));
+        if is_it { Some(publisher) } else { self.find_skipping(id, origin) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_skipping(&self, id: TopicId, origin: Origin) -> Option<SubscriberId> {
+        self.table.get(id.key())?.channels.iter().find_map(|&channel| {
+            let index = self.channels.get(channel)?.find_skipping(origin)?;
+            Some(SubscriberId { channel, index })
+        })
     }
 
     /// Appends an event for the subscribers whose protocol has heartbeats.
@@ -492,9 +551,14 @@ impl<K: Copy + Eq> Topics<K> {
         Some((channel, topic.state.context(&mut self.sums, now)))
     }
 
-    /// Frees the frames that only slow consumers still need, in one of the logs where they are most. False if there is
-    /// nothing to free.
+    /// Frees the compression contexts, or then the frames that only slow consumers still need, in one of the logs where they are most.
+    /// False if there is nothing to free.
     pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        if self.sums.contexts > 0 {
+            let Topics { channels, sums, .. } = self;
+            channels.iter_mut(0).for_each(|(_, channel)| channel.end_context(pool, sums));
+            return true;
+        }
         let Some(number) = self.backlogs.largest() else { return false };
         self.backlogs.set(number, 0);
         let Some(channel) = self.channels.get_mut(number) else { return true };
@@ -549,50 +613,143 @@ impl<K: Copy + Eq> Topics<K> {
     #[inline]
     fn deliver_topic(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) {
         let Some(topic) = self.table.get_mut(id.key()) else { return };
-        let mut deserted = false;
+        let (mut deserted, mut may_move) = (false, false);
         for &number in &topic.channels {
             let Some(channel) = self.channels.get_mut(number) else { continue };
             channel.deliver(&mut topic.state.context(&mut self.sums, now), sink);
             self.backlogs.set(number, channel.backlog_bytes());
             deserted |= channel.count() == 0;
+            may_move |= channel.may_have_movers();
         }
-        if topic.state.previous.is_wanted() {
-            deserted |= self.follow(id, now, sink);
+        if may_move {
+            deserted |= self.move_subscribers(id, now, sink);
         }
         if deserted && let Some(topic) = self.table.get_mut(id.key()) {
             release_deserted(&mut self.channels, topic, &mut self.sums, sink.pool());
         }
     }
 
-    /// Moves the subscribers that have been sent the latest message to the formats whose messages may be deltas from it. Whether
-    /// a format has none left.
+    /// Moves the subscribers that have been sent everything to the channels that they belong in: where messages may be deltas from
+    /// the latest one, or refer to earlier ones, or may not. Whether a channel has none left.
     #[cold]
     #[inline(never)]
-    fn follow(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) -> bool {
-        let beginning = |topic: &Topic, at: usize| {
-            let number = *topic.channels.get(at)?;
-            let format = self.channels.get(number)?.format;
-            Some((number, format.dialect.following().map(|dialect| Format { dialect, ..format })))
-        };
-        let topic = self.table.get(id.key());
-        let formats: Vec<_> = (0..).map_while(|at| beginning(topic?, at)).collect();
+    fn move_subscribers(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) -> bool {
+        let numbers = self.table.get(id.key()).map(|topic| topic.channels.clone()).unwrap_or_default();
         let mut deserted = false;
-        for (number, following) in formats {
-            let Some(following) = following else { continue };
+        for number in numbers {
+            let Some(channel) = self.channels.get(number).filter(|channel| channel.may_have_movers()) else {
+                continue;
+            };
+            let Format { dialect, compression } = channel.format;
+            let consumed_bytes = match compression {
+                Compression::Joining { bits } => self.consumed_bytes(id, dialect, bits),
+                Compression::Off | Compression::Single { .. } | Compression::Following { .. } => 0,
+            };
+            if let Some(channel) = self.channels.get_mut(number) {
+                channel.note_consumed(consumed_bytes);
+            }
             let mut from = 0;
-            while let Some((index, key)) =
-                self.channels.get(number).and_then(|channel| channel.next_up_to_date(from))
+            while let Some(mover) =
+                self.channels.get(number).and_then(|channel| channel.next_mover(from, consumed_bytes == 0))
             {
-                from = index + 1;
-                let Some((channel, mut context)) = self.channel(number, now) else { break };
-                channel.remove(index, &mut context);
-                deserted |= channel.count() == 0;
-                if let Some(to) = self.subscribe(id, key, following, 0) {
-                    sink.moved(key, SubscriberId { channel: number, index }, to);
+                from = mover.index + 1;
+                if let Some(to) = self.relocate(id, number, &mover, now) {
+                    sink.moved(mover.key, SubscriberId { channel: number, index: mover.index }, to);
                 }
             }
+            deserted |= self.channels.get(number).is_some_and(|channel| channel.count() == 0);
         }
         deserted
+    }
+
+    /// Moves a subscriber from the channel `number` to the one that it belongs in.
+    fn relocate(&mut self, id: TopicId, number: u32, mover: &Mover<K>, now: Nanos) -> Option<SubscriberId> {
+        let Mover { index, key, skip, follows, has_message, is_settled } = *mover;
+        let (channel, mut context) = self.channel(number, now)?;
+        let format = channel.format;
+        channel.remove(index, &mut context);
+        let following = format.dialect.following().filter(|_| has_message);
+        // A delta is from the message before it, which everybody must have been sent.
+        let skip = if following.is_some() { 0 } else { skip };
+        let dialect = following.unwrap_or(format.dialect);
+        let compression = match format.compression {
+            Compression::Off => Compression::Off,
+            joining @ Compression::Joining { bits } if follows && following.is_none() => {
+                if is_settled {
+                    Compression::Following { bits }
+                } else {
+                    joining
+                }
+            }
+            Compression::Single { bits }
+            | Compression::Joining { bits }
+            | Compression::Following { bits } => {
+                if follows {
+                    self.entry(id, dialect, bits)
+                } else {
+                    Compression::Single { bits }
+                }
+            }
+        };
+        self.add(id, key, Format { dialect, compression }, skip, follows)
+    }
+
+    /// Sends a subscriber no more messages that refer to earlier ones, so that other compressed messages may be sent to its
+    /// connection. `None` if that is not possible now, because it has not been sent everything; otherwise its id from now on.
+    pub fn leave_context(
+        &mut self,
+        subscriber: SubscriberId,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Option<SubscriberId> {
+        let SubscriberId { channel: number, index } = subscriber;
+        let channel = self.channels.get_mut(number)?;
+        if !matches!(channel.format.compression, Compression::Joining { .. } | Compression::Following { .. })
+        {
+            channel.set_follows(index, false);
+            return Some(subscriber);
+        }
+        channel.as_mover(index, false)?;
+        channel.set_follows(index, false);
+        let (_, to) = self.relocate_at(subscriber, now, pool)?;
+        Some(to)
+    }
+
+    /// Only the frames of this topic are compressed for this subscriber from now on: it may have messages that refer to earlier
+    /// ones, from the next delivery on at which it has been sent everything.
+    pub fn rejoin_context(&mut self, subscriber: SubscriberId) {
+        if let Some(channel) = self.channels.get_mut(subscriber.channel)
+            && channel.format.compression != Compression::Off
+        {
+            channel.set_follows(subscriber.index, true);
+        }
+    }
+
+    /// Moves one subscriber, if it has been sent everything and belongs in another channel.
+    fn relocate_at(
+        &mut self,
+        subscriber: SubscriberId,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Option<(K, SubscriberId)> {
+        let SubscriberId { channel: number, index } = subscriber;
+        let channel = self.channels.get(number)?;
+        let (generation, _) = self.table.at(channel.topic)?;
+        let id = TopicId { index: channel.topic, generation };
+        let mover = channel.mover(index, false)?;
+        let to = self.relocate(id, number, &mover, now);
+        self.release_if_deserted(number, pool);
+        Some((mover.key, to?))
+    }
+
+    fn release_if_deserted(&mut self, number: u32, pool: &mut Pool) {
+        let Topics { channels, table, sums, .. } = self;
+        if let Some(channel) = channels.get(number)
+            && channel.count() == 0
+            && let Some((_, topic)) = table.at_mut(channel.topic)
+        {
+            release_deserted(channels, topic, sums, pool);
+        }
     }
 
     /// When [`deliver`](Topics::deliver) must deliver waiting messages.
@@ -602,14 +759,16 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// A subscriber's partial send is complete, or it may be writable again: it is offered the messages that it lacks.
     pub fn catch_up(&mut self, subscriber: SubscriberId, now: Nanos, sink: &mut impl Sink<K>) {
-        let Topics { channels, table, sums, .. } = self;
-        let Some(channel) = channels.get_mut(subscriber.channel) else { return };
-        let Some((_, topic)) = table.at_mut(channel.topic) else { return };
-        channel.finished(subscriber.index, &mut topic.state.context(sums, now));
-        channel.offer(subscriber.index, &mut topic.state.context(sums, now), sink);
-        if channel.count() == 0 {
-            release_deserted(channels, topic, sums, sink.pool());
+        let Some((channel, mut context)) = self.channel(subscriber.channel, now) else { return };
+        channel.finished(subscriber.index, &mut context);
+        channel.offer(subscriber.index, &mut context, sink);
+        // It may have skipped messages, and must not be sent the next one of this channel.
+        if channel.may_have_movers()
+            && let Some((key, to)) = self.relocate_at(subscriber, now, sink.pool())
+        {
+            sink.moved(key, subscriber, to);
         }
+        self.release_if_deserted(subscriber.channel, sink.pool());
     }
 
     /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.
@@ -658,16 +817,20 @@ impl<K: Copy + Eq> Topics<K> {
     }
 
     /// Lists the topics whose subscribers must be sent a heartbeat, because nothing was sent for this long. They then
-    /// count as delivered.
-    pub fn silent(&mut self, now: Nanos, silent: &mut Vec<TopicId>) {
-        for (key, topic) in self.table.iter_mut() {
+    /// count as delivered. Silent topics keep no compression context.
+    pub fn silent(&mut self, now: Nanos, silent: &mut Vec<TopicId>, pool: &mut Pool) {
+        let Topics { table, channels, sums, .. } = self;
+        for (key, topic) in table.iter_mut() {
             if topic.dirty || topic.spoke_at + topic.state.settings.heartbeat > now {
                 continue;
             }
-            let hears = |number: &u32| {
-                self.channels.get(*number).is_some_and(|channel| channel.format.dialect.has_events())
-            };
-            if topic.channels.iter().any(hears) {
+            let mut hears = false;
+            for &number in &topic.channels {
+                let Some(channel) = channels.get_mut(number) else { continue };
+                hears |= channel.format.dialect.has_events();
+                channel.end_context(pool, sums);
+            }
+            if hears {
                 topic.spoke_at = now;
                 silent.push(TopicId::from_key(key));
             }

@@ -29,6 +29,11 @@ def offer(**parameters):
     return {"compression": None, "extensions": [factory]}
 
 
+def quote(number):
+    """A short message that has much in common with the others."""
+    return json.dumps({"n": number, "symbol": "ECHO", "bid": 100 + number * 7919 % 1000 / 8, "venue": "XETR", "state": "open"}, separators=(",", ":"))
+
+
 PLAIN = {"compression": None}
 # The offer of a client, and the maximum window bits of the server that it implies (15 by default).
 OFFERS = [
@@ -46,6 +51,8 @@ SETTINGS = [
     ("server_max_window_bits=15; client_max_window_bits=15", 15, True),
     ("server_max_window_bits=12; client_max_window_bits=12; client_no_context_takeover", 12, True),
     ("server_max_window_bits=9; client_max_window_bits=9; level=9", 9, True),
+    ("shared", 15, True),
+    ("shared; server_max_window_bits=9", 9, True),
 ]
 MESSAGES = ["", "short", b"\x00\xff", *map(record, range(20)), noise(5_000), "ü" * 30_000, record(3).encode()]
 
@@ -181,6 +188,90 @@ class Compression(AsyncTest):
                     self.assertLess(len(payload), len(message) // 2)
                     self.assertEqual(frames.setdefault(bits, payload), payload)
                     self.assertEqual(zlib.decompressobj(-bits).decompress(payload + b"\0\0\xff\xff"), message)
+
+    async def test_a_topic_has_one_context_for_all_its_subscribers(self):
+        server = self.serve("--shards", "1", "--compress", "shared; server_max_window_bits=10")
+        done = lambda: server.stats()["node"]["compression"]
+        async with contextlib.AsyncExitStack() as clients:
+            publisher = await self.join(clients, server, "/broadcast/quotes", PLAIN)
+            members, expected = [], []
+            for number in range(600):
+                # Newcomers are sent messages that refer to none until they have the whole window.
+                if number % 40 == 0 or number < 4:
+                    members.append(await self.join(clients, server, "/broadcast/quotes", offer()))
+                    expected.append([])
+                await publisher.send(quote(number))
+                for messages in expected:
+                    messages.append(quote(number))
+            for member, messages in zip(members, expected):
+                self.assertEqual([await self.receive(member) for _ in messages], messages)
+            compressed = done()
+            self.assertLess(compressed["bytes_out"], compressed["bytes_out_plain"] * 0.5)
+            before = done()["messages_out"]
+            for number in range(600, 700):
+                await publisher.send(quote(number))
+                for member in members:
+                    self.assertEqual(await self.receive(member), quote(number))
+            self.assertEqual(done()["messages_out"] - before, 100, "once for all")
+
+    async def test_a_publisher_that_is_not_sent_its_own_messages_can_read_the_others(self):
+        server = self.serve("--shards", "2", "--compress", "shared; server_max_window_bits=9")
+        async with contextlib.AsyncExitStack() as clients:
+            members = [await self.join(clients, server, "/broadcast/talk", offer()) for _ in range(12)]
+            for round_ in range(30):
+                for number, member in enumerate(members):
+                    if (round_ + number) % 5 == 0:
+                        await member.send(quote(1_000 * round_ + number))
+            said = {
+                number: {quote(1_000 * round_ + number) for round_ in range(30) if (round_ + number) % 5 == 0}
+                for number in range(12)
+            }
+            for number, member in enumerate(members):
+                others = set().union(*(quotes for other, quotes in said.items() if other != number))
+                self.assertEqual({await self.receive(member) for _ in others}, others)
+
+    async def test_a_session_of_two_topics_reads_both_with_one_window(self):
+        server = self.serve("--shards", "2", "--compress", "shared; server_max_window_bits=9")
+        async with contextlib.AsyncExitStack() as clients:
+            sessions = []
+            for _ in range(10):
+                options = {"subprotocols": ["echoring.v1.json"]} | offer()
+                sessions.append(await self.join(clients, server, "/broadcast", options))
+            publisher = await self.join(clients, server, "/broadcast", {"subprotocols": ["echoring.v1.json"]} | PLAIN)
+
+            async def ask(session, **request):
+                await session.send(json.dumps({"id": 1} | request))
+                heard = []
+                while True:
+                    event = json.loads(await self.receive(session))
+                    if event.get("id") == 1:
+                        self.assertNotEqual(event["type"], "error", event)
+                        return heard
+                    heard.append(event)
+
+            heard, topics = [[] for _ in sessions], [set() for _ in sessions]
+            published = 0
+            # Subscriptions come and go, and so does the topic that has the window.
+            for step in range(60):
+                for number, session in enumerate(sessions):
+                    # a from 0 to 12, and b from 6 to 18 of 20.
+                    topic = {0: "a", 6: "b", 12: "a", 18: "b"}.get((step + 3 * number) % 20)
+                    if topic:
+                        change = "unsubscribe" if topic in topics[number] else "subscribe"
+                        topics[number] ^= {topic}
+                        heard[number] += await ask(session, type=change, topic=topic)
+                for topic in "ab":
+                    for _ in range(5):
+                        published += 1
+                        await publisher.send(json.dumps({"type": "publish", "topic": topic, "text": quote(published)}))
+            for number in range(len(sessions)):
+                offsets = {"a": 0, "b": 0}
+                for event in heard[number]:
+                    self.assertEqual(event["type"], "message", event)
+                    self.assertGreater(event["offset"], offsets[event["topic"]])
+                    offsets[event["topic"]] = event["offset"]
+                    self.assertIn('"symbol":"ECHO"', event["text"])
+                self.assertGreater(len(heard[number]), 50)
 
     def test_who_is_too_slow_for_plain_messages_is_disconnected_and_who_takes_them_compressed_is_not(self):
         server = self.serve("--compress", "on")

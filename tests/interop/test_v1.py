@@ -205,10 +205,11 @@ class V1:
     shards = "1"
     denied = False
     compression = None
+    compress = "off"
 
     @classmethod
     def setUpClass(cls):
-        flags = ["--compress", "on" if cls.compression else "off"]
+        flags = ["--compress", cls.compress]
         cls.server = Server("--shards", cls.shards, "--config", configuration, *flags, denied=cls.denied)
         cls.addClassCleanup(cls.server.__exit__)
 
@@ -824,6 +825,13 @@ class TwoShardsWithoutIoUring(V1, AsyncTest):
 class TwoShardsCompressed(V1, AsyncTest):
     shards = "2"
     compression = "deflate"
+    compress = "on"
+
+
+class TwoShardsWithSharedContexts(V1, AsyncTest):
+    shards = "2"
+    compression = "deflate"
+    compress = "shared; server_max_window_bits=9"
 
 
 class Accounts(unittest.TestCase):

@@ -80,8 +80,8 @@ impl PreparedMessage {
         core.may_queue()?;
         let compresses = core.compresses;
         let queued = core.with(|connection, env, _| {
-            let window_bits = if compresses { connection.share_window(env.codecs) } else { None };
-            let format = window_bits.zip(env.codecs.compression().copied());
+            let window = if compresses { connection.share_window(env.codecs) } else { None };
+            let format = window.map(|window| window.bits).zip(env.codecs.compression().copied());
             let frame = self.frame(format, |bits| env.codecs.deflate_for_all(bits, payload));
             connection.send_encoded(&frame, env)
         });

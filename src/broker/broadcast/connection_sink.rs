@@ -118,8 +118,14 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     }
 
     fn moved(&mut self, token: Token, from: SubscriberId, to: SubscriberId) {
-        if let Some(session) = self.cx.peer(token).and_then(Peer::session_mut) {
-            session.replace_member(from, to);
+        match self.cx.peer(token) {
+            Some(Peer::Subscriber(subscriber)) => subscriber.member = Some(to),
+            Some(peer) => {
+                if let Some(session) = peer.session_mut() {
+                    session.replace_member(from, to);
+                }
+            }
+            None => {}
         }
     }
 

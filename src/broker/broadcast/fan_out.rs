@@ -101,7 +101,7 @@ impl FanOut {
     ) {
         let FanOut { topics, encoder, .. } = self;
         let mut silent = Vec::new();
-        topics.silent(now, &mut silent);
+        topics.silent(now, &mut silent, resources.pool);
         for topic in silent {
             let event = TopicEvent::Heartbeat(topics.offset(topic));
             let memory = &mut LogMemory { pool: resources.pool, owned };

@@ -6,8 +6,11 @@ use super::dialect::Dialect;
 use super::events::TopicEvent;
 use crate::v1::message;
 use echoring_proto::connection::{Codecs, MessageKind};
+use echoring_proto::deflate::Deflater;
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
-use echoring_topics::{Content, Deltas, Encode, Format, Keyed, Parts, Publication, TopicId};
+use echoring_topics::{
+    Base, Compression, Content, Deltas, Encode, Format, Keyed, Parts, Publication, TopicId,
+};
 use echoring_wire::event_stream;
 use echoring_wire::v1::Message;
 
@@ -62,7 +65,7 @@ pub(super) fn raw_kind(content: Content) -> MessageKind {
 
 impl Encode for Frames<'_> {
     #[inline]
-    fn frame(&mut self, topic: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_> {
+    fn frame(&mut self, topic: &str, format: Format, base: Base<'_>) -> Parts<'_> {
         let Frames { publication, id, offset, encoder, codecs } = self;
         let (offset, publication) = (*offset, *publication);
         let FrameEncoder { head, text, joined, deltas, epochs } = &mut **encoder;
@@ -84,14 +87,14 @@ impl Encode for Frames<'_> {
                 let body = match format.dialect.deltas() {
                     Deltas::Off => centrifuge_events::plain(&publication),
                     Deltas::Beginning | Deltas::Following => {
-                        deltas.body(encoding, &publication, previous.as_ref())
+                        deltas.body(encoding, &publication, base.previous.as_ref())
                     }
                 };
                 let parts = centrifuge_events::message_parts(encoding, text, topic, offset, key, body);
                 (dialect.kind(), parts)
             }
         };
-        if let Some(window_bits) = format.window_bits {
+        if format.compression != Compression::Off {
             let whole = if body[1].is_empty() && body[2].is_empty() {
                 body[0]
             } else {
@@ -99,13 +102,25 @@ impl Encode for Frames<'_> {
                 body.iter().for_each(|part| joined.extend_from_slice(part));
                 joined
             };
-            if let Some(deflated) = codecs.deflate_for_all(window_bits, whole) {
+            let deflated = match (format.compression, base.context) {
+                (Compression::Off, _) => None,
+                (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, whole),
+                (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, whole),
+                (Compression::Single { bits } | Compression::Following { bits }, _) => {
+                    codecs.deflate_for_all(bits, whole)
+                }
+            };
+            if let Some(deflated) = deflated {
                 let head = encode_header(head, kind, true, deflated.len());
                 return [head, deflated, &[], &[]];
             }
         }
         let head = encode_header(head, kind, false, body.iter().map(|part| part.len()).sum());
         [head, body[0], body[1], body[2]]
+    }
+
+    fn new_context(&mut self, bits: u8) -> Option<Box<Deflater>> {
+        self.codecs.new_context(bits)
     }
 }
 
@@ -117,7 +132,7 @@ pub(super) struct EventFrame<'a> {
 }
 
 impl Encode for EventFrame<'_> {
-    fn frame(&mut self, topic: &str, format: Format, _: Option<Publication<'_>>) -> Parts<'_> {
+    fn frame(&mut self, topic: &str, format: Format, _: Base<'_>) -> Parts<'_> {
         let FrameEncoder { head, text, epochs, .. } = &mut *self.encoder;
         // Raw subscribers get no events.
         let dialect = Dialect::of(format.dialect).unwrap_or_default();

@@ -72,8 +72,7 @@ impl Broadcast {
         let topic = self.fan_out.topics.find(name);
         let taken = topic.and_then(|topic| link.peer.session_mut()?.take(topic));
         let Some(subscription) = taken else { return false };
-        let token = link.token;
-        self.leave(&mut link.resources(), token, &subscription);
+        self.leave_topic(link, &subscription);
         true
     }
 

@@ -315,12 +315,12 @@ impl Broadcast {
 
     pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
-        let window_bits = link.share_window();
+        let compression = self.session_compression(link, topic);
         let (token, dialect, client) = (link.token, dialect_of(link), self.client_id(link));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         let Some(session) = link.peer.session_mut() else { return };
         let Some(own) = session.find(topic) else { return };
-        let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), window_bits };
+        let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), compression };
         let skip = if own.skips_own { client.number } else { 0 };
         let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
@@ -342,8 +342,7 @@ impl Broadcast {
             return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
         };
         self.cancel_subscribe(link, &subscription.state);
-        let token = link.token;
-        self.leave(&mut link.resources(), token, &subscription);
+        self.leave_topic(link, &subscription);
         self.sessions.send(link, &SessionEvent::Unsubscribed { id, topic: name });
     }
 

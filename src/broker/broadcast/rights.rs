@@ -180,8 +180,7 @@ impl Broadcast {
                 self.sessions.send(link, &event);
             }
         }
-        let token = link.token;
-        self.leave(&mut link.resources(), token, &subscription);
+        self.leave_topic(link, &subscription);
     }
 }
 

@@ -194,8 +194,8 @@ impl Broadcast {
         echo_own: bool,
     ) -> Option<SubscriberId> {
         let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
-        let window_bits = cx.share_window(token);
-        self.fan_out.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
+        let compression = self.raw_compression(cx, token, topic);
+        self.fan_out.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, compression }, skip)
     }
 
     /// The owner has answered the subscription of this shard.
@@ -359,6 +359,17 @@ impl Broadcast {
                 self.leave_if_deserted(resources, topic);
             }
         }
+    }
+
+    /// Ends a subscription of a session that goes on.
+    pub(super) fn leave_topic(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        subscription: &SessionSubscription,
+    ) {
+        let token = link.token;
+        self.leave(&mut link.resources(), token, subscription);
+        self.pass_window_on(link);
     }
 
     /// A live subscription of a session has ended.

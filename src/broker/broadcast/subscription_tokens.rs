@@ -116,8 +116,7 @@ impl Broadcast {
             let name = fan_out.name(topic);
             let code = UnsubscribeCode::Expired;
             sessions.reply(link, |encoding, out| push::unsubscribe(encoding, out, name, code));
-            let token = link.token;
-            self.leave(&mut link.resources(), token, &subscription);
+            self.leave_topic(link, &subscription);
         }
     }
 }

@@ -131,6 +131,7 @@ impl Broadcast {
             self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         }
         self.left_live(&mut link.resources(), token, topic);
+        self.pass_window_on(&mut link);
     }
 
     /// Sends the pages that are due. Sessions that become due meanwhile wait for the next tick.

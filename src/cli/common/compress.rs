@@ -27,6 +27,14 @@ impl Compress {
         let preferences = Preferences { server: direction, client: direction };
         Compress { compression: Some(Compression::default().preferences(preferences)), ..Compress::OFF }
     }
+
+    /// One context per topic, and no memory per connection.
+    fn shared() -> Compress {
+        let compression = Compression::default();
+        let Preferences { server, client } = compression.preferences;
+        let preferences = Preferences { server: Direction { takeover: true, ..server }, client };
+        Compress { compression: Some(compression.preferences(preferences).shared(true)), ..Compress::OFF }
+    }
 }
 
 impl FromStr for Compress {
@@ -38,13 +46,16 @@ impl FromStr for Compress {
             "on" => return Ok(Compress { compression: Some(Compression::default()), ..Compress::OFF }),
             _ => {}
         }
-        let Compress { mut memory_bytes, .. } = Compress::OFF;
-        let mut compression = Compress::full().compression.unwrap_or_default();
+        let list = || words.split([';', ',']).map(str::trim).filter(|word| !word.is_empty());
+        let preset = if list().any(|word| word == SHARED) { Compress::shared() } else { Compress::full() };
+        let mut memory_bytes = preset.memory_bytes;
+        let mut compression = preset.compression.unwrap_or_default();
         let Preferences { server, client } = &mut compression.preferences;
-        for word in words.split([';', ',']).map(str::trim).filter(|word| !word.is_empty()) {
+        for word in list() {
             let (name, value) =
                 word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
             match (name.trim(), value.map(str::trim)) {
+                (SHARED, None) => {}
                 ("server_no_context_takeover", None) => server.takeover = false,
                 ("client_no_context_takeover", None) => client.takeover = false,
                 ("server_max_window_bits", Some(bits)) => server.window_bits = window_bits(bits)?,
@@ -57,34 +68,55 @@ impl FromStr for Compress {
                 ("memory", Some(bytes)) => memory_bytes = values::bytes(bytes)?,
                 _ => {
                     return Err(format!(
-                        "{word} is not a parameter; expected on, off, or a list of server_no_context_takeover, \
-                         client_no_context_takeover, server_max_window_bits=9..15, \
+                        "{word} is not a parameter; expected on, off, or a list of shared, \
+                         server_no_context_takeover, client_no_context_takeover, server_max_window_bits=9..15, \
                          client_max_window_bits=9..15, level=1..9, threshold=BYTES \
                          (default {COMPRESSION_THRESHOLD_BYTES}), memory=BYTES"
                     ));
                 }
             }
         }
+        if compression.shared && !compression.preferences.server.takeover {
+            return Err(
+                "shared: needs context takeover by the server; remove server_no_context_takeover".to_owned()
+            );
+        }
         Ok(Compress { compression: Some(compression), memory_bytes })
     }
 }
 
+/// The parameter, which may stand alone, for contexts of topics instead of connections.
+const SHARED: &str = "shared";
+
 /// Shown as it may be written.
 impl fmt::Display for Compress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Compression { preferences, level, threshold_bytes, .. }) = self.compression else {
+        let Some(Compression { preferences, level, threshold_bytes, shared, .. }) = self.compression else {
             return f.write_str("off");
         };
-        if "on".parse() == Ok(*self) {
-            return f.write_str("on");
+        for word in ["on", SHARED] {
+            if word.parse() == Ok(*self) {
+                return f.write_str(word);
+            }
         }
         let Preferences { server, client } = preferences;
+        if shared {
+            f.write_str("shared; client_max_window_bits=")?;
+            write!(f, "{}; server_max_window_bits={}; ", client.window_bits, server.window_bits)?;
+            return self.write_effort(f, level, threshold_bytes);
+        }
         for (end, direction) in [("server", server), ("client", client)] {
             if !direction.takeover {
                 write!(f, "{end}_no_context_takeover; ")?;
             }
             write!(f, "{end}_max_window_bits={}; ", direction.window_bits)?;
         }
+        self.write_effort(f, level, threshold_bytes)
+    }
+}
+
+impl Compress {
+    fn write_effort(&self, f: &mut fmt::Formatter<'_>, level: u8, threshold_bytes: u32) -> fmt::Result {
         let [threshold, memory] = [threshold_bytes.into(), self.memory_bytes].map(values::shown_bytes);
         write!(f, "level={level}; threshold={threshold}; memory={memory}")
     }

@@ -434,11 +434,12 @@ pub(crate) struct Args {
 
     /// Compress messages (permessage-deflate)
     ///
-    /// on keeps no memory between messages. Parameters keep a window for each connection and direction unless they say
-    /// otherwise: server_no_context_takeover, client_no_context_takeover, server_max_window_bits=9..15,
-    /// client_max_window_bits=9..15, level=1..9, threshold=BYTES, and memory=BYTES for the windows of all connections. See
-    /// docs/guide/operate.md#compression.
-    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = Compress::from_str, help_heading = PROTOCOL)]
+    /// on keeps no memory between messages. shared keeps a window for each topic, so that its messages refer to earlier ones, and
+    /// none for connections; it may be followed by the other parameters. Without it, parameters keep a window for each connection
+    /// and direction unless they say otherwise: server_no_context_takeover, client_no_context_takeover,
+    /// server_max_window_bits=9..15, client_max_window_bits=9..15, level=1..9, threshold=BYTES, and memory=BYTES for the windows
+    /// of all connections. See docs/guide/operate.md#compression.
+    #[arg(long, value_name = "off|on|shared|PARAMS", default_value = "off", value_parser = Compress::from_str, help_heading = PROTOCOL)]
     pub(super) compress: Compress,
 
     /// Select this subprotocol if a client offers it; repeatable, best first

@@ -1,7 +1,7 @@
 //! Compresses and decompresses the messages of one connection, as both ends agreed (RFC 7692).
 
 use super::reader::ReadError;
-use super::{Codecs, Env, OutOfMemory};
+use super::{Codecs, Env, OutOfMemory, SharedWindow};
 use crate::Role;
 use crate::buffer::Buffer;
 use crate::deflate::{Agreement, Deflater, Direction, Window};
@@ -17,11 +17,13 @@ pub(super) struct MessageCodec {
     outbound: Outbound,
 }
 
-/// Who deflates.
+/// Who deflates the connection's own messages.
 #[derive(Debug)]
 enum Outbound {
     /// None: no deflater has a window of 8 bits.
     Plain,
+    /// None: the peer's window must have nothing but the messages of a topic.
+    Topic,
     /// The shard's deflaters, each message from an empty window.
     Shared,
     /// The connection's own, made with the first message if the budget has room.
@@ -51,7 +53,7 @@ impl MessageCodec {
             window: inbound.takeover.then(|| Window::new(inbound.window_bits)),
             outbound: match outbound {
                 direction if !direction.deflates() => Outbound::Plain,
-                Direction { takeover: true, .. } => Outbound::Own(None),
+                Direction { takeover: true, .. } if !codecs.shares_contexts() => Outbound::Own(None),
                 _ => Outbound::Shared,
             },
         })
@@ -80,13 +82,14 @@ impl MessageCodec {
         }
     }
 
-    /// From now on each message is deflated from an empty window, by the shard's deflaters. Returns the bits of that window;
-    /// `None` when the peer takes plain messages only.
-    pub(super) fn share_window(&mut self, codecs: &mut Codecs) -> Option<u8> {
+    /// From now on each message is deflated from an empty window, by the shard's deflaters. Returns that window; `None` when the
+    /// peer takes plain messages only.
+    pub(super) fn share_window(&mut self, codecs: &mut Codecs) -> Option<SharedWindow> {
         let direction = self.outbound_direction();
         match &mut self.outbound {
             Outbound::Plain => return None,
             Outbound::Shared => {}
+            Outbound::Topic => self.outbound = Outbound::Shared,
             Outbound::Own(deflater) => {
                 if let Some(deflater) = deflater.take() {
                     codecs.put_deflater(direction, deflater);
@@ -94,7 +97,15 @@ impl MessageCodec {
                 self.outbound = Outbound::Shared;
             }
         }
-        Some(direction.window_bits)
+        let has_context = direction.takeover && codecs.shares_contexts();
+        Some(SharedWindow { bits: direction.window_bits, has_context })
+    }
+
+    /// From now on no message of the connection itself is deflated.
+    pub(super) fn leave_window_to_topic(&mut self) {
+        if let Outbound::Shared = self.outbound {
+            self.outbound = Outbound::Topic;
+        }
     }
 
     /// Deflates a message. `None` when it is sent plain, because it is short or does not shrink.
@@ -102,7 +113,7 @@ impl MessageCodec {
         let level = codecs.compression_of(payload)?.level;
         let direction = self.outbound_direction();
         match &mut self.outbound {
-            Outbound::Plain => None,
+            Outbound::Plain | Outbound::Topic => None,
             Outbound::Shared => codecs.deflate_for_all(direction.window_bits, payload),
             Outbound::Own(deflater) => {
                 if deflater.is_none() {

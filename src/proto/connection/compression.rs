@@ -9,7 +9,7 @@
 
 use crate::buffer::{Budget, Lease};
 use crate::deflate::{Agreement, Deflater, Direction, Inflater, Preferences, Window};
-use crate::limits::SPARE_CONTEXTS_MAX;
+use crate::limits::{SHARED_CONTEXT_THRESHOLD_BYTES, SPARE_CONTEXTS_MAX};
 use crate::{ProtocolError, Role};
 
 /// Compression settings of a connection.
@@ -30,6 +30,9 @@ pub struct Compression {
     pub level: u8,
     /// Size in bytes below which a message is sent uncompressed.
     pub threshold_bytes: u32,
+    /// Whether a server keeps one context per topic for all its subscribers, instead of one per connection. A connection that
+    /// agrees on context takeover then owns no deflater: its own messages are compressed from an empty window.
+    pub shared: bool,
 }
 
 impl Default for Compression {
@@ -40,6 +43,7 @@ impl Default for Compression {
             preferences: Preferences { server: direction, client: direction },
             level: crate::limits::COMPRESSION_LEVEL_DEFAULT,
             threshold_bytes: crate::limits::COMPRESSION_THRESHOLD_BYTES,
+            shared: false,
         }
     }
 }
@@ -62,6 +66,22 @@ impl Compression {
     pub fn threshold_bytes(self, threshold_bytes: u32) -> Compression {
         Compression { threshold_bytes, ..self }
     }
+
+    /// Sets whether a server keeps one context per topic for all its subscribers, instead of one per connection.
+    #[must_use]
+    pub fn shared(self, shared: bool) -> Compression {
+        Compression { shared, ..self }
+    }
+}
+
+/// The window of a connection that takes messages deflated for many, see
+/// [`Connection::share_window`](super::Connection::share_window).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedWindow {
+    /// log2 of its size in bytes, 9 to 15.
+    pub bits: u8,
+    /// Whether the peer keeps it from message to message, and the server keeps a context per topic.
+    pub has_context: bool,
 }
 
 /// Statistics of the codecs of a shard.
@@ -133,6 +153,11 @@ impl Codecs {
         self.compression.as_ref().map(|compression| &compression.preferences)
     }
 
+    /// Whether topics have contexts, and connections none.
+    pub(super) fn shares_contexts(&self) -> bool {
+        self.compression.is_some_and(|compression| compression.shared)
+    }
+
     /// The compression settings.
     pub fn compression(&self) -> Option<&Compression> {
         self.compression.as_ref()
@@ -153,15 +178,40 @@ impl Codecs {
     /// `None` when the message is below the threshold or does not shrink.
     pub fn deflate_for_all(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
         let compression = self.compression_of(payload)?;
-        let direction = Direction { takeover: false, window_bits };
-        let deflater = self.deflaters[usize::from(window_bits.clamp(9, 15) - 9)]
-            .get_or_insert_with(|| Deflater::new(direction, compression.level));
-        let bytes = deflater.deflate(payload, &mut self.deflated);
+        let bytes = self.deflate_alone(compression, window_bits, payload);
         if bytes >= payload.len() {
             return None;
         }
         self.record_deflated(payload.len(), bytes);
         Some(&self.deflated[..bytes])
+    }
+
+    /// The same for connections that are to have the messages of a topic in their windows: a message that does not shrink is
+    /// deflated too, because [`deflate_in_context`](Codecs::deflate_in_context) deflates it.
+    pub fn deflate_for_joining(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
+        let compression = self.compression.filter(|_| payload.len() >= SHARED_CONTEXT_THRESHOLD_BYTES)?;
+        let bytes = self.deflate_alone(compression, window_bits, payload);
+        self.record_deflated(payload.len(), bytes);
+        Some(&self.deflated[..bytes])
+    }
+
+    /// Deflates a message with the context of a topic, for all connections that have the messages in it. `None` when the message
+    /// is below [the threshold](SHARED_CONTEXT_THRESHOLD_BYTES); the context is then unchanged.
+    pub fn deflate_in_context(&mut self, context: &mut Deflater, payload: &[u8]) -> Option<&[u8]> {
+        (payload.len() >= SHARED_CONTEXT_THRESHOLD_BYTES).then(|| self.deflate_with(context, payload))
+    }
+
+    /// A deflater for the context of a topic; `None` without compression.
+    pub fn new_context(&self, window_bits: u8) -> Option<Box<Deflater>> {
+        let Compression { level, .. } = self.compression?;
+        Some(Box::new(Deflater::new(Direction { takeover: true, window_bits }, level)))
+    }
+
+    fn deflate_alone(&mut self, compression: Compression, window_bits: u8, payload: &[u8]) -> usize {
+        let direction = Direction { takeover: false, window_bits };
+        let deflater = self.deflaters[usize::from(window_bits.clamp(9, 15) - 9)]
+            .get_or_insert_with(|| Deflater::new(direction, compression.level));
+        deflater.deflate(payload, &mut self.deflated)
     }
 
     /// The compression settings, if the message is at or above the threshold.

@@ -18,7 +18,7 @@ use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{
-    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply,
+    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply, SharedWindow,
 };
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
@@ -203,8 +203,13 @@ impl<K: Kinds> ConnectionContext<'_, K> {
     }
 
     /// The same as [`Context::share_window`].
-    pub fn share_window(&mut self) -> Option<u8> {
+    pub fn share_window(&mut self) -> Option<SharedWindow> {
         self.connection.share_window(self.env.codecs)
+    }
+
+    /// The same as [`Context::leave_window_to_topic`].
+    pub fn leave_window_to_topic(&mut self) {
+        self.connection.leave_window_to_topic();
     }
 
     /// Queues one frame of a fragmented message, see [`Connection::send_fragment`]. False if a message would begin
@@ -401,11 +406,19 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     }
 
     /// From now on every message to a connection is compressed without context takeover, if at all, so that frames of
-    /// [`deflate_for_all`](Codecs::deflate_for_all) may be [shared](Context::share) with it. Returns its window bits;
+    /// [`deflate_for_all`](Codecs::deflate_for_all) may be [shared](Context::share) with it. Returns its window;
     /// `None` if it accepts uncompressed messages only.
-    pub fn share_window(&mut self, token: Token) -> Option<u8> {
+    pub fn share_window(&mut self, token: Token) -> Option<SharedWindow> {
         let core = &mut *self.core;
         core.slots.get_mut(token)?.connection.share_window(&mut core.env.codecs)
+    }
+
+    /// From now on the messages of the connection itself are sent uncompressed, see
+    /// [`Connection::leave_window_to_topic`].
+    pub fn leave_window_to_topic(&mut self, token: Token) {
+        if let Some(slot) = self.core.slots.get_mut(token) {
+            slot.connection.leave_window_to_topic();
+        }
     }
 
     /// Sends encoded frames with `messages` messages from memory that other connections share. The connection must be

@@ -130,7 +130,8 @@ fn addresses(config: &ServerConfig, connections: u64) -> u64 {
 /// Windows are kept only where a direction may keep its context.
 fn window_bytes(config: &ServerConfig) -> u64 {
     let keeps = |compression: &crate::Compression| {
-        compression.preferences.server.takeover || compression.preferences.client.takeover
+        let preferences = &compression.preferences;
+        preferences.client.takeover || preferences.server.takeover && !compression.shared
     };
     if config.compression.as_ref().is_some_and(keeps) { config.compression_bytes } else { 0 }
 }
@@ -188,6 +189,12 @@ mod tests {
         assert_eq!(without_takeover, peak(&none, 1, 10).user_bytes());
         on.compression.as_mut().expect("set above").preferences.server.takeover = true;
         assert_eq!(peak(&on, 1, 10).user_bytes() - without_takeover, on.compression_bytes);
+        on.compression.as_mut().expect("set above").shared = true;
+        assert_eq!(
+            peak(&on, 1, 10).user_bytes(),
+            without_takeover,
+            "topics have contexts, in the memory budget"
+        );
     }
 
     #[test]

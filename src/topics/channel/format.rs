@@ -1,5 +1,7 @@
 //! The formats of a topic's messages, and what encodes a message in one of them.
 
+use echoring_proto::deflate::Deflater;
+
 use super::log::Parts;
 use crate::message::Publication;
 
@@ -82,16 +84,65 @@ impl Encoding {
 pub struct Format {
     /// The encoding.
     pub dialect: Encoding,
-    /// log2 of the compression window in bytes, 9 to 15; `None` without compression. Messages are compressed if that
-    /// makes them shorter, each with an empty window (RFC 7692, 7.2.3.1): allowed with every context takeover
+    /// The compression.
+    pub compression: Compression,
+}
+
+/// How the messages of a format are compressed. `bits` is log2 of the window in bytes, 9 to 15.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// They are not.
+    #[default]
+    Off,
+    /// If that makes them shorter, each with an empty window (RFC 7692, 7.2.3.1): allowed with every context takeover
     /// parameter, and the same bytes for all subscribers with this window.
-    pub window_bits: Option<u8>,
+    Single {
+        /// Of the window.
+        bits: u8,
+    },
+    /// Each with an empty window, even if that makes it longer. Its subscribers continue in
+    /// [`Following`](Compression::Following) when they have the latest messages in their windows.
+    Joining {
+        /// Of the window.
+        bits: u8,
+    },
+    /// With the window of the messages before them, which all subscribers have.
+    Following {
+        /// Of the window.
+        bits: u8,
+    },
+}
+
+impl Compression {
+    /// log2 of the window in bytes; `None` without compression.
+    pub fn bits(self) -> Option<u8> {
+        match self {
+            Compression::Off => None,
+            Compression::Single { bits }
+            | Compression::Joining { bits }
+            | Compression::Following { bits } => Some(bits),
+        }
+    }
 }
 
 /// A message or an event to be appended to the logs of its topic.
 pub trait Encode {
     /// Encodes one frame of the topic `topic`, in parts: the same bytes for all subscribers of `format`. If compression
-    /// does not make it shorter, it is the uncompressed frame. Called at most once per format. All of these subscribers have
-    /// been sent the message `previous`, which has no key here; there is none for formats without deltas.
-    fn frame(&mut self, topic: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_>;
+    /// does not make it shorter, it is the uncompressed frame. Called at most once per format, unless memory is short.
+    fn frame(&mut self, topic: &str, format: Format, base: Base<'_>) -> Parts<'_>;
+
+    /// A compressor with a window of 2^`bits` bytes that continues from message to message; `None` if there is none.
+    fn new_context(&mut self, bits: u8) -> Option<Box<Deflater>> {
+        let _ = bits;
+        None
+    }
+}
+
+/// What all subscribers of a format have been sent, to which the next message may refer.
+#[derive(Debug, Default)]
+pub struct Base<'a> {
+    /// The previous message, without its key; there is none for formats without deltas.
+    pub previous: Option<Publication<'a>>,
+    /// The compressor that has compressed the messages before; `None` if each message is compressed by itself.
+    pub context: Option<&'a mut Deflater>,
 }

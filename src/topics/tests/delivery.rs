@@ -2,7 +2,7 @@
 
 use super::world::{PLAIN, WITH_EVENTS, World};
 use crate::limits::LOG_SEGMENT_BYTES;
-use crate::{Deliveries, Encoding, Format, SlowConsumerPolicy, SubscriberId};
+use crate::{Compression, Deliveries, Encoding, Format, SlowConsumerPolicy, SubscriberId};
 
 #[test]
 fn everyone_gets_what_was_published_after_subscribing_but_not_their_own() {
@@ -73,7 +73,7 @@ fn whole_frames_of_a_partial_send_are_taken_back() {
 /// What it lacks has left the log between the send and the report that the send was short.
 #[test]
 fn nothing_is_lost_silently_when_a_send_was_partial_and_the_log_has_moved_on() {
-    for format in [WITH_EVENTS, Format { dialect: Encoding::RawWithGaps, window_bits: None }] {
+    for format in [WITH_EVENTS, Format { dialect: Encoding::RawWithGaps, compression: Compression::Off }] {
         let mut world = World::slow(SlowConsumerPolicy::DropOldest);
         let member = world.subscribe(1, format);
         world.peers.short.insert(1, 10);

@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 
 use super::world::{CODEC, World};
-use crate::{Deltas, Encoding, Format, SubscriberId};
+use crate::{Compression, Deltas, Encoding, Format, SubscriberId};
 
 /// Of subscribers that negotiated deltas.
 const DELTAS: Format = Format {
     dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Beginning },
-    window_bits: None,
+    compression: Compression::Off,
 };
 
 #[test]

@@ -16,7 +16,7 @@ fn a_message_is_encoded_once_for_each_format_and_each_subscriber_gets_its_own() 
     world.deliver(2);
     world.publish(b"-c", 3);
     for (key, format) in (1..).zip(formats) {
-        let expected: &[u8] = match format.window_bits {
+        let expected: &[u8] = match format.compression.bits() {
             _ if key == 4 => b"\x09a\x09c",
             None => b"-a-b-c",
             Some(9) => b"\x09a\x09b\x09c",

@@ -1,7 +1,7 @@
 //! Frames that are not messages: notices, presence events and heartbeats.
 
 use super::world::{CODEC, PLAIN, RESUMING, WITH_EVENTS, World};
-use crate::{Deltas, Encoding, Format, SlowConsumerPolicy, TopicSettings};
+use crate::{Compression, Deltas, Encoding, Format, SlowConsumerPolicy, TopicSettings};
 use echoring_proto::limits::Nanos;
 
 #[test]
@@ -21,13 +21,13 @@ fn a_resuming_subscriber_gets_presence_events_and_no_other_notices() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);
     world.subscribe(1, RESUMING);
     let deaf = Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Off };
-    world.subscribe(2, Format { dialect: deaf, window_bits: None });
+    world.subscribe(2, Format { dialect: deaf, compression: Compression::Off });
     world.append_notice(b"!");
     world.append_presence(b"!");
     world.deliver(1);
     assert_eq!((world.text_of(1), world.text_of(2)), ("!".to_owned(), String::new()));
     let mut silent = Vec::new();
-    world.topics.silent(Nanos::MAX / 2, &mut silent);
+    world.topics.silent(Nanos::MAX / 2, &mut silent, &mut world.peers.pool);
     assert!(silent.is_empty(), "nobody waits for a heartbeat");
 }
 
@@ -64,13 +64,13 @@ fn silence_is_noticed_once_per_interval() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);
     let mut silent = Vec::new();
     let heartbeat = TopicSettings::default().heartbeat;
-    world.topics.silent(2 * heartbeat, &mut silent);
+    world.topics.silent(2 * heartbeat, &mut silent, &mut world.peers.pool);
     assert!(silent.is_empty(), "nobody is there");
     world.subscribe(1, WITH_EVENTS);
     world.publish(b"a", 2 * heartbeat);
-    world.topics.silent(3 * heartbeat - 1, &mut silent);
+    world.topics.silent(3 * heartbeat - 1, &mut silent, &mut world.peers.pool);
     assert!(silent.is_empty());
-    world.topics.silent(3 * heartbeat, &mut silent);
-    world.topics.silent(3 * heartbeat, &mut silent);
+    world.topics.silent(3 * heartbeat, &mut silent, &mut world.peers.pool);
+    world.topics.silent(3 * heartbeat, &mut silent, &mut world.peers.pool);
     assert_eq!(silent, [world.id]);
 }

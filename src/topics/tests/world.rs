@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    AcceptedMessage, CodecId, Content, Deltas, Encode, Encoding, Format, Gap, GapReason, HistoryBounds,
-    Keyed, LogMemory, Origin, OwnedTopics, Parts, Publication, Rules, Sink, SlowConsumerPolicy, Submission,
-    SubscriberId, TopicId, TopicSettings, Topics,
+    AcceptedMessage, Base, CodecId, Compression, Content, Deltas, Encode, Encoding, Format, Gap, GapReason,
+    HistoryBounds, Keyed, LogMemory, Origin, OwnedTopics, Parts, Publication, Rules, Sink,
+    SlowConsumerPolicy, Submission, SubscriberId, TopicId, TopicSettings, Topics,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::Codecs;
+use echoring_proto::deflate::Deflater;
 use echoring_proto::limits::Nanos;
 
 /// A send that the kernel has not taken all of: what is unsent of its pieces, with their tags.
@@ -90,8 +92,11 @@ impl Sink<u32> for Peers {
     }
 }
 
-/// A message whose frame in a compressed format is the window's bits and its last byte.
+/// A message whose frame in a compressed format is the window's bits and its last byte, or what `codecs` make of it.
 struct Message<'a> {
+    codecs: Option<&'a mut Codecs>,
+    /// Whether it is an event, which is never compressed.
+    is_plain: bool,
     plain: &'a [u8],
     header: [u8; 1],
     asked: Vec<Format>,
@@ -101,18 +106,44 @@ struct Message<'a> {
 
 impl Message<'_> {
     fn new(plain: &[u8]) -> Message<'_> {
-        Message { plain, header: [0], asked: Vec::new(), delta: Vec::new() }
+        Message { codecs: None, is_plain: false, plain, header: [0], asked: Vec::new(), delta: Vec::new() }
+    }
+
+    /// `Z` or `P`, the number of bytes, and the deflated or plain message.
+    fn deflated(&mut self, compression: Compression, base: Base<'_>) -> Vec<u8> {
+        let (plain, Some(codecs)) = (self.plain, self.codecs.as_deref_mut()) else { return Vec::new() };
+        let deflated = match (compression, base.context) {
+            (Compression::Off, _) => None,
+            (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, plain),
+            (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, plain),
+            (Compression::Single { bits } | Compression::Following { bits }, _) => {
+                codecs.deflate_for_all(bits, plain)
+            }
+        };
+        deflated.map_or_else(|| framed(b'P', plain), |deflated| framed(b'Z', deflated))
     }
 }
 
+pub(super) fn framed(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[kind][..], &(bytes.len() as u16).to_be_bytes(), bytes].concat()
+}
+
 impl Encode for Message<'_> {
-    fn frame(&mut self, _: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_> {
+    fn frame(&mut self, _: &str, format: Format, base: Base<'_>) -> Parts<'_> {
         self.asked.push(format);
+        if self.is_plain {
+            return [self.plain, b"", b"", b""];
+        }
+        if self.codecs.is_some() {
+            self.delta = self.deflated(format.compression, base);
+            return [&self.delta, b"", b"", b""];
+        }
         if format.dialect.deltas() != Deltas::Off {
-            self.delta = previous.map_or(b"!".to_vec(), |previous| [b"<", previous.payload, b">"].concat());
+            self.delta =
+                base.previous.map_or(b"!".to_vec(), |previous| [b"<", previous.payload, b">"].concat());
             return [&self.delta, self.plain, b"", b""];
         }
-        match format.window_bits {
+        match format.compression.bits() {
             None => [self.plain, b"", b"", b""],
             Some(window_bits) => {
                 self.header = [window_bits];
@@ -120,21 +151,27 @@ impl Encode for Message<'_> {
             }
         }
     }
+
+    fn new_context(&mut self, bits: u8) -> Option<Box<Deflater>> {
+        self.codecs.as_ref()?.new_context(bits)
+    }
 }
 
 const LAG: Nanos = 1_000;
 pub(super) const CODEC: CodecId = CodecId(0);
-pub(super) const PLAIN: Format = Format { dialect: Encoding::Raw, window_bits: None };
-pub(super) const SMALL: Format = Format { dialect: Encoding::Raw, window_bits: Some(9) };
-pub(super) const LARGE: Format = Format { dialect: Encoding::Raw, window_bits: Some(15) };
+pub(super) const PLAIN: Format = Format { dialect: Encoding::Raw, compression: Compression::Off };
+pub(super) const SMALL: Format =
+    Format { dialect: Encoding::Raw, compression: Compression::Single { bits: 9 } };
+pub(super) const LARGE: Format =
+    Format { dialect: Encoding::Raw, compression: Compression::Single { bits: 15 } };
 /// Of subscribers that get gap events and notices.
 pub(super) const WITH_EVENTS: Format =
-    Format { dialect: Encoding::WithEvents { codec: CODEC, presence: true }, window_bits: None };
+    Format { dialect: Encoding::WithEvents { codec: CODEC, presence: true }, compression: Compression::Off };
 
 /// Of subscribers that are removed when they miss messages, and recover.
 pub(super) const RESUMING: Format = Format {
     dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off },
-    window_bits: None,
+    compression: Compression::Off,
 };
 
 pub(super) fn settings(slow: SlowConsumerPolicy) -> TopicSettings {
@@ -172,6 +209,8 @@ pub(super) struct World {
     pub(super) peers: Peers,
     pub(super) id: TopicId,
     pub(super) offset: u64,
+    /// With which messages are compressed.
+    pub(super) codecs: Option<Codecs>,
 }
 
 impl World {
@@ -200,7 +239,7 @@ impl World {
             moved: Vec::new(),
             pool,
         };
-        World { topics, owned, peers, id, offset: 0 }
+        World { topics, owned, peers, id, offset: 0, codecs: None }
     }
 
     /// Subscribes `key`, which is not sent messages with the origin `key`.
@@ -227,7 +266,8 @@ impl World {
         let mut message = Message::new(frame);
         self.offset += 1;
         let publication = Publication { content: Content::Text, key, payload: frame };
-        let World { topics, owned, peers, id, offset } = self;
+        let World { topics, owned, peers, id, offset, codecs } = self;
+        message.codecs = codecs.as_mut();
         let accepted = AcceptedMessage {
             publication: &publication,
             offset: *offset,
@@ -237,15 +277,17 @@ impl World {
         };
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };
         topics.append(*id, memory, &accepted, &mut message);
+        let asked = message.asked;
         self.check();
-        message.asked
+        asked
     }
 
     /// Appends a frame that is not a message.
     pub(super) fn append_notice(&mut self, frame: &[u8]) {
-        let World { topics, owned, peers, id, .. } = self;
+        let World { topics, owned, peers, id, codecs, .. } = self;
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };
-        topics.append_notice(*id, memory, &mut Message::new(frame));
+        let mut notice = Message { is_plain: codecs.is_some(), ..Message::new(frame) };
+        topics.append_notice(*id, memory, &mut notice);
     }
 
     /// Appends an event of a member that joins or leaves.

@@ -21,7 +21,7 @@ pub(crate) const PATTERN: (&str, &str) = (
 );
 
 /// The keys of both kinds of tables. A running server takes over changes of all of them.
-pub(crate) const KEYS: [Key; 21] = [
+pub(crate) const KEYS: [Key; 22] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -110,6 +110,12 @@ pub(crate) const KEYS: [Key; 21] = [
         value: Value::Delta(|settings| &mut settings.delta),
         help: "Deltas that subscribers of Centrifuge's client protocol may request instead of whole \
                publications",
+    },
+    Key {
+        name: "compression_context",
+        value: Value::Switch(|settings| &mut settings.compression_context),
+        help: "Whether compressed messages may refer to earlier messages of the topic. Needs --compress shared. With it, the \
+               length of a compressed message tells something about those before it",
     },
     Key {
         name: "local_epochs",

@@ -320,7 +320,8 @@ fn a_broadcast_message_may_be_sent_between_others() {
     echo.receive(&compressed_frame(Opcode::Text, true, &deflated(&message)));
     assert_eq!(received(&mut echo), message);
     // A broadcast message: later messages do not refer to earlier ones.
-    assert_eq!(echo.connection.share_window(&mut echo.codecs), Some(15));
+    let window = SharedWindow { bits: 15, has_context: false };
+    assert_eq!(echo.connection.share_window(&mut echo.codecs), Some(window));
     let for_all = echo.codecs.deflate_for_all(15, &text(2_000)).expect("it shrinks").to_vec();
     let header = Header { compressed: true, ..Header::new(Opcode::Text, true, None, for_all.len()) };
     let mut head = [0; 14];

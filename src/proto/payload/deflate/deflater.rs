@@ -81,6 +81,11 @@ impl Deflater {
         written - TAIL.len()
     }
 
+    /// Bytes of the messages that it has compressed since its window was last empty; with context takeover only.
+    pub fn consumed_bytes(&self) -> u64 {
+        self.engine.total_in()
+    }
+
     /// Clears the window. Required before another connection uses the deflater, and after a message that the peer did
     /// not receive.
     pub fn reset(&mut self) {

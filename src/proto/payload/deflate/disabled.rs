@@ -33,6 +33,11 @@ impl Deflater {
         match self.0 {}
     }
 
+    /// Bytes of the messages that it has compressed.
+    pub fn consumed_bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
     /// Forgets the window.
     pub fn reset(&mut self) {
         match self.0 {}
