@@ -181,4 +181,6 @@ pub struct HubReport {
     pub topics_limit: u64,
     /// Publications that wait for room in a mailbox.
     pub held_publications: u64,
+    /// Compression contexts of the topics on this shard.
+    pub compression_contexts: u64,
 }

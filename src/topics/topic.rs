@@ -225,6 +225,11 @@ impl<K: Copy + Eq> Topics<K> {
         self.sums.subscriptions
     }
 
+    /// Number of compression contexts of all topics.
+    pub fn contexts(&self) -> usize {
+        self.sums.contexts
+    }
+
     /// The settings of the topic `name`, whether it exists or not.
     pub fn settings_of(&self, name: &str) -> &TopicSettings {
         let known = self.find(name).and_then(|id| self.settings(id));

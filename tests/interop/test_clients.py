@@ -1,13 +1,15 @@
 """The server with foreign clients: every check of `matrix.py` with each client, in every setting."""
 
+import contextlib
 import http.server
+import json
 import threading
 import unittest
 
 import matrix
 import programs
 import webdriver
-from harness import Server
+from harness import Raw, Server
 
 # Flags and driver of each server, by name.
 KEPT = "server_max_window_bits=15; client_max_window_bits=15"
@@ -16,6 +18,7 @@ SERVERS = {
     "no takeover": {"flags": ("--compress", "on"), "denied": False},
     "takeover": {"flags": ("--compress", KEPT), "denied": False},
     "takeover on epoll": {"flags": ("--compress", KEPT), "denied": True},
+    "shared context": {"flags": ("--compress", "shared; server_max_window_bits=10"), "denied": False},
 }
 # The server, whether the client offers compression, and whether it is then negotiated.
 SETTINGS = [
@@ -27,6 +30,9 @@ SETTINGS = [
     ("takeover on epoll", True, True),
 ]
 FLAGS = ("--max-message", str(matrix.MIB), "--subprotocol", "chat", "--subprotocol", "superchat", "--shards", "1")
+
+# Messages with much in common, more than fit the window of a shared context.
+QUOTES = [json.dumps({"n": number, "symbol": "ECHO", "bid": 100 + number * 7919 % 997, "venue": "XETR", "state": "open"}) for number in range(150)]
 
 servers = {}
 
@@ -101,6 +107,23 @@ class Client:
     def run_checks(cls, url, checks):
         return matrix.run(cls.command(), url, checks, env=programs.environment())
 
+    def test_messages_of_a_topic_may_refer_to_earlier_ones(self):
+        server = servers["shared context"]
+        topic = f"/broadcast/{type(self).__name__}?self=1"
+        steps = [[step, "text", [quote, 1]] for quote in QUOTES for step in ("send", "expect")]
+        choice = {"compress": True} if len(self.offers) > 1 else {}
+        check = {"name": "context", "path": topic, "compressed": True, "steps": steps, **choice}
+        before = server.stats()["node"]["compression"]
+        with contextlib.ExitStack() as others:
+            # A topic has a context from four subscribers on.
+            for _ in range(4):
+                status, _ = others.enter_context(Raw(server)).upgrade(topic, extensions="permessage-deflate; server_max_window_bits=10")
+                self.assertEqual(status, 101)
+            self.assertEqual(self.run_checks(server.url(""), [check]), {"context": None})
+        after = server.stats()["node"]["compression"]
+        sent, plain = (after[name] - before[name] for name in ("bytes_out", "bytes_out_plain"))
+        self.assertLess(sent * 2, plain, "the others at least have a context")
+
     def check(self, name):
         problems = {setting: outcome[name] for setting, outcome in self.outcomes.items() if outcome[name]}
         self.assertEqual(problems, {})
@@ -135,6 +158,7 @@ class Aiohttp(Client, unittest.TestCase):
 class Picows(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("picows_client.py"))
     offers = (False,)
+    test_messages_of_a_topic_may_refer_to_earlier_ones = None
 
 
 @matrix.with_checks(matrix.OURS)

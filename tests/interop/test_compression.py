@@ -213,6 +213,7 @@ class Compression(AsyncTest):
                 for member in members:
                     self.assertEqual(await self.receive(member), quote(number))
             self.assertEqual(done()["messages_out"] - before, 100, "once for all")
+            self.assertIn(b"\nechoring_topic_compression_contexts 1\n", server.get("/metrics")[2])
 
     async def test_a_publisher_that_is_not_sent_its_own_messages_can_read_the_others(self):
         server = self.serve("--shards", "2", "--compress", "shared; server_max_window_bits=9")

@@ -63,6 +63,7 @@ impl Broadcast {
         report.topics_peak = owned.budget().peak();
         report.topics_limit = owned.budget().units();
         report.held_publications = self.held.len() as u64;
+        report.compression_contexts = local.contexts() as u64;
         report
     }
 

@@ -316,7 +316,7 @@ impl Simulation {
 }
 
 #[test]
-fn whatever_happens_everybody_can_decompress_what_it_is_sent() {
+fn in_each_simulation_everybody_can_decompress_what_it_is_sent() {
     let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let first = variable("SIMULATION_FIRST_SEED").unwrap_or(0);
     let seeds = match variable("SIMULATION_SEED") {

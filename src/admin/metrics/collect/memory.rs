@@ -25,12 +25,18 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         .help("Peak number of connections leased by shards, in blocks of 64.");
     out.gauge("echoring_pool_bytes", sum(snapshots, |snapshot| snapshot.pool_bytes))
         .help("Bytes of pooled buffers, logs, histories and TLS sessions.");
-    out.gauge("echoring_history_bytes", first.history_bytes).help("Bytes of the histories of topics.");
+    out.gauge("echoring_history_bytes", first.history_bytes)
+        .help("Bytes of the histories and compression contexts of topics.");
     out.gauge(
         "echoring_compression_context_bytes",
         sum(snapshots, |snapshot| snapshot.compressed.context_bytes),
     )
     .help("Bytes of compression windows that connections own.");
+    out.gauge(
+        "echoring_topic_compression_contexts",
+        sum(snapshots, |snapshot| snapshot.application.compression_contexts),
+    )
+    .help("Compression contexts of topics, one for each shard, protocol and window size.");
     if let Some(figures) = allocator::figures() {
         out.gauge("echoring_allocator_reserved_bytes", figures.reserved_bytes)
             .help("Address space of the allocator.");
