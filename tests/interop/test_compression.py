@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import socket
+import tempfile
 import zlib
 
 from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise
@@ -214,6 +215,20 @@ class Compression(AsyncTest):
                     self.assertEqual(await self.receive(member), quote(number))
             self.assertEqual(done()["messages_out"] - before, 100, "once for all")
             self.assertIn(b"\nechoring_topic_compression_contexts 1\n", server.get("/metrics")[2])
+
+    async def test_a_topic_may_have_no_context(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write('[[topics]]\npattern = "secret.*"\ncompression_context = false\n')
+            file.flush()
+            server = self.serve("--shards", "1", "--compress", "shared", "--config", file.name)
+        async with contextlib.AsyncExitStack() as clients:
+            publisher = await self.join(clients, server, "/broadcast/secret.a", PLAIN)
+            members = [await self.join(clients, server, "/broadcast/secret.a", offer()) for _ in range(8)]
+            for number in range(30):
+                await publisher.send(quote(number) * 2)
+            for member in members:
+                self.assertEqual([await self.receive(member) for _ in range(30)], [quote(number) * 2 for number in range(30)])
+            self.assertIn(b"\nechoring_topic_compression_contexts 0\n", server.get("/metrics")[2])
 
     async def test_a_publisher_that_is_not_sent_its_own_messages_can_read_the_others(self):
         server = self.serve("--shards", "2", "--compress", "shared; server_max_window_bits=9")

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::deflate::{self, Deflater, Direction, Inflater, Preferences};
-use crate::limits::INFLATED_BYTES_PER_TICK;
+use crate::limits::{INFLATED_BYTES_PER_TICK, SHARED_CONTEXT_THRESHOLD_BYTES};
 
 const NO_TAKEOVER: Direction = Direction { takeover: false, window_bits: 15 };
 const TAKEOVER: Direction = Direction { takeover: true, window_bits: 15 };
@@ -330,6 +330,46 @@ fn a_broadcast_message_may_be_sent_between_others() {
     assert_eq!(received(&mut echo), text(2_000));
     echo.receive(&compressed_frame(Opcode::Text, true, &deflated(&message)));
     assert_eq!(received(&mut echo), message);
+}
+
+#[test]
+fn short_messages_leave_the_context_unchanged() {
+    let mut codecs = codecs(&config(TAKEOVER, NO_TAKEOVER));
+    let mut context = codecs.new_context(15).expect("compression is on");
+    let short = [b'x'; SHARED_CONTEXT_THRESHOLD_BYTES - 1];
+    assert!(codecs.deflate_in_context(&mut context, &short).is_none());
+    assert!(codecs.deflate_for_joining(15, &short).is_none());
+    assert_eq!(context.consumed_bytes(), 0);
+    // Those who join are sent everything that enters the context, even if it becomes longer.
+    let noise: Vec<u8> = (0..64_u32).map(|number| (number.wrapping_mul(0x9e37_79b1) >> 24) as u8).collect();
+    let joining = codecs.deflate_for_joining(15, &noise).expect("it is sent compressed").len();
+    assert!(joining > noise.len());
+    assert!(codecs.deflate_in_context(&mut context, &noise).is_some());
+    assert_eq!(context.consumed_bytes(), 64);
+    let again = codecs.deflate_in_context(&mut context, &noise).expect("it is sent compressed").len();
+    assert!(again < 16, "{again} bytes of a message that was sent before");
+}
+
+#[test]
+fn a_connection_whose_window_a_topic_has_sends_its_own_messages_plain() {
+    let shared = Some(Compression { shared: true, ..config(TAKEOVER, NO_TAKEOVER).compression.expect("on") });
+    let config = ConnectionConfig { compression: shared, ..config(TAKEOVER, NO_TAKEOVER) };
+    let mut echo = Echo::compressed(config, b"permessage-deflate");
+    let is_compressed = |echo: &mut Echo| {
+        echo.receive(&compressed_frame(Opcode::Text, true, &deflated(&text(900))));
+        let (header, _) = frame::decode(&echo.sent, Role::Client, true).unwrap().unwrap();
+        echo.sent.clear();
+        header.compressed
+    };
+    assert!(is_compressed(&mut echo));
+    let window = SharedWindow { bits: 15, has_context: true };
+    assert_eq!(echo.connection.share_window(&mut echo.codecs), Some(window));
+    assert!(is_compressed(&mut echo));
+    echo.connection.leave_window_to_topic();
+    assert!(!is_compressed(&mut echo));
+    assert_eq!(echo.connection.share_window(&mut echo.codecs), Some(window));
+    assert!(is_compressed(&mut echo));
+    assert_eq!(echo.codecs.done().context_bytes, 0, "it owns no deflater");
 }
 
 #[test]
