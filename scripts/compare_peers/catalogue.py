@@ -33,8 +33,8 @@ def serving(shards):
 
 
 SERVE = serving("--shards 1 --cpus {cpu}")
-# The second shard shares the generator's CPU.
-SERVE_TWO = serving("--shards 2 --cpus {cpu},{generator_cpu}")
+# The second shard shares the generator's CPU, which the server would otherwise not be allowed.
+SERVE_TWO = "taskset -c {cpu},{generator_cpu} " + serving("--shards 2 --cpus {cpu},{generator_cpu}")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def stretch(server, row, options):
 
 def values(run, saturated, cost=COST):
     """The values that a run of any kind has. `cost` is the name of the server's CPU time per message."""
-    told = run["response_ns"]
+    # A raw server answers without names of messages.
+    told = run["response_ns"] or {"count": 0}
     return {
         cost: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
