@@ -1,6 +1,5 @@
 """Five kinds of messages as they are broadcast, for measurements of compression. The same seed gives the same messages."""
 
-import itertools
 import json
 import random
 import struct
@@ -82,10 +81,10 @@ def logs(dice, number):
 
 
 KINDS = {"ticker": ticker, "chat": chat, "positions": positions, "centrifuge": centrifuge, "logs": logs}
-# What a message of a kind is in a WebSocket: text, or binary.
+# Kinds that are sent as binary messages. The others are text.
 BINARY = ("centrifuge",)
 
 
 def messages(kind, count):
     dice = random.Random(f"{SEED} {kind}")
-    return [KINDS[kind](dice, number) for number in itertools.islice(itertools.count(), count)]
+    return [KINDS[kind](dice, number) for number in range(count)]

@@ -102,15 +102,7 @@ impl Encode for Frames<'_> {
                 body.iter().for_each(|part| joined.extend_from_slice(part));
                 joined
             };
-            let deflated = match (format.compression, base.context) {
-                (Compression::Off, _) => None,
-                (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, whole),
-                (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, whole),
-                (Compression::Single { bits } | Compression::Following { bits }, _) => {
-                    codecs.deflate_for_all(bits, whole)
-                }
-            };
-            if let Some(deflated) = deflated {
+            if let Some(deflated) = format.compression.deflate(codecs, base.context, whole) {
                 let head = encode_header(head, kind, true, deflated.len());
                 return [head, deflated, &[], &[]];
             }

@@ -35,6 +35,7 @@ impl Broadcast {
         // A slow consumer is being closed: its messages are discarded.
         let Some(member) = subscriber.member else { return };
         let (topic, may_publish) = (subscriber.topic, subscriber.may_publish);
+        let skipping = (!subscriber.echo_own).then_some(member);
         if self.drain.is_on() {
             // The message was received when the drain stopped reading.
             return self.sequencer.topics.note_refused();
@@ -55,7 +56,7 @@ impl Broadcast {
             MessageKind::Binary => Content::Binary,
         };
         // Its topic exists, so it creates none.
-        let publisher = self.publisher(link, None, Some(member), AckMode::Never);
+        let publisher = self.publisher(link, None, skipping, AckMode::Never);
         let publication = Publication { content, key: "", payload };
         let Broadcast { sequencer, held, fan_out, .. } = self;
         let message = TopicPublication { topic: fan_out.name(topic), publication, idempotency_key: "" };

@@ -6,7 +6,7 @@ use super::session::{Session, SessionSubscription};
 use crate::peer::{ConnectionContext, Context};
 use echoring_proto::connection::SharedWindow;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Compression, TopicId};
+use echoring_topics::{Compression, SubscriberId, TopicId};
 
 impl Broadcast {
     /// How messages are compressed for a subscription of a raw route.
@@ -38,7 +38,7 @@ impl Broadcast {
             return Compression::Single { bits };
         }
         let now = link.now();
-        let others: Vec<_> = link.peer.session_mut().map(live_members).unwrap_or_default();
+        let others = link.peer.session_mut().map(|session| live_members(session)).unwrap_or_default();
         if others.is_empty() && self.shares_context(topic) {
             link.leave_window_to_topic();
             return Compression::Following { bits };
@@ -72,6 +72,6 @@ impl Broadcast {
     }
 }
 
-fn live_members(session: &mut Session) -> Vec<echoring_topics::SubscriberId> {
+fn live_members(session: &Session) -> Vec<SubscriberId> {
     session.subscriptions.iter().filter_map(SessionSubscription::member).collect()
 }

@@ -162,7 +162,7 @@ mod tests {
         assert!(!arrivals.is_settled(20), "511 bytes");
         arrivals.note(40, 1_112, 512);
         assert!(arrivals.is_settled(20) && !arrivals.is_settled(21));
-        // The context starts again: those who were settled had everything before, and the others count anew.
+        // The context restarts. Settled subscribers stay settled; newer ones need a whole window from here on.
         arrivals.note(50, 0, 512);
         arrivals.note(60, 511, 512);
         assert!(arrivals.is_settled(20) && !arrivals.is_settled(50));

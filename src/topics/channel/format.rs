@@ -1,5 +1,6 @@
 //! The formats of a topic's messages, and what encodes a message in one of them.
 
+use echoring_proto::connection::Codecs;
 use echoring_proto::deflate::Deflater;
 
 use super::log::Parts;
@@ -123,6 +124,23 @@ impl Compression {
             | Compression::Following { bits } => Some(bits),
         }
     }
+
+    /// Compresses a message, with the context of the format if it has one. `None` if it is sent uncompressed.
+    pub fn deflate<'a>(
+        self,
+        codecs: &'a mut Codecs,
+        context: Option<&mut Deflater>,
+        message: &[u8],
+    ) -> Option<&'a [u8]> {
+        match (self, context) {
+            (Compression::Off, _) => None,
+            (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, message),
+            (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, message),
+            (Compression::Single { bits } | Compression::Following { bits }, _) => {
+                codecs.deflate_for_all(bits, message)
+            }
+        }
+    }
 }
 
 /// A message or an event to be appended to the logs of its topic.
@@ -138,7 +156,7 @@ pub trait Encode {
     }
 }
 
-/// What all subscribers of a format have been sent, to which the next message may refer.
+/// Earlier messages that all subscribers of a format have received. The next message may refer to them.
 #[derive(Debug, Default)]
 pub struct Base<'a> {
     /// The previous message, without its key; there is none for formats without deltas.

@@ -8,6 +8,7 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{self, Codecs};
 use echoring_proto::deflate::{Deflater, Direction, Inflater};
 use echoring_proto::limits::Nanos;
+use echoring_proto::random::SplitMix64;
 
 /// The smallest window, so that much happens in few messages.
 const BITS: u8 = 9;
@@ -29,7 +30,7 @@ fn world(slow: SlowConsumerPolicy, pool: Pool) -> World {
     world
 }
 
-/// What a subscriber was sent, decompressed with a window of its own.
+/// A subscriber that decompresses what it receives, with its own window.
 struct Receiver {
     inflater: Inflater,
     read: usize,
@@ -166,22 +167,9 @@ fn a_publisher_that_is_not_sent_its_own_messages_leaves_the_context() {
     }
 }
 
-/// A generator of numbers (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % end
-    }
-}
-
 /// A topic on which everything happens.
 struct Simulation {
-    dice: Dice,
+    dice: SplitMix64,
     world: World,
     dialect: Encoding,
     receivers: BTreeMap<u32, Receiver>,
@@ -194,7 +182,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Simulation {
-        let mut dice = Dice(seed);
+        let mut dice = SplitMix64::new(seed);
         let pool = if dice.below(4) == 0 { Pool::new(Budget::new(1 << 20)) } else { Pool::standalone() };
         let pool = if dice.below(3) == 0 { pool.refusing(seed, 100) } else { pool };
         let (slow, dialect) = match dice.below(4) {

@@ -112,14 +112,7 @@ impl Message<'_> {
     /// `Z` or `P`, the number of bytes, and the deflated or plain message.
     fn deflated(&mut self, compression: Compression, base: Base<'_>) -> Vec<u8> {
         let (plain, Some(codecs)) = (self.plain, self.codecs.as_deref_mut()) else { return Vec::new() };
-        let deflated = match (compression, base.context) {
-            (Compression::Off, _) => None,
-            (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, plain),
-            (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, plain),
-            (Compression::Single { bits } | Compression::Following { bits }, _) => {
-                codecs.deflate_for_all(bits, plain)
-            }
-        };
+        let deflated = compression.deflate(codecs, base.context, plain);
         deflated.map_or_else(|| framed(b'P', plain), |deflated| framed(b'Z', deflated))
     }
 }
