@@ -282,6 +282,15 @@ pub struct Description {
     pub degraded: Features,
 }
 
+/// Work that calls a [driver](Driver::run) many times.
+pub trait Work {
+    /// What comes of it.
+    type Outcome;
+
+    /// Does the work.
+    fn on<D: Driver>(self, driver: &mut D) -> Self::Outcome;
+}
+
 /// Completion-based I/O for one shard. See the module's head for the contract.
 ///
 /// Call order within a tick: [`tick`](Driver::tick), then for each event in order the shard reads the
@@ -305,6 +314,12 @@ pub trait Driver: Sized {
     /// # Panics
     /// If `span` is not within the receive memory: a bug of the caller.
     fn received(&mut self, span: Span) -> &mut [u8];
+
+    /// Has `work` done on this driver. A driver that is one of several kinds chooses once for all of it.
+    #[inline]
+    fn run<W: Work>(&mut self, work: W) -> W::Outcome {
+        work.on(self)
+    }
 
     /// Stages a send behind earlier ones of `token`.
     ///

@@ -8,7 +8,7 @@ use echoring_proto::buffer::Pool;
 
 use super::epoll::Epoll;
 use super::uring::Uring;
-use super::{Description, Driver, DriverWork, Event, Nanos, RemoteAddress, Source, Span, Token, Waker};
+use super::{Description, Driver, DriverWork, Event, Nanos, RemoteAddress, Source, Span, Token, Waker, Work};
 
 /// A driver of the operating system.
 // One is made for each shard, so the larger variant costs nothing.
@@ -44,6 +44,11 @@ impl Driver for SystemDriver {
     #[inline]
     fn received(&mut self, span: Span) -> &mut [u8] {
         on_either!(self, driver => driver.received(span))
+    }
+
+    #[inline]
+    fn run<W: Work>(&mut self, work: W) -> W::Outcome {
+        on_either!(self, driver => work.on(driver))
     }
 
     #[inline]

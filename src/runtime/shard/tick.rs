@@ -1,6 +1,7 @@
 //! The event loop: one tick after the other, with calls to the application.
 
 mod arriving;
+mod echoes;
 mod ending;
 mod flushing;
 mod held;
@@ -237,8 +238,13 @@ impl<D: Driver, A: Application> Shard<D, A> {
     #[inline]
     fn handle_events(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
-        for event in &events {
-            self.handle(event);
+        let mut at = 0;
+        while at < events.len() {
+            at += self.echo(&events[at..]);
+            if let Some(event) = events.get(at) {
+                self.handle(event);
+                at += 1;
+            }
         }
         let had_events = !events.is_empty();
         events.clear();
@@ -274,18 +280,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         earlier(earlier(own, trim), earlier(drain, latest))
     }
 
-    #[inline]
     fn handle(&mut self, event: &Event) {
-        match *event {
-            Event::Received { token, span } => self.received(token, span),
-            other => self.handle_other(other),
-        }
-    }
-
-    #[inline(never)]
-    fn handle_other(&mut self, event: Event) {
         let core = &mut self.core;
-        match event {
+        match *event {
             Event::Received { token, span } => self.received(token, span),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => self.connected(token),

@@ -10,12 +10,6 @@ use echoring_proto::connection::{Cause, Connection, OutOfMemory, SINGLE_FRAME_BY
 use echoring_proto::{ProtocolError, Role};
 
 impl<D: Driver, K: Kinds> Core<D, K> {
-    /// Counts a span that was not answered as a single message, although it was about to.
-    pub(in crate::shard) fn count_received(&mut self, span: Span) {
-        self.echoed.bytes -= u64::from(span.bytes);
-        self.counters.traffic.at(self.echo_account).bytes_in += u64::from(span.bytes);
-    }
-
     /// Determines whether the next span may take the fast path.
     pub(in crate::shard) fn look_for_plain_echo(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };

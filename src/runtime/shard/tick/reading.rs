@@ -9,82 +9,23 @@ use crate::shard::core::ReadSource;
 use crate::shard::kinds::Kinds as _;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{
-    Cause, Chunk, ChunkFlags, OutOfMemory, Piece, SINGLE_REPLY_START, SpanCursor, Step, echo_short,
-    echo_single,
+    Cause, Chunk, ChunkFlags, OutOfMemory, Piece, SpanCursor, Step, echo_short,
 };
 
 impl<D: Driver, A: Application> Shard<D, A> {
-    /// A received span. This is the path of every message, and short echoes end here: one lookup of the connection, one
-    /// of the bytes, one send.
+    /// A received span that is not a short echo.
     #[inline]
     pub(super) fn received(&mut self, token: Token, span: Span) {
         let Some(slot) = self.core.slots.get_mut(token) else { return };
         slot.connection.begin_span(self.core.env.now);
-        if !slot.plain_echo {
-            self.core.counters.traffic.at(slot.account).bytes_in += u64::from(span.bytes);
-            return self.received_any(token, span, SpanCursor::new());
-        }
-        debug_assert!(slot.connection.may_echo_in_place());
-        self.core.echoed.bytes += u64::from(span.bytes);
-        let bytes = self.core.driver.received(span);
-        if !echo_single(bytes) {
-            return self.received_short(token, span);
-        }
-        self.core.echoed.messages += 1;
-        const START: u32 = SINGLE_REPLY_START as u32;
-        let reply = Span { offset: span.offset + START, bytes: span.bytes - START };
-        if !self.core.driver.send_received(token, reply) {
-            self.single_refused(token, span);
-        }
-    }
-
-    /// The driver did not take the answer to a single message.
-    #[cold]
-    #[inline(never)]
-    fn single_refused(&mut self, token: Token, span: Span) {
-        self.core.echoed.messages -= 1;
-        let traffic = self.core.counters.traffic.at(self.core.echo_account);
-        traffic.messages_in += 1;
-        traffic.messages_out += 1;
-        self.core.count_received(span);
-        let bytes = span.bytes as usize;
-        self.end_plain(token, span, SpanCursor::at_end(bytes, SINGLE_REPLY_START..bytes));
-    }
-
-    /// Several messages in one span, for a connection whose short ones are answered at once.
-    #[inline(never)]
-    fn received_short(&mut self, token: Token, span: Span) {
-        self.core.count_received(span);
-        let mut cursor = SpanCursor::new();
-        let bytes = self.core.driver.received(span);
-        let echoed = echo_short(&mut cursor, bytes, self.core.env.config.message_bytes_max);
-        let traffic = self.core.counters.traffic.at(self.core.echo_account);
-        traffic.messages_in += echoed;
-        traffic.messages_out += echoed;
-        if cursor.position() == span.bytes as usize {
-            let block = cursor.replies();
-            let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-            if self.core.driver.send_received(token, piece) {
-                self.core.counters.traffic.at(self.core.echo_account).bytes_out += u64::from(piece.bytes);
-                return;
-            }
-        }
-        self.end_plain(token, span, cursor);
-    }
-
-    /// A span that began with short messages continues differently, or its replies were not accepted.
-    #[inline(never)]
-    fn end_plain(&mut self, token: Token, span: Span, cursor: SpanCursor) {
-        if let Some(slot) = self.core.slots.get_mut(token) {
-            slot.connection.resume_span(&cursor);
-        }
-        self.received_any(token, span, cursor);
+        self.core.counters.traffic.at(slot.account).bytes_in += u64::from(span.bytes);
+        self.received_any(token, span, SpanCursor::new());
     }
 
     /// Everything except short echoes: heads, fragments, control frames, long messages, messages for the application,
     /// and replies that must wait.
     #[inline(never)]
-    fn received_any(&mut self, token: Token, mut span: Span, cursor: SpanCursor) {
+    pub(super) fn received_any(&mut self, token: Token, mut span: Span, cursor: SpanCursor) {
         let handshake = self.core.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         self.core.env.pool.set_handshake(handshake);
         let waits = self.holds_back(token, span) || (handshake && self.must_wait(token, span));
