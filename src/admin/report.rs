@@ -20,6 +20,7 @@ use echoring_topics::{Deliveries, Passed, Publications};
 use super::limits_report::limited;
 use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
+pub(crate) use duration_figures::AgeFigures;
 use duration_figures::DurationFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Snapshot};
 
@@ -139,6 +140,8 @@ struct Figures<'a> {
     stalls: u64,
     tick_time: DurationFigures,
     receive_to_send: DurationFigures,
+    /// By the pattern of the topics.
+    delivery_ages: BTreeMap<&'a str, AgeFigures>,
     limited: BTreeMap<&'static str, u64>,
     proxy_headers: u64,
     accept_failures: u64,
@@ -245,6 +248,7 @@ impl<'a> Figures<'a> {
             stalls: counters.stalls,
             tick_time: DurationFigures::new(&counters.tick_time),
             receive_to_send: DurationFigures::new(&counters.receive_to_send),
+            delivery_ages: ages(counters),
             limited: limited(counters),
             proxy_headers: counters.proxy_headers,
             accept_failures: counters.accept_failures,
@@ -256,6 +260,10 @@ impl<'a> Figures<'a> {
             answers: &counters.answers,
         }
     }
+}
+
+fn ages(counters: &Counters) -> BTreeMap<&str, AgeFigures> {
+    counters.delivery_ages.iter().map(|(pattern, age)| (pattern, AgeFigures::new(age))).collect()
 }
 
 /// Gauges, as opposed to counters.

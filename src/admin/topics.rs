@@ -23,6 +23,7 @@ use echoring_proto::handshake::percent_decode_path;
 use echoring_runtime::admission::{Limit, LogInterval};
 use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
+use echoring_runtime::stats::DeliveryAges;
 use echoring_runtime::traces;
 use echoring_server::{Handle, OwnedPublication, PublishError, Published, machinery};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
@@ -67,8 +68,13 @@ impl Topics {
         }
         let server = self.server.clone();
         let asked = name.clone();
-        let reports = tokio::task::spawn_blocking(move || server.topic(&asked)).await.unwrap_or_default();
-        match report::one(self.shards, &name, reports) {
+        let ask = move || {
+            let mut ages = DeliveryAges::default();
+            server.snapshots().iter().for_each(|snapshot| ages.add(&snapshot.counters.delivery_ages));
+            (server.topic(&asked), ages)
+        };
+        let (reports, ages) = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        match report::one(self.shards, &name, reports, &ages) {
             Some(json) => Reply::json(StatusCode::OK, json),
             None => Reply::problem(StatusCode::NOT_FOUND, "unknown-topic", "no such topic"),
         }

@@ -19,6 +19,7 @@
 //! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
 //! flood each other therefore both make progress.
 
+mod ages;
 mod app_calls;
 mod centrifuge;
 mod centrifuge_events;
@@ -80,6 +81,7 @@ use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
 
 use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
+use ages::Ages;
 pub use centrifuge::content_of;
 pub use centrifuge_session::CentrifugeSession;
 pub use deltas::payload;
@@ -113,6 +115,8 @@ pub struct BroadcastSettings {
     pub topics: Lease,
     /// Maximum topics of one session.
     pub subscriptions_max: u32,
+    /// The age of one delivery in so many is sampled; 0 for none.
+    pub age_sample: u32,
     /// The node's creators of topics.
     pub creators: Creators,
     /// How many topics they may create.
@@ -157,7 +161,7 @@ impl Broadcast {
             .with_creators(settings.creators, settings.creation);
         Broadcast {
             sequencer: Sequencer::new(owned, settings.placement, settings.message_bytes_max as usize),
-            fan_out: FanOut::new(rules),
+            fan_out: FanOut::new(rules, Ages::new(settings.seed, settings.age_sample)),
             subscriptions: Subscriptions::default(),
             sessions: Sessions::new(settings.subscriptions_max),
             held: HeldPublications::default(),
@@ -199,10 +203,20 @@ impl Broadcast {
 
     /// A send to a connection was partial.
     pub fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        // An echo has no newer bytes that could replace those in the kernel.
+        if cx.peer(token).is_some_and(|peer| matches!(peer, Peer::Subscriber(_)) || peer.session().is_some())
+        {
+            cx.set_notsent_lowat(token);
+        }
         // A connection that the drain has closed was sent everything queued, and gets nothing more.
         if !self.drain.is_on() || cx.is_open(token) {
             self.fan_out.take_back(cx, token);
         }
+    }
+
+    /// The peer's TCP has acknowledged the last byte of a send.
+    pub fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+        self.fan_out.ages.acknowledged(cx, token, at);
     }
 
     /// The number of this shard, in the numbers of clients.
@@ -212,6 +226,7 @@ impl Broadcast {
 
     /// A connection is gone.
     pub fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) {
+        self.fan_out.ages.forget(token);
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
             Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {

@@ -2,6 +2,15 @@
 
 use echoring_proto::limits::{Nanos, SECOND};
 
+// ---- ages of deliveries ----
+
+/// Of so many deliveries the age of one is sampled, on average.
+pub const AGE_SAMPLE_DEFAULT: u32 = 100;
+/// Samples of a shard that are followed at a time.
+pub(crate) const AGE_SAMPLES_MAX: usize = 64;
+/// How long a sample waits for its acknowledgement. A client that is gone does not acknowledge, and TCP finds that later.
+pub(crate) const AGE_WAIT: Nanos = 60 * SECOND;
+
 // ---- sessions ----
 
 /// Default maximum of topics that one connection subscribes to.

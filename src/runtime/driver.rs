@@ -165,6 +165,13 @@ pub enum Event {
         /// The connection.
         token: Token,
     },
+    /// The peer's TCP has acknowledged the last byte of a send with a [stamp](Driver::stamp).
+    Acknowledged {
+        /// The connection.
+        token: Token,
+        /// When, on the clock of [`Driver::now`]: up to a minute before this event.
+        at: Nanos,
+    },
     /// A [`Waker`] was used.
     Woken,
     /// Accepting failed (descriptors, memory) and is retried automatically; the owner logs it.
@@ -197,7 +204,7 @@ pub enum DriverChoice {
 }
 
 /// Options of a driver.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Maximum concurrent connections, of both roles together.
     pub connections: u32,
@@ -207,6 +214,8 @@ pub struct Options {
     pub receive_bytes: usize,
     /// The addresses of all peers are looked up: features that prevent it on this kernel are not used.
     pub finds_addresses: bool,
+    /// Bytes of the connections with [`Driver::set_notsent_lowat`] that the kernel may hold unsent; 0 for no limit.
+    pub notsent_lowat: u32,
 }
 
 /// Optional abilities of the kernel, as a set.
@@ -236,8 +245,10 @@ impl Features {
     pub(crate) const ABSOLUTE_TIMEOUT: Features = Features(1 << 8);
     /// The ring is restricted to the operations that the driver uses.
     pub(crate) const RESTRICTED: Features = Features(1 << 9);
+    /// Socket options by the ring, `SOCKET_URING_OP_SETSOCKOPT` (Linux 6.7).
+    pub const SOCKET_OPTIONS: Features = Features(1 << 10);
 
-    const NAMES: [(Features, &'static str); 10] = [
+    const NAMES: [(Features, &'static str); 11] = [
         (Features::INCREMENTAL, "incremental-buffers"),
         (Features::RECEIVE_TOTAL, "receive-total"),
         (Features::NO_SQARRAY, "no-sqarray"),
@@ -248,6 +259,7 @@ impl Features {
         (Features::SKIP_SUCCESS, "skip-success"),
         (Features::ABSOLUTE_TIMEOUT, "absolute-timeout"),
         (Features::RESTRICTED, "restricted"),
+        (Features::SOCKET_OPTIONS, "socket-options"),
     ];
 
     /// Whether every feature of `other` is in this set.
@@ -354,6 +366,18 @@ pub trait Driver: Sized {
     /// In debug builds, if the piece has fewer bytes, or if nothing would stay. In others that returns false, too.
     fn take_back(&mut self, token: Token, bytes: usize) -> bool;
 
+    /// Asks when the last byte that is staged for `token` in this tick is acknowledged by the peer's TCP. The answer is
+    /// [`Event::Acknowledged`], unless the send is short or the connection ends before. False if that cannot be known, or if
+    /// nothing is staged.
+    fn stamp(&mut self, token: Token) -> bool {
+        let _ = token;
+        false
+    }
+
+    /// From now on the kernel accepts bytes of `token` only while it holds fewer than [`Options::notsent_lowat`] that it has not
+    /// sent (`TCP_NOTSENT_LOWAT`), for the rest of the connection. Does nothing on sockets without that option.
+    fn set_notsent_lowat(&mut self, token: Token);
+
     /// Grants no further receive credit to `token`. Bytes in flight are still reported: at most
     /// [`RECEIVE_CREDIT_BYTES`](echoring_proto::limits::RECEIVE_CREDIT_BYTES) if the kernel supports totals, otherwise
     /// what arrives until the cancellation is done. The end of the peer's stream is still detected: a reset is
@@ -424,10 +448,12 @@ pub trait Driver: Sized {
 mod addresses;
 mod clock;
 mod code_pages;
+mod notsent;
 mod regions;
 mod remote;
 mod signals;
 mod sockets;
+mod stamps;
 mod system;
 mod unsent;
 mod waker;

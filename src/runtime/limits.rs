@@ -38,6 +38,9 @@ pub(crate) const RELIEF_PARTS: u64 = 8;
 /// Interval of checks of a partial send, as a fraction of its timeout.
 pub const SEND_LOOKS: u64 = 30;
 
+/// Sends of a shard whose acknowledgements are awaited at a time.
+pub(crate) const STAMPS_MAX: usize = 64;
+
 // ---- shards ----
 
 /// Interval at which unused buffers are freed.

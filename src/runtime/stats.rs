@@ -4,6 +4,7 @@
 //! a message and are sent a copy taken between two ticks, in which the sums hold.
 #![forbid(unsafe_code)]
 
+mod ages;
 mod durations;
 mod ledger;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::Compressed;
 
+pub use ages::{DeliveryAge, DeliveryAges};
 pub use durations::{BucketIndex, Durations, SCHEMA as DURATIONS_SCHEMA, zero_threshold_s};
 pub use ledger::{Account, HANDSHAKE_CLASS, Ledger, TRAFFIC_CLASSES, Traffic};
 
@@ -120,6 +122,8 @@ summed! {
         pub tick_time: Durations,
         /// From the tick that read a message to the end of the one that sent it.
         pub receive_to_send: Durations,
+        /// Ages of messages when subscribers got them, by the pattern of their topic.
+        pub delivery_ages: DeliveryAges,
         /// Connections that ended.
         pub ends: BTreeMap<End, u64>,
         /// Requests refused, by HTTP status.

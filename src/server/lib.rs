@@ -82,7 +82,8 @@ pub use service::Service;
 pub mod report {
     pub use echoring_proto::connection::Compressed;
     pub use echoring_runtime::stats::{
-        BudgetFigures, Counters, DriverWork, Durations, End, Ledger, Snapshot, Traffic,
+        BudgetFigures, Counters, DeliveryAge, DeliveryAges, DriverWork, Durations, End, Ledger, Snapshot,
+        Traffic,
     };
     pub use echoring_topics::{Deliveries, OwnerReport, Passed, Publications};
 }

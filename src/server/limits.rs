@@ -134,6 +134,9 @@ pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 pub const SOCKET_SEND_BYTES: usize = 128 * 1024;
 /// Receive buffer of an accepted socket in bytes; the kernel doubles it too.
 pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
+/// Bytes that the kernel holds unsent for a subscriber that has fallen behind (`TCP_NOTSENT_LOWAT`). What it holds can no longer
+/// be replaced by newer messages, nor overtaken by a Close.
+pub const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 /// Descriptors reserved for everything but connections.
 pub const RESERVED_DESCRIPTORS: u32 = 64;
 /// Connections that a shard leases from the node's maximum at a time.

@@ -424,6 +424,10 @@ impl Application for Service {
         self.broadcast.blocked(cx, token);
     }
 
+    fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+        self.broadcast.acknowledged(cx, token, at);
+    }
+
     fn identity(&self, token: Token) -> Option<&str> {
         self.gate.client(token).map(|client| client.subject())
     }

@@ -149,6 +149,8 @@ pub struct TopicReport {
     pub deliveries: Deliveries,
     /// Bytes of the logs that they read.
     pub log_bytes: u64,
+    /// The pattern that decides about it, in the report about one topic.
+    pub pattern: String,
 }
 
 impl TopicReport {

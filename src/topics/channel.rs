@@ -490,10 +490,15 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Makes the appended frames readable and offers them to every subscriber; then evicts the frames beyond the log's
+    /// Makes the appended frames, the oldest of which was received at `since`, readable and offers them to every subscriber; then evicts the frames beyond the log's
     /// bound, with the subscribers that still need them and cannot be notified.
-    pub(super) fn deliver(&mut self, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
-        self.log.publish(context.now);
+    pub(super) fn deliver(
+        &mut self,
+        since: Nanos,
+        context: &mut ChannelContext<'_>,
+        sink: &mut impl Sink<K>,
+    ) {
+        self.log.publish(since);
         self.offer_all(context, sink);
         self.log.evict(sink.pool());
         if self.behind > 0 {
@@ -800,6 +805,12 @@ impl<K: Copy + Eq> Channel<K> {
         self.recount_own(index, 0);
         context.count(|deliveries| deliveries.sent -= messages + in_flight);
         (unsent - left, messages as u32)
+    }
+
+    /// When the message was received that `behind` messages follow in what a subscriber was sent.
+    pub(super) fn received_at(&self, index: u32, key: K, behind: u32) -> Option<Nanos> {
+        let subscriber = self.subscribers.get(index).filter(|subscriber| subscriber.key == key)?;
+        self.log.received_at(subscriber.has.saturating_sub(u64::from(behind)))
     }
 
     /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.

@@ -237,6 +237,11 @@ impl Rules {
         fitting.map_or(&self.default, |(_, settings)| settings)
     }
 
+    /// The pattern whose settings the topic `name` has; `*` for the default.
+    pub fn pattern(&self, name: &str) -> &str {
+        self.rules.iter().find(|(pattern, _)| pattern.fits(name)).map_or("*", |(pattern, _)| pattern.text())
+    }
+
     /// All settings, including the default.
     pub fn all(&self) -> impl Iterator<Item = &TopicSettings> {
         self.rules.iter().map(|(_, settings)| settings).chain([&self.default])

@@ -436,7 +436,7 @@ impl<K: Copy + Eq> Topics<K> {
         {
             // Without memory the key keeps its older message: slow consumers get that, and are told how many they
             // missed.
-            while !state.keyed.keep(memory.pool, offset, publication) && memory.shed() {}
+            while !state.keyed.keep(memory.pool, offset, received_at, publication) && memory.shed() {}
         }
         self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
         if let Some(topic) = self.table.get_mut(id.key())
@@ -604,7 +604,7 @@ impl<K: Copy + Eq> Topics<K> {
             if messages > 0 {
                 sink.delivered(since, messages);
             }
-            self.deliver_topic(id, now, sink);
+            self.deliver_topic(id, if messages > 0 { since } else { now }, now, sink);
         }
         self.spare = dirty;
         self.waiting = self.dirty.len();
@@ -615,13 +615,14 @@ impl<K: Copy + Eq> Topics<K> {
         self.dirty.len() > self.waiting
     }
 
+    /// Offers every subscriber of a topic the appended frames, the oldest of which was received at `since`.
     #[inline]
-    fn deliver_topic(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) {
+    fn deliver_topic(&mut self, id: TopicId, since: Nanos, now: Nanos, sink: &mut impl Sink<K>) {
         let Some(topic) = self.table.get_mut(id.key()) else { return };
         let (mut deserted, mut may_move) = (false, false);
         for &number in &topic.channels {
             let Some(channel) = self.channels.get_mut(number) else { continue };
-            channel.deliver(&mut topic.state.context(&mut self.sums, now), sink);
+            channel.deliver(since, &mut topic.state.context(&mut self.sums, now), sink);
             self.backlogs.set(number, channel.backlog_bytes());
             deserted |= channel.count() == 0;
             may_move |= channel.may_have_movers();
@@ -800,6 +801,20 @@ impl<K: Copy + Eq> Topics<K> {
         channel.take_back(index, key, unsent, all, &mut context)
     }
 
+    /// When the message was received that `behind` messages follow in what a subscriber was sent with `tag`, and the name of its
+    /// topic. `None` if it is not known any more.
+    pub fn received_at(&self, tag: u64, key: K, behind: u32) -> Option<(Nanos, &str)> {
+        let SubscriberId { channel, index } = SubscriberId::from_tag(tag);
+        let channel = self.channels.get(channel)?;
+        let (_, topic) = self.table.at(channel.topic)?;
+        Some((channel.received_at(index, key, behind)?, &topic.state.name))
+    }
+
+    /// The pattern that decides about a topic.
+    pub fn pattern(&self, name: &str) -> &str {
+        self.rules.pattern(name)
+    }
+
     /// Removes subscribers that have lagged for too long although nothing new was appended.
     pub fn drop_laggards(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
         if !self.has_laggards() {
@@ -811,7 +826,7 @@ impl<K: Copy + Eq> Topics<K> {
             let lags = |number: &u32| self.channels.get(*number).is_some_and(Channel::has_laggards);
             // A topic that waits for more messages is delivered when it is due.
             if !topic.dirty && topic.channels.iter().any(lags) {
-                self.deliver_topic(id, now, sink);
+                self.deliver_topic(id, now, now, sink);
             }
         }
     }
@@ -869,6 +884,7 @@ impl<K: Copy + Eq> Topics<K> {
             subscribers: channels().map(|channel| channel.count() as u64).sum(),
             deliveries,
             log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
+            ..TopicReport::default()
         }
     }
 }

@@ -25,7 +25,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_proto::url::Url;
 use echoring_runtime::driver::epoll::Epoll;
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Driver, Features, Options, Token};
+use echoring_runtime::driver::{Driver, Options, Token};
 use echoring_runtime::shard::{
     Allowance, Answer, Application, ConnectionContext, Context, Disposition, Kinds, Mailboxes, Shard,
     ShardConfig,
@@ -53,12 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let options = Options {
-        connections: CONNECTIONS_MAX,
-        without: Features::NONE,
-        receive_bytes: 0,
-        finds_addresses: false,
-    };
+    let options = Options { connections: CONNECTIONS_MAX, ..Options::default() };
     let ended = match arguments.driver.as_str() {
         "uring" => Uring::new(&options).map(|driver| run(driver, &arguments)),
         _ => Epoll::new(&options).map(|driver| run(driver, &arguments)),

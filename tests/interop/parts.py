@@ -49,6 +49,7 @@ PARTS = {
     "test_event_streams": "src/wire/event_stream.rs topics",
     "test_examples": "examples/ async client",
     "test_frameworks": "examples/frameworks async docs/guide/frameworks.md",
+    "test_freshness": "broker runtime topics src/admin/metrics",
     "test_github_action": "packaging/github-action load",
     "test_haproxy": "src/server/node/listeners src/runtime/admission",
     "test_logs": "src/cli/logging admin broker server",

@@ -9,8 +9,8 @@ use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{self, Compression};
 use echoring_proto::deflate::{Deflater, Direction, Preferences};
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring_runtime::driver::Options;
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Features, Options};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
 use echoring_server::{
     Chunk, Disposition, Handler, Message, PublishOutcome, Remote, Result, Route, Routes, Service,
@@ -52,8 +52,7 @@ impl World {
     fn offering(path: &str, offers: &[&str]) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let options =
-            Options { connections: 64, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
+        let options = Options { connections: 64, ..Options::default() };
         let driver = Uring::new(&options).expect("io_uring");
         let direction = Direction { takeover: true, window_bits: 15 };
         let preferences = Preferences { server: direction, client: direction };

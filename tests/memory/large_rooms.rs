@@ -224,9 +224,8 @@ impl Node {
 fn driver(network: &Network, connections: usize) -> Sim {
     let mut driver = network.driver(&Options {
         connections: connections as u32,
-        without: Default::default(),
         receive_bytes: 32 << 20,
-        finds_addresses: false,
+        ..Options::default()
     });
     driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
     driver

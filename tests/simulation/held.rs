@@ -59,6 +59,10 @@ impl Driver for Late {
         self.0.take_back(token, bytes)
     }
 
+    fn set_notsent_lowat(&mut self, token: Token) {
+        self.0.set_notsent_lowat(token);
+    }
+
     fn pause(&mut self, _: Token) {}
 
     fn resume(&mut self, _: Token) {}
@@ -131,8 +135,7 @@ impl Node {
     fn new(seed: u64) -> Node {
         let mut random = Random::new(seed);
         let network = Network::new(seed, Faults::NONE);
-        let options =
-            Options { connections: 8, without: Default::default(), receive_bytes: 0, finds_addresses: false };
+        let options = Options { connections: 8, ..Options::default() };
         let mut driver = Late(network.driver(&options));
         driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
         let connection = config();

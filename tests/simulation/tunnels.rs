@@ -187,8 +187,7 @@ fn tunnel(seed: u64) {
     let mut random = Random::new(seed);
     let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
     let network = Network::new(seed, faults);
-    let options =
-        Options { connections: 16, without: Default::default(), receive_bytes: 0, finds_addresses: false };
+    let options = Options { connections: 16, ..Options::default() };
     let mut driver = network.driver(&options);
     driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
     let mut proxies = Proxies { driver, pool: Pool::standalone(), clients: BTreeMap::new() };

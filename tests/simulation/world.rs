@@ -175,6 +175,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let security = if secured { security() } else { Security::default() };
         let mut random = Random::new(seed ^ 0x5eed);
         let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
+        let notsent_lowat = [0, 16 * 1024][random.below(2)];
         let network = Network::new(seed, faults);
         let connections = 128;
         let budget = Budget::new(memory.budget_bytes);
@@ -182,12 +183,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let contexts = Budget::new(1 << 20);
         let mut drivers: Vec<Sim> = Vec::new();
         for shard in 0..shards {
-            let mut driver = network.driver(&Options {
-                connections,
-                without: Default::default(),
-                receive_bytes: 0,
-                finds_addresses: false,
-            });
+            let mut driver = network.driver(&Options { connections, notsent_lowat, ..Options::default() });
             if shard < processes[0] {
                 driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
             }

@@ -87,10 +87,13 @@ macro_rules! sockets_suite {
                 a_unix_socket_is_dialled,
                 a_refused_dial_is_a_failure,
                 a_dial_can_be_aborted,
+                an_acknowledgement_is_told_of,
+                a_unix_socket_has_no_acknowledgements,
                 an_address_is_the_peers,
                 a_wake_from_another_thread_ends_the_wait,
                 a_deadline_is_kept_and_never_early,
                 a_long_echo_arrives_whole,
+                a_peer_that_fell_behind_has_little_in_the_kernel,
                 a_quick_reader_waits_for_the_owner_too,
             ]
         );

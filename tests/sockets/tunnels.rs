@@ -16,7 +16,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::tunnel::{ProxyKind, ProxyServer, SocksRefusal, Tunnel, TunnelError};
 use echoring_runtime::driver::epoll::Epoll;
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Driver, Features, Options, RemoteAddress};
+use echoring_runtime::driver::{Driver, Options, RemoteAddress};
 use echoring_runtime::shard::{Allowance, Mailboxes, Route, Shard, ShardConfig};
 use echoring_server::{Disposition, Handler, ListenAddress, Message, Remote, Result, Server};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -74,8 +74,7 @@ fn run<D: Driver>(driver: D, route: &Route, handshake_timeout: Nanos) -> Outcome
 
 /// The outcome of a connection on one of the drivers; `None` without io_uring.
 fn run_on(uring: bool, route: &Route, timeout: Nanos) -> Option<Outcome> {
-    let options =
-        Options { connections: 4, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
+    let options = Options { connections: 4, ..Options::default() };
     match uring {
         true => Uring::new(&options).ok().map(|driver| run(driver, route, timeout)),
         false => Some(run(Epoll::new(&options).expect("epoll"), route, timeout)),

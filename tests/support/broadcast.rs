@@ -18,6 +18,7 @@ pub fn settings(
         rules,
         topics: Lease::new(Arc::clone(topics), 1),
         subscriptions_max: 100,
+        age_sample: 3,
         creators: Creators::default(),
         creation: CreationLimits::default(),
         message_bytes_max,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
+use echoring_broker::limits::{AGE_SAMPLE_DEFAULT, SUBSCRIPTIONS_DEFAULT};
 use echoring_proto::buffer::{Budget, Lease};
 use echoring_server::limits::TOPICS_DEFAULT;
 use echoring_server::{BroadcastSettings, ServerConfig, Service};
@@ -16,6 +16,7 @@ pub fn service(message_bytes_max: u64, queue_bytes: u32) -> Service {
         rules: Rules::new(Vec::new(), settings),
         topics: Lease::new(Budget::new(topics_max), topics_max),
         subscriptions_max: SUBSCRIPTIONS_DEFAULT,
+        age_sample: AGE_SAMPLE_DEFAULT,
         creators: Creators::default(),
         creation: CreationLimits::default(),
         message_bytes_max,

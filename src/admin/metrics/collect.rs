@@ -28,7 +28,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     operation::certificates(&mut out, &node.certificates);
     cluster::collect(&mut out, node.cluster.as_ref());
     connections::collect(&mut out, node.bans, snapshots, &counters);
-    topics::collect(&mut out, snapshots);
+    topics::collect(&mut out, snapshots, &counters);
     memory::collect(&mut out, snapshots);
     shards::collect(&mut out, snapshots, &counters);
     log(&mut out);

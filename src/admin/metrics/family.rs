@@ -35,6 +35,12 @@ impl From<f64> for Value {
     }
 }
 
+impl From<Durations> for Value {
+    fn from(durations: Durations) -> Value {
+        Value::Histogram(Box::new(durations))
+    }
+}
+
 /// A metric with all its samples.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
@@ -124,7 +130,12 @@ impl Families {
 
     /// A histogram without labels.
     pub(super) fn histogram(&mut self, name: &'static str, durations: Durations) -> &mut Family {
-        self.add(Kind::Histogram, name, vec![(Labels::new(), Value::Histogram(Box::new(durations)))])
+        self.add(Kind::Histogram, name, vec![(Labels::new(), durations.into())])
+    }
+
+    /// A histogram with labels.
+    pub(super) fn histograms(&mut self, name: &'static str) -> &mut Family {
+        self.add(Kind::Histogram, name, Vec::new())
     }
 
     /// Labels whose value is 1.

@@ -1,6 +1,6 @@
 //! Histograms of durations in `/stats`, in a form whose differences between two answers are histograms again.
 
-use echoring_runtime::stats::Durations;
+use echoring_runtime::stats::{DeliveryAge, Durations};
 use serde::Serialize;
 
 /// A histogram since the start.
@@ -22,6 +22,22 @@ impl DurationFigures {
             sum_ns: durations.sum_ns(),
             zero: durations.zero(),
             buckets: durations.buckets().collect(),
+        }
+    }
+}
+
+/// Ages of deliveries, see [`DeliveryAge`].
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AgeFigures {
+    acknowledged: DurationFigures,
+    sent: DurationFigures,
+}
+
+impl AgeFigures {
+    pub(crate) fn new(age: &DeliveryAge) -> AgeFigures {
+        AgeFigures {
+            acknowledged: DurationFigures::new(&age.acknowledged),
+            sent: DurationFigures::new(&age.sent),
         }
     }
 }

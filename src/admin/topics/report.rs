@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::report::{DeliveryFigures, PublicationFigures};
+use crate::report::{AgeFigures, DeliveryFigures, PublicationFigures};
 use crate::topics::query::{TopicOrder, TopicQuery};
+use echoring_runtime::stats::DeliveryAges;
 use echoring_topics::{Deliveries, OwnerReport, Publications, TopicReport};
 
 /// The schema of the list.
@@ -35,7 +36,18 @@ struct One {
     silent_shards: usize,
     #[serde(flatten)]
     topic: Topic,
+    /// Of the topics with the same settings; `None` before the first sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_age: Option<Age>,
     shards: Vec<OnShard>,
+}
+
+/// Ages of deliveries of the topics that a pattern decides about.
+#[derive(Debug, Serialize)]
+struct Age {
+    topics: String,
+    #[serde(flatten)]
+    ages: AgeFigures,
 }
 
 /// A topic on the whole node.
@@ -166,11 +178,12 @@ pub(crate) fn list(
     serde_json::to_vec_pretty(&List { schema: LIST_SCHEMA, silent_shards, count, truncated, topics })
 }
 
-/// One topic, if any shard knows it.
+/// One topic, if any shard knows it; `ages` are those of all shards.
 pub(crate) fn one(
     shards: usize,
     name: &str,
     reports: Vec<(usize, Option<TopicReport>)>,
+    ages: &DeliveryAges,
 ) -> Option<serde_json::Result<Vec<u8>>> {
     let silent_shards = shards.saturating_sub(reports.len());
     let known: Vec<(usize, TopicReport)> =
@@ -180,6 +193,10 @@ pub(crate) fn one(
     if !sum.is_there() {
         return None;
     }
+    let pattern = known.first().map_or("", |(_, report)| &report.pattern);
+    let age = ages.iter().find(|(label, _)| *label == pattern);
+    let delivery_age =
+        age.map(|(pattern, age)| Age { topics: pattern.to_owned(), ages: AgeFigures::new(age) });
     let shards = known.iter().map(|(shard, report)| OnShard {
         shard: *shard,
         home: report.owner.is_some(),
@@ -192,6 +209,7 @@ pub(crate) fn one(
         schema: TOPIC_SCHEMA,
         silent_shards,
         topic: sum.told(name),
+        delivery_age,
         shards,
     }))
 }
@@ -272,7 +290,7 @@ mod tests {
 
     #[test]
     fn one_topic_is_told_by_shard_as_well() {
-        let one_of = |reports| one(2, "b", reports);
+        let one_of = |reports| one(2, "b", reports, &DeliveryAges::default());
         assert!(one_of(vec![(0, None), (1, None)]).is_none());
         let told = one_of(vec![(0, Some(report("b", None, 2))), (1, Some(report("b", Some(7), 3)))]);
         let told = parsed(told.expect("it is known"));
@@ -291,6 +309,8 @@ mod tests {
         let lists = reports().into_iter().map(|(shard, report)| (shard, vec![report])).collect();
         let all = parsed(list(2, lists, &query("", 10)));
         assert_eq!((&all["count"], &all["topics"][0]["topic"]), (&1.into(), &"a".into()));
-        assert!(one(2, "b", vec![(0, Some(report("b", None, 0))), (1, None)]).is_none());
+        assert!(
+            one(2, "b", vec![(0, Some(report("b", None, 0))), (1, None)], &DeliveryAges::default()).is_none()
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::ages::{Ages, Chosen};
 use super::dialect::Dialect;
 use super::frame_encoder::{Epochs, conflated_frames, event_frame};
 use super::v1_events;
@@ -22,6 +23,7 @@ const NO_TAG: u64 = u64::MAX;
 pub(super) struct ConnectionSink<'a, 'b, D: Driver> {
     pub(super) cx: &'a mut Context<'b, D>,
     pub(super) follow_ups: &'a mut FollowUps,
+    pub(super) ages: &'a mut Ages,
     pub(super) epochs: &'a Epochs,
 }
 
@@ -76,7 +78,11 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
 
     #[inline]
     fn send(&mut self, token: Token, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes> {
-        self.cx.share(token, frames, u64::from(messages), tag)
+        self.cx.share(token, frames, u64::from(messages), tag)?;
+        if let Some(chosen) = self.ages.choose(messages) {
+            self.ages.chosen.push(Chosen::OfLog { token, tag, behind: messages - chosen - 1 });
+        }
+        Ok(())
     }
 
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
@@ -110,7 +116,16 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
         let (dialect, epoch) = self.dialect(token);
         let (frames, reached, count) = conflated_frames(topic, latest, after, dialect, epoch);
-        self.send_charged(token, frames, count).then_some((reached, count))
+        if !self.send_charged(token, frames, count) {
+            return None;
+        }
+        if let Some(chosen) = self.ages.choose(count)
+            && let Some((offset, _)) = latest.after(after).nth(chosen as usize)
+        {
+            let (topic, received_at) = (topic.into(), latest.received_at(offset));
+            self.ages.chosen.push(Chosen::Latest { token, topic, received_at });
+        }
+        Some((reached, count))
     }
 
     fn fell_behind(&mut self, token: Token, member: SubscriberId, reached: u64, reason: GapReason) {

@@ -6,6 +6,7 @@ use echoring_topics::{
     AcceptedMessage, Format, LogMemory, OwnedTopics, Rules, SubscriberId, TopicId, TopicSettings, Topics,
 };
 
+use super::ages::Ages;
 use super::connection_sink::{ConnectionSink, FollowUps};
 use super::dialect::Dialect;
 use super::events::{PresenceChange, TopicEvent};
@@ -19,12 +20,17 @@ pub(super) struct FanOut {
     pub(super) topics: Topics<Token>,
     encoder: FrameEncoder,
     pub(super) follow_ups: FollowUps,
+    pub(super) ages: Ages,
 }
 
 impl FanOut {
-    pub(super) fn new(rules: Rules) -> FanOut {
-        let topics = Topics::new(rules);
-        FanOut { topics, encoder: FrameEncoder::default(), follow_ups: FollowUps::default() }
+    pub(super) fn new(rules: Rules, ages: Ages) -> FanOut {
+        FanOut {
+            topics: Topics::new(rules),
+            encoder: FrameEncoder::default(),
+            follow_ups: FollowUps::default(),
+            ages,
+        }
     }
 
     pub(super) fn name(&self, topic: TopicId) -> &str {
@@ -111,31 +117,44 @@ impl FanOut {
 
     /// Sends new messages to all subscribers.
     pub(super) fn deliver<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
-        let FanOut { topics, follow_ups, encoder } = self;
-        topics.deliver(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
+        self.with_sink(cx, |topics, sink| topics.deliver(now, sink));
     }
 
     /// Sends one subscriber the messages that it lacks.
     pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: SubscriberId, now: Nanos) {
-        let FanOut { topics, follow_ups, encoder } = self;
-        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
+        self.with_sink(cx, |topics, sink| topics.catch_up(member, now, sink));
     }
 
     /// Finds the subscribers that are behind for longer than their topic allows.
     pub(super) fn drop_laggards<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
-        let FanOut { topics, follow_ups, encoder } = self;
-        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
+        self.with_sink(cx, |topics, sink| topics.drop_laggards(now, sink));
+    }
+
+    /// Calls `send` with the topics and their sink, and follows the messages whose age is sampled.
+    #[inline]
+    fn with_sink<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        send: impl FnOnce(&mut Topics<Token>, &mut ConnectionSink<'_, '_, D>),
+    ) {
+        let FanOut { topics, follow_ups, encoder, ages } = self;
+        send(topics, &mut ConnectionSink { cx, follow_ups, ages, epochs: &encoder.epochs });
+        if !ages.chosen.is_empty() {
+            ages.follow(topics, cx);
+        }
     }
 
     /// Takes back the whole frames at the end of a partial send.
     pub(super) fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let now = cx.now();
+        self.ages.blocked(token);
         while let Some((tag, unsent)) = cx.unsent_shared(token) {
             let all = cx.unsent_bytes(token) as usize == unsent;
             let (bytes, messages) = self.topics.take_back(tag, token, unsent, all, now);
             if bytes > 0 {
                 let taken = cx.take_back(token, bytes, u64::from(messages));
                 debug_assert!(taken, "one frame stays");
+                self.ages.taken_back(token, tag, messages);
             }
             if bytes < unsent {
                 break;

@@ -84,12 +84,14 @@ impl Broadcast {
     pub fn topic_report(&self, now: Nanos, name: &str) -> Option<TopicReport> {
         let (local, owner) = (&self.fan_out.topics, self.sequencer.topics.report(name, now));
         let report = local.find(name).and_then(|topic| local.report(topic)).or_else(|| local.left(name));
-        match report {
+        let mut report = match report {
             Some(mut report) => {
                 report.owner = owner;
-                Some(report)
+                report
             }
-            None => owner.map(|owner| TopicReport::of_owner(name, owner)),
-        }
+            None => TopicReport::of_owner(name, owner?),
+        };
+        report.pattern = local.pattern(name).to_owned();
+        Some(report)
     }
 }

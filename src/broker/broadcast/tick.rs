@@ -18,6 +18,7 @@ impl Broadcast {
     /// The tick is over: sends what subscribers are owed, and tries again what found no room.
     pub fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.now = cx.now();
+        self.fan_out.ages.settle(cx);
         if !self.sequencer.forwards.is_empty() {
             self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
         }
@@ -153,6 +154,7 @@ impl Broadcast {
     /// A subscriber's connection is writable again.
     pub fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let now = cx.now();
+        self.fan_out.ages.writable(cx, token);
         match cx.peer(token) {
             Some(Peer::Subscriber(subscriber)) => {
                 let Some(member) = subscriber.member else { return };

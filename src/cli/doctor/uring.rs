@@ -9,7 +9,7 @@ use echoring_runtime::driver::{DriverChoice, uring};
 /// A feature of the driver: its name, the Linux version that has it, and the cost of lacking it.
 pub(super) type Feature = (&'static str, &'static str, &'static str);
 
-pub(super) const FEATURES: [Feature; 10] = [
+pub(super) const FEATURES: [Feature; 11] = [
     (
         "incremental-buffers",
         "6.12",
@@ -31,6 +31,11 @@ pub(super) const FEATURES: [Feature; 10] = [
     ),
     ("skip-success", "5.17", "each send has a completion to read"),
     ("absolute-timeout", "6.12", "each tick reads the clock"),
+    (
+        "socket-options",
+        "6.7",
+        "--notsent-lowat holds for all connections, and ages of deliveries end at the socket",
+    ),
     ("restricted", "5.10", "the ring also accepts operations that the driver never uses"),
 ];
 

@@ -23,10 +23,10 @@ use crate::common::values::{self, CpuList, Word};
 use crate::logging::{Destination, Form};
 use crate::sandbox::{Mode, UserName};
 use echoring_async::tls::ClientAuth;
-use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
+use echoring_broker::limits::{AGE_SAMPLE_DEFAULT, SUBSCRIPTIONS_DEFAULT};
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
-use echoring_server::limits::{DRAIN_RATE_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, NOTSENT_LOWAT_BYTES, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 
 const EXAMPLES: &str = "\
@@ -63,6 +63,8 @@ const PROTOCOL: &str = "Protocol and pages";
 
 /// From the smallest send buffer of the kernel to the largest power of two in 31 bits.
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
+/// Up to the largest power of two in 31 bits; the kernel's own bound is the send buffer.
+const NOTSENT_LOWAT: RangeInclusive<u64> = 0..=1 << 30;
 /// From a second, for the slowest clients, to the longest time of an orchestrator.
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// From a second, a round trip of the slowest network and a retransmission, to a time that no link survives.
@@ -330,6 +332,31 @@ pub(crate) struct Args {
     /// net.ipv4.tcp_available_congestion_control lists what the kernel has.
     #[arg(long, value_name = "NAME", value_parser = congestion, help_heading = IO)]
     pub(super) congestion: Option<String>,
+
+    /// Bytes that the kernel may hold unsent for a subscriber that has fallen behind; 0 for no limit
+    ///
+    /// What the kernel holds (TCP_NOTSENT_LOWAT) can no longer be dropped, conflated, or overtaken by a Close. See
+    /// docs/reference/broadcast.md#what-waits-in-the-socket.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(NOTSENT_LOWAT_BYTES.into()),
+        value_parser = values::bytes_in(NOTSENT_LOWAT),
+        help_heading = IO
+    )]
+    pub(super) notsent_lowat: u64,
+
+    /// Sample how old messages are when subscribers get them, of one delivery in N; 0 for none
+    ///
+    /// See docs/reference/broadcast.md#what-waits-in-the-socket.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = AGE_SAMPLE_DEFAULT,
+        value_parser = values::number_in(..),
+        help_heading = OPERATION
+    )]
+    pub(super) age_sample: u32,
 
     /// Maximum unsent bytes of a connection before the server stops reading from it
     ///

@@ -316,6 +316,8 @@ fn server_config(
         driver: args.driver,
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
+        notsent_lowat: args.notsent_lowat as u32,
+        age_sample: args.age_sample,
         has_successors: true,
         compression: args.compress.compression,
         compression_bytes: args.compress.memory_bytes,

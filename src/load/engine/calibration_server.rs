@@ -22,7 +22,7 @@ use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, MessageKind, S
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
-use echoring_runtime::driver::{Driver, Features, Options, Token};
+use echoring_runtime::driver::{Driver, Options, Token};
 use echoring_runtime::launch::{self, LaunchOptions, ShardSetup, ShardSpec, ShardThread};
 use echoring_runtime::shard::{
     Allowance, Answer, Application, ConnectionContext, Context, ControlMessage, Disposition, Kinds,
@@ -102,8 +102,7 @@ impl CalibrationServer {
         let mut specs = Vec::new();
         for (shard, mailboxes) in mailboxes.into_iter().enumerate() {
             let listener: OwnedFd = listener.try_clone().map_err(refused)?.into();
-            let options =
-                Options { connections, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
+            let options = Options { connections, ..Options::default() };
             let setup = ServerSetup { listener, mailboxes, connections };
             specs.push(ShardSpec { cpu: cpus.get(shard).copied(), driver: options, setup });
         }

@@ -42,12 +42,7 @@ impl Workers {
         let mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES);
         let specs = mailboxes.into_iter().enumerate().map(|(thread, mailboxes)| {
             let config = config(shared, thread);
-            let driver = Options {
-                connections: config.connections,
-                without: Features::NONE,
-                receive_bytes: 0,
-                finds_addresses: false,
-            };
+            let driver = Options { connections: config.connections, ..Options::default() };
             let contexts = Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES);
             let setup = ClientSetup { shared: shared.clone(), thread, config, mailboxes, contexts };
             ShardSpec { cpu: resources.cpu_of(thread), driver, setup }

@@ -24,8 +24,10 @@ use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
 use self::sys::{Poller, Timeout};
 use super::addresses::{Addresses, PeerAddress, peer_of};
+use super::notsent::NotsentLowat;
 use super::regions::Regions;
-use super::sockets::shutdown_write;
+use super::sockets::{is_tcp, shutdown_write};
+use super::stamps::Stamps;
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
 };
@@ -75,6 +77,10 @@ pub struct Epoll {
     /// Connections whose peer address was requested.
     unaddressed: Vec<Token>,
     addresses: Addresses,
+    notsent: NotsentLowat,
+    stamps: Stamps,
+    /// Whether all listeners are TCP sockets.
+    is_tcp: bool,
     /// Events that arose outside a tick.
     notices: Vec<Event>,
     listeners: Vec<Listener>,
@@ -138,6 +144,9 @@ impl Epoll {
             hung_up: Vec::new(),
             unaddressed: Vec::new(),
             addresses: Addresses::default(),
+            notsent: NotsentLowat::new(options.notsent_lowat),
+            stamps: Stamps::default(),
+            is_tcp: true,
             notices: Vec::new(),
             listeners: Vec::new(),
             accepting: Accepting::Yes,
@@ -175,10 +184,13 @@ impl Epoll {
         let slot = self.slots.at(index);
         let Some(fd) = slot.fd.as_ref() else { return };
         let (fd, last) = (fd.as_fd(), slot.phase == Phase::Closing);
+        let stamped = slot.flags.has(SlotFlags::STAMPED);
+        slot.flags.clear(SlotFlags::STAMPED);
         let (total, result) = match self.staged.single(slot, &self.regions) {
-            Some(bytes) => (bytes.len(), sys::send(fd, bytes, last)),
-            None => {
-                let send = |pieces: &[io::IoSlice<'_>]| sys::send_pieces(fd, pieces, last);
+            Some(bytes) if !stamped => (bytes.len(), sys::send(fd, bytes, last)),
+            _ => {
+                let call = if stamped { sys::send_stamped } else { sys::send_pieces };
+                let send = |pieces: &[io::IoSlice<'_>]| call(fd, pieces, last);
                 (self.staged.bytes(slot), self.staged.with_pieces(slot, &self.regions, send))
             }
         };
@@ -189,6 +201,9 @@ impl Epoll {
         };
         if sent == total {
             return self.staged.discard(slot, pool);
+        }
+        if stamped {
+            self.stamps.forget(token);
         }
         if !slot.flags.has(SlotFlags::WRITE_ARMED) {
             let interest = INTEREST | libc::EPOLLOUT;
@@ -281,6 +296,8 @@ impl Epoll {
         self.staged.discard(slot, pool);
         self.partial_sends.discard(slot, pool);
         self.slots.remove(index);
+        self.notsent.end(index);
+        self.stamps.forget(token);
         events.push(Event::Closed { token });
     }
 
@@ -356,7 +373,8 @@ impl Epoll {
             return;
         }
         slot.flags.set(SlotFlags::READABLE);
-        if has(libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) {
+        // A failure is a hang-up too. An error alone is a time in the error queue.
+        if has(libc::EPOLLRDHUP | libc::EPOLLHUP) {
             slot.flags.set(SlotFlags::HANGUP);
             if slot.flags.has(SlotFlags::PAUSED) {
                 return self.notice_end(token, pool, events);
@@ -398,6 +416,20 @@ impl Epoll {
                 self.receive(token, pool, events);
             }
         }
+    }
+
+    /// Looks at the error queues in which the acknowledgements of stamped sends may be.
+    fn look(&mut self, events: &mut Vec<Event>) {
+        let Epoll { stamps, slots, .. } = self;
+        let mut found = Vec::new();
+        stamps.look(|token, look| {
+            let fd = slots.peek(token).and_then(|slot| slot.fd.as_ref());
+            if fd.is_some_and(|fd| sys::look(fd.as_fd(), look)) {
+                found.push(token);
+            }
+        });
+        let acknowledged = |token| Some(Event::Acknowledged { token, at: stamps.found(token)? });
+        events.extend(found.into_iter().filter_map(acknowledged));
     }
 
     /// How long the wait may last: zero if there is something to report or to read.
@@ -579,6 +611,9 @@ impl Driver for Epoll {
             }
         }
         self.accept(events);
+        if !self.stamps.is_empty() {
+            self.look(events);
+        }
         Ok(())
     }
 
@@ -614,6 +649,26 @@ impl Driver for Epoll {
     fn take_back(&mut self, token: Token, bytes: usize) -> bool {
         let Some(slot) = self.slots.peek(token).filter(|slot| slot.may_take_back()) else { return false };
         self.partial_sends.of_mut(slot).take_back(bytes)
+    }
+
+    fn stamp(&mut self, token: Token) -> bool {
+        let Some(slot) = self.slots.get(token).filter(|slot| slot.staged_count > 0) else { return false };
+        let Some(fd) = &slot.fd else { return false };
+        let is_possible = self.is_tcp && sys::report_times(fd.as_fd()).is_ok() && self.stamps.add(token);
+        if is_possible {
+            slot.flags.set(SlotFlags::STAMPED);
+        }
+        is_possible
+    }
+
+    fn set_notsent_lowat(&mut self, token: Token) {
+        if let Some(slot) = self.slots.peek(token)
+            && let Some(fd) = &slot.fd
+            && self.notsent.begin(token.index)
+        {
+            // A Unix socket has no such option.
+            let _ = self.notsent.set(fd);
+        }
     }
 
     fn pause(&mut self, token: Token) {
@@ -658,6 +713,7 @@ impl Driver for Epoll {
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         SockRef::from(&listener).set_nonblocking(true)?;
+        self.is_tcp &= is_tcp(&listener);
         self.listeners.push(Listener { fd: listener, ready: false });
         if matches!(self.accepting, Accepting::Full | Accepting::Failed { .. }) {
             return Ok(());

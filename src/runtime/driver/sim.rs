@@ -40,6 +40,7 @@ pub struct Sim {
     number: usize,
     slots: Vec<Slot>,
     connections_max: usize,
+    notsent_lowat: u32,
     free: Vec<u32>,
     /// Connections with work at the next tick's start, in the order of requests.
     dirty: Vec<u32>,
@@ -90,6 +91,8 @@ struct Slot {
     late_ticks: u8,
     /// The unsent rest of a short send.
     rest: Unsent,
+    /// What is staged has a stamp.
+    stamped: bool,
     /// It was short in the latest tick: nothing more is sent before the next one.
     fresh: bool,
     /// Ticks in which no receive is armed.
@@ -112,6 +115,7 @@ impl Sim {
             number,
             slots: Vec::new(),
             connections_max: options.connections as usize,
+            notsent_lowat: options.notsent_lowat,
             free: Vec::new(),
             dirty: Vec::new(),
             memory: vec![POISON; bytes],
@@ -293,6 +297,19 @@ impl Driver for Sim {
 
     fn take_back(&mut self, token: Token, bytes: usize) -> bool {
         self.slot(token).is_some_and(|slot| slot.fresh && slot.rest.take_back(bytes))
+    }
+
+    fn stamp(&mut self, token: Token) -> bool {
+        let Some(slot) = self.slot(token).filter(|slot| !slot.staged.is_empty()) else { return false };
+        !std::mem::replace(&mut slot.stamped, true)
+    }
+
+    fn set_notsent_lowat(&mut self, token: Token) {
+        if self.notsent_lowat > 0
+            && let Some(&Slot { wire, side, .. }) = self.peek(token)
+        {
+            self.network.state().limit(wire, side, self.notsent_lowat as usize);
+        }
     }
 
     fn pause(&mut self, token: Token) {

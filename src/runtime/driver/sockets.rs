@@ -1,7 +1,14 @@
 //! Socket calls that both real drivers make.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use socket2::{Domain, SockRef};
+
+/// Whether a stream socket is a TCP socket.
+pub(super) fn is_tcp(socket: &impl AsFd) -> bool {
+    SockRef::from(socket).domain().is_ok_and(|domain| matches!(domain, Domain::IPV4 | Domain::IPV6))
+}
 
 /// Leaves the choice of a local port to `connect`, so that many connections can share a port towards different peers
 /// (`IP_BIND_ADDRESS_NO_PORT`; it serves IPv6 sockets, too).

@@ -81,6 +81,14 @@ impl Driver for SystemDriver {
         on_either!(self, driver => driver.take_back(token, bytes))
     }
 
+    fn stamp(&mut self, token: Token) -> bool {
+        on_either!(self, driver => driver.stamp(token))
+    }
+
+    fn set_notsent_lowat(&mut self, token: Token) {
+        on_either!(self, driver => driver.set_notsent_lowat(token))
+    }
+
     #[inline]
     fn pause(&mut self, token: Token) {
         on_either!(self, driver => driver.pause(token))

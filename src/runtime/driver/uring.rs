@@ -40,6 +40,8 @@ use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
+use super::notsent::NotsentLowat;
+use super::sockets::is_tcp;
 use super::unsent::Unsent;
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
@@ -132,7 +134,12 @@ impl Uring {
         let receiver = unsafe { Receiver::new(ring.inner(), options.receive_bytes, incremental)? };
         ring.enable(&mut used)?;
         let waker = Waker::eventfd(Some(ring.duplicate()?))?;
-        let connections = Connections::new(Slots::new(options.connections, direct), receiver, used);
+        let connections = Connections::new(
+            Slots::new(options.connections, direct),
+            receiver,
+            NotsentLowat::new(options.notsent_lowat),
+            used,
+        );
         Ok(Uring {
             ring,
             connections: Kept::new(connections),
@@ -237,6 +244,7 @@ impl Uring {
                 connections.cancelled(completion, kind);
             }
             Kind::EndPoll => connections.end_polled(completion),
+            Kind::Look => connections.looked(completion),
             Kind::Install => connections.installed(completion),
             Kind::InstallToLook => connections.installed_to_look(completion),
             Kind::Shutdown => connections.step_ended(completion),
@@ -261,8 +269,8 @@ impl Uring {
                 }
             }
             Kind::CloseOrphan => connections.operation_ended(),
-            // Receives do not come here.
-            Kind::Receive | Kind::Ignored => {}
+            // Receives do not come here, and options may be refused.
+            Kind::Receive | Kind::SetOption | Kind::Ignored => {}
         }
         false
     }
@@ -337,6 +345,14 @@ impl Driver for Uring {
         self.connections.take_back(token, bytes)
     }
 
+    fn stamp(&mut self, token: Token) -> bool {
+        self.connections.stamp(token)
+    }
+
+    fn set_notsent_lowat(&mut self, token: Token) {
+        self.connections.set_notsent_lowat(token);
+    }
+
     fn pause(&mut self, token: Token) {
         self.connections.pause(token);
     }
@@ -359,6 +375,11 @@ impl Driver for Uring {
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         self.dials.protect(&self.ring)?;
+        self.connections.is_tcp &= is_tcp(&listener);
+        if !self.used.has(Features::SOCKET_OPTIONS) {
+            // Nothing can set it later. A Unix socket has no such option.
+            let _ = self.connections.notsent.set(&listener);
+        }
         self.listeners.add(listener);
         Ok(())
     }
@@ -437,8 +458,10 @@ impl Drop for Uring {
                 if kind == Kind::Close && result >= 0 {
                     connections.forget_closed(completion);
                 }
-                let counted =
-                    !matches!(kind, Kind::Send | Kind::WakeMessage | Kind::WakeSent | Kind::Ignored);
+                let counted = !matches!(
+                    kind,
+                    Kind::Send | Kind::WakeMessage | Kind::WakeSent | Kind::SetOption | Kind::Ignored
+                );
                 if counted && !completion.more() {
                     connections.in_flight = connections.in_flight.saturating_sub(1);
                 }

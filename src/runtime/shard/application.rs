@@ -94,6 +94,9 @@ pub trait Application: Sized {
     /// [Shared](Context::share) pieces that are unsent may be [taken back](Context::take_back) now.
     fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 
+    /// The peer's TCP has acknowledged the last byte of a [stamped](Context::stamp) send at `at`.
+    fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, at: Nanos) {}
+
     /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 

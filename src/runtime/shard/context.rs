@@ -496,6 +496,16 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         true
     }
 
+    /// Asks when what is staged for a connection in this tick is acknowledged, see [`Driver::stamp`].
+    pub fn stamp(&mut self, token: Token) -> bool {
+        self.core.driver.stamp(token)
+    }
+
+    /// From now on the kernel holds few unsent bytes of a connection, see [`Driver::set_notsent_lowat`].
+    pub fn set_notsent_lowat(&mut self, token: Token) {
+        self.core.driver.set_notsent_lowat(token);
+    }
+
     /// Looks up the peer's address. [`Application::addressed`](super::Application::addressed) follows, unless the
     /// connection ends before. It costs extra system calls.
     pub fn find_address(&mut self, token: Token) {

@@ -310,6 +310,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Closed { token } => self.closed(token),
             Event::Addressed { token } => self.addressed(token),
+            Event::Acknowledged { token, at } => {
+                self.application.acknowledged(&mut Context { core }, token, at);
+            }
             Event::Woken => self.woken = true,
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);

@@ -7,8 +7,8 @@ use crate::service::Service;
 use echoring_broker::limits::JSON_DEPTH_MAX;
 use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::limits::MILLISECOND;
+use echoring_runtime::driver::Options;
 use echoring_runtime::driver::epoll::Epoll;
-use echoring_runtime::driver::{Features, Options};
 use echoring_runtime::shard::{self, Allowance, Application, DrainPlan, Lane, Mailboxes, Security, Shard};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Creator, TopicId};
@@ -24,8 +24,7 @@ fn shard() -> (Shard<Epoll, Service>, CommandSender) {
 }
 
 fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
-    let options =
-        Options { connections: 4, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
+    let options = Options { connections: 4, ..Options::default() };
     let config = ServerConfig::default();
     let shard_config = shard::ShardConfig {
         connection: config.connection(),

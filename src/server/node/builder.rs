@@ -437,6 +437,21 @@ impl Builder {
         self
     }
 
+    /// Bytes that the kernel may hold unsent for a subscriber of topics, from when it has first fallen behind
+    /// (`TCP_NOTSENT_LOWAT`), 16 KiB by default; 0 for no limit. What the kernel holds can no longer be dropped, conflated, or
+    /// overtaken by a Close. On kernels before Linux 6.7 the io_uring driver sets it for all connections, from their beginning.
+    pub fn notsent_lowat(mut self, bytes: u32) -> Builder {
+        self.config.notsent_lowat = bytes;
+        self
+    }
+
+    /// Samples how old messages are when subscribers get them, of one delivery in `one_in` on average, 100 by default; 0 for none. The
+    /// ages are in [`Counters::delivery_ages`](crate::report::Counters::delivery_ages) of each snapshot.
+    pub fn age_sample(mut self, one_in: u32) -> Builder {
+        self.config.age_sample = one_in;
+        self
+    }
+
     /// The current configuration.
     #[doc(hidden)]
     pub fn config(&self) -> &ServerConfig {

@@ -183,6 +183,10 @@ pub struct ServerConfig {
     pub autotune_sockets: bool,
     /// TCP congestion control of accepted connections; `None` for the kernel's default.
     pub congestion: Option<String>,
+    /// Bytes that the kernel may hold unsent for a subscriber that has fallen behind; 0 for no limit.
+    pub notsent_lowat: u32,
+    /// The age of one delivery in so many is sampled; 0 for none.
+    pub age_sample: u32,
     /// Records of ended connections.
     pub access_log: Option<AccessLog>,
     /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
@@ -231,6 +235,8 @@ impl Default for ServerConfig {
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
+            notsent_lowat: crate::limits::NOTSENT_LOWAT_BYTES,
+            age_sample: echoring_broker::limits::AGE_SAMPLE_DEFAULT,
             access_log: None,
             has_successors: false,
         }

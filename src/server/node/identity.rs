@@ -48,6 +48,7 @@ impl NodeIdentity {
             rules: config.topics.clone(),
             topics,
             subscriptions_max: config.subscriptions_max,
+            age_sample: config.age_sample,
             creators,
             creation: config.creation,
             message_bytes_max: config.message_bytes_max,

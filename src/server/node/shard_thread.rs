@@ -103,6 +103,7 @@ impl ServiceSetup {
             without: config.without,
             receive_bytes: 0,
             finds_addresses: !config.peers.is_none(),
+            notsent_lowat: config.notsent_lowat,
         };
         ShardSpec { cpu: cpu.filter(|_| config.pinned), driver, setup: self }
     }

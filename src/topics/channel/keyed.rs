@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::message::{Content, Publication};
 use echoring_proto::buffer::{Pool, allocated_bytes};
+use echoring_proto::limits::Nanos;
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -24,6 +25,7 @@ pub struct Keyed {
 struct Entry {
     key: Box<str>,
     offset: u64,
+    received_at: Nanos,
     content: Content,
     payload: Vec<u8>,
     older: u32,
@@ -37,9 +39,15 @@ impl Default for Keyed {
 }
 
 impl Keyed {
-    /// Stores the message `offset`, the latest of all. False if there is no memory for it: its key then keeps its
+    /// Stores the message `offset`, the latest of all, which was received at `received_at`. False if there is no memory for it: its key then keeps its
     /// previous message, if any.
-    pub fn keep(&mut self, pool: &mut Pool, offset: u64, publication: &Publication<'_>) -> bool {
+    pub fn keep(
+        &mut self,
+        pool: &mut Pool,
+        offset: u64,
+        received_at: Nanos,
+        publication: &Publication<'_>,
+    ) -> bool {
         let Publication { content, key, payload } = *publication;
         let known = self.by_key.get(key).copied();
         let has = known.map_or(0, |at| self.entries[at as usize].payload.capacity());
@@ -61,14 +69,15 @@ impl Keyed {
             None => {
                 let at = self.entries.len() as u32;
                 let (payload, key) = (Vec::new(), Box::from(key));
-                self.entries.push(Entry { key, offset, content, payload, older: NONE, newer: NONE });
+                let (older, newer) = (NONE, NONE);
+                self.entries.push(Entry { key, offset, received_at, content, payload, older, newer });
                 self.by_key.insert(self.entries[at as usize].key.clone(), at);
                 at
             }
         };
         let newest = std::mem::replace(&mut self.newest, at);
         let entry = &mut self.entries[at as usize];
-        (entry.offset, entry.content) = (offset, content);
+        (entry.offset, entry.received_at, entry.content) = (offset, received_at, content);
         if entry.payload.capacity() < payload.len() {
             // Replaces the smaller one.
             entry.payload = Vec::new();
@@ -87,6 +96,11 @@ impl Keyed {
     /// The offset of the latest message; 0 if there is none.
     pub(crate) fn newest_offset(&self) -> u64 {
         self.entries.get(self.newest as usize).map_or(0, |entry| entry.offset)
+    }
+
+    /// When the message `offset`, one of the latest of their keys, was received.
+    pub fn received_at(&self, offset: u64) -> Nanos {
+        self.entries.iter().find(|entry| entry.offset == offset).map_or(0, |entry| entry.received_at)
     }
 
     /// Number of keys.
@@ -145,7 +159,7 @@ mod tests {
     use super::*;
 
     fn keep(keyed: &mut Keyed, pool: &mut Pool, offset: u64, key: &str, payload: &[u8]) -> bool {
-        keyed.keep(pool, offset, &Publication { content: Content::Text, key, payload })
+        keyed.keep(pool, offset, 0, &Publication { content: Content::Text, key, payload })
     }
 
     fn after(keyed: &Keyed, offset: u64) -> Vec<(u64, String)> {

@@ -75,7 +75,7 @@ struct Piece {
     /// Byte position of its beginning, counted since the log began.
     start_bytes: u64,
     bytes: Bytes,
-    /// When it became readable.
+    /// When its oldest message was received, or it became readable if it has none. Never less than that of the piece before it.
     at: Nanos,
     /// The charge of its segment, if this is the segment's last piece and the tail is in another one.
     charged_bytes: usize,
@@ -184,16 +184,19 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the appended frames readable. Nothing is evicted yet, so that readers that keep up get them first, however
-    /// many there are.
-    pub fn publish(&mut self, now: Nanos) {
+    /// Makes the appended frames readable, the oldest of which was received at `since`. Nothing is evicted yet, so that readers
+    /// that keep up get them first, however many there are.
+    pub fn publish(&mut self, since: Nanos) {
         if self.tail.is_empty() {
             return;
         }
+        // Messages of other shards may arrive in another order.
+        let before = self.pieces.iter().rev().find(|piece| piece.at != UNDATED);
+        let at = before.map_or(since, |piece| piece.at.max(since));
         for piece in self.pieces.iter_mut().rev().take_while(|piece| piece.at == UNDATED) {
-            piece.at = now;
+            piece.at = at;
         }
-        self.cut(now);
+        self.cut(at);
     }
 
     fn cut(&mut self, at: Nanos) {
@@ -420,7 +423,13 @@ impl Log {
         self.pieces.get(pieces).map_or(self.end, |piece| piece.first)
     }
 
-    /// When the frame `sequence` became readable; [`Nanos::MAX`] if its tick has not ended.
+    /// When the message `offset` was received, or an older one of the same delivery.
+    pub(crate) fn received_at(&self, offset: u64) -> Option<Nanos> {
+        let frame = self.frames.partition_point(|frame| frame.offset < offset);
+        self.readable_since(self.first + frame as u64)
+    }
+
+    /// When the frame `sequence`, or an older one of the same delivery, was received; [`Nanos::MAX`] if its tick has not ended.
     pub(crate) fn readable_since(&self, sequence: Sequence) -> Option<Nanos> {
         let at = self.pieces.partition_point(|piece| piece.end() <= sequence);
         self.pieces.get(at).map(|piece| piece.at)

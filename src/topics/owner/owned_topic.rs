@@ -76,7 +76,8 @@ impl OwnedTopic {
                 return Some(Refused::TooManyKeys);
             }
             // Accepted only if it can be stored: otherwise an older message of its key would be sent as the latest.
-            if !self.keyed.keep(pool, self.offset + 1, publication) {
+            // Nobody asks this copy for times.
+            if !self.keyed.keep(pool, self.offset + 1, 0, publication) {
                 return Some(Refused::OutOfMemory);
             }
         }

@@ -202,6 +202,8 @@ pub(super) struct World {
     pub(super) peers: Peers,
     pub(super) id: TopicId,
     pub(super) offset: u64,
+    /// When messages are received.
+    pub(super) now: Nanos,
     /// With which messages are compressed.
     pub(super) codecs: Option<Codecs>,
 }
@@ -232,7 +234,7 @@ impl World {
             moved: Vec::new(),
             pool,
         };
-        World { topics, owned, peers, id, offset: 0, codecs: None }
+        World { topics, owned, peers, id, offset: 0, now: 0, codecs: None }
     }
 
     /// Subscribes `key`, which is not sent messages with the origin `key`.
@@ -259,14 +261,14 @@ impl World {
         let mut message = Message::new(frame);
         self.offset += 1;
         let publication = Publication { content: Content::Text, key, payload: frame };
-        let World { topics, owned, peers, id, offset, codecs } = self;
+        let World { topics, owned, peers, id, offset, now, codecs } = self;
         message.codecs = codecs.as_mut();
         let accepted = AcceptedMessage {
             publication: &publication,
             offset: *offset,
             origin,
             publisher: own,
-            received_at: 0,
+            received_at: *now,
         };
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };
         topics.append(*id, memory, &accepted, &mut message);
@@ -335,12 +337,14 @@ impl World {
 
     /// Publishes a message of none of the subscribers.
     pub(super) fn publish(&mut self, frame: &[u8], now: Nanos) -> Vec<Format> {
+        self.now = now;
         let formats = self.append(99, None, frame);
         self.deliver(now);
         formats
     }
 
     pub(super) fn publish_keyed(&mut self, key: &str, frame: &[u8], now: Nanos) {
+        self.now = now;
         self.append_keyed(99, None, key, frame);
         self.deliver(now);
     }

@@ -14,7 +14,9 @@ use echoring_runtime::driver::{Driver, Event, Features, Options, RemoteAddress, 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
-pub use super::taking_back::a_quick_reader_waits_for_the_owner_too;
+pub use super::taking_back::{
+    a_peer_that_fell_behind_has_little_in_the_kernel, a_quick_reader_waits_for_the_owner_too,
+};
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 /// How a driver under test is made.
@@ -202,6 +204,22 @@ pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
+impl<D: Driver> World<SocketKit<D>> {
+    /// A peer with a receive buffer of its own, on a connection with a send buffer of its own.
+    pub fn accept_with(&mut self, receive_bytes: usize, send_bytes: usize) -> (Token, Socket) {
+        let (listener, address) = listener();
+        listener.set_send_buffer_size(send_bytes).expect("a socket");
+        self.driver.listen(listener.into()).expect("the driver listens");
+        let peer = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        peer.set_recv_buffer_size(receive_bytes).expect("a socket");
+        peer.connect(&address.into()).expect("the listener's queue has room");
+        peer.set_nonblocking(true).expect("a socket");
+        let known = self.accepted().len();
+        self.until("a connection is accepted", |world| world.accepted().len() > known);
+        (self.accepted()[known], peer)
+    }
+}
+
 fn listener() -> (Socket, SocketAddr) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
@@ -383,6 +401,66 @@ pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
     let (token, _peer) = world.accept();
     world.driver.find_address(token);
     world.until("an answer", |world| world.has(&Seen::Addressed(token, None)));
+}
+
+/// The time of an acknowledgement is told, of a connection that is read and of one that is paused, and is no failure of either.
+pub fn an_acknowledgement_is_told_of<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (token, mut peer) = world.accept();
+    assert!(!world.driver.stamp(token), "nothing is staged");
+    for (round, is_paused) in [(0, false), (1, true), (2, true), (3, false)] {
+        match is_paused {
+            true => world.driver.pause(token),
+            false => world.driver.resume(token),
+        }
+        world.settle();
+        let pieces = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        pieces
+            .into_iter()
+            .for_each(|piece| world.driver.send(token, Source::Shared(piece.into())).expect("open"));
+        let asked = world.driver.now();
+        if !world.driver.stamp(token) {
+            let driver = world.driver.describe();
+            assert!(driver.name == "uring" && !driver.features.has(Features::SOCKET_OPTIONS), "{driver:?}");
+            return;
+        }
+        assert!(!world.driver.stamp(token), "one at a time");
+        assert_eq!(world.read(&mut peer, 6), b"onetwo");
+        let read = world.driver.now();
+        let told = |world: &World<SocketKit<D>>| {
+            let times = world.of(token).filter_map(|seen| match seen {
+                Seen::Acknowledged(_, at) => Some(*at),
+                _ => None,
+            });
+            times.collect::<Vec<_>>()
+        };
+        world.until("the acknowledgement", |world| told(world).len() > round);
+        // The two clocks are read one after the other.
+        let (at, slack) = (told(&world)[round], 5 * MILLISECOND);
+        assert!((asked - slack..read + slack).contains(&at), "{at} between {asked} and {read}");
+    }
+    world.write(&mut peer, b"still here");
+    world.until("bytes", |world| world.received(token) == b"still here");
+    assert!(!world.of(token).any(|seen| matches!(seen, Seen::Failed(..) | Seen::HalfClosed(_))));
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"bye").into())).expect("open");
+    assert!(world.driver.stamp(token));
+    world.driver.pause(token);
+    world.settle();
+    peer.reset();
+    world.until("the failure", |world| world.of(token).any(|seen| matches!(seen, Seen::Failed(..))));
+    world.driver.close(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+}
+
+/// A Unix socket would refuse a stamped send.
+pub fn a_unix_socket_has_no_acknowledgements<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::unix(make));
+    let (token, mut peer) = world.accept();
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
+    assert!(!world.driver.stamp(token));
+    world.driver.set_notsent_lowat(token);
+    assert_eq!(world.read(&mut peer, 5), b"hello");
+    assert!(!world.of(token).any(|seen| matches!(seen, Seen::Failed(..))));
 }
 
 /// A large stream both ways at once through one connection.

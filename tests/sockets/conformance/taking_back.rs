@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use echoring_proto::buffer::Pool;
-use echoring_runtime::driver::{Driver, Event, Shared, Source, Token};
+use echoring_runtime::driver::{Driver, Event, Features, Options, Shared, Source, Token};
 use echoring_runtime::limits::SEND_PIECES_MAX;
 
 use super::sockets::{Make, SocketKit};
@@ -227,6 +227,34 @@ pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
     }
     assert_same(&world.read(&mut peer, expected.len()), &expected);
     world.until("unblocked", |world| !world.is_blocked(token));
+}
+
+/// With `TCP_NOTSENT_LOWAT`, the kernel holds little for a peer that does not read, and what it holds arrives.
+pub fn a_peer_that_fell_behind_has_little_in_the_kernel<D: Driver>(make: Make<D>) {
+    const LOWAT: u32 = 8 * 1024;
+    /// A small window, the option's bytes, and what the kernel allocates at once.
+    const HELD_BYTES_MAX: usize = 192 * 1024;
+    let mut world = World::with_options(
+        SocketKit::tcp(make),
+        &Options { notsent_lowat: LOWAT, ..super::world::options() },
+    );
+    let (token, mut peer) = world.accept_with(16 * 1024, 1 << 20);
+    let driver = world.driver.describe();
+    let has_one_for_all = driver.name == "uring" && !driver.features.has(Features::SOCKET_OPTIONS);
+    let (mut cursor, mut heard) = (Cursor::new(), Vec::new());
+    for is_limited in [false, true] {
+        cursor.fill(&mut world, token, &mut peer, Vec::new());
+        let held = cursor.expected.len() - heard.len() - world.driver.unsent_bytes(token);
+        assert_eq!(held <= HELD_BYTES_MAX, is_limited || has_one_for_all, "{held} bytes");
+        // Twice, as an owner may.
+        world.driver.set_notsent_lowat(token);
+        world.driver.set_notsent_lowat(token);
+        while heard.len() < cursor.expected.len() {
+            Peer::read(&mut peer, &mut heard);
+            cursor.tick(&mut world, token);
+        }
+        assert_same(&heard, &cursor.expected);
+    }
 }
 
 /// A peer that reads during a tick makes room for the rest of its short send, which still waits for the next tick.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use echoring_proto::buffer::Pool;
-use echoring_proto::limits::MILLISECOND;
+use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::{Driver, Event, Options, Source, Token};
 
 /// How a driver and its peers are made.
@@ -56,6 +56,7 @@ pub enum Seen {
     Failed(Token, std::io::ErrorKind),
     Closed(Token),
     Addressed(Token, Option<SocketAddr>),
+    Acknowledged(Token, Nanos),
     Woken,
     AcceptFailed,
 }
@@ -272,6 +273,7 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
         Event::Failed { token, error } => Seen::Failed(*token, *error),
         Event::Closed { token } => Seen::Closed(*token),
         Event::Addressed { token } => Seen::Addressed(*token, driver.address(*token)),
+        Event::Acknowledged { token, at } => Seen::Acknowledged(*token, *at),
         Event::Woken => Seen::Woken,
         Event::AcceptFailed { .. } => Seen::AcceptFailed,
     }
@@ -288,6 +290,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
         | Seen::Unblocked(token)
         | Seen::Failed(token, _)
         | Seen::Addressed(token, _)
+        | Seen::Acknowledged(token, _)
         | Seen::Closed(token) => Some(*token),
         Seen::Woken | Seen::AcceptFailed => None,
     }
@@ -295,7 +298,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
 
 /// Options for a small driver with all available features.
 pub fn options() -> Options {
-    Options { connections: 256, without: Default::default(), receive_bytes: 0, finds_addresses: false }
+    Options { connections: 256, ..Options::default() }
 }
 
 /// `bytes` bytes in which a lost, duplicated or moved range is visible; those from position `from` of an endless

@@ -2,10 +2,11 @@
 
 use super::sum::sum;
 use crate::metrics::family::Families;
+use echoring_runtime::stats::Counters;
 use echoring_server::Snapshot;
 use echoring_topics::{Deliveries, Passed, Publications};
 
-pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
+pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
     let (mut publications, mut deliveries, mut passed) =
         (Publications::default(), Deliveries::default(), Passed::default());
     for snapshot in snapshots {
@@ -23,6 +24,17 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         .by("result", [("accepted", publications.accepted), ("refused", publications.refused)])
         .help("Messages published, by result.");
     self::deliveries(out, &deliveries);
+    let mut ages = counters.delivery_ages.clone();
+    // A series that begins with its first sample has no rate then.
+    ages.of("*");
+    let ages = ages.iter().flat_map(|(pattern, ages)| {
+        [(pattern, "acknowledged", ages.acknowledged.clone()), (pattern, "sent", ages.sent.clone())]
+    });
+    out.histograms("echoring_delivery_age_seconds").by_both(["topics", "until"], ages).help(
+        "Age of messages when subscribers got them, of one delivery in a hundred, by the pattern of their topics: from \
+         acceptance until the client's TCP had acknowledged the last byte or, where that cannot be observed, until the \
+         socket had taken it (sent).",
+    );
     let forwarded = [
         ("publication", "out", passed.publications_out),
         ("publication", "in", passed.publications_in),

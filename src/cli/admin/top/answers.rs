@@ -64,6 +64,23 @@ pub(super) struct Shard {
     pub(super) deliveries: Deliveries,
     pub(super) tick_time: Histogram,
     pub(super) receive_to_send: Histogram,
+    /// By the pattern of the topics.
+    pub(super) delivery_ages: BTreeMap<String, Ages>,
+}
+
+/// Ages of deliveries. Each is in one of the two.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Ages {
+    pub(super) acknowledged: Histogram,
+    pub(super) sent: Histogram,
+}
+
+impl Shard {
+    /// The ages of all deliveries.
+    pub(super) fn ages(&self) -> Vec<&Histogram> {
+        self.delivery_ages.values().flat_map(|ages| [&ages.acknowledged, &ages.sent]).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

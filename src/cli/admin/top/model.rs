@@ -21,6 +21,7 @@ pub(super) struct Interval {
     pub(super) dropped: f64,
     pub(super) limited: f64,
     pub(super) receive_to_send: Percentiles,
+    pub(super) delivery_age: Percentiles,
     pub(super) tick_time: Percentiles,
     pub(super) shards: Vec<ShardInterval>,
 }
@@ -73,8 +74,9 @@ pub(super) fn between(before: &Stats, now: &Stats) -> Interval {
         refused: rate(|shard| shard.refusals.values().sum()),
         dropped: rate(|shard| shard.deliveries.dropped.values().sum()),
         limited: rate(|shard| shard.limited.values().sum()),
-        receive_to_send: percentiles(&pairs, |shard| &shard.receive_to_send),
-        tick_time: percentiles(&pairs, |shard| &shard.tick_time),
+        receive_to_send: percentiles(&pairs, |shard| vec![&shard.receive_to_send]),
+        delivery_age: percentiles(&pairs, Shard::ages),
+        tick_time: percentiles(&pairs, |shard| vec![&shard.tick_time]),
         shards: pairs.iter().map(|(before, now)| of_shard(before, now, seconds)).collect(),
     }
 }
@@ -87,7 +89,7 @@ fn of_shard(before: &Shard, now: &Shard, seconds: f64) -> ShardInterval {
         messages_in: rate(pair, |shard| shard.messages_in, seconds),
         messages_out: rate(pair, |shard| shard.messages_out, seconds),
         busy: rate(pair, |shard| shard.tick_time.sum_ns, seconds) * 1e-9,
-        tick_time: percentiles(pair, |shard| &shard.tick_time),
+        tick_time: percentiles(pair, |shard| vec![&shard.tick_time]),
     }
 }
 
@@ -96,16 +98,24 @@ fn rate(pairs: &[(&Shard, &Shard)], of: fn(&Shard) -> u64, seconds: f64) -> f64 
     growth as f64 / seconds
 }
 
-fn percentiles(pairs: &[(&Shard, &Shard)], of: fn(&Shard) -> &Histogram) -> Percentiles {
+/// Of the histograms of a shard together.
+fn percentiles(pairs: &[(&Shard, &Shard)], of: fn(&Shard) -> Vec<&Histogram>) -> Percentiles {
+    let sum = |shard| {
+        let mut buckets: BTreeMap<i32, u64> = BTreeMap::new();
+        for (bucket, count) in of(shard).into_iter().flat_map(|histogram| &histogram.buckets) {
+            *buckets.entry(*bucket).or_default() += count;
+        }
+        (of(shard).iter().map(|histogram| histogram.zero).sum::<u64>(), buckets)
+    };
     let mut zero = 0;
     let mut buckets: BTreeMap<i32, u64> = BTreeMap::new();
     for (before, now) in pairs {
-        let earlier: BTreeMap<i32, u64> = of(before).buckets.iter().copied().collect();
-        zero += of(now).zero.saturating_sub(of(before).zero);
-        for (bucket, count) in &of(now).buckets {
-            let more = count.saturating_sub(earlier.get(bucket).copied().unwrap_or(0));
+        let ((zero_before, before), (zero_now, now)) = (sum(before), sum(now));
+        zero += zero_now.saturating_sub(zero_before);
+        for (bucket, count) in now {
+            let more = count.saturating_sub(before.get(&bucket).copied().unwrap_or(0));
             if more > 0 {
-                *buckets.entry(*bucket).or_default() += more;
+                *buckets.entry(bucket).or_default() += more;
             }
         }
     }
@@ -219,7 +229,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::Deliveries;
+    use super::super::answers::{Ages, Deliveries};
     use super::*;
 
     fn shard(shard: usize, messages_in: u64, buckets: Vec<(i32, u64)>) -> Shard {
@@ -280,6 +290,19 @@ mod tests {
         let now = stats(1, 3.0, vec![shard(3, 500, vec![])]);
         let interval = between(&before, &now);
         assert_eq!((interval.shards[0].shard, interval.shards[0].busy), (3, 0.25));
+    }
+
+    #[test]
+    fn ages_of_all_patterns_and_ends_are_one_distribution() {
+        let of = |buckets| Histogram { buckets, ..Histogram::default() };
+        let with = |n: u64| {
+            let ages = |bucket| Ages { acknowledged: of(vec![(bucket, 2 * n)]), sent: of(vec![(0, n)]) };
+            let delivery_ages = BTreeMap::from([("*".to_owned(), ages(-8)), ("a.*".to_owned(), ages(8))]);
+            Shard { delivery_ages, ..Shard::default() }
+        };
+        let interval = between(&stats(1, 0.0, vec![with(1)]), &stats(1, 1.0, vec![with(11)]));
+        let Percentiles { count, p50, max, .. } = interval.delivery_age;
+        assert_eq!((count, p50, max), (60, 1.0, 2.0));
     }
 
     #[test]

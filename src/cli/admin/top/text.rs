@@ -40,6 +40,7 @@ fn write_snapshot(out: &mut String, app: &App) -> std::fmt::Result {
     }
     if let Some(interval) = &interval {
         writeln!(out, "{:<20} {}", "receive to send", percentiles(&interval.receive_to_send))?;
+        writeln!(out, "{:<20} {}", "age of deliveries", percentiles(&interval.delivery_age))?;
         writeln!(out, "{:<20} {}", "tick", percentiles(&interval.tick_time))?;
         for shard in &interval.shards {
             writeln!(

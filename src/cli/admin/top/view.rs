@@ -41,7 +41,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Layout::vertical([Constraint::Length(HEAD_LINES), Constraint::Fill(1)]).areas(frame.area());
     let [figures, latency, shard_area, lists, keys] = Layout::vertical([
         Constraint::Length(8),
-        Constraint::Length(3),
+        // The ages have a row if there are any.
+        Constraint::Length(if interval.as_ref().is_some_and(has_ages) { 4 } else { 3 }),
         Constraint::Max(if shards > 1 { u16::try_from(shards).unwrap_or(8).min(8) + 1 } else { 0 }),
         Constraint::Fill(1),
         Constraint::Length(1),
@@ -160,6 +161,10 @@ fn chart(frame: &mut Frame<'_>, area: Rect, title: &'static str, rates: impl Ite
     frame.render_widget(Sparkline::default().block(block).data(shown), area);
 }
 
+fn has_ages(interval: &Interval) -> bool {
+    interval.delivery_age.count > 0
+}
+
 fn draw_latency(frame: &mut Frame<'_>, area: Rect, interval: &Interval) {
     let row = |title: &'static str, found: &Percentiles| {
         let times = [found.p50, found.p99, found.p999, found.max];
@@ -167,7 +172,10 @@ fn draw_latency(frame: &mut Frame<'_>, area: Rect, interval: &Interval) {
         let cells = cells.into_iter().chain([count(found.count)]);
         Row::new([Cell::from(title)].into_iter().chain(cells.map(|cell| right_aligned(&cell))))
     };
-    let rows = [row("receive to send", &interval.receive_to_send), row("tick", &interval.tick_time)];
+    let ages = has_ages(interval).then(|| row("age of deliveries", &interval.delivery_age));
+    let rows = [row("receive to send", &interval.receive_to_send), row("tick", &interval.tick_time)]
+        .into_iter()
+        .chain(ages);
     let widths = [20, 11, 11, 11, 11, 12].map(Constraint::Length);
     let head = head(&["Latency", "p50", "p99", "p99.9", "max", "count"], None);
     frame.render_widget(Table::new(rows, widths).header(head), area);
@@ -420,6 +428,19 @@ mod tests {
         for expected in ["prices\\u{1b}[2J", "192.0.2.7:5000 alice"] {
             assert!(seen.contains(expected), "{expected}\n{seen}");
         }
+    }
+
+    #[test]
+    fn ages_have_a_row_if_there_are_any() {
+        let mut app = watched("serving");
+        assert!(!screen(&app, 80, 30).contains("age of deliveries"));
+        let mut answers = answers(14.0, 1200, "serving");
+        let ages = json!({"*": {"acknowledged": {"buckets": [[-24, 7]]}}});
+        answers.stats.shards[0].delivery_ages = serde_json::from_value(ages).expect("ages");
+        app.answered(answers);
+        let seen = screen(&app, 80, 30);
+        let row = seen.lines().find(|line| line.contains("age of deliveries")).expect(&seen);
+        assert!(row.contains("125 ms") && row.contains(" 7"), "{row:?}");
     }
 
     #[test]

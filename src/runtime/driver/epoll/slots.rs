@@ -56,6 +56,8 @@ impl SlotFlags {
     pub(super) const WRITABLE: SlotFlags = SlotFlags(1 << 9);
     /// The owner knows that FIN came behind unread bytes.
     pub(super) const HALF_CLOSED: SlotFlags = SlotFlags(1 << 10);
+    /// What is staged has a stamp.
+    pub(super) const STAMPED: SlotFlags = SlotFlags(1 << 11);
 
     pub(super) fn has(self, mark: SlotFlags) -> bool {
         self.0 & mark.0 != 0

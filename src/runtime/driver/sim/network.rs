@@ -285,6 +285,12 @@ impl State {
         other.inbox_bytes_max.saturating_sub(other.inbox.len())
     }
 
+    /// From now on `side` may send only while fewer than `bytes` of it are unread.
+    pub(super) fn limit(&mut self, wire: usize, side: usize, bytes: usize) {
+        let other = &mut self.wires[wire].sides[1 - side];
+        other.inbox_bytes_max = other.inbox_bytes_max.min(bytes);
+    }
+
     /// Whether sends of `side` are answered by a reset.
     pub(super) fn is_broken(&self, wire: usize, side: usize) -> bool {
         self.wires[wire].sides[side].reset || self.wires[wire].sides[1 - side].gone

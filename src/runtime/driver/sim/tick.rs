@@ -107,10 +107,14 @@ impl Sim {
             }
         }
         self.busy |= unsent > 0 && state.room(slot.wire, slot.side) > 0;
+        let is_acknowledged = std::mem::take(&mut slot.stamped) && unsent == 0;
         if unsent > 0 && slot.phase == Phase::Open {
             slot.fresh = true;
             let token = self.token(index);
             self.report(index, Event::Blocked { token, unsent: unsent as u32 });
+        } else if is_acknowledged && slot.phase == Phase::Open {
+            let (token, at) = (self.token(index), state.now());
+            self.report(index, Event::Acknowledged { token, at });
         }
     }
 

@@ -28,6 +28,8 @@ use super::receive::Receiver;
 use super::sends::{Batch, PartialSends};
 use super::slots::{NONE, Phase, Receive, Slot, SlotFlags, Slots};
 use crate::driver::addresses::Addresses;
+use crate::driver::notsent::NotsentLowat;
+use crate::driver::stamps::Stamps;
 use crate::driver::unsent::Unsent;
 use crate::driver::{Event, Features, Source, Span, Token};
 use echoring_proto::buffer::Pool;
@@ -60,6 +62,12 @@ pub(super) struct Connections {
     /// `Addressed` and `HalfClosed` ones, which come as well.
     last: Vec<Event>,
     pub(super) addresses: Addresses,
+    pub(super) notsent: NotsentLowat,
+    stamps: Stamps,
+    /// Whether connections are TCP sockets.
+    pub(super) is_tcp: bool,
+    /// Options to be set with the next trip to the kernel.
+    options: Vec<(Token, SocketOption)>,
     /// User data of the latest receive, and the position of its event.
     run_user_data: u64,
     span_event: usize,
@@ -68,6 +76,16 @@ pub(super) struct Connections {
     silent: Flags,
     total: Option<u32>,
     install: bool,
+    sets_options: bool,
+}
+
+/// An option of a connection's socket.
+#[derive(Clone, Copy, Debug)]
+enum SocketOption {
+    /// `TCP_NOTSENT_LOWAT`.
+    NotsentLowat,
+    /// `SO_TIMESTAMPING`: the times that stamped sends ask for are reported.
+    Timestamping,
 }
 
 /// Out of line: a connection rarely has further spans in a tick.
@@ -78,7 +96,12 @@ fn extend_received(batch: &mut Batch, position: usize, span: Span) -> bool {
 }
 
 impl Connections {
-    pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Connections {
+    pub(super) fn new(
+        slots: Slots,
+        receiver: Receiver,
+        notsent: NotsentLowat,
+        used: Features,
+    ) -> Connections {
         let silent = if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() };
         Connections {
             plain_send: PlainSend::new(slots.is_direct(), silent),
@@ -95,11 +118,16 @@ impl Connections {
             blocked: Vec::new(),
             last: Vec::new(),
             addresses: Addresses::default(),
+            notsent,
+            stamps: Stamps::default(),
+            is_tcp: true,
+            options: Vec::new(),
             run_user_data: 0,
             span_event: 0,
             silent,
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
+            sets_options: used.has(Features::SOCKET_OPTIONS),
         }
     }
 
@@ -140,6 +168,24 @@ impl Connections {
     pub(super) fn take_back(&mut self, token: Token, bytes: usize) -> bool {
         let fresh = self.slots.peek(token).and_then(Slot::fresh_partial_send);
         fresh.is_some_and(|rest| self.partial_sends.get(rest).unsent.take_back(bytes))
+    }
+
+    pub(super) fn set_notsent_lowat(&mut self, token: Token) {
+        if self.slots.get(token).is_none() || !self.notsent.begin(token.index) {
+            return;
+        }
+        self.options.push((token, SocketOption::NotsentLowat));
+    }
+
+    pub(super) fn stamp(&mut self, token: Token) -> bool {
+        let Some(slot) = self.slots.get(token) else { return false };
+        let Some(position) = self.batch.position(slot.staged) else { return false };
+        if !self.is_tcp || !self.sets_options || !self.stamps.add(token) {
+            return false;
+        }
+        self.batch.stamp(position);
+        self.options.push((token, SocketOption::Timestamping));
+        true
     }
 
     pub(super) fn pause(&mut self, token: Token) {

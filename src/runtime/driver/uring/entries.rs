@@ -9,6 +9,7 @@ use io_uring::{opcode, squeue};
 
 use super::sends::Next;
 use crate::driver::Token;
+use crate::driver::stamps::LOOKING;
 
 /// Defines [`Kind`] and the list of its variants.
 macro_rules! kinds {
@@ -64,6 +65,10 @@ kinds! {
     WakeSent,
     /// The close of a connection that never got a slot.
     CloseOrphan,
+    /// A socket option, which nobody waits for.
+    SetOption,
+    /// A look at the error queue of a connection.
+    Look,
 }
 
 impl Kind {
@@ -190,6 +195,19 @@ impl File {
         on!(self, |target| opcode::PollAdd::new(target, libc::POLLRDHUP as u32).multi(true).build())
     }
 
+    /// Receives a message from the error queue, if there is one. The header must stay until the completion.
+    pub(super) fn look(self, header: &mut libc::msghdr) -> Entry {
+        let flags = LOOKING as u32;
+        on!(self, |target| opcode::RecvMsg::new(target, header).flags(flags).build())
+    }
+
+    /// Sets an option of the socket. The kernel reads `value` when it consumes the entry.
+    pub(super) fn set_option(self, level: i32, name: i32, value: &u32) -> Entry {
+        let (level, name, bytes) = (level as u32, name as u32, size_of::<u32>() as u32);
+        let value = ptr::from_ref(value).cast();
+        on!(self, |target| opcode::SetSockOpt::new(target, level, name, value, bytes).build())
+    }
+
     /// Closes.
     pub(super) fn close(self) -> Entry {
         on!(self, |target| opcode::Close::new(target).build())
@@ -288,7 +306,7 @@ pub(super) fn message(ring: BorrowedFd<'_>, user_data: u64) -> Entry {
 }
 
 /// Codes of all operations above, for the ring's restrictions.
-pub(super) const OPERATIONS: [u8; 11] = [
+pub(super) const OPERATIONS: [u8; 13] = [
     opcode::RecvMulti::CODE,
     opcode::Send::CODE,
     opcode::SendMsg::CODE,
@@ -300,6 +318,8 @@ pub(super) const OPERATIONS: [u8; 11] = [
     opcode::FixedFdInstall::CODE,
     opcode::PollAdd::CODE,
     opcode::MsgRingData::CODE,
+    opcode::SetSockOpt::CODE,
+    opcode::RecvMsg::CODE,
 ];
 
 #[cfg(test)]

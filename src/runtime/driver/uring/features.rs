@@ -24,7 +24,8 @@ pub(super) const KNOWN: Features = Features::INCREMENTAL
     .with(Features::DIRECT)
     .with(Features::SKIP_SUCCESS)
     .with(Features::ABSOLUTE_TIMEOUT)
-    .with(Features::RESTRICTED);
+    .with(Features::RESTRICTED)
+    .with(Features::SOCKET_OPTIONS);
 
 /// A builder with the flags that the driver cannot do without (Linux 6.1).
 pub(super) fn builder(features: Features) -> io_uring::Builder {
@@ -56,7 +57,7 @@ fn probe_kernel() -> io::Result<Features> {
         .with(Features::DIRECT)
         .with(Features::RESTRICTED)
         .with(Features::NO_SQARRAY);
-    let ring = match builder(found).build(8) {
+    let mut ring = match builder(found).build(8) {
         Ok(ring) => ring,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             found = found.less(Features::NO_SQARRAY);
@@ -85,7 +86,21 @@ fn probe_kernel() -> io::Result<Features> {
             found = found.with(feature);
         }
     }
+    if sets_option(&mut ring)? {
+        found = found.with(Features::SOCKET_OPTIONS);
+    }
     probe_receive(ring, found)
+}
+
+/// Whether the ring can set an option of a socket. The operation is older than this use of it.
+fn sets_option(ring: &mut IoUring) -> io::Result<bool> {
+    let (socket, _) = UnixStream::pair()?;
+    let value = 1;
+    let entry = File::descriptor(socket.as_fd()).set_option(libc::SOL_SOCKET, libc::SO_KEEPALIVE, &value);
+    // SAFETY: the socket is open, and the value stays, until the entry is consumed.
+    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    wait_for_one(ring)?;
+    Ok(ring.completion().all(|cqe| cqe.result() == 0))
 }
 
 /// Buffers are provided incrementally if the kernel takes the flag. Totals have no flag: older kernels

@@ -8,7 +8,7 @@ use libc::{iovec, msghdr};
 
 use super::slots::NONE;
 use crate::driver::unsent::{BudgetSpent, Unsent};
-use crate::driver::{Source, Span};
+use crate::driver::{Source, Span, stamps};
 use crate::limits::SEND_PIECES_MAX;
 use echoring_proto::buffer::Pool;
 
@@ -20,7 +20,9 @@ pub(super) struct Staged {
     /// Number of its socket.
     pub(super) file: u32,
     /// Pieces; 0 without any.
-    count: u16,
+    count: u8,
+    /// It asks for the time of its acknowledgement.
+    stamped: bool,
     /// Flags of its send in addition to the common ones. A segment that the end of the stream follows at once waits for
     /// it.
     flags: u16,
@@ -37,7 +39,7 @@ impl Staged {
     /// An entry of one piece: the chain's `piece`, or `span` where that is `NONE`.
     #[inline(always)]
     fn of_one(file: u32, user_data: u64, span: Span, piece: u32) -> Staged {
-        Staged { user_data, file, count: 1, flags: 0, span, first: piece, last: piece }
+        Staged { user_data, file, count: 1, stamped: false, flags: 0, span, first: piece, last: piece }
     }
 
     /// The only piece, if it is a stretch of receive memory.
@@ -91,7 +93,7 @@ pub(super) struct Batch {
     /// Number of the first entry.
     start: u64,
     pieces: Vec<Piece>,
-    /// Entries of several pieces.
+    /// Entries that are sent as messages, at most.
     chains: usize,
     /// Memory of the batch's vectored sends; neither moves between filling and consumption.
     headers: Vec<msghdr>,
@@ -198,6 +200,14 @@ impl Batch {
         entry.flags |= libc::MSG_MORE as u16;
     }
 
+    /// Asks when the last byte of the entry at `position` is acknowledged.
+    pub(super) fn stamp(&mut self, position: usize) {
+        let entry = &mut self.staged[position];
+        entry.chain(&mut self.pieces);
+        entry.stamped = true;
+        self.chains += 1;
+    }
+
     /// Drops the entry at `position`; nothing of it is sent.
     pub(super) fn drop_entry(&mut self, position: usize) {
         let entry = &mut self.staged[position];
@@ -287,7 +297,7 @@ impl Messages<'_> {
         entry: &Staged,
         address: impl Fn(Span) -> *const u8,
     ) -> Option<(*const u8, u32)> {
-        if entry.count != 1 {
+        if entry.count != 1 || entry.stamped {
             return None;
         }
         let bytes = match &self.pieces[entry.first as usize - 1].source {
@@ -316,7 +326,11 @@ impl Messages<'_> {
             next = piece.next;
         }
         assert!(self.headers.len() < self.headers.capacity(), "earlier headers do not move");
-        self.headers.push(header(&self.vectors[start..]));
+        let vectors = &self.vectors[start..];
+        self.headers.push(match entry.stamped {
+            false => header(vectors),
+            true => stamps::message(vectors.as_ptr(), vectors.len()),
+        });
         &raw const self.headers[self.headers.len() - 1]
     }
 }

@@ -20,7 +20,7 @@ fn masks() -> Vec<Features> {
 }
 
 fn options(without: Features) -> Options {
-    Options { connections: 256, without, receive_bytes: 0, finds_addresses: false }
+    Options { connections: 256, without, ..Options::default() }
 }
 
 #[test]
@@ -197,6 +197,7 @@ impl Echo {
                 | Event::HalfClosed { .. }
                 | Event::Connected { .. }
                 | Event::Addressed { .. }
+                | Event::Acknowledged { .. }
                 | Event::Woken => {}
             }
         }

@@ -137,12 +137,11 @@ mod tests {
     use super::super::Mailboxes;
     use super::*;
     use crate::driver::epoll::Epoll;
-    use crate::driver::{Driver as _, Features, Options};
+    use crate::driver::{Driver as _, Options};
 
     #[test]
     fn mail_crosses_with_its_bytes_and_the_far_shards_number() {
-        let options =
-            Options { connections: 1, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
+        let options = Options { connections: 1, ..Options::default() };
         let waker = Epoll::new(&options).expect("epoll").waker();
         let (bridge, far) = Bridge::<u32>::new(Lane::Request, 2, 16, std::thread::current(), waker);
         let (mut inlet, mut outlet) = far.split();

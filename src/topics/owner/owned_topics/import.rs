@@ -123,7 +123,7 @@ impl OwnedTopics {
             if !is_next || publication.key.is_empty() || owned.keyed.len() >= KEYS_MAX {
                 return Err(ImportError::Malformed);
             }
-            if owned.keyed.keep(pool, offset, publication) {
+            if owned.keyed.keep(pool, offset, 0, publication) {
                 return Ok(());
             }
             if !self.shed(pool) {

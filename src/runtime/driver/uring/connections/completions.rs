@@ -164,6 +164,7 @@ impl Connections {
             return;
         }
         let receiver = &self.receiver;
+        self.stamps.forget(token);
         let Ok(rest) = self.batch.partial_send(position, sent, pool, |span| receiver.slice(span)) else {
             return self.fail(token, libc::ENOMEM);
         };
@@ -244,12 +245,16 @@ impl Connections {
             return;
         }
         let has = |flags: libc::c_short| completion.result & i32::from(flags) != 0;
-        if has(libc::POLLERR) {
+        // An error alone is a time in the error queue.
+        if has(libc::POLLERR) && has(libc::POLLHUP) {
             slot.flags.set(SlotFlags::BROKEN);
             if slot.flags.has(SlotFlags::PAUSED) && slot.receive != Receive::Armed {
                 self.fail(token, libc::ECONNRESET);
             }
-        } else if slot.receive != Receive::Over && !slot.flags.has(SlotFlags::HALF_CLOSED) {
+        } else if has(libc::POLLRDHUP)
+            && slot.receive != Receive::Over
+            && !slot.flags.has(SlotFlags::HALF_CLOSED)
+        {
             slot.flags.set(SlotFlags::HALF_CLOSED);
             self.last.push(Event::HalfClosed { token });
         }
@@ -282,6 +287,16 @@ impl Connections {
                 slot.flags.set(SlotFlags::CANCEL_MISSED);
                 self.list(token.index);
             }
+        }
+    }
+
+    /// A look at the error queue is over.
+    pub(in crate::driver::uring) fn looked(&mut self, completion: Completion) {
+        let Some((token, _)) = self.ended(completion) else { return };
+        if completion.result >= 0
+            && let Some(at) = self.stamps.found(token)
+        {
+            self.last.push(Event::Acknowledged { token, at });
         }
     }
 
@@ -334,6 +349,8 @@ impl Connections {
         let (token, slot) = self.ended(completion)?;
         let file = slot.file;
         self.slots.release(token.index);
+        self.notsent.end(token.index);
+        self.stamps.forget(token);
         events.push(Event::Closed { token });
         Some(file)
     }

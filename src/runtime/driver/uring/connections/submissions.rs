@@ -5,10 +5,11 @@ use std::io;
 
 use io_uring::SubmissionQueue;
 
-use super::Connections;
+use super::{Connections, SocketOption};
 use crate::driver::Event;
 use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
+use crate::driver::stamps::REPORTING;
 use crate::driver::uring::entries::{File, Kind, PlainSend, cancel};
 use crate::driver::uring::receive::{GROUP, Receiver};
 use crate::driver::uring::ring::Ring;
@@ -82,7 +83,10 @@ impl Connections {
     /// Whether facts were noted that something follows from.
     #[inline]
     pub(in crate::driver::uring) fn has_others(&self) -> bool {
-        !self.listed.is_empty() || !self.parked.is_empty()
+        !self.listed.is_empty()
+            || !self.parked.is_empty()
+            || !self.options.is_empty()
+            || !self.stamps.is_empty()
     }
 
     /// Queues the work that follows from the facts noted since the last time.
@@ -94,6 +98,8 @@ impl Connections {
         if !self.has_others() {
             return Ok(());
         }
+        self.set_options(ring)?;
+        self.look(ring)?;
         // Those that found no memory go first: behind connections whose credit was just spent they would find
         // none again, for ever.
         let others = self.listed.len();
@@ -107,6 +113,47 @@ impl Connections {
         listed.clear();
         self.spare_list = listed;
         Ok(())
+    }
+
+    /// Sets options of sockets, in front of what is sent next. Nothing depends on whether that works: a Unix socket has none of
+    /// them.
+    fn set_options(&mut self, ring: &mut Ring) -> io::Result<()> {
+        while let Some((token, option)) = self.options.pop() {
+            if !self.sets_options || self.slots.get(token).is_none_or(|slot| slot.phase != Phase::Open) {
+                continue;
+            }
+            let file = self.slots.file(token.index);
+            let entry = match option {
+                SocketOption::NotsentLowat => {
+                    file.set_option(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, self.notsent.value())
+                }
+                SocketOption::Timestamping => {
+                    file.set_option(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &REPORTING)
+                }
+            };
+            let entry = entry.flags(self.silent).user_data(Kind::SetOption.of_token(token));
+            // SAFETY: the values stay until the ring is gone, and the socket is that of a slot in use.
+            unsafe { ring.push(&entry)? };
+        }
+        Ok(())
+    }
+
+    /// Looks at the error queues in which the acknowledgements of stamped sends may be.
+    fn look(&mut self, ring: &mut Ring) -> io::Result<()> {
+        if self.stamps.is_empty() {
+            return Ok(());
+        }
+        let Connections { stamps, slots, in_flight, .. } = self;
+        let mut result = Ok(());
+        stamps.look(|token, look| {
+            if slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) && result.is_ok() {
+                let entry = slots.file(token.index).look(look.begin()).user_data(Kind::Look.of_token(token));
+                *in_flight += 1;
+                // SAFETY: the stamps keep a look until the ring is gone, and the socket is that of a slot in use.
+                result = unsafe { ring.push(&entry) };
+            }
+        });
+        result
     }
 
     /// Whether a step waits for this tick's sends, or a receive for the memory that they use.

@@ -1,0 +1,248 @@
+//! How old messages are when subscribers get them: a sample of the deliveries is followed from the acceptance of the message to the
+//! acknowledgement of its last byte by the peer's TCP.
+//!
+//! ```text
+//! chosen ─ end of the delivery ─▶ Staged ─ next tick ─▶ Sent ─ acknowledged ─▶ counted as acknowledged
+//!                                   │ │
+//!                                   │ └─ next tick, without a stamp ─▶ counted as sent, when the tick ended
+//!                                   └─ the send was short ─▶ Blocked ─ the kernel has the rest ─▶ counted as sent
+//! ```
+//!
+//! A message that is taken back was not delivered, and its sample is dropped; it has the same chance as all others when it is sent
+//! again.
+
+use echoring_proto::limits::Nanos;
+use echoring_proto::random::SplitMix64;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_topics::Topics;
+
+use crate::limits::{AGE_SAMPLES_MAX, AGE_WAIT};
+use crate::peer::Context;
+
+/// A message in a send of this tick, by what is known of it then.
+#[derive(Debug)]
+pub(super) enum Chosen {
+    /// `behind` messages follow it in the send from a log with this tag.
+    OfLog { token: Token, tag: u64, behind: u32 },
+    /// The latest of its key.
+    Latest { token: Token, topic: Box<str>, received_at: Nanos },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the batch of the tick that began at `tick` and ended at `ended`.
+    Staged { tick: Nanos, ended: Nanos, is_stamped: bool },
+    /// A part of its send is not with the kernel.
+    Blocked,
+    /// Its acknowledgement is awaited.
+    Sent { since: Nanos },
+}
+
+#[derive(Debug)]
+struct Sample {
+    token: Token,
+    /// The tag of its send, and the messages behind it.
+    place: Option<(u64, u32)>,
+    /// The number of its topic's pattern.
+    pattern: usize,
+    received_at: Nanos,
+    state: State,
+}
+
+/// The samples of a shard.
+#[derive(Debug)]
+pub(super) struct Ages {
+    random: SplitMix64,
+    /// One message in so many is chosen, on average; 0 for none.
+    interval: u32,
+    /// Messages to be sent before the next one that is chosen.
+    left: u64,
+    pub(super) chosen: Vec<Chosen>,
+    samples: Vec<Sample>,
+    /// The patterns of which there were samples.
+    patterns: Vec<Box<str>>,
+}
+
+impl Ages {
+    pub(super) fn new(seed: u64, interval: u32) -> Ages {
+        Ages {
+            random: SplitMix64::new(seed),
+            interval,
+            left: if interval == 0 { u64::MAX } else { 0 },
+            chosen: Vec::new(),
+            samples: Vec::new(),
+            patterns: Vec::new(),
+        }
+    }
+
+    /// The number of the message, from 0, that is chosen from `messages` in a send.
+    #[inline]
+    pub(super) fn choose(&mut self, messages: u32) -> Option<u32> {
+        if u64::from(messages) <= self.left {
+            self.left -= u64::from(messages);
+            return None;
+        }
+        Some(self.choose_now(messages))
+    }
+
+    // The intervals are random: regular ones would choose the same subscriber of as many again and again.
+    #[cold]
+    #[inline(never)]
+    fn choose_now(&mut self, messages: u32) -> u32 {
+        let chosen = self.left as u32;
+        let pause = self.random.below(2 * u64::from(self.interval) - 1);
+        self.left = pause.saturating_sub(u64::from(messages - chosen - 1));
+        chosen
+    }
+
+    /// The delivery is over: follows the chosen messages, at most one of a connection.
+    #[cold]
+    pub(super) fn follow<D: Driver>(&mut self, topics: &Topics<Token>, cx: &mut Context<'_, D>) {
+        let (tick, ended) = (cx.now(), cx.clock());
+        let Ages { chosen, samples, patterns, .. } = self;
+        // All at once: a sample must not allocate.
+        samples.reserve_exact(AGE_SAMPLES_MAX - samples.len());
+        chosen.reserve(AGE_SAMPLES_MAX);
+        for chosen in chosen.drain(..) {
+            let token = match chosen {
+                Chosen::OfLog { token, .. } | Chosen::Latest { token, .. } => token,
+            };
+            let is_followed = samples.iter().any(|sample| sample.token == token);
+            if is_followed || samples.len() == AGE_SAMPLES_MAX {
+                continue;
+            }
+            let (place, received_at, pattern) = match &chosen {
+                Chosen::OfLog { tag, behind, .. } => {
+                    let Some((received_at, topic)) = topics.received_at(*tag, token, *behind) else {
+                        continue;
+                    };
+                    (Some((*tag, *behind)), received_at, topics.pattern(topic))
+                }
+                Chosen::Latest { topic, received_at, .. } => (None, *received_at, topics.pattern(topic)),
+            };
+            let state = State::Staged { tick, ended, is_stamped: cx.stamp(token) };
+            let pattern = patterns.iter().position(|known| **known == *pattern).unwrap_or_else(|| {
+                patterns.push(pattern.into());
+                patterns.len() - 1
+            });
+            samples.push(Sample { token, place, pattern, received_at, state });
+        }
+    }
+
+    /// A tick ends: what earlier ones staged has been sent.
+    #[inline]
+    pub(super) fn settle<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if !self.samples.is_empty() {
+            self.settle_all(cx);
+        }
+    }
+
+    #[inline(never)]
+    fn settle_all<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let now = cx.now();
+        let Ages { samples, patterns, .. } = self;
+        samples.retain_mut(|sample| match sample.state {
+            State::Staged { tick, ended, is_stamped } if tick != now => {
+                sample.state = State::Sent { since: now };
+                if !is_stamped {
+                    sample.count(patterns, cx, false, ended);
+                }
+                is_stamped
+            }
+            State::Staged { .. } | State::Blocked => true,
+            State::Sent { since } => since + AGE_WAIT > now,
+        });
+    }
+
+    /// A send was short.
+    pub(super) fn blocked(&mut self, token: Token) {
+        for sample in self.samples.iter_mut().filter(|sample| sample.token == token) {
+            if matches!(sample.state, State::Staged { .. }) {
+                sample.state = State::Blocked;
+            }
+        }
+    }
+
+    /// The last `messages` messages of a send were taken back.
+    pub(super) fn taken_back(&mut self, token: Token, tag: u64, messages: u32) {
+        self.samples.retain_mut(|sample| match &mut sample.place {
+            Some((of, behind)) if sample.token == token && *of == tag && sample.state == State::Blocked => {
+                let stays = *behind >= messages;
+                *behind = behind.saturating_sub(messages);
+                stays
+            }
+            _ => true,
+        });
+    }
+
+    /// The kernel has everything that a connection was sent.
+    pub(super) fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        let now = cx.now();
+        let Ages { samples, patterns, .. } = self;
+        samples.retain(|sample| {
+            let is_over = sample.token == token && sample.state == State::Blocked;
+            if is_over {
+                sample.count(patterns, cx, false, now);
+            }
+            !is_over
+        });
+    }
+
+    /// The peer's TCP has acknowledged a stamped send.
+    pub(super) fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+        let Ages { samples, patterns, .. } = self;
+        samples.retain(|sample| {
+            let is_over = sample.token == token && sample.state != State::Blocked;
+            if is_over {
+                sample.count(patterns, cx, true, at);
+            }
+            !is_over
+        });
+    }
+
+    /// A connection is gone.
+    pub(super) fn forget(&mut self, token: Token) {
+        self.samples.retain(|sample| sample.token != token);
+    }
+}
+
+impl Sample {
+    fn count<D: Driver>(
+        &self,
+        patterns: &[Box<str>],
+        cx: &mut Context<'_, D>,
+        is_acknowledged: bool,
+        at: Nanos,
+    ) {
+        let ages = cx.counters().delivery_ages.of(&patterns[self.pattern]);
+        let ages = if is_acknowledged { &mut ages.acknowledged } else { &mut ages.sent };
+        ages.record(at.saturating_sub(self.received_at), 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_of_a_hundred_is_chosen_however_many_a_send_has() {
+        for messages in [1, 7, 64, 100] {
+            let mut ages = Ages::new(u64::from(messages), 100);
+            let sends = 1_000_000 / messages;
+            let chosen = (0..sends)
+                .filter_map(|_| ages.choose(messages))
+                .inspect(|chosen| assert!(*chosen < messages));
+            let count = chosen.count() as u32;
+            assert!((8_000..12_000).contains(&count), "{count} of {messages}");
+        }
+    }
+
+    #[test]
+    fn events_are_not_chosen_and_nothing_if_that_is_off() {
+        let mut ages = Ages::new(1, 1);
+        assert_eq!(ages.choose(1), Some(0));
+        assert_eq!((0..1_000).filter_map(|_| ages.choose(0)).count(), 0);
+        let mut off = Ages::new(1, 0);
+        assert_eq!((0..1_000).filter_map(|_| off.choose(u32::MAX)).count(), 0);
+    }
+}
