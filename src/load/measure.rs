@@ -33,6 +33,7 @@ pub use live::LiveResults;
 pub use quantiles::Quantiles;
 pub use samples::{MessageName, SAMPLES_BYTES_MAX, SampleOutcome, SampleRow, Samples};
 pub use tally::Tally;
+pub use tally::connections::WireBytes;
 pub use timeline::{Timeline, TimelineInterval};
 pub use times::Times;
 pub use window::Window;

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::measure::WireBytes;
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
 pub use crate::measure::shares::QuantileShares;
@@ -144,6 +145,9 @@ pub struct Record {
     pub stalled: Option<Stalled>,
     /// Compression statistics, if compression was offered.
     pub compression: Option<Compression>,
+    /// Bytes over the whole run with warm-up and drain, as they are sent and received. Records from older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WireBytes>,
     /// The TLS handshakes, if the server uses TLS.
     pub tls: Option<Tls>,
     /// Times of connection handshakes; `null` if there were none. Records from older versions have none.

@@ -70,6 +70,7 @@ class EchoServers:
                         code, record, errors = bench(peer.url + "/echo", *flags)
                         self.check(flags, code, record, errors)
                         self.assertIsNone(record["compression"])
+                        self.assertGreater(record["wire"]["bytes_in"], record["bytes_per_s"] * record["duration_s"])
 
     def test_compressed(self):
         with programs.Peer(self.command(), "--compress") as peer:
@@ -83,6 +84,7 @@ class EchoServers:
                         self.assertEqual(done["agreed"], 5)
                         self.assertGreater(done["messages_out"], 20)
                         self.assertLess(done["bytes_out"], done["bytes_out_plain"])
+                        self.assertTrue(done["bytes_out"] < record["wire"]["bytes_out"] < done["bytes_out_plain"], record)
 
     def test_not_agreed(self):
         with programs.Peer(self.command()) as peer:

@@ -7,7 +7,7 @@ use super::address::TargetAddress;
 use super::client::{Client, WorkerMessage};
 use super::config::config;
 use super::shared::Shared;
-use crate::measure::Tally;
+use crate::measure::{Tally, WireBytes};
 use crate::plan::{DriverChoice, Refused, Resources};
 use crate::record;
 use crate::record::describe;
@@ -116,6 +116,8 @@ impl ShardSetup for ClientSetup {
     fn finish(client: Client, snapshot: Snapshot<()>) -> Tally {
         let mut tally = client.into_tally();
         tally.connections.compressed = snapshot.compressed;
+        let traffic = snapshot.counters.traffic.total();
+        tally.connections.wire = WireBytes { bytes_in: traffic.bytes_in, bytes_out: traffic.bytes_out };
         tally.connections.tls_handshakes = snapshot.counters.tls_handshakes;
         tally.connections.tls_resumed = snapshot.counters.tls_resumed;
         tally

@@ -55,6 +55,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
         stalled: (load.stalled > 0).then(|| describe_stalled(&tally.slow)),
         compression: load.compress.compression.map(|_| describe_compression(tally)),
+        wire: Some(tally.connections.wire),
         tls: describe_tls(&tally.connections),
         handshake: describe_handshakes(&tally.connections.handshakes),
         integrity: tally.integrity(),

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use comfy_table::Table;
 
 use crate::engine::{Outcome, RunVerdict};
+use crate::measure::WireBytes;
 use crate::plan::{bytes, count, duration};
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
 use crate::render::{calibration, replay, tables};
@@ -98,6 +99,7 @@ fn messages(record: &Record, out: &mut dyn Write) -> io::Result<()> {
 fn connections(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     let opened = record.connections.opened;
     row(out, "compressed", record.compression.as_ref().map(|done| compression(done, opened)))?;
+    row(out, "on the wire", record.wire.map(wire))?;
     if let Some(record::Tls { handshakes, resumed }) = record.tls {
         row(out, "tls", Some(format!("{} handshakes, {} resumed", count(handshakes), count(resumed))))?;
     }
@@ -189,6 +191,15 @@ fn by_code(closes: &BTreeMap<String, u64>) -> String {
     let codes: Vec<String> =
         closes.iter().map(|(code, times)| format!("{} × {code}", count(*times))).collect();
     codes.join(", ")
+}
+
+fn wire(done: WireBytes) -> String {
+    let WireBytes { bytes_in, bytes_out } = done;
+    format!(
+        "received {}, sent {}, with heads, frames and warm-up",
+        bytes(bytes_in as f64),
+        bytes(bytes_out as f64)
+    )
 }
 
 fn compression(done: &Compression, opened: u64) -> String {

@@ -38,6 +38,9 @@ pub struct ConnectionTally {
     pub handshakes: HandshakeTally,
     /// Compression statistics over the whole run.
     pub compressed: Compressed,
+    /// Bytes over the whole run, as they are sent and received.
+    #[serde(default)]
+    pub wire: WireBytes,
     /// TLS handshakes over the whole run.
     pub tls_handshakes: u64,
     /// Of those, handshakes that resumed a session.
@@ -57,9 +60,20 @@ impl ConnectionTally {
 }
 
 merge_fields!(
-    ConnectionTally: opened, ended_early, agreed, errors, closes, handshakes, compressed, tls_handshakes,
+    ConnectionTally: opened, ended_early, agreed, errors, closes, handshakes, compressed, wire, tls_handshakes,
     tls_resumed,
 );
+
+/// Bytes of heads and frames, in front of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireBytes {
+    /// Received.
+    pub bytes_in: u64,
+    /// Sent.
+    pub bytes_out: u64,
+}
+
+merge_fields!(WireBytes: bytes_in, bytes_out);
 
 /// Deliberately slow subscribers. They are counted nowhere else.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
