@@ -49,6 +49,12 @@ def needs_valgrind():
         cannot("valgrind is missing: apt-get install valgrind")
 
 
+def commits_since(commit):
+    """Commits from this one to the present one; None if the history does not have it."""
+    count = first_line("git", "rev-list", "--count", f"{commit}..HEAD")
+    return int(count) if count else None
+
+
 def last_commit_of(paths):
     """The last commit that changed any of these paths."""
     return first_line("git", "log", "-1", "--format=%H", "--", *paths)

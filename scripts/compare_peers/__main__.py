@@ -43,7 +43,8 @@ def arguments():
     if which.name == "peers":
         parser.add_argument("--readme", action="store_true", help="generate README's chart and table, results/peers.md, the records' pages; with --record, after the run")
         parser.add_argument("--check", action="store_true", help="fail if one of these documents does not match the records")
-    parser.set_defaults(readme=False, check=False)
+        parser.add_argument("--release", action="store_true", help="with --check, fail if README's comparison is too old for a release")
+    parser.set_defaults(readme=False, check=False, release=False)
     parser.add_argument("--rows", default="", help="run only these rows, or groups such as echo, separated by commas")
     parser.add_argument("--peers", default="", help="run only these peers, separated by commas, and echoring")
     parser.add_argument("--rounds", type=int, help="number of rounds per row (default 30)")
@@ -192,7 +193,14 @@ def main():
     if options.check:
         outdated = readme.outdated()
         says = f"compare-peers: these do not match results/: {', '.join(outdated)}; run scripts/compare-peers --readme"
-        sys.exit(says if outdated else 0)
+        if outdated:
+            sys.exit(says)
+        stale = readme.too_old(readme.age())
+        if stale and options.release:
+            sys.exit(f"compare-peers: {stale}")
+        if stale:
+            print(f"compare-peers: {stale}")
+        return
     if options.readme and not (options.record or options.into):
         readme.write()
         return

@@ -28,6 +28,8 @@ README_ROWS_MIN = 8
 # The chart: its row and its servers.
 CHART_ROW = "echo-16x100"
 CHART_SIDES = (OURS, "uws", "bun", "fastwebsockets", "tokio-tungstenite", "gorilla", "ws")
+# A comparison that is older than this many commits is not one of the program any more.
+COMMITS_MAX = 300
 NONE = "No run is recorded yet; `scripts/compare-peers --quick` measures this machine in under ten minutes."
 
 
@@ -252,9 +254,14 @@ def read(path):
         return file.read()
 
 
+def all_records():
+    """Every record with its summaries."""
+    return [(record, tables.summaries(record)) for record in map(records.Record, records.all_folders())]
+
+
 def documents():
     """The generated documents: path, present text, and wanted text."""
-    every = [(record, tables.summaries(record)) for record in map(records.Record, records.all_folders())]
+    every = all_records()
     text, images = picture(every)
     readme, peers = read(README), read(PEERS)
     yield README, readme, marked(marked(readme, CHART, README, text), SMALL, README, small(every))
@@ -276,3 +283,18 @@ def write():
 def outdated():
     """Documents that do not match the records."""
     return [os.path.relpath(path, machine.ROOT) for path, text, wanted in documents() if text != wanted]
+
+
+def age():
+    """Commits since the one that README's comparison measured; None without a comparison, or if the history does not reach back."""
+    newest = headline(all_records())
+    return machine.commits_since(records.newest_row(newest[0])["commit"]) if newest else None
+
+
+def too_old(commits):
+    """What is to be said of a comparison that is so many commits old; None if it may stay."""
+    if commits is None:
+        return "the commit that README's comparison measured is not known here"
+    if commits > COMMITS_MAX:
+        return f"README's comparison is {commits} commits old, and may be {COMMITS_MAX}: measure again with scripts/compare-peers --record"
+    return None

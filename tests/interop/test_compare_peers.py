@@ -18,6 +18,7 @@ sys.path += [SCRIPTS, os.path.join(SCRIPTS, "compare_peers")]
 import chart  # noqa: E402
 import conformance  # noqa: E402
 import judge  # noqa: E402
+import machine  # noqa: E402
 import pairs  # noqa: E402
 import readme  # noqa: E402
 import records  # noqa: E402
@@ -260,6 +261,17 @@ class Documents(unittest.TestCase):
     def test_the_cheapest_other_peer_is_neither_raw_nor_echoring(self):
         result = judge.summary(ROW, rounds_of({OURS: 4.0, AGAIN: 4.0, "raw-epoll": 2.0, "aio": 3.0, "uws": 4.4, "ws": 8.0, "yawc": 5.0}), RAWS)
         self.assertEqual(readme.best(result, workloads.COST, readme.figure), "0.80 yawc")
+
+    def test_a_comparison_of_another_program_is_told_of_and_refused_for_a_release(self):
+        self.assertIsNone(readme.too_old(readme.COMMITS_MAX))
+        self.assertIn("301 commits old", readme.too_old(301))
+        self.assertIn("not known", readme.too_old(None))
+        self.assertEqual(machine.commits_since("HEAD"), 0)
+        self.assertIsNone(machine.commits_since("0" * 40))
+        old = readme.too_old(readme.age())
+        for flags, code in ((["--check"], 0), (["--check", "--release"], 1 if old else 0)):
+            run = subprocess.run([os.path.join(SCRIPTS, "compare-peers"), *flags], capture_output=True, text=True, check=False)
+            self.assertEqual((run.returncode, old is None or old in run.stdout + run.stderr), (code, True), run)
 
     def test_a_chart_names_every_bar_and_escapes_its_text(self):
         image = chart.bars("a & b", "c", "µs", [("one", 1.0, True), ("two", 2.0, False)], "{:.1f}".format, "dark")
