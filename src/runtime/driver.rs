@@ -367,8 +367,8 @@ pub trait Driver: Sized {
     fn take_back(&mut self, token: Token, bytes: usize) -> bool;
 
     /// Asks when the last byte that is staged for `token` in this tick is acknowledged by the peer's TCP. The answer is
-    /// [`Event::Acknowledged`], unless the send is short or the connection ends before. False if that cannot be known, or if
-    /// nothing is staged.
+    /// [`Event::Acknowledged`], unless the send is short or the connection ends before. False if that cannot be known, if
+    /// nothing is staged, or if the connection has [fallen behind](Driver::set_notsent_lowat).
     fn stamp(&mut self, token: Token) -> bool {
         let _ = token;
         false

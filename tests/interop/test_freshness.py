@@ -14,7 +14,7 @@ CONFIGURATION = """
 [[topics]]
 pattern = "latest.*"
 slow = "conflate"
-lag_bytes = "64KiB"
+lag_bytes = "4KiB"
 
 [[topics]]
 pattern = "fast.*"
@@ -60,8 +60,9 @@ class Sockets(unittest.TestCase):
             with self.subTest(driver):
                 limited = self.stale_bytes(f"--driver={driver}")
                 unlimited = self.stale_bytes(f"--driver={driver}", "--notsent-lowat=0")
-                self.assertGreater(unlimited, 2 * limited)
-                self.assertLess(limited, 96 * 1024)
+                # A window, the option's bytes, and what the kernel allocates at once; a send buffer has twice as much.
+                self.assertLess(limited, 112 * 1024)
+                self.assertGreater(unlimited, limited + 32 * 1024)
 
 
 class Ages(unittest.TestCase):

@@ -95,6 +95,7 @@ macro_rules! sockets_suite {
                 a_long_echo_arrives_whole,
                 a_peer_that_fell_behind_has_little_in_the_kernel,
                 a_quick_reader_waits_for_the_owner_too,
+                stamps_of_short_sends_hold_up_nobody,
             ]
         );
     };

@@ -202,9 +202,7 @@ impl Epoll {
         if sent == total {
             return self.staged.discard(slot, pool);
         }
-        if stamped {
-            self.stamps.forget(token);
-        }
+        self.stamps.void(token);
         if !slot.flags.has(SlotFlags::WRITE_ARMED) {
             let interest = INTEREST | libc::EPOLLOUT;
             let armed = self.poller.modify(fd, interest, data(index, token.generation));
@@ -654,7 +652,10 @@ impl Driver for Epoll {
     fn stamp(&mut self, token: Token) -> bool {
         let Some(slot) = self.slots.get(token).filter(|slot| slot.staged_count > 0) else { return false };
         let Some(fd) = &slot.fd else { return false };
-        let is_possible = self.is_tcp && sys::report_times(fd.as_fd()).is_ok() && self.stamps.add(token);
+        let is_possible = self.is_tcp
+            && !self.notsent.has(token.index)
+            && sys::report_times(fd.as_fd()).is_ok()
+            && self.stamps.add(token);
         if is_possible {
             slot.flags.set(SlotFlags::STAMPED);
         }

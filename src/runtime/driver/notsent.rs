@@ -7,28 +7,33 @@ use std::os::fd::AsFd;
 
 use socket2::SockRef;
 
-/// The option's value, and the connections that have it.
+/// The option's value, and the connections that have fallen behind.
 #[derive(Debug)]
 pub(super) struct NotsentLowat {
     /// Boxed, because a ring reads it by its address.
     bytes: Box<u32>,
-    limited: BTreeSet<u32>,
+    behind: BTreeSet<u32>,
 }
 
 impl NotsentLowat {
     /// For `bytes`; 0 for no limit.
     pub(super) fn new(bytes: u32) -> NotsentLowat {
-        NotsentLowat { bytes: Box::new(bytes), limited: BTreeSet::new() }
+        NotsentLowat { bytes: Box::new(bytes), behind: BTreeSet::new() }
     }
 
-    /// Whether the connection at `index` must get the option, which it then counts as having.
+    /// The connection at `index` has fallen behind. Returns whether it must get the option now.
     pub(super) fn begin(&mut self, index: u32) -> bool {
-        *self.bytes > 0 && self.limited.insert(index)
+        self.behind.insert(index) && *self.bytes > 0
+    }
+
+    /// Whether the connection at `index` has fallen behind.
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.behind.contains(&index)
     }
 
     /// The connection at `index` is gone.
     pub(super) fn end(&mut self, index: u32) {
-        self.limited.remove(&index);
+        self.behind.remove(&index);
     }
 
     /// The option's value. It stays where it is as long as this exists.

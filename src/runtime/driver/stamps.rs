@@ -3,6 +3,10 @@
 //! A send that is to be stamped carries a control message. When the peer's TCP has acknowledged its last byte, the kernel puts the
 //! time into the socket's error queue. The time is exact whenever the queue is read, so that is done rarely and without a wait.
 //!
+//! What is in the error queue makes every poll of the socket ready. A multishot receive does not mind; a send that waits for room is
+//! tried 128 times and then left to a worker thread of the kernel. So connections that have fallen behind get no stamps, and the queue
+//! is looked at until it is empty also if the stamp's send was short.
+//!
 //! Never: a stamp on a socket that is not TCP, which would refuse the send.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -122,6 +126,8 @@ struct Stamp {
     pause: Nanos,
     look_at: Nanos,
     until: Nanos,
+    /// Its send was short: the time is of no use.
+    is_void: bool,
 }
 
 /// A place for a stamp. A ring may still write into the look of one that is forgotten.
@@ -159,7 +165,8 @@ impl Stamps {
         let Some(place) = self.places.iter_mut().find(|place| place.stamp.is_none()) else { return false };
         let now = clock::now();
         let look_at = now + PAUSE;
-        place.stamp = Some(Stamp { token, since: since_epoch(), pause: PAUSE, look_at, until: now + WAIT });
+        let (since, until) = (since_epoch(), now + WAIT);
+        place.stamp = Some(Stamp { token, since, pause: PAUSE, look_at, until, is_void: false });
         self.due_at = if self.awaited == 0 { look_at } else { self.due_at.min(look_at) };
         self.awaited += 1;
         true
@@ -170,7 +177,17 @@ impl Stamps {
         self.places.iter_mut().find(is_its)
     }
 
-    /// A stamp is not awaited any more: its send was short, or its connection is gone.
+    /// A send was short. A stamp of its connection is only taken from the queue, at once and then often.
+    pub(super) fn void(&mut self, token: Token) {
+        if self.awaited > 0
+            && let Some(Place { stamp: Some(stamp), .. }) = self.place(token)
+        {
+            (stamp.is_void, stamp.look_at) = (true, 0);
+            self.due_at = 0;
+        }
+    }
+
+    /// A connection is gone.
     #[inline]
     pub(super) fn forget(&mut self, token: Token) {
         if self.awaited > 0
@@ -197,7 +214,7 @@ impl Stamps {
                     continue;
                 }
                 look(stamp.token, &mut place.look);
-                stamp.pause = PAUSE_MAX.min(2 * stamp.pause);
+                stamp.pause = if stamp.is_void { PAUSE } else { PAUSE_MAX.min(2 * stamp.pause) };
                 stamp.look_at = now + stamp.pause;
             }
             self.due_at = self.due_at.min(stamp.look_at);
@@ -216,7 +233,11 @@ impl Stamps {
             self.due_at = 0;
             return None;
         };
+        let is_void = stamp.is_void;
         self.forget(token);
+        if is_void {
+            return None;
+        }
         Some(clock::now().saturating_sub(since_epoch().saturating_sub(time)))
     }
 }

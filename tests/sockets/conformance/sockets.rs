@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
 pub use super::taking_back::{
     a_peer_that_fell_behind_has_little_in_the_kernel, a_quick_reader_waits_for_the_owner_too,
+    stamps_of_short_sends_hold_up_nobody,
 };
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 

@@ -249,12 +249,50 @@ pub fn a_peer_that_fell_behind_has_little_in_the_kernel<D: Driver>(make: Make<D>
         // Twice, as an owner may.
         world.driver.set_notsent_lowat(token);
         world.driver.set_notsent_lowat(token);
+        assert!(!world.driver.stamp(token), "it is behind");
         while heard.len() < cursor.expected.len() {
             Peer::read(&mut peer, &mut heard);
             cursor.tick(&mut world, token);
         }
         assert_same(&heard, &cursor.expected);
     }
+}
+
+/// Sends with stamps fall short, and their times stay out of the way of the sends that wait for room: those are not left to worker
+/// threads of the kernel.
+pub fn stamps_of_short_sends_hold_up_nobody<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    for _ in 0..10 {
+        let (token, mut peer) = world.accept_with(16 * 1024, 64 * 1024);
+        let (mut cursor, mut heard) = (Cursor::new(), Vec::new());
+        // One that is acknowledged, and not yet looked for.
+        cursor.stage_pong(&mut world.driver, &mut world.pool, token);
+        world.driver.stamp(token);
+        cursor.tick(&mut world, token);
+        while !cursor.blocked {
+            cursor.stage(&mut world.driver, token);
+            world.driver.stamp(token);
+            cursor.tick(&mut world, token);
+        }
+        world.driver.set_notsent_lowat(token);
+        for round in 0..200 {
+            if !cursor.blocked {
+                cursor.stage(&mut world.driver, token);
+                assert!(!world.driver.stamp(token), "it is behind");
+            }
+            if round % 4 == 0 {
+                Peer::read(&mut peer, &mut heard);
+            }
+            cursor.tick(&mut world, token);
+        }
+        assert_same(&heard, &cursor.expected[..heard.len()]);
+        world.driver.abort(token);
+        world.until("closed", |world| world.has(&Seen::Closed(token)));
+    }
+    let tasks = std::fs::read_dir("/proc/self/task").expect("this process").flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    let workers = names.filter(|name| name.starts_with("iou-wrk")).count();
+    assert_eq!(workers, 0);
 }
 
 /// A peer that reads during a tick makes room for the rest of its short send, which still waits for the next tick.

@@ -180,7 +180,8 @@ impl Connections {
     pub(super) fn stamp(&mut self, token: Token) -> bool {
         let Some(slot) = self.slots.get(token) else { return false };
         let Some(position) = self.batch.position(slot.staged) else { return false };
-        if !self.is_tcp || !self.sets_options || !self.stamps.add(token) {
+        let is_possible = self.is_tcp && self.sets_options && !self.notsent.has(token.index);
+        if !is_possible || !self.stamps.add(token) {
             return false;
         }
         self.batch.stamp(position);

@@ -164,7 +164,7 @@ impl Connections {
             return;
         }
         let receiver = &self.receiver;
-        self.stamps.forget(token);
+        self.stamps.void(token);
         let Ok(rest) = self.batch.partial_send(position, sent, pool, |span| receiver.slice(span)) else {
             return self.fail(token, libc::ENOMEM);
         };
