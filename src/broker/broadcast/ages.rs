@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! chosen ─ end of the delivery ─▶ Staged ─ next tick ─▶ Sent ─ acknowledged ─▶ counted as acknowledged
+//!                                   │ │                   └─ a later send was short ─▶ counted as sent, when its tick ended
 //!                                   │ │
 //!                                   │ └─ next tick, without a stamp ─▶ counted as sent, when the tick ended
 //!                                   └─ the send was short ─▶ Blocked ─ the kernel has the rest ─▶ counted as sent
@@ -34,8 +35,8 @@ enum State {
     Staged { tick: Nanos, ended: Nanos, is_stamped: bool },
     /// A part of its send is not with the kernel.
     Blocked,
-    /// Its acknowledgement is awaited.
-    Sent { since: Nanos },
+    /// In the socket since `ended`; its acknowledgement is awaited.
+    Sent { ended: Nanos },
 }
 
 #[derive(Debug)]
@@ -143,24 +144,31 @@ impl Ages {
         let Ages { samples, patterns, .. } = self;
         samples.retain_mut(|sample| match sample.state {
             State::Staged { tick, ended, is_stamped } if tick != now => {
-                sample.state = State::Sent { since: now };
+                sample.state = State::Sent { ended };
                 if !is_stamped {
                     sample.count(patterns, cx, false, ended);
                 }
                 is_stamped
             }
             State::Staged { .. } | State::Blocked => true,
-            State::Sent { since } => since + AGE_WAIT > now,
+            State::Sent { ended } => ended + AGE_WAIT > now,
         });
     }
 
-    /// A send was short.
-    pub(super) fn blocked(&mut self, token: Token) {
-        for sample in self.samples.iter_mut().filter(|sample| sample.token == token) {
-            if matches!(sample.state, State::Staged { .. }) {
+    /// A send was short. An acknowledgement of an earlier one is not awaited any more: the driver tells of none.
+    pub(super) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        let Ages { samples, patterns, .. } = self;
+        samples.retain_mut(|sample| match sample.state {
+            State::Staged { .. } if sample.token == token => {
                 sample.state = State::Blocked;
+                true
             }
-        }
+            State::Sent { ended } if sample.token == token => {
+                sample.count(patterns, cx, false, ended);
+                false
+            }
+            State::Staged { .. } | State::Blocked | State::Sent { .. } => true,
+        });
     }
 
     /// The last `messages` messages of a send were taken back.

@@ -147,7 +147,7 @@ impl FanOut {
     /// Takes back the whole frames at the end of a partial send.
     pub(super) fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let now = cx.now();
-        self.ages.blocked(token);
+        self.ages.blocked(cx, token);
         while let Some((tag, unsent)) = cx.unsent_shared(token) {
             let all = cx.unsent_bytes(token) as usize == unsent;
             let (bytes, messages) = self.topics.take_back(tag, token, unsent, all, now);
