@@ -490,8 +490,8 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Makes the appended frames, the oldest of which was received at `since`, readable and offers them to every subscriber; then evicts the frames beyond the log's
-    /// bound, with the subscribers that still need them and cannot be notified.
+    /// Makes the appended frames, the oldest of which was received at `since`, readable and offers them to every subscriber;
+    /// then evicts the frames beyond the log's bound, with the subscribers that still need them and cannot be notified.
     pub(super) fn deliver(
         &mut self,
         since: Nanos,

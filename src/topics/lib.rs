@@ -36,7 +36,8 @@ pub use owner::placement::Placement;
 pub use owner::replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
 pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 pub use settings::{
-    AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings,
+    AllowedDelta, DEFAULT_PATTERN, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy,
+    TopicSettings,
 };
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
 

@@ -178,6 +178,9 @@ impl Default for TopicSettings {
     }
 }
 
+/// Stands for the default settings, which apply where no pattern matches.
+pub const DEFAULT_PATTERN: &str = "*";
+
 /// Settings by the names of topics. The first matching pattern decides.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -233,13 +236,16 @@ impl Rules {
 
     /// The settings of the topic `name`.
     pub fn of(&self, name: &str) -> &TopicSettings {
-        let fitting = self.rules.iter().find(|(pattern, _)| pattern.fits(name));
-        fitting.map_or(&self.default, |(_, settings)| settings)
+        self.rule(name).map_or(&self.default, |(_, settings)| settings)
     }
 
-    /// The pattern whose settings the topic `name` has; `*` for the default.
+    /// The pattern whose settings the topic `name` has, or [`DEFAULT_PATTERN`].
     pub fn pattern(&self, name: &str) -> &str {
-        self.rules.iter().find(|(pattern, _)| pattern.fits(name)).map_or("*", |(pattern, _)| pattern.text())
+        self.rule(name).map_or(DEFAULT_PATTERN, |(pattern, _)| pattern.text())
+    }
+
+    fn rule(&self, name: &str) -> Option<&(Pattern, TopicSettings)> {
+        self.rules.iter().find(|(pattern, _)| pattern.fits(name))
     }
 
     /// All settings, including the default.

@@ -600,11 +600,12 @@ impl<K: Copy + Eq> Topics<K> {
             }
             topic.dirty = false;
             topic.spoke_at = now;
-            let (messages, since) = (std::mem::take(&mut topic.undelivered), topic.undelivered_since);
+            let messages = std::mem::take(&mut topic.undelivered);
+            let since = if messages > 0 { topic.undelivered_since } else { now };
             if messages > 0 {
                 sink.delivered(since, messages);
             }
-            self.deliver_topic(id, if messages > 0 { since } else { now }, now, sink);
+            self.deliver_topic(id, since, now, sink);
         }
         self.spare = dirty;
         self.waiting = self.dirty.len();

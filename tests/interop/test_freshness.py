@@ -1,5 +1,6 @@
 """How old messages are when subscribers get them: what a socket holds for a slow subscriber, and the ages that the server reports."""
 
+import functools
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ MESSAGES = 500
 DELAYS_MS = (10, 50, 200)
 
 
+@functools.cache
 def namespace():
     """The beginning of a command that runs in a network namespace of its own; None if this host does not allow one with a TUN device."""
     for words in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
@@ -43,7 +45,6 @@ class Sockets(unittest.TestCase):
         with text_file(CONFIGURATION) as path, Server("--config", path, *flags) as server:
             with RawClient(server, 4096).open() as slow, RawClient(server).open() as publisher:
                 slow.subscribe("latest.price")
-                stale = 0
                 for first in (0, MESSAGES):
                     for number in range(first, first + MESSAGES):
                         publisher.ask(type="publish", id=number, topic="latest.price", key="k", data=[number, "x" * 4_000])

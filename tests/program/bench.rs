@@ -445,6 +445,7 @@ fn a_record_has_every_field_of_the_schema() {
             "tls",
             "unmatched",
             "unsolicited",
+            "wire",
         ];
         assert_eq!(keys(record), fields);
         assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "late", "lost", "reordered"]);

@@ -31,8 +31,8 @@ pub(super) enum Chosen {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the batch of the tick that began at `tick` and ended at `ended`.
-    Staged { tick: Nanos, ended: Nanos, is_stamped: bool },
+    /// In the batch of the tick that ended at `ended`.
+    Staged { ended: Nanos, is_stamped: bool },
     /// A part of its send is not with the kernel.
     Blocked,
     /// In the socket since `ended`; its acknowledgement is awaited.
@@ -50,7 +50,7 @@ struct Sample {
     state: State,
 }
 
-/// The samples of a shard.
+/// The samples of a shard, at most one of a connection.
 #[derive(Debug)]
 pub(super) struct Ages {
     random: SplitMix64,
@@ -96,10 +96,10 @@ impl Ages {
         chosen
     }
 
-    /// The delivery is over: follows the chosen messages, at most one of a connection.
+    /// The delivery is over: follows the chosen messages.
     #[cold]
     pub(super) fn follow<D: Driver>(&mut self, topics: &Topics<Token>, cx: &mut Context<'_, D>) {
-        let (tick, ended) = (cx.now(), cx.clock());
+        let ended = cx.clock();
         let Ages { chosen, samples, patterns, .. } = self;
         // All at once: a sample must not allocate.
         samples.reserve_exact(AGE_SAMPLES_MAX - samples.len());
@@ -121,9 +121,11 @@ impl Ages {
                 }
                 Chosen::Latest { topic, received_at, .. } => (None, *received_at, topics.pattern(topic)),
             };
-            let state = State::Staged { tick, ended, is_stamped: cx.stamp(token) };
+            let state = State::Staged { ended, is_stamped: cx.stamp(token) };
             let pattern = patterns.iter().position(|known| **known == *pattern).unwrap_or_else(|| {
                 patterns.push(pattern.into());
+                // Counting must not allocate either.
+                cx.counters().delivery_ages.of(pattern);
                 patterns.len() - 1
             });
             samples.push(Sample { token, place, pattern, received_at, state });
@@ -141,90 +143,83 @@ impl Ages {
     #[inline(never)]
     fn settle_all<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let now = cx.now();
-        let Ages { samples, patterns, .. } = self;
-        samples.retain_mut(|sample| match sample.state {
-            State::Staged { tick, ended, is_stamped } if tick != now => {
-                sample.state = State::Sent { ended };
-                if !is_stamped {
-                    sample.count(patterns, cx, false, ended);
+        // From the end, since the last one takes the place of one that is over.
+        for at in (0..self.samples.len()).rev() {
+            match self.samples[at].state {
+                State::Staged { ended, is_stamped: true } if ended < now => {
+                    self.samples[at].state = State::Sent { ended };
                 }
-                is_stamped
+                State::Staged { ended, is_stamped: false } if ended < now => self.count_sent(at, cx, ended),
+                State::Sent { ended } if ended + AGE_WAIT <= now => drop(self.samples.swap_remove(at)),
+                State::Staged { .. } | State::Blocked | State::Sent { .. } => {}
             }
-            State::Staged { .. } | State::Blocked => true,
-            State::Sent { ended } => ended + AGE_WAIT > now,
-        });
+        }
     }
 
     /// A send was short. An acknowledgement of an earlier one is not awaited any more: the driver tells of none.
     pub(super) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
-        let Ages { samples, patterns, .. } = self;
-        samples.retain_mut(|sample| match sample.state {
-            State::Staged { .. } if sample.token == token => {
-                sample.state = State::Blocked;
-                true
-            }
-            State::Sent { ended } if sample.token == token => {
-                sample.count(patterns, cx, false, ended);
-                false
-            }
-            State::Staged { .. } | State::Blocked | State::Sent { .. } => true,
-        });
+        let Some(at) = self.find(token) else { return };
+        match self.samples[at].state {
+            State::Staged { .. } => self.samples[at].state = State::Blocked,
+            State::Sent { ended } => self.count_sent(at, cx, ended),
+            State::Blocked => {}
+        }
     }
 
     /// The last `messages` messages of a send were taken back.
     pub(super) fn taken_back(&mut self, token: Token, tag: u64, messages: u32) {
-        self.samples.retain_mut(|sample| match &mut sample.place {
-            Some((of, behind)) if sample.token == token && *of == tag && sample.state == State::Blocked => {
-                let stays = *behind >= messages;
-                *behind = behind.saturating_sub(messages);
-                stays
+        let Some(at) = self.find(token) else { return };
+        let sample = &mut self.samples[at];
+        if let (State::Blocked, Some((of, behind))) = (sample.state, &mut sample.place)
+            && *of == tag
+        {
+            match behind.checked_sub(messages) {
+                Some(left) => *behind = left,
+                None => drop(self.samples.swap_remove(at)),
             }
-            _ => true,
-        });
+        }
     }
 
     /// The kernel has everything that a connection was sent.
     pub(super) fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
-        let now = cx.now();
-        let Ages { samples, patterns, .. } = self;
-        samples.retain(|sample| {
-            let is_over = sample.token == token && sample.state == State::Blocked;
-            if is_over {
-                sample.count(patterns, cx, false, now);
-            }
-            !is_over
-        });
+        if let Some(at) = self.find(token)
+            && self.samples[at].state == State::Blocked
+        {
+            self.count_sent(at, cx, cx.now());
+        }
     }
 
     /// The peer's TCP has acknowledged a stamped send.
     pub(super) fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
-        let Ages { samples, patterns, .. } = self;
-        samples.retain(|sample| {
-            let is_over = sample.token == token && sample.state != State::Blocked;
-            if is_over {
-                sample.count(patterns, cx, true, at);
-            }
-            !is_over
-        });
+        if let Some(found) = self.find(token)
+            && self.samples[found].state != State::Blocked
+        {
+            let (age, of) = self.end(found, at);
+            cx.counters().delivery_ages.of(of).acknowledged.record(age, 1);
+        }
     }
 
     /// A connection is gone.
     pub(super) fn forget(&mut self, token: Token) {
-        self.samples.retain(|sample| sample.token != token);
+        if let Some(at) = self.find(token) {
+            self.samples.swap_remove(at);
+        }
     }
-}
 
-impl Sample {
-    fn count<D: Driver>(
-        &self,
-        patterns: &[Box<str>],
-        cx: &mut Context<'_, D>,
-        is_acknowledged: bool,
-        at: Nanos,
-    ) {
-        let ages = cx.counters().delivery_ages.of(&patterns[self.pattern]);
-        let ages = if is_acknowledged { &mut ages.acknowledged } else { &mut ages.sent };
-        ages.record(at.saturating_sub(self.received_at), 1);
+    fn find(&self, token: Token) -> Option<usize> {
+        self.samples.iter().position(|sample| sample.token == token)
+    }
+
+    /// Counts a sample whose message was in the socket at `ended`.
+    fn count_sent<D: Driver>(&mut self, at: usize, cx: &mut Context<'_, D>, ended: Nanos) {
+        let (age, of) = self.end(at, ended);
+        cx.counters().delivery_ages.of(of).sent.record(age, 1);
+    }
+
+    /// Ends a sample. Returns its age at that time, and its pattern.
+    fn end(&mut self, at: usize, time: Nanos) -> (Nanos, &str) {
+        let Sample { pattern, received_at, .. } = self.samples.swap_remove(at);
+        (time.saturating_sub(received_at), &self.patterns[pattern])
     }
 }
 

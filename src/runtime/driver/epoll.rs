@@ -26,8 +26,8 @@ use self::sys::{Poller, Timeout};
 use super::addresses::{Addresses, PeerAddress, peer_of};
 use super::notsent::NotsentLowat;
 use super::regions::Regions;
-use super::sockets::{is_tcp, shutdown_write};
-use super::stamps::Stamps;
+use super::sockets::{set_option, shutdown_write};
+use super::stamps::{REPORTING, Stamps};
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
 };
@@ -79,8 +79,6 @@ pub struct Epoll {
     addresses: Addresses,
     notsent: NotsentLowat,
     stamps: Stamps,
-    /// Whether all listeners are TCP sockets.
-    is_tcp: bool,
     /// Events that arose outside a tick.
     notices: Vec<Event>,
     listeners: Vec<Listener>,
@@ -146,7 +144,6 @@ impl Epoll {
             addresses: Addresses::default(),
             notsent: NotsentLowat::new(options.notsent_lowat),
             stamps: Stamps::default(),
-            is_tcp: true,
             notices: Vec::new(),
             listeners: Vec::new(),
             accepting: Accepting::Yes,
@@ -652,9 +649,8 @@ impl Driver for Epoll {
     fn stamp(&mut self, token: Token) -> bool {
         let Some(slot) = self.slots.get(token).filter(|slot| slot.staged_count > 0) else { return false };
         let Some(fd) = &slot.fd else { return false };
-        let is_possible = self.is_tcp
-            && !self.notsent.has(token.index)
-            && sys::report_times(fd.as_fd()).is_ok()
+        let is_possible = !self.notsent.has(token.index)
+            && set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, REPORTING).is_ok()
             && self.stamps.add(token);
         if is_possible {
             slot.flags.set(SlotFlags::STAMPED);
@@ -714,7 +710,7 @@ impl Driver for Epoll {
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         SockRef::from(&listener).set_nonblocking(true)?;
-        self.is_tcp &= is_tcp(&listener);
+        self.stamps.heed(&listener);
         self.listeners.push(Listener { fd: listener, ready: false });
         if matches!(self.accepting, Accepting::Full | Accepting::Failed { .. }) {
             return Ok(());

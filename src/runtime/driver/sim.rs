@@ -91,7 +91,7 @@ struct Slot {
     late_ticks: u8,
     /// The unsent rest of a short send.
     rest: Unsent,
-    /// What is staged has a stamp.
+    /// Its staged send asks for the time of the acknowledgement.
     stamped: bool,
     /// It was short in the latest tick: nothing more is sent before the next one.
     fresh: bool,

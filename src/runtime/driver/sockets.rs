@@ -1,30 +1,32 @@
 //! Socket calls that both real drivers make.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use socket2::{Domain, SockRef};
+use libc::{iovec, msghdr};
 
-/// Whether a stream socket is a TCP socket.
-pub(super) fn is_tcp(socket: &impl AsFd) -> bool {
-    SockRef::from(socket).domain().is_ok_and(|domain| matches!(domain, Domain::IPV4 | Domain::IPV6))
+/// The header of a message of these pieces.
+pub(super) fn message(pieces: *const iovec, count: usize) -> msghdr {
+    // SAFETY: zeroes are a valid msghdr: no name, no vectors, no control data. (It has padding on some
+    // platforms, so it cannot be written out field by field.)
+    let mut header: msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = pieces.cast_mut();
+    header.msg_iovlen = count as _;
+    header
+}
+
+/// Sets an option whose value is an integer.
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: u32) -> io::Result<()> {
+    let bytes = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the option's value is a readable integer of the size given; the descriptor is open while borrowed.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Leaves the choice of a local port to `connect`, so that many connections can share a port towards different peers
 /// (`IP_BIND_ADDRESS_NO_PORT`; it serves IPv6 sockets, too).
 pub(super) fn bind_without_port(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is a readable int of the size given; the descriptor is open while borrowed.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 /// Sends FIN. A peer that is gone already needs none.

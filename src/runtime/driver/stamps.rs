@@ -3,14 +3,19 @@
 //! A send that is to be stamped carries a control message. When the peer's TCP has acknowledged its last byte, the kernel puts the
 //! time into the socket's error queue. The time is exact whenever the queue is read, so that is done rarely and without a wait.
 //!
-//! What is in the error queue makes every poll of the socket ready. A multishot receive does not mind; a send that waits for room is
-//! tried 128 times and then left to a worker thread of the kernel. So connections that have fallen behind get no stamps, and the queue
-//! is looked at until it is empty also if the stamp's send was short.
+//! While the error queue is not empty, each poll of the socket reports an error. That does not disturb a multishot receive, but io_uring
+//! repeats a send that waits for room 128 times and then leaves it to a worker thread of the kernel. So connections that have fallen
+//! behind get no stamps, and the drivers empty the queue even when the stamped send was short.
 //!
 //! Never: a stamp on a socket that is not TCP, which would refuse the send.
 
+use std::os::fd::AsFd;
+use std::ptr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use socket2::{Domain, SockRef};
+
+use super::sockets::message;
 use super::{Token, clock};
 use crate::limits::STAMPS_MAX;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
@@ -57,21 +62,16 @@ static CONTROL: Control = Control {
 /// Flags of a look.
 pub(super) const LOOKING: i32 = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
 
-/// The header of a stamped send of these pieces.
-pub(super) fn message(pieces: *const libc::iovec, count: usize) -> libc::msghdr {
-    // SAFETY: all fields of a msghdr are integers and pointers, for which zero is valid.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = pieces.cast_mut();
-    header.msg_iovlen = count as _;
+/// Makes the send with this header a stamped one.
+pub(super) fn ask_for_time(header: &mut libc::msghdr) {
     header.msg_control = (&raw const CONTROL).cast_mut().cast();
     header.msg_controllen = size_of::<Control>() as _;
-    header
 }
 
 /// The header of a look at the error queue, with room for what is in it.
 #[derive(Debug)]
 pub(super) struct Look {
-    pub(super) header: libc::msghdr,
+    header: libc::msghdr,
     control: [u64; CONTROL_WORDS],
 }
 
@@ -80,8 +80,7 @@ const CONTROL_WORDS: usize = 32;
 
 impl Look {
     fn new() -> Look {
-        // SAFETY: all fields of a msghdr are integers and pointers, for which zero is valid.
-        Look { header: unsafe { std::mem::zeroed() }, control: [0; CONTROL_WORDS] }
+        Look { header: message(ptr::null(), 0), control: [0; CONTROL_WORDS] }
     }
 
     /// Makes ready for a look. Until that is over, this must stay where it is.
@@ -143,6 +142,8 @@ pub(super) struct Stamps {
     /// Allocated with the first stamp. Nothing in it ever moves.
     places: Vec<Place>,
     awaited: usize,
+    /// Some connections are not TCP sockets.
+    is_off: bool,
     /// When the next look is due.
     due_at: Nanos,
 }
@@ -154,8 +155,17 @@ impl Stamps {
         self.awaited == 0
     }
 
-    /// Adds a stamp of `token`. False if it has one, or there are too many.
+    /// Connections of this listener follow. Its Unix sockets could not have stamps, so nothing gets any then.
+    pub(super) fn heed(&mut self, listener: &impl AsFd) {
+        let domain = SockRef::from(listener).domain();
+        self.is_off |= !domain.is_ok_and(|domain| matches!(domain, Domain::IPV4 | Domain::IPV6));
+    }
+
+    /// Adds a stamp of `token`. False if it has one, if there are too many, or if there must be none.
     pub(super) fn add(&mut self, token: Token) -> bool {
+        if self.is_off {
+            return false;
+        }
         if self.places.is_empty() {
             self.places = (0..STAMPS_MAX).map(|_| Place { stamp: None, look: Look::new() }).collect();
         }

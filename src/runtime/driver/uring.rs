@@ -41,7 +41,6 @@ use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
 use super::notsent::NotsentLowat;
-use super::sockets::is_tcp;
 use super::unsent::Unsent;
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
@@ -375,7 +374,7 @@ impl Driver for Uring {
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         self.dials.protect(&self.ring)?;
-        self.connections.is_tcp &= is_tcp(&listener);
+        self.connections.stamps.heed(&listener);
         if !self.used.has(Features::SOCKET_OPTIONS) {
             // Nothing can set it later. A Unix socket has no such option.
             let _ = self.connections.notsent.set(&listener);

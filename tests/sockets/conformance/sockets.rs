@@ -211,13 +211,13 @@ impl<D: Driver> World<SocketKit<D>> {
         let (listener, address) = listener();
         listener.set_send_buffer_size(send_bytes).expect("a socket");
         self.driver.listen(listener.into()).expect("the driver listens");
-        let peer = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        peer.set_recv_buffer_size(receive_bytes).expect("a socket");
-        peer.connect(&address.into()).expect("the listener's queue has room");
-        peer.set_nonblocking(true).expect("a socket");
-        let known = self.accepted().len();
-        self.until("a connection is accepted", |world| world.accepted().len() > known);
-        (self.accepted()[known], peer)
+        self.accept_by(|_| {
+            let peer = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            peer.set_recv_buffer_size(receive_bytes).expect("a socket");
+            peer.connect(&address.into()).expect("the listener's queue has room");
+            peer.set_nonblocking(true).expect("a socket");
+            peer
+        })
     }
 }
 

@@ -125,8 +125,13 @@ impl<K: Kit> World<K> {
 
     /// A peer and the token of its connection.
     pub fn accept(&mut self) -> (Token, K::Peer) {
+        self.accept_by(Kit::dial)
+    }
+
+    /// The same with a peer that `dial` makes.
+    pub fn accept_by(&mut self, dial: impl FnOnce(&mut K) -> K::Peer) -> (Token, K::Peer) {
         let known = self.accepted().len();
-        let peer = self.kit.dial();
+        let peer = dial(&mut self.kit);
         self.until("a connection is accepted", |world| world.accepted().len() > known);
         (self.accepted()[known], peer)
     }

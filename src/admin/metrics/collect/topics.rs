@@ -4,7 +4,7 @@ use super::sum::sum;
 use crate::metrics::family::Families;
 use echoring_runtime::stats::Counters;
 use echoring_server::Snapshot;
-use echoring_topics::{Deliveries, Passed, Publications};
+use echoring_topics::{DEFAULT_PATTERN, Deliveries, Passed, Publications};
 
 pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
     let (mut publications, mut deliveries, mut passed) =
@@ -26,12 +26,12 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Cou
     self::deliveries(out, &deliveries);
     let mut ages = counters.delivery_ages.clone();
     // A series that begins with its first sample has no rate then.
-    ages.of("*");
+    ages.of(DEFAULT_PATTERN);
     let ages = ages.iter().flat_map(|(pattern, ages)| {
         [(pattern, "acknowledged", ages.acknowledged.clone()), (pattern, "sent", ages.sent.clone())]
     });
     out.histograms("echoring_delivery_age_seconds").by_both(["topics", "until"], ages).help(
-        "Age of messages when subscribers got them, of one delivery in a hundred, by the pattern of their topics: from \
+        "Age of messages when subscribers got them, by the pattern of their topics, for a sample of the deliveries: from \
          acceptance until the client's TCP had acknowledged the last byte or, where that cannot be observed, until the \
          socket had taken it (sent).",
     );

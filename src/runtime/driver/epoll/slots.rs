@@ -56,7 +56,7 @@ impl SlotFlags {
     pub(super) const WRITABLE: SlotFlags = SlotFlags(1 << 9);
     /// The owner knows that FIN came behind unread bytes.
     pub(super) const HALF_CLOSED: SlotFlags = SlotFlags(1 << 10);
-    /// What is staged has a stamp.
+    /// Its staged send asks for the time of the acknowledgement.
     pub(super) const STAMPED: SlotFlags = SlotFlags(1 << 11);
 
     pub(super) fn has(self, mark: SlotFlags) -> bool {

@@ -11,7 +11,8 @@ use rustix::event::epoll;
 use rustix::io::retry_on_intr;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
-use crate::driver::stamps::{self, Look};
+use crate::driver::sockets::message;
+use crate::driver::stamps::{LOOKING, Look, ask_for_time};
 
 /// How long a wait may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,27 +135,17 @@ pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: 
 
 /// The same, and asks when the last byte is acknowledged.
 pub(super) fn send_stamped(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
-    let header = stamps::message(pieces.as_ptr().cast(), pieces.len());
+    let mut header = message(pieces.as_ptr().cast(), pieces.len());
+    ask_for_time(&mut header);
     // SAFETY: an IoSlice has the layout of an iovec, and the pieces and the control message outlive the call.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, sending(last).bits() as i32) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Has the kernel report the times that stamped sends ask for.
-pub(super) fn report_times(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let value = &raw const stamps::REPORTING;
-    let bytes = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the option's value is a readable integer of the size given.
-    let set = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, value.cast(), bytes)
-    };
-    check(set).map(|_| ())
-}
-
 /// Looks at the error queue. False if there is nothing.
 pub(super) fn look(fd: BorrowedFd<'_>, look: &mut Look) -> bool {
     // SAFETY: the header's control buffer belongs to `look`, and outlives the call.
-    unsafe { libc::recvmsg(fd.as_raw_fd(), look.begin(), stamps::LOOKING) >= 0 }
+    unsafe { libc::recvmsg(fd.as_raw_fd(), look.begin(), LOOKING) >= 0 }
 }
 
 fn sending(last: bool) -> SendFlags {

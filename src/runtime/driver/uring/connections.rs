@@ -63,9 +63,7 @@ pub(super) struct Connections {
     last: Vec<Event>,
     pub(super) addresses: Addresses,
     pub(super) notsent: NotsentLowat,
-    stamps: Stamps,
-    /// Whether connections are TCP sockets.
-    pub(super) is_tcp: bool,
+    pub(super) stamps: Stamps,
     /// Options to be set with the next trip to the kernel.
     options: Vec<(Token, SocketOption)>,
     /// User data of the latest receive, and the position of its event.
@@ -120,7 +118,6 @@ impl Connections {
             addresses: Addresses::default(),
             notsent,
             stamps: Stamps::default(),
-            is_tcp: true,
             options: Vec::new(),
             run_user_data: 0,
             span_event: 0,
@@ -171,16 +168,15 @@ impl Connections {
     }
 
     pub(super) fn set_notsent_lowat(&mut self, token: Token) {
-        if self.slots.get(token).is_none() || !self.notsent.begin(token.index) {
-            return;
+        if self.slots.get(token).is_some() && self.notsent.begin(token.index) && self.sets_options {
+            self.options.push((token, SocketOption::NotsentLowat));
         }
-        self.options.push((token, SocketOption::NotsentLowat));
     }
 
     pub(super) fn stamp(&mut self, token: Token) -> bool {
         let Some(slot) = self.slots.get(token) else { return false };
         let Some(position) = self.batch.position(slot.staged) else { return false };
-        let is_possible = self.is_tcp && self.sets_options && !self.notsent.has(token.index);
+        let is_possible = self.sets_options && !self.notsent.has(token.index);
         if !is_possible || !self.stamps.add(token) {
             return false;
         }

@@ -7,8 +7,10 @@
 use libc::{iovec, msghdr};
 
 use super::slots::NONE;
+use crate::driver::sockets::message;
+use crate::driver::stamps::ask_for_time;
 use crate::driver::unsent::{BudgetSpent, Unsent};
-use crate::driver::{Source, Span, stamps};
+use crate::driver::{Source, Span};
 use crate::limits::SEND_PIECES_MAX;
 use echoring_proto::buffer::Pool;
 
@@ -326,11 +328,11 @@ impl Messages<'_> {
             next = piece.next;
         }
         assert!(self.headers.len() < self.headers.capacity(), "earlier headers do not move");
-        let vectors = &self.vectors[start..];
-        self.headers.push(match entry.stamped {
-            false => header(vectors),
-            true => stamps::message(vectors.as_ptr(), vectors.len()),
-        });
+        let mut header = header(&self.vectors[start..]);
+        if entry.stamped {
+            ask_for_time(&mut header);
+        }
+        self.headers.push(header);
         &raw const self.headers[self.headers.len() - 1]
     }
 }
@@ -431,12 +433,7 @@ fn vector(bytes: &[u8]) -> iovec {
 }
 
 fn header(vectors: &[iovec]) -> msghdr {
-    // SAFETY: zeroes are a valid msghdr: no name, no vectors, no control data. (It has padding on some
-    // platforms, so it cannot be written out field by field.)
-    let mut header: msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = vectors.as_ptr().cast_mut();
-    header.msg_iovlen = vectors.len() as _;
-    header
+    message(vectors.as_ptr(), vectors.len())
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl<P> Work for Echoes<'_, P> {
     }
 }
 
-/// What is not a single message that the driver takes.
+/// Answers the spans that do not take the shortest path: several messages, or a reply that the driver refused.
 struct Several<'a> {
     /// The traffic of connections whose messages are echoed.
     traffic: &'a mut Traffic,

@@ -119,7 +119,7 @@ impl Connections {
     /// them.
     fn set_options(&mut self, ring: &mut Ring) -> io::Result<()> {
         while let Some((token, option)) = self.options.pop() {
-            if !self.sets_options || self.slots.get(token).is_none_or(|slot| slot.phase != Phase::Open) {
+            if self.slots.get(token).is_none_or(|slot| slot.phase != Phase::Open) {
                 continue;
             }
             let file = self.slots.file(token.index);
