@@ -137,21 +137,23 @@ class Session:
         for index, event in enumerate(self.events):
             if is_wanted(event):
                 return self.events.pop(index)
-        while True:
-            event = json.loads(await asyncio.wait_for(self.socket.recv(), PATIENCE_S))
-            if is_wanted(event):
-                return event
-            self.events.append(event)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                event = json.loads(await self.socket.recv())
+                if is_wanted(event):
+                    return event
+                self.events.append(event)
 
     async def subscribe(self, topic, position=None):
         """Subscribes, as soon as the topic has an owner."""
         fields = {"position": position} if position else {}
+        began = time.monotonic()
         while True:
             number = await self.request("subscribe", topic=topic, **fields)
             event = await self.next("subscribed", "error", id=number)
             if event["type"] == "subscribed":
                 return event
-            assert event["code"] in ("busy", "behind"), event
+            assert event["code"] in ("busy", "behind") and time.monotonic() < began + PATIENCE_S, event
 
     async def publish(self, topic, text, **fields):
         number = await self.request("publish", topic=topic, text=text, **fields)
