@@ -1,6 +1,6 @@
 """Runs the tests of PyPI's `centrifuge-python` itself against this server.
 
-    python tests/interop/sdk_suite.py [--checkout DIRECTORY] [--tag TAG]
+    python tests/interop/sdk_suite.py [--checkout DIRECTORY] [--tag TAG] [--compress shared]
 
 The package does not contain its tests, so they come from a checkout of its repository, which is cloned if none is given. They expect a
 server at port 8000 of localhost. Its tokens have a secret that is too short for this server, and no expiry: they are signed with another
@@ -59,6 +59,7 @@ def main():
     parser = argparse.ArgumentParser(description="Runs the tests of centrifuge-python against this server.")
     parser.add_argument("--checkout", help="a checkout of its repository")
     parser.add_argument("--tag", default="0.5.0", help="the tag to clone otherwise")
+    parser.add_argument("--compress", default="off", help="the server's compression, such as shared (default: off)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         checkout = options.checkout or os.path.join(directory, "centrifuge-python")
@@ -77,7 +78,8 @@ def main():
         modules = [test_client, test_filter, test_fossil, test_state_invalidation]
         suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromModule, modules))
         configuration, secret = (os.path.join(directory, name) for name in files)
-        with Server("--config", configuration, "--auth-jwt-key", secret, "--listen", "127.0.0.1:8000"):
+        flags = ("--config", configuration, "--auth-jwt-key", secret, "--compress", options.compress)
+        with Server(*flags, "--listen", "127.0.0.1:8000"):
             result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
     return not result.wasSuccessful()
 

@@ -79,6 +79,11 @@ def state(number):
     return {"title": "Grüße, 水", "rows": [f"row {row} of the table: {number if row == 7 else row}" for row in range(50)], "number": number}
 
 
+def quote(number):
+    """A value that resembles those before."""
+    return {"n": number, "symbol": "ECHO", "bid": 100 + number * 7919 % 997, "venue": "XETR", "state": "open"}
+
+
 def post(server, topic, value):
     """Publishes a JSON value over the admin address."""
     connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
@@ -412,6 +417,23 @@ class Sdk(SdkTests):
             self.assertEqual([value for _, value in client.publications(channel, len(others))], others)
             bytes_sent[delta] = relay.bytes_sent
         self.assertLess(2 * bytes_sent["fossil"], bytes_sent[None], bytes_sent)
+
+    def test_publications_are_compressed_with_those_before_them(self):
+        channel, quotes = "quotes", [quote(number) for number in range(100)]
+        with Server("--shards", "1", "--compress", "shared; server_max_window_bits=9") as server:
+            # From four subscribers on, and from a later one, which has to get the window first.
+            clients = [self.connected(server.url(PATH)) for _ in range(5)]
+            for client in clients[:4]:
+                client.subscribe(channel)
+            for number, value in enumerate(quotes):
+                if number == 30:
+                    clients[4].subscribe(channel)
+                post(server, channel, value)
+            for client in clients[:4]:
+                self.assertEqual([value for _, value in client.publications(channel, len(quotes))], quotes)
+            self.assertEqual([value for _, value in clients[4].publications(channel, len(quotes) - 30)], quotes[30:])
+            compression = server.stats()["node"]["compression"]
+            self.assertLess(2 * compression["bytes_out"], compression["bytes_out_plain"])
 
     def test_a_slow_reader_of_deltas_recovers(self):
         client = self.connected()

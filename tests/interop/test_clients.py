@@ -190,17 +190,14 @@ class Gorilla(Client, unittest.TestCase):
     command = staticmethod(lambda: [programs.gorilla(), "client"])
 
 
-@matrix.with_checks(matrix.OURS)
-class Chromium(Client, unittest.TestCase):
+class InABrowser(Client):
     HEAVY = True
     cannot = OF_PAGES
     offers = (True,)
 
     @classmethod
     def setUpClass(cls):
-        if not webdriver.available():
-            raise unittest.SkipTest("chromium and chromedriver not installed")
-        cls.browser = webdriver.Browser()
+        cls.browser = cls.start()
         cls.addClassCleanup(cls.browser.close)
         cls.open_page()
         super().setUpClass()
@@ -230,3 +227,21 @@ class Chromium(Client, unittest.TestCase):
             {"url": url, "checks": checks},
         )
         return matrix.judge(results, checks)
+
+
+@matrix.with_checks(matrix.OURS)
+class Chromium(InABrowser, unittest.TestCase):
+    @staticmethod
+    def start():
+        if not webdriver.available():
+            raise unittest.SkipTest("chromium and chromedriver not installed")
+        return webdriver.Browser()
+
+
+@matrix.with_checks(matrix.OURS)
+class Firefox(InABrowser, unittest.TestCase):
+    @staticmethod
+    def start():
+        if webdriver.FIREFOX is None:
+            raise unittest.SkipTest("firefox-esr not installed")
+        return webdriver.Firefox()

@@ -1,14 +1,17 @@
-"""Headless Chromium, driven by chromedriver over plain HTTP (W3C WebDriver), with the standard library."""
+"""Headless browsers: Chromium, driven by chromedriver over plain HTTP (W3C WebDriver), and Firefox, which understands WebDriver BiDi."""
 
 import base64
 import http.client
 import json
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
 
 from harness import PATIENCE_S
+from websockets.sync.client import connect
 
 FLAGS = [
     "--headless=new",
@@ -20,6 +23,15 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+FIREFOX = shutil.which("firefox-esr")
+FIREFOX_PREFERENCES = {
+    "app.update.disabledForTesting": True,
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "network.captive-portal-service.enabled": False,
+    "network.connectivity-service.enabled": False,
+    "toolkit.telemetry.enabled": False,
+}
 
 
 def available():
@@ -176,3 +188,69 @@ class Browser:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Firefox:
+    """Runs Firefox with a new profile for the duration of the block, and runs scripts in its first page."""
+
+    def __init__(self):
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        # The page may connect to servers of this machine only, as all tests do, and the browser to none of its own.
+        with open(os.path.join(self.profile.name, "user.js"), "w") as file:
+            file.write("\n".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in FIREFOX_PREFERENCES.items()))
+        self.process = subprocess.Popen(
+            [FIREFOX, "--headless", "--no-remote", "--profile", self.profile.name, "--remote-debugging-port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.connection = None
+        try:
+            self.connection = connect(f"{self._address()}/session", max_size=None, proxy=None)
+            self.calls = 0
+            self._call("session.new", capabilities={})
+            self.page = self._call("browsingContext.getTree")["contexts"][0]["context"]
+        except BaseException:
+            self.close()
+            raise
+
+    def _address(self):
+        for line in self.process.stderr:
+            if match := re.search(r"WebDriver BiDi listening on (ws://\S+)", line):
+                # What the browser says later is nobody's concern, but must not block it.
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
+                return match[1]
+        raise AssertionError("Firefox did not start")
+
+    def _call(self, method, **parameters):
+        self.calls += 1
+        self.connection.send(json.dumps({"id": self.calls, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self.connection.recv(4 * PATIENCE_S))
+            if answer.get("id") == self.calls:
+                if answer["type"] == "error":
+                    raise AssertionError(f"{answer['error']}: {answer['message']}")
+                return answer["result"]
+
+    def open(self, url):
+        self._call("browsingContext.navigate", context=self.page, url=url, wait="complete")
+
+    def run(self, script, *arguments):
+        """Runs the body of an async function in the page. Returns its result."""
+        function = f"async (text) => JSON.stringify(await (async (...args) => {{ {script} }})(...JSON.parse(text))) ?? null"
+        arguments = [{"type": "string", "value": json.dumps(arguments)}]
+        target = {"context": self.page}
+        called = {"functionDeclaration": function, "arguments": arguments, "target": target, "awaitPromise": True}
+        answer = self._call("script.callFunction", **called)
+        if answer["type"] == "exception":
+            raise AssertionError(answer["exceptionDetails"]["text"])
+        return json.loads(answer["result"].get("value", "null"))
+
+    def close(self):
+        if self.connection is not None:
+            self.connection.close()
+        self.process.kill()
+        self.process.wait()
+        self.profile.cleanup()
