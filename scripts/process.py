@@ -7,6 +7,8 @@ import subprocess
 import time
 
 PATIENCE_S = 60
+# After this long, a server has unmapped the code of its start (START_DURATION_MAX).
+START_S = 3
 
 
 def cpu_ns(pid):

@@ -16,6 +16,8 @@ import pairs
 import records
 
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
+# Subscribers that each server compresses for in the way that makes the fewest bytes.
+COMPRESSED_BROADCAST = "compressed-broadcast"
 # Roles of scripts/bench-broadcast: more messages than a send can carry, subscribers that stop reading, and rooms of handlers.
 OVERLOAD, STALLED, ROOMS = "overload", "stalled", "rooms"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
@@ -56,7 +58,9 @@ def serve(*flags):
     command = " ".join([SERVE, *flags])
 
     def commands():
-        found = {ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on"}
+        found = {
+            ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on", COMPRESSED_BROADCAST: f"{command} --compress shared",
+        }  # fmt: skip
         if files := install.certificate():
             found[SECURED] = f"{command} --tls-cert {files[0]} --tls-key {files[1]}"
         return found
@@ -84,6 +88,7 @@ def uws():
         ECHO: install.uwebsockets("uws_echo"),
         BROADCAST: install.uwebsockets("uws_broadcast"),
         COMPRESSED: install.uwebsockets("uws_echo", compression=True) + " --compress",
+        COMPRESSED_BROADCAST: install.uwebsockets("uws_broadcast", compression=True) + " --compress",
     }
 
 
@@ -98,12 +103,18 @@ def bun():
 def ws():
     modules, program = install.node_modules(), os.path.join(install.PROGRAMS, "ws_server.mjs")
     command = f"env NODE_MODULES={modules} NODE_ENV=production {install.node()} {program}"
-    return {ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress"}
+    return {
+        ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress",
+        COMPRESSED_BROADCAST: f"{command} --broadcast --compress",
+    }  # fmt: skip
 
 
 def gorilla():
     command = f"env GOMAXPROCS=1 {install.go('gorilla', GORILLA)}"
-    return {ECHO: command, BROADCAST: f"{command} -broadcast", COMPRESSED: f"{command} -compress"}
+    return {
+        ECHO: command, BROADCAST: f"{command} -broadcast", COMPRESSED: f"{command} -compress",
+        COMPRESSED_BROADCAST: f"{command} -broadcast -compress",
+    }  # fmt: skip
 
 
 def picows():

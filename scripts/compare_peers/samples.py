@@ -13,8 +13,10 @@ import time
 import idle
 import pairs
 import process
-from catalogue import AGAIN, HEAR_THEMSELVES, OURS
-from workloads import COST, HANDSHAKE_COST, IDLE, KEPT, LOST, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
+from catalogue import AGAIN, HEAR_THEMSELVES, OURS, RAWS
+from workloads import (
+    BYTES_BEFORE, COST, HANDSHAKE_COST, IDLE, KEPT, LOST, REPLY_SHARE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, VISIT_COST, WITNESSED_COST,
+)  # fmt: skip
 
 # Interval of load_test's counts, and the time for connecting and two intervals, with a margin for a busy machine.
 WITNESS_S, WITNESS_S_MAX = 4, 60
@@ -93,18 +95,23 @@ class Accounts:
 
 
 def compressed(server, row, options):
-    """Echoes that must come back compressed, and the size of the replies."""
-    run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
+    """Messages that must arrive compressed, and their size."""
+    run, saturated = pairs.measure(server, row.load.split(), scaled(options, row), row.path(server.side))
     done = run["compression"]
     if done["agreed"] < run["connections"]["opened"] or done["messages_in"] < run["messages"]:
         pairs.fail(f"not every message was compressed: {done}")
-    return {**values(run, saturated), "reply_share": done["bytes_in"] / done["bytes_in_plain"]}
+    return {**values(run, saturated), REPLY_SHARE: done["bytes_in"] / done["bytes_in_plain"]}
 
 
-def connect(server, row, options):
+def connect(server, row, options, cost=HANDSHAKE_COST):
     """Connections that are opened and closed, a fixed number at a time."""
     run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
-    return values(run, saturated, HANDSHAKE_COST)
+    return values(run, saturated, cost)
+
+
+def visit(server, row, options):
+    """The same, with a message and its echo in between."""
+    return connect(server, row, options, VISIT_COST)
 
 
 def sustained(server, row, options):
@@ -141,15 +148,19 @@ def nanos_each(runs, p99_max):
 
 def memory(server, row, options):
     """The growth of a new server with idle connections: its own memory, and the kernel's slabs, which contain both ends of each
-    connection."""
-    before, slab = process.settled(server.pid), process.sizes("/proc/meminfo")["Slab"]
-    with idle.opened(*server.address, IDLE):
-        after = process.settled(server.pid)
-        grown = process.sizes("/proc/meminfo")["Slab"] - slab
+    connection. What grows once, with the first connections, is not part of it."""
+    time.sleep(process.START_S)
+    before = process.settled(server.pid)
+    # A raw server answers messages of one length only.
+    with idle.opened(*server.address, idle.FIRST, None if server.side in RAWS else idle.TOUCHING):
+        first, slab = process.settled(server.pid), process.sizes("/proc/meminfo")["Slab"]
+        with idle.opened(*server.address, IDLE - idle.FIRST):
+            after = process.settled(server.pid)
+            grown = process.sizes("/proc/meminfo")["Slab"] - slab
     return {
-        USER_BYTES: (sum(after.values()) - sum(before.values())) / IDLE,
-        "slab_bytes_per_connection": grown / IDLE,
-        "resident_bytes_before": sum(before.values()),
+        USER_BYTES: (sum(after.values()) - sum(first.values())) / (IDLE - idle.FIRST),
+        "slab_bytes_per_connection": grown / (IDLE - idle.FIRST),
+        BYTES_BEFORE: sum(before.values()),
     }
 
 
@@ -181,6 +192,6 @@ def flag(row, name):
 
 
 KINDS = {
-    "stretch": stretch, "compressed": compressed, "connect": connect, "sustained": sustained, "memory": memory,
+    "stretch": stretch, "compressed": compressed, "connect": connect, "visit": visit, "sustained": sustained, "memory": memory,
     "witness": both_generators, "open-loop": stretch,
 }

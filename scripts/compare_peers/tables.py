@@ -4,13 +4,16 @@ import judge
 import machine
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
-from workloads import COST, HANDSHAKE_COST, KEPT, LOST, ROWS, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
+from workloads import (
+    BYTES_BEFORE, COST, HANDSHAKE_COST, KEPT, LOST, REPLY_SHARE, ROWS, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, VISIT_COST, WITNESSED_COST,
+)  # fmt: skip
 
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
     COST: ("CPU per message", "µs", 1_000),
     TOGETHER_COST: ("CPU of server and generator per message", "µs", 1_000),
-    HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000),
+    HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000), VISIT_COST: ("CPU per connection", "µs", 1_000),
+    REPLY_SHARE: ("compressed to", "%", 0.01), BYTES_BEFORE: ("memory before the first connection", "MB", 1_000_000),
     **{name: (f"time per message with p99 ≤ {p99_max // 1_000_000} ms", "ns", 1) for name, p99_max in SUSTAINED_TIMES.items()},
     WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
     LOST: ("losses", "messages", 1), KEPT: ("those that stopped reading and stayed connected", "subscribers", 1),

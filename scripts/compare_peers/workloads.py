@@ -6,10 +6,16 @@ echoring's value to a peer's.
 
 from dataclasses import dataclass, field, replace
 
-from catalogue import AGAIN, AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, SECURED, WINDOW
+from catalogue import AGAIN, AIO, BROADCAST, COMPRESSED, COMPRESSED_BROADCAST, ECHO, FLOOR, OURS, SECURED, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 HANDSHAKE_COST = "cpu_ns_per_handshake"
+# A connection that is opened, sends a message, gets its echo, and is closed.
+VISIT_COST = "cpu_ns_per_visit"
+# Bytes of compressed messages, as a share of what they contain.
+REPLY_SHARE = "reply_share"
+# Of a server that no client has connected to.
+BYTES_BEFORE = "resident_bytes_before"
 # CPU time of server and generator together. The time at which bytes are sent decides which of the two, if any, is charged for the
 # work of TCP.
 TOGETHER_COST = "both_cpus_ns_per_message"
@@ -141,6 +147,7 @@ ROWS = [
     echo(100, 16, 1.10, depth=16, quick=True, echo_mean=True, targets=TENTH, **BESIDE_LIBRARIES),
     echo(100, 16, 1.03, kind="text"),
     echo(200, 1024, 1.03, kind="text", **BESIDE_LIBRARIES),
+    echo(100, 10_240, 1.05, kind="text"),
     echo(50, 16_384, 1.05, kind="text", **BESIDE_LIBRARIES),
     echo(20, 65_536, 1.05, kind="text", **BESIDE_LIBRARIES),
     broadcast(1_000, 64, 1, quick=True),
@@ -223,13 +230,24 @@ ROWS += [
     Row(
         "compressed-1KiBx100", "compressed echo, 1 KiB JSON × 100", COMPRESSED,
         "--connections 100 --message-bytes 1024 --depth 1 --kind json --compress on",
-        kind="compressed", message_bytes=1024,
+        kind="compressed", message_bytes=1024, told=(REPLY_SHARE,),
+    ),
+    Row(
+        "visits", "connect, echo 16 B once, close, 50 at a time", ECHO, "--mode connect --depth 50 --message-bytes 16 --kind binary",
+        kind="visit", values=(VISIT_COST,), targets={"uws": 1 / 1.2, ANYONE: 1.0},
+    ),
+    # The generator offers a window that each server may keep.
+    Row(
+        "compressed-broadcast-1000x200", "compressed broadcast, 200 B JSON to 1,000", COMPRESSED_BROADCAST,
+        "--mode broadcast --connections 1001 --message-bytes 200 --depth 1 --kind json --compress server_max_window_bits=15",
+        kind="compressed", message_bytes=200, told=(REPLY_SHARE,),
     ),
     Row(
         "idle-memory", f"memory of an idle connection, {IDLE:,} of them", ECHO, "", kind="memory", values=(USER_BYTES,),
-        bounds={USER_BYTES: 256}, fresh=True, rounds_max=3,
+        told=(BYTES_BEFORE,), bounds={USER_BYTES: 256, BYTES_BEFORE: 8_000_000}, fresh=True, rounds_max=3,
     ),
     secured(100, 16),
+    secured(1_000, 16),
     secured(50, 16_384),
     open_loop(0.5),
     open_loop(0.8),

@@ -43,6 +43,7 @@ use self::http::HttpServer;
 use self::job::{Job, Share};
 use self::machine::enough_address_space;
 use self::protocol::Conversation;
+pub(crate) use self::target::start_server;
 use crate::common::environment;
 use crate::common::output::note;
 use crate::{EXIT_INTERRUPTED, Failure, signals};

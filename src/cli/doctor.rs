@@ -7,6 +7,7 @@ mod cgroup;
 pub(crate) mod check;
 mod cpu;
 mod descriptors;
+mod drivers;
 mod host;
 mod memory;
 mod network;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 use crate::{Failure, serve, to_stdout};
 use check::{Check, Verdict, shown_size};
+use drivers::Costs;
 use echoring_server::{MemoryPart, MemoryPeak};
 use host::Host;
 use plan::Plan;
@@ -40,6 +42,8 @@ Examples:
   echoring doctor
       checks this host for a server with the default configuration
   echoring doctor --config /etc/echoring/echoring.toml --json
+  echoring doctor --measure
+      also whether io_uring or epoll is cheaper here
   systemd-run --quiet --pipe -p User=echoring -p LimitNOFILE=1048576 echoring doctor
       under the limits of a service instead of those of this shell
 
@@ -58,6 +62,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Measure for eight seconds which driver is cheaper on this host
+    ///
+    /// Two servers in this process, one with io_uring and one with epoll, echo in turn on free ports of the loopback address. The
+    /// host should have nothing else to do.
+    #[arg(long)]
+    measure: bool,
+
     /// Print the checks and the peak of memory as JSON
     #[arg(long)]
     json: bool,
@@ -68,7 +79,11 @@ pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let settings = serve::configured(arguments.config.as_deref())?;
     let host = Host::below(Path::new("/"));
     let plan = Plan::new(settings.planned(), settings.sandbox.user.is_some(), &host);
-    let report = Report::new(&host, &plan, &Probes::of_this_host());
+    let probes = Probes::of_this_host();
+    let mut report = Report::new(&host, &plan, &probes);
+    if arguments.measure {
+        report.add_costs(&plan, drivers::measure(&probes)?);
+    }
     let text = if arguments.json { report.json() } else { report.text() };
     to_stdout(text.as_bytes())?;
     Ok(if report.verdict == Verdict::Red { ExitCode::from(EXIT_RED) } else { ExitCode::SUCCESS })
@@ -80,6 +95,7 @@ struct Report {
     verdict: Verdict,
     checks: Vec<Check>,
     peak: MemoryPeak,
+    costs: Option<Costs>,
 }
 
 impl Report {
@@ -98,7 +114,14 @@ impl Report {
         .flatten()
         .collect();
         let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Green);
-        Report { verdict, checks, peak }
+        Report { verdict, checks, peak, costs: None }
+    }
+
+    fn add_costs(&mut self, plan: &Plan, costs: Option<Costs>) {
+        let check = drivers::check(plan, costs);
+        self.verdict = self.verdict.max(check.verdict);
+        self.checks.push(check);
+        self.costs = costs;
     }
 
     /// A line for each check, a line for each cure, and a verdict.
@@ -126,6 +149,7 @@ impl Report {
             schema: SCHEMA,
             verdict: self.verdict,
             checks: &self.checks,
+            drivers: self.costs,
             memory: Memory {
                 user_bytes: self.peak.user_bytes(),
                 kernel_bytes: self.peak.kernel_bytes(),
@@ -144,6 +168,8 @@ struct Shown<'a> {
     schema: &'static str,
     verdict: Verdict,
     checks: &'a [Check],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drivers: Option<Costs>,
     memory: Memory,
 }
 

@@ -293,7 +293,7 @@ fn without_expressions(text: &str) -> String {
 
 /// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
 /// on a free port.
-pub(super) fn start_server(
+pub(crate) fn start_server(
     cpus: &[usize],
     driver: DriverChoice,
     message_bytes: usize,

@@ -324,6 +324,8 @@ pub(crate) struct Args {
     pub(super) cpus: Option<CpuList>,
 
     /// I/O driver
+    ///
+    /// auto does not measure which one is cheaper: see [drivers](doctor.md#drivers).
     #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = IO)]
     pub(super) driver: DriverChoice,
 

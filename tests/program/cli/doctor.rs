@@ -48,3 +48,21 @@ fn doctor_tells_a_wrong_configuration_from_one_that_it_cannot_read() {
         assert!(stderr.starts_with("error: ") && stderr.contains(words), "{arguments:?}: {stderr}");
     }
 }
+
+#[test]
+fn both_drivers_are_measured_on_request() {
+    let config = File::new("measured", MODEST);
+    let told = doctor(&config, &["--measure", "--json"]);
+    let json: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!((told.status.code(), text(&told.stderr)), (Some(0), String::new()), "{json}");
+    let checks = json["checks"].as_array().expect("checks");
+    let line = checks.iter().find(|check| check["id"] == "drivers").expect("a line");
+    let drivers = &json["drivers"];
+    // Not where there is no io_uring.
+    if line["finding"] != "only epoll runs here" {
+        for figure in ["uring_cpu_ns", "epoll_cpu_ns", "ratio_low", "ratio", "ratio_high"] {
+            assert!(drivers[figure].as_f64() > Some(0.0), "{figure}: {json}");
+        }
+        assert_eq!(drivers["pairs"], 8, "{json}");
+    }
+}
