@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Measure for eight seconds which driver is cheaper on this host
+    /// Measure within ten seconds which driver is cheaper on this host
     ///
     /// Two servers in this process, one with io_uring and one with epoll, echo in turn on free ports of the loopback address. The
     /// host should have nothing else to do.

@@ -58,7 +58,7 @@ pub(super) struct Ages {
     interval: u32,
     /// Messages to be sent before the next one that is chosen.
     left: u64,
-    pub(super) chosen: Vec<Chosen>,
+    chosen: Vec<Chosen>,
     samples: Vec<Sample>,
     /// The patterns of which there were samples.
     patterns: Vec<Box<str>>,
@@ -96,6 +96,21 @@ impl Ages {
         chosen
     }
 
+    /// Follows a message of [`choose`](Self::choose) when the delivery is over, unless there are too many in it.
+    #[cold]
+    pub(super) fn add(&mut self, chosen: Chosen) {
+        if self.chosen.len() < AGE_SAMPLES_MAX {
+            self.chosen.reserve_exact(AGE_SAMPLES_MAX - self.chosen.len());
+            self.chosen.push(chosen);
+        }
+    }
+
+    /// Whether there are messages to follow.
+    #[inline]
+    pub(super) fn has_chosen(&self) -> bool {
+        !self.chosen.is_empty()
+    }
+
     /// The delivery is over: follows the chosen messages.
     #[cold]
     pub(super) fn follow<D: Driver>(&mut self, topics: &Topics<Token>, cx: &mut Context<'_, D>) {
@@ -103,7 +118,6 @@ impl Ages {
         let Ages { chosen, samples, patterns, .. } = self;
         // All at once: a sample must not allocate.
         samples.reserve_exact(AGE_SAMPLES_MAX - samples.len());
-        chosen.reserve(AGE_SAMPLES_MAX);
         for chosen in chosen.drain(..) {
             let token = match chosen {
                 Chosen::OfLog { token, .. } | Chosen::Latest { token, .. } => token,

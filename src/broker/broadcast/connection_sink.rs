@@ -80,7 +80,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     fn send(&mut self, token: Token, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes> {
         self.cx.share(token, frames, u64::from(messages), tag)?;
         if let Some(chosen) = self.ages.choose(messages) {
-            self.ages.chosen.push(Chosen::OfLog { token, tag, behind: messages - chosen - 1 });
+            self.ages.add(Chosen::OfLog { token, tag, behind: messages - chosen - 1 });
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
             && let Some((offset, _)) = latest.after(after).nth(chosen as usize)
         {
             let (topic, received_at) = (topic.into(), latest.received_at(offset));
-            self.ages.chosen.push(Chosen::Latest { token, topic, received_at });
+            self.ages.add(Chosen::Latest { token, topic, received_at });
         }
         Some((reached, count))
     }

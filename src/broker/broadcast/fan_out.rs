@@ -139,7 +139,7 @@ impl FanOut {
     ) {
         let FanOut { topics, follow_ups, encoder, ages } = self;
         send(topics, &mut ConnectionSink { cx, follow_ups, ages, epochs: &encoder.epochs });
-        if !ages.chosen.is_empty() {
+        if ages.has_chosen() {
             ages.follow(topics, cx);
         }
     }

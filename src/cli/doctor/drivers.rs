@@ -17,10 +17,10 @@ use echoring_load::{
 };
 
 const ID: &str = "drivers";
-/// Pairs of runs, as many as fit ten seconds. The interval of the sign test needs six.
+/// Pairs of runs, as many as fit ten seconds with their connecting. The interval of the sign test needs six.
 const PAIRS: usize = 8;
-const RUN: Duration = Duration::from_millis(400);
-const WARMUP: Duration = Duration::from_millis(100);
+const RUN: Duration = Duration::from_millis(300);
+const WARMUP: Duration = Duration::from_millis(50);
 const CONNECTIONS: u32 = 50;
 /// A driver that is cheaper by less is not worth a change of the configuration.
 const WORTH: f64 = 0.95;

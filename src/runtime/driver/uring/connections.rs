@@ -32,6 +32,7 @@ use crate::driver::notsent::NotsentLowat;
 use crate::driver::stamps::Stamps;
 use crate::driver::unsent::Unsent;
 use crate::driver::{Event, Features, Source, Span, Token};
+use crate::limits::STAMPS_MAX;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
 
@@ -181,6 +182,9 @@ impl Connections {
             return false;
         }
         self.batch.stamp(position);
+        // All at once: later stamps and their acknowledgements must not allocate.
+        self.options.reserve(STAMPS_MAX.saturating_sub(self.options.len()));
+        self.last.reserve(STAMPS_MAX.saturating_sub(self.last.len()));
         self.options.push((token, SocketOption::Timestamping));
         true
     }
