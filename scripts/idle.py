@@ -11,8 +11,8 @@ SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
 OPENING_AT_ONCE = 200
 # Opened before the others, because some memory grows once, with the first connections.
 FIRST = 1_000
-# They send this: together, more than the receive regions of all shards hold. Otherwise the requests of later connections
-# would be received in memory that was never used before, which would count as theirs.
+# These send this frame: together, more than the receive regions of all shards hold. Otherwise the server would receive the requests of later
+# connections in memory that it had never used before, which would count as theirs.
 TOUCHING = websocket.masked(0x82, bytes(16_000))
 KNOWN_BIAS = (
     "Includes memory that grows once, with the first connections (pages of tables, pools and code touched for the first time), so it "

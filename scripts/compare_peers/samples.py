@@ -14,9 +14,7 @@ import idle
 import pairs
 import process
 from catalogue import AGAIN, HEAR_THEMSELVES, OURS, RAWS
-from workloads import (
-    BYTES_BEFORE, COST, HANDSHAKE_COST, IDLE, KEPT, LOST, REPLY_SHARE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, VISIT_COST, WITNESSED_COST,
-)  # fmt: skip
+from workloads import BYTES_BEFORE, COST, IDLE, KEPT, LOST, REPLY_SHARE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
 
 # Interval of load_test's counts, and the time for connecting and two intervals, with a margin for a busy machine.
 WITNESS_S, WITNESS_S_MAX = 4, 60
@@ -103,15 +101,10 @@ def compressed(server, row, options):
     return {**values(run, saturated), REPLY_SHARE: done["bytes_in"] / done["bytes_in_plain"]}
 
 
-def connect(server, row, options, cost=HANDSHAKE_COST):
-    """Connections that are opened and closed, a fixed number at a time."""
+def connect(server, row, options):
+    """Connections that are opened and closed, a fixed number at a time. The row's value is what one of them costs."""
     run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
-    return values(run, saturated, cost)
-
-
-def visit(server, row, options):
-    """The same, with a message and its echo in between."""
-    return connect(server, row, options, VISIT_COST)
+    return values(run, saturated, *row.values)
 
 
 def sustained(server, row, options):
@@ -192,6 +185,6 @@ def flag(row, name):
 
 
 KINDS = {
-    "stretch": stretch, "compressed": compressed, "connect": connect, "visit": visit, "sustained": sustained, "memory": memory,
+    "stretch": stretch, "compressed": compressed, "connect": connect, "sustained": sustained, "memory": memory,
     "witness": both_generators, "open-loop": stretch,
 }

@@ -234,7 +234,7 @@ ROWS += [
     ),
     Row(
         "visits", "connect, echo 16 B once, close, 50 at a time", ECHO, "--mode connect --depth 50 --message-bytes 16 --kind binary",
-        kind="visit", values=(VISIT_COST,), targets={"uws": 1 / 1.2, ANYONE: 1.0},
+        kind="connect", values=(VISIT_COST,), targets={"uws": 1 / 1.2, ANYONE: 1.0},
     ),
     # The generator offers a window that each server may keep.
     Row(

@@ -24,7 +24,7 @@ import unittest
 
 import jwt
 import programs
-from harness import PATIENCE_S, Server, text_files, wait_until
+from harness import PATIENCE_S, Server, quote, text_files, wait_until
 from relay import Relay
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -77,11 +77,6 @@ def token(seconds=600, subject="alice"):
 def state(number):
     """A value that resembles that of the number before."""
     return {"title": "Grüße, 水", "rows": [f"row {row} of the table: {number if row == 7 else row}" for row in range(50)], "number": number}
-
-
-def quote(number):
-    """A value that resembles those before."""
-    return {"n": number, "symbol": "ECHO", "bid": 100 + number * 7919 % 997, "venue": "XETR", "state": "open"}
 
 
 def post(server, topic, value):

@@ -9,7 +9,7 @@ import unittest
 import matrix
 import programs
 import webdriver
-from harness import Raw, Server
+from harness import Raw, Server, quote
 
 # Flags and driver of each server, by name.
 KEPT = "server_max_window_bits=15; client_max_window_bits=15"
@@ -32,7 +32,7 @@ SETTINGS = [
 FLAGS = ("--max-message", str(matrix.MIB), "--subprotocol", "chat", "--subprotocol", "superchat", "--shards", "1")
 
 # Messages with much in common, more than fit the window of a shared context.
-QUOTES = [json.dumps({"n": number, "symbol": "ECHO", "bid": 100 + number * 7919 % 997, "venue": "XETR", "state": "open"}) for number in range(150)]
+QUOTES = [json.dumps(quote(number)) for number in range(150)]
 
 servers = {}
 

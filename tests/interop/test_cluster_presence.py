@@ -134,7 +134,7 @@ class Presence(InACluster):
             async def visit(guest):
                 async with guest:
                     own = (await guest.subscribe(room))["client"]
-                    # Who leaves in the tick of its join is not mentioned.
+                    # The server mentions nobody who joins and leaves within one tick.
                     await guest.next("presence", topic=room, event="join", client=own)
 
             await asyncio.gather(*(visit(guest) for guest in guests))

@@ -191,11 +191,11 @@ class Browser:
 
 
 class Firefox:
-    """Runs Firefox with a new profile for the duration of the block, and runs scripts in its first page."""
+    """Runs Firefox with a new profile until it is closed, and scripts in its first page."""
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        # The page may connect to servers of this machine only, as all tests do, and the browser to none of its own.
+        # Firefox should connect to none of its maker's servers.
         with open(os.path.join(self.profile.name, "user.js"), "w") as file:
             file.write("\n".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in FIREFOX_PREFERENCES.items()))
         self.process = subprocess.Popen(
@@ -219,7 +219,7 @@ class Firefox:
     def _address(self):
         for line in self.process.stderr:
             if match := re.search(r"WebDriver BiDi listening on (ws://\S+)", line):
-                # What the browser says later is nobody's concern, but must not block it.
+                # Firefox goes on writing, and would block if nobody read it.
                 threading.Thread(target=self.process.stderr.read, daemon=True).start()
                 return match[1]
         raise AssertionError("Firefox did not start")

@@ -102,6 +102,13 @@ impl World {
         (client, head)
     }
 
+    /// Runs ticks until only the first clients are connected.
+    fn await_departures(&mut self) {
+        while self.shard.connections() > CONNECTIONS {
+            assert!(self.shard.tick(Some(0)).expect("the driver works"));
+        }
+    }
+
     /// Runs ticks until `client` has received `needle` this many times. Returns all received bytes.
     fn hear(&mut self, client: &mut TcpStream, needle: &str, times: usize) -> String {
         let mut heard = Vec::new();
@@ -499,16 +506,12 @@ fn coming_and_going_leaves_memory_as_it_was() {
     let mut world = World::new("/echo");
     // The first sampled delivery allocates what a shard follows all of them with.
     come_and_go(&mut world, "another");
-    while world.shard.connections() > CONNECTIONS {
-        assert!(world.shard.tick(Some(0)).expect("the driver works"));
-    }
+    world.await_departures();
     let (held_before, charged_before) = (held_bytes(), world.shard.charged_bytes() as i64);
     let mut held = Vec::new();
     for round in 0..20 {
         (0..15).for_each(|_| come_and_go(&mut world, "t"));
-        while world.shard.connections() > CONNECTIONS {
-            assert!(world.shard.tick(Some(0)).expect("the driver works"));
-        }
+        world.await_departures();
         held.push((round, held_bytes()));
     }
     // The history is full after ten rounds. Free buffers are kept for a second, entries of the timer for 30 s.

@@ -12,6 +12,7 @@ use crate::Failure;
 use crate::bench::start_server;
 use crate::common::environment;
 use echoring_load::analyse::pairs::{PairedRatio, Pairs};
+use echoring_load::analyse::statistics::median;
 use echoring_load::{
     Compress, DriverChoice, Refused, Resources, Target, TargetSession, Workload, allowed_cpus,
 };
@@ -46,24 +47,21 @@ pub(super) fn measure(probes: &Probes) -> Result<Option<Costs>, Failure> {
     let resources = resources();
     let open = |driver| {
         let start = move |cpus: &[usize]| start_server(cpus, driver, 0, &Compress::off());
-        TargetSession::open(Target::Embedded(Box::new(start)), resources.clone())
+        TargetSession::open(Target::Embedded(Box::new(start)), resources.clone()).map_err(refused)
     };
-    let broken = |Refused(line): Refused| Failure::Environment(line);
-    let uring = open(DriverChoice::Uring).map_err(broken)?;
-    let epoll = open(DriverChoice::Epoll).map_err(broken)?;
-    let mut values = Vec::new();
+    let (uring, epoll) = (open(DriverChoice::Uring)?, open(DriverChoice::Epoll)?);
+    let mut costs: [Vec<f64>; 2] = Default::default();
     for pair in 0..PAIRS {
+        let mut sides = [(0, &uring), (1, &epoll)];
         // Each is the first one in half of the pairs.
-        let (first, second) = if pair % 2 == 0 { (&uring, &epoll) } else { (&epoll, &uring) };
-        let found = [cost(first)?, cost(second)?];
-        values.push(if pair % 2 == 0 { found } else { [found[1], found[0]] });
+        sides.rotate_left(pair % 2);
+        for (side, session) in sides {
+            costs[side].push(cost(session)?);
+        }
     }
-    let median = |of: usize| {
-        let mut costs: Vec<f64> = values.iter().map(|pair| pair[of]).collect();
-        costs.sort_unstable_by(f64::total_cmp);
-        (costs[(PAIRS - 1) / 2] + costs[PAIRS / 2]) / 2.0
-    };
-    let (uring_cpu_ns, epoll_cpu_ns) = (median(0), median(1));
+    let [uring_cpu_ns, epoll_cpu_ns] = costs.each_ref().map(|side| median(side).unwrap_or_default());
+    let [uring, epoll] = costs;
+    let values = uring.into_iter().zip(epoll).map(<[f64; 2]>::from).collect();
     let ratio = Pairs::Values(values).ratio().map_err(Failure::Environment)?;
     Ok(Some(Costs { uring_cpu_ns, epoll_cpu_ns, ratio }))
 }
@@ -78,9 +76,13 @@ fn resources() -> Resources {
     Resources { cpus, server_cpus, descriptors, ..Resources::default() }
 }
 
+fn refused(Refused(line): Refused) -> Failure {
+    Failure::Environment(line)
+}
+
 fn cost(session: &TargetSession) -> Result<f64, Failure> {
     let load = Workload { connections: CONNECTIONS, duration: RUN, warmup: WARMUP, ..Workload::default() };
-    let outcome = session.measure(load, &mut |_| {}).map_err(|Refused(line)| Failure::Environment(line))?;
+    let outcome = session.measure(load, &mut |_| {}).map_err(refused)?;
     let server = outcome.record.server.and_then(|server| server.cpu_ns_per_message);
     server.ok_or_else(|| Failure::Environment("the server of a measurement answered nothing".to_owned()))
 }
