@@ -108,6 +108,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     timeout: Option<Duration>,
 
+    /// Seed of the order within the pairs; random by default, and in the JSON
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
     /// Write the search as JSON; - writes only the JSON to stdout
     #[arg(long, value_name = "FILE|-")]
     json: Option<FileOrStream>,
@@ -150,7 +154,7 @@ pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let repository = Repository::open(&arguments.repo)?;
     let good = repository.commit("GOOD", &arguments.good)?;
     let commits = repository.commits_between(&good, &repository.commit("BAD", &arguments.bad)?)?;
-    let seed = environment::random_seed();
+    let seed = arguments.seed.unwrap_or_else(environment::random_seed);
     let mut search = Search {
         bisection: Bisection::new(commits.len(), options),
         commands: Commands {
