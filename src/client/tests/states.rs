@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use echoring_async::reconnect::Reason;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::server::{Forwarder, PATIENCE, connect, next_of_topic, quick, run, start, url};
 use super::tokens::with_server;
@@ -80,8 +81,15 @@ fn states_are_shown_and_waited_for_from_the_first_attempt_to_the_end() {
 fn a_final_refusal_is_the_reason_of_all_that_ends() {
     with_server(async |address| {
         let log = Log::default();
-        let client = Client::v1(url(Protocol::Echoring, address)).on_state(log.hook()).connect();
+        // The server's answer comes once there is a subscription for it to end.
+        let gate = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let behind = gate.local_addr().expect("its address");
+        let client = Client::v1(url(Protocol::Echoring, behind)).on_state(log.hook()).connect();
         let mut news = client.subscribe::<String>("news").await.expect("a handle");
+        let (mut stream, _) = gate.accept().await.expect("the client");
+        let mut server = TcpStream::connect(address).await.expect("the server");
+        let forwarding = async move { tokio::io::copy_bidirectional(&mut stream, &mut server).await };
+        tokio::spawn(forwarding);
         let event = next_of_topic(&mut news).await;
         let Event::Ended(ended) = &event else { panic!("{event:?}") };
         assert!(ended.to_string().contains("401 Unauthorized"), "{ended}");

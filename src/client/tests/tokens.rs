@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use echoring_auth::{Authenticator, Settings as AuthSettings};
 use echoring_server::{Builder, ServerConfig};
-use ring::hmac;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
