@@ -14,13 +14,13 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use echoring::server::{
     Cookies, Disposition, DrainAction, DrainNotice, FromRequest, Handler, Header, HeaderField, Message,
     Remote, RequestContext, Response, Result, Server, State,
 };
-use ring::digest::{Digest, SHA256, digest};
 use support::{arguments, bind, until_signal};
 
 const SESSION: Duration = Duration::from_secs(12 * 60 * 60);

@@ -12,10 +12,10 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use echoring::{
     Acceptance, CloseCode, Decision, Dialer, HttpResponse, MessageKind, Reader, Transport, Upgrader,
 };
-use ring::digest::{Context, SHA256};
 use support::{arguments, listen, until_signal};
 use tokio::fs::{self, File};
 use tokio::io::{self, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

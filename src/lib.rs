@@ -109,8 +109,7 @@ pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
     HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Negotiated, Opened,
     PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, ReuniteError, SendTask, Sender, Settings,
-    StreamRef, Text, TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading,
-    Writer,
+    StreamRef, Text, Transport, TrySendError, UpgradeError, Upgrader, Writer,
 };
 #[cfg(all(feature = "client", not(target_family = "wasm")))]
 #[doc(inline)]
@@ -118,6 +117,9 @@ pub use echoring_async::{
     BadProxy, ClientStream, ClientTls, DialError, Dialer, Jar, MaybeTls, Proxy, ProxyError, Reconnecting,
     Response, SocksError, Stage, dial, reconnect, tls,
 };
+#[cfg(all(feature = "hyper", not(target_family = "wasm")))]
+#[doc(inline)]
+pub use echoring_async::{TokioStream, Upgraded, Upgrading};
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 #[doc(inline)]
 pub use echoring_async::{UringStream, ring_allowed};

@@ -48,10 +48,13 @@ pub use transport::ring::ring_allowed;
 pub use transport::runtime::local_runtime;
 #[cfg(feature = "client")]
 pub use transport::stream::{ClientStream, MaybeTls};
+#[cfg(feature = "hyper")]
 pub use transport::tokio_stream::TokioStream;
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 pub use transport::uring_stream::UringStream;
 pub use upgrader::{
     Acceptance, Decision, HttpResponse, Negotiated, PendingUpgrade, Refused, RequestHead, UpgradeError,
-    Upgraded, Upgrader, Upgrading,
+    Upgrader,
 };
+#[cfg(feature = "hyper")]
+pub use upgrader::{Upgraded, Upgrading};

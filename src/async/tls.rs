@@ -1,7 +1,7 @@
 //! TLS configuration: certificates, keys, roots, and the rustls configurations made of them.
 //!
-//! TLS 1.2 and 1.3, ALPN `http/1.1` (RFC 7301; WebSockets are opened with HTTP/1.1), cryptography by ring. Files are
-//! read when a configuration is made and never later. Never: sockets, records, or connection state.
+//! TLS 1.2 and 1.3, ALPN `http/1.1` (RFC 7301; WebSockets are opened with HTTP/1.1), cryptography by aws-lc-rs.
+//! Files are read when a configuration is made and never later. Never: sockets, records, or connection state.
 #![forbid(unsafe_code)]
 
 mod cause;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
@@ -157,7 +157,7 @@ pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

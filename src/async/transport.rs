@@ -6,6 +6,7 @@ pub(crate) mod ring;
 pub(crate) mod runtime;
 #[cfg(feature = "client")]
 pub(crate) mod stream;
+#[cfg(feature = "hyper")]
 pub(crate) mod tokio_stream;
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 pub(crate) mod uring_stream;

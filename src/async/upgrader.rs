@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "hyper")]
+mod handed_over;
 mod pending;
 mod request;
 mod response;
@@ -25,10 +27,12 @@ use echoring_proto::handshake::{
 };
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
+#[cfg(feature = "hyper")]
+pub use handed_over::{Upgraded, Upgrading};
 pub use pending::PendingUpgrade;
 #[cfg(any(feature = "axum", feature = "client"))]
 pub(crate) use request::offered;
-pub use request::{Negotiated, Refused, Upgraded, Upgrading};
+pub use request::{Negotiated, Refused};
 pub use response::{Acceptance, Decision, HttpResponse, RequestHead};
 
 /// Opens server connections.
@@ -405,7 +409,7 @@ pub enum UpgradeError {
     Io(io::Error),
     /// The HTTP server did not hand its connection over, because its response could not be sent or it serves
     /// connections without upgrade support (hyper: `with_upgrades`).
-    NotHandedOver(hyper::Error),
+    NotHandedOver(io::Error),
     /// A header field of the server's own response is invalid. The client was sent 500.
     BadField {
         /// The name of the field: `Sec-WebSocket-Protocol` for a subprotocol that the client did not offer.

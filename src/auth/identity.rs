@@ -220,7 +220,7 @@ pub fn may(client: Option<&Identity>, right: Right, access: &Access, topic: &str
 
 /// 63 bits of a digest, so that nobody finds a second subject with the same number.
 fn number_of(subject: &str) -> u64 {
-    let digest = ring::digest::digest(&ring::digest::SHA256, subject.as_bytes());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, subject.as_bytes());
     let first = digest.as_ref().iter().take(8);
     first.fold(0, |number, byte| number << 8 | u64::from(*byte)) | 1
 }

@@ -115,7 +115,7 @@ fn tls_ends_at_the_proxy() {
     let mut roots = RootCertStore::empty();
     let own = CertificateDer::from_pem_file(certificate.path("cert.pem")).expect("a certificate");
     roots.add(own).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
@@ -123,7 +123,7 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::read(&tls.certificates)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = ring::Ticketer::new().map_err(|error| TlsError::Setup(Cause::of(error)))?;
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Setup(Cause::of(error)))?;
     config.send_tls13_tickets = TLS_TICKETS;
     Ok(Arc::new(config))
 }

@@ -1,7 +1,7 @@
 //! Digests of credentials, which memory and lookups contain instead of the credentials.
 
-use ring::digest::{SHA256, digest};
-use ring::hmac;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 
 /// The SHA-256 of a secret.
 pub(crate) type Digest = [u8; 32];

@@ -1,12 +1,12 @@
 //! Keys that verify tokens. Each key has one algorithm, whatever a token says.
 //!
-//! The cryptography is ring's, which also serves TLS.
+//! The cryptography is that of aws-lc-rs, which also serves TLS.
 
 use std::fmt;
 use std::path::Path;
 
-use ring::hmac;
-use ring::signature::{
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
 use rustls::pki_types::SubjectPublicKeyInfoDer;
@@ -57,7 +57,7 @@ pub(crate) struct Key {
 
 #[derive(Clone)]
 enum Kind {
-    Hs256(hmac::Key),
+    Hs256(Box<hmac::Key>),
     Rs256 {
         n: Box<[u8]>,
         e: Box<[u8]>,
@@ -79,7 +79,7 @@ impl Key {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(format!("an HS256 secret has at least {SECRET_BYTES_MIN} bytes (RFC 7518, 3.2)"));
         }
-        Ok(Key { id, kind: Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)) })
+        Ok(Key { id, kind: Kind::Hs256(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))) })
     }
 
     /// An RSA public key of RS256, from big-endian integers.

@@ -159,8 +159,8 @@ mod tests {
         let encode = |part: serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let header = encode(json!({"alg": "HS256", "kid": id}));
         let message = format!("{header}.{}", encode(json!({"sub": "alice", "exp": unix_now() + 600})));
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &[7; 32]);
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, message.as_bytes())))
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[7; 32]);
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(aws_lc_rs::hmac::sign(&key, message.as_bytes())))
     }
 
     /// The outcome for a client with a token.

@@ -6,12 +6,12 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_auth::{Authenticator, Credentials, Presented, Settings, Sources, Verdict, extract};
 use echoring_proto::handshake::with_request;
-use ring::hmac;
 use serde_json::Value;
 
 /// The time at which tokens are checked, in seconds since 1970.

@@ -93,7 +93,7 @@ pub async fn tls_echo_server(identity: Identity) -> (SocketAddr, JoinSet<()>) {
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// The same, for clients that have a certificate of `clients`, if that is given.

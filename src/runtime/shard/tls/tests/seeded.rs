@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::crypto::{
-    ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup, ring,
+    ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup,
+    aws_lc_rs,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::ProducesTickets;
@@ -24,14 +25,14 @@ const KEY: [u8; 32] = *b"a private key that protects none";
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 const SHARE_BYTES: usize = 32;
 
-/// ring's cipher suites and signatures, with everything random drawn from `seed`.
+/// aws-lc-rs's cipher suites and signatures, with everything random drawn from `seed`.
 pub(super) fn provider(seed: u64) -> Arc<CryptoProvider> {
     // rustls wants references that live for ever; a test makes a few.
     let random: &'static Random = Box::leak(Box::new(Random(Mutex::new(SplitMix64::new(seed)))));
     Arc::new(CryptoProvider {
         secure_random: random,
         kx_groups: vec![Box::leak(Box::new(Mixing(random)))],
-        ..ring::default_provider()
+        ..aws_lc_rs::default_provider()
     })
 }
 
