@@ -16,6 +16,8 @@ KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
 class Client:
     """Sends its request at once. `opened` waits for the answer, so that several clients can open at a time."""
 
+    READ_BYTES = 1 << 16
+
     def __init__(self, connected, path, **fields):
         """`fields` are further ones of the request, with `_` for `-`."""
         self.socket, self.waiting = connected, b""
@@ -35,7 +37,7 @@ class Client:
         return self
 
     def more(self):
-        received = self.socket.recv(1 << 16)
+        received = self.socket.recv(self.READ_BYTES)
         if not received:
             pairs.fail("the server closed a connection")
         self.waiting += received
