@@ -50,7 +50,7 @@ impl Opcode {
         self as u8 & 8 != 0
     }
 
-    const fn from_bits(bits: u8) -> Option<Opcode> {
+    pub(crate) const fn from_bits(bits: u8) -> Option<Opcode> {
         Some(match bits {
             0 => Opcode::Continuation,
             1 => Opcode::Text,

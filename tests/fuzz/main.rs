@@ -30,6 +30,11 @@ fn what_another_process_says_is_read_as_it_was_written_or_refused() {
 }
 
 #[test]
+fn a_frozen_connection_is_refused_or_goes_on_within_its_bounds() {
+    replay("frozen", targets::frozen::run);
+}
+
+#[test]
 fn proxy_headers_name_the_client_however_they_are_cut() {
     replay("proxy_header", targets::proxy_header::run);
 }

@@ -3,6 +3,9 @@
 use crate::tunnel::TunnelError;
 use std::io;
 
+use bytes::BufMut as _;
+
+use super::frozen::{Freezing, ThawError, Thawing, check};
 use super::outbox::{self, CONTROL_FRAME_BYTES_MAX};
 use super::reader::ReadError;
 use super::{
@@ -12,7 +15,7 @@ use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
 use crate::event_stream;
 use crate::frame::Opcode;
-use crate::limits::{DISCARD_BYTES_MAX, Nanos};
+use crate::limits::{DISCARD_BYTES_MAX, Nanos, REASON_BYTES_MAX};
 use crate::{ProtocolError, Role};
 
 /// How to close a connection: with or without the queued messages and the closing handshake.
@@ -104,6 +107,68 @@ impl Closing {
 
     pub(super) fn abort(&mut self) {
         self.state = State::Aborting;
+    }
+
+    /// Whether it waits for the peer, or for its own last bytes to be sent, for a reason that a frozen connection can name.
+    pub(super) fn may_move(&self) -> bool {
+        let waits = !matches!(self.state, State::Aborting | State::Done);
+        waits && matches!(self.end.closed.cause, Cause::Local | Cause::Peer | Cause::ProtocolError(_))
+    }
+
+    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
+        let (state, discard_left) = match self.state {
+            State::AwaitingClose => (0, 0),
+            State::ShuttingDown { discard_left } => (1, discard_left),
+            State::Discarding { discard_left } => (2, discard_left),
+            State::AwaitingFin => (3, 0),
+            State::Flushing | State::Aborting | State::Done => (4, 0),
+        };
+        to.out.put_u8(state);
+        to.out.put_u32_le(discard_left);
+        to.left(self.until);
+        let End { closed: Closed { code, cause, peer_close }, was_open, displaced_bytes } = &*self.end;
+        to.flags([*was_open, *cause == Cause::Peer, peer_close.is_some()]);
+        to.out.put_u32_le(*displaced_bytes);
+        to.out.put_u16_le(code.0);
+        // By its text, because versions number them differently.
+        to.bytes(if let Cause::ProtocolError(error) = cause { error.text().as_bytes() } else { b"" });
+        if let Some(CloseFrame { code, reason }) = peer_close {
+            to.out.put_u16_le(code.0);
+            to.bytes(reason.as_bytes());
+        }
+    }
+
+    pub(super) fn thaw(from: &mut Thawing<'_, '_>) -> Result<Closing, ThawError> {
+        let (state, discard_left) = (from.u8()?, from.u32(DISCARD_BYTES_MAX)?);
+        let state = match state {
+            0 => State::AwaitingClose,
+            1 => State::ShuttingDown { discard_left },
+            2 => State::Discarding { discard_left },
+            3 => State::AwaitingFin,
+            4 => State::Flushing,
+            _ => return Err(ThawError::Malformed),
+        };
+        let until = from.left()?;
+        let [was_open, is_peer, has_peer_close] = from.flags()?;
+        let (displaced_bytes, code) = (from.u32(u32::MAX)?, CloseCode(from.u16()?));
+        let error = from.bytes(REASON_BYTES_MAX)?;
+        let known = ProtocolError::ALL.into_iter().find(|known| known.text().as_bytes() == error);
+        let cause = match known {
+            Some(error) => Cause::ProtocolError(error),
+            None => check(error.is_empty()).map(|()| if is_peer { Cause::Peer } else { Cause::Local })?,
+        };
+        let peer_close = match has_peer_close {
+            true => {
+                let (code, reason) = (CloseCode(from.u16()?), from.bytes(REASON_BYTES_MAX)?.to_vec());
+                Some(CloseFrame {
+                    code,
+                    reason: String::from_utf8(reason).map_err(|_| ThawError::Malformed)?,
+                })
+            }
+            false => None,
+        };
+        let end = Box::new(End { closed: Closed { code, cause, peer_close }, was_open, displaced_bytes });
+        Ok(Closing { state, until, end })
     }
 
     /// Received bytes are discarded, up to a limit.

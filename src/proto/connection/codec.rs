@@ -1,5 +1,8 @@
 //! Compresses and decompresses the messages of one connection, as both ends agreed (RFC 7692).
 
+use bytes::BufMut as _;
+
+use super::frozen::{Freezing, ThawError, Thawing};
 use super::reader::ReadError;
 use super::{Codecs, Env, OutOfMemory, SharedWindow};
 use crate::Role;
@@ -135,6 +138,22 @@ impl MessageCodec {
         buffer.reserve_front(HEADER_BYTES_MAX);
         buffer.append(inflated);
         Ok(buffer)
+    }
+
+    /// The agreement, and the window of received messages.
+    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
+        to.out.put_slice(&self.agreement.to_bytes());
+        if let Some(window) = &self.window {
+            let halves = window.halves();
+            to.bytes(&halves.concat());
+        }
+    }
+
+    pub(super) fn thaw_window(&mut self, from: &mut Thawing<'_, '_>) -> Result<(), ThawError> {
+        if let Some(window) = &mut self.window {
+            window.append(from.bytes(self.agreement.inbound(self.role).window_bytes())?, None);
+        }
+        Ok(())
     }
 
     /// Returns its contexts.

@@ -3,7 +3,10 @@
 use crate::ProtocolError;
 use crate::limits::{Nanos, SECOND};
 
+use bytes::BufMut as _;
+
 use super::ConnectionConfig;
+use super::frozen::{Freezing, ThawError, Thawing};
 
 /// The signs of life of the peer.
 #[derive(Debug)]
@@ -85,12 +88,26 @@ impl Liveness {
         self.since + config.close_timeout
     }
 
+    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
+        to.out.put_u8(self.state as u8);
+        to.age(self.since);
+        to.out.put_u16_le(if self.ping_second == second(to.now) { self.pings } else { 0 });
+    }
+
+    pub(super) fn thaw(&mut self, from: &mut Thawing<'_, '_>) -> Result<(), ThawError> {
+        let known = [State::Heard, State::Pinged, State::HalfClosed];
+        self.state = *known.get(usize::from(from.u8()?)).ok_or(ThawError::Malformed)?;
+        self.since = from.age()?;
+        (self.ping_second, self.pings) = (second(from.now), from.u16()?);
+        Ok(())
+    }
+
     /// Counts a ping of the peer. Each costs a frame, so their rate is limited.
     ///
     /// # Errors
     /// When there are more in this second than `max`.
     pub(super) fn count_ping(&mut self, now: Nanos, max: u32) -> Result<(), ProtocolError> {
-        let second = (now / SECOND) as u32;
+        let second = second(now);
         if self.ping_second != second {
             self.ping_second = second;
             self.pings = 0;
@@ -98,4 +115,9 @@ impl Liveness {
         self.pings = self.pings.saturating_add(1);
         if u32::from(self.pings) > max { Err(ProtocolError::PingFlood) } else { Ok(()) }
     }
+}
+
+/// The second in which pings are counted.
+fn second(now: Nanos) -> u32 {
+    (now / SECOND) as u32
 }

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
+use bytes::BufMut as _;
+
+use super::frozen::{Freezing, ThawError, Thawing, check};
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, QUEUED_PONGS_MAX};
@@ -351,6 +354,39 @@ impl Outbox {
             }
         }
         self.last().ok_or(OutOfMemory)
+    }
+
+    /// Between spans, and without an unfinished send.
+    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
+        let more = self.more.iter().flat_map(|more| more.iter());
+        let (first, rest): (_, Vec<&Buffer>) = match self.pinned {
+            true => (self.first.as_ref(), more.collect()),
+            false => (None, self.first.iter().chain(more).collect()),
+        };
+        to.out.put_u16_le(self.queued_pongs);
+        to.buffer(self.control.as_ref());
+        to.buffer(first);
+        to.out.put_u32_le(rest.iter().map(|buffer| buffer.len() as u32).sum());
+        rest.iter().for_each(|buffer| to.out.put_slice(buffer.as_slice()));
+    }
+
+    /// On an error the buffers are where `clear` finds them.
+    pub(super) fn thaw(&mut self, from: &mut Thawing<'_, '_>, pool: &mut Pool) -> Result<(), ThawError> {
+        self.queued_pongs = from.u16()?;
+        check(u32::from(self.queued_pongs) <= QUEUED_PONGS_MAX)?;
+        self.control = from.buffer(usize::MAX, 0, pool)?;
+        self.bytes = self.control.as_ref().map_or(0, |control| control.len() as u32);
+        if let Some(first) = from.buffer(usize::MAX, 0, pool)? {
+            self.push_front(first);
+            self.pinned = true;
+        }
+        let rest = from.bytes(usize::MAX)?;
+        if !rest.is_empty() {
+            let mut buffer = pool.get(rest.len()).ok_or(ThawError::OutOfMemory)?;
+            buffer.append(rest);
+            self.push(buffer);
+        }
+        Ok(())
     }
 
     fn push_back(&mut self, buffer: Buffer) {

@@ -2,6 +2,8 @@
 //!
 //! Never: an answer to the peer. Control frames are passed on, and the connection replies.
 
+mod frozen;
+
 use std::ops::Range;
 
 use super::codec::MessageCodec;
@@ -147,6 +149,10 @@ impl Reader {
     #[inline]
     pub(super) fn role(&self) -> Role {
         self.role
+    }
+
+    pub(super) fn delivery(&self) -> Delivery {
+        self.delivery
     }
 
     pub(super) fn set_delivery(&mut self, delivery: Delivery) {

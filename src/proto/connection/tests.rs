@@ -3,6 +3,7 @@
 mod applications;
 mod compression;
 mod event_stream;
+mod frozen;
 mod handshake;
 mod progress;
 mod properties;
@@ -39,6 +40,9 @@ struct Echo {
     reply_uncompressed: bool,
     /// The send of a header without its payload is short.
     blocks_behind_header: bool,
+    /// Spans so far. Behind every second one the connection moves, unless it stays.
+    spans: usize,
+    stays: bool,
 }
 
 fn codecs(config: &ConnectionConfig) -> Codecs {
@@ -66,6 +70,8 @@ impl Echo {
             head: Vec::new(),
             reply_uncompressed: false,
             blocks_behind_header: false,
+            spans: 0,
+            stays: false,
         }
     }
 
@@ -151,6 +157,29 @@ impl Echo {
         // The content of the receive buffer is invalid after the tick.
         bytes.fill(0xdd);
         self.flush();
+        self.spans += 1;
+        let may_move = !self.stays && self.connection.may_move() && !self.connection.is_blocked();
+        if may_move && self.spans.is_multiple_of(2) {
+            self.move_connection();
+        }
+    }
+
+    /// Freezes the connection and continues it from its bytes.
+    fn move_connection(&mut self) {
+        let mut frozen = Vec::new();
+        self.connection.freeze(&mut frozen, self.now);
+        let (connection, mut env) = self.env();
+        connection.release(env.pool, env.codecs);
+        let mut rest = &frozen[..];
+        let mut thawed = Connection::thaw(&mut rest, &mut env).expect("it was frozen");
+        assert!(rest.is_empty());
+        let mut again = Vec::new();
+        thawed.freeze(&mut again, env.now);
+        assert_eq!(again, frozen);
+        // What the application or the settings decide.
+        thawed.flow = std::mem::take(&mut connection.flow);
+        (thawed.progress, thawed.deadline_moved) = (connection.progress, connection.deadline_moved);
+        *connection = thawed;
     }
 
     fn flush(&mut self) {
@@ -604,6 +633,7 @@ fn assembling_many_small_fragments_copies_the_message_only_a_few_times() {
         ConnectionConfig { message_bytes_max: bytes as u64, ..ConnectionConfig::default() },
         true,
     );
+    echo.stays = true;
     let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
     for number in 0..FRAGMENTS {
         let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };

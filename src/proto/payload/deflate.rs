@@ -105,6 +105,22 @@ impl Agreement {
         }
     }
 
+    /// The agreement as bytes.
+    pub(crate) fn to_bytes(self) -> [u8; 4] {
+        let [server, client] = [self.server, self.client].map(|of| [of.takeover.into(), of.window_bits]);
+        [server[0], server[1], client[0], client[1]]
+    }
+
+    /// The agreement of these bytes, whose response was sent; `None` if there is no such agreement.
+    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Option<Agreement> {
+        let direction = |takeover, window_bits| {
+            let is_possible = takeover <= 1 && (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&window_bits);
+            is_possible.then_some(Direction { takeover: takeover == 1, window_bits })
+        };
+        let (server, client) = (direction(bytes[0], bytes[1])?, direction(bytes[2], bytes[3])?);
+        Some(Agreement { server, client, states_server_bits: false, states_client_bits: false })
+    }
+
     /// The agreement without context takeover in either direction. A server may always choose it (RFC 7692, 7.1.1),
     /// and does when it has no memory for windows. Call it only before the response is written.
     #[must_use]

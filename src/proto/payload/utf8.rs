@@ -75,6 +75,19 @@ impl Utf8 {
         if unfinished { Err(ProtocolError::InvalidUtf8) } else { Ok(()) }
     }
 
+    /// The state as bytes.
+    pub(crate) fn to_bytes(self) -> [u8; 3] {
+        [self.missing, self.low, self.high]
+    }
+
+    /// The state of these bytes; `None` if no text leads to it.
+    pub(crate) fn from_bytes([missing, low, high]: [u8; 3]) -> Option<Utf8> {
+        let state = Utf8 { missing, low, high };
+        let is_inside = (1..=2).contains(&missing) && state == Utf8 { missing, ..Utf8::new() };
+        (state == Utf8::new() || is_inside || (0xc2..=0xf4).any(|lead| after_lead(lead) == Some(state)))
+            .then_some(state)
+    }
+
     fn push_any(&mut self, mut chunk: &[u8]) -> Result<(), ProtocolError> {
         while self.missing != 0 {
             let Some((&byte, rest)) = chunk.split_first() else { return Ok(()) };

@@ -92,6 +92,7 @@ fn drive(peer: &mut Peer<'_>, bytes: &[u8], mut choices: Choices<'_>, rough: boo
             0x60..=0x6f if !floods => peer.pass(9 * SECOND),
             0x70..=0x77 if !floods => peer.pass(26 * SECOND),
             0x80..=0x8f => peer.meddle(),
+            0x93..=0xa7 => peer.change_place(),
             0x91 => peer.end(false),
             0x92 => peer.end(true),
             _ => {}

@@ -12,6 +12,7 @@ mod cursor;
 pub mod deflate;
 pub mod differential;
 pub mod frame;
+pub mod frozen;
 pub mod handover;
 pub mod handshake;
 mod inflate;

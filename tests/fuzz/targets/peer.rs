@@ -9,8 +9,8 @@ use std::ops::Range;
 use echoring_proto::buffer::{Budget, Buffer, Lease, Pool};
 use echoring_proto::connection::{
     Cause, ChunkFlags, CloseMode, Closed, Codecs, Connection, ConnectionConfig, Entropy, Env, MessageKind,
-    OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor, Step, TransportAction,
-    echo_short, echo_single,
+    OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor, Step, ThawError,
+    TransportAction, echo_short, echo_single,
 };
 use echoring_proto::deflate::{self, Agreement, Direction};
 use echoring_proto::handshake::{self, Dial};
@@ -497,6 +497,27 @@ impl<'a> Peer<'a> {
             && self.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && self.connection.may_echo_in_place();
         self.check_state();
+    }
+
+    /// The connection goes on from its bytes, in another place.
+    pub fn change_place(&mut self) {
+        if !self.is_connected() || self.connection.is_blocked() || !self.connection.may_move() {
+            return;
+        }
+        let mut frozen = Vec::new();
+        self.connection.freeze(&mut frozen, self.now);
+        let (connection, mut env) = self.env();
+        let mut rest = &frozen[..];
+        match Connection::thaw(&mut rest, &mut env) {
+            Ok(mut thawed) => {
+                assert!(rest.is_empty(), "bytes were left");
+                std::mem::swap(connection, &mut thawed);
+                thawed.release(env.pool, env.codecs);
+            }
+            // There was no room for both. It stays.
+            Err(error) => assert_eq!(error, ThawError::OutOfMemory),
+        }
+        self.finish_turn();
     }
 
     /// The kernel has taken the rest of a partial send.

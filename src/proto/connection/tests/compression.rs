@@ -4,20 +4,20 @@ use super::*;
 use crate::deflate::{self, Deflater, Direction, Inflater, Preferences};
 use crate::limits::{INFLATED_BYTES_PER_TICK, SHARED_CONTEXT_THRESHOLD_BYTES};
 
-const NO_TAKEOVER: Direction = Direction { takeover: false, window_bits: 15 };
-const TAKEOVER: Direction = Direction { takeover: true, window_bits: 15 };
+pub(super) const NO_TAKEOVER: Direction = Direction { takeover: false, window_bits: 15 };
+pub(super) const TAKEOVER: Direction = Direction { takeover: true, window_bits: 15 };
 
 fn compression(server: Direction, client: Direction) -> Compression {
     Compression { preferences: Preferences { server, client }, ..Compression::default() }
 }
 
-fn config(server: Direction, client: Direction) -> ConnectionConfig {
+pub(super) fn config(server: Direction, client: Direction) -> ConnectionConfig {
     ConnectionConfig { compression: Some(compression(server, client)), ..ConnectionConfig::default() }
 }
 
 impl Echo {
     /// A server connection that has accepted `offer`.
-    fn compressed(config: ConnectionConfig, offer: &[u8]) -> Echo {
+    pub(super) fn compressed(config: ConnectionConfig, offer: &[u8]) -> Echo {
         let mut echo = Echo::new(config);
         echo.offer = Some(offer.to_vec());
         echo.receive(REQUEST);
@@ -33,11 +33,11 @@ impl Echo {
     }
 }
 
-fn echo_without_takeover() -> Echo {
+pub(super) fn echo_without_takeover() -> Echo {
     Echo::compressed(config(NO_TAKEOVER, NO_TAKEOVER), b"permessage-deflate")
 }
 
-fn deflated(payload: &[u8]) -> Vec<u8> {
+pub(super) fn deflated(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let bytes = Deflater::new(NO_TAKEOVER, 6).deflate(payload, &mut out);
     out.truncate(bytes);
@@ -51,7 +51,7 @@ fn inflated(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn compressed_frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
+pub(super) fn compressed_frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
     let header = Header { compressed: true, ..Header::new(opcode, fin, Some(KEY), payload.len()) };
     let mut head = [0; 14];
     let head_bytes = frame::encode(&header, &mut head);
@@ -77,7 +77,7 @@ fn answers(mut bytes: &[u8]) -> Vec<(bool, Vec<u8>)> {
     answers
 }
 
-fn text(bytes: usize) -> Vec<u8> {
+pub(super) fn text(bytes: usize) -> Vec<u8> {
     br#"{"id":17,"symbol":"ECHO","bid":101.25,"ask":101.27},"#.iter().copied().cycle().take(bytes).collect()
 }
 
@@ -422,6 +422,7 @@ fn assembling_many_compressed_fragments_copies_the_message_only_a_few_times() {
         (0..2 << 20).map(|_| entropy.next() as u8).collect()
     };
     let mut echo = echo_without_takeover();
+    echo.stays = true;
     echo.config.message_bytes_max = message.len() as u64;
     let payload = deflated(&message);
     let fragments: Vec<&[u8]> = payload.chunks(256).collect();

@@ -48,7 +48,7 @@ impl Window {
 
     /// [Appends](Window::push) a message. `inflater`, if any, is the inflater that has the result loaded, with its
     /// message count.
-    pub(super) fn append(&mut self, message: &[u8], inflater: Option<(&Arc<()>, u64)>) {
+    pub(crate) fn append(&mut self, message: &[u8], inflater: Option<(&Arc<()>, u64)>) {
         self.push(message);
         self.loaded_in = inflater.map(|(inflater, messages)| (Arc::clone(inflater), messages));
     }
@@ -77,7 +77,7 @@ impl Window {
     }
 
     /// The content in two parts, the older first; either may be empty.
-    pub(super) fn halves(&self) -> [&[u8]; 2] {
+    pub(crate) fn halves(&self) -> [&[u8]; 2] {
         let (newer, older) = self.bytes.split_at(self.start);
         [older, newer]
     }

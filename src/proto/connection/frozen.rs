@@ -1,0 +1,247 @@
+//! A connection as bytes, which another shard or another process continues: it is *frozen*, moves with its socket, and is *thawed*.
+//!
+//! It is frozen between two received spans, when the driver has nothing of it: its receive is cancelled, and what the kernel did not take
+//! of a send was [put back](Connection::put_back). The bytes have what the next byte from the peer means, and what is to be sent. They do
+//! not have
+//!
+//! - what settings or the application decide: limits, holds on reading, the [least progress](Connection::set_progress) of messages, and
+//!   who compresses;
+//! - the window of the messages that were sent: the next one refers to none before it, as any sender may choose (RFC 7692, 7.2.1);
+//! - times of a clock: ages and times that are left stand for them.
+//!
+//! They are read like bytes of a peer: whatever they are, there is no panic, and no more memory than they are long. A connection in its
+//! handshake, or whose transport is about to be closed, [does not move](Connection::may_move).
+
+#![forbid(unsafe_code)]
+
+use bytes::{Buf as _, BufMut as _};
+
+use super::{Connection, Delivery, Env, OutOfMemory, Phase};
+use crate::Role;
+use crate::buffer::{Buffer, Pool};
+use crate::deflate::Agreement;
+use crate::limits::Nanos;
+
+/// The version of the format. Bytes of another one are refused.
+const VERSION: u8 = 1;
+
+crate::error_enum! {
+    /// Why a connection cannot be continued from these bytes.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum ThawError {
+        /// They are of another version, or no connection can be in the state that they describe.
+        Malformed = "no connection of this version";
+        /// The node's memory is spent.
+        OutOfMemory = "the node's memory is spent";
+    }
+}
+
+impl From<OutOfMemory> for ThawError {
+    fn from(_: OutOfMemory) -> ThawError {
+        ThawError::OutOfMemory
+    }
+}
+
+/// Bytes that are being written.
+pub(super) struct Freezing<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) now: Nanos,
+}
+
+impl Freezing<'_> {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.out.put_u32_le(bytes.len() as u32);
+        self.out.put_slice(bytes);
+    }
+
+    /// Bytes, or that there are none.
+    pub(super) fn buffer(&mut self, buffer: Option<&Buffer>) {
+        self.out.put_u8(buffer.is_some().into());
+        if let Some(buffer) = buffer {
+            self.bytes(buffer.as_slice());
+        }
+    }
+
+    pub(super) fn flags<const N: usize>(&mut self, flags: [bool; N]) {
+        self.out.put_u8(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
+    }
+
+    /// How long ago `since` was.
+    pub(super) fn age(&mut self, since: Nanos) {
+        self.out.put_u64_le(self.now.saturating_sub(since));
+    }
+
+    /// The time until `deadline`.
+    pub(super) fn left(&mut self, deadline: Nanos) {
+        self.out.put_u64_le(deadline.saturating_sub(self.now));
+    }
+}
+
+/// Bytes that are being read.
+pub(super) struct Thawing<'a, 'b> {
+    pub(super) from: &'b mut &'a [u8],
+    pub(super) now: Nanos,
+}
+
+impl<'a> Thawing<'a, '_> {
+    pub(super) fn u8(&mut self) -> Result<u8, ThawError> {
+        self.from.try_get_u8().map_err(|_| ThawError::Malformed)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, ThawError> {
+        self.from.try_get_u16_le().map_err(|_| ThawError::Malformed)
+    }
+
+    /// A number that is `max` at most.
+    pub(super) fn u32(&mut self, max: u32) -> Result<u32, ThawError> {
+        let number = self.from.try_get_u32_le().map_err(|_| ThawError::Malformed)?;
+        check(number <= max).map(|()| number)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, ThawError> {
+        self.from.try_get_u64_le().map_err(|_| ThawError::Malformed)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], ThawError> {
+        let (array, rest) = self.from.split_first_chunk().ok_or(ThawError::Malformed)?;
+        *self.from = rest;
+        Ok(*array)
+    }
+
+    /// At most `max` bytes.
+    pub(super) fn bytes(&mut self, max: usize) -> Result<&'a [u8], ThawError> {
+        let length = self.u32(u32::try_from(max).unwrap_or(u32::MAX))? as usize;
+        self.from.split_off(..length).ok_or(ThawError::Malformed)
+    }
+
+    /// Bytes in a buffer with this headroom, or that there are none.
+    pub(super) fn buffer(
+        &mut self,
+        max: usize,
+        headroom: usize,
+        pool: &mut Pool,
+    ) -> Result<Option<Buffer>, ThawError> {
+        if !self.flags::<1>()?[0] {
+            return Ok(None);
+        }
+        let bytes = self.bytes(max)?;
+        let mut buffer = pool.get(headroom + bytes.len()).ok_or(ThawError::OutOfMemory)?;
+        buffer.reserve_front(headroom);
+        buffer.append(bytes);
+        Ok(Some(buffer))
+    }
+
+    pub(super) fn flags<const N: usize>(&mut self) -> Result<[bool; N], ThawError> {
+        let bits = self.u8()?;
+        check(N == 8 || bits >> N == 0)?;
+        Ok(std::array::from_fn(|bit| bits >> bit & 1 == 1))
+    }
+
+    pub(super) fn age(&mut self) -> Result<Nanos, ThawError> {
+        Ok(self.now.saturating_sub(self.u64()?))
+    }
+
+    pub(super) fn left(&mut self) -> Result<Nanos, ThawError> {
+        Ok(self.now.saturating_add(self.u64()?))
+    }
+}
+
+/// Whether a connection can be as its bytes say.
+pub(super) fn check(is_possible: bool) -> Result<(), ThawError> {
+    if is_possible { Ok(()) } else { Err(ThawError::Malformed) }
+}
+
+impl Connection {
+    /// Whether the connection can be [frozen](Connection::freeze) as soon as no send of it is unfinished.
+    pub fn may_move(&self) -> bool {
+        match &self.phase {
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+            Phase::Open => true,
+            Phase::Closing(closing) => closing.may_move(),
+        }
+    }
+
+    /// The driver has given up the last send, which was short: `rest` is what the kernel has not taken of it. It is sent before
+    /// everything else.
+    ///
+    /// # Errors
+    /// When the node's memory is spent: the bytes are lost, and the connection must be aborted.
+    pub fn put_back(&mut self, rest: &[u8], pool: &mut Pool) -> Result<(), OutOfMemory> {
+        self.outbox.unblock();
+        if rest.is_empty() { Ok(()) } else { self.outbox.insert_frame_rest(pool, rest) }
+    }
+
+    /// Appends the connection to `out`. It [may move](Connection::may_move), and no send of it is unfinished. It is not used again,
+    /// except to [release](Connection::release) it, or to go on with it if it did not move after all.
+    pub fn freeze(&self, out: &mut Vec<u8>, now: Nanos) {
+        debug_assert!(self.may_move() && !self.is_blocked());
+        let mut to = Freezing { out, now };
+        to.out.put_u8(VERSION);
+        let is_client = self.role() == Role::Client;
+        to.flags([is_client, self.codec.is_some(), self.is_closing(), self.sends_fragments]);
+        to.out.put_u8(match self.reader.delivery() {
+            Delivery::Whole => 0,
+            Delivery::Frames => 1,
+            Delivery::Chunks => 2,
+        });
+        to.out.put_u32_le(self.counted);
+        if let Some(codec) = &self.codec {
+            codec.freeze(&mut to);
+        }
+        if let Phase::Closing(closing) = &self.phase {
+            closing.freeze(&mut to);
+        }
+        self.reader.freeze(&mut to);
+        self.outbox.freeze(&mut to);
+        self.liveness.freeze(&mut to);
+    }
+
+    /// The connection that `from` begins with, which is left with the bytes behind it.
+    ///
+    /// # Errors
+    /// [`ThawError`]. Nothing is kept of the connection.
+    pub fn thaw(from: &mut &[u8], env: &mut Env<'_>) -> Result<Connection, ThawError> {
+        let mut from = Thawing { from, now: env.now };
+        check(from.u8()? == VERSION)?;
+        let [is_client, has_codec, is_closing, sends_fragments] = from.flags()?;
+        let delivery = match from.u8()? {
+            0 => Delivery::Whole,
+            1 => Delivery::Frames,
+            2 => Delivery::Chunks,
+            _ => return Err(ThawError::Malformed),
+        };
+        let role = if is_client { Role::Client } else { Role::Server };
+        let counted = from.u32(u32::MAX)?;
+        let agreement = match has_codec {
+            true => Some(Agreement::from_bytes(from.array()?).ok_or(ThawError::Malformed)?),
+            false => None,
+        };
+        let mut connection = Connection::opened(role, agreement, delivery, env)?;
+        (connection.counted, connection.sends_fragments) = (counted, sends_fragments);
+        match connection.thaw_parts(&mut from, is_closing, env) {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                connection.release(env.pool, env.codecs);
+                Err(error)
+            }
+        }
+    }
+
+    fn thaw_parts(
+        &mut self,
+        from: &mut Thawing<'_, '_>,
+        is_closing: bool,
+        env: &mut Env<'_>,
+    ) -> Result<(), ThawError> {
+        if let Some(codec) = &mut self.codec {
+            codec.thaw_window(from)?;
+        }
+        if is_closing {
+            self.phase = Phase::Closing(super::Closing::thaw(from)?);
+        }
+        self.reader.thaw(from, self.codec.is_some(), env)?;
+        self.outbox.thaw(from, env.pool)?;
+        self.liveness.thaw(from)
+    }
+}

@@ -1,0 +1,164 @@
+//! Frozen connections: nearly all other tests move theirs behind every second span.
+
+use proptest::prelude::*;
+
+use super::compression::{TAKEOVER, compressed_frame, config, deflated, text};
+use super::*;
+
+fn frozen(echo: &Echo) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    echo.connection.freeze(&mut bytes, echo.now);
+    bytes
+}
+
+fn thaw(echo: &mut Echo, bytes: &[u8]) -> Result<Connection, ThawError> {
+    let (_, mut env) = echo.env();
+    Connection::thaw(&mut &bytes[..], &mut env)
+}
+
+/// Connections in many states, each with what is then sent to it.
+fn states() -> Vec<Echo> {
+    let message = client_frame(Opcode::Text, true, "grüße".repeat(50).as_bytes());
+    let fragment = client_frame(Opcode::Text, false, "gr\u{fc}".as_bytes());
+    let ping = client_frame(Opcode::Ping, true, b"are you there");
+    let mut states = Vec::new();
+    for part in [
+        &[][..],
+        &message[..1],
+        &message[..5],
+        &message[..9],
+        &message[..200],
+        &fragment,
+        &fragment[..8],
+        &ping[..9],
+    ] {
+        for whole in [false, true] {
+            let mut echo = Echo::open_with(ConnectionConfig::default(), whole);
+            echo.receive(part);
+            states.push(echo);
+        }
+    }
+    // A window of received messages, and a compressed message in it that is not complete.
+    for part in [0, 3, 40] {
+        let mut config = config(TAKEOVER, TAKEOVER);
+        config.compression = config.compression.map(|compression| compression.level(1));
+        let mut echo = Echo::compressed(config, b"permessage-deflate");
+        echo.receive(&compressed_frame(Opcode::Text, true, &deflated(&text(700))));
+        echo.receive(&compressed_frame(Opcode::Text, false, &deflated(&text(700)))[..part]);
+        states.push(echo);
+    }
+    let closes: [fn(&mut Echo); 4] = [
+        |echo| {
+            let (connection, mut env) = echo.env();
+            connection.close(CloseCode::GOING_AWAY, "a restart", CloseMode::Graceful, &mut env);
+        },
+        |echo| {
+            let (connection, mut env) = echo.env();
+            connection.close(CloseCode::SLOW_CONSUMER, "", CloseMode::DropPeer, &mut env);
+        },
+        |echo| echo.receive(&client_frame(Opcode::Close, true, b"\x03\xe8bye")),
+        |echo| echo.receive(&client_frame(Opcode::Continuation, true, b"of nothing")),
+    ];
+    for close in closes {
+        let mut echo = Echo::open();
+        close(&mut echo);
+        states.push(echo);
+    }
+    states
+}
+
+#[test]
+fn a_connection_in_its_handshake_or_at_its_end_does_not_move() {
+    assert!(!Echo::new(ConnectionConfig::default()).connection.may_move());
+    for cause in [Cause::PongTimeout, Cause::Gone, Cause::Failed(std::io::ErrorKind::ConnectionReset)] {
+        let mut echo = Echo::open();
+        assert!(echo.connection.may_move());
+        echo.connection.abort(cause);
+        assert!(!echo.connection.may_move());
+    }
+}
+
+#[test]
+fn every_state_is_what_it_was_and_its_deadline_as_far_away() {
+    let mut moved = 0;
+    for mut echo in states() {
+        if !echo.connection.may_move() {
+            continue;
+        }
+        moved += 1;
+        let bytes = frozen(&echo);
+        let left = echo.connection.deadline(&echo.config).saturating_sub(echo.now);
+        let closed = echo.connection.closed().cloned();
+        let (was_open, queued) = (echo.connection.was_open(), echo.connection.queued_bytes());
+        // Another process has another clock.
+        echo.now += 12_345 * SECOND;
+        let thawed = thaw(&mut echo, &bytes).expect("it was frozen");
+        assert_eq!(thawed.deadline(&echo.config).saturating_sub(echo.now), left);
+        assert_eq!((thawed.closed().cloned(), thawed.was_open()), (closed, was_open));
+        assert_eq!(thawed.queued_bytes(), queued);
+    }
+    assert!(moved >= 22, "{moved}");
+}
+
+#[test]
+fn what_the_kernel_did_not_take_is_sent_first() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(7);
+    echo.receive(&client_frame(Opcode::Text, true, b"behind it"));
+    echo.receive(&client_frame(Opcode::Ping, true, b"not before it"));
+    assert_eq!(echo.sent, b"");
+    let Echo { connection, pool, .. } = &mut echo;
+    connection.put_back(b"rest of", pool).expect("memory");
+    echo.move_connection();
+    echo.flush();
+    assert_eq!(&echo.sent[..7], b"rest of");
+    let expected =
+        [(Opcode::Pong, true, b"not before it".to_vec()), (Opcode::Text, true, b"behind it".to_vec())];
+    assert_eq!(frames(&echo.sent[7..]), expected);
+}
+
+#[test]
+fn another_version_and_bytes_that_end_too_early_are_refused() {
+    for mut echo in states().into_iter().filter(|echo| echo.connection.may_move()) {
+        let bytes = frozen(&echo);
+        // The second time there are free buffers for everything.
+        let used = [0, 1].map(|_| {
+            for end in 0..bytes.len() {
+                assert_eq!(thaw(&mut echo, &bytes[..end]).err(), Some(ThawError::Malformed), "{end}");
+            }
+            echo.pool.used_bytes()
+        });
+        assert_eq!(used[0], used[1], "nothing is kept");
+        let mut newer = bytes.clone();
+        newer[0] += 1;
+        assert_eq!(thaw(&mut echo, &newer).err(), Some(ThawError::Malformed));
+    }
+}
+
+proptest! {
+    /// Whatever the bytes are, reading them does no harm, and neither does the connection that they describe.
+    #[test]
+    fn changed_bytes_are_read_without_a_panic(
+        state in 0..30_usize,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        received in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut states: Vec<_> = states().into_iter().filter(|echo| echo.connection.may_move()).collect();
+        let count = states.len();
+        let mut echo = states.swap_remove(state % count);
+        let mut bytes = frozen(&echo);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(thawed) = thaw(&mut echo, &bytes) {
+            let (connection, env) = echo.env();
+            connection.release(env.pool, env.codecs);
+            *connection = thawed;
+            echo.flush();
+            echo.receive(&received);
+            echo.advance(SECOND);
+            echo.advance(1000 * SECOND);
+        }
+    }
+}
