@@ -103,6 +103,17 @@ impl Source {
     }
 }
 
+/// A connection that a driver has [given up](Driver::release).
+#[derive(Debug)]
+pub struct Released<S> {
+    /// Its socket.
+    pub socket: S,
+    /// The end of what was staged, which the kernel has not taken.
+    pub unsent: Vec<u8>,
+    /// Whether it [has fallen behind](Driver::set_notsent_lowat).
+    pub has_fallen_behind: bool,
+}
+
 /// An event of one connection or of the shard. A plain value, so that a tick's events are dropped without a step for
 /// each.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +168,17 @@ pub enum Event {
     },
     /// The slot is free again. The last event of a token.
     Closed {
+        /// The connection.
+        token: Token,
+    },
+    /// The connection is [given up](Driver::release), and [`take_released`](Driver::take_released) returns it until the next
+    /// tick begins. The last event of a token.
+    Released {
+        /// The connection.
+        token: Token,
+    },
+    /// The connection cannot be given up, and goes on.
+    Kept {
         /// The connection.
         token: Token,
     },
@@ -309,6 +331,9 @@ pub trait Work {
 /// bytes ([`received`](Driver::received)) and stages work ([`send`](Driver::send),
 /// [`pause`](Driver::pause), [`close`](Driver::close) …); the next `tick` carries it to the kernel.
 pub trait Driver: Sized {
+    /// A connection's socket, with which another driver continues it.
+    type Socket: std::fmt::Debug;
+
     /// Now, on a monotonic clock. Virtual in `sim`.
     fn now(&self) -> Nanos;
 
@@ -397,6 +422,20 @@ pub trait Driver: Sized {
     /// Closes now; bytes that the kernel has not accepted are dropped. No event of this token follows but `Closed`.
     fn abort(&mut self, token: Token);
 
+    /// Gives `token` up, so that another driver can [continue](Driver::adopt) it: sends what is staged, ends what is under way, and
+    /// reports what arrives until then. Nothing further is taken to be sent. [`Event::Released`] or [`Event::Kept`] follows, unless the
+    /// connection fails, or is closed or aborted before. One that is [shut down](Driver::shutdown) is kept.
+    fn release(&mut self, token: Token);
+
+    /// The connection of an [`Event::Released`].
+    fn take_released(&mut self, token: Token) -> Option<Released<Self::Socket>>;
+
+    /// Continues a connection that another driver has given up. Its receive is armed.
+    ///
+    /// # Errors
+    /// Returns the socket if slots or descriptors are exhausted.
+    fn adopt(&mut self, socket: Self::Socket, has_fallen_behind: bool) -> Result<Token, Self::Socket>;
+
     /// Accepts connections from `listener` (a listening socket of any family) until
     /// [`stop_listening`](Driver::stop_listening).
     ///
@@ -443,6 +482,12 @@ pub trait Driver: Sized {
     fn work(&self) -> DriverWork {
         DriverWork::default()
     }
+}
+
+/// The connection of `token` among those that were given up.
+fn take_released<S>(released: &mut Vec<(Token, Released<S>)>, token: Token) -> Option<Released<S>> {
+    let at = released.iter().position(|(of, _)| *of == token)?;
+    Some(released.swap_remove(at).1)
 }
 
 mod addresses;

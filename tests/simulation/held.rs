@@ -9,9 +9,9 @@ use std::sync::Arc;
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, MILLISECOND, Nanos};
 use echoring_runtime::admission::{Admission, PeerLimits, Rate, TrafficLimits};
-use echoring_runtime::driver::sim::{Faults, Heard, Network, Random, Sim};
+use echoring_runtime::driver::sim::{Faults, Heard, Network, Random, Sim, SimSocket};
 use echoring_runtime::driver::{
-    Description, Driver, Event, Options, RemoteAddress, Source, Span, Token, Waker,
+    Description, Driver, Event, Options, Released, RemoteAddress, Source, Span, Token, Waker,
 };
 use echoring_runtime::limits::TRIM_INTERVAL;
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
@@ -27,6 +27,8 @@ use super::world::config;
 struct Late(Sim);
 
 impl Driver for Late {
+    type Socket = SimSocket;
+
     fn now(&self) -> Nanos {
         self.0.now()
     }
@@ -66,6 +68,18 @@ impl Driver for Late {
     fn pause(&mut self, _: Token) {}
 
     fn resume(&mut self, _: Token) {}
+
+    fn release(&mut self, token: Token) {
+        self.0.release(token);
+    }
+
+    fn take_released(&mut self, token: Token) -> Option<Released<SimSocket>> {
+        self.0.take_released(token)
+    }
+
+    fn adopt(&mut self, socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
+        self.0.adopt(socket, has_fallen_behind)
+    }
 
     fn shutdown(&mut self, token: Token) {
         self.0.shutdown(token);

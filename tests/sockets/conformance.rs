@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every test binary uses every part")]
 
+pub mod moving;
 pub mod simulated;
 pub mod sockets;
 pub mod suite;

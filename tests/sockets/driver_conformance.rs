@@ -49,6 +49,12 @@ macro_rules! whole_suite {
                 a_driver_that_stopped_listening_keeps_its_connections,
                 a_flood_does_not_starve_a_quiet_connection,
                 a_wake_ends_the_wait_once,
+                a_connection_goes_on_in_another_driver,
+                the_rest_of_a_short_send_is_told,
+                what_is_staged_leaves_before_the_connection,
+                what_is_unread_is_read_by_the_next_driver,
+                a_connection_that_ends_does_not_move,
+                a_full_driver_returns_the_socket,
             ]
         );
     };
@@ -75,6 +81,8 @@ macro_rules! sockets_suite {
                 after_a_shutdown_receiving_goes_on,
                 a_close_flushes_first,
                 an_abort_drops_what_is_unsent,
+                a_connection_goes_on_in_another_driver,
+                the_rest_of_a_short_send_is_told,
             ]
         );
         tests!(

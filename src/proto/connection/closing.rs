@@ -109,9 +109,10 @@ impl Closing {
         self.state = State::Aborting;
     }
 
-    /// Whether it waits for the peer, or for its own last bytes to be sent, for a reason that a frozen connection can name.
+    /// Whether it waits for the peer, or for its own last bytes to be sent, for a reason that a frozen connection can name. FIN was
+    /// not sent: the driver may still be about to.
     pub(super) fn may_move(&self) -> bool {
-        let waits = !matches!(self.state, State::Aborting | State::Done);
+        let waits = !matches!(self.state, State::Discarding { .. } | State::Aborting | State::Done);
         waits && matches!(self.end.closed.cause, Cause::Local | Cause::Peer | Cause::ProtocolError(_))
     }
 
@@ -119,9 +120,8 @@ impl Closing {
         let (state, discard_left) = match self.state {
             State::AwaitingClose => (0, 0),
             State::ShuttingDown { discard_left } => (1, discard_left),
-            State::Discarding { discard_left } => (2, discard_left),
-            State::AwaitingFin => (3, 0),
-            State::Flushing | State::Aborting | State::Done => (4, 0),
+            State::AwaitingFin => (2, 0),
+            State::Flushing | State::Discarding { .. } | State::Aborting | State::Done => (3, 0),
         };
         to.out.put_u8(state);
         to.out.put_u32_le(discard_left);
@@ -143,9 +143,8 @@ impl Closing {
         let state = match state {
             0 => State::AwaitingClose,
             1 => State::ShuttingDown { discard_left },
-            2 => State::Discarding { discard_left },
-            3 => State::AwaitingFin,
-            4 => State::Flushing,
+            2 => State::AwaitingFin,
+            3 => State::Flushing,
             _ => return Err(ThawError::Malformed),
         };
         let until = from.left()?;

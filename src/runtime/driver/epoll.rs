@@ -29,7 +29,8 @@ use super::regions::Regions;
 use super::sockets::{set_option, shutdown_write};
 use super::stamps::{REPORTING, Stamps};
 use super::{
-    Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
+    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
+    clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -79,6 +80,8 @@ pub struct Epoll {
     addresses: Addresses,
     notsent: NotsentLowat,
     stamps: Stamps,
+    /// Connections that the latest tick gave up.
+    released: Vec<(Token, Released<OwnedFd>)>,
     /// Events that arose outside a tick.
     notices: Vec<Event>,
     listeners: Vec<Listener>,
@@ -144,6 +147,7 @@ impl Epoll {
             addresses: Addresses::default(),
             notsent: NotsentLowat::new(options.notsent_lowat),
             stamps: Stamps::default(),
+            released: Vec::new(),
             notices: Vec::new(),
             listeners: Vec::new(),
             accepting: Accepting::Yes,
@@ -162,11 +166,15 @@ impl Epoll {
             let slot = self.slots.at(index);
             slot.flags.clear(SlotFlags::STAGED);
             if slot.phase == Phase::Aborting {
-                self.release(index, pool, events);
+                self.remove(index, pool, events);
                 continue;
             }
             if slot.staged_count > 0 {
                 self.send_staged(index, pool, events);
+            }
+            if self.slots.at(index).phase == Phase::Leaving {
+                self.leave(index, pool, events);
+                continue;
             }
             self.settle_end(index, pool, events);
         }
@@ -263,7 +271,7 @@ impl Epoll {
             return;
         }
         if slot.phase == Phase::Closing {
-            return self.release(index, pool, events);
+            return self.remove(index, pool, events);
         }
         if slot.phase == Phase::Open
             && slot.flags.has(SlotFlags::SHUTDOWN)
@@ -279,13 +287,13 @@ impl Epoll {
         self.staged.discard(slot, pool);
         self.partial_sends.discard(slot, pool);
         if slot.phase == Phase::Closing {
-            return self.release(index, pool, events);
+            return self.remove(index, pool, events);
         }
         slot.phase = Phase::Failed;
         events.push(Event::Failed { token: self.slots.token(index), error });
     }
 
-    fn release(&mut self, index: u32, pool: &mut Pool, events: &mut Vec<Event>) {
+    fn remove(&mut self, index: u32, pool: &mut Pool, events: &mut Vec<Event>) {
         let token = self.slots.token(index);
         let slot = self.slots.at(index);
         self.staged.discard(slot, pool);
@@ -486,7 +494,9 @@ impl Epoll {
                     return self.park_listeners(Accepting::Full);
                 }
                 let accepted = sys::accept(self.listeners[position].fd.as_fd());
-                let error = match accepted.and_then(|fd| self.adopt(fd, Phase::Open, INTEREST)) {
+                let inserted = accepted
+                    .and_then(|fd| self.insert(fd, Phase::Open, INTEREST).map_err(|(_, error)| error));
+                let error = match inserted {
                     Ok(token) => {
                         self.accepting = Accepting::Yes;
                         events.push(Event::Accepted { token });
@@ -515,17 +525,38 @@ impl Epoll {
         }
     }
 
-    /// Gives a socket a slot and registers it.
-    fn adopt(&mut self, fd: OwnedFd, phase: Phase, interest: i32) -> io::Result<Token> {
-        let token = self.slots.insert(fd, phase).map_err(|_| slots_taken())?;
-        let Some(fd) = &self.slots.at(token.index).fd else { return Err(slots_taken()) };
-        match self.poller.add(fd.as_fd(), interest, data(token.index, token.generation)) {
-            Ok(()) => Ok(token),
-            Err(error) => {
-                self.slots.remove(token.index);
-                Err(error)
-            }
+    /// Gives a socket a slot and registers it, or returns it.
+    fn insert(&mut self, fd: OwnedFd, phase: Phase, interest: i32) -> Result<Token, (OwnedFd, io::Error)> {
+        let token = self.slots.insert(fd, phase).map_err(|fd| (fd, slots_taken()))?;
+        let slot = self.slots.at(token.index);
+        let added = slot
+            .fd
+            .as_ref()
+            .map(|fd| self.poller.add(fd.as_fd(), interest, data(token.index, token.generation)));
+        if let Some(Err(error)) = added
+            && let Some(fd) = slot.fd.take()
+        {
+            self.slots.remove(token.index);
+            return Err((fd, error));
         }
+        Ok(token)
+    }
+
+    /// Gives a connection up, whose staged pieces were sent.
+    fn leave(&mut self, index: u32, pool: &mut Pool, events: &mut Vec<Event>) {
+        let token = self.slots.token(index);
+        let slot = self.slots.at(index);
+        let Some(socket) = slot.fd.take() else { return };
+        // One that is registered can be removed.
+        let _ = self.poller.remove(socket.as_fd());
+        let unsent = if slot.unfinished == NONE { Vec::new() } else { self.partial_sends.of(slot).copied() };
+        self.partial_sends.discard(slot, pool);
+        self.slots.remove(index);
+        let has_fallen_behind = self.notsent.has(index);
+        self.notsent.end(index);
+        self.stamps.forget(token);
+        self.released.push((token, Released { socket, unsent, has_fallen_behind }));
+        events.push(Event::Released { token });
     }
 
     /// Looks up the addresses that were asked for, before FIN is sent: a socket that both ends have closed has no peer.
@@ -558,12 +589,15 @@ impl Epoll {
 }
 
 impl Driver for Epoll {
+    type Socket = OwnedFd;
+
     fn now(&self) -> Nanos {
         clock::now()
     }
 
     fn tick(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
+        self.released.clear();
         events.append(&mut self.notices);
         self.addresses.begin();
         if !self.unaddressed.is_empty() {
@@ -706,6 +740,33 @@ impl Driver for Epoll {
         let Some(slot) = self.slots.get(token) else { return };
         slot.phase = Phase::Aborting;
         self.mark_staged(token.index);
+    }
+
+    fn release(&mut self, token: Token) {
+        let Some(slot) = self.slots.get(token) else { return };
+        if slot.phase != Phase::Open {
+            return;
+        }
+        if slot.flags.has(SlotFlags::SHUTDOWN) {
+            return self.notices.push(Event::Kept { token });
+        }
+        slot.phase = Phase::Leaving;
+        self.mark_staged(token.index);
+    }
+
+    fn take_released(&mut self, token: Token) -> Option<Released<OwnedFd>> {
+        take_released(&mut self.released, token)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, has_fallen_behind: bool) -> Result<Token, OwnedFd> {
+        if SockRef::from(&socket).set_nonblocking(true).is_err() {
+            return Err(socket);
+        }
+        let token = self.insert(socket, Phase::Open, INTEREST).map_err(|(socket, _)| socket)?;
+        if has_fallen_behind {
+            self.notsent.begin(token.index);
+        }
+        Ok(token)
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {

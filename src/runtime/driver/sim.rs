@@ -9,13 +9,17 @@ mod random;
 mod tick;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::addresses::Addresses;
 use super::unsent::Unsent;
-use super::{Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker};
+use super::{
+    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
+    take_released,
+};
 use crate::limits::{RECEIVE_BYTES_MAX, SEND_PIECES_MAX};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
@@ -54,6 +58,8 @@ pub struct Sim {
     spans: Vec<Span>,
     /// Events of the tick under way, each with its connection.
     found: Vec<(Option<u32>, Event)>,
+    /// Connections that the latest tick gave up.
+    released: Vec<(Token, Released<SimSocket>)>,
     /// Connections whose peer address was requested.
     unaddressed: Vec<Token>,
     addresses: Addresses,
@@ -70,9 +76,31 @@ enum Phase {
     Free,
     Connecting,
     Open,
+    Leaving,
     Failed,
     Closing,
     Aborting,
+}
+
+/// A connection's end that one driver has given up and none has adopted yet.
+pub struct SimSocket {
+    network: Network,
+    /// Its wire and side, until a driver has it.
+    end: Option<(usize, usize)>,
+}
+
+impl fmt::Debug for SimSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SimSocket").field(&self.end).finish()
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        if let Some((wire, side)) = self.end {
+            self.network.state().close(wire, side);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +119,8 @@ struct Slot {
     late_ticks: u8,
     /// The unsent rest of a short send.
     rest: Unsent,
+    /// It has fallen behind.
+    limited: bool,
     /// Its staged send asks for the time of the acknowledgement.
     stamped: bool,
     /// It was short in the latest tick: nothing more is sent before the next one.
@@ -124,6 +154,7 @@ impl Sim {
             used: [false; BANKS],
             spans: Vec::new(),
             found: Vec::new(),
+            released: Vec::new(),
             unaddressed: Vec::new(),
             addresses: Addresses::default(),
             accept_paused_ticks: 0,
@@ -190,15 +221,20 @@ impl Sim {
     }
 
     /// Frees a slot and closes its side of the wire.
-    fn release(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn remove(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         discard(slot, pool);
         state.close(slot.wire, slot.side);
+        self.free_slot(index);
+        self.report(index, Event::Closed { token });
+    }
+
+    fn free_slot(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
         slot.phase = Phase::Free;
         slot.generation = (slot.generation + 1) & 0xff_ffff;
         self.free.push(index);
-        self.report(index, Event::Closed { token });
     }
 
     fn fail(&mut self, index: u32, error: ErrorKind, state: &mut State, pool: &mut Pool) {
@@ -206,7 +242,7 @@ impl Sim {
         let slot = &mut self.slots[index as usize];
         discard(slot, pool);
         if slot.phase == Phase::Closing {
-            return self.release(index, state, pool);
+            return self.remove(index, state, pool);
         }
         slot.phase = Phase::Failed;
         self.report(index, Event::Failed { token, error });
@@ -221,6 +257,8 @@ impl Sim {
 }
 
 impl Driver for Sim {
+    type Socket = SimSocket;
+
     fn now(&self) -> Nanos {
         self.network.now()
     }
@@ -229,6 +267,7 @@ impl Driver for Sim {
         let network = self.network.clone();
         let before = events.len();
         self.busy = false;
+        self.released.clear();
         self.wakes.drain(..).for_each(|waker| waker.wake());
         let mut state = network.state();
         self.settle(&mut state, pool);
@@ -305,9 +344,12 @@ impl Driver for Sim {
     }
 
     fn set_notsent_lowat(&mut self, token: Token) {
-        if self.notsent_lowat > 0
-            && let Some(&Slot { wire, side, .. }) = self.peek(token)
+        let is_limited = self.notsent_lowat > 0;
+        if let Some(slot) = self.slot(token)
+            && is_limited
         {
+            slot.limited = true;
+            let (wire, side) = (slot.wire, slot.side);
             self.network.state().limit(wire, side, self.notsent_lowat as usize);
         }
     }
@@ -353,6 +395,34 @@ impl Driver for Sim {
         let Some(slot) = self.slot(token) else { return };
         slot.phase = Phase::Aborting;
         self.mark_dirty(token);
+    }
+
+    fn release(&mut self, token: Token) {
+        let Some(slot) = self.slot(token) else { return };
+        if slot.phase != Phase::Open {
+            return;
+        }
+        if slot.shutdown {
+            self.network.state().nodes[self.number].touched = true;
+            return self.report(token.index, Event::Kept { token });
+        }
+        slot.phase = Phase::Leaving;
+        self.mark_dirty(token);
+    }
+
+    fn take_released(&mut self, token: Token) -> Option<Released<SimSocket>> {
+        take_released(&mut self.released, token)
+    }
+
+    fn adopt(&mut self, mut socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
+        let Some((wire, side)) = socket.end.filter(|_| self.has_room()) else { return Err(socket) };
+        socket.end = None;
+        self.network.state().move_to(wire, side, self.number);
+        let token = self.insert(wire, side, Phase::Open);
+        if has_fallen_behind {
+            self.set_notsent_lowat(token);
+        }
+        Ok(token)
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {

@@ -8,7 +8,9 @@ use echoring_proto::buffer::Pool;
 
 use super::epoll::Epoll;
 use super::uring::Uring;
-use super::{Description, Driver, DriverWork, Event, Nanos, RemoteAddress, Source, Span, Token, Waker, Work};
+use super::{
+    Description, Driver, DriverWork, Event, Nanos, Released, RemoteAddress, Source, Span, Token, Waker, Work,
+};
 
 /// A driver of the operating system.
 // One is made for each shard, so the larger variant costs nothing.
@@ -31,6 +33,8 @@ macro_rules! on_either {
 }
 
 impl Driver for SystemDriver {
+    type Socket = OwnedFd;
+
     #[inline]
     fn now(&self) -> Nanos {
         on_either!(self, driver => driver.now())
@@ -110,6 +114,18 @@ impl Driver for SystemDriver {
 
     fn abort(&mut self, token: Token) {
         on_either!(self, driver => driver.abort(token))
+    }
+
+    fn release(&mut self, token: Token) {
+        on_either!(self, driver => driver.release(token))
+    }
+
+    fn take_released(&mut self, token: Token) -> Option<Released<OwnedFd>> {
+        on_either!(self, driver => driver.take_released(token))
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, has_fallen_behind: bool) -> Result<Token, OwnedFd> {
+        on_either!(self, driver => driver.adopt(socket, has_fallen_behind))
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {

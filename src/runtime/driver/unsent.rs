@@ -63,6 +63,11 @@ impl Unsent {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.iter())).map(Piece::as_slice)
     }
 
+    /// A copy of all bytes.
+    pub(super) fn copied(&self) -> Vec<u8> {
+        self.slices().flatten().copied().collect()
+    }
+
     /// The only piece's bytes; `None` when there are several or none.
     pub(super) fn single(&self) -> Option<&[u8]> {
         self.first.as_ref().filter(|_| self.more.is_none()).map(Piece::as_slice)

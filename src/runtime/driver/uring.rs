@@ -33,6 +33,8 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use socket2::SockRef;
+
 use self::connections::{Completion, Connections};
 use self::dials::Dials;
 use self::entries::{Kind, message, poll};
@@ -43,7 +45,8 @@ use self::slots::{Phase, Slots};
 use super::notsent::NotsentLowat;
 use super::unsent::Unsent;
 use super::{
-    Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
+    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
+    clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -246,11 +249,11 @@ impl Uring {
             Kind::Look => connections.looked(completion),
             Kind::Install => connections.installed(completion),
             Kind::InstallToLook => connections.installed_to_look(completion),
+            Kind::InstallToLeave => connections.installed_to_leave(completion),
             Kind::Shutdown => connections.step_ended(completion),
             Kind::Close => {
                 if let Some(file) = connections.closed(completion, events) {
                     self.dials.closed(file);
-                    self.listeners.room_changed();
                 }
             }
             Kind::WakePoll => {
@@ -276,6 +279,8 @@ impl Uring {
 }
 
 impl Driver for Uring {
+    type Socket = OwnedFd;
+
     fn now(&self) -> Nanos {
         clock::now()
     }
@@ -309,6 +314,9 @@ impl Driver for Uring {
         self.reap(pool, events)?;
         self.wakes.clear();
         self.connections.settle(pool, finished);
+        if std::mem::take(&mut self.connections.freed) {
+            self.listeners.room_changed();
+        }
         self.connections.place_events(start, events);
         Ok(())
     }
@@ -370,6 +378,26 @@ impl Driver for Uring {
 
     fn abort(&mut self, token: Token) {
         self.connections.abort(token);
+    }
+
+    fn release(&mut self, token: Token) {
+        self.connections.release(token);
+    }
+
+    fn take_released(&mut self, token: Token) -> Option<Released<OwnedFd>> {
+        take_released(&mut self.connections.released, token)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, has_fallen_behind: bool) -> Result<Token, OwnedFd> {
+        // An operation on a socket that does not block would not wait.
+        let is_usable = SockRef::from(&socket).set_nonblocking(false).is_ok();
+        if !is_usable || self.connections.slots.room() <= self.listeners.claims() {
+            return Err(socket);
+        }
+        let listening = self.listeners.is_listening();
+        let token = self.dials.adopt(socket, listening, &mut self.connections.slots, &self.ring)?;
+        self.connections.adopted(token, has_fallen_behind);
+        Ok(token)
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
@@ -446,7 +474,7 @@ impl Drop for Uring {
                 let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
                 let (kind, completion) = (Kind::of(user_data), Completion { user_data, result, flags });
                 let made_descriptor = match kind {
-                    Kind::Install | Kind::InstallToLook => true,
+                    Kind::Install | Kind::InstallToLook | Kind::InstallToLeave => true,
                     Kind::AcceptMany | Kind::AcceptOne => !connections.slots.is_direct(),
                     _ => false,
                 };

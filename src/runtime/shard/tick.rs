@@ -309,6 +309,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 core.with_connection(token, |connection, _| connection.failed(error));
             }
             Event::Closed { token } => self.closed(token),
+            // No shard gives connections up.
+            Event::Released { .. } | Event::Kept { .. } => {}
             Event::Addressed { token } => self.addressed(token),
             Event::Acknowledged { token, at } => {
                 self.application.acknowledged(&mut Context { core }, token, at);

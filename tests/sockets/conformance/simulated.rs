@@ -48,6 +48,12 @@ impl Kit for SimKit {
         driver
     }
 
+    fn beside(&self, options: &Options) -> (SimKit, Sim) {
+        let SimKit { network, seed, faults } = self;
+        let driver = network.driver(options);
+        (SimKit { network: network.clone(), seed: *seed, faults: *faults }, driver)
+    }
+
     fn dial(&mut self) -> SimPeer {
         SimPeer { network: self.network.clone(), client: self.network.connect() }
     }

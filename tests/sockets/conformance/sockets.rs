@@ -112,6 +112,10 @@ impl<D: Driver> Kit for SocketKit<D> {
         driver
     }
 
+    fn beside(&self, options: &Options) -> (SocketKit<D>, D) {
+        (SocketKit { make: self.make, unix: None, address: None }, self.make.call(options))
+    }
+
     fn dial(&mut self) -> Socket {
         let socket = Socket::new(self.address().domain(), Type::STREAM, None).expect("a socket");
         socket.connect(self.address()).expect("the listener's queue has room");

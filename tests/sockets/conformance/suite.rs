@@ -9,6 +9,12 @@ use echoring_runtime::driver::{Driver, Event, Options, Source, Span, Token};
 use echoring_runtime::limits::SEND_PIECES_MAX;
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
+pub use super::moving::{
+    a_connection_goes_on_in_another_driver, a_connection_that_ends_does_not_move,
+    a_full_driver_returns_the_socket, the_rest_of_a_short_send_is_told,
+    what_is_staged_leaves_before_the_connection, what_is_unread_is_read_by_the_next_driver,
+};
+#[allow(unused_imports, reason = "not every test binary runs the suite")]
 pub use super::taking_back::{
     only_what_is_shared_and_last_is_taken_back, what_is_taken_back_is_not_flushed,
     what_is_taken_back_is_not_sent,

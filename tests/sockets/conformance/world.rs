@@ -20,6 +20,11 @@ pub trait Kit {
     /// A new peer, connected or about to be.
     fn dial(&mut self) -> Self::Peer;
 
+    /// A second driver, which listens nowhere. A simulated one is on the same network.
+    fn beside(&self, options: &Options) -> (Self, Self::Driver)
+    where
+        Self: Sized;
+
     /// Lets time pass between two ticks where time is simulated.
     fn pass_time(&mut self) {}
 }
@@ -55,6 +60,8 @@ pub enum Seen {
     Unblocked(Token),
     Failed(Token, std::io::ErrorKind),
     Closed(Token),
+    Released(Token),
+    Kept(Token),
     Addressed(Token, Option<SocketAddr>),
     Acknowledged(Token, Nanos),
     Woken,
@@ -76,7 +83,17 @@ impl<K: Kit> World<K> {
 
     pub fn with_options(mut kit: K, options: &Options) -> World<K> {
         let driver = kit.driver(options);
+        World::around(kit, driver)
+    }
+
+    fn around(kit: K, driver: K::Driver) -> World<K> {
         World { kit, driver, pool: Pool::standalone(), seen: Vec::new(), events: Vec::new() }
+    }
+
+    /// A second driver, which listens nowhere.
+    pub fn beside(&self, options: &Options) -> World<K> {
+        let (kit, driver) = self.kit.beside(options);
+        World::around(kit, driver)
     }
 
     /// One tick whose events are only recorded.
@@ -277,6 +294,8 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
         Event::Unblocked { token } => Seen::Unblocked(*token),
         Event::Failed { token, error } => Seen::Failed(*token, *error),
         Event::Closed { token } => Seen::Closed(*token),
+        Event::Released { token } => Seen::Released(*token),
+        Event::Kept { token } => Seen::Kept(*token),
         Event::Addressed { token } => Seen::Addressed(*token, driver.address(*token)),
         Event::Acknowledged { token, at } => Seen::Acknowledged(*token, *at),
         Event::Woken => Seen::Woken,
@@ -296,6 +315,8 @@ fn token_of(seen: &Seen) -> Option<Token> {
         | Seen::Failed(token, _)
         | Seen::Addressed(token, _)
         | Seen::Acknowledged(token, _)
+        | Seen::Released(token)
+        | Seen::Kept(token)
         | Seen::Closed(token) => Some(*token),
         Seen::Woken | Seen::AcceptFailed => None,
     }

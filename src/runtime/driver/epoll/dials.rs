@@ -55,7 +55,9 @@ impl Epoll {
             }
             result => result,
         };
-        let token = self.adopt(socket.into(), Phase::Connecting, INTEREST | libc::EPOLLOUT)?;
+        let token = self
+            .insert(socket.into(), Phase::Connecting, INTEREST | libc::EPOLLOUT)
+            .map_err(|(_, error)| error)?;
         let slot = self.slots.at(token.index);
         slot.flags.set(SlotFlags::WRITE_ARMED);
         if let Err(error) = attempt {

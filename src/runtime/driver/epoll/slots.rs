@@ -21,6 +21,8 @@ pub(super) enum Phase {
     Connecting,
     /// Connected.
     Open,
+    /// Its owner gives it up with the next tick.
+    Leaving,
     /// Its failure was reported; it waits for its owner to close it.
     Failed,
     /// It closes once everything staged has been copied to the kernel.

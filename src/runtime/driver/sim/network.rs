@@ -291,6 +291,12 @@ impl State {
         other.inbox_bytes_max = other.inbox_bytes_max.min(bytes);
     }
 
+    /// From now on `side` is that of another driver.
+    pub(super) fn move_to(&mut self, wire: usize, side: usize, node: usize) {
+        self.wires[wire].sides[side].node = Some(node);
+        self.touch(wire, side);
+    }
+
     /// Whether sends of `side` are answered by a reset.
     pub(super) fn is_broken(&self, wire: usize, side: usize) -> bool {
         self.wires[wire].sides[side].reset || self.wires[wire].sides[1 - side].gone

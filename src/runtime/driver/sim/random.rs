@@ -107,4 +107,6 @@ faults! {
     refused_piece = 0,
     /// Events of different connections are reported in another order.
     reorder = 800,
+    /// A connection that is to be given up stays.
+    stays = 100,
 }

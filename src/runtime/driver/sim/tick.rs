@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use super::super::addresses::PeerAddress;
 use super::network::{Inbound, State};
-use super::{BANKS, Phase, Sim, discard};
-use crate::driver::{Event, Source, Span, Token};
+use super::{BANKS, Phase, Sim, SimSocket, discard};
+use crate::driver::{Event, Released, Source, Span, Token};
 use crate::limits::RECEIVE_BYTES_MAX;
 use echoring_proto::buffer::Pool;
 
@@ -47,7 +47,7 @@ impl Sim {
             if state.random.chance(faults.late_close) {
                 return false;
             }
-            self.release(index, state, pool);
+            self.remove(index, state, pool);
             return true;
         }
         if !slot.staged.is_empty() {
@@ -58,7 +58,31 @@ impl Sim {
             slot.late_ticks = 0;
             self.submit(index, state, pool);
         }
+        if self.slots[index as usize].phase == Phase::Leaving {
+            return self.leave(index, state, pool);
+        }
         self.settle_end(index, state, pool)
+    }
+
+    /// Gives a connection up, unless what was under way ends later. False when it is postponed.
+    fn leave(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+        if state.random.chance(state.faults.late_close) {
+            return false;
+        }
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        if state.random.chance(state.faults.stays) {
+            slot.phase = Phase::Open;
+            self.report(index, Event::Kept { token });
+            return true;
+        }
+        let socket = SimSocket { network: self.network.clone(), end: Some((slot.wire, slot.side)) };
+        let released = Released { socket, unsent: slot.rest.copied(), has_fallen_behind: slot.limited };
+        discard(slot, pool);
+        self.free_slot(index);
+        self.released.push((token, released));
+        self.report(index, Event::Released { token });
+        true
     }
 
     /// Sends the FIN or closes, once every byte is with the kernel. False when it is postponed.
@@ -72,7 +96,7 @@ impl Sim {
                 if state.random.chance(state.faults.late_close) {
                     return false;
                 }
-                self.release(index, state, pool);
+                self.remove(index, state, pool);
             }
             Phase::Open if slot.shutdown => state.end(slot.wire, slot.side),
             _ => {}
@@ -108,7 +132,7 @@ impl Sim {
         }
         self.busy |= unsent > 0 && state.room(slot.wire, slot.side) > 0;
         let is_acknowledged = std::mem::take(&mut slot.stamped) && unsent == 0;
-        if unsent > 0 && slot.phase == Phase::Open {
+        if unsent > 0 && matches!(slot.phase, Phase::Open | Phase::Leaving) {
             slot.fresh = true;
             let token = self.token(index);
             self.report(index, Event::Blocked { token, unsent: unsent as u32 });
@@ -269,7 +293,7 @@ impl Sim {
     fn may_receive(&mut self, index: u32, state: &mut State) -> bool {
         let faults = state.faults;
         let slot = &mut self.slots[index as usize];
-        if slot.phase != Phase::Open || slot.ended {
+        if !matches!(slot.phase, Phase::Open | Phase::Leaving) || slot.ended {
             return false;
         }
         if slot.paused {
@@ -342,7 +366,7 @@ impl Sim {
     fn look_for_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
-        if slot.phase != Phase::Open || (slot.ended && !slot.paused) {
+        if !matches!(slot.phase, Phase::Open | Phase::Leaving) || (slot.ended && !slot.paused) {
             return;
         }
         if slot.paused {

@@ -14,12 +14,16 @@
 //!                            │
 //!                         Ending ─ closed ─▶ Free
 //! ```
+//!
+//! An open connection that its owner [gives up](Connections::release) is *leaving* until the kernel has nothing of it under way. An
+//! ordinary descriptor is then made of its socket, and the direct one ends.
 
 mod completions;
 mod submissions;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use io_uring::squeue::Flags;
 
@@ -31,7 +35,7 @@ use crate::driver::addresses::Addresses;
 use crate::driver::notsent::NotsentLowat;
 use crate::driver::stamps::Stamps;
 use crate::driver::unsent::Unsent;
-use crate::driver::{Event, Features, Source, Span, Token};
+use crate::driver::{Event, Features, Released, Source, Span, Token};
 use crate::limits::STAMPS_MAX;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
@@ -65,11 +69,17 @@ pub(super) struct Connections {
     pub(super) addresses: Addresses,
     pub(super) notsent: NotsentLowat,
     pub(super) stamps: Stamps,
+    /// Connections that are given up, and have a descriptor that none but them knows of.
+    leaving: Vec<(Token, Released<OwnedFd>)>,
+    /// Connections that the latest tick gave up.
+    pub(super) released: Vec<(Token, Released<OwnedFd>)>,
     /// Options to be set with the next trip to the kernel.
     options: Vec<(Token, SocketOption)>,
     /// User data of the latest receive, and the position of its event.
     run_user_data: u64,
     span_event: usize,
+    /// A slot was freed.
+    pub(super) freed: bool,
     plain_send: PlainSend,
     /// Flags of fast sends.
     silent: Flags,
@@ -119,9 +129,12 @@ impl Connections {
             addresses: Addresses::default(),
             notsent,
             stamps: Stamps::default(),
+            leaving: Vec::new(),
+            released: Vec::new(),
             options: Vec::new(),
             run_user_data: 0,
             span_event: 0,
+            freed: false,
             silent,
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
@@ -219,10 +232,31 @@ impl Connections {
         self.list(token.index);
     }
 
+    pub(super) fn release(&mut self, token: Token) {
+        let Some(slot) = self.slots.get(token) else { return };
+        if slot.phase != Phase::Open {
+            return;
+        }
+        if slot.flags.has(SlotFlags::SHUTDOWN) {
+            return self.last.push(Event::Kept { token });
+        }
+        slot.phase = Phase::Leaving;
+        self.list(token.index);
+    }
+
+    /// A connection in `slots` that another driver has given up.
+    pub(super) fn adopted(&mut self, token: Token, has_fallen_behind: bool) {
+        if has_fallen_behind {
+            self.notsent.begin(token.index);
+        }
+        self.list(token.index);
+    }
+
     pub(super) fn close(&mut self, token: Token) {
+        self.forget_leaving(token);
         let Some(slot) = self.slots.get(token) else { return };
         match slot.phase {
-            Phase::Open => {
+            Phase::Open | Phase::Leaving => {
                 slot.phase = Phase::Draining;
                 if let Some(position) = self.batch.position(slot.staged)
                     && slot.partial_send == NONE
@@ -237,6 +271,7 @@ impl Connections {
     }
 
     pub(super) fn abort(&mut self, token: Token) {
+        self.forget_leaving(token);
         let Some(slot) = self.slots.get(token) else { return };
         if slot.phase >= Phase::Cancelling {
             return;
@@ -247,6 +282,11 @@ impl Connections {
             slot.staged = 0;
         }
         self.list(token.index);
+    }
+
+    /// The connection ends here after all. Dropping the descriptor does not end it: the direct one is open.
+    fn forget_leaving(&mut self, token: Token) {
+        self.leaving.retain(|(leaving, _)| *leaving != token);
     }
 
     /// Lists the connection at `index`, to be processed before the next trip to the kernel.
@@ -265,6 +305,7 @@ impl Connections {
     pub(super) fn begin(&mut self) {
         // No receive has this user data.
         self.run_user_data = 0;
+        self.released.clear();
         self.addresses.begin();
     }
 
@@ -310,7 +351,7 @@ impl Connections {
     fn fail(&mut self, token: Token, error: i32) {
         let slot = self.slots.at(token.index);
         match slot.phase {
-            Phase::Connecting | Phase::Open => {
+            Phase::Connecting | Phase::Open | Phase::Leaving => {
                 slot.phase = Phase::Failed;
                 self.last.push(Event::Failed { token, error: io::Error::from_raw_os_error(error).kind() });
             }

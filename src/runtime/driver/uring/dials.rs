@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use socket2::{SockAddr, Type};
 
@@ -50,19 +50,47 @@ impl Dials {
         ring: &Ring,
     ) -> io::Result<Token> {
         let (socket, address) = address.socket(Type::STREAM, source)?;
-        let file = if self.direct {
-            let place = self.take_place(listening, &connections.slots, ring)?;
-            if let Err(error) = set_direct(ring, place, socket.as_fd()) {
-                self.free.push(place);
-                return Err(error);
-            }
-            place
-        } else {
-            socket.into_raw_fd() as u32
-        };
+        let file =
+            self.place(socket.into(), listening, &connections.slots, ring).map_err(|(_, error)| error)?;
         let token = connections.slots.take(file, Phase::Connecting).ok_or(io::ErrorKind::QuotaExceeded)?;
         self.staged.push((token, address));
         Ok(token)
+    }
+
+    /// Gives the socket of an open connection a place and a slot, or returns it. There must be a free slot.
+    pub(super) fn adopt(
+        &mut self,
+        socket: OwnedFd,
+        listening: bool,
+        slots: &mut Slots,
+        ring: &Ring,
+    ) -> Result<Token, OwnedFd> {
+        let file = self.place(socket, listening, slots, ring).map_err(|(socket, _)| socket)?;
+        Ok(slots.take(file, Phase::Open).expect("a slot is free"))
+    }
+
+    /// The number of `socket` from now on, or the socket.
+    fn place(
+        &mut self,
+        socket: OwnedFd,
+        listening: bool,
+        slots: &Slots,
+        ring: &Ring,
+    ) -> Result<u32, (OwnedFd, io::Error)> {
+        if !self.direct {
+            return Ok(socket.into_raw_fd() as u32);
+        }
+        let place = match self.take_place(listening, slots, ring) {
+            Ok(place) => place,
+            Err(error) => return Err((socket, error)),
+        };
+        match set_direct(ring, place, socket.as_fd()) {
+            Ok(()) => Ok(place),
+            Err(error) => {
+                self.free.push(place);
+                Err((socket, error))
+            }
+        }
     }
 
     /// A place that the kernel does not give to accepted connections.

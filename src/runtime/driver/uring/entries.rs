@@ -55,6 +55,8 @@ kinds! {
     Install,
     /// A temporary descriptor for a look at the peer's address.
     InstallToLook,
+    /// The descriptor of a connection that is given up.
+    InstallToLeave,
     Shutdown,
     Close,
     /// The poll on this ring's eventfd.

@@ -15,6 +15,8 @@ pub(super) enum Phase {
     /// A connect is staged or under way.
     Connecting,
     Open,
+    /// Its owner gives it up: its operations are being ended, and what they bring is reported.
+    Leaving,
     /// Failed; its owner knows and will close it.
     Failed,
     /// Closing when everything staged and under way has been copied to the kernel.

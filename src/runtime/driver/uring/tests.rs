@@ -195,6 +195,8 @@ impl Echo {
                 Event::AcceptFailed { errno } => panic!("accept failed: {errno}"),
                 Event::Accepted { .. }
                 | Event::HalfClosed { .. }
+                | Event::Released { .. }
+                | Event::Kept { .. }
                 | Event::Connected { .. }
                 | Event::Addressed { .. }
                 | Event::Acknowledged { .. }

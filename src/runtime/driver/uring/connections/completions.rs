@@ -9,7 +9,7 @@ use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
 use crate::driver::uring::entries::{Kind, token_of};
 use crate::driver::uring::slots::{NONE, Phase, Receive, Slot, SlotFlags};
-use crate::driver::{Event, Span, Token};
+use crate::driver::{Event, Released, Span, Token, take_released};
 use echoring_proto::buffer::Pool;
 
 /// A completion, taken apart.
@@ -131,7 +131,7 @@ impl Connections {
             ..0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.list(token.index),
             0 => {
                 slot.receive = Receive::Over;
-                if slot.phase == Phase::Open {
+                if matches!(slot.phase, Phase::Open | Phase::Leaving) {
                     events.push(Event::Ended { token });
                 }
                 self.list(token.index);
@@ -170,7 +170,7 @@ impl Connections {
         };
         let unsent = u32::try_from(rest.unsent.bytes()).unwrap_or(u32::MAX);
         slot.partial_send = self.partial_sends.keep(rest);
-        if slot.phase == Phase::Open {
+        if matches!(slot.phase, Phase::Open | Phase::Leaving) {
             slot.flags.set(SlotFlags::FRESH);
             // It is listed when the tick is over.
             return self.blocked.push(Event::Blocked { token, unsent });
@@ -203,7 +203,7 @@ impl Connections {
                 if unsent.bytes() == 0 {
                     self.partial_sends.take(slot.partial_send);
                     slot.partial_send = NONE;
-                    if slot.phase == Phase::Open {
+                    if matches!(slot.phase, Phase::Open | Phase::Leaving) {
                         events.push(Event::Unblocked { token });
                     }
                 }
@@ -213,6 +213,7 @@ impl Connections {
         };
         match error {
             libc::EAGAIN | libc::EINTR => self.list(token.index),
+            libc::ECANCELED if slot.phase == Phase::Leaving => self.list(token.index),
             // Only an end cancels sends.
             error => {
                 if slot.phase == Phase::Draining {
@@ -332,6 +333,39 @@ impl Connections {
         self.step_ended(completion);
     }
 
+    /// The descriptor of a connection that is given up arrived, or none could be made.
+    pub(in crate::driver::uring) fn installed_to_leave(&mut self, completion: Completion) {
+        // SAFETY: an install makes an ordinary descriptor, and this is its only completion.
+        let descriptor = unsafe { completion.descriptor() };
+        let token = token_of(completion.user_data);
+        if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Leaving) {
+            match descriptor {
+                Some(socket) => {
+                    let has_fallen_behind = self.notsent.has(token.index);
+                    let released = Released { socket, unsent: Vec::new(), has_fallen_behind };
+                    self.leaving.push((token, released));
+                }
+                None => self.stay(token),
+            }
+        }
+        self.step_ended(completion);
+    }
+
+    /// A connection cannot be given up, and goes on.
+    pub(super) fn stay(&mut self, token: Token) {
+        self.slots.at(token.index).phase = Phase::Open;
+        self.last.push(Event::Kept { token });
+        self.list(token.index);
+    }
+
+    /// Frees the slot of a connection.
+    pub(super) fn forget(&mut self, token: Token) {
+        self.slots.release(token.index);
+        self.notsent.end(token.index);
+        self.stamps.forget(token);
+        self.freed = true;
+    }
+
     /// A connection ended while the driver is dropped: its descriptor is not closed again.
     pub(in crate::driver::uring) fn forget_closed(&mut self, completion: Completion) {
         let token = token_of(completion.user_data);
@@ -348,10 +382,14 @@ impl Connections {
     ) -> Option<u32> {
         let (token, slot) = self.ended(completion)?;
         let file = slot.file;
-        self.slots.release(token.index);
-        self.notsent.end(token.index);
-        self.stamps.forget(token);
-        events.push(Event::Closed { token });
+        self.forget(token);
+        events.push(match take_released(&mut self.leaving, token) {
+            Some(released) => {
+                self.released.push((token, released));
+                Event::Released { token }
+            }
+            None => Event::Closed { token },
+        });
         Some(file)
     }
 }

@@ -2,19 +2,21 @@
 //! trip to the kernel.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use io_uring::SubmissionQueue;
 
 use super::{Connections, SocketOption};
-use crate::driver::Event;
 use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
 use crate::driver::stamps::REPORTING;
+use crate::driver::unsent::Unsent;
 use crate::driver::uring::entries::{File, Kind, PlainSend, cancel};
 use crate::driver::uring::receive::{GROUP, Receiver};
 use crate::driver::uring::ring::Ring;
 use crate::driver::uring::sends::Staged;
 use crate::driver::uring::slots::{NONE, Phase, Receive, SlotFlags};
+use crate::driver::{Event, Released};
 use crate::limits::RECEIVE_BYTES_MAX;
 use echoring_proto::buffer::Pool;
 
@@ -172,6 +174,11 @@ impl Connections {
                 self.look_for_address(index, ring)?;
                 self.half_close(index, ring)
             }
+            Phase::Leaving if self.batch.position(slot.staged).is_some() => {
+                self.late.push(index);
+                Ok(())
+            }
+            Phase::Leaving => self.leave(index, ring, pool),
             Phase::Failed => {
                 self.drop_partial_send(index, pool);
                 Ok(())
@@ -313,28 +320,69 @@ impl Connections {
     }
 
     /// Ends the kernel's operations on a connection one after the other, then the connection.
+    fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        if self.end_operations(index, ring)? {
+            self.close_socket(index, ring)?;
+        }
+        Ok(())
+    }
+
+    fn close_socket(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        self.slots.at(index).phase = Phase::Ending;
+        self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
+    }
+
+    /// Ends the kernel's operations on a connection one after the other. Returns whether none is left.
     ///
     /// An operation is named by its user data, which the kernel looks up in a table; by descriptor it would go
     /// through all operations of the ring, and many closes at once would take seconds. While an operation is
     /// between two states a look-up misses it. It is tried again by descriptor when the work that the kernel
     /// had deferred has been done, and has not ended it.
-    fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+    fn end_operations(&mut self, index: u32, ring: &mut Ring) -> io::Result<bool> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
         let slot = self.slots.at(index);
         if slot.flags.has(SlotFlags::CANCEL_ARMED.with(SlotFlags::CANCEL_FOUND).with(SlotFlags::BUSY)) {
+            return Ok(false);
+        }
+        let Some((operation, cancellation)) = slot.under_way() else { return Ok(true) };
+        slot.flags.set(SlotFlags::CANCEL_ARMED);
+        let entry = if slot.flags.has(SlotFlags::CANCEL_MISSED) {
+            file.cancel_all()
+        } else {
+            cancel(operation.of_token(token))
+        };
+        self.push(ring, &entry.user_data(cancellation.of_token(token))).map(|()| false)
+    }
+
+    /// Gives a connection up: ends its operations, makes an ordinary descriptor of a direct one, and ends that.
+    fn leave(&mut self, index: u32, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        if !self.end_operations(index, ring)? {
             return Ok(());
         }
-        if let Some((operation, cancellation)) = slot.under_way() {
-            slot.flags.set(SlotFlags::CANCEL_ARMED);
-            let entry = if slot.flags.has(SlotFlags::CANCEL_MISSED) {
-                file.cancel_all()
-            } else {
-                cancel(operation.of_token(token))
-            };
-            return self.push(ring, &entry.user_data(cancellation.of_token(token)));
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        if let Some(at) = self.leaving.iter().position(|(leaving, _)| *leaving == token) {
+            self.leaving[at].1.unsent = self.unsent(token).map(Unsent::copied).unwrap_or_default();
+            self.drop_partial_send(index, pool);
+            return self.close_socket(index, ring);
         }
-        slot.phase = Phase::Ending;
-        self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
+        if file.direct && self.install {
+            self.slots.at(index).flags.set(SlotFlags::BUSY);
+            return self.push(ring, &file.install().user_data(Kind::InstallToLeave.of_token(token)));
+        }
+        if file.direct {
+            self.stay(token);
+            return Ok(());
+        }
+        let unsent = self.unsent(token).map(Unsent::copied).unwrap_or_default();
+        self.drop_partial_send(index, pool);
+        // SAFETY: the slot's socket is open and the slot's alone; the slot is freed, so nothing else uses or closes it.
+        let socket = unsafe { OwnedFd::from_raw_fd(file.number as RawFd) };
+        let has_fallen_behind = self.notsent.has(index);
+        self.forget(token);
+        self.released.push((token, Released { socket, unsent, has_fallen_behind }));
+        self.last.push(Event::Released { token });
+        Ok(())
     }
 
     /// Lists as many connections without memory as can now have some, the longest waiting first.
