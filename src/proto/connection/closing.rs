@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::BufMut as _;
 
-use super::frozen::{Freezing, ThawError, Thawing, check};
+use super::frozen_bytes::{Freezing, ThawError, Thawing, check};
 use super::outbox::{self, CONTROL_FRAME_BYTES_MAX};
 use super::reader::ReadError;
 use super::{

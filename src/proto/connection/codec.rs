@@ -2,7 +2,7 @@
 
 use bytes::BufMut as _;
 
-use super::frozen::{Freezing, ThawError, Thawing};
+use super::frozen_bytes::{Freezing, ThawError, Thawing};
 use super::reader::ReadError;
 use super::{Codecs, Env, OutOfMemory, SharedWindow};
 use crate::Role;

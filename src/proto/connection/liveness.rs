@@ -6,7 +6,7 @@ use crate::limits::{Nanos, SECOND};
 use bytes::BufMut as _;
 
 use super::ConnectionConfig;
-use super::frozen::{Freezing, ThawError, Thawing};
+use super::frozen_bytes::{Freezing, ThawError, Thawing};
 
 /// The signs of life of the peer.
 #[derive(Debug)]

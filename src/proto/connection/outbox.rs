@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use bytes::BufMut as _;
 
-use super::frozen::{Freezing, ThawError, Thawing, check};
+use super::frozen_bytes::{Freezing, ThawError, Thawing, check};
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, QUEUED_PONGS_MAX};

@@ -3,7 +3,7 @@
 use bytes::BufMut as _;
 
 use super::{ControlFrame, DataFrame, Message, Reader, State, payload_bytes_max};
-use crate::connection::frozen::{Freezing, ThawError, Thawing, check};
+use crate::connection::frozen_bytes::{Freezing, ThawError, Thawing, check};
 use crate::connection::{Delivery, Env, MessageKind};
 use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, DEFERRED_BYTES_MAX, EVENT_STREAM_INPUT_BYTES_MAX};
