@@ -13,6 +13,7 @@ import random
 import re
 import select
 import shlex
+import statistics
 import subprocess
 import sys
 
@@ -121,6 +122,14 @@ def interval(ratios, echoring=None):
     """The 95 % interval of the median, as `echoring compare --pairs` computes it."""
     found = compared(list(ratios), echoring)
     return found["ratio_low"], found["ratio_high"]
+
+
+def summary(rounds, others, figure, echoring=None):
+    """The medians of a side's figures, and its ratio in one of them to the same rounds of another side."""
+    ratios = [one[figure] / other[figure] for one, other in zip(rounds, others)]
+    low, high = interval(ratios, echoring)
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    return medians | {"ratio": statistics.median(ratios), "low": low, "high": high, "rounds": rounds}
 
 
 def compared(pairs, echoring=None):

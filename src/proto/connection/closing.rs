@@ -109,8 +109,8 @@ impl Closing {
         self.state = State::Aborting;
     }
 
-    /// Whether it waits for the peer, or for its own last bytes to be sent, for a reason that a frozen connection can name. FIN was
-    /// not sent: the driver may still be about to.
+    /// Whether it can be frozen: it waits for the peer or for its last bytes to be sent, its cause is one that the format has, and the
+    /// driver was not asked for FIN, which it may not have sent yet.
     pub(super) fn may_move(&self) -> bool {
         let waits = !matches!(self.state, State::Discarding { .. } | State::Aborting | State::Done);
         waits && matches!(self.end.closed.cause, Cause::Local | Cause::Peer | Cause::ProtocolError(_))

@@ -1,16 +1,16 @@
 //! A connection as bytes, which another shard or another process continues: it is *frozen*, moves with its socket, and is *thawed*.
 //!
-//! It is frozen between two received spans, when the driver has nothing of it: its receive is cancelled, and what the kernel did not take
-//! of a send was [put back](Connection::put_back). The bytes have what the next byte from the peer means, and what is to be sent. They do
-//! not have
+//! A connection is frozen between two received spans, when the driver holds nothing of it: its receive was cancelled, and the unsent rest
+//! of its last send was [put back](Connection::put_back). The bytes contain the state of the parser and everything that is to be sent. They
+//! do not contain
 //!
-//! - what settings or the application decide: limits, holds on reading, the [least progress](Connection::set_progress) of messages, and
+//! - what settings or the application decide: limits, pauses of reading, the [least progress](Connection::set_progress) of messages, and
 //!   who compresses;
-//! - the window of the messages that were sent: the next one refers to none before it, as any sender may choose (RFC 7692, 7.2.1);
-//! - times of a clock: ages and times that are left stand for them.
+//! - the window of sent messages: the next message refers to none before it, as any sender may choose (RFC 7692, 7.2.1);
+//! - times of a clock: the bytes have ages and remaining times instead.
 //!
-//! They are read like bytes of a peer: whatever they are, there is no panic, and no more memory than they are long. A connection in its
-//! handshake, or whose transport is about to be closed, [does not move](Connection::may_move).
+//! [`Connection::thaw`] trusts the bytes as little as those of a peer: it never panics, and uses no more memory than they are long. A
+//! connection in its handshake, or whose transport is about to be closed, [does not move](Connection::may_move).
 
 #![forbid(unsafe_code)]
 

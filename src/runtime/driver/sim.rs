@@ -344,14 +344,11 @@ impl Driver for Sim {
     }
 
     fn set_notsent_lowat(&mut self, token: Token) {
-        let is_limited = self.notsent_lowat > 0;
-        if let Some(slot) = self.slot(token)
-            && is_limited
-        {
-            slot.limited = true;
-            let (wire, side) = (slot.wire, slot.side);
-            self.network.state().limit(wire, side, self.notsent_lowat as usize);
-        }
+        let bytes = self.notsent_lowat as usize;
+        let Some(slot) = self.slot(token).filter(|_| bytes > 0) else { return };
+        slot.limited = true;
+        let (wire, side) = (slot.wire, slot.side);
+        self.network.state().limit(wire, side, bytes);
     }
 
     fn pause(&mut self, token: Token) {

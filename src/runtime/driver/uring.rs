@@ -170,6 +170,9 @@ impl Uring {
     #[inline(never)]
     fn fill_any(&mut self, pool: &mut Pool) -> io::Result<()> {
         self.connections.fill_others(&mut self.ring, pool)?;
+        if std::mem::take(&mut self.connections.freed) {
+            self.listeners.room_changed();
+        }
         self.dials.fill(&mut self.connections, &mut self.ring)?;
         self.listeners.fill(&mut self.connections, &mut self.ring)?;
         if !self.poll_armed {
@@ -254,6 +257,7 @@ impl Uring {
             Kind::Close => {
                 if let Some(file) = connections.closed(completion, events) {
                     self.dials.closed(file);
+                    self.listeners.room_changed();
                 }
             }
             Kind::WakePoll => {
@@ -314,9 +318,6 @@ impl Driver for Uring {
         self.reap(pool, events)?;
         self.wakes.clear();
         self.connections.settle(pool, finished);
-        if std::mem::take(&mut self.connections.freed) {
-            self.listeners.room_changed();
-        }
         self.connections.place_events(start, events);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What a process in a takeover reads of a connection: bytes of a frozen one, and then what the peer sends. Whatever the bytes are, they
-//! are refused, or make a connection that keeps to its bounds and returns its memory.
+//! A frozen connection, and then bytes of its peer. Arbitrary frozen bytes are refused, or become a connection that keeps to its bounds and
+//! returns its memory.
 //!
 //! Input: a byte of options, the length of the frozen bytes, those, and bytes of the peer.
 

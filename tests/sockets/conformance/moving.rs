@@ -41,13 +41,16 @@ impl<K: Kit> World<K> {
     }
 }
 
+/// Two drivers, of which the first listens; `None` if that gives no connection up.
+fn two_drivers<K: Kit>(kit: K, second: &Options) -> Option<(World<K>, World<K>)> {
+    let here = World::new(kit);
+    let there = here.beside(second);
+    here.gives_up().then_some((here, there))
+}
+
 /// Bytes in both directions while the connection moves between two drivers, with something unread, unsent or neither.
 pub fn a_connection_goes_on_in_another_driver<K: Kit>(kit: K) {
-    let mut here = World::new(kit);
-    if !here.gives_up() {
-        return;
-    }
-    let mut there = here.beside(&options());
+    let Some((mut here, mut there)) = two_drivers(kit, &options()) else { return };
     let (mut token, mut peer) = here.accept();
     let (to_us, to_peer) = (pattern(0, BYTES), pattern(77, BYTES));
     let (mut written, mut staged) = (0, 0);
@@ -95,13 +98,9 @@ pub fn a_connection_goes_on_in_another_driver<K: Kit>(kit: K) {
     here.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
-/// What the kernel has taken arrives, and everything else is told.
+/// The peer gets what the kernel has taken of a send, and the next driver is given the rest.
 pub fn the_rest_of_a_short_send_is_told<K: Kit>(kit: K) {
-    let mut here = World::new(kit);
-    if !here.gives_up() {
-        return;
-    }
-    let mut there = here.beside(&options());
+    let Some((mut here, mut there)) = two_drivers(kit, &options()) else { return };
     let (token, mut peer) = here.accept();
     let staged = here.fill(token);
     let (socket, unsent) = here.give_up(token);
@@ -113,13 +112,9 @@ pub fn the_rest_of_a_short_send_is_told<K: Kit>(kit: K) {
     assert_same(&heard, &staged);
 }
 
-/// What is staged in the tick of the release leaves first, and a send after it is refused.
+/// Bytes that are staged before the release are sent. A send after it is refused.
 pub fn what_is_staged_leaves_before_the_connection<K: Kit>(kit: K) {
-    let mut here = World::new(kit);
-    if !here.gives_up() {
-        return;
-    }
-    let mut there = here.beside(&options());
+    let Some((mut here, mut there)) = two_drivers(kit, &options()) else { return };
     let (token, mut peer) = here.accept();
     here.driver.send(token, Source::Shared(Bytes::from_static(b"before ").into())).expect("open");
     here.driver.release(token);
@@ -131,13 +126,9 @@ pub fn what_is_staged_leaves_before_the_connection<K: Kit>(kit: K) {
     assert_eq!(there.read(&mut peer, 16), b"before and after");
 }
 
-/// Bytes that nobody has read, and the peer's end behind them, are there for the next driver.
+/// The next driver receives the bytes that nobody has read, and the end of the stream behind them.
 pub fn what_is_unread_is_read_by_the_next_driver<K: Kit>(kit: K) {
-    let mut here = World::new(kit);
-    if !here.gives_up() {
-        return;
-    }
-    let mut there = here.beside(&options());
+    let Some((mut here, mut there)) = two_drivers(kit, &options()) else { return };
     let (token, mut peer) = here.accept();
     here.write(&mut peer, b"first");
     here.until("the first bytes", |world| world.received(token) == b"first");
@@ -200,11 +191,9 @@ pub fn a_connection_that_ends_does_not_move<K: Kit>(kit: K) {
 
 /// A driver without room returns the socket, and the connection goes on where it was.
 pub fn a_full_driver_returns_the_socket<K: Kit>(kit: K) {
-    let mut here = World::new(kit);
-    if !here.gives_up() {
+    let Some((mut here, mut there)) = two_drivers(kit, &Options { connections: 1, ..options() }) else {
         return;
-    }
-    let mut there = here.beside(&Options { connections: 1, ..options() });
+    };
     let (first, _peer) = here.accept();
     let (second, mut peer) = here.accept();
     let (socket, _) = here.give_up(first);

@@ -136,7 +136,7 @@ fn another_version_and_bytes_that_end_too_early_are_refused() {
 }
 
 proptest! {
-    /// Whatever the bytes are, reading them does no harm, and neither does the connection that they describe.
+    /// Arbitrary changes of the bytes cause no panic, neither in `thaw` nor in a connection that it returns.
     #[test]
     fn changed_bytes_are_read_without_a_panic(
         state in 0..30_usize,

@@ -78,7 +78,7 @@ pub(super) struct Connections {
     /// User data of the latest receive, and the position of its event.
     run_user_data: u64,
     span_event: usize,
-    /// A slot was freed.
+    /// A slot was freed without a close.
     pub(super) freed: bool,
     plain_send: PlainSend,
     /// Flags of fast sends.

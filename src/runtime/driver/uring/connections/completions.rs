@@ -363,7 +363,6 @@ impl Connections {
         self.slots.release(token.index);
         self.notsent.end(token.index);
         self.stamps.forget(token);
-        self.freed = true;
     }
 
     /// A connection ended while the driver is dropped: its descriptor is not closed again.

@@ -361,25 +361,26 @@ impl Connections {
             return Ok(());
         }
         let (file, token) = (self.slots.file(index), self.slots.token(index));
-        if let Some(at) = self.leaving.iter().position(|(leaving, _)| *leaving == token) {
-            self.leaving[at].1.unsent = self.unsent(token).map(Unsent::copied).unwrap_or_default();
-            self.drop_partial_send(index, pool);
-            return self.close_socket(index, ring);
-        }
-        if file.direct && self.install {
+        let installed = self.leaving.iter().position(|(leaving, _)| *leaving == token);
+        if file.direct && installed.is_none() {
+            if !self.install {
+                self.stay(token);
+                return Ok(());
+            }
             self.slots.at(index).flags.set(SlotFlags::BUSY);
             return self.push(ring, &file.install().user_data(Kind::InstallToLeave.of_token(token)));
         }
-        if file.direct {
-            self.stay(token);
-            return Ok(());
-        }
         let unsent = self.unsent(token).map(Unsent::copied).unwrap_or_default();
         self.drop_partial_send(index, pool);
+        if let Some(at) = installed {
+            self.leaving[at].1.unsent = unsent;
+            return self.close_socket(index, ring);
+        }
         // SAFETY: the slot's socket is open and the slot's alone; the slot is freed, so nothing else uses or closes it.
         let socket = unsafe { OwnedFd::from_raw_fd(file.number as RawFd) };
         let has_fallen_behind = self.notsent.has(index);
         self.forget(token);
+        self.freed = true;
         self.released.push((token, Released { socket, unsent, has_fallen_behind }));
         self.last.push(Event::Released { token });
         Ok(())
