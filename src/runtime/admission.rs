@@ -266,6 +266,14 @@ impl Admission {
         }
     }
 
+    /// A connection that was admitted elsewhere goes on here.
+    pub fn reenter(&self, address: IpAddr, now: Nanos) {
+        let key = AddressKey::of(address);
+        let mut table = self.table(key);
+        table.entry(key, now);
+        table.open(key);
+    }
+
     /// A handshake of any address. False if there are too many.
     pub fn enter_any(&self, limits: &AddressLimits, now: Nanos) -> bool {
         limits.handshakes_in_all.is_none_or(|rate| self.in_all.take(rate, 1, now))

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, DriverChoice, Options, SystemDriver, Waker};
-use crate::shard::{Application, Remote, Shard};
+use crate::shard::{Application, Entrance, Exits, Remote, Shard};
 use crate::stats::Snapshot;
 
 /// Builds the shard of one thread, on that thread: a ring belongs to the thread that uses it.
@@ -97,6 +98,7 @@ impl fmt::Debug for ShardFailure {
 pub struct Launched<S: ShardSetup> {
     remotes: Vec<RemoteOf<S>>,
     driver: Description,
+    exits: Arc<Exits<OwnedFd>>,
     threads: Vec<ShardThread<S::Output>>,
     gates: Vec<mpsc::Sender<Vec<Waker>>>,
 }
@@ -105,7 +107,7 @@ impl<S: ShardSetup> Launched<S> {
     /// Shards that run elsewhere than on threads of their own.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn without_threads(remotes: Vec<RemoteOf<S>>, driver: Description) -> Launched<S> {
-        Launched { remotes, driver, threads: Vec::new(), gates: Vec::new() }
+        Launched { remotes, driver, exits: Arc::default(), threads: Vec::new(), gates: Vec::new() }
     }
 
     /// Sends control messages to the shards, by number.
@@ -116,6 +118,11 @@ impl<S: ShardSetup> Launched<S> {
     /// The driver that the shards run on.
     pub fn driver(&self) -> Description {
         self.driver
+    }
+
+    /// The ways on which connections leave the shards.
+    pub fn exits(&self) -> &Arc<Exits<OwnedFd>> {
+        &self.exits
     }
 
     /// Lets every shard run, and returns their threads, by their numbers.
@@ -165,16 +172,20 @@ pub fn launch<S: ShardSetup>(
     let shards = specs.len();
     let on_end = Arc::new(on_end);
     let (ready, readiness) = mpsc::channel();
+    let exits: Arc<Exits<OwnedFd>> = Arc::default();
     let (mut threads, mut gates) = (Vec::with_capacity(shards), Vec::with_capacity(shards));
     for (shard, spec) in specs.into_iter().enumerate() {
         let (gate, gated) = mpsc::channel();
-        let start = Start { shard, choice: options.driver, ready: ready.clone(), gate: gated };
+        let (ready, exits) = (ready.clone(), Arc::clone(&exits));
+        let start = Start { shard, choice: options.driver, ready, gate: gated, exits };
         threads.push(spawn(options, spec, start, Arc::clone(&on_end))?);
         gates.push(gate);
     }
     drop(ready);
-    let (remotes, driver) = gather::<S>(shards, &readiness)?;
-    Ok(Launched { remotes, driver, threads, gates })
+    let (started, driver) = gather::<S>(shards, &readiness)?;
+    let (remotes, entrances) = started.into_iter().unzip();
+    exits.set_shards(entrances);
+    Ok(Launched { remotes, driver, exits, threads, gates })
 }
 
 fn spawn<S: ShardSetup>(
@@ -197,22 +208,24 @@ fn spawn<S: ShardSetup>(
 }
 
 /// A shard's number, and how its start went.
-type Readiness<S> = (usize, Result<(RemoteOf<S>, Description), LaunchError>);
+type Readiness<S> = (usize, Result<(Ways<S>, Description), LaunchError>);
+/// How control messages and connections come to a shard.
+type Ways<S> = (RemoteOf<S>, Entrance<OwnedFd>);
 
-/// Collects the remotes by shard.
+/// Collects the ways to the shards, by number.
 fn gather<S: ShardSetup>(
     shards: usize,
     readiness: &mpsc::Receiver<Readiness<S>>,
-) -> Result<(Vec<RemoteOf<S>>, Description), LaunchError> {
+) -> Result<(Vec<Ways<S>>, Description), LaunchError> {
     let mut started = Vec::with_capacity(shards);
     for _ in 0..shards {
         let (shard, ready) = readiness.recv().map_err(|_| LaunchError::Lost)?;
-        let (remote, described) = ready?;
-        started.push((shard, remote, described));
+        let (ways, described) = ready?;
+        started.push((shard, ways, described));
     }
     started.sort_unstable_by_key(|(shard, ..)| *shard);
     let described = started.last().map(|(.., described)| *described).ok_or(LaunchError::Lost)?;
-    Ok((started.into_iter().map(|(_, remote, _)| remote).collect(), described))
+    Ok((started.into_iter().map(|(_, ways, _)| ways).collect(), described))
 }
 
 /// The start of one shard, on its thread.
@@ -221,6 +234,7 @@ struct Start<S: ShardSetup> {
     choice: DriverChoice,
     ready: mpsc::Sender<Readiness<S>>,
     gate: mpsc::Receiver<Vec<Waker>>,
+    exits: Arc<Exits<OwnedFd>>,
 }
 
 impl<S: ShardSetup> Start<S> {
@@ -236,7 +250,8 @@ impl<S: ShardSetup> Start<S> {
             Ok(shard) => shard,
             Err(error) => return self.fail(error, LaunchError::Setup),
         };
-        let _ = self.ready.send((self.shard, Ok((shard.remote(), description))));
+        shard.set_exits(self.exits);
+        let _ = self.ready.send((self.shard, Ok(((shard.remote(), shard.entrance()), description))));
         // A waiting thread keeps its sender, so the loss of another thread would not be detected.
         drop(self.ready);
         let Ok(wakers) = self.gate.recv() else { return Err(io::Error::other("the launch was given up")) };

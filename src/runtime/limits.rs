@@ -45,6 +45,8 @@ pub(crate) const STAMPS_MAX: usize = 64;
 
 /// Interval at which unused buffers are freed.
 pub const TRIM_INTERVAL: Nanos = SECOND;
+/// How soon the deadline of a connection that is about to leave is looked at again.
+pub(crate) const RELEASE_CHECK_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines have this precision and are never early.
 pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
 

@@ -9,11 +9,12 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::driver::sim::{Network, Random, Sim};
 use crate::driver::{Driver, Waker};
 use crate::launch::{LaunchError, Launched, ShardSetup, ShardSpec};
-use crate::shard::{Application, Shard};
+use crate::shard::{Application, Exits, Shard};
 use echoring_proto::limits::Nanos;
 
 /// In this many of 1,000 cases a shard that was woken runs before the others that could.
@@ -221,6 +222,9 @@ pub fn launch<S: ShardSetup>(
         shards.push(setup.build(driver).map_err(LaunchError::Setup)?);
     }
     let remotes: Vec<_> = shards.iter().map(Shard::remote).collect();
+    let exits: Arc<Exits<_>> = Arc::default();
+    exits.set_shards(shards.iter().map(Shard::entrance).collect());
+    shards.iter_mut().for_each(|shard| shard.set_exits(Arc::clone(&exits)));
     let wakers: Vec<Waker> = remotes.iter().map(|remote| remote.waker().clone()).collect();
     shards.iter_mut().for_each(|shard| shard.set_wakers(&wakers));
     Ok((Launched::without_threads(remotes, description.ok_or(LaunchError::Lost)?), shards))

@@ -136,6 +136,16 @@ summed! {
         pub proxy_headers: u64,
         /// Failures to accept.
         pub accept_failures: u64,
+        /// Connections that have come from other shards, or from another process.
+        pub moved_in: u64,
+        /// Connections that have left for other shards, or for another process.
+        pub moved_out: u64,
+        /// Connections that could not leave, and went on where they were.
+        pub moves_kept: u64,
+        /// Connections of others that were not taken in.
+        pub moves_refused: u64,
+        /// How long connections that have moved were not read.
+        pub move_stall: Durations,
         /// Connections that their handler's error or panic closed.
         pub handler_failures: u64,
         /// Those of them that were panics.

@@ -13,7 +13,7 @@ use echoring_server::{Handler, Message, Remote, Result, Route, Routes, Service};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
-use super::world::{World, config};
+use super::world::{World, config, move_some};
 
 /// A minimal application that echoes whole messages.
 #[derive(Debug)]
@@ -164,6 +164,16 @@ fn echo<A: Application<Report = HubReport> + 'static>(
     secured: bool,
     application: impl Fn(usize) -> A,
 ) {
+    echo_in(seed, path, secured, application, |_| {});
+}
+
+fn echo_in<A: Application<Report = HubReport> + 'static>(
+    seed: u64,
+    path: &str,
+    secured: bool,
+    application: impl Fn(usize) -> A,
+    prepare: impl FnOnce(&World<A>),
+) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
     let world = World::new(seed, shards, config(), 4 << 20, secured, application);
@@ -171,6 +181,7 @@ fn echo<A: Application<Report = HubReport> + 'static>(
     if breaks {
         world.break_connections(random.between(1, 5) as u32);
     }
+    prepare(&world);
     let mut expected = Vec::new();
     for _ in 0..random.between(1, 6) {
         let client = world.add(path);
@@ -194,6 +205,14 @@ fn service() -> Service {
 #[test]
 fn echoes_come_back_exactly() {
     for_each_seed("echoes_come_back_exactly", |seed| echo(seed, "/echo", false, |_| service()));
+}
+
+/// Whatever the moment at which a connection moves, its bytes are one stream in each direction.
+#[test]
+fn echoes_come_back_exactly_while_their_connections_move() {
+    for_each_seed("echoes_come_back_exactly_while_their_connections_move", |seed| {
+        echo_in(seed, "/echo", false, |_| service(), |world| move_some(world, seed));
+    });
 }
 
 #[test]

@@ -11,13 +11,14 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection;
 use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
-use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
+use echoring_runtime::driver::sim::{Faults, Network, Random, Sim, SimSocket};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::{
-    Allowance, Application, ConnectionMemory, ControlMessage, DrainPlan, LiveConfig, Mailboxes, Remote,
-    Security, Shard, ShardConfig,
+    Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Exits, LiveConfig,
+    Mailboxes, Remote, Security, Shard, ShardConfig,
 };
 use echoring_runtime::simulation::{self, Simulation, Surroundings};
+use echoring_server::{MoveOrder, Service, ShardCommand};
 
 use echoring_async::tls::{ServerTls, server_config};
 use echoring_topics::{Deliveries, HubReport, Passed};
@@ -49,6 +50,28 @@ pub struct World<A: Application> {
     secured: Option<Arc<ClientConfig>>,
     /// What each shard told last.
     told: RefCell<Vec<Deliveries>>,
+    /// Number of shards of each process.
+    processes: Vec<usize>,
+    moves: RefCell<Option<Moves<A>>>,
+}
+
+/// Connections that move between the shards of a process.
+struct Moves<A: Application> {
+    random: Random,
+    /// In so many of 1,000 ticks.
+    per_mille: u32,
+    /// The order to move some connections to a shard.
+    order: Box<dyn Fn(usize, usize) -> A::Command>,
+}
+
+/// Has connections move between the shards of a world, from once in a while to all the time.
+pub fn move_some(world: &World<Service>, seed: u64) {
+    let per_mille = [5, 50, 300][seed as usize % 3];
+    world.move_connections(seed, per_mille, |to, most| {
+        let (done, _) = mpsc::sync_channel(1);
+        let to = Destination::Shard(to);
+        ShardCommand::MoveAway(MoveOrder { to, most, within: 10 * SECOND, done })
+    });
 }
 
 /// What shards may spend.
@@ -191,7 +214,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         }
         let wakers: Vec<Waker> = drivers.iter().map(Driver::waker).collect();
         let mailboxes = processes.iter().flat_map(|shards| Mailboxes::connect(*shards, mailbox_bytes));
-        let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
+        let mut shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
                 let config = ShardConfig {
                     connection: connection.clone(),
@@ -216,6 +239,13 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
                 shard
             })
             .collect();
+        let mut rest = &mut shards[..];
+        for count in processes {
+            let own = rest.split_off_mut(..*count).expect("the shards of each");
+            let exits: Arc<Exits<SimSocket>> = Arc::default();
+            exits.set_shards(own.iter().map(Shard::entrance).collect());
+            own.iter_mut().for_each(|shard| shard.set_exits(Arc::clone(&exits)));
+        }
         // Some cores are busy with other things.
         let eagerness: Vec<u32> = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let told = RefCell::new(vec![Deliveries::default(); shards.len()]);
@@ -226,6 +256,8 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             network: network.clone(),
             simulation: Simulation::new(network, random, shards, STEP_NS_MAX),
             told,
+            processes: processes.to_vec(),
+            moves: RefCell::default(),
             clients: RefCell::default(),
             steps: Cell::new(0),
             done: RefCell::new(Box::new(|_| false)),
@@ -279,6 +311,34 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     /// From now on the network breaks a connection in so many of 1,000 ticks.
     pub fn break_connections(&self, per_mille: u32) {
         self.network.set_faults(Faults { reset: per_mille, ..self.faults });
+    }
+
+    /// From now on some connections move to another shard of their process in so many of 1,000 ticks. `order` makes the order to move
+    /// at most so many to a shard.
+    pub fn move_connections(
+        &self,
+        seed: u64,
+        per_mille: u32,
+        order: impl Fn(usize, usize) -> A::Command + 'static,
+    ) {
+        let moves = Moves { random: Random::new(seed ^ 0x30f3), per_mille, order: Box::new(order) };
+        *self.moves.borrow_mut() = Some(moves);
+    }
+
+    /// No connection moves from now on, but those that have been ordered to.
+    pub fn end_moves(&self) {
+        self.moves.borrow_mut().take();
+    }
+
+    /// Has some connections of a shard move.
+    fn order_moves(&self, shard: usize) {
+        let mut moves = self.moves.borrow_mut();
+        let Some(Moves { random, per_mille, order }) = moves.as_mut() else { return };
+        let shards = self.processes[0];
+        if shard < shards && random.chance(*per_mille) {
+            let order = order(random.below(shards), random.between(1, 8));
+            self.simulation.shard(shard).remote().send(ControlMessage::Command(order));
+        }
     }
 
     /// Runs everything until `done` says so of the clients.
@@ -546,6 +606,7 @@ impl<A: Application<Report = HubReport> + 'static> Surroundings for World<A> {
     }
 
     fn tick(&self, shard: usize) -> io::Result<bool> {
+        self.order_moves(shard);
         let held = Held::of(&self.simulation.shard(shard));
         let goes_on = self.simulation.shard(shard).tick(None)?;
         self.check_accounts(shard);

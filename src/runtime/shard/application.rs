@@ -105,6 +105,13 @@ pub trait Application: Sized {
         None
     }
 
+    /// A connection of another shard, which has its [place](Context::set_peer) here now, or one that was
+    /// [given up](Context::give_up) and stays: continues it from the state that was given up with it. False if that is
+    /// impossible; the connection is closed then, as in a drain.
+    fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, state: &[u8]) -> bool {
+        false
+    }
+
     /// A connection is closing: [`Context::closed`] has the cause. Its transport may take some time, after which
     /// [`closed`](Application::closed) is called. May be called several times.
     fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}

@@ -6,6 +6,7 @@
 //!
 //! Never: anything on the path of a message.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -14,6 +15,7 @@ use tracing::{Level, enabled};
 use super::access::{AccessLog, AccessRecord, Sampled};
 use crate::driver::Token;
 use crate::limits::{ACCESS_PATH_BYTES_MAX, LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
+use crate::stats::Traffic;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::{Refusal, Request};
@@ -46,6 +48,18 @@ pub(super) struct Note {
 pub(super) struct Access {
     pub(super) accepted_at: Nanos,
     status: Option<u16>,
+}
+
+/// The log's data of a connection that moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MovedNote<'a> {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) path: Option<Cow<'a, str>>,
+    /// Since it was accepted, if it gets a record in the access log.
+    pub(super) age: Option<Nanos>,
+    pub(super) status: Option<u16>,
+    /// Its own traffic, which the counts of its shards contain already.
+    pub(super) traffic: Option<Traffic>,
 }
 
 /// The next step with an accepted connection.
@@ -203,6 +217,35 @@ impl ConnectionLog {
         if let Some(note) = self.connections.get_mut(&token) {
             note.address = Some(Some(client));
         }
+    }
+
+    /// A connection leaves for another shard. Returns what its log needs there.
+    pub(super) fn moved(
+        &mut self,
+        token: Token,
+        traffic: Option<Traffic>,
+        now: Nanos,
+    ) -> Option<MovedNote<'static>> {
+        self.asked.remove(&token);
+        let Note { address, path, waiting, access } = self.connections.remove(&token)?;
+        for waiting in waiting {
+            waiting.log(address.flatten(), path.as_deref());
+        }
+        Some(MovedNote {
+            address: address.flatten(),
+            path: path.map(Cow::Owned),
+            age: access.map(|access| now.saturating_sub(access.accepted_at)),
+            status: access.and_then(|access| access.status),
+            traffic,
+        })
+    }
+
+    /// A connection has come from another shard.
+    pub(super) fn taken_in(&mut self, token: Token, note: MovedNote<'_>, now: Nanos) {
+        let MovedNote { address, path, age, status, .. } = note;
+        let access = age.map(|age| Access { accepted_at: now.saturating_sub(age), status });
+        let path = path.map(Cow::into_owned);
+        self.connections.insert(token, Note { address: Some(address), path, access, ..Note::default() });
     }
 
     /// A connection has ended `now`. `record` has what the log does not know.

@@ -10,6 +10,7 @@ use super::control::Goodbye;
 use super::core::Core;
 use super::kinds::Kinds;
 use super::mailbox::{Bridge, Full, Lane, Mailboxes};
+use super::moving::Destination;
 use super::route::Route;
 use super::slots::Slot;
 use crate::admission::Limit;
@@ -367,6 +368,9 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// A connection, if it still exists. Everything queued through this context leaves with this tick.
     pub fn link(&mut self, token: Token) -> Option<ConnectionContext<'_, K>> {
         let core = &mut *self.core;
+        if core.leaving.is_given_up(token) {
+            return None;
+        }
         let slot = core.slots.get_mut(token)?;
         if slot.mark_dirty() {
             core.dirty.push(token);
@@ -387,6 +391,34 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         // The connection may become another kind of peer.
         slot.plain_echo = false;
         slot.peer.as_mut()
+    }
+
+    /// Keeps the input of a connection from now on, because it is about to leave this shard. False if it must stay: it is in
+    /// a handshake, is closing, is secured by TLS, or is paused.
+    pub fn hold(&mut self, token: Token) -> bool {
+        self.core.exits.is_some() && self.core.hold(token)
+    }
+
+    /// A [held](Context::hold) connection stays: what it has sent is read.
+    pub fn let_go(&mut self, token: Token) {
+        self.core.let_go(token);
+    }
+
+    /// Takes the application's state of a connection away.
+    pub fn take_peer(&mut self, token: Token) -> Option<K::Peer> {
+        self.core.slots.get_mut(token)?.peer.replace(K::Peer::default())
+    }
+
+    /// Sends a [held](Context::hold) connection to another shard. Its peer was [taken](Context::take_peer), and is continued from
+    /// `state` there, or here if it cannot leave: by [`Application::thaw`](super::Application::thaw).
+    pub fn give_up(&mut self, token: Token, to: Destination, state: Vec<u8>) {
+        self.core.give_up(token, to, state);
+    }
+
+    /// Connections of this shard that the driver is giving up, and those of all shards that are on their way.
+    pub fn leaving(&self) -> usize {
+        let on_the_way = self.core.exits.as_ref().map_or(0, |exits| exits.on_the_way());
+        self.core.leaving.given_up() + on_the_way
     }
 
     /// Makes a connection another peer. Its traffic counts for the new class from now on.

@@ -10,6 +10,8 @@ mod handshakes;
 mod held;
 mod keeping;
 mod memory;
+mod moved_record;
+mod moving;
 mod opening;
 mod reading;
 mod refusing;
@@ -20,11 +22,13 @@ mod throttle;
 mod throttling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
+use self::moving::Leaving;
 use self::relief::{MemoryRelief, UnfinishedSend};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::throttle::Throttle;
@@ -34,13 +38,14 @@ use super::connection_log::{self, ConnectionLog};
 use super::control::{Goodbye, LiveConfig};
 use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
+use super::moving::Exits;
 use super::refusals::{self, RefusedConnection};
 use super::slots::{Slot, Slots};
 use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
-use crate::limits::{STALL, TRIM_INTERVAL};
+use crate::limits::{RELEASE_CHECK_INTERVAL, STALL, TRIM_INTERVAL};
 use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use crate::traces;
 use echoring_proto::buffer::{Buffer, Lease};
@@ -51,6 +56,7 @@ use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
 pub(super) use self::held::HeldInput;
+pub(super) use self::moving::TakenIn;
 pub(super) use self::reading::ReadSource;
 pub use self::relief::ConnectionMemory;
 
@@ -116,6 +122,9 @@ pub struct Core<D: Driver, K: Kinds> {
     /// Connections that are refused once their request is there. Empty while nobody is over a limit.
     refused_later: BTreeMap<Token, RefusedConnection>,
     pub(super) throttle: Throttle,
+    pub(super) leaving: Leaving,
+    /// The ways to other shards; `None` where connections stay.
+    pub(super) exits: Option<Arc<Exits<D::Socket>>>,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
@@ -169,6 +178,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             handshakes: Handshakes::default(),
             refused_later: BTreeMap::new(),
             throttle: Throttle::default(),
+            leaving: Leaving::default(),
+            exits: None,
             excesses: Vec::new(),
             due: Vec::new(),
             unfinished_sends: VecDeque::new(),
@@ -218,6 +229,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if self.arrivals.note_ended(token)
             || self.handshakes.note_ended(token)
             || self.throttle.note_ended(token)
+            || self.leaving.note_ended(token)
         {
             return;
         }
@@ -323,6 +335,11 @@ impl<D: Driver, K: Kinds> Core<D, K> {
                 continue;
             }
             slot.armed = 0;
+            if self.leaving.is_given_up(token) {
+                // It is elsewhere soon, with its deadline.
+                slot.armed = self.timers.arm(token, self.env.now + RELEASE_CHECK_INTERVAL);
+                continue;
+            }
             if slot.connection.deadline(&self.env.config) > self.env.now {
                 self.arm(token);
             } else if !self.is_refused_overdue(token) {

@@ -23,7 +23,7 @@ pub(super) struct Slot<P> {
     /// [echoes](crate::shard::Kinds::echoes) and the connection is [plain](Connection::is_plain). Cleared when
     /// the connection is listed, computed again after a flush or a slow read.
     pub(super) plain_echo: bool,
-    /// The transport is closing; only `Closed` is awaited.
+    /// The transport is closing, or the driver gives it up; only the end of that is awaited.
     pub(super) leaving: bool,
     /// A check of its partial send is due.
     pub(super) watched: bool,

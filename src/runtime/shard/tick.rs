@@ -6,6 +6,7 @@ mod ending;
 mod flushing;
 mod held;
 mod mail;
+mod moving;
 mod reading;
 mod requests;
 mod sealed;
@@ -22,6 +23,7 @@ use super::context::Context;
 use super::control::{ControlMessage, Remote};
 use super::core::{ConnectionMemory, Core};
 use super::mailbox::Mailboxes;
+use super::moving::{Entrance, Exits, Moved};
 use super::timer_wheel::earlier;
 use crate::admission::{Admission, PeerLimits};
 use crate::driver::{Driver, Event, Token, Waker};
@@ -47,6 +49,9 @@ pub struct Shard<D: Driver, A: Application> {
     application: A,
     orders: mpsc::Receiver<ControlMessage<A::Command, A::Report>>,
     remote: Remote<A::Command, A::Report>,
+    /// Connections that other shards have sent.
+    newcomers: mpsc::Receiver<Moved<D::Socket>>,
+    entrance: Entrance<D::Socket>,
     events: Vec<Event>,
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as
     /// sent.
@@ -67,11 +72,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
     ) -> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
         let remote = Remote { orders: sender, waker: driver.waker(), is_woken: Arc::default() };
+        let (newcomers_sender, newcomers) = mpsc::channel();
+        let (waker, is_woken) = (remote.waker.clone(), Arc::clone(&remote.is_woken));
+        let entrance = Entrance { newcomers: newcomers_sender, waker, is_woken };
         Shard {
             core: Core::new(driver, config, allowance, mailboxes),
             application,
             orders,
             remote,
+            newcomers,
+            entrance,
             events: Vec::with_capacity(1024),
             woken: false,
             quiet: None,
@@ -82,6 +92,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// Where control messages for this shard are sent.
     pub fn remote(&self) -> Remote<A::Command, A::Report> {
         self.remote.clone()
+    }
+
+    /// Where connections of other shards are sent.
+    pub fn entrance(&self) -> Entrance<D::Socket> {
+        self.entrance.clone()
+    }
+
+    /// Sets the ways on which connections leave. Without them none does.
+    pub fn set_exits(&mut self, exits: Arc<Exits<D::Socket>>) {
+        self.core.exits = Some(exits);
     }
 
     /// Sets the wakers of all shards, in the order of their numbers.
@@ -190,6 +210,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         // that later.
         self.flush_dirty();
         self.application.tick_ended(&mut Context { core: &mut self.core });
+        self.read_staying();
         self.core.note_excesses();
         if self.core.env.pool.is_under_pressure() {
             self.relieve();
@@ -306,11 +327,15 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 core.unblocked.push(token);
             }
             Event::Failed { token, error } => {
+                if core.leaving.holds(token) {
+                    self.stay(token);
+                }
+                let core = &mut self.core;
                 core.with_connection(token, |connection, _| connection.failed(error));
             }
             Event::Closed { token } => self.closed(token),
-            // No shard gives connections up.
-            Event::Released { .. } | Event::Kept { .. } => {}
+            Event::Released { token } => self.released(token),
+            Event::Kept { token } => self.stay(token),
             Event::Addressed { token } => self.addressed(token),
             Event::Acknowledged { token, at } => {
                 self.application.acknowledged(&mut Context { core }, token, at);
@@ -335,6 +360,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     fn take_orders(&mut self) {
         // Whoever sends from now on wakes the shard again.
         self.remote.is_woken.swap(false, Ordering::AcqRel);
+        self.take_newcomers();
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 ControlMessage::Snapshot(to) => {

@@ -109,6 +109,15 @@ impl Ledger {
         Some(account)
     }
 
+    /// Opens an account for a single connection whose traffic so far was counted elsewhere.
+    #[doc(hidden)]
+    pub fn reopen(&mut self, class: u8, traffic: Traffic) -> Option<Account> {
+        let account = self.open(class)?;
+        *self.at(account) = traffic;
+        self.own[usize::from(account.0) - TRAFFIC_CLASSES].settled = traffic;
+        Some(account)
+    }
+
     /// The account of a connection whose class is now known. Earlier counts stay where they are.
     #[doc(hidden)]
     pub fn classify(&mut self, account: Account, class: u8) -> Account {

@@ -92,6 +92,15 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         entered.map(|_| ()).map_err(|offence| self.note_offence(client, offence))
     }
 
+    /// A client comes with its connection from another shard, whatever its limits are.
+    pub(in crate::shard) fn reenter(&mut self, token: Token, client: SocketAddr) {
+        let entered = !self.arrivals.limits.addresses.is_none();
+        if entered {
+            self.arrivals.admission.reenter(client.ip(), self.env.now);
+        }
+        self.arrivals.know(token, client, entered);
+    }
+
     pub(in crate::shard) fn enter_any(&mut self) -> Result<(), Limit> {
         let Arrivals { admission, limits, .. } = &self.arrivals;
         if admission.enter_any(&limits.addresses, self.env.now) {

@@ -102,6 +102,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
     /// Refuses a connection whose request is undecided, and closes one which is open, if `open`.
     pub(in crate::shard) fn say_goodbye(&mut self, token: Token, open: bool) {
+        if self.leaving.is_given_up(token) {
+            return;
+        }
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_deciding() {
             self.refuse(token, &Refusal::DRAINING);

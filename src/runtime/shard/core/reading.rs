@@ -15,6 +15,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.plain_echo = !slot.dirty
             && !slot.leaving
+            && !self.leaving.holds(token)
             && !self.sessions.has(token.index)
             && !slot.account.is_own()
             && !self.throttle.is_on

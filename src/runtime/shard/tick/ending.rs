@@ -35,6 +35,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// A connection has ended.
     pub(super) fn closed(&mut self, token: Token) {
+        if let Some(state) = self.core.forget_leaving(token) {
+            // The application has to forget it, too.
+            self.application.thaw(&mut Context { core: &mut self.core }, token, &state);
+        }
         let Some(slot) = self.core.remove(token) else { return };
         let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);

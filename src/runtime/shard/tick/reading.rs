@@ -28,7 +28,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
     pub(super) fn received_any(&mut self, token: Token, mut span: Span, cursor: SpanCursor) {
         let handshake = self.core.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         self.core.env.pool.set_handshake(handshake);
-        let waits = self.holds_back(token, span) || (handshake && self.must_wait(token, span));
+        let waits = self.holds_leaving(token, span)
+            || self.holds_back(token, span)
+            || (handshake && self.must_wait(token, span));
         if !waits {
             let read = self.core.meter(token);
             if !(self.core.sessions.has(token.index) && self.received_sealed(token, &mut span)) {

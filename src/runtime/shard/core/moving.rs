@@ -1,0 +1,297 @@
+//! Connections that leave this shard, and those that come in from others.
+//!
+//! ```text
+//! hold ── the input is kept ──> give_up ── the driver gives its socket up ──> a record, on its way
+//!   └──── let_go: it is read        └── the driver keeps it, or it fails: it goes on here
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::Core;
+use super::held::HeldInput;
+use super::moved_record::MovedRecord;
+use crate::driver::{Driver, Released, Span, Token};
+use crate::shard::connection_log::MovedNote;
+use crate::shard::control::Goodbye;
+use crate::shard::kinds::Kinds;
+use crate::shard::moving::{Destination, Moved};
+use crate::shard::slots::Slot;
+use crate::stats::{Account, HANDSHAKE_CLASS};
+use echoring_proto::buffer::Buffer;
+use echoring_proto::connection::{Cause, CloseMode, Connection};
+use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
+
+/// The connections of a shard that are about to leave.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct Leaving {
+    connections: BTreeMap<Token, LeavingConnection>,
+    /// Those of them that stay, and whose kept input must be read.
+    pub(in crate::shard) staying: Vec<(Token, HeldInput)>,
+    given_up: usize,
+}
+
+#[derive(Debug)]
+struct LeavingConnection {
+    input: HeldInput,
+    /// Since when it is not read.
+    since: Nanos,
+    given_up: Option<GivenUp>,
+}
+
+/// A connection that the driver is giving up.
+#[derive(Debug)]
+pub(in crate::shard) struct GivenUp {
+    to: Destination,
+    /// The application's state.
+    pub(in crate::shard) state: Vec<u8>,
+}
+
+/// A connection that has come in.
+#[derive(Debug)]
+pub(in crate::shard) struct TakenIn {
+    pub(in crate::shard) token: Token,
+    /// The application's state.
+    pub(in crate::shard) state: Vec<u8>,
+    pub(in crate::shard) input: HeldInput,
+}
+
+impl Leaving {
+    /// Whether the input of a connection is kept.
+    #[inline]
+    pub(in crate::shard) fn holds(&self, token: Token) -> bool {
+        !self.connections.is_empty() && self.connections.contains_key(&token)
+    }
+
+    /// Whether the driver is giving a connection up.
+    #[inline]
+    pub(in crate::shard) fn is_given_up(&self, token: Token) -> bool {
+        self.given_up > 0 && self.connections.get(&token).is_some_and(|leaving| leaving.given_up.is_some())
+    }
+
+    /// Connections that the driver is giving up.
+    pub(in crate::shard) fn given_up(&self) -> usize {
+        self.given_up
+    }
+
+    /// A connection has sent FIN. True if that waits until its kept input is read.
+    pub(super) fn note_ended(&mut self, token: Token) -> bool {
+        let leaving = if self.connections.is_empty() { None } else { self.connections.get_mut(&token) };
+        leaving.map(|leaving| leaving.input.ended = true).is_some()
+    }
+
+    fn remove(&mut self, token: Token) -> Option<LeavingConnection> {
+        if self.connections.is_empty() {
+            return None;
+        }
+        let leaving = self.connections.remove(&token)?;
+        self.given_up -= usize::from(leaving.given_up.is_some());
+        Some(leaving)
+    }
+}
+
+impl<D: Driver, K: Kinds> Core<D, K> {
+    /// Keeps the input of a connection from now on, as long as it may leave. False if it cannot leave now, or at all.
+    pub(in crate::shard) fn hold(&mut self, token: Token) -> bool {
+        let Some(slot) = self.slots.get_mut(token) else { return false };
+        let may_leave = slot.connection.is_open()
+            && slot.connection.may_move()
+            && slot.peer.is_some()
+            && !slot.leaving
+            && !self.sessions.has(token.index)
+            && !self.ended_behind.contains(&token)
+            && !self.leaving.holds(token);
+        if !may_leave || self.is_throttled(token) || self.log.awaits_address(token) {
+            return false;
+        }
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.plain_echo = false;
+            slot.connection.set_throttled(true, self.env.now);
+        }
+        self.touch(token);
+        let leaving = LeavingConnection { input: HeldInput::default(), since: self.env.now, given_up: None };
+        self.leaving.connections.insert(token, leaving);
+        true
+    }
+
+    /// Keeps bytes of a connection that may leave.
+    pub(in crate::shard) fn hold_leaving(&mut self, token: Token, span: Span) {
+        let Some(leaving) = self.leaving.connections.get_mut(&token) else { return };
+        let held = leaving.input.bytes.take();
+        let kept = self.keep(token, held, span, DEFERRED_BYTES_MAX);
+        if let (Some(kept), Some(leaving)) = (kept, self.leaving.connections.get_mut(&token)) {
+            leaving.input.bytes = Some(kept);
+        }
+    }
+
+    /// The connection stays: its kept input is read in this tick.
+    pub(in crate::shard) fn let_go(&mut self, token: Token) {
+        if !self.leaving.is_given_up(token)
+            && let Some(leaving) = self.leaving.remove(token)
+        {
+            self.with_connection(token, |connection, now| connection.set_throttled(false, now));
+            self.leaving.staying.push((token, leaving.input));
+        }
+    }
+
+    /// Gives up a connection whose input is held, and whose state the application has taken away.
+    pub(in crate::shard) fn give_up(&mut self, token: Token, to: Destination, state: Vec<u8>) {
+        let (Some(leaving), Some(slot)) =
+            (self.leaving.connections.get_mut(&token), self.slots.get_mut(token))
+        else {
+            return;
+        };
+        debug_assert!(leaving.given_up.is_none());
+        leaving.given_up = Some(GivenUp { to, state });
+        self.leaving.given_up += 1;
+        slot.leaving = true;
+        self.driver.release(token);
+    }
+
+    /// A connection that was given up goes on here. Returns the application's state; its kept input is read in this tick.
+    pub(in crate::shard) fn stay(&mut self, token: Token) -> Option<Vec<u8>> {
+        let LeavingConnection { input, given_up, .. } = self.leaving.remove(token)?;
+        self.with_connection(token, |connection, now| connection.set_throttled(false, now));
+        let Some(given_up) = given_up else {
+            self.leaving.staying.push((token, input));
+            return None;
+        };
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leaving = false;
+        }
+        self.counters.moves_kept += 1;
+        self.leaving.staying.push((token, input));
+        self.touch(token);
+        Some(given_up.state)
+    }
+
+    /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory; it is not
+    /// removed then.
+    pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Moved<D::Socket>> {
+        let Released { socket, unsent, has_fallen_behind } = self.driver.take_released(token)?;
+        let slot = self.slots.get_mut(token)?;
+        let is_whole = slot.connection.put_back(&unsent, &mut self.env.pool).is_ok();
+        if !is_whole || !slot.connection.may_move() {
+            slot.connection.abort(Cause::OutOfMemory);
+            return None;
+        }
+        let LeavingConnection { input, since, given_up } = self.leaving.remove(token)?;
+        let GivenUp { to, state } = given_up?;
+        let account = slot.account;
+        let mut record = Vec::new();
+        let client = self.arrivals.client(token);
+        let traffic = self.counters.traffic.close(account);
+        let note = self.log.moved(token, traffic, self.env.now);
+        let bytes = input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
+        MovedRecord { since, has_fallen_behind, client, note, input: bytes, state: &state }
+            .write(&mut record);
+        if let Some(slot) = self.slots.get(token) {
+            slot.connection.freeze(&mut record, self.env.now);
+        }
+        self.drop_held(Some(input));
+        self.remove(token);
+        self.counters.moved_out += 1;
+        let from = Some(self.mailboxes.shard());
+        Some(Moved { record, socket, to, from, is_returned: false, answer: None })
+    }
+
+    /// Takes a connection in.
+    ///
+    /// # Errors
+    /// Returns it if its record is malformed, if this shard drains, or if there is no room for it.
+    pub(in crate::shard) fn take_in(&mut self, moved: Moved<D::Socket>) -> Result<TakenIn, Moved<D::Socket>> {
+        if !moved.is_returned && (self.draining_until.is_some() || self.stopping) {
+            return Err(moved);
+        }
+        let is_leased = self.lease.take(1);
+        if !is_leased && !moved.is_returned {
+            return Err(moved);
+        }
+        let taken = self.thaw(moved, is_leased);
+        if taken.is_err() && is_leased {
+            self.lease.give_back(1);
+        }
+        taken
+    }
+
+    fn thaw(&mut self, moved: Moved<D::Socket>, is_leased: bool) -> Result<TakenIn, Moved<D::Socket>> {
+        let mut from = &moved.record[..];
+        let Some(record) = MovedRecord::read(&mut from) else { return Err(moved) };
+        let Some(input) = self.held_input(record.input) else { return Err(moved) };
+        let connection = match Connection::thaw(&mut from, &mut self.env.lend()) {
+            Ok(connection) if from.is_empty() => connection,
+            Ok(connection) => {
+                self.release_unplaced(connection, input);
+                return Err(moved);
+            }
+            Err(_) => {
+                self.drop_held(Some(input));
+                return Err(moved);
+            }
+        };
+        let MovedRecord { since, has_fallen_behind, client, note, state, .. } = record;
+        let state = state.to_vec();
+        let token = match self.driver.adopt(moved.socket, has_fallen_behind) {
+            Ok(token) => token,
+            Err(socket) => {
+                self.release_unplaced(connection, input);
+                return Err(Moved { socket, ..moved });
+            }
+        };
+        self.place(token, connection, note).leased = is_leased;
+        if let Some(client) = client.filter(|_| self.arrivals.is_on()) {
+            self.reenter(token, client);
+        }
+        self.counters.moved_in += 1;
+        self.counters.move_stall.record(self.env.now.saturating_sub(since), 1);
+        if let Some(answer) = moved.answer {
+            answer.accept();
+        }
+        Ok(TakenIn { token, state, input })
+    }
+
+    fn place(
+        &mut self,
+        token: Token,
+        connection: Connection,
+        note: Option<MovedNote<'_>>,
+    ) -> &mut Slot<K::Peer> {
+        self.env.pool.budget().add_holder();
+        let own = note.as_ref().and_then(|note| note.traffic);
+        if let Some(note) = note {
+            self.log.taken_in(token, note, self.env.now);
+        }
+        let account = own.and_then(|traffic| self.counters.traffic.reopen(HANDSHAKE_CLASS, traffic));
+        let slot = self.slots.insert(token, connection, None);
+        slot.account = account.unwrap_or(Account::HANDSHAKE);
+        slot
+    }
+
+    fn held_input(&mut self, bytes: &[u8]) -> Option<HeldInput> {
+        if bytes.is_empty() {
+            return Some(HeldInput::default());
+        }
+        let mut buffer = self.env.pool.get(bytes.len())?;
+        buffer.append(bytes);
+        Some(HeldInput { bytes: Some(buffer), ended: false })
+    }
+
+    fn release_unplaced(&mut self, mut connection: Connection, input: HeldInput) {
+        connection.release(&mut self.env.pool, &mut self.env.codecs);
+        self.drop_held(Some(input));
+    }
+
+    /// The application cannot continue a connection: its client is to come again.
+    pub(in crate::shard) fn end_moved(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Goodbye { code, reason } = Goodbye::RESTART;
+        slot.connection.close(code, reason, CloseMode::Graceful, &mut self.env.lend());
+        self.touch(token);
+    }
+
+    /// A connection has ended before it left. Returns the application's state, if the application has taken it away.
+    pub(in crate::shard) fn forget_leaving(&mut self, token: Token) -> Option<Vec<u8>> {
+        let LeavingConnection { input, given_up, .. } = self.leaving.remove(token)?;
+        self.drop_held(Some(input));
+        given_up.map(|given_up| given_up.state)
+    }
+}

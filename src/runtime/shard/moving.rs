@@ -1,0 +1,165 @@
+//! Connections on their way to another shard, of this process or of another one.
+//!
+//! A shard gives a connection up, and sends it with its [`Exits`] to the [`Entrance`] of another. One that is not taken in
+//! comes back: it is never without a shard, except while it is on its way.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+
+use crate::driver::Waker;
+
+/// Where a connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// On this shard of this process.
+    Shard(usize),
+    /// In the process that has taken over.
+    Successor,
+}
+
+/// A connection between two shards. `S` is a driver's [`Socket`](crate::driver::Driver::Socket).
+#[derive(Debug)]
+pub struct Moved<S> {
+    /// Everything but the socket, as bytes that only shards read.
+    pub record: Vec<u8>,
+    /// The socket.
+    pub socket: S,
+    /// Where it goes on.
+    pub to: Destination,
+    /// The shard of this process that gave it up; `None` if another process did.
+    pub from: Option<usize>,
+    /// It comes back to the shard that gave it up, which takes it in whatever its limits are.
+    pub is_returned: bool,
+    /// Who is to be told whether it was taken in.
+    pub answer: Option<MoveAnswer>,
+}
+
+/// Tells another thread whether a connection was taken in. One that is dropped says that it was not.
+#[derive(Debug)]
+pub struct MoveAnswer {
+    to: mpsc::Sender<(u64, bool)>,
+    number: u64,
+    is_taken_in: bool,
+}
+
+impl MoveAnswer {
+    /// An answer about the connection with this number.
+    pub fn new(to: mpsc::Sender<(u64, bool)>, number: u64) -> MoveAnswer {
+        MoveAnswer { to, number, is_taken_in: false }
+    }
+
+    /// It was taken in.
+    pub(super) fn accept(mut self) {
+        self.is_taken_in = true;
+    }
+}
+
+impl Drop for MoveAnswer {
+    fn drop(&mut self) {
+        // Fails only if nobody wants to know any more.
+        let _ = self.to.send((self.number, self.is_taken_in));
+    }
+}
+
+/// Where connections of other shards come in.
+#[derive(Debug)]
+pub struct Entrance<S> {
+    pub(super) newcomers: mpsc::Sender<Moved<S>>,
+    pub(super) waker: Waker,
+    pub(super) is_woken: Arc<AtomicBool>,
+}
+
+// Not derived, because sockets are not `Clone`.
+impl<S> Clone for Entrance<S> {
+    fn clone(&self) -> Entrance<S> {
+        let (newcomers, waker) = (self.newcomers.clone(), self.waker.clone());
+        Entrance { newcomers, waker, is_woken: Arc::clone(&self.is_woken) }
+    }
+}
+
+impl<S> Entrance<S> {
+    /// Sends a connection to the shard.
+    ///
+    /// # Errors
+    /// Returns it if the shard has ended.
+    pub fn send(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+        self.newcomers.send(moved).map_err(|mpsc::SendError(moved)| moved)?;
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+}
+
+/// The ways out of the shards of a process.
+#[derive(Debug)]
+pub struct Exits<S> {
+    shards: OnceLock<Vec<Entrance<S>>>,
+    successor: Mutex<Option<mpsc::Sender<Moved<S>>>>,
+    on_the_way: AtomicUsize,
+}
+
+// Not derived, because sockets have no default.
+impl<S> Default for Exits<S> {
+    fn default() -> Exits<S> {
+        Exits { shards: OnceLock::new(), successor: Mutex::new(None), on_the_way: AtomicUsize::new(0) }
+    }
+}
+
+impl<S> Exits<S> {
+    /// Sets the entrances of the shards, by number. Only the first call has an effect.
+    pub fn set_shards(&self, shards: Vec<Entrance<S>>) {
+        let _ = self.shards.set(shards);
+    }
+
+    /// Opens the way to a successor, or closes it.
+    pub fn set_successor(&self, successor: Option<mpsc::Sender<Moved<S>>>) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+    }
+
+    /// Sends a connection to its destination.
+    ///
+    /// # Errors
+    /// Returns it if there is no way there.
+    pub fn send(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+        let starts = moved.from.is_some() && !moved.is_returned;
+        self.on_the_way.fetch_add(usize::from(starts), Ordering::Relaxed);
+        self.pass(moved).inspect_err(|_| {
+            self.on_the_way.fetch_sub(usize::from(starts), Ordering::Relaxed);
+        })
+    }
+
+    fn pass(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+        match moved.to {
+            Destination::Shard(shard) => match self.shards.get().and_then(|shards| shards.get(shard)) {
+                Some(entrance) => entrance.send(moved),
+                None => Err(moved),
+            },
+            Destination::Successor => match &*self.successor.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(way) => way.send(moved).map_err(|mpsc::SendError(moved)| moved),
+                None => Err(moved),
+            },
+        }
+    }
+
+    /// Connections of this process that are on their way.
+    pub fn on_the_way(&self) -> usize {
+        self.on_the_way.load(Ordering::Relaxed)
+    }
+
+    /// A connection of this process has arrived, here or in the other process, or is lost.
+    pub fn note_arrival(&self) {
+        self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends a connection that was not taken in back to the shard that gave it up.
+    ///
+    /// # Errors
+    /// Returns it if that shard is not there.
+    pub fn send_back(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+        match moved.from {
+            Some(shard) => self.send(Moved { to: Destination::Shard(shard), is_returned: true, ..moved }),
+            None => Err(moved),
+        }
+    }
+}

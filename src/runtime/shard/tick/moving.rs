@@ -1,0 +1,104 @@
+//! Connections that leave for other shards, and those that come from there.
+
+use super::Shard;
+use crate::driver::{Driver, Span, Token};
+use crate::shard::application::Application;
+use crate::shard::context::Context;
+use crate::shard::core::{HeldInput, TakenIn};
+use crate::shard::moving::Moved;
+
+impl<D: Driver, A: Application> Shard<D, A> {
+    /// Keeps bytes of a connection that may leave. False if they must be read.
+    #[inline]
+    pub(super) fn holds_leaving(&mut self, token: Token, span: Span) -> bool {
+        let holds = self.core.leaving.holds(token);
+        if holds {
+            self.core.hold_leaving(token, span);
+        }
+        holds
+    }
+
+    /// The driver has given a connection up, which leaves.
+    #[cold]
+    pub(super) fn released(&mut self, token: Token) {
+        let Some(moved) = self.core.pack(token) else { return self.closed(token) };
+        let unsent = match &self.core.exits {
+            Some(exits) => exits.send(moved).err(),
+            None => Some(moved),
+        };
+        if let Some(moved) = unsent {
+            // It never was on its way.
+            self.take_in(Moved { is_returned: true, from: None, ..moved });
+        }
+    }
+
+    /// The driver cannot give a connection up, or it fails meanwhile: it goes on here.
+    #[cold]
+    pub(super) fn stay(&mut self, token: Token) {
+        if let Some(state) = self.core.stay(token) {
+            self.thaw(token, &state);
+        }
+        // What follows in this tick is behind it.
+        self.read_staying();
+    }
+
+    fn thaw(&mut self, token: Token, state: &[u8]) {
+        if !self.application.thaw(&mut Context { core: &mut self.core }, token, state) {
+            self.core.end_moved(token);
+        }
+    }
+
+    /// Takes in the connections that other shards have sent.
+    pub(super) fn take_newcomers(&mut self) {
+        while let Ok(moved) = self.newcomers.try_recv() {
+            self.take_in(moved);
+        }
+    }
+
+    fn take_in(&mut self, moved: Moved<D::Socket>) {
+        let is_of_this_process = moved.from.is_some();
+        let TakenIn { token, state, input } = match self.core.take_in(moved) {
+            Ok(taken) => taken,
+            Err(moved) => return self.turn_away(moved),
+        };
+        if let Some(exits) = self.core.exits.as_ref().filter(|_| is_of_this_process) {
+            exits.note_arrival();
+        }
+        self.thaw(token, &state);
+        self.read_held(token, input);
+        self.core.touch(token);
+        self.core.arm(token);
+    }
+
+    /// A connection is not taken in.
+    fn turn_away(&mut self, moved: Moved<D::Socket>) {
+        self.core.counters.moves_refused += 1;
+        if moved.answer.is_some() {
+            // Who asks has kept all of it.
+            return;
+        }
+        let Some(exits) = &self.core.exits else { return };
+        let is_lost = moved.is_returned || exits.send_back(moved).is_err();
+        if is_lost {
+            exits.note_arrival();
+        }
+    }
+
+    /// Reads the kept input of connections that stay after all.
+    #[inline]
+    pub(super) fn read_staying(&mut self) {
+        if !self.core.leaving.staying.is_empty() {
+            self.read_all_staying();
+        }
+    }
+
+    #[cold]
+    fn read_all_staying(&mut self) {
+        let staying: Vec<(Token, HeldInput)> = std::mem::take(&mut self.core.leaving.staying);
+        for (token, input) in staying {
+            self.core.look_for_plain_echo(token);
+            self.read_held(token, input);
+            self.core.touch(token);
+        }
+    }
+}
