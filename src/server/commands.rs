@@ -30,6 +30,7 @@ use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handlers::sender::{Inlet, SenderMail};
 use crate::node::config::ServerConfig;
+use crate::service::moving::MoveOrder;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, ClientNumbers, TopicAnswer, TopicQuestion, TopicRead};
@@ -92,6 +93,8 @@ pub enum ShardCommand {
     ForgetPredecessor(ClientNumbers),
     /// Takeover: the successor is lost.
     LoseSuccessor,
+    /// Send connections to other shards.
+    MoveAway(MoveOrder),
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
     /// Read the stored data of a topic that the shard owns.

@@ -27,12 +27,15 @@
 //! While the predecessor drains, the successor asks it about its connections on a socket of their own, which comes with the listeners if
 //! the versions of both know of it: see `questions`.
 //!
+//! Its open connections move to the successor on another such socket: see `connections`. Only those that cannot move drain.
+//!
 //! They meet at a Unix socket: one in the abstract namespace for each address, or a file. Each trusts its own user and root
 //! only. The first line in each direction has the version; both sides refuse others in words.
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod carrier;
+mod connections;
 mod meeting;
 mod predecessor;
 mod question_codec;
@@ -81,12 +84,15 @@ struct Hello {
     pid: u32,
     /// It asks about connections if it is given the socket for that. Older versions do not send this.
     asks: bool,
+    /// How many open connections it can take; 0 if its version takes none. Older versions do not send this.
+    takes: u32,
 }
 
 impl Hello {
     fn write(&self, out: &mut Vec<u8>) {
         self.write_head(out);
         out.put_u8(u8::from(self.asks));
+        out.put_u32_le(self.takes);
     }
 
     fn write_head(&self, out: &mut Vec<u8>) {
@@ -100,7 +106,9 @@ impl Hello {
         let shards = from.try_get_u16_le().ok().filter(|shards| (1..SHARDS_MAX as u16).contains(shards))?;
         let message_bytes_max = from.try_get_u64_le().ok().filter(|bytes| *bytes <= 1 << 31)?;
         let pid = from.try_get_u32_le().ok()?;
-        Some(Hello { shards, message_bytes_max, pid, asks: from.try_get_u8().is_ok_and(|byte| byte == 1) })
+        let asks = from.try_get_u8().is_ok_and(|byte| byte == 1);
+        let takes = from.try_get_u32_le().unwrap_or_default();
+        Some(Hello { shards, message_bytes_max, pid, asks, takes })
     }
 }
 
@@ -124,12 +132,14 @@ struct Offer {
     admin: Option<(u16, bool)>,
     /// It answers questions about connections. Older versions do not send this.
     answers: bool,
+    /// It gives its open connections, too. Older versions do not send this.
+    gives: bool,
 }
 
 impl Offer {
     fn write(&self, out: &mut Vec<u8>) {
         let Offer { shards, message_bytes_max, pid, .. } = *self;
-        Hello { shards, message_bytes_max, pid, asks: false }.write_head(out);
+        Hello { shards, message_bytes_max, pid, asks: false, takes: 0 }.write_head(out);
         out.put_u8(self.first_number);
         out.put_u64_le(self.digest_seed);
         out.put_u64_le(self.node.map_or(0, |node| node.0));
@@ -142,6 +152,7 @@ impl Offer {
             out.put_u8(u8::from(*removes_file));
         }
         out.put_u8(u8::from(self.answers));
+        out.put_u8(u8::from(self.gives));
     }
 
     fn read(from: &[u8]) -> Option<Offer> {
@@ -161,11 +172,12 @@ impl Offer {
             listeners.push(next()?);
         }
         let admin = if has_admin { Some(next()?) } else { None };
-        let answers = from.try_get_u8().is_ok_and(|byte| byte == 1);
+        let mut flag = || from.try_get_u8().is_ok_and(|byte| byte == 1);
+        let (answers, gives) = (flag(), flag());
         let tickets = tickets.to_vec();
         let of_process =
             Offer { shards, message_bytes_max, pid, first_number, digest_seed, ..Offer::default() };
-        Some(Offer { node, tickets, listeners, admin, answers, ..of_process })
+        Some(Offer { node, tickets, listeners, admin, answers, gives, ..of_process })
     }
 
     /// The number of the successor's first shard: no client of one has the number of a client of the other.
@@ -243,13 +255,15 @@ mod tests {
 
     #[test]
     fn what_they_say_of_themselves_is_read_as_it_was_written() {
-        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true };
+        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true, takes: 9 };
         let mut bytes = Vec::new();
         hello.write(&mut bytes);
         assert_eq!(Hello::read(&bytes), Some(hello));
-        // Versions without questions end before it.
+        // Versions that keep their connections end before it, and those without questions before that.
+        bytes.truncate(bytes.len() - 4);
+        assert_eq!(Hello::read(&bytes), Some(Hello { takes: 0, ..hello }));
         bytes.pop();
-        assert_eq!(Hello::read(&bytes), Some(Hello { asks: false, ..hello }));
+        assert_eq!(Hello::read(&bytes), Some(Hello { asks: false, takes: 0, ..hello }));
         for end in 0..bytes.len() {
             assert_eq!(Hello::read(&bytes[..end]), None, "{end}");
         }
@@ -264,12 +278,15 @@ mod tests {
             listeners: vec![(250, false), (1, true)],
             admin: Some((1, true)),
             answers: true,
+            gives: true,
         };
         bytes.clear();
         offer.write(&mut bytes);
         assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
         bytes.pop();
-        assert_eq!(Offer::read(&bytes), Some(Offer { answers: false, ..offer.clone() }));
+        assert_eq!(Offer::read(&bytes), Some(Offer { gives: false, ..offer.clone() }));
+        bytes.pop();
+        assert_eq!(Offer::read(&bytes), Some(Offer { answers: false, gives: false, ..offer.clone() }));
         for end in 0..bytes.len() {
             assert_eq!(Offer::read(&bytes[..end]), None, "{end}");
         }

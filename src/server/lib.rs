@@ -77,6 +77,7 @@ pub use routes::route::{Route, Routes};
 pub use routes::states::Requirements;
 pub use routes::topic_name::{TopicName, TopicNameError};
 pub use service::Service;
+pub use service::moving::MoveOrder;
 
 /// The parts of shards' snapshots and topics' reports.
 pub mod report {

@@ -124,6 +124,16 @@ pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
 pub(crate) const HANDOVER_ANSWER_BYTES: usize = 1024 * 1024;
 /// Maximum bytes of such an answer, with one connection whose path and topics are as long as they can be.
 pub(crate) const HANDOVER_ANSWER_BYTES_MAX: usize = 16 * HANDOVER_ANSWER_BYTES;
+/// Time limit for the open connections to move to a successor. Those that have not moved by then drain.
+pub(crate) const HANDOVER_MOVE_TIMEOUT: Nanos = 20 * SECOND;
+/// Descriptors of a successor that are not for connections of its predecessor: listeners, files, its drivers.
+pub(crate) const HANDOVER_SPARE_DESCRIPTORS: u64 = 128;
+/// Connections of a shard that move together. Their clients wait for one another, so it takes milliseconds.
+pub(crate) const MOVE_BATCH: usize = 256;
+/// Time without a connection that can move after which the others stay: they owe something to slow clients.
+pub(crate) const MOVE_PATIENCE: Nanos = SECOND;
+/// Interval at which connections that could not move are looked at again.
+pub(crate) const MOVE_RETRY_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Maximum listening sockets that are passed: of each address, one for each shard.
 pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 

@@ -22,7 +22,9 @@ use echoring_topics::{HubReport, is_topic_name};
 mod admission;
 mod event_stream;
 mod inspection;
+pub(crate) mod moving;
 
+use self::moving::Moving;
 use crate::auth::{Admission, PendingRequests};
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scan;
@@ -94,6 +96,8 @@ pub struct Service {
     backlog: Backlog,
     /// The scans of connections that are in progress. The admin address bounds their number.
     scans: Vec<Scan>,
+    /// The order to move connections away that is carried out.
+    moving: Option<Moving>,
 }
 
 impl Service {
@@ -118,6 +122,7 @@ impl Service {
             handshakes: PendingRequests::default(),
             backlog: Backlog::default(),
             scans: Vec::new(),
+            moving: None,
         };
         let service = service.with_routes(config.routes.clone());
         if config.test_endpoints { service.with_test_endpoints() } else { service }
@@ -432,6 +437,10 @@ impl Application for Service {
         self.gate.client(token).map(|client| client.subject())
     }
 
+    fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, state: &[u8]) -> bool {
+        self.continue_from(cx, token, state).is_some()
+    }
+
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, closed: &Closed) {
         let identity = self.gate.client(token).map_or(0, Identity::number);
         self.forget_client(token, cx.pool());
@@ -489,6 +498,7 @@ impl Application for Service {
             ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
             ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
             ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
+            ShardCommand::MoveAway(order) => self.begin_moving(cx, order),
         }
     }
 
@@ -513,6 +523,9 @@ impl Application for Service {
             self.backlog.decide(decided);
         }
         self.handlers().tick_ended(cx);
+        if self.moving.is_some() {
+            self.advance_moving(cx);
+        }
         if !self.scans.is_empty() {
             self.advance_scans(cx);
         }
@@ -530,6 +543,7 @@ impl Application for Service {
             self.handlers.deadline(),
             self.gate.deadline(),
             self.scans.iter().map(Scan::due).min(),
+            self.moving.as_ref().map(|moving| moving.look_at),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
+use super::connections;
 use super::meeting::{self, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
@@ -72,6 +73,14 @@ struct Successor {
     topics: Option<CarrierParts>,
     /// Where it asks about connections.
     questions: Option<UnixStream>,
+    /// Where it takes connections, and how many it has room for.
+    connections: Option<(UnixStream, usize)>,
+}
+
+/// Ends of sockets that have their other ends in the successor.
+struct Sockets {
+    questions: Option<UnixStream>,
+    connections: Option<UnixStream>,
 }
 
 /// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
@@ -95,6 +104,7 @@ pub(crate) fn wait_for_successor(
         listeners: listeners.iter().map(counted).collect(),
         admin: admin.as_ref().map(counted),
         answers: false,
+        gives: false,
     };
     let meeting = |point: &MeetingPoint| point.listen().map_err(failed(&point.to_string()));
     let listening = points.iter().map(meeting).collect::<io::Result<Vec<UnixListener>>>()?;
@@ -182,7 +192,7 @@ impl Waiting {
         expect(&stream, &mut body, FrameKind::HELLO)?;
         let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
         self.wait_for_own_predecessor(&stream)?;
-        let questions = self.offer(&stream, hello)?;
+        let Sockets { questions, connections } = self.offer(&stream, hello)?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
@@ -195,7 +205,8 @@ impl Waiting {
             Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| None),
             None => self.hand_over(stream, hello, round, on).map(Some),
         };
-        given.map(|topics| Some(Successor { topics, questions }))
+        let connections = connections.map(|stream| (stream, hello.takes as usize));
+        given.map(|topics| Some(Successor { topics, questions, connections }))
     }
 
     /// A server is linked to one other at a time.
@@ -207,13 +218,16 @@ impl Waiting {
         Ok(())
     }
 
-    /// Offers everything. Returns the end of the socket for questions, whose other end is passed to a successor that asks.
-    fn offer(&self, stream: &UnixStream, hello: Hello) -> io::Result<Option<UnixStream>> {
+    /// Offers everything. Returns the ends of the sockets whose other ends are passed to a successor that knows of them.
+    fn offer(&self, stream: &UnixStream, hello: Hello) -> io::Result<Sockets> {
         let mut body = Vec::new();
-        let (own, passed) = if hello.asks { Some(UnixStream::pair()?).unzip() } else { (None, None) };
+        let pair = |is_wanted| if is_wanted { UnixStream::pair().map(Some) } else { Ok(None) };
+        let (questions, asking) = pair(hello.asks)?.unzip();
+        let gives = hello.takes > 0 && self.server.cluster.is_none();
+        let (connections, taking) = pair(gives)?.unzip();
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
-        Offer { tickets, answers: own.is_some(), ..self.offer.clone() }.write(&mut body);
+        Offer { tickets, answers: hello.asks, gives, ..self.offer.clone() }.write(&mut body);
         send(stream, FrameKind::OFFER, &body)?;
         let listeners = self.server.kept();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
@@ -222,9 +236,9 @@ impl Waiting {
         let sockets = listeners.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
         let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
         let admin = admin.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
-        let questions = passed.iter().map(UnixStream::as_fd);
-        send_sockets(stream, &sockets.chain(admin).chain(questions).collect::<Vec<_>>())?;
-        Ok(own)
+        let passed = asking.iter().chain(&taking).map(UnixStream::as_fd);
+        send_sockets(stream, &sockets.chain(admin).chain(passed).collect::<Vec<_>>())?;
+        Ok(Sockets { questions, connections })
     }
 
     /// Hands the topics over. On every error this server orders them again.
@@ -399,7 +413,7 @@ impl Waiting {
 
     /// The successor, or its cluster, orders everything, and this server drains.
     fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
-        let Successor { topics, questions } = successor;
+        let Successor { topics, questions, connections } = successor;
         if let Some(stream) = questions
             && let Err(error) = self.answer_questions(stream)
         {
@@ -407,9 +421,12 @@ impl Waiting {
         }
         let carried = topics.map(|parts| self.follow(parts));
         self.server.handover.set_succeeded();
-        self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();
         on(Event::TakenOver);
+        if let Some((stream, room)) = connections.filter(|_| matches!(carried, Some(Ok(_)))) {
+            self.give_connections(&stream, room);
+        }
+        self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         let end = match carried {
             Some(Ok(carrier)) => carrier.wait(),
             Some(Err(error)) => CarrierEnd::Broken(error),
@@ -425,6 +442,17 @@ impl Waiting {
             }
         }
         self.server.handover.set_carrying(false);
+    }
+
+    /// Moves the connections that can move. The others are for the drain.
+    fn give_connections(&self, stream: &UnixStream, room: usize) {
+        match connections::give(&self.server, stream, room) {
+            Ok(counts) => {
+                let (moved, refused) = (counts.moved, counts.refused);
+                tracing::info!(moved, refused, "connections moved to the successor");
+            }
+            Err(error) => tracing::warn!(%error, "not all connections moved to the successor"),
+        }
     }
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {

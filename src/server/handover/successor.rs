@@ -9,13 +9,16 @@ use std::thread;
 use std::time::Duration;
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
+use super::connections;
 use super::meeting::{self, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
-use crate::limits::{CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT};
+use crate::limits::{
+    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT,
+};
 use crate::node::config::{ListenAddress, mailbox_bytes};
 use crate::node::handle::Handle;
 use crate::node::listeners::InheritedListener;
@@ -35,6 +38,8 @@ pub struct Predecessor {
     admin: Option<InheritedListener>,
     /// Where it answers questions about its connections.
     questions: Option<OwnedFd>,
+    /// Where its open connections come.
+    connections: Option<UnixStream>,
 }
 
 impl Predecessor {
@@ -74,6 +79,7 @@ impl Predecessor {
             message_bytes_max,
             pid: std::process::id(),
             asks: true,
+            takes: room_for_connections(),
         };
         let mut body = Vec::new();
         hello.write(&mut body);
@@ -91,7 +97,9 @@ impl Predecessor {
     fn receive(stream: UnixStream, offer: Offer) -> io::Result<Predecessor> {
         let offered = || offer.listeners.iter().chain(&offer.admin);
         let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
-        let mut sockets = receive_sockets(&stream, count + usize::from(offer.answers))?.into_iter();
+        let mut sockets =
+            receive_sockets(&stream, count + usize::from(offer.answers) + usize::from(offer.gives))?
+                .into_iter();
         let mut listeners = Vec::new();
         for (count, removes_file) in offered() {
             let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
@@ -99,8 +107,9 @@ impl Predecessor {
             listeners.push(if *removes_file { listener.remove_file() } else { listener });
         }
         let admin = offer.admin.and_then(|_| listeners.pop());
-        let questions = sockets.next();
-        Ok(Predecessor { stream, offer, listeners, admin, questions })
+        let questions = if offer.answers { sockets.next() } else { None };
+        let connections = sockets.next().map(UnixStream::from);
+        Ok(Predecessor { stream, offer, listeners, admin, questions, connections })
     }
 
     /// The first line of its answer to a request; empty if it ends the connection instead.
@@ -189,7 +198,7 @@ impl Predecessor {
     /// # Errors
     /// The predecessor continues. The shards of `server` may have some of its topics, and must end.
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
-        let Predecessor { stream, offer, questions, .. } = self;
+        let Predecessor { stream, offer, questions, connections, .. } = self;
         let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
         send(&stream, FrameKind::BEGIN, &[])?;
         takeover.import_all(&stream)?;
@@ -203,6 +212,9 @@ impl Predecessor {
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
         server.handover.set_carrying(true);
+        if let Some(stream) = connections {
+            connections::take_on_threads(server, stream)?;
+        }
         // Nothing was posted yet, so nobody else writes.
         send(&said, FrameKind::STARTED, &[])?;
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
@@ -223,6 +235,12 @@ impl Predecessor {
         })?;
         Ok(())
     }
+}
+
+/// Descriptors that are left for connections of a predecessor.
+fn room_for_connections() -> u32 {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    u32::try_from(most.saturating_sub(HANDOVER_SPARE_DESCRIPTORS)).unwrap_or(u32::MAX)
 }
 
 /// Reads the next frame, which must be of this kind.

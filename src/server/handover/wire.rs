@@ -49,6 +49,10 @@ impl FrameKind {
     pub(crate) const ASK: FrameKind = FrameKind(13);
     /// Predecessor, there: the answer.
     pub(crate) const ANSWER: FrameKind = FrameKind(14);
+    /// Predecessor, on the socket for connections: connections, whose descriptors follow.
+    pub(crate) const CONNECTIONS: FrameKind = FrameKind(15);
+    /// Successor, there: which of them it has taken in.
+    pub(crate) const TAKEN: FrameKind = FrameKind(16);
 }
 
 /// Bytes before the body: its length with the kind, and the kind.
@@ -97,7 +101,7 @@ pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<
 pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::Result<(FrameKind, usize)> {
     let [length @ .., kind] = head;
     let length = u32::from_le_bytes(length) as usize;
-    let is_known = (FrameKind::HELLO.0..=FrameKind::ANSWER.0).contains(&kind);
+    let is_known = (FrameKind::HELLO.0..=FrameKind::TAKEN.0).contains(&kind);
     if is_known && (1..=bytes_max).contains(&length) {
         Ok((FrameKind(kind), length - 1))
     } else {

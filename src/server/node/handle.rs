@@ -1,5 +1,6 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
-use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
+use echoring_runtime::shard::{ControlMessage, DrainPlan, Exits, Goodbye, Remote};
 use echoring_runtime::stats;
 use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
 
@@ -68,6 +69,8 @@ pub struct Handle {
     pub(crate) readiness: Readiness,
     /// Listeners that are kept for a successor, until this server drains.
     pub(crate) kept: Arc<Mutex<Vec<InheritedListener>>>,
+    /// The ways on which connections leave the shards.
+    pub(crate) exits: Arc<Exits<OwnedFd>>,
     /// The link to another process.
     pub(crate) handover: Arc<HandoverState>,
     /// The number of the first shard, in the numbers of clients.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
-use crate::commands::{CommandSender, ShardCommand};
+use crate::commands::CommandSender;
 use crate::handover::{self, Offering, Predecessor};
 use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT};
 use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
@@ -29,8 +29,8 @@ use echoring_broker::node_mail::{
 use echoring_broker::publications::{OwnedPublication, PublishError};
 use echoring_runtime::driver::Description;
 use echoring_runtime::launch::{self, Ended, LaunchError, LaunchOptions, Launched, ShardSpec, ShardThread};
-use echoring_runtime::shard::{AccessLog, ControlMessage, Mailboxes, Remote};
-use echoring_topics::{Creators, HubReport, Placement, Position};
+use echoring_runtime::shard::{AccessLog, ControlMessage, Mailboxes};
+use echoring_topics::{Creators, Placement, Position};
 use socket2::Socket;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -372,7 +372,7 @@ impl Bound {
         let on_end = on_end(end.clone(), Arc::clone(&started));
         let launched = launch(options, specs, on_end).map_err(launch_error)?;
         let failure = FailureState { reason: OnceLock::new(), ends: end };
-        let handle = handle(launched.remotes().into(), shared, budgets, kept, failure, cluster_node);
+        let handle = handle(&launched, shared, budgets, kept, failure, cluster_node);
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         if predecessor.is_none() {
@@ -390,13 +390,14 @@ impl Bound {
 
 /// The handle of shards that have been launched.
 fn handle(
-    remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+    launched: &Launched<ServiceSetup>,
     shared: NodeShared,
     budgets: Budgets,
     kept: Vec<InheritedListener>,
     failure: FailureState,
     cluster: Option<ClusterNode>,
 ) -> Handle {
+    let remotes: Arc<[_]> = launched.remotes().into();
     let config = &shared.config;
     let message_bytes_most = mailbox_bytes(config.message_bytes_max) / 2 - MAIL_OVERHEAD_BYTES;
     let limits = LiveLimits {
@@ -416,6 +417,7 @@ fn handle(
         admission: shared.admission,
         readiness: shared.readiness,
         kept: Arc::new(Mutex::new(kept)),
+        exits: Arc::clone(launched.exits()),
         handover: Arc::default(),
         first_number: shared.node.first_number,
         remotes,

@@ -257,7 +257,7 @@ impl Service {
     }
 
     /// Closes a connection whose credentials no longer hold.
-    fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, due: Due) {
+    pub(super) fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, due: Due) {
         // The 101 may still wait for the topic's owner.
         if cx.is_deciding(token) {
             cx.refuse(token, &refusal(Denied::Expired, None));

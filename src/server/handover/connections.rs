@@ -1,0 +1,299 @@
+//! Open connections move to the successor, on a socket of their own, which the predecessor makes and passes with its listeners.
+//!
+//! ```text
+//! predecessor                                   successor
+//!     ── Connections, and their descriptors ──>   each goes to a shard, which takes it in or not
+//!     <───────────────────────────── Taken ──   the predecessor forgets it, or continues it
+//! ```
+//!
+//! The predecessor keeps what it has sent until it hears of it. So a connection that the successor refuses, or that it has when it ends,
+//! goes on where it was. One is never read by both: a shard of the successor reads nothing before it has taken the connection in, and the
+//! predecessor nothing before it knows that none has.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader};
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BufMut as _};
+
+use super::wire::{FrameKind, append_frame, invalid, receive, receive_sockets, send_sockets};
+use crate::commands::ShardCommand;
+use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_MOVE_TIMEOUT, HANDOVER_STALL_TIMEOUT};
+use crate::node::handle::Handle;
+use crate::service::moving::MoveOrder;
+use echoring_runtime::shard::{ControlMessage, Destination, Exits, MoveAnswer, Moved};
+
+/// Connections of one frame.
+const CONNECTIONS_PER_FRAME: usize = 64;
+/// Bytes of records after which a frame ends.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// Connections that are sent and not answered.
+const UNANSWERED_MAX: usize = 1_024;
+/// Interval of checks whether all shards are done.
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How many connections have moved to a successor, and how many have come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MovedConnections {
+    pub(super) moved: u64,
+    pub(super) refused: u64,
+}
+
+/// The connections that are on their way.
+#[derive(Debug, Default)]
+struct Unanswered {
+    connections: BTreeMap<u64, Moved<OwnedFd>>,
+    counts: MovedConnections,
+    /// The successor answers no more.
+    is_over: bool,
+}
+
+/// Moves all connections that can move to the successor, `most` of them at most.
+///
+/// # Errors
+/// If the socket fails: connections that the successor may have are lost then, and the others stay.
+pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Result<MovedConnections> {
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+    let (way, leaving) = mpsc::channel();
+    let unanswered = Arc::new(Mutex::new(Unanswered::default()));
+    let answers = {
+        let (unanswered, exits) = (Arc::clone(&unanswered), Arc::clone(&server.exits));
+        let stream = stream.try_clone()?;
+        thread::Builder::new()
+            .name("moves-answered".to_owned())
+            .spawn(move || take_answers(&stream, &unanswered, &exits))?
+    };
+    server.exits.set_successor(Some(way));
+    let (done, reports) = mpsc::sync_channel(server.remotes.len());
+    let share = most.div_ceil(server.remotes.len());
+    server.send_all(|| {
+        let (to, within, done) = (Destination::Successor, HANDOVER_MOVE_TIMEOUT, done.clone());
+        ControlMessage::Command(ShardCommand::MoveAway(MoveOrder { to, most: share, within, done }))
+    });
+    drop(done);
+    let sent = send_all(stream, &leaving, &unanswered, &reports);
+    server.exits.set_successor(None);
+    // Those that came too late.
+    leaving.try_iter().for_each(|moved| go_back(&server.exits, moved));
+    // The successor hears that no more follow, and the answers end.
+    let _ = stream.shutdown(if sent.is_ok() { Shutdown::Write } else { Shutdown::Both });
+    let _ = answers.join();
+    sent.map(|()| lock(&unanswered).counts)
+}
+
+fn lock(unanswered: &Mutex<Unanswered>) -> MutexGuard<'_, Unanswered> {
+    unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that was not taken in goes on where it was.
+fn go_back(exits: &Exits<OwnedFd>, moved: Moved<OwnedFd>) {
+    if exits.send_back(moved).is_err() {
+        exits.note_arrival();
+    }
+}
+
+/// Sends connections until all shards are done and everything is answered.
+fn send_all(
+    stream: &UnixStream,
+    leaving: &mpsc::Receiver<Moved<OwnedFd>>,
+    unanswered: &Mutex<Unanswered>,
+    reports: &mpsc::Receiver<(usize, usize)>,
+) -> io::Result<()> {
+    let given_up = Instant::now() + 2 * Duration::from_nanos(HANDOVER_MOVE_TIMEOUT);
+    let (mut number, mut are_done) = (0, false);
+    loop {
+        let batch = if lock(unanswered).connections.len() < UNANSWERED_MAX {
+            next_batch(leaving)
+        } else {
+            thread::sleep(CHECK_INTERVAL);
+            Vec::new()
+        };
+        if batch.is_empty() {
+            are_done |= loop {
+                match reports.try_recv() {
+                    Ok(_) => {}
+                    Err(error) => break error == mpsc::TryRecvError::Disconnected,
+                }
+            };
+            let unanswered = lock(unanswered);
+            let is_over = unanswered.is_over || Instant::now() >= given_up;
+            if is_over || (are_done && unanswered.connections.is_empty()) {
+                return Ok(());
+            }
+        } else {
+            send_batch(stream, batch, &mut number, unanswered)?;
+        }
+    }
+}
+
+fn next_batch(leaving: &mpsc::Receiver<Moved<OwnedFd>>) -> Vec<Moved<OwnedFd>> {
+    let Ok(first) = leaving.recv_timeout(CHECK_INTERVAL) else { return Vec::new() };
+    let mut bytes = first.record.len();
+    let mut batch = vec![first];
+    while batch.len() < CONNECTIONS_PER_FRAME
+        && bytes < FRAME_BYTES
+        && let Ok(moved) = leaving.try_recv()
+    {
+        bytes += moved.record.len();
+        batch.push(moved);
+    }
+    batch
+}
+
+fn send_batch(
+    stream: &UnixStream,
+    batch: Vec<Moved<OwnedFd>>,
+    number: &mut u64,
+    unanswered: &Mutex<Unanswered>,
+) -> io::Result<()> {
+    let mut frame = Vec::new();
+    append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| {
+        frame.put_u16_le(batch.len() as u16);
+        for (moved, number) in batch.iter().zip(*number..) {
+            frame.put_u64_le(number);
+            frame.put_u32_le(moved.record.len() as u32);
+            frame.put_slice(&moved.record);
+        }
+    });
+    if frame.len() > HANDOVER_FRAME_BYTES_MAX {
+        return Err(invalid("a connection is longer than a frame may be"));
+    }
+    // Before the answer can come.
+    let sockets: Vec<OwnedFd> =
+        batch.iter().map(|moved| moved.socket.try_clone()).collect::<io::Result<_>>()?;
+    for moved in batch {
+        lock(unanswered).connections.insert(*number, moved);
+        *number += 1;
+    }
+    io::Write::write_all(&mut &*stream, &frame)?;
+    send_sockets(stream, &sockets.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())
+}
+
+/// Takes the successor's answers until it says no more.
+fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exits<OwnedFd>) {
+    let mut reader = BufReader::new(stream);
+    let mut body = Vec::new();
+    let end = loop {
+        match receive(&mut reader, &mut body) {
+            Ok(FrameKind::TAKEN) => {}
+            Ok(_) => break invalid("an unexpected frame"),
+            Err(error) => break error,
+        }
+        let mut answers = &body[..];
+        while let (Ok(number), Ok(is_taken)) = (answers.try_get_u64_le(), answers.try_get_u8()) {
+            let moved = lock(unanswered).connections.remove(&number);
+            match moved {
+                Some(_) if is_taken == 1 => {
+                    lock(unanswered).counts.moved += 1;
+                    exits.note_arrival();
+                }
+                Some(moved) => {
+                    lock(unanswered).counts.refused += 1;
+                    go_back(exits, moved);
+                }
+                None => {}
+            }
+        }
+    };
+    let left = {
+        let mut unanswered = lock(unanswered);
+        unanswered.is_over = true;
+        std::mem::take(&mut unanswered.connections)
+    };
+    // A successor that has ended reads none of them. Another one may.
+    let has_ended = end.kind() == io::ErrorKind::UnexpectedEof;
+    for moved in left.into_values() {
+        if has_ended {
+            go_back(exits, moved);
+        } else {
+            exits.note_arrival();
+        }
+    }
+}
+
+/// Takes the connections of the predecessor in, on threads of its own, which end with the socket.
+pub(super) fn take_on_threads(server: &Handle, stream: UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+    let (answer, answers) = mpsc::channel();
+    let writing = stream.try_clone()?;
+    thread::Builder::new()
+        .name("moves-answers".to_owned())
+        .spawn(move || send_answers(&writing, &answers))?;
+    let (exits, shards) = (Arc::clone(&server.exits), server.remotes.len());
+    thread::Builder::new().name("moves-in".to_owned()).spawn(move || {
+        let end = take_all(&stream, &exits, shards, &answer);
+        if end.kind() != io::ErrorKind::UnexpectedEof {
+            tracing::warn!(error = %end, "no longer taking over connections of the previous server");
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    })?;
+    Ok(())
+}
+
+/// Passes connections on to the shards in turn, until the predecessor ends, as the error tells.
+fn take_all(
+    stream: &UnixStream,
+    exits: &Exits<OwnedFd>,
+    shards: usize,
+    answer: &mpsc::Sender<(u64, bool)>,
+) -> io::Error {
+    let mut body = Vec::new();
+    loop {
+        let taken = match receive(&mut &*stream, &mut body) {
+            Ok(FrameKind::CONNECTIONS) => take_batch(stream, &body, exits, shards, answer),
+            Ok(_) => Err(invalid("an unexpected frame")),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            return error;
+        }
+    }
+}
+
+fn take_batch(
+    stream: &UnixStream,
+    mut body: &[u8],
+    exits: &Exits<OwnedFd>,
+    shards: usize,
+    answer: &mpsc::Sender<(u64, bool)>,
+) -> io::Result<()> {
+    let malformed = || invalid("connections that are not well formed");
+    let count = usize::from(body.try_get_u16_le().map_err(|_| malformed())?);
+    if count > CONNECTIONS_PER_FRAME {
+        return Err(malformed());
+    }
+    let sockets = receive_sockets(stream, count)?;
+    for socket in sockets {
+        let number = body.try_get_u64_le().map_err(|_| malformed())?;
+        let length = body.try_get_u32_le().map_err(|_| malformed())? as usize;
+        let record = body.split_off(..length).ok_or_else(malformed)?.to_vec();
+        let to = Destination::Shard((number % shards as u64) as usize);
+        let answer = Some(MoveAnswer::new(answer.clone(), number));
+        // Dropped, with the answer that it is not taken in, if the shard has ended.
+        let _ = exits.send(Moved { record, socket, to, from: None, is_returned: false, answer });
+    }
+    Ok(())
+}
+
+fn send_answers(stream: &UnixStream, answers: &mpsc::Receiver<(u64, bool)>) {
+    while let Ok(first) = answers.recv() {
+        let mut frame = Vec::new();
+        append_frame(&mut frame, FrameKind::TAKEN, |frame| {
+            for (number, is_taken) in std::iter::once(first).chain(answers.try_iter()) {
+                frame.put_u64_le(number);
+                frame.put_u8(u8::from(is_taken));
+            }
+        });
+        if io::Write::write_all(&mut &*stream, &frame).is_err() {
+            return;
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+}

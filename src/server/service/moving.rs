@@ -1,0 +1,228 @@
+//! Moves the connections of a shard to others: batch by batch, so that each connection waits for its own batch only.
+//!
+//! A batch is held, which means that nothing more is read from it. A fence through all owner shards then makes sure that what its
+//! clients have published before is ordered, delivered and answered. Connections that owe and await nothing leave; the others go
+//! on, and are looked at again later.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+
+use bytes::{Buf as _, BufMut as _};
+
+use super::Service;
+use crate::limits::{MOVE_BATCH, MOVE_PATIENCE, MOVE_RETRY_INTERVAL};
+use echoring_broker::gate::{Due, Thawed};
+use echoring_broker::peer::{Context, Peer};
+use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Destination;
+
+/// The version of the state's format. States of another one are refused.
+const VERSION: u8 = 1;
+
+/// An order to move connections away.
+#[derive(Debug)]
+pub struct MoveOrder {
+    /// Where they go on.
+    pub to: Destination,
+    /// How many at most.
+    pub most: usize,
+    /// Time limit.
+    pub within: Nanos,
+    /// Gets the number of the shard, and how many connections have left it.
+    pub done: mpsc::SyncSender<(usize, usize)>,
+}
+
+/// An order that is carried out.
+#[derive(Debug)]
+pub(super) struct Moving {
+    order: MoveOrder,
+    until: Nanos,
+    /// When the last connection left.
+    progressed_at: Nanos,
+    /// Connections that are to be looked at.
+    candidates: Vec<Token>,
+    /// Connections whose input is held.
+    batch: Vec<Token>,
+    awaits_fence: bool,
+    /// The driver did not give them up.
+    staying: BTreeSet<Token>,
+    given_up: BTreeSet<Token>,
+    moved: usize,
+    /// When it must be looked at again at the latest.
+    pub(super) look_at: Nanos,
+}
+
+impl Moving {
+    pub(super) fn new(order: MoveOrder, now: Nanos) -> Moving {
+        Moving {
+            until: now + order.within,
+            order,
+            progressed_at: now,
+            candidates: Vec::new(),
+            batch: Vec::new(),
+            awaits_fence: false,
+            staying: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            moved: 0,
+            look_at: 0,
+        }
+    }
+
+    /// The connections that have not left stay.
+    fn end<D: Driver>(self, cx: &mut Context<'_, D>) {
+        for token in self.batch {
+            cx.let_go(token);
+        }
+        // Fails if nobody waits any more.
+        let _ = self.order.done.try_send((cx.shard(), self.moved));
+    }
+
+    /// A connection that was given up has come back.
+    pub(super) fn note_return(&mut self, token: Token) {
+        if self.given_up.remove(&token) {
+            self.moved -= 1;
+            self.staying.insert(token);
+        }
+    }
+}
+
+impl Service {
+    /// Begins to carry out an order, in place of an earlier one.
+    pub(super) fn begin_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>, order: MoveOrder) {
+        let moving = Moving::new(order, cx.now());
+        if let Some(earlier) = self.moving.replace(moving) {
+            earlier.end(cx);
+        }
+    }
+
+    /// Continues to move connections.
+    pub(super) fn advance_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let Some(mut moving) = self.moving.take() else { return };
+        if self.advance_order(cx, &mut moving) {
+            moving.end(cx);
+        } else {
+            self.moving = Some(moving);
+        }
+    }
+
+    /// One step. Returns whether the order is carried out, as far as that is possible.
+    fn advance_order<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) -> bool {
+        let now = cx.now();
+        moving.look_at = now + MILLISECOND;
+        if !moving.batch.is_empty() {
+            if moving.awaits_fence && !self.broadcast.is_fenced() {
+                return now >= moving.until;
+            }
+            self.send_batch(cx, moving);
+        }
+        let is_over = now >= moving.until
+            || now >= moving.progressed_at + MOVE_PATIENCE
+            || moving.moved >= moving.order.most;
+        if cx.leaving() > MOVE_BATCH || is_over {
+            return is_over;
+        }
+        if moving.candidates.is_empty() {
+            moving.candidates = self.movable(cx, moving);
+        }
+        if moving.candidates.is_empty() {
+            return cx.leaving() == 0;
+        }
+        self.hold_batch(cx, moving);
+        if moving.batch.is_empty() {
+            moving.look_at = now + if moving.candidates.is_empty() { MOVE_RETRY_INTERVAL } else { 0 };
+        }
+        false
+    }
+
+    /// The connections that could move at some time.
+    fn movable<D: Driver>(&self, cx: &Context<'_, D>, moving: &Moving) -> Vec<Token> {
+        let may_move = |token: &Token| {
+            cx.is_open(*token)
+                && !moving.staying.contains(token)
+                && cx.peer_of(*token).is_some_and(|peer| !matches!(peer, Peer::Handler(_)))
+        };
+        let mut tokens = cx.tokens();
+        tokens.retain(may_move);
+        tokens
+    }
+
+    fn hold_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
+        let most = MOVE_BATCH.min(moving.order.most - moving.moved);
+        while moving.batch.len() < most
+            && let Some(token) = moving.candidates.pop()
+        {
+            if cx.hold(token) {
+                moving.batch.push(token);
+            }
+        }
+        let needs_fence = |token: &Token| !matches!(cx.peer_of(*token), Some(Peer::Echo));
+        moving.awaits_fence = moving.batch.iter().any(needs_fence);
+        if moving.awaits_fence {
+            self.broadcast.begin_fence(cx);
+        }
+    }
+
+    fn send_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
+        for token in std::mem::take(&mut moving.batch) {
+            if !cx.is_open(token) || !self.broadcast.may_move(cx, token) {
+                cx.let_go(token);
+                continue;
+            }
+            let Some(peer) = cx.take_peer(token) else { continue };
+            let state = self.freeze(cx, token, peer);
+            moving.given_up.insert(token);
+            cx.give_up(token, moving.order.to, state);
+            moving.moved += 1;
+            moving.progressed_at = cx.now();
+        }
+    }
+
+    /// The state of a connection, which this shard forgets.
+    fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) -> Vec<u8> {
+        let mut state = vec![VERSION];
+        self.gate.freeze_client(token, &mut state);
+        let is_echo = matches!(peer, Peer::Echo);
+        state.put_u8(u8::from(is_echo));
+        if !is_echo {
+            self.broadcast.freeze_peer(cx, token, peer, &mut state);
+        }
+        self.forget_client(token, cx.pool());
+        state
+    }
+
+    /// Continues a connection from its state. `None` if that is impossible.
+    pub(super) fn continue_from<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        mut state: &[u8],
+    ) -> Option<()> {
+        if let Some(moving) = &mut self.moving {
+            moving.note_return(token);
+        }
+        let from = &mut state;
+        if from.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let now = cx.now();
+        let client = self.gate.thaw_client(token, from, cx.pool(), now)?;
+        let is_echo = from.try_get_u8().ok()? == 1;
+        let peer = if is_echo { Peer::Echo } else { self.broadcast.thaw_peer(cx, token, from)? };
+        cx.set_peer(token, peer);
+        if !is_echo {
+            self.broadcast.begin_thawed(cx, token);
+        }
+        match client {
+            Thawed::Withdrawn => self.end_credentials(cx, token, Due::Withdrawn),
+            // The permissions of topics may be others here.
+            Thawed::Continued if !is_echo => {
+                if let Some(mut link) = cx.link(token) {
+                    self.broadcast.check_rights(&mut link, self.gate.client(token));
+                }
+            }
+            Thawed::Continued => {}
+        }
+        from.is_empty().then_some(())
+    }
+}
