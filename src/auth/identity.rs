@@ -1,6 +1,7 @@
 //! An authenticated client: its subject, what its credentials allow, and until when.
 
 pub(crate) mod app_data;
+mod frozen;
 pub(crate) mod memory;
 pub(crate) mod patterns;
 pub(crate) mod server_subscriptions;

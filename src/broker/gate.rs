@@ -4,6 +4,7 @@
 //! authenticates does not grow.
 
 mod counters;
+mod frozen;
 mod known_clients;
 pub mod quotas;
 mod shared_identities;
@@ -23,6 +24,7 @@ use echoring_runtime::admission::{Limit, TopicUseLimits};
 use echoring_runtime::driver::Token;
 
 pub use counters::{AuthCounters, AuthFigures, KeySetFigures};
+pub use frozen::Thawed;
 pub use known_clients::Due;
 use known_clients::KnownClients;
 use quotas::{CountedCall, CountedSubscription, IdentityUse, Quotas};
@@ -321,25 +323,25 @@ impl Gate {
         pool: &mut Pool,
         now: Nanos,
     ) -> Vec<Token> {
-        let wall = unix_now();
-        let mut withdrawn = Vec::new();
         let old = mem::replace(&mut self.authenticator, authenticator);
-        let Some(authenticator) = &self.authenticator else { return withdrawn };
+        let Some(authenticator) = &self.authenticator else { return Vec::new() };
         if old.is_some_and(|old| Arc::ptr_eq(&old, authenticator)) {
-            return withdrawn;
+            return Vec::new();
         }
-        for (token, client) in self.known.all() {
-            match authenticator.renew(&client, wall) {
-                Renewal::Same => {}
-                Renewal::Withdrawn => withdrawn.push(token),
-                Renewal::Changed(client) => {
-                    if !self.known.insert(token, &client, pool, now, wall) {
-                        withdrawn.push(token);
-                    }
-                }
-            }
+        let all = self.known.all().into_iter();
+        all.filter(|(token, client)| !self.renew(*token, client, pool, now)).map(|(token, _)| token).collect()
+    }
+
+    /// Gives a connection the client that the present settings make of `client`, which is its own. False if they withdraw it, or
+    /// there is no room in memory: then it keeps its own until it is closed.
+    fn renew(&mut self, token: Token, client: &Identity, pool: &mut Pool, now: Nanos) -> bool {
+        let Some(authenticator) = &self.authenticator else { return true };
+        let wall = unix_now();
+        match authenticator.renew(client, wall) {
+            Renewal::Same => true,
+            Renewal::Withdrawn => false,
+            Renewal::Changed(client) => self.known.insert(token, &client, pool, now, wall),
         }
-        withdrawn
     }
 
     /// A connection that expired or was withdrawn is closed.

@@ -9,7 +9,7 @@ use crate::limits::PATTERNS_MAX;
 
 /// A bounded list of patterns; the empty list fits no topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Patterns(Box<[Pattern]>);
+pub(crate) struct Patterns(pub(super) Box<[Pattern]>);
 
 impl Patterns {
     /// `None` for more than [`PATTERNS_MAX`] patterns, or for one that is longer than any topic.

@@ -32,7 +32,7 @@ impl fmt::Debug for ServerSubscription {
 
 /// All of a client, by their topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ServerSubscriptions(Box<[ServerSubscription]>);
+pub struct ServerSubscriptions(pub(super) Box<[ServerSubscription]>);
 
 /// The options of a subscription. Those that are not here have no effect.
 #[derive(Debug, Default, Deserialize)]

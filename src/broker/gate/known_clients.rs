@@ -45,6 +45,21 @@ impl KnownClients {
         self.get(token).map(|client| &*client.identity)
     }
 
+    /// Whether the client of a connection was told that its credentials expire soon.
+    pub(crate) fn is_noticed(&self, token: Token) -> bool {
+        self.get(token).is_some_and(|client| client.is_noticed)
+    }
+
+    /// The client was told where its connection was before.
+    pub(crate) fn note_noticed(&mut self, token: Token) {
+        let client = self.clients.get_mut(token.index as usize).and_then(Option::as_deref_mut);
+        let Some(client) = client.filter(|client| client.token == token) else { return };
+        if client.expires != Nanos::MAX {
+            client.is_noticed = true;
+            self.timers.set(token.index, client.expires);
+        }
+    }
+
     fn get(&self, token: Token) -> Option<&KnownClient> {
         self.clients.get(token.index as usize)?.as_deref().filter(|client| client.token == token)
     }
