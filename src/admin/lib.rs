@@ -378,13 +378,13 @@ impl AdminService {
             ("connections", Some(_)) => Some(DELETE),
             ("topics", Some(_)) => Some(READS_AND_POST),
             ("cluster", Some(report)) => Question::methods(report),
-            ("reload", None) => Some(POST),
+            ("reload" | "rebalance", None) => Some(POST),
             _ => None,
         };
         let Some(methods) = methods else {
             return Reply::text(
                 StatusCode::NOT_FOUND,
-                "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
+                "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, /rebalance, \
                  /healthz or /readyz",
             );
         };
@@ -408,9 +408,20 @@ impl AdminService {
             }
             ("limits", _) => limits_report::reply(&self.server, &self.snapshots().await),
             ("metrics", _) => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
+            ("rebalance", _) => self.rebalance().await,
             ("reload", _) => self.reloading.answer().await,
             ("readyz", _) => self.readiness(),
             _ => self.health().await,
+        }
+    }
+
+    /// `POST /rebalance`: connections move from full shards to emptier ones.
+    async fn rebalance(&self) -> Reply {
+        let server = self.server.clone();
+        // The call waits for the shards, so it must not block this thread.
+        match tokio::task::spawn_blocking(move || server.rebalance()).await {
+            Ok(balanced) => Reply::json(StatusCode::OK, report::rebalanced(&balanced)),
+            Err(_) => Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the rebalancing panicked"),
         }
     }
 

@@ -22,7 +22,7 @@ use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
 pub(crate) use duration_figures::AgeFigures;
 use duration_figures::DurationFigures;
-use echoring_server::{AuthFigures, ClusterStatus, Snapshot};
+use echoring_server::{AuthFigures, ClusterStatus, Rebalanced, Snapshot};
 
 /// The schema of the report.
 const SCHEMA: &str = "echoring.stats/1";
@@ -145,6 +145,11 @@ struct Figures<'a> {
     limited: BTreeMap<&'static str, u64>,
     proxy_headers: u64,
     accept_failures: u64,
+    moved_in: u64,
+    moved_out: u64,
+    moves_refused: u64,
+    moves_kept: u64,
+    move_stall: DurationFigures,
     handler_failures: u64,
     handler_panics: u64,
     closes: BTreeMap<u16, u64>,
@@ -252,6 +257,11 @@ impl<'a> Figures<'a> {
             limited: limited(counters),
             proxy_headers: counters.proxy_headers,
             accept_failures: counters.accept_failures,
+            moved_in: counters.moved_in,
+            moved_out: counters.moved_out,
+            moves_refused: counters.moves_refused,
+            moves_kept: counters.moves_kept,
+            move_stall: DurationFigures::new(&counters.move_stall),
             handler_failures: counters.handler_failures,
             handler_panics: counters.handler_panics,
             closes: counters.closes(),
@@ -318,6 +328,18 @@ pub(super) struct Node {
     pub(super) certificates: Vec<(PathBuf, u64)>,
     /// The node's part in its cluster.
     pub(super) cluster: Option<ClusterStatus>,
+}
+
+/// The answer to a rebalancing.
+#[derive(Serialize)]
+struct RebalanceReport<'a> {
+    moved: u64,
+    connections: &'a [u64],
+}
+
+/// The result of a rebalancing in JSON.
+pub(super) fn rebalanced(balanced: &Rebalanced) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&RebalanceReport { moved: balanced.moved, connections: &balanced.connections })
 }
 
 /// The report as JSON.

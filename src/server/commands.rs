@@ -93,6 +93,8 @@ pub enum ShardCommand {
     ForgetPredecessor(ClientNumbers),
     /// Takeover: the successor is lost.
     LoseSuccessor,
+    /// Report the number of connections.
+    Count(mpsc::SyncSender<(usize, u64)>),
     /// Send connections to other shards.
     MoveAway(MoveOrder),
     /// Report about the topic of this name, if the shard knows it.

@@ -64,6 +64,7 @@ pub use node::host::Resolved;
 pub use node::join_error::JoinError;
 pub use node::listeners::InheritedListener;
 pub use node::peak::{HostMemory, MemoryPart, MemoryPeak};
+pub use node::rebalance::Rebalanced;
 pub use node::reconfigure::NeedsRestart;
 pub use node::server::{Bound, ClusterCommands, ClusterOutlets, Server};
 pub use node::topic_options::TopicOptions;

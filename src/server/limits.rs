@@ -1,5 +1,7 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
+use std::time::Duration;
+
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 pub use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
@@ -134,6 +136,18 @@ pub(crate) const MOVE_BATCH: usize = 256;
 pub(crate) const MOVE_PATIENCE: Nanos = SECOND;
 /// Interval at which connections that could not move are looked at again.
 pub(crate) const MOVE_RETRY_INTERVAL: Nanos = 20 * MILLISECOND;
+/// Shards whose connections differ by fewer are not balanced unasked.
+pub(crate) const REBALANCE_DIFFERENCE_MIN: u64 = 64;
+/// Interval at which the numbers of the shards' connections are compared.
+pub(crate) const REBALANCE_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections that move from one shard to another together.
+pub(crate) const REBALANCE_BATCH: u64 = 500;
+/// Pause between two such moves, so that the shards have time for their clients.
+pub(crate) const REBALANCE_PAUSE: Duration = Duration::from_millis(20);
+/// Maximum moves of one balancing.
+pub(crate) const REBALANCE_ROUNDS_MAX: usize = 200;
+/// Time limit for one of them.
+pub(crate) const REBALANCE_MOVE_TIMEOUT: Nanos = 2 * SECOND;
 /// Maximum listening sockets that are passed: of each address, one for each shard.
 pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 

@@ -9,6 +9,7 @@ pub(crate) mod join_error;
 pub(crate) mod listeners;
 pub(crate) mod peak;
 pub(crate) mod randomness;
+pub(crate) mod rebalance;
 pub(crate) mod reconfigure;
 pub(crate) mod server;
 pub(crate) mod shard_thread;

@@ -498,6 +498,7 @@ impl Application for Service {
             ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
             ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
             ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
+            ShardCommand::Count(reply) => drop(reply.try_send((shard, cx.connections() as u64))),
             ShardCommand::MoveAway(order) => self.begin_moving(cx, order),
         }
     }

@@ -329,6 +329,19 @@ pub(crate) struct Args {
     #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = IO)]
     pub(super) driver: DriverChoice,
 
+    /// Whether idle connections move from full shards to emptier ones
+    ///
+    /// The kernel deals connections by a hash, and some shards get more than others. See docs/guide/operate.md#moving-connections.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "on|off",
+        default_value_t = Rebalance::On,
+        hide_possible_values = true,
+        help_heading = IO
+    )]
+    pub(super) rebalance: Rebalance,
+
     /// TCP congestion control of accepted connections, such as bbr [default: the kernel's]
     ///
     /// net.ipv4.tcp_available_congestion_control lists what the kernel has.
@@ -642,6 +655,13 @@ pub(super) enum Watch {
     Files,
     /// The file of --config too
     All,
+}
+
+/// Whether connections move between shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Rebalance {
+    On,
+    Off,
 }
 
 /// Whether the pages and the test endpoints are served.

@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Id};
 use rustls::pki_types::UnixTime;
 
-use super::args::{Args, Demo, Profile};
+use super::args::{Args, Demo, Profile, Rebalance};
 use super::auth;
 use super::cluster::ClusterOptions;
 use super::config;
@@ -314,6 +314,7 @@ fn server_config(
         shards: args.shards,
         cpus: args.cpus.clone().unwrap_or_default(),
         driver: args.driver,
+        rebalance: args.rebalance == Rebalance::On,
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
         notsent_lowat: args.notsent_lowat as u32,

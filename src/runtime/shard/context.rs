@@ -393,6 +393,12 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         slot.peer.as_mut()
     }
 
+    /// Whether a connection is between two messages in each direction, with nothing queued.
+    pub fn is_idle(&self, token: Token) -> bool {
+        let connection = self.core.slots.get(token).map(|slot| &slot.connection);
+        connection.is_some_and(|connection| connection.is_between_messages() && connection.is_writable())
+    }
+
     /// Keeps the input of a connection from now on, because it is about to leave this shard. False if it must stay: it is in
     /// a handshake, is closing, is secured by TLS, or is paused.
     pub fn hold(&mut self, token: Token) -> bool {

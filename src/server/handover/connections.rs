@@ -74,7 +74,13 @@ pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Res
     let share = most.div_ceil(server.remotes.len());
     server.send_all(|| {
         let (to, within, done) = (Destination::Successor, HANDOVER_MOVE_TIMEOUT, done.clone());
-        ControlMessage::Command(ShardCommand::MoveAway(MoveOrder { to, most: share, within, done }))
+        ControlMessage::Command(ShardCommand::MoveAway(MoveOrder {
+            to,
+            most: share,
+            only_idle: false,
+            within,
+            done,
+        }))
     });
     drop(done);
     let sent = send_all(stream, &leaving, &unanswered, &reports);

@@ -307,6 +307,13 @@ impl Builder {
         self
     }
 
+    /// Whether idle connections move from full shards to emptier ones; by default they do. Those of handlers, and TLS sessions, stay
+    /// where they are.
+    pub fn rebalance(mut self, rebalance: bool) -> Builder {
+        self.config.rebalance = rebalance;
+        self
+    }
+
     /// Maximum size of a request head in bytes; a larger one is answered 431. Each handshake may buffer as much.
     pub fn head_bytes_max(mut self, bytes: usize) -> Builder {
         self.config.head_bytes_max = bytes;

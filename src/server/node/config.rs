@@ -130,6 +130,8 @@ pub struct ServerConfig {
     pub pinned: bool,
     /// The I/O driver.
     pub driver: DriverChoice,
+    /// Whether idle connections move from full shards to emptier ones.
+    pub rebalance: bool,
     /// Kernel features that are not used, for tests of the degraded paths.
     pub without: Features,
     /// Maximum size of a request head in bytes.
@@ -209,6 +211,7 @@ impl Default for ServerConfig {
             cpus: Vec::new(),
             pinned: true,
             driver: DriverChoice::Auto,
+            rebalance: true,
             without: Features::NONE,
             head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,

@@ -62,6 +62,7 @@ impl Handle {
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
         self.readiness.set_auth(config.auth.as_ref());
+        self.set_rebalance(config.rebalance);
         self.send_all(|| ControlMessage::Configure(Box::new(live.clone())));
         // Control messages are taken in order.
         drop(self.stalled_shards());

@@ -323,7 +323,9 @@ impl Bound {
         if let Some(auth) = &self.config.auth {
             auth.start().map_err(cannot_start("authentication"))?;
         }
-        self.start_on(predecessor, Randomness::System, launch::launch)
+        let server = self.start_on(predecessor, Randomness::System, launch::launch)?;
+        server.handle.rebalance_on_thread();
+        Ok(server)
     }
 
     /// Starts the shards where `launch` runs them.
@@ -344,6 +346,7 @@ impl Bound {
         let budgets = Budgets::new(&config, connections);
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.message_bytes_max));
         let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config));
+        let rebalances = config.rebalance;
         let cluster_node = cluster.as_ref().map(|cluster| cluster.node.clone());
         let shared = NodeShared {
             connections,
@@ -383,6 +386,7 @@ impl Bound {
             Some(predecessor) => (Some(Replacement { predecessor, sockets: then, later, files }), Vec::new()),
             None => (None, files),
         };
+        handle.set_rebalance(rebalances);
         let (driver, threads, ends) = (launched.driver(), launched.run(), Mutex::new(ends));
         Ok(Server { addresses, files, driver, threads, ends, handle, node, cluster, outlets, replacement })
     }
@@ -418,6 +422,7 @@ fn handle(
         readiness: shared.readiness,
         kept: Arc::new(Mutex::new(kept)),
         exits: Arc::clone(launched.exits()),
+        rebalancing: Arc::default(),
         handover: Arc::default(),
         first_number: shared.node.first_number,
         remotes,

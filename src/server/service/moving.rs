@@ -27,6 +27,8 @@ pub struct MoveOrder {
     pub to: Destination,
     /// How many at most.
     pub most: usize,
+    /// Only those that neither send nor are sent anything now.
+    pub only_idle: bool,
     /// Time limit.
     pub within: Nanos,
     /// Gets the number of the shard, and how many connections have left it.
@@ -140,6 +142,7 @@ impl Service {
         let may_move = |token: &Token| {
             cx.is_open(*token)
                 && !moving.staying.contains(token)
+                && (!moving.order.only_idle || cx.is_idle(*token))
                 && cx.peer_of(*token).is_some_and(|peer| !matches!(peer, Peer::Handler(_)))
         };
         let mut tokens = cx.tokens();
@@ -165,30 +168,34 @@ impl Service {
 
     fn send_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
         for token in std::mem::take(&mut moving.batch) {
-            if !cx.is_open(token) || !self.broadcast.may_move(cx, token) {
-                cx.let_go(token);
-                continue;
+            match self.freeze(cx, token) {
+                Some(state) => {
+                    moving.given_up.insert(token);
+                    cx.give_up(token, moving.order.to, state);
+                    moving.moved += 1;
+                    moving.progressed_at = cx.now();
+                }
+                None => cx.let_go(token),
             }
-            let Some(peer) = cx.take_peer(token) else { continue };
-            let state = self.freeze(cx, token, peer);
-            moving.given_up.insert(token);
-            cx.give_up(token, moving.order.to, state);
-            moving.moved += 1;
-            moving.progressed_at = cx.now();
         }
     }
 
-    /// The state of a connection, which this shard forgets.
-    fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) -> Vec<u8> {
+    /// The state of a connection, which this shard forgets. `None` if it cannot leave now.
+    fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) -> Option<Vec<u8>> {
+        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
+        if !cx.is_open(token) || !(is_echo || self.broadcast.may_move(cx, token)) {
+            return None;
+        }
         let mut state = vec![VERSION];
         self.gate.freeze_client(token, &mut state);
-        let is_echo = matches!(peer, Peer::Echo);
         state.put_u8(u8::from(is_echo));
-        if !is_echo {
-            self.broadcast.freeze_peer(cx, token, peer, &mut state);
+        let peer = cx.take_peer(token)?;
+        if !is_echo && let Err(peer) = self.broadcast.freeze_peer(cx, token, peer, &mut state) {
+            cx.set_peer(token, peer);
+            return None;
         }
         self.forget_client(token, cx.pool());
-        state
+        Some(state)
     }
 
     /// Continues a connection from its state. `None` if that is impossible.

@@ -18,6 +18,7 @@ pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], cou
     out.counter("echoring_connections_accepted_total", counters.accepted).help("Connections accepted.");
     out.counter("echoring_accept_failures_total", counters.accept_failures)
         .help("Failures to accept, for lack of descriptors or memory.");
+    moves(out, counters);
     limits(out, bans, counters);
     handshakes(out, counters);
     ends(out, counters);
@@ -26,6 +27,21 @@ pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], cou
     traffic(out, counters);
     compression(out, snapshots);
     tls(out, snapshots, counters);
+}
+
+fn moves(out: &mut Families, counters: &Counters) {
+    let results = [
+        ("taken_in", counters.moved_in),
+        ("left", counters.moved_out),
+        ("refused", counters.moves_refused),
+        ("kept", counters.moves_kept),
+    ];
+    out.counters("echoring_connection_moves_total").by("result", results).help(
+        "Open connections that moved between shards, or between a server and its successor, by result: taken_in and left \
+             count both ends; refused by the other end, or kept by the driver, they went on where they were.",
+    );
+    out.histogram("echoring_connection_move_seconds", counters.move_stall.clone())
+        .help("How long connections that were taken in were not read while they moved.");
 }
 
 fn limits(out: &mut Families, bans: u64, counters: &Counters) {

@@ -1,0 +1,183 @@
+//! Balances the shards: idle connections move from the fullest shard to the emptiest.
+//!
+//! The kernel deals connections to shards by a hash, so that with few or long-lived connections one shard may have twice as many as
+//! another. A thread looks at their numbers from time to time; [`Handle::rebalance`] does so at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::commands::ShardCommand;
+use crate::limits::{
+    REBALANCE_BATCH, REBALANCE_DIFFERENCE_MIN, REBALANCE_INTERVAL, REBALANCE_MOVE_TIMEOUT, REBALANCE_PAUSE,
+    REBALANCE_ROUNDS_MAX,
+};
+use crate::node::handle::Handle;
+use crate::service::moving::MoveOrder;
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
+use echoring_runtime::shard::{ControlMessage, Destination};
+
+/// Whether shards are balanced without being asked to.
+#[derive(Debug, Default)]
+pub(crate) struct Rebalancing {
+    pub(crate) is_on: AtomicBool,
+}
+
+/// The result of [`Handle::rebalance`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rebalanced {
+    /// Connections that have moved.
+    pub moved: u64,
+    /// Connections of each shard afterwards, by number.
+    pub connections: Vec<u64>,
+}
+
+/// Connections that are to move from one shard to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    from: usize,
+    to: usize,
+    count: u64,
+}
+
+impl Plan {
+    /// What brings the fullest and the emptiest shard nearer to the mean, if they differ by more than the mean divided by `part`.
+    fn of(connections: &[u64], part: u64) -> Option<Plan> {
+        let (to, least) = connections.iter().copied().enumerate().min_by_key(|(_, count)| *count)?;
+        let (from, most) = connections.iter().copied().enumerate().max_by_key(|(_, count)| *count)?;
+        let mean = connections.iter().sum::<u64>() / connections.len() as u64;
+        let count = (most - mean).min(mean - least).min(REBALANCE_BATCH);
+        ((most - least) * part > mean && count > 0).then_some(Plan { from, to, count })
+    }
+}
+
+/// Differences of more than a fifth of the mean are reduced to a tenth: otherwise each coming and going would cause a move.
+const START_PART: u64 = 5;
+const END_PART: u64 = 10;
+
+impl Handle {
+    /// Moves idle connections from the fullest shards to the emptiest until they differ by less than a tenth of the mean, as far as
+    /// connections can move: no TLS sessions, and none of handlers. Blocks for some seconds at most.
+    pub fn rebalance(&self) -> Rebalanced {
+        let mut balanced = Rebalanced::default();
+        for _ in 0..REBALANCE_ROUNDS_MAX {
+            balanced.connections = self.count_connections();
+            let Some(plan) = self.plan_moves(&balanced.connections, END_PART) else { break };
+            let moved = self.move_idle(plan);
+            if moved == 0 {
+                break;
+            }
+            balanced.moved += moved;
+            thread::sleep(REBALANCE_PAUSE);
+        }
+        balanced.connections = self.count_connections();
+        balanced
+    }
+
+    /// Whether shards are balanced from time to time, from now on.
+    pub fn set_rebalance(&self, is_on: bool) {
+        self.rebalancing.is_on.store(is_on, Ordering::Relaxed);
+    }
+
+    /// The number of connections of each shard; empty if one does not answer.
+    fn count_connections(&self) -> Vec<u64> {
+        let (reply, answers) = mpsc::sync_channel(self.remotes.len());
+        self.send_all(|| ControlMessage::Command(ShardCommand::Count(reply.clone())));
+        drop(reply);
+        let mut counts = vec![0; self.remotes.len()];
+        for _ in 0..counts.len() {
+            match answers.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
+                Ok((shard, count)) => counts[shard] = count,
+                Err(_) => return Vec::new(),
+            }
+        }
+        counts
+    }
+
+    fn plan_moves(&self, connections: &[u64], part: u64) -> Option<Plan> {
+        if self.is_leaving() || self.has_successor() {
+            return None;
+        }
+        Plan::of(connections, part)
+    }
+
+    fn move_idle(&self, Plan { from, to, count }: Plan) -> u64 {
+        let (done, moved) = mpsc::sync_channel(1);
+        let order = MoveOrder {
+            to: Destination::Shard(to),
+            most: count as usize,
+            only_idle: true,
+            within: REBALANCE_MOVE_TIMEOUT,
+            done,
+        };
+        self.remotes[from].send(ControlMessage::Command(ShardCommand::MoveAway(order)));
+        let moved = moved.recv_timeout(2 * Duration::from_nanos(REBALANCE_MOVE_TIMEOUT));
+        let moved = moved.map_or(0, |(_, moved)| moved as u64);
+        if moved > 0 {
+            tracing::debug!(from, to, moved, "connections moved between shards");
+        }
+        moved
+    }
+
+    /// Starts the thread that balances the shards from time to time. It ends with them.
+    pub(crate) fn rebalance_on_thread(&self) {
+        if self.remotes.len() < 2 {
+            return;
+        }
+        let handle = self.clone();
+        let balancing = move || {
+            while !handle.is_leaving() && !handle.has_failed() {
+                thread::park_timeout(REBALANCE_INTERVAL);
+                if !handle.rebalancing.is_on.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let connections = handle.count_connections();
+                if connections.is_empty() {
+                    return;
+                }
+                let (least, most) = (connections.iter().min(), connections.iter().max());
+                let difference = most.zip(least).map_or(0, |(most, least)| most - least);
+                let is_due = difference >= REBALANCE_DIFFERENCE_MIN;
+                if is_due && handle.plan_moves(&connections, START_PART).is_some() {
+                    handle.rebalance();
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("rebalance".to_owned()).spawn(balancing) {
+            tracing::warn!(%error, "shards are not balanced: no thread could be started");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fullest_and_the_emptiest_shard_come_nearer_to_the_mean() {
+        let plan = |connections: &[u64]| Plan::of(connections, END_PART);
+        assert_eq!(plan(&[100, 300]), Some(Plan { from: 1, to: 0, count: 100 }));
+        assert_eq!(plan(&[0, 90, 90, 20]), Some(Plan { from: 2, to: 0, count: 40 }));
+        assert_eq!(plan(&[0, 9_000]), Some(Plan { from: 1, to: 0, count: REBALANCE_BATCH }));
+        for even in [&[100, 109][..], &[100], &[0, 0], &[3, 4], &[1, 0], &[]] {
+            assert_eq!(plan(even), None, "{even:?}");
+        }
+    }
+
+    /// Repeated, it ends with shards that differ by less than a tenth.
+    #[test]
+    fn it_comes_to_an_end() {
+        let mut connections = [0, 10_000, 7, 4_000, 900];
+        let mut moves = 0;
+        while let Some(Plan { from, to, count }) = Plan::of(&connections, END_PART) {
+            connections[from] -= count;
+            connections[to] += count;
+            moves += 1;
+            assert!(moves < 100, "{connections:?}");
+        }
+        let (least, most) = (connections.iter().min(), connections.iter().max());
+        assert!(most.zip(least).is_some_and(|(most, least)| (most - least) * END_PART <= 14_907 / 5));
+    }
+}
