@@ -220,3 +220,150 @@ impl Wire for AllowedBy {
         ALLOWED_BY.get(usize::from(u8::take(from)?)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<u64>(), 0..INTEGER_END).prop_map(|(epoch, offset)| Position { epoch, offset })
+    }
+
+    fn subscription() -> impl Strategy<Value = FrozenSubscription> {
+        let flags = prop::array::uniform7(any::<bool>());
+        let parts = ("[a-zü]{1,20}", position(), flags, 0..ALLOWED_BY.len(), any::<Option<u64>>());
+        parts.prop_map(|(topic, position, flags, allowed_by, expires_in)| {
+            let [members, presence, history, must_recover, deltas, skips_own, is_counted] = flags;
+            FrozenSubscription {
+                topic: topic.into(),
+                position,
+                granted: Granted { members, presence, history },
+                must_recover,
+                deltas,
+                skips_own,
+                allowed_by: ALLOWED_BY[allowed_by],
+                expires_in,
+                is_counted,
+            }
+        })
+    }
+
+    fn protocol() -> impl Strategy<Value = FrozenProtocol> {
+        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>());
+        let centrifuge = centrifuge.prop_map(|(is_binary, pings, due_in)| FrozenProtocol::Centrifuge {
+            encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
+            pings: PINGS[pings],
+            due_in,
+        });
+        prop_oneof![Just(FrozenProtocol::V1), Just(FrozenProtocol::EventStream), centrifuge]
+    }
+
+    fn session() -> impl Strategy<Value = FrozenPeer> {
+        let requests = (any::<u32>(), any::<u64>(), any::<u32>(), any::<u8>());
+        let parts = (
+            any::<u128>(),
+            "[a-zü]{0,20}",
+            requests,
+            protocol(),
+            prop::collection::vec(subscription(), 0..5),
+        );
+        parts.prop_map(|(client, subject, requests, protocol, mut subscriptions)| {
+            let (latest, errors, late, late_row) = requests;
+            subscriptions.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+            subscriptions.dedup_by(|one, other| one.topic == other.topic);
+            let is_stream = protocol == FrozenProtocol::EventStream;
+            let protocol = if is_stream && subscriptions.len() != 1 { FrozenProtocol::V1 } else { protocol };
+            FrozenPeer::Session(Box::new(FrozenSession {
+                client: ClientId::from_bits(client | 1),
+                subject: subject.into(),
+                requests: RequestHistory { latest, errors, late, late_row },
+                protocol,
+                subscriptions,
+            }))
+        })
+    }
+
+    fn subscriber() -> impl Strategy<Value = FrozenPeer> {
+        let parts = ("[a-zü]{1,20}", position(), any::<bool>(), any::<bool>());
+        parts.prop_map(|(topic, position, echo_own, may_publish)| {
+            FrozenPeer::Subscriber(FrozenSubscriber { topic: topic.into(), position, echo_own, may_publish })
+        })
+    }
+
+    fn bytes_of(peer: &FrozenPeer) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        peer.put(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn a_connection_is_read_as_it_was_written_and_not_from_a_part(
+            peer in prop_oneof![session(), subscriber()],
+            rest in prop::collection::vec(any::<u8>(), 0..4),
+            wrong in any::<(prop::sample::Index, u8)>(),
+        ) {
+            let bytes = bytes_of(&peer);
+            let all = [&bytes[..], &rest].concat();
+            let mut from = &all[..];
+            prop_assert_eq!(FrozenPeer::take(&mut from), Some(peer));
+            prop_assert_eq!(from, &rest[..]);
+            for end in 0..bytes.len() {
+                prop_assert_eq!(FrozenPeer::take(&mut &bytes[..end]), None);
+            }
+            // Anything may come of it but a panic.
+            let mut bytes = bytes;
+            let at = wrong.0.index(bytes.len());
+            bytes[at] = wrong.1;
+            let _ = FrozenPeer::take(&mut &bytes[..]);
+        }
+
+        #[test]
+        fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [&[VERSION][..], &bytes].concat();
+            let _ = FrozenPeer::take(&mut &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn what_no_connection_has_is_refused() {
+        let position = Position { epoch: 1, offset: 1 };
+        let subscriber = |topic: &str, position| {
+            let frozen =
+                FrozenSubscriber { topic: topic.into(), position, echo_own: true, may_publish: true };
+            FrozenPeer::take(&mut &bytes_of(&FrozenPeer::Subscriber(frozen))[..]).is_some()
+        };
+        assert!(subscriber("t", position));
+        assert!(!subscriber("", position) && !subscriber("a\nb", position));
+        assert!(!subscriber("t", Position { offset: INTEGER_END, ..position }));
+        let session = |client, topics: &[&str], protocol| {
+            let subscription = |topic: &&str| FrozenSubscription {
+                topic: (*topic).into(),
+                position,
+                granted: Granted { members: true, presence: true, history: true },
+                must_recover: false,
+                deltas: false,
+                skips_own: false,
+                allowed_by: AllowedBy::Permission,
+                expires_in: None,
+                is_counted: false,
+            };
+            let frozen = FrozenSession {
+                client: ClientId::local(client),
+                subject: "".into(),
+                requests: RequestHistory::default(),
+                protocol,
+                subscriptions: topics.iter().map(subscription).collect(),
+            };
+            FrozenPeer::take(&mut &bytes_of(&FrozenPeer::Session(Box::new(frozen)))[..]).is_some()
+        };
+        assert!(session(1, &["a", "b"], FrozenProtocol::V1));
+        assert!(!session(0, &["a"], FrozenProtocol::V1), "no client has that id");
+        assert!(!session(1, &["a", "a"], FrozenProtocol::V1), "a session has one subscription to a topic");
+        assert!(session(1, &["a"], FrozenProtocol::EventStream));
+        assert!(!session(1, &[], FrozenProtocol::EventStream), "it has ended");
+        let handler = FrozenPeer::take(&mut &[VERSION, 2][..]);
+        assert_eq!(handler, None, "the connections of handlers do not move");
+    }
+}

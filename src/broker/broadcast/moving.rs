@@ -311,3 +311,6 @@ fn thawed(
         counted: if frozen.is_counted { gate.resume_subscription(token, now) } else { None },
     }
 }
+
+#[cfg(test)]
+mod tests;

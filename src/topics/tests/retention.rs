@@ -33,7 +33,7 @@ fn messages_from_now_on_are_kept_until_the_time_is_over() {
     for messages in [0, 2] {
         let (mut owned, mut pool) = owned(messages);
         let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
-        let mut publish = |owned: &mut OwnedTopics, pool: &mut Pool, payload: &str, now| {
+        let publish = |owned: &mut OwnedTopics, pool: &mut Pool, payload: &str, now| {
             owned.publish(id, &json(payload.as_bytes()), true, now, pool).unwrap();
         };
         for payload in ["1", "2", "3"] {
