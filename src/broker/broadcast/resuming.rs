@@ -143,7 +143,7 @@ impl Broadcast {
         replay.requested = true;
         let from = Replay::After(replay.position.offset);
         if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
-            self.raw_page(link, topic, from, page, &bytes);
+            self.replay_page(link, topic, from, page, &bytes);
         }
     }
 

@@ -252,12 +252,23 @@ impl World {
         self.network.client_write(to.client, &[&head, message].concat());
     }
 
-    /// Publishes one message of this many bytes.
-    fn send_long(&self, to: &At, bytes: usize) {
-        let message = format!(r#"{{"type":"publish","topic":"t","data":"{}"}}"#, "x".repeat(bytes));
-        let length = (message.len() as u16).to_be_bytes();
-        let head = [0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
-        self.network.client_write(to.client, &[&head, message.as_bytes()].concat());
+    /// Publishes the next messages, each with this many bytes.
+    fn publish_long(&mut self, publisher: &At, count: u32, bytes: usize) {
+        for _ in 0..count {
+            self.published += 1;
+            let filling = "x".repeat(bytes);
+            let message =
+                format!(r#"{{"type":"publish","topic":"t","data":"m{}.{filling}"}}"#, self.published);
+            let length = (message.len() as u16).to_be_bytes();
+            let head = [0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
+            let frame = [&head, message.as_bytes()].concat();
+            let mut rest = &frame[..];
+            while !rest.is_empty() {
+                let written = self.network.client_write(publisher.client, rest);
+                rest = &rest[written..];
+                self.tick(1);
+            }
+        }
     }
 
     /// Publishes the next messages.
@@ -376,6 +387,93 @@ fn nothing_is_lost_or_doubled_when_a_subscriber_moves_and_nothing_else_is_sent()
 }
 
 #[test]
+fn a_long_replay_comes_page_by_page_and_ends_where_new_messages_begin() {
+    for kind in ["raw", "v1", "json", "events"] {
+        for seed in 1..4 {
+            let mut world = World::new(seed, 0);
+            let publisher = world.open("v1", 0);
+            let before = world.subscriber(kind, 0);
+            let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, 1);
+            world.take(&after);
+            let bytes = world.freeze(&before);
+            for _ in 0..12 {
+                world.publish_long(&publisher, 10, 1_000);
+            }
+            world.settle();
+            world.thaw(&after, bytes);
+            let mut heard = Vec::new();
+            for _ in 0..20 {
+                world.publish_long(&publisher, 1, 1_000);
+                world.tick(1);
+                heard.extend(numbers(&world.take(&after)));
+            }
+            world.settle();
+            heard.extend(numbers(&world.take(&after)));
+            let all: Vec<u32> = (1..=world.published).collect();
+            assert_eq!(heard, all, "{kind}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn messages_that_are_lost_meanwhile_are_told_as_ever() {
+    for (kind, told) in
+        [("raw", "slow consumer"), ("v1", "\"gap\""), ("json", "unsubscribe"), ("events", "event: gap")]
+    {
+        let mut world = World::new(1, 0);
+        let publisher = world.open("v1", 0);
+        let before = world.subscriber(kind, 0);
+        let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, 1);
+        world.take(&after);
+        let bytes = world.freeze(&before);
+        for _ in 0..90 {
+            world.publish_long(&publisher, 1, 60_000);
+        }
+        world.thaw(&after, bytes);
+        world.settle();
+        let said = world.take(&after);
+        let end = said.len().min(300);
+        assert!(said.contains(told), "{kind}: {}", &said[..end]);
+    }
+}
+
+#[test]
+fn a_client_returns_to_a_topic_that_has_another_epoch() {
+    for (kind, told) in [("raw", "moved"), ("v1", "unsubscribed"), ("json", "unsubscribe"), ("events", "")] {
+        for to in 0..SHARDS {
+            let mut world = World::new(2, 0);
+            let publisher = world.open("v1", 0);
+            let other = world.subscriber("v1", to);
+            let before = world.subscriber(kind, 0);
+            let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, to);
+            world.take(&after);
+            let bytes = world.freeze(&before);
+            let bytes = of_another_epoch(&bytes);
+            world.thaw(&after, bytes);
+            world.settle();
+            let said = world.take(&after);
+            assert!(said.contains(told), "{kind} to {to}: {said}");
+            world.publish(&publisher, 1);
+            world.settle();
+            assert!(numbers(&world.take(&after)).is_empty());
+            assert_eq!(numbers(&world.take(&other)), [1], "nobody else notices");
+        }
+    }
+}
+
+/// The connection, as if its topic had begun again.
+fn of_another_epoch(bytes: &[u8]) -> Vec<u8> {
+    let mut frozen = FrozenPeer::take(&mut &bytes[..]).unwrap();
+    match &mut frozen {
+        FrozenPeer::Subscriber(subscriber) => subscriber.position.epoch ^= 2,
+        FrozenPeer::Session(session) => session.subscriptions[0].position.epoch ^= 2,
+    }
+    let mut bytes = Vec::new();
+    frozen.put(&mut bytes);
+    bytes
+}
+
+#[test]
 fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
     for (seed, to) in [(1, 0), (1, 1), (2, 0), (2, 1), (3, 1)] {
         let mut world = World::new(seed, 0);
@@ -453,10 +551,7 @@ fn a_connection_with_unsent_messages_stays_and_so_does_one_without_a_fence() {
     world.settle();
     assert!(world.try_freeze(&echo).is_none(), "there is nothing to move");
     // More than the client's receive window takes.
-    for _ in 0..200 {
-        world.send_long(&publisher, 10_000);
-        world.tick(1);
-    }
+    world.publish_long(&publisher, 200, 10_000);
     world.order(0, Step::Fence);
     world.settle();
     assert!(world.try_freeze(&session).is_none(), "it has not been sent everything");
