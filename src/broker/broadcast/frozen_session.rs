@@ -74,6 +74,8 @@ pub(super) struct FrozenSubscription {
     pub(super) expires_in: Option<Nanos>,
     /// Whether it counts for its identity.
     pub(super) is_counted: bool,
+    /// The number of subscribers that its client knows of, if the client is told of changes.
+    pub(super) present: Option<u64>,
 }
 
 impl FrozenPeer {
@@ -132,7 +134,7 @@ structures! {
     FrozenSubscriber { topic, position, echo_own, may_publish }
     FrozenSession { client, subject, requests, protocol, subscriptions }
     FrozenSubscription {
-        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted
+        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, present
     }
     Granted { members, presence, history }
     RequestHistory { latest, errors, late, late_row }
@@ -232,8 +234,9 @@ mod tests {
 
     fn subscription() -> impl Strategy<Value = FrozenSubscription> {
         let flags = prop::array::uniform7(any::<bool>());
-        let parts = ("[a-zü]{1,20}", position(), flags, 0..ALLOWED_BY.len(), any::<Option<u64>>());
-        parts.prop_map(|(topic, position, flags, allowed_by, expires_in)| {
+        let numbers = any::<[Option<u64>; 2]>();
+        let parts = ("[a-zü]{1,20}", position(), flags, 0..ALLOWED_BY.len(), numbers);
+        parts.prop_map(|(topic, position, flags, allowed_by, [expires_in, present])| {
             let [members, presence, history, must_recover, deltas, skips_own, is_counted] = flags;
             FrozenSubscription {
                 topic: topic.into(),
@@ -245,6 +248,7 @@ mod tests {
                 allowed_by: ALLOWED_BY[allowed_by],
                 expires_in,
                 is_counted,
+                present,
             }
         })
     }
@@ -348,6 +352,7 @@ mod tests {
                 allowed_by: AllowedBy::Permission,
                 expires_in: None,
                 is_counted: false,
+                present: None,
             };
             let frozen = FrozenSession {
                 client: ClientId::local(client),

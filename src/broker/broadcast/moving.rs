@@ -11,6 +11,7 @@
 
 use super::Broadcast;
 use super::centrifuge_session::CentrifugeSession;
+use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::frozen_session::{
     FrozenPeer, FrozenProtocol, FrozenSession, FrozenSubscriber, FrozenSubscription,
@@ -24,7 +25,7 @@ use crate::peer::{ConnectionContext, Context, Peer, ShardResources};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Creator, GapReason, Position, Refused, SubscriberId, TopicId};
+use echoring_topics::{Creator, GapReason, Position, Refused, SubscriberId, TopicId, TopicSettings};
 
 /// Stands for the topic of a raw subscriber that the shard could not subscribe to.
 const NOWHERE: TopicId = TopicId { index: u32::MAX, generation: u32::MAX };
@@ -107,6 +108,11 @@ impl Broadcast {
         token: Token,
         session: &Session,
     ) -> Option<FrozenSession> {
+        let is_told = |own: &SessionSubscription| {
+            session.dialect() == Dialect::V1
+                && own.granted.presence
+                && self.fan_out.has(own.topic, TopicSettings::has_presence)
+        };
         let frozen = |own: &SessionSubscription| {
             Some(FrozenSubscription {
                 topic: self.fan_out.name(own.topic).into(),
@@ -118,6 +124,7 @@ impl Broadcast {
                 allowed_by: own.allowed_by,
                 expires_in: own.expires_at.map(|at| at.saturating_sub(now)),
                 is_counted: own.counted.is_some(),
+                present: self.subscriptions.get(own.topic).filter(|_| is_told(own)).map(|own| own.present),
             })
         };
         let protocol = match &session.protocol {
@@ -213,7 +220,12 @@ impl Broadcast {
         session.subscriptions.reserve_exact(subscriptions.len());
         for frozen in subscriptions {
             match self.thaw_topic(cx, token, &frozen.topic) {
-                Ok(topic) => session.subscriptions.push(thawed(topic, &frozen, token, gate, now)),
+                Ok(topic) => {
+                    if let Some(present) = frozen.present {
+                        self.moving.note_present(token, topic, present);
+                    }
+                    session.subscriptions.push(thawed(topic, &frozen, token, gate, now));
+                }
                 Err(_) => {
                     let FrozenSubscription { topic, position, allowed_by, .. } = frozen;
                     self.moving.refuse(RefusedSubscription { token, topic, position, allowed_by });

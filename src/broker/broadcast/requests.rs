@@ -343,6 +343,7 @@ impl Broadcast {
         let subject = session.subject.clone();
         if resumes {
             self.announce_moved(&mut link.resources(), topic, client, &subject);
+            self.resumed(link, topic);
         } else {
             self.report_presence(&mut link.resources(), topic, client, Some(&subject));
         }

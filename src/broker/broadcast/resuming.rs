@@ -18,6 +18,7 @@ use super::held_publications::hold_one;
 use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::close_moved;
 use super::shard_mail::{Publisher, origin};
+use super::v1_events::write_presence_stale;
 use crate::peer::{ConnectionContext, Peer, ShardResources};
 use crate::publications::TopicPublication;
 use crate::publications::stored::{Storage, StoredPublication};
@@ -29,6 +30,8 @@ pub(super) struct Moving {
     raw: BTreeMap<Token, RawReplay>,
     /// Subscriptions that have ended before their client is told.
     refused: Vec<RefusedSubscription>,
+    /// The number of subscribers that a session knows of, for those that are told of changes.
+    present: BTreeMap<(Token, TopicId), u64>,
     /// Clients that have gone before the owner of a topic, which still lists them, was known.
     departed: Vec<(TopicId, ClientId)>,
 }
@@ -88,6 +91,19 @@ impl Moving {
     /// Takes the refusals of a session.
     pub(super) fn take_refused(&mut self, token: Token) -> Vec<RefusedSubscription> {
         self.refused.extract_if(.., |refused| refused.token == token).collect()
+    }
+
+    /// The client of a session knows of so many subscribers.
+    pub(super) fn note_present(&mut self, token: Token, topic: TopicId, present: u64) {
+        self.present.insert((token, topic), present);
+    }
+
+    /// A session is gone.
+    pub(super) fn forget_session(&mut self, token: Token) {
+        self.take_refused(token);
+        if !self.present.is_empty() {
+            self.present.retain(|(of, _), _| *of != token);
+        }
     }
 
     /// A topic has no owner.
@@ -226,6 +242,20 @@ impl Broadcast {
         let Some(replay) = self.moving.raw.remove(&token) else { return };
         for (publisher, stored) in replay.held {
             self.held.add(Publisher { member, ..publisher }, stored);
+        }
+    }
+
+    /// A subscription that has moved here is live. If others have joined or left meanwhile, its client is sent the members.
+    pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        let Some(known) = self.moving.present.remove(&(link.token, topic)) else { return };
+        if self.subscriptions.get(topic).is_none_or(|subscription| subscription.present == known) {
+            return;
+        }
+        let Broadcast { sessions, fan_out, .. } = self;
+        sessions.send_with(link, |out| write_presence_stale(fan_out.name(topic), out));
+        if let Some(session) = link.peer.session_mut() {
+            session.restart_members(topic);
+            sessions.members_due.push_back(link.token);
         }
     }
 

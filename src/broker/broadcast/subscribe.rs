@@ -353,7 +353,7 @@ impl Broadcast {
         session: &Session,
     ) {
         self.forget_session(resources, token, session);
-        self.moving.take_refused(token);
+        self.moving.forget_session(token);
         let client = self.client_of_session(resources.mailboxes.shard(), token, session);
         for subscription in &session.subscriptions {
             self.leave(resources, (token, client), subscription);

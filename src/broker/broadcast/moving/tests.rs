@@ -498,6 +498,24 @@ fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
 }
 
 #[test]
+fn a_client_is_sent_the_members_if_others_have_joined_or_left_meanwhile() {
+    for (seed, to) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+        let mut world = World::new(seed, 0);
+        let before = world.subscriber("v1", 0);
+        let after = if to == 0 { before } else { world.open("blank", to) };
+        let other = world.subscriber("v1", 1);
+        let bytes = world.freeze(&before);
+        world.take(&after);
+        world.network.client_close(other.client);
+        world.settle();
+        world.thaw(&after, bytes);
+        world.settle();
+        let said = world.take(&after);
+        assert!(said.contains("stale") && said.contains("members"), "seed {seed} to {to}: {said}");
+    }
+}
+
+#[test]
 fn a_member_that_is_gone_before_it_is_live_leaves() {
     for seed in 1..4 {
         let mut world = World::new(seed, 0);
