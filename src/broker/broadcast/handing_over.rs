@@ -101,7 +101,7 @@ impl Broadcast {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
-        self.handover.departed.extend(self.sequencer.topics.take_far_members());
+        self.handover.departed.extend(self.sequencer.topics.far_members());
     }
 
     /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
@@ -110,6 +110,10 @@ impl Broadcast {
         while resources.mailboxes.all_have_room(Lane::Forward, 0)
             && let Some((owned, client)) = self.handover.departed.pop_front()
         {
+            // A connection that has moved here may have been announced since.
+            if !self.sequencer.topics.is_far_member(owned, client) {
+                continue;
+            }
             self.change_presence(
                 &mut resources,
                 owned,

@@ -5,7 +5,7 @@ use super::events::PresenceChange;
 use super::presence_changes::Membership;
 use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
-use crate::peer::ShardResources;
+use crate::peer::{ConnectionContext, ShardResources};
 use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
 
@@ -39,17 +39,14 @@ impl Broadcast {
         self.post_presence(resources, topic, client, joined);
     }
 
-    /// Informs the owner that this shard has a member of a topic with presence that is listed already. It is counted, too.
-    pub(super) fn announce_moved(
-        &mut self,
-        resources: &mut ShardResources<'_>,
-        topic: TopicId,
-        client: ClientId,
-        subject: &str,
-    ) {
-        if self.fan_out.has(topic, TopicSettings::has_presence) {
-            self.post_presence(resources, topic, client, Some(subject));
+    /// Informs the owner that this shard has a member of a topic with presence now. It is listed and counted already.
+    pub(super) fn announce_moved(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        if !self.fan_out.has(topic, TopicSettings::has_presence) {
+            return;
         }
+        let client = self.client_id(link);
+        let subject = link.peer.session().map(|session| session.subject.clone()).unwrap_or_default();
+        self.post_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 
     fn post_presence(

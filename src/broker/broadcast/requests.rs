@@ -342,7 +342,7 @@ impl Broadcast {
         own.state = SubscriptionState::Live(member);
         let subject = session.subject.clone();
         if resumes {
-            self.announce_moved(&mut link.resources(), topic, client, &subject);
+            // The owner lists it already.
             self.resumed(link, topic);
         } else {
             self.report_presence(&mut link.resources(), topic, client, Some(&subject));

@@ -127,6 +127,7 @@ impl Broadcast {
         match self.known_epoch(topic) {
             None => {}
             Some(epoch) if epoch == position.epoch => {
+                self.announce_moved(link, topic);
                 self.begin_replay(link, topic, ReplayState::resumed(position.offset));
             }
             Some(_) => self.interrupt_replay(link, topic, position),

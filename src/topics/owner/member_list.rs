@@ -111,9 +111,14 @@ impl MemberList {
         }
     }
 
-    /// The clients of the predecessor that are listed. From now on none is one.
-    pub(crate) fn take_far(&mut self) -> BTreeSet<ClientId> {
-        std::mem::take(&mut self.far)
+    /// Whether a client is listed and one of the predecessor.
+    pub(crate) fn is_far(&self, client: ClientId) -> bool {
+        self.far.contains(&client)
+    }
+
+    /// The clients of the predecessor that are listed.
+    pub(crate) fn far(&self) -> impl Iterator<Item = ClientId> {
+        self.far.iter().copied()
     }
 
     /// Forgets everyone, and returns the memory.

@@ -112,6 +112,8 @@ fn members_of_a_predecessor_are_known_until_this_process_has_them() {
     owned.set_member_far(id, ClientId::local(4), true);
     owned.set_member_far(id, clients[0], false);
     owned.presence(id, clients[1], None);
-    assert_eq!(owned.take_far_members(), [(id, clients[2])]);
-    assert_eq!(owned.take_far_members(), []);
+    assert_eq!(owned.far_members(), [(id, clients[2])]);
+    assert!(owned.is_far_member(id, clients[2]) && !owned.is_far_member(id, clients[0]));
+    owned.presence(id, clients[2], None);
+    assert!(owned.far_members().is_empty());
 }

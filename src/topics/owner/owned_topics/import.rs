@@ -224,15 +224,15 @@ impl OwnedTopics {
         }
     }
 
-    /// The subscribers with presence that are clients of the predecessor, with their topics. From now on none is.
-    pub fn take_far_members(&mut self) -> Vec<(OwnedTopicId, ClientId)> {
-        let mut far = Vec::new();
-        for index in 0..self.slots() {
-            let Some(id) = self.id_at(index) else { continue };
-            if let Some(owned) = self.table.get_mut(id.key()) {
-                far.extend(owned.members.take_far().into_iter().map(|client| (id, client)));
-            }
-        }
-        far
+    /// Whether a client is a listed member of a topic, and one of the predecessor.
+    pub fn is_far_member(&self, id: OwnedTopicId, client: ClientId) -> bool {
+        self.owned(id).is_some_and(|owned| owned.members.is_far(client))
+    }
+
+    /// The subscribers with presence that are clients of the predecessor, with their topics.
+    pub fn far_members(&self) -> Vec<(OwnedTopicId, ClientId)> {
+        let ids = (0..self.slots()).filter_map(|index| self.id_at(index));
+        let members = ids.filter_map(|id| Some((id, &self.owned(id)?.members)));
+        members.flat_map(|(id, members)| members.far().map(move |client| (id, client))).collect()
     }
 }
