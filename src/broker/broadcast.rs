@@ -12,7 +12,8 @@
 //! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
 //! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
 //! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
-//! shards), `held_publications` (those that wait for room), `drain` and `handover`. The other files are operations that need several
+//! shards), `held_publications` (those that wait for room), `drain`, `handover`, and `fence` with `resuming` (connections that move to
+//! another shard or process). The other files are operations that need several
 //! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
@@ -33,9 +34,11 @@ mod draining;
 mod event_stream;
 mod events;
 mod fan_out;
+mod fence;
 pub mod following;
 mod forwards;
 mod frame_encoder;
+mod frozen_session;
 mod handing_over;
 mod handler_events;
 mod handler_topics;
@@ -47,6 +50,7 @@ mod history_range;
 mod inbox;
 pub mod mail_codec;
 mod members;
+mod moving;
 mod open_calls;
 mod owner_reads;
 mod pending_requests;
@@ -57,6 +61,7 @@ mod replay;
 mod reports;
 mod request_history;
 mod requests;
+mod resuming;
 mod rights;
 mod sequencer;
 mod server_subscriptions;
@@ -87,6 +92,7 @@ pub use centrifuge_session::CentrifugeSession;
 pub use deltas::payload;
 use drain::Drain;
 use fan_out::FanOut;
+use fence::Fence;
 use following::{Following, FollowingSettings};
 pub use handler_events::{HandlerEvent, HandlerEvents};
 pub use handover::ClientNumbers;
@@ -94,6 +100,7 @@ use handover::Handover;
 use held_publications::HeldPublications;
 pub use history_range::HistoryRange;
 use presence_changes::PresenceChanges;
+use resuming::Moving;
 pub use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
@@ -143,6 +150,8 @@ pub struct Broadcast {
     held: HeldPublications,
     drain: Drain,
     handover: Handover,
+    fence: Fence,
+    moving: Moving,
     /// Joins and leaves of this tick.
     presence_changes: PresenceChanges,
     first_number: u8,
@@ -167,6 +176,8 @@ impl Broadcast {
             held: HeldPublications::default(),
             drain: Drain::default(),
             handover: Handover::default(),
+            fence: Fence::default(),
+            moving: Moving::default(),
             presence_changes: PresenceChanges::default(),
             first_number: settings.first_number,
             node: 0,

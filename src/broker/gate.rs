@@ -396,6 +396,12 @@ impl Gate {
         quotas.subscribe(token, known.client(token).map(Identity::subject), now)
     }
 
+    /// A subscription of a connection has moved here.
+    pub(crate) fn resume_subscription(&mut self, token: Token, now: Nanos) -> Option<CountedSubscription> {
+        let Gate { quotas, known, .. } = self;
+        quotas.resume_subscription(token, known.client(token).map(Identity::subject), now)
+    }
+
     /// Keeps the subscription of a raw connection until the connection ends.
     pub(crate) fn keep_subscription(&mut self, token: Token, subscription: Option<CountedSubscription>) {
         self.quotas.keep(token, subscription);

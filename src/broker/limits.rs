@@ -89,6 +89,11 @@ pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
 
 // ---- shards ----
 
+/// Time after a fence for which owner shards keep all messages, for connections that move: many times what one takes between two
+/// processes.
+pub(crate) const FENCE_RETENTION: Nanos = 10 * SECOND;
+/// Maximum subscriptions of a connection that is thawed: many times the default of a connection.
+pub(crate) const FROZEN_SUBSCRIPTIONS_MAX: usize = 65_536;
 /// The last part of a drain, in which subscribers that have not received everything are notified of their losses: a
 /// round trip, and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;

@@ -444,6 +444,12 @@ impl<K: Copy + Eq> Channel<K> {
         })
     }
 
+    /// The offset that a subscriber has reached, if it has been sent everything.
+    pub(super) fn settled(&self, index: u32) -> Option<u64> {
+        self.as_mover(index, false)?;
+        Some(self.log.end_offset())
+    }
+
     /// Whether a subscriber is the one that does not want the messages of `origin`.
     pub(super) fn skips(&self, index: u32, origin: Origin) -> bool {
         self.subscribers.get(index).is_some_and(|subscriber| subscriber.skip == origin)

@@ -51,6 +51,9 @@ pub(crate) const MEMBER_BYTES: usize = 96;
 /// Subscribers of a format from which on a shard keeps a compression context for them. With a window of 32 KiB it takes 288 KiB, and
 /// 72 for each of four subscribers, as much as a quarter of a compressor per connection.
 pub(crate) const CONTEXT_SUBSCRIBERS_MIN: usize = 4;
+/// Bytes of a topic's messages that are kept while connections move, unless its own history may be larger: ten seconds of 400 KB/s.
+/// A topic with more loses the oldest, and its moved subscribers are told of the gap.
+pub(crate) const RETAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Size of a log segment in bytes.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 /// Bytes of a log's first segment: a quiet topic has one. Each further one is twice as large.

@@ -14,6 +14,7 @@ mod notices;
 mod owned_topics;
 mod pace;
 mod placement;
+mod retention;
 mod slow_consumers;
 mod world;
 

@@ -783,6 +783,12 @@ impl<K: Copy + Eq> Topics<K> {
         self.channels.get(subscriber.channel)?.reached(subscriber.index)
     }
 
+    /// The offset that a subscriber has reached, if it has been sent everything and nothing of it was taken back. It may then continue
+    /// elsewhere behind this offset.
+    pub fn settled(&self, subscriber: SubscriberId) -> Option<u64> {
+        self.channels.get(subscriber.channel)?.settled(subscriber.index)
+    }
+
     /// Bytes of the log that a subscriber has not been sent.
     pub fn lag_bytes(&self, subscriber: SubscriberId) -> Option<u64> {
         self.channels.get(subscriber.channel)?.lag_bytes(subscriber.index)

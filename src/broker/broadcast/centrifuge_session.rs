@@ -158,6 +158,35 @@ impl CentrifugeSession {
         }
     }
 
+    /// A connected session that has moved here. Something is due for its pings after `due_in`, if it is at all.
+    pub(super) fn thawed(
+        encoding: Encoding,
+        pings: Pings,
+        due_in: Option<Nanos>,
+        now: Nanos,
+    ) -> CentrifugeSession {
+        let due_at = due_in.map_or(NEVER, |left| now.saturating_add(left));
+        let session = CentrifugeSession::new(encoding, due_at, None);
+        CentrifugeSession { stage: Stage::Connected(pings), ..session }
+    }
+
+    /// Its pings, and the time until something is due for them; `None` if it is not connected.
+    pub(super) fn frozen(&self, now: Nanos) -> Option<(Pings, Option<Nanos>)> {
+        let Stage::Connected(pings) = self.stage else { return None };
+        Some((pings, (self.stage_at < NEVER).then(|| self.stage_at.saturating_sub(now))))
+    }
+
+    /// Whether it is connected, and no request of it is open. A session with forwarded fields counts as one with a request: nothing
+    /// writes them.
+    pub(super) fn has_no_request(&self) -> bool {
+        matches!(self.stage, Stage::Connected(_))
+            && self.histories.is_empty()
+            && self.stats.is_empty()
+            && self.waiting.is_empty()
+            && self.calls.is_empty()
+            && self.forwarded.is_none()
+    }
+
     /// Bytes of its forwarded fields and of its commands that wait, which are charged to the memory budget.
     pub(super) fn charged_bytes(&self) -> usize {
         self.forwarded.as_ref().map_or(0, Forwarded::held_bytes) + self.calls.held.charged_bytes()

@@ -388,10 +388,10 @@ impl Broadcast {
     /// Forgets a connect command that is not answered, and ends its subscriptions. Returns its id.
     pub(super) fn abandon_connect(&mut self, link: &mut ConnectionContext<'_>) -> Option<u32> {
         let backlog = self.take_backlog(link)?;
+        let who = (link.token, self.client_id(link));
         let session = link.peer.session_mut()?;
-        let token = link.token;
         for subscription in std::mem::take(&mut session.subscriptions) {
-            self.leave(&mut link.resources(), token, &subscription);
+            self.leave(&mut link.resources(), who, &subscription);
         }
         Some(backlog.id)
     }

@@ -3,7 +3,8 @@
 use std::sync::mpsc::SyncSender;
 
 use super::Broadcast;
-use super::handover::{ClientNumbers, Freeze, OrderedBy};
+use super::handover::{Freeze, OrderedBy};
+use super::presence::MembershipChange;
 use super::shard_mail::ShardMail;
 use crate::peer::Context;
 use echoring_runtime::driver::Driver;
@@ -43,6 +44,8 @@ impl Broadcast {
         cx.attach(bridge);
         self.sequencer.ordered_by = OrderedBy::Successor;
         self.handover.freeze = None;
+        self.fence.end();
+        self.sequencer.requests.forget_fences();
         self.sequencer.lower_message_bytes_max(message_bytes_max);
         self.sequencer.topics.release_all(cx.pool());
         self.sequencer.requests.post(cx.resources().mailboxes, OrderedBy::Successor);
@@ -93,14 +96,12 @@ impl Broadcast {
         cx.attach(bridge);
     }
 
-    /// The predecessor has ended, and with it these clients.
-    pub fn forget_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>, clients: ClientNumbers) {
+    /// The predecessor has ended, and with it its clients, except those that have moved here.
+    pub fn forget_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
-        for (owned, client) in self.sequencer.topics.members_where(|client| clients.contains(client)) {
-            self.handover.departed.push_back((owned, client));
-        }
+        self.handover.departed.extend(self.sequencer.topics.far_members());
     }
 
     /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
@@ -109,7 +110,15 @@ impl Broadcast {
         while resources.mailboxes.all_have_room(Lane::Forward, 0)
             && let Some((owned, client)) = self.handover.departed.pop_front()
         {
-            self.change_presence(&mut resources, owned, client, None);
+            // A connection that has moved here may have been announced since.
+            if !self.sequencer.topics.is_far_member(owned, client) {
+                continue;
+            }
+            self.change_presence(
+                &mut resources,
+                owned,
+                &MembershipChange { client, joined: None, is_far: true },
+            );
         }
     }
 
@@ -118,6 +127,7 @@ impl Broadcast {
     pub fn lose_successor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         cx.detach();
         self.handover.is_lost = true;
+        self.fence.end();
         self.sequencer.requests.clear();
         for stored in self.held.take_all() {
             self.sequencer.topics.note_refused();

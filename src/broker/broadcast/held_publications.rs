@@ -56,6 +56,11 @@ impl HeldPublications {
         self.queue.push_back(HeldPublication { publisher, stored, closed_bytes: 0 });
     }
 
+    /// Adds a publication whose publisher is not read already.
+    pub(super) fn add(&mut self, publisher: Publisher, stored: StoredPublication) {
+        self.queue.push_back(HeldPublication { publisher, stored, closed_bytes: 0 });
+    }
+
     /// Adds a publication of a connection that is closed.
     pub(super) fn add_of_closed(&mut self, publisher: Publisher, stored: StoredPublication) {
         let closed_bytes = stored.len() + ON_CLOSE_MESSAGE_BYTES;

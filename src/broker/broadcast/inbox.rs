@@ -3,6 +3,7 @@
 use super::Broadcast;
 use super::events::PresenceChange;
 use super::following::stream_pages::{ConnectionReader, WantedPage};
+use super::presence::MembershipChange;
 use super::publish::refused_of_closed;
 use super::shard_mail::{OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::peer::Context;
@@ -64,13 +65,20 @@ impl Broadcast {
             }
             ShardMail::Presence { owned, client, joined } => {
                 let Ok(subject) = std::str::from_utf8(bytes) else { return };
-                self.change_presence(&mut cx.resources(), owned, client, joined.then_some(subject));
+                let change = MembershipChange {
+                    client,
+                    joined: joined.then_some(subject),
+                    is_far: from >= cx.shards(),
+                };
+                self.change_presence(&mut cx.resources(), owned, &change);
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
                 let Ok(subject) = std::str::from_utf8(bytes) else { return };
                 let change = PresenceChange { client, subject, joined, count };
                 self.presence_changed(&mut cx.resources(), local, &change);
             }
+            ShardMail::Fence { round } => self.answer_fence(cx, from, round),
+            ShardMail::Fenced { round } => self.fenced(round),
             ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
             ShardMail::Frozen { round } => {

@@ -59,6 +59,8 @@ kinds! {
     11 => MembersPage { local, query, members }
     12 => Presence { owned, client, joined }
     13 => PresenceChanged { local, client, joined, count }
+    14 => Fence { round }
+    15 => Fenced { round }
 }
 
 /// Reads mail, and returns it with its bytes. `None` if it is not well formed.
@@ -144,7 +146,7 @@ fn is_page(page: &Page, bytes: &[u8]) -> bool {
 }
 
 /// A value in mail.
-trait Wire: Sized {
+pub(super) trait Wire: Sized {
     fn put(&self, out: &mut Vec<u8>);
 
     /// Takes the value from the front; `None` if it is not well formed.
@@ -188,6 +190,8 @@ macro_rules! structures {
         }
     )*};
 }
+
+pub(super) use structures;
 
 structures! {
     TopicId { index, generation }

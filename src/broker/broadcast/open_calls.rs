@@ -56,6 +56,11 @@ impl AppCalls {
         self.last
     }
 
+    /// Whether none is open, and no command waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.held.is_empty()
+    }
+
     /// Whether one more may be opened.
     pub(super) fn have_room(&self) -> bool {
         self.open.len() < CENTRIFUGE_APP_CALLS_MAX

@@ -38,7 +38,7 @@ impl PendingRequests {
     }
 
     /// Posts the requests for other shards, or for those of the successor, as far as there is room. The requests to one shard stay in
-    /// order; a full mailbox does not delay those to another shard.
+    /// order; a full mailbox does not delay those to another shard of this process. All requests to a successor stay in order.
     pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>, ordered_by: OrderedBy) {
         let PendingRequests { queue, full } = self;
         full.clear();
@@ -48,7 +48,7 @@ impl PendingRequests {
             OrderedBy::Successor => {}
         }
         queue.retain(|PendingRequest { shard, mail, text }| {
-            if full.contains(shard) {
+            if full.contains(shard) || (ordered_by == OrderedBy::Successor && !full.is_empty()) {
                 return true;
             }
             let bytes = [text.as_bytes()];
@@ -75,6 +75,11 @@ impl PendingRequests {
             std::mem::take(&mut self.queue).into_iter().partition(|request| request.shard == shard);
         self.queue = others;
         here.into_iter().map(|request| (request.mail, request.text)).collect()
+    }
+
+    /// Removes the fences: they are for owner shards that order nothing any more.
+    pub(super) fn forget_fences(&mut self) {
+        self.queue.retain(|request| !matches!(request.mail, ShardMail::Fence { .. }));
     }
 
     /// No process can answer any more.

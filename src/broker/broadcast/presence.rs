@@ -5,9 +5,17 @@ use super::events::PresenceChange;
 use super::presence_changes::Membership;
 use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
-use crate::peer::ShardResources;
+use crate::peer::{ConnectionContext, ShardResources};
 use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
+
+/// A subscriber that joins a topic, with the subject of its credentials or an empty one, or leaves it.
+pub(super) struct MembershipChange<'a> {
+    pub(super) client: ClientId,
+    pub(super) joined: Option<&'a str>,
+    /// It is a client of the predecessor.
+    pub(super) is_far: bool,
+}
 
 impl Broadcast {
     /// Informs the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic
@@ -22,13 +30,33 @@ impl Broadcast {
         if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return;
         }
-        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if let Some(subscription) = self.subscriptions.get_mut(topic) {
             // Nothing is told of who returns at once, and the next subscriber is told the number.
             let present = subscription.present;
             subscription.present =
                 if joined.is_some() { present.saturating_add(1) } else { present.saturating_sub(1) };
         }
+        self.post_presence(resources, topic, client, joined);
+    }
+
+    /// Informs the owner that this shard has a member of a topic with presence now. It is listed and counted already.
+    pub(super) fn announce_moved(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        if !self.fan_out.has(topic, TopicSettings::has_presence) {
+            return;
+        }
+        let client = self.client_id(link);
+        let subject = link.peer.session().map(|session| session.subject.clone()).unwrap_or_default();
+        self.post_presence(&mut link.resources(), topic, client, Some(&subject));
+    }
+
+    fn post_presence(
+        &mut self,
+        resources: &mut ShardResources<'_>,
+        topic: TopicId,
+        client: ClientId,
+        joined: Option<&str>,
+    ) {
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         let mail = ShardMail::Presence { owned, client, joined: joined.is_some() };
         self.sequencer.requests.push(owner_shard, mail, joined.unwrap_or_default());
         // Earlier requests are tried again at the end of the tick.
@@ -47,30 +75,38 @@ impl Broadcast {
             && let Some((mail, subject)) = self.sequencer.requests.take_for(here)
         {
             if let ShardMail::Presence { owned, client, joined } = mail {
-                self.change_presence(resources, owned, client, joined.then_some(&*subject));
+                let change = MembershipChange { client, joined: joined.then_some(&*subject), is_far: false };
+                self.change_presence(resources, owned, &change);
             }
         }
     }
 
     /// The owner's part: counts the subscriber. The event follows at the end of the tick, unless the subscriber is then what it was
-    /// before: a client that leaves and returns costs the others nothing. In a cluster, the owner node counts.
+    /// before: a client that leaves and returns costs the others nothing. One that joins and is listed has moved, and nobody is told.
+    /// In a cluster, the owner node counts.
     pub(super) fn change_presence(
         &mut self,
         resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
-        client: ClientId,
-        joined: Option<&str>,
+        change: &MembershipChange<'_>,
     ) {
+        let MembershipChange { client, joined, is_far } = *change;
         let Broadcast { sequencer, presence_changes, subscriptions, .. } = self;
         let topics = &mut sequencer.topics;
         let subject = if topics.lists_forgotten() {
             topics.member(owned, client).unwrap_or_default().into()
         } else {
+            let has_moved = joined.is_some() && topics.member(owned, client).is_some();
             let Some((count, subject, shards)) = topics.presence(owned, client, joined) else { return };
-            // New subscribers are told the number.
             let here = resources.mailboxes.shard();
-            if let Some((_, local)) = shards.iter().find(|(shard, _)| *shard == here)
-                && let Some(subscription) = subscriptions.get_mut(*local)
+            let local = shards.iter().find(|(shard, _)| *shard == here).map(|(_, local)| *local);
+            topics.set_member_far(owned, client, is_far);
+            if has_moved {
+                return;
+            }
+            // New subscribers are told the number.
+            if let Some(local) = local
+                && let Some(subscription) = subscriptions.get_mut(local)
             {
                 subscription.present = count;
             }

@@ -32,10 +32,13 @@ impl Broadcast {
     /// A raw subscriber sent a whole message.
     pub fn relay_message(&mut self, link: &mut ConnectionContext<'_>, kind: MessageKind, payload: &[u8]) {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
-        // A slow consumer is being closed: its messages are discarded.
-        let Some(member) = subscriber.member else { return };
+        let member = subscriber.member;
+        if member.is_none() && !self.moving.replays(link.token) {
+            // A slow consumer is being closed: its messages are discarded.
+            return;
+        }
         let (topic, may_publish) = (subscriber.topic, subscriber.may_publish);
-        let skipping = (!subscriber.echo_own).then_some(member);
+        let skipping = member.filter(|_| !subscriber.echo_own);
         if self.drain.is_on() {
             // The message was received when the drain stopped reading.
             return self.sequencer.topics.note_refused();
@@ -58,8 +61,11 @@ impl Broadcast {
         // Its topic exists, so it creates none.
         let publisher = self.publisher(link, None, skipping, AckMode::Never);
         let publication = Publication { content, key: "", payload };
-        let Broadcast { sequencer, held, fan_out, .. } = self;
+        let Broadcast { sequencer, held, fan_out, moving, .. } = self;
         let message = TopicPublication { topic: fan_out.name(topic), publication, idempotency_key: "" };
+        if member.is_none() {
+            return moving.hold(link, publisher, &message);
+        }
         let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) else { return };
         let result =
             sequencer.deliver_here(fan_out, &mut link.resources(), &publisher, sequenced, publication);

@@ -7,7 +7,7 @@ use super::events::SessionEvent;
 use super::requests::{Begun, subscription};
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::{ReplayedPage, dialect_of, latest_request};
-use crate::peer::ConnectionContext;
+use crate::peer::{ConnectionContext, Peer};
 use echoring_proto::CloseCode;
 use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
 use echoring_wire::centrifuge::ErrorCode;
@@ -39,6 +39,9 @@ impl Broadcast {
         if link.queued_bytes() > 0 {
             return self.sessions.replay_due.push_back(token);
         }
+        if matches!(link.peer, Peer::Subscriber(_)) {
+            return self.request_raw_page(link);
+        }
         let Some(session) = link.peer.session_mut() else { return };
         let Some((topic, from)) = session.next_replay() else { return };
         if let Some(replay) = session.replay(topic) {
@@ -62,6 +65,9 @@ impl Broadcast {
     ) {
         // Other topics of the session have waited for this page, whether it is still wanted or not.
         self.sessions.replay_due.push_back(link.token);
+        if matches!(link.peer, Peer::Subscriber(_)) {
+            return self.raw_page(link, topic, requested_from, page, messages);
+        }
         let sends_fragments = link.sends_fragments();
         let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) =
@@ -103,7 +109,7 @@ impl Broadcast {
             if refused == Refused::Behind {
                 return self.interrupt_replay(link, topic, position);
             }
-            if !dialect_of(link).has_gaps() {
+            if replay.resumes || !dialect_of(link).has_gaps() {
                 return self.end_replay(link, topic, position);
             }
         }
@@ -125,6 +131,9 @@ impl Broadcast {
         let has_snapshot = self.has_snapshot(topic);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) = session.replay(topic) else { return };
+        if replay.resumes {
+            return self.interrupt_replay(link, topic, Position { offset: page.after, ..page.head });
+        }
         if has_snapshot {
             *replay = ReplayState { from: Replay::Newcomer, requested: false, lost: true, ..*replay };
         } else {
@@ -221,15 +230,30 @@ impl Broadcast {
     }
 
     /// An answered replay ends, and its client returns for the rest.
-    fn interrupt_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, position: Position) {
+    pub(super) fn interrupt_replay(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        position: Position,
+    ) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         self.tell_moved(link, topic, allowed_by, position);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
-    /// Messages behind an answered replay were lost, and the session's dialect has no event for that.
-    fn end_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, position: Position) {
+    /// Messages behind an answered replay were lost, and the session's dialect has no event for that; or the owner no longer knows the
+    /// topic of a subscription that has moved.
+    pub(super) fn end_replay(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        position: Position,
+    ) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
+        if link.peer.is_event_stream() {
+            link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
+            return self.leave_if_deserted(&mut link.resources(), topic);
+        }
         let (name, reason) = (self.fan_out.name(topic).to_owned(), GapReason::History);
         self.tell_ended(link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         self.leave_if_deserted(&mut link.resources(), topic);
@@ -239,6 +263,8 @@ impl Broadcast {
     fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
         let taken = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
+        let client = self.client_id(link);
+        self.depart_if_resumed(&mut link.resources(), client, &taken);
         Some(taken.allowed_by)
     }
 }

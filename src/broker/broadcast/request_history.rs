@@ -10,14 +10,14 @@ use crate::limits::PROTOCOL_ERRORS_MAX;
 const KNOWN: u32 = u64::BITS;
 
 /// The latest requests of a session.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestHistory {
-    latest: u32,
+    pub(super) latest: u32,
     /// The errors among the [`KNOWN`] latest requests; the lowest bit is the latest request.
-    errors: u64,
+    pub(super) errors: u64,
     /// The latest error among older requests. One shard answers in order, so a row of them is counted as it comes.
-    late: u32,
-    late_row: u8,
+    pub(super) late: u32,
+    pub(super) late_row: u8,
 }
 
 impl RequestHistory {

@@ -5,14 +5,14 @@ use super::dialect::Dialect;
 use super::events::{SessionEvent, SubscribedEvent};
 use super::members::MembersPage;
 use super::session::{
-    AllowedBy, ReplayState, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
+    AllowedBy, ReplayState, Session, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
 };
 use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::gate::quotas::CountedSubscription;
-use crate::peer::ConnectionContext;
+use crate::peer::{ConnectionContext, Peer};
 use crate::publications::TopicPublication;
 use crate::v1;
 use echoring_proto::connection::MessageKind;
@@ -201,6 +201,9 @@ impl Broadcast {
 
     /// The owner is known: a subscription goes live, or replays history first.
     pub(super) fn begin_subscription(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        if self.resume(link, topic) {
+            return;
+        }
         let Some(epoch) = self.subscriptions.epoch(topic) else { return };
         let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
         let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
@@ -305,11 +308,21 @@ impl Broadcast {
 
     /// The id of a connection's client.
     pub(super) fn client_id(&self, link: &ConnectionContext<'_>) -> ClientId {
-        self.client_at(link.mailboxes.shard(), link.token)
+        self.client_of(link.mailboxes.shard(), link.token, link.peer)
     }
 
-    /// The id of the client of a connection of this shard.
-    pub fn client_at(&self, shard: usize, token: Token) -> ClientId {
+    /// The id of the client of a connection of this shard. It stays the same when the connection moves.
+    pub fn client_of(&self, shard: usize, token: Token, peer: &Peer) -> ClientId {
+        let session = peer.session();
+        session.map_or_else(|| self.client_at(shard, token), |own| self.client_of_session(shard, token, own))
+    }
+
+    pub(super) fn client_of_session(&self, shard: usize, token: Token, session: &Session) -> ClientId {
+        session.client.as_deref().copied().unwrap_or_else(|| self.client_at(shard, token))
+    }
+
+    /// The id of the client of a connection that has not moved.
+    pub(super) fn client_at(&self, shard: usize, token: Token) -> ClientId {
         ClientId { node: self.node, number: origin(self.number(shard), token) }
     }
 
@@ -317,16 +330,23 @@ impl Broadcast {
         self.subscriptions.stop_waiting(topic, link.token);
         let compression = self.session_compression(link, topic);
         let (token, dialect, client) = (link.token, dialect_of(link), self.client_id(link));
+        let own_origin = origin(self.number(link.mailboxes.shard()), token);
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         let Some(session) = link.peer.session_mut() else { return };
         let Some(own) = session.find(topic) else { return };
         let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), compression };
-        let skip = if own.skips_own { client.number } else { 0 };
+        let skip = if own.skips_own { own_origin } else { 0 };
+        let resumes = own.resumes();
         let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
         own.state = SubscriptionState::Live(member);
         let subject = session.subject.clone();
-        self.report_presence(&mut link.resources(), topic, client, Some(&subject));
+        if resumes {
+            // The owner lists it already.
+            self.resumed(link, topic);
+        } else {
+            self.report_presence(&mut link.resources(), topic, client, Some(&subject));
+        }
     }
 
     /// A session unsubscribes.

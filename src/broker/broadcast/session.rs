@@ -45,6 +45,8 @@ pub struct Session {
     pub(super) unanswered: Option<Box<Unanswered>>,
     /// How it speaks.
     pub(super) protocol: Protocol,
+    /// The id of its client, if the session has moved and its id does not follow from the connection any more.
+    pub(super) client: Option<Box<ClientId>>,
 }
 
 /// The dialect of a session, with its further state.
@@ -79,8 +81,7 @@ pub(super) struct SessionSubscription {
     pub(super) expires_at: Option<Nanos>,
     /// Data of the application for the answer.
     pub(super) data: Option<Box<AppData>>,
-    /// Counts it for its identity.
-    #[expect(dead_code, reason = "it counts until it is dropped")]
+    /// Counts it for its identity, until it is dropped.
     pub(super) counted: Option<CountedSubscription>,
 }
 
@@ -160,6 +161,8 @@ pub(super) enum SubscriptionState {
     /// The topic's owner has answered, and the answer to the session's connect command is not complete. Its first page, if it has
     /// one, is kept there.
     AwaitingConnect { position: Position, recovered: Option<bool>, has_page: bool },
+    /// It has moved here, and the topic's owner has not answered. The client has everything up to this position.
+    Resuming(Position),
     /// Messages of the history are sent first.
     Replaying(ReplayState),
     /// New messages are sent as they are published.
@@ -181,6 +184,8 @@ pub(super) struct ReplayState {
     pub(super) snapshot: u64,
     /// The position that the client asked for is of another epoch, or not of this topic.
     pub(super) lost: bool,
+    /// The subscription has moved here: its client knows nothing of the replay, and is listed as a member.
+    pub(super) resumes: bool,
 }
 
 /// A member list that the server sends by itself, page by page, because the session missed presence events.
@@ -214,7 +219,12 @@ impl MemberList {
 
 impl ReplayState {
     pub(super) fn new(id: Option<u64>, from: Replay, lost: bool) -> ReplayState {
-        ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost }
+        ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost, resumes: false }
+    }
+
+    /// The replay of a subscription that has moved, behind the offset that its client has reached.
+    pub(super) fn resumed(offset: u64) -> ReplayState {
+        ReplayState { answered: true, resumes: true, ..ReplayState::new(None, Replay::After(offset), false) }
     }
 }
 
@@ -237,11 +247,20 @@ impl SessionSubscription {
         }
     }
 
+    /// Whether it has moved here and is not live yet.
+    pub(super) fn resumes(&self) -> bool {
+        matches!(
+            self.state,
+            SubscriptionState::Resuming(_) | SubscriptionState::Replaying(ReplayState { resumes: true, .. })
+        )
+    }
+
     /// The offset up to which everything was sent or reported as lost, and whether that is everything published.
     /// `None` until the subscription was answered.
     fn reached(&self, topics: &Topics<Token>) -> Option<(u64, bool)> {
         match self.state {
             SubscriptionState::Live(member) => topics.reached(member),
+            SubscriptionState::Resuming(position) => Some((position.offset, false)),
             SubscriptionState::Replaying(ReplayState {
                 answered: true,
                 from: Replay::After(after) | Replay::Latest(after),

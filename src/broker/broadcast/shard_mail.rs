@@ -141,6 +141,17 @@ pub enum ShardMail {
         /// The position at which it continues.
         position: Position,
     },
+    /// To the owner: answer behind everything that earlier mail of this lane has caused, and keep all messages for a while, because
+    /// connections of the sending shard are about to move.
+    Fence {
+        /// The fence of the sending shard.
+        round: u32,
+    },
+    /// The answer to `Fence`: everything that the sending shard has ordered before is earlier in this lane.
+    Fenced {
+        /// The fence of the receiving shard.
+        round: u32,
+    },
     /// The sending shard drains and will post no more mail of this stage.
     DrainStageOver(DrainStage),
     /// The sending shard is frozen and posts no requests behind this one.

@@ -15,7 +15,9 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Answer;
-use echoring_topics::{Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId};
+use echoring_topics::{
+    ClientId, Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId,
+};
 
 /// A client that may not subscribe to the topic of a raw route.
 const NOT_ALLOWED: Refusal = Refusal {
@@ -160,13 +162,25 @@ impl Broadcast {
         creator: Creator,
         now: Nanos,
     ) -> Result<TopicId, Refused> {
+        let is_full = self.subscriptions.awaiting_owner >= SUBSCRIPTIONS_WAITING_MAX;
+        if is_full && self.fan_out.topics.find(name).is_none() {
+            return Err(Refused::Busy);
+        }
+        self.find_or_subscribe_anyway(resources, name, creator, now)
+    }
+
+    /// The same without a bound on the subscriptions that wait for owners: for connections that move, which their mover bounds.
+    pub(super) fn find_or_subscribe_anyway(
+        &mut self,
+        resources: &mut ShardResources<'_>,
+        name: &str,
+        creator: Creator,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
         if let Some(topic) = self.fan_out.topics.find(name) {
             return Ok(topic);
         }
         let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
-        if subscriptions.awaiting_owner >= SUBSCRIPTIONS_WAITING_MAX {
-            return Err(Refused::Busy);
-        }
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
         let owner_shard = sequencer.owner_shard_of(name, shards);
         let topic = fan_out.topics.create(name, now, resources.pool);
@@ -216,11 +230,13 @@ impl Broadcast {
                 // Not the one that was asked if the topic has moved meanwhile.
                 subscription.owner_shard = owner_shard;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
+                self.tell_departed(&mut cx.resources(), local);
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
             }
             Err(refused) => {
                 waiting.into_iter().for_each(|waiting| self.turn_away(cx, local, &waiting, refused));
+                self.moving.forget_topic(local);
                 self.subscriptions.remove(local);
                 self.fan_out.topics.remove(local, cx.now(), cx.pool());
             }
@@ -283,6 +299,9 @@ impl Broadcast {
         topic: TopicId,
         refused: Refused,
     ) {
+        if self.refuse_resumed(link, topic, refused) {
+            return;
+        }
         let Some(session) = link.peer.session_mut() else { return };
         let Some(own) = session.find(topic) else { return };
         let SubscriptionState::AwaitingOwner { id, request, .. } = own.state else { return };
@@ -318,7 +337,10 @@ impl Broadcast {
     ) {
         match subscriber.member {
             Some(member) => self.fan_out.topics.unsubscribe(member, resources.pool),
-            None => self.subscriptions.stop_waiting(subscriber.topic, token),
+            None => {
+                self.end_raw_replay(token);
+                self.subscriptions.stop_waiting(subscriber.topic, token);
+            }
         }
         self.leave_if_deserted(resources, subscriber.topic);
     }
@@ -330,31 +352,44 @@ impl Broadcast {
         token: Token,
         session: &Session,
     ) {
+        self.forget_session(resources, token, session);
+        self.moving.forget_session(token);
+        let client = self.client_of_session(resources.mailboxes.shard(), token, session);
+        for subscription in &session.subscriptions {
+            self.leave(resources, (token, client), subscription);
+        }
+    }
+
+    /// A session is no longer on this shard. Its subscriptions are left to the caller.
+    pub(super) fn forget_session(
+        &mut self,
+        resources: &mut ShardResources<'_>,
+        token: Token,
+        session: &Session,
+    ) {
         self.sessions.count -= 1;
         if let Some(centrifuge) = session.centrifuge() {
             self.sessions.alarms.remove(token, centrifuge);
             self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
             resources.pool.discharge(centrifuge.charged_bytes());
         }
-        for subscription in &session.subscriptions {
-            self.leave(resources, token, subscription);
-        }
     }
 
-    /// Ends a subscription of a session.
+    /// Ends a subscription of a session, which has this connection and client.
     pub(super) fn leave(
         &mut self,
         resources: &mut ShardResources<'_>,
-        token: Token,
+        (token, client): (Token, ClientId),
         subscription: &SessionSubscription,
     ) {
         let topic = subscription.topic;
         match subscription.member() {
             Some(member) => {
                 self.fan_out.topics.unsubscribe(member, resources.pool);
-                self.left_live(resources, token, topic);
+                self.left_live(resources, client, topic);
             }
             None => {
+                self.depart_if_resumed(resources, client, subscription);
                 self.subscriptions.stop_waiting(topic, token);
                 self.leave_if_deserted(resources, topic);
             }
@@ -367,14 +402,13 @@ impl Broadcast {
         link: &mut ConnectionContext<'_>,
         subscription: &SessionSubscription,
     ) {
-        let token = link.token;
-        self.leave(&mut link.resources(), token, subscription);
+        let who = (link.token, self.client_id(link));
+        self.leave(&mut link.resources(), who, subscription);
         self.pass_window_on(link);
     }
 
     /// A live subscription of a session has ended.
-    pub(super) fn left_live(&mut self, resources: &mut ShardResources<'_>, token: Token, topic: TopicId) {
-        let client = self.client_at(resources.mailboxes.shard(), token);
+    pub(super) fn left_live(&mut self, resources: &mut ShardResources<'_>, client: ClientId, topic: TopicId) {
         self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }

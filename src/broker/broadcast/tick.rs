@@ -131,7 +131,8 @@ impl Broadcast {
             let name = self.fan_out.name(topic).to_owned();
             self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         }
-        self.left_live(&mut link.resources(), token, topic);
+        let client = self.client_id(&link);
+        self.left_live(&mut link.resources(), client, topic);
         self.pass_window_on(&mut link);
     }
 
@@ -156,10 +157,13 @@ impl Broadcast {
         let now = cx.now();
         self.fan_out.ages.writable(cx, token);
         match cx.peer(token) {
-            Some(Peer::Subscriber(subscriber)) => {
-                let Some(member) = subscriber.member else { return };
-                self.fan_out.catch_up(cx, member, now);
-            }
+            Some(Peer::Subscriber(subscriber)) => match subscriber.member {
+                Some(member) => self.fan_out.catch_up(cx, member, now),
+                None => {
+                    let Some(mut link) = cx.link(token) else { return };
+                    self.request_replay(&mut link);
+                }
+            },
             Some(peer) if peer.session().is_some() => self.session_writable(cx, token, now),
             _ => return,
         }

@@ -60,6 +60,11 @@ impl Unanswered {
         self.open.push_back(OpenPublication { request, topic: digest(topic) });
     }
 
+    /// Whether all publications are answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.refusals.is_empty()
+    }
+
     /// Whether publications to a topic are not answered.
     pub(super) fn is_open(&self, topic: &str) -> bool {
         self.last(topic).is_some()

@@ -26,6 +26,20 @@ impl Broadcast {
         Compression::Single { bits }
     }
 
+    /// The same for a raw subscriber that has moved here.
+    pub(super) fn resumed_compression(
+        &self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+    ) -> Compression {
+        let Some(SharedWindow { bits, has_context }) = link.share_window() else { return Compression::Off };
+        if has_context && self.shares_context(topic) {
+            link.leave_window_to_topic();
+            return Compression::Following { bits };
+        }
+        Compression::Single { bits }
+    }
+
     /// How messages are compressed for a subscription of a session, which begins now. The topic that had the window gives it up; if its
     /// subscriber has not been sent everything yet, it keeps the window, and the messages of this topic are not compressed.
     pub(super) fn session_compression(

@@ -94,6 +94,12 @@ impl CountedSubscription {
         identity.subscriptions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
         Some(CountedSubscription(Arc::clone(identity)))
     }
+
+    /// Counts one beyond any limit.
+    fn beyond_limit(identity: &Arc<IdentityUse>) -> CountedSubscription {
+        identity.subscriptions.fetch_add(1, Ordering::Relaxed);
+        CountedSubscription(Arc::clone(identity))
+    }
 }
 
 impl Drop for CountedSubscription {
@@ -225,6 +231,21 @@ impl Quotas {
         let known = of_connection(connections, token);
         let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
         CountedSubscription::of(identity, most).map(Some).ok_or(Limit::SubscriptionsPerIdentity)
+    }
+
+    /// A subscription of a connection of `subject` has moved here. It counts, even if the limit is exceeded.
+    pub(crate) fn resume_subscription(
+        &mut self,
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Option<CountedSubscription> {
+        let Quotas { limits, identities, connections } = self;
+        limits.subscriptions_per_identity?;
+        let subject = subject?;
+        let known = of_connection(connections, token);
+        let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+        Some(CountedSubscription::beyond_limit(identity))
     }
 
     /// Keeps the subscription of a raw connection until the connection ends.

@@ -3,7 +3,7 @@
 //! In a cluster the list has the members of all nodes. Then it is charged to the memory budget, and a member for which there is
 //! no room is counted but not listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use echoring_proto::buffer::Pool;
@@ -19,6 +19,8 @@ pub(crate) struct MemberList {
     /// How many there are, if that is not the number of those that are listed.
     counted: Option<u64>,
     charged_bytes: usize,
+    /// The clients among them that the predecessor of this process has.
+    far: BTreeSet<ClientId>,
 }
 
 impl MemberList {
@@ -39,7 +41,10 @@ impl MemberList {
                 self.listed.insert(client, subject.into());
                 subject.into()
             }
-            None => self.listed.remove(&client).unwrap_or_default(),
+            None => {
+                self.far.remove(&client);
+                self.listed.remove(&client).unwrap_or_default()
+            }
         }
     }
 
@@ -97,9 +102,23 @@ impl MemberList {
         Members { count, next, unlisted: count.saturating_sub(listed) }
     }
 
-    /// The clients that are listed.
-    pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> {
-        self.listed.keys().copied()
+    /// Sets whether a client that is listed is one of the predecessor.
+    pub(crate) fn set_far(&mut self, client: ClientId, is_far: bool) {
+        if !is_far {
+            self.far.remove(&client);
+        } else if self.lists(client) {
+            self.far.insert(client);
+        }
+    }
+
+    /// Whether a client is listed and one of the predecessor.
+    pub(crate) fn is_far(&self, client: ClientId) -> bool {
+        self.far.contains(&client)
+    }
+
+    /// The clients of the predecessor that are listed.
+    pub(crate) fn far(&self) -> impl Iterator<Item = ClientId> {
+        self.far.iter().copied()
     }
 
     /// Forgets everyone, and returns the memory.

@@ -7,7 +7,7 @@ use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
 use crate::accounts::{OwnerReport, Publications};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Log;
-use crate::limits::KEYS_MAX;
+use crate::limits::{KEYS_MAX, RETAINED_BYTES_MAX};
 use crate::message::{Position, Publication, Refused};
 use crate::settings::{SlowConsumerPolicy, TopicSettings};
 use crate::topic::TopicId;
@@ -41,6 +41,8 @@ pub(crate) struct OwnedTopic {
     pub(crate) idle_since: Option<Nanos>,
     /// Kept for other users than the shards of this node.
     pub(crate) is_held: bool,
+    /// Messages after this offset are kept for subscribers that move, whatever the settings say.
+    pub(crate) retained_after: Option<u64>,
 }
 
 impl OwnedTopic {
@@ -86,8 +88,12 @@ impl OwnedTopic {
 
     /// Stores a message for replay. False if there is no memory for it.
     pub(crate) fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
-        if self.settings.history.messages == 0 {
+        if self.settings.history.messages == 0 && self.retained_after.is_none() {
             return true;
+        }
+        if self.history.end_offset() + 1 != self.offset {
+            // A topic without history has stored nothing before.
+            self.history.forget_all(self.offset - 1, pool);
         }
         let is_stored = self.store(self.offset, publication, now, pool);
         if is_stored {
@@ -155,16 +161,36 @@ impl OwnedTopic {
     /// The offset of the oldest stored message.
     pub(crate) fn oldest_kept(&self) -> u64 {
         let kept = self.history.offset_before(self.history.start()) + 1;
-        kept.max((self.offset + 1).saturating_sub(u64::from(self.settings.history.messages)))
+        let wanted = (self.offset + 1).saturating_sub(u64::from(self.settings.history.messages));
+        kept.max(self.retained_after.map_or(wanted, |after| wanted.min(after + 1)))
     }
 
     pub(crate) fn forget_old(&mut self, now: Nanos, pool: &mut Pool) {
         let since = self.history.first_since(now.saturating_sub(self.settings.history.age));
-        if since >= self.history.end() {
+        if let Some(after) = self.retained_after {
+            self.history.forget_before(since.min(self.history.behind_offset(after)), pool);
+        } else if since >= self.history.end() {
             self.history.forget_all(self.offset, pool);
         } else {
             self.history.forget_before(since, pool);
         }
+    }
+
+    /// Keeps the messages after `after` from now on.
+    pub(crate) fn retain_after(&mut self, after: u64) {
+        self.retained_after = Some(after);
+        self.history.set_bytes_max(self.settings.history.bytes.max(RETAINED_BYTES_MAX));
+    }
+
+    /// Keeps again as much as the settings say.
+    pub(crate) fn end_retention(&mut self, pool: &mut Pool) {
+        self.retained_after = None;
+        self.history.set_bytes_max(self.settings.history.bytes);
+        if self.settings.history.messages == 0 {
+            return self.history.forget_all(self.offset, pool);
+        }
+        self.history.evict(pool);
+        self.trim(pool);
     }
 
     pub(crate) fn report(&self, now: Nanos) -> OwnerReport {

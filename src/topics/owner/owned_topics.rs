@@ -2,6 +2,7 @@
 
 mod durable;
 mod import;
+mod retention;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -92,6 +93,10 @@ pub struct OwnedTopics {
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
+    /// Until when messages are kept for subscribers that move; 0 if no topic has any.
+    retain_until: Nanos,
+    /// The topics with such messages.
+    retained: Vec<OwnedTopicId>,
     /// The recently forgotten topics, if they are collected.
     names_forgotten: Option<Vec<Box<str>>>,
 }
@@ -122,6 +127,8 @@ impl OwnedTopics {
             forgotten: Retained::default(),
             idempotent: VecDeque::new(),
             seed,
+            retain_until: 0,
+            retained: Vec::new(),
             names_forgotten: None,
         }
     }
@@ -142,7 +149,10 @@ impl OwnedTopics {
         self.creation = creation;
         for (_, owned) in self.table.iter_mut() {
             owned.settings = rules.of(&owned.name).renewing(&owned.settings);
-            owned.history.set_bytes_max(owned.settings.history.bytes);
+            match owned.retained_after {
+                Some(after) => owned.retain_after(after),
+                None => owned.history.set_bytes_max(owned.settings.history.bytes),
+            }
         }
         self.lease.give_back(0);
         self.rules = rules;
@@ -181,11 +191,12 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) {
+        let retains = self.retains(now);
         let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.shards.retain(|entry| *entry != (shard, local));
         if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
             owned.idle_since = Some(now);
-            if owned.keeps_nothing() {
+            if owned.keeps_nothing() && !retains {
                 return self.forget(id, now, pool);
             }
             self.idle.insert((now, id));
@@ -270,6 +281,7 @@ impl OwnedTopics {
         owned.offset += 1;
         owned.payload_bytes += publication.payload.len() as u64;
         owned.rate.count(now);
+        self.retain(id, now);
         for tries in 0.. {
             let Some(owned) = self.table.get_mut(id.key()) else { return };
             let is_kept = owned.remember(publication, now, pool);
@@ -458,7 +470,9 @@ impl OwnedTopics {
         while self.idempotent.front().is_some_and(|(at, ..)| at + IDEMPOTENCY_WINDOW <= now) {
             self.forget_oldest_key(pool);
         }
-        for _ in 0..self.idle.len().min(EXPIRED_MAX) {
+        self.expire_retention(now, pool);
+        let most = if self.retains(now) { 0 } else { EXPIRED_MAX };
+        for _ in 0..self.idle.len().min(most) {
             let from = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
             let next = self.idle.range((from, Bound::Unbounded)).next().or(self.idle.first());
             let Some(&(since, id)) = next else { break };
@@ -475,7 +489,10 @@ impl OwnedTopics {
 
     /// When [`expire`](OwnedTopics::expire) may find something.
     pub fn has_idle(&self) -> bool {
-        !self.idle.is_empty() || !self.forgotten.is_empty() || !self.idempotent.is_empty()
+        !self.idle.is_empty()
+            || !self.forgotten.is_empty()
+            || !self.idempotent.is_empty()
+            || self.retain_until > 0
     }
 
     /// Evicts one of the largest histories. False if there is none.

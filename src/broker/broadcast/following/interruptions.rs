@@ -54,11 +54,19 @@ impl Broadcast {
         let tokens: Vec<Token> = waiting.unwrap_or_default().iter().map(Waiting::token).collect();
         for token in tokens {
             let Some(mut link) = cx.link(token) else { continue };
+            if self.interrupt_raw_replay(&mut link, topic) {
+                continue;
+            }
+            let client = self.client_id(&link);
             let Some(session) = link.peer.session_mut() else { continue };
             let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
             let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
-            let allowed_by = session.take(topic).map(|taken| taken.allowed_by).unwrap_or_default();
+            let taken = session.take(topic);
+            let allowed_by = taken.as_ref().map(|taken| taken.allowed_by).unwrap_or_default();
             self.subscriptions.stop_waiting(topic, token);
+            if let Some(taken) = &taken {
+                self.depart_if_resumed(&mut link.resources(), client, taken);
+            }
             match reached {
                 Some((_, offset, _)) => {
                     self.tell_moved(&mut link, topic, allowed_by, Position { epoch, offset });

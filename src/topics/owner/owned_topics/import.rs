@@ -170,6 +170,7 @@ impl OwnedTopics {
         if let Some(owned) = self.table.get_mut(id.key()) {
             for (client, subject) in members {
                 owned.members.change(client, Some(subject));
+                owned.members.set_far(client, true);
             }
         }
     }
@@ -199,6 +200,7 @@ impl OwnedTopics {
         self.by_name.clear();
         self.idle.clear();
         self.idempotent.clear();
+        self.retained.clear();
         self.forgotten.clear(pool);
     }
 
@@ -215,13 +217,22 @@ impl OwnedTopics {
         }
     }
 
-    /// The subscribers with presence that `is_gone` selects, with their topics.
-    pub fn members_where(&self, is_gone: impl Fn(ClientId) -> bool) -> Vec<(OwnedTopicId, ClientId)> {
+    /// Sets whether a member of a topic is a client of the predecessor. Those that were imported are, until this process has them.
+    pub fn set_member_far(&mut self, id: OwnedTopicId, client: ClientId, is_far: bool) {
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.members.set_far(client, is_far);
+        }
+    }
+
+    /// Whether a client is a listed member of a topic, and one of the predecessor.
+    pub fn is_far_member(&self, id: OwnedTopicId, client: ClientId) -> bool {
+        self.owned(id).is_some_and(|owned| owned.members.is_far(client))
+    }
+
+    /// The subscribers with presence that are clients of the predecessor, with their topics.
+    pub fn far_members(&self) -> Vec<(OwnedTopicId, ClientId)> {
         let ids = (0..self.slots()).filter_map(|index| self.id_at(index));
         let members = ids.filter_map(|id| Some((id, &self.owned(id)?.members)));
-        members
-            .flat_map(|(id, members)| members.clients().map(move |client| (id, client)))
-            .filter(|(_, client)| is_gone(*client))
-            .collect()
+        members.flat_map(|(id, members)| members.far().map(move |client| (id, client))).collect()
     }
 }

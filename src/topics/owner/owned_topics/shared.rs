@@ -83,6 +83,7 @@ impl OwnedTopics {
         owned.release(pool);
         owned.history = Log::history(history_bytes, position.offset);
         owned.keyed = Keyed::default();
+        owned.retained_after = None;
         (owned.epoch, owned.offset, owned.keyed_since) = (position.epoch, position.offset, position.offset);
         Ok((position, &owned.shards))
     }

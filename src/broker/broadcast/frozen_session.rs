@@ -1,0 +1,374 @@
+//! The state of a connection that moves, as bytes. Times are what is left of them: the other process has another clock.
+//!
+//! Whatever is not well formed is refused. The first byte is the version of the format.
+
+use std::collections::BTreeSet;
+
+use bytes::{Buf as _, BufMut as _};
+use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use echoring_proto::limits::Nanos;
+use echoring_topics::limits::INTEGER_END;
+use echoring_topics::{ClientId, Position, is_topic_name};
+use echoring_wire::centrifuge::Encoding;
+
+use super::centrifuge_session::Pings;
+use super::mail_codec::{Wire, structures};
+use super::request_history::RequestHistory;
+use super::session::{AllowedBy, Granted};
+use crate::limits::FROZEN_SUBSCRIPTIONS_MAX;
+
+const VERSION: u8 = 1;
+
+/// A connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum FrozenPeer {
+    Subscriber(FrozenSubscriber),
+    Session(Box<FrozenSession>),
+}
+
+/// A raw subscriber.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrozenSubscriber {
+    pub(super) topic: Box<str>,
+    /// The position that its client has reached.
+    pub(super) position: Position,
+    pub(super) echo_own: bool,
+    pub(super) may_publish: bool,
+}
+
+/// A session, or an event stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrozenSession {
+    pub(super) client: ClientId,
+    pub(super) subject: Box<str>,
+    pub(super) requests: RequestHistory,
+    pub(super) protocol: FrozenProtocol,
+    pub(super) subscriptions: Vec<FrozenSubscription>,
+}
+
+/// How a session speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FrozenProtocol {
+    V1,
+    EventStream,
+    Centrifuge {
+        encoding: Encoding,
+        pings: Pings,
+        /// The time until something is due for them.
+        due_in: Option<Nanos>,
+    },
+}
+
+/// A live subscription of a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrozenSubscription {
+    pub(super) topic: Box<str>,
+    /// The position that its client has reached.
+    pub(super) position: Position,
+    pub(super) granted: Granted,
+    pub(super) must_recover: bool,
+    pub(super) deltas: bool,
+    pub(super) skips_own: bool,
+    pub(super) allowed_by: AllowedBy,
+    /// The time until it expires.
+    pub(super) expires_in: Option<Nanos>,
+    /// Whether it counts for its identity.
+    pub(super) is_counted: bool,
+    /// The number of subscribers that its client knows of, if the client is told of changes.
+    pub(super) present: Option<u64>,
+}
+
+impl FrozenPeer {
+    /// Appends the connection.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(VERSION);
+        match self {
+            FrozenPeer::Subscriber(subscriber) => {
+                out.put_u8(0);
+                subscriber.put(out);
+            }
+            FrozenPeer::Session(session) => {
+                out.put_u8(1);
+                session.put(out);
+            }
+        }
+    }
+
+    /// Takes a connection from the front; `None` if it is not well formed.
+    pub(super) fn take(from: &mut &[u8]) -> Option<FrozenPeer> {
+        if u8::take(from)? != VERSION {
+            return None;
+        }
+        match u8::take(from)? {
+            0 => FrozenSubscriber::take(from).filter(FrozenSubscriber::is_valid).map(FrozenPeer::Subscriber),
+            1 => {
+                let session = FrozenSession::take(from).filter(FrozenSession::is_valid)?;
+                Some(FrozenPeer::Session(Box::new(session)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl FrozenSubscriber {
+    fn is_valid(&self) -> bool {
+        is_topic_name(&self.topic) && self.position.offset < INTEGER_END
+    }
+}
+
+impl FrozenSession {
+    fn is_valid(&self) -> bool {
+        let FrozenSession { client, subject, protocol, subscriptions, .. } = self;
+        let is_valid =
+            |own: &FrozenSubscription| is_topic_name(&own.topic) && own.position.offset < INTEGER_END;
+        let names: BTreeSet<&str> = subscriptions.iter().map(|own| &*own.topic).collect();
+        client.number != 0
+            && subject.len() <= SUBJECT_BYTES_MAX
+            && (*protocol != FrozenProtocol::EventStream || subscriptions.len() == 1)
+            && names.len() == subscriptions.len()
+            && subscriptions.iter().all(is_valid)
+    }
+}
+
+structures! {
+    FrozenSubscriber { topic, position, echo_own, may_publish }
+    FrozenSession { client, subject, requests, protocol, subscriptions }
+    FrozenSubscription {
+        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, present
+    }
+    Granted { members, presence, history }
+    RequestHistory { latest, errors, late, late_row }
+}
+
+/// The text, behind its length.
+impl Wire for Box<str> {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u16_le(self.len() as u16);
+        out.put_slice(self.as_bytes());
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Box<str>> {
+        let bytes = usize::from(u16::take(from)?);
+        std::str::from_utf8(from.split_off(..bytes)?).ok().map(Box::from)
+    }
+}
+
+impl Wire for Vec<FrozenSubscription> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        self.iter().for_each(|subscription| subscription.put(out));
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Vec<FrozenSubscription>> {
+        let count = u32::take(from)? as usize;
+        // Nothing is reserved for a number that may be wrong.
+        let mut subscriptions = Vec::new();
+        if count > FROZEN_SUBSCRIPTIONS_MAX || count > from.remaining() {
+            return None;
+        }
+        for _ in 0..count {
+            subscriptions.push(FrozenSubscription::take(from)?);
+        }
+        Some(subscriptions)
+    }
+}
+
+impl Wire for FrozenProtocol {
+    fn put(&self, out: &mut Vec<u8>) {
+        match *self {
+            FrozenProtocol::V1 => out.put_u8(0),
+            FrozenProtocol::EventStream => out.put_u8(1),
+            FrozenProtocol::Centrifuge { encoding, pings, due_in } => {
+                out.put_u8(if encoding.is_binary() { 3 } else { 2 });
+                out.put_u8(PINGS.iter().position(|known| *known == pings).unwrap_or_default() as u8);
+                due_in.put(out);
+            }
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<FrozenProtocol> {
+        let encoding = match u8::take(from)? {
+            0 => return Some(FrozenProtocol::V1),
+            1 => return Some(FrozenProtocol::EventStream),
+            2 => Encoding::Json,
+            3 => Encoding::Protobuf,
+            _ => return None,
+        };
+        let pings = *PINGS.get(usize::from(u8::take(from)?))?;
+        Some(FrozenProtocol::Centrifuge { encoding, pings, due_in: Wire::take(from)? })
+    }
+}
+
+/// The states of pings by number; their order is part of the format.
+const PINGS: [Pings; 3] = [Pings::Idle, Pings::AwaitingPong, Pings::Answered];
+
+/// Why clients have subscriptions, by number; their order is part of the format. The connections of handlers do not move.
+const ALLOWED_BY: [AllowedBy; 6] = [
+    AllowedBy::Permission,
+    AllowedBy::Hook,
+    AllowedBy::Token,
+    AllowedBy::Credentials,
+    AllowedBy::ConnectHook,
+    AllowedBy::Operator,
+];
+
+impl Wire for AllowedBy {
+    fn put(&self, out: &mut Vec<u8>) {
+        let number = ALLOWED_BY.iter().position(|known| known == self);
+        out.put_u8(number.unwrap_or(ALLOWED_BY.len()) as u8);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<AllowedBy> {
+        ALLOWED_BY.get(usize::from(u8::take(from)?)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<u64>(), 0..INTEGER_END).prop_map(|(epoch, offset)| Position { epoch, offset })
+    }
+
+    fn subscription() -> impl Strategy<Value = FrozenSubscription> {
+        let flags = prop::array::uniform7(any::<bool>());
+        let numbers = any::<[Option<u64>; 2]>();
+        let parts = ("[a-zü]{1,20}", position(), flags, 0..ALLOWED_BY.len(), numbers);
+        parts.prop_map(|(topic, position, flags, allowed_by, [expires_in, present])| {
+            let [members, presence, history, must_recover, deltas, skips_own, is_counted] = flags;
+            FrozenSubscription {
+                topic: topic.into(),
+                position,
+                granted: Granted { members, presence, history },
+                must_recover,
+                deltas,
+                skips_own,
+                allowed_by: ALLOWED_BY[allowed_by],
+                expires_in,
+                is_counted,
+                present,
+            }
+        })
+    }
+
+    fn protocol() -> impl Strategy<Value = FrozenProtocol> {
+        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>());
+        let centrifuge = centrifuge.prop_map(|(is_binary, pings, due_in)| FrozenProtocol::Centrifuge {
+            encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
+            pings: PINGS[pings],
+            due_in,
+        });
+        prop_oneof![Just(FrozenProtocol::V1), Just(FrozenProtocol::EventStream), centrifuge]
+    }
+
+    fn session() -> impl Strategy<Value = FrozenPeer> {
+        let requests = (any::<u32>(), any::<u64>(), any::<u32>(), any::<u8>());
+        let parts = (
+            any::<u128>(),
+            "[a-zü]{0,20}",
+            requests,
+            protocol(),
+            prop::collection::vec(subscription(), 0..5),
+        );
+        parts.prop_map(|(client, subject, requests, protocol, mut subscriptions)| {
+            let (latest, errors, late, late_row) = requests;
+            subscriptions.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+            subscriptions.dedup_by(|one, other| one.topic == other.topic);
+            let is_stream = protocol == FrozenProtocol::EventStream;
+            let protocol = if is_stream && subscriptions.len() != 1 { FrozenProtocol::V1 } else { protocol };
+            FrozenPeer::Session(Box::new(FrozenSession {
+                client: ClientId::from_bits(client | 1),
+                subject: subject.into(),
+                requests: RequestHistory { latest, errors, late, late_row },
+                protocol,
+                subscriptions,
+            }))
+        })
+    }
+
+    fn subscriber() -> impl Strategy<Value = FrozenPeer> {
+        let parts = ("[a-zü]{1,20}", position(), any::<bool>(), any::<bool>());
+        parts.prop_map(|(topic, position, echo_own, may_publish)| {
+            FrozenPeer::Subscriber(FrozenSubscriber { topic: topic.into(), position, echo_own, may_publish })
+        })
+    }
+
+    fn bytes_of(peer: &FrozenPeer) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        peer.put(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn a_connection_is_read_as_it_was_written_and_not_from_a_part(
+            peer in prop_oneof![session(), subscriber()],
+            rest in prop::collection::vec(any::<u8>(), 0..4),
+            wrong in any::<(prop::sample::Index, u8)>(),
+        ) {
+            let bytes = bytes_of(&peer);
+            let all = [&bytes[..], &rest].concat();
+            let mut from = &all[..];
+            prop_assert_eq!(FrozenPeer::take(&mut from), Some(peer));
+            prop_assert_eq!(from, &rest[..]);
+            for end in 0..bytes.len() {
+                prop_assert_eq!(FrozenPeer::take(&mut &bytes[..end]), None);
+            }
+            // Anything may come of it but a panic.
+            let mut bytes = bytes;
+            let at = wrong.0.index(bytes.len());
+            bytes[at] = wrong.1;
+            let _ = FrozenPeer::take(&mut &bytes[..]);
+        }
+
+        #[test]
+        fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [&[VERSION][..], &bytes].concat();
+            let _ = FrozenPeer::take(&mut &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn what_no_connection_has_is_refused() {
+        let position = Position { epoch: 1, offset: 1 };
+        let subscriber = |topic: &str, position| {
+            let frozen =
+                FrozenSubscriber { topic: topic.into(), position, echo_own: true, may_publish: true };
+            FrozenPeer::take(&mut &bytes_of(&FrozenPeer::Subscriber(frozen))[..]).is_some()
+        };
+        assert!(subscriber("t", position));
+        assert!(!subscriber("", position) && !subscriber("a\nb", position));
+        assert!(!subscriber("t", Position { offset: INTEGER_END, ..position }));
+        let session = |client, topics: &[&str], protocol| {
+            let subscription = |topic: &&str| FrozenSubscription {
+                topic: (*topic).into(),
+                position,
+                granted: Granted { members: true, presence: true, history: true },
+                must_recover: false,
+                deltas: false,
+                skips_own: false,
+                allowed_by: AllowedBy::Permission,
+                expires_in: None,
+                is_counted: false,
+                present: None,
+            };
+            let frozen = FrozenSession {
+                client: ClientId::local(client),
+                subject: "".into(),
+                requests: RequestHistory::default(),
+                protocol,
+                subscriptions: topics.iter().map(subscription).collect(),
+            };
+            FrozenPeer::take(&mut &bytes_of(&FrozenPeer::Session(Box::new(frozen)))[..]).is_some()
+        };
+        assert!(session(1, &["a", "b"], FrozenProtocol::V1));
+        assert!(!session(0, &["a"], FrozenProtocol::V1), "no client has that id");
+        assert!(!session(1, &["a", "a"], FrozenProtocol::V1), "a session has one subscription to a topic");
+        assert!(session(1, &["a"], FrozenProtocol::EventStream));
+        assert!(!session(1, &[], FrozenProtocol::EventStream), "it has ended");
+        let handler = FrozenPeer::take(&mut &[VERSION, 2][..]);
+        assert_eq!(handler, None, "the connections of handlers do not move");
+    }
+}

@@ -1,0 +1,328 @@
+//! Connections that move to another shard, or to another process: their subscriptions and sessions are turned into bytes, and continued
+//! from them.
+//!
+//! ```text
+//! begin_fence ─> is_fenced ─> may_move ─> freeze_peer ─ bytes ─> thaw_peer ─> set_peer ─> begin_thawed
+//! ```
+//!
+//! From before the fence until the connection is frozen, nothing is read from it. When it is frozen, nothing that was sent to it is
+//! queued or partly sent. Then nobody notices the move: neither the client, nor the other subscribers of its topics. A move that fails
+//! continues with `thaw_peer` on the shard that has frozen the connection.
+
+use super::Broadcast;
+use super::centrifuge_session::CentrifugeSession;
+use super::dialect::Dialect;
+use super::events::SessionEvent;
+use super::frozen_session::{
+    FrozenPeer, FrozenProtocol, FrozenSession, FrozenSubscriber, FrozenSubscription,
+};
+use super::handover::OrderedBy;
+use super::resuming::RefusedSubscription;
+use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::unanswered::Unanswered;
+use crate::gate::Gate;
+use crate::peer::{ConnectionContext, Context, Peer, ShardResources};
+use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_topics::{Creator, GapReason, Position, Refused, SubscriberId, TopicId, TopicSettings};
+
+/// Stands for the topic of a raw subscriber that the shard could not subscribe to.
+const NOWHERE: TopicId = TopicId { index: u32::MAX, generation: u32::MAX };
+
+impl Broadcast {
+    /// Whether a connection can be frozen now: it is a raw subscriber or a session that has been sent everything, and no request of it
+    /// is open. Otherwise it may later.
+    pub fn may_move<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
+        let is_served = !self.drain.is_on()
+            && self.sequencer.ordered_by != OrderedBy::Nobody
+            && !self.handover.is_lost
+            && !self.moving.replays(token);
+        is_served && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
+    }
+
+    fn is_quiescent(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Subscriber(subscriber) => {
+                let position = subscriber.member.and_then(|member| self.settled(subscriber.topic, member));
+                subscriber.held == 0 && position.is_some()
+            }
+            Peer::Session(session) => {
+                let is_settled = |own: &SessionSubscription| {
+                    own.member().is_some_and(|member| self.settled(own.topic, member).is_some())
+                };
+                has_no_request(session) && session.subscriptions.iter().all(is_settled)
+            }
+            Peer::Echo | Peer::Handler(_) => false,
+        }
+    }
+
+    /// The position of a subscriber that has been sent everything.
+    fn settled(&self, topic: TopicId, member: SubscriberId) -> Option<Position> {
+        self.subscriptions.owner_shard(topic)?;
+        let offset = self.fan_out.topics.settled(member)?;
+        Some(Position { epoch: self.subscriptions.epoch(topic)?, offset })
+    }
+
+    /// Appends the state of a connection, which leaves its topics and this shard. Nobody is told that it leaves.
+    ///
+    /// # Errors
+    /// Returns the state, and appends nothing, if the connection [may not move](Broadcast::may_move).
+    pub fn freeze_peer<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        peer: Peer,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Peer> {
+        let (shard, now) = (cx.shard(), cx.now());
+        let frozen = match &peer {
+            _ if !self.is_quiescent(&peer) => None,
+            Peer::Subscriber(subscriber) => self.frozen_subscriber(subscriber).map(FrozenPeer::Subscriber),
+            Peer::Session(session) => {
+                self.frozen_session(shard, now, token, session).map(Box::new).map(FrozenPeer::Session)
+            }
+            Peer::Echo | Peer::Handler(_) => None,
+        };
+        let Some(frozen) = frozen else { return Err(peer) };
+        frozen.put(out);
+        self.fan_out.ages.forget(token);
+        match peer {
+            Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
+            Peer::Session(session) => self.session_frozen(&mut cx.resources(), token, &session),
+            Peer::Echo | Peer::Handler(_) => {}
+        }
+        Ok(())
+    }
+
+    fn frozen_subscriber(&self, subscriber: &Subscriber) -> Option<FrozenSubscriber> {
+        let &Subscriber { topic, member, echo_own, may_publish, .. } = subscriber;
+        let position = self.settled(topic, member?)?;
+        Some(FrozenSubscriber { topic: self.fan_out.name(topic).into(), position, echo_own, may_publish })
+    }
+
+    fn frozen_session(
+        &self,
+        shard: usize,
+        now: Nanos,
+        token: Token,
+        session: &Session,
+    ) -> Option<FrozenSession> {
+        let is_told = |own: &SessionSubscription| {
+            session.dialect() == Dialect::V1
+                && own.granted.presence
+                && self.fan_out.has(own.topic, TopicSettings::has_presence)
+        };
+        let frozen = |own: &SessionSubscription| {
+            Some(FrozenSubscription {
+                topic: self.fan_out.name(own.topic).into(),
+                position: self.settled(own.topic, own.member()?)?,
+                granted: own.granted,
+                must_recover: own.must_recover,
+                deltas: own.deltas,
+                skips_own: own.skips_own,
+                allowed_by: own.allowed_by,
+                expires_in: own.expires_at.map(|at| at.saturating_sub(now)),
+                is_counted: own.counted.is_some(),
+                present: self.subscriptions.get(own.topic).filter(|_| is_told(own)).map(|own| own.present),
+            })
+        };
+        let protocol = match &session.protocol {
+            Protocol::V1 => FrozenProtocol::V1,
+            Protocol::EventStream => FrozenProtocol::EventStream,
+            Protocol::Centrifuge(own) => {
+                let (pings, due_in) = own.frozen(now)?;
+                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, due_in }
+            }
+            Protocol::Handler => return None,
+        };
+        Some(FrozenSession {
+            client: self.client_of_session(shard, token, session),
+            subject: session.subject.clone(),
+            requests: session.requests,
+            protocol,
+            subscriptions: session.subscriptions.iter().map(frozen).collect::<Option<_>>()?,
+        })
+    }
+
+    fn session_frozen(&mut self, resources: &mut ShardResources<'_>, token: Token, session: &Session) {
+        self.forget_session(resources, token, session);
+        for own in &session.subscriptions {
+            if let Some(member) = own.member() {
+                self.fan_out.topics.unsubscribe(member, resources.pool);
+            }
+            self.leave_if_deserted(resources, own.topic);
+        }
+    }
+
+    /// Reads the state of a connection from the front of `from`, with `token` on this shard, where its client is known already. The
+    /// shard subscribes to its topics. The caller makes it the peer of the connection and calls
+    /// [`begin_thawed`](Broadcast::begin_thawed), or, if the connection is gone, [`closed`](Broadcast::closed). Nothing is refused for
+    /// a limit of clients.
+    ///
+    /// `None`, and nothing done, if the bytes are malformed.
+    pub fn thaw_peer<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        gate: &mut Gate,
+        from: &mut &[u8],
+    ) -> Option<Peer> {
+        Some(match FrozenPeer::take(from)? {
+            FrozenPeer::Subscriber(frozen) => {
+                Peer::Subscriber(self.thaw_subscriber(cx, token, gate, &frozen))
+            }
+            FrozenPeer::Session(frozen) => {
+                Peer::Session(Box::new(self.thaw_session(cx, token, gate, *frozen)))
+            }
+        })
+    }
+
+    fn thaw_subscriber<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        gate: &mut Gate,
+        frozen: &FrozenSubscriber,
+    ) -> Subscriber {
+        count_connection(gate, token, cx.now());
+        let topic = self.thaw_topic(cx, token, &frozen.topic).unwrap_or(NOWHERE);
+        self.moving.begin_raw(token, frozen.position);
+        let &FrozenSubscriber { echo_own, may_publish, .. } = frozen;
+        Subscriber { topic, member: None, echo_own, may_publish, held: 0 }
+    }
+
+    /// Subscribes the shard to a topic of a connection. It stays subscribed until the connection is live, or gone.
+    fn thaw_topic<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        name: &str,
+    ) -> Result<TopicId, Refused> {
+        let now = cx.now();
+        // The topic exists, unless its owner was short of room.
+        let topic = self.find_or_subscribe_anyway(&mut cx.resources(), name, Creator::NOBODY, now)?;
+        self.subscriptions.keep_for(topic, token, now);
+        Ok(topic)
+    }
+
+    fn thaw_session<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        gate: &mut Gate,
+        frozen: FrozenSession,
+    ) -> Session {
+        let FrozenSession { client, subject, requests, protocol, subscriptions } = frozen;
+        let now = cx.now();
+        let client = (client != self.client_at(cx.shard(), token)).then(|| Box::new(client));
+        let mut session = Session { subject, requests, client, ..Session::default() };
+        session.subscriptions.reserve_exact(subscriptions.len());
+        for frozen in subscriptions {
+            match self.thaw_topic(cx, token, &frozen.topic) {
+                Ok(topic) => {
+                    if let Some(present) = frozen.present {
+                        self.moving.note_present(token, topic, present);
+                    }
+                    session.subscriptions.push(thawed(topic, &frozen, token, gate, now));
+                }
+                Err(_) => {
+                    let FrozenSubscription { topic, position, allowed_by, .. } = frozen;
+                    self.moving.refuse(RefusedSubscription { token, topic, position, allowed_by });
+                }
+            }
+        }
+        session.protocol = match protocol {
+            FrozenProtocol::V1 => Protocol::V1,
+            FrozenProtocol::EventStream => {
+                count_connection(gate, token, now);
+                Protocol::EventStream
+            }
+            FrozenProtocol::Centrifuge { encoding, pings, due_in } => {
+                let mut own = CentrifugeSession::thawed(encoding, pings, due_in, now);
+                if let Some(at) = session.next_expiry() {
+                    own.wake_by(at);
+                }
+                self.sessions.alarms.add(token, &own);
+                Protocol::Centrifuge(Box::new(own))
+            }
+        };
+        self.sessions.count += 1;
+        session
+    }
+
+    /// A thawed connection has its peer: its subscriptions go on.
+    pub fn begin_thawed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        let Some(mut link) = cx.link(token) else { return };
+        let topics: Vec<TopicId> = match &*link.peer {
+            Peer::Subscriber(Subscriber { topic: NOWHERE, .. }) => {
+                return self.refuse_raw(&mut link, NOWHERE, Refused::Busy);
+            }
+            Peer::Subscriber(subscriber) => vec![subscriber.topic],
+            peer => {
+                let own = peer.session().map(|session| &session.subscriptions[..]).unwrap_or_default();
+                own.iter().map(|own| own.topic).collect()
+            }
+        };
+        for topic in topics {
+            self.resume(&mut link, topic);
+        }
+        for refused in self.moving.take_refused(token) {
+            self.end_refused(&mut link, &refused);
+        }
+    }
+
+    fn end_refused(&mut self, link: &mut ConnectionContext<'_>, refused: &RefusedSubscription) {
+        let RefusedSubscription { topic, position, allowed_by, .. } = refused;
+        if link.peer.is_event_stream() {
+            return link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
+        }
+        let (position, reason) = (*position, GapReason::History);
+        self.tell_ended(link, *allowed_by, &SessionEvent::Dropped { topic, position, reason });
+    }
+}
+
+/// Whether no request of a session waits for anything.
+fn has_no_request(session: &Session) -> bool {
+    let is_free = match &session.protocol {
+        Protocol::V1 => true,
+        Protocol::EventStream => session.subscriptions.len() == 1,
+        Protocol::Centrifuge(own) => own.has_no_request(),
+        Protocol::Handler => false,
+    };
+    is_free
+        && session.held == 0
+        && session.refreshing.is_none()
+        && session.member_lists.is_empty()
+        && session.unanswered.as_deref().is_none_or(Unanswered::is_empty)
+}
+
+/// The subscription of a connection that has one, as that of a raw route.
+fn count_connection(gate: &mut Gate, token: Token, now: Nanos) {
+    let counted = gate.resume_subscription(token, now);
+    gate.keep_subscription(token, counted);
+}
+
+fn thawed(
+    topic: TopicId,
+    frozen: &FrozenSubscription,
+    token: Token,
+    gate: &mut Gate,
+    now: Nanos,
+) -> SessionSubscription {
+    SessionSubscription {
+        topic,
+        state: SubscriptionState::Resuming(frozen.position),
+        granted: frozen.granted,
+        must_recover: frozen.must_recover,
+        deltas: frozen.deltas,
+        skips_own: frozen.skips_own,
+        allowed_by: frozen.allowed_by,
+        expires_at: frozen.expires_in.map(|left| now.saturating_add(left)),
+        data: None,
+        counted: if frozen.is_counted { gate.resume_subscription(token, now) } else { None },
+    }
+}
+
+#[cfg(test)]
+mod tests;

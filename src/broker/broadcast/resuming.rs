@@ -1,0 +1,328 @@
+//! Subscriptions that have moved to this shard: each is replayed behind the position that its client has reached, and goes live where
+//! the last page ends. The client is told nothing, unless messages are missing.
+//!
+//! The replay is made even where this shard has reached the same offset: only the place of a page in the forward lane says which
+//! messages follow it.
+
+use std::collections::BTreeMap;
+
+use echoring_proto::CloseCode;
+use echoring_runtime::driver::Token;
+use echoring_topics::{
+    ClientId, Encoding, Format, Page, Position, Refused, Replay, SubscriberId, TopicId, entries,
+};
+
+use super::Broadcast;
+use super::frame_encoder::raw_kind;
+use super::held_publications::hold_one;
+use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
+use super::sessions::close_moved;
+use super::shard_mail::{Publisher, origin};
+use super::v1_events::write_presence_stale;
+use crate::peer::{ConnectionContext, Peer, ShardResources};
+use crate::publications::TopicPublication;
+use crate::publications::stored::{Storage, StoredPublication};
+
+/// The connections that have moved to a shard, as far as their subscriptions are not live.
+#[derive(Debug, Default)]
+pub(super) struct Moving {
+    /// The replays of raw subscribers. They are here because few subscribers have one.
+    raw: BTreeMap<Token, RawReplay>,
+    /// Subscriptions that have ended before their client is told.
+    refused: Vec<RefusedSubscription>,
+    /// The number of subscribers that a session knows of, for those that are told of changes.
+    present: BTreeMap<(Token, TopicId), u64>,
+    /// Clients that have gone before the owner of a topic, which still lists them, was known.
+    departed: Vec<(TopicId, ClientId)>,
+}
+
+/// The replay of a raw subscriber.
+#[derive(Debug)]
+struct RawReplay {
+    /// The position that the client has reached.
+    position: Position,
+    /// The next page has been requested.
+    requested: bool,
+    /// Publications of the connection. They wait until it is live: pages do not tell which messages are its own.
+    held: Vec<(Publisher, StoredPublication)>,
+}
+
+/// A subscription of a session that this shard cannot go on with.
+#[derive(Debug)]
+pub(super) struct RefusedSubscription {
+    pub(super) token: Token,
+    pub(super) topic: Box<str>,
+    pub(super) position: Position,
+    pub(super) allowed_by: AllowedBy,
+}
+
+impl Moving {
+    /// Begins the replay of a raw subscriber.
+    pub(super) fn begin_raw(&mut self, token: Token, position: Position) {
+        self.raw.insert(token, RawReplay { position, requested: false, held: Vec::new() });
+    }
+
+    /// Whether a connection is a raw subscriber with a replay.
+    pub(super) fn replays(&self, token: Token) -> bool {
+        self.raw.contains_key(&token)
+    }
+
+    /// Holds a publication of a raw subscriber until its replay is over. The connection is not read meanwhile.
+    pub(super) fn hold(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        publisher: Publisher,
+        message: &TopicPublication<'_>,
+    ) {
+        let Some(replay) = self.raw.get_mut(&link.token) else { return };
+        let Some(stored) = StoredPublication::new(link.pool(), Storage::Pooled, message) else {
+            link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
+            return;
+        };
+        hold_one(link);
+        replay.held.push((publisher, stored));
+    }
+
+    /// Keeps a refusal until the session can be told.
+    pub(super) fn refuse(&mut self, refused: RefusedSubscription) {
+        self.refused.push(refused);
+    }
+
+    /// Takes the refusals of a session.
+    pub(super) fn take_refused(&mut self, token: Token) -> Vec<RefusedSubscription> {
+        self.refused.extract_if(.., |refused| refused.token == token).collect()
+    }
+
+    /// The client of a session knows of so many subscribers.
+    pub(super) fn note_present(&mut self, token: Token, topic: TopicId, present: u64) {
+        self.present.insert((token, topic), present);
+    }
+
+    /// A session is gone.
+    pub(super) fn forget_session(&mut self, token: Token) {
+        self.take_refused(token);
+        if !self.present.is_empty() {
+            self.present.retain(|(of, _), _| *of != token);
+        }
+    }
+
+    /// A topic has no owner.
+    pub(super) fn forget_topic(&mut self, topic: TopicId) {
+        self.departed.retain(|(other, _)| *other != topic);
+    }
+}
+
+impl Broadcast {
+    /// Begins the replay of a subscription that has moved here, once the owner of its topic is known. False, and nothing done, for any
+    /// other subscription.
+    pub(super) fn resume(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+        if matches!(link.peer, Peer::Subscriber(_)) {
+            self.resume_raw(link, topic);
+            return true;
+        }
+        let own = link.peer.session_mut().and_then(|session| session.find(topic));
+        let Some(&mut SessionSubscription { state: SubscriptionState::Resuming(position), .. }) = own else {
+            return false;
+        };
+        match self.known_epoch(topic) {
+            None => {}
+            Some(epoch) if epoch == position.epoch => {
+                self.announce_moved(link, topic);
+                self.begin_replay(link, topic, ReplayState::resumed(position.offset));
+            }
+            Some(_) => self.interrupt_replay(link, topic, position),
+        }
+        true
+    }
+
+    /// The epoch of a topic whose owner has answered.
+    fn known_epoch(&self, topic: TopicId) -> Option<u64> {
+        self.subscriptions.get(topic).filter(|known| known.owned.is_some()).map(|known| known.epoch)
+    }
+
+    fn resume_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        let Some(epoch) = self.known_epoch(topic) else { return };
+        let Some(replay) = self.moving.raw.get(&link.token) else { return };
+        if replay.position.epoch != epoch {
+            self.interrupt_raw_replay(link, topic);
+            return self.leave_if_deserted(&mut link.resources(), topic);
+        }
+        self.sessions.replay_due.push_back(link.token);
+    }
+
+    /// Requests the next page for a raw subscriber.
+    pub(super) fn request_raw_page(&mut self, link: &mut ConnectionContext<'_>) {
+        let Peer::Subscriber(subscriber) = &*link.peer else { return };
+        let topic = subscriber.topic;
+        let Some(owner) = self.subscriptions.owner_shard(topic) else { return };
+        let replay = self.moving.raw.get_mut(&link.token).filter(|replay| !replay.requested);
+        let Some(replay) = replay else { return };
+        replay.requested = true;
+        let from = Replay::After(replay.position.offset);
+        if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
+            self.replay_page(link, topic, from, page, &bytes);
+        }
+    }
+
+    /// A page of history for a raw subscriber arrived.
+    pub(super) fn raw_page(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        from: Replay,
+        page: Result<Page, Refused>,
+        messages: &[u8],
+    ) {
+        let Peer::Subscriber(subscriber) = &*link.peer else { return };
+        let is_its = subscriber.topic == topic;
+        let replay = self.moving.raw.get_mut(&link.token).filter(|replay| is_its && replay.requested);
+        let Some(replay) = replay.filter(|replay| Replay::After(replay.position.offset) == from) else {
+            return;
+        };
+        replay.requested = false;
+        match page {
+            Ok(page) if page.after <= page.head.offset => {
+                let reached = send_raw(link, &page, messages);
+                replay.position.offset = reached.unwrap_or(replay.position.offset);
+                let is_behind = page.complete && reached != Some(page.head.offset);
+                if reached.is_none() || is_behind {
+                    // A raw route has no event for a loss.
+                    self.stop_raw_replay(link, topic);
+                    link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                } else if page.complete {
+                    self.go_live_raw(link, topic);
+                }
+            }
+            Ok(_) | Err(Refused::Behind) => drop(self.interrupt_raw_replay(link, topic)),
+            Err(refused) => self.refuse_raw(link, topic, refused),
+        }
+        self.leave_if_deserted(&mut link.resources(), topic);
+    }
+
+    fn go_live_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        self.subscriptions.stop_waiting(topic, link.token);
+        let compression = self.resumed_compression(link, topic);
+        let own = origin(self.number(link.mailboxes.shard()), link.token);
+        let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
+        let skip = if subscriber.echo_own { 0 } else { own };
+        let format = Format { dialect: Encoding::Raw, compression };
+        let member = self.fan_out.topics.subscribe(topic, link.token, format, skip);
+        subscriber.member = member;
+        let skipping = member.filter(|_| !subscriber.echo_own);
+        self.publish_behind_replay(link.token, skipping);
+    }
+
+    /// The topic of a raw subscriber with a replay continues elsewhere: its client returns. False, and nothing done, for any other
+    /// connection.
+    pub(super) fn interrupt_raw_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+        let replays = self.moving.replays(link.token);
+        if replays {
+            self.stop_raw_replay(link, topic);
+            close_moved(link);
+        }
+        replays
+    }
+
+    /// The owner of the topic of a raw subscriber has refused it.
+    pub(super) fn refuse_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, refused: Refused) {
+        self.stop_raw_replay(link, topic);
+        link.close(CloseCode::TRY_AGAIN_LATER, &refused.to_string());
+    }
+
+    fn stop_raw_replay(&mut self, link: &ConnectionContext<'_>, topic: TopicId) {
+        self.subscriptions.stop_waiting(topic, link.token);
+        self.end_raw_replay(link.token);
+    }
+
+    /// The replay of a raw subscriber is over. Its publications go on.
+    pub(super) fn end_raw_replay(&mut self, token: Token) {
+        self.publish_behind_replay(token, None);
+    }
+
+    fn publish_behind_replay(&mut self, token: Token, member: Option<SubscriberId>) {
+        let Some(replay) = self.moving.raw.remove(&token) else { return };
+        for (publisher, stored) in replay.held {
+            self.held.add(Publisher { member, ..publisher }, stored);
+        }
+    }
+
+    /// A subscription that has moved here is live. If others have joined or left meanwhile, its client is sent the members.
+    pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        let Some(known) = self.moving.present.remove(&(link.token, topic)) else { return };
+        if self.subscriptions.get(topic).is_none_or(|subscription| subscription.present == known) {
+            return;
+        }
+        let Broadcast { sessions, fan_out, .. } = self;
+        sessions.send_with(link, |out| write_presence_stale(fan_out.name(topic), out));
+        if let Some(session) = link.peer.session_mut() {
+            session.restart_members(topic);
+            sessions.members_due.push_back(link.token);
+        }
+    }
+
+    /// The owner of the topic of a subscription that has moved here has refused it, or does not answer. False, and nothing done, for any
+    /// other subscription.
+    pub(super) fn refuse_resumed(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        refused: Refused,
+    ) -> bool {
+        if matches!(link.peer, Peer::Subscriber(_)) {
+            self.refuse_raw(link, topic, refused);
+            return true;
+        }
+        let own = link.peer.session_mut().and_then(|session| session.find(topic));
+        let Some(&mut SessionSubscription { state: SubscriptionState::Resuming(position), .. }) = own else {
+            return false;
+        };
+        self.end_replay(link, topic, position);
+        true
+    }
+
+    /// A subscription has ended. If it has moved here and was not live, the owner of its topic still lists its client.
+    pub(super) fn depart_if_resumed(
+        &mut self,
+        resources: &mut ShardResources<'_>,
+        client: ClientId,
+        subscription: &SessionSubscription,
+    ) {
+        let topic = subscription.topic;
+        if !subscription.resumes() {
+            return;
+        }
+        if self.known_epoch(topic).is_some() {
+            self.report_presence(resources, topic, client, None);
+        } else if self.subscriptions.get(topic).is_some() {
+            self.moving.departed.push((topic, client));
+        }
+    }
+
+    /// The owner of a topic is known: it is told of the clients that have gone before.
+    pub(super) fn tell_departed(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
+        if self.moving.departed.is_empty() {
+            return;
+        }
+        let gone: Vec<_> = self.moving.departed.extract_if(.., |(other, _)| *other == topic).collect();
+        for (_, client) in gone {
+            self.report_presence(resources, topic, client, None);
+        }
+    }
+}
+
+/// Sends the messages of a page to a raw subscriber. Returns the offset that it reaches; `None` if messages are missing.
+fn send_raw(link: &mut ConnectionContext<'_>, page: &Page, messages: &[u8]) -> Option<u64> {
+    if page.first != page.after + 1 {
+        return None;
+    }
+    let mut reached = page.after;
+    for (offset, publication) in entries(messages) {
+        if offset != reached + 1 {
+            return None;
+        }
+        // A connection that is closed meanwhile is sent nothing more.
+        link.send_past(raw_kind(publication.content), publication.payload);
+        reached = offset;
+    }
+    Some(reached)
+}

@@ -1,0 +1,49 @@
+//! Retention: while connections move between shards or processes, topics keep the messages that their subscribers are not sent
+//! meanwhile, whatever the settings of their histories say.
+
+use super::{OwnedTopicId, OwnedTopics};
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::Nanos;
+
+impl OwnedTopics {
+    /// Keeps every message from now on until this time at least, within a bound in bytes per topic and as far as there is memory. No
+    /// topic is forgotten meanwhile for lack of subscribers.
+    pub fn retain_until(&mut self, until: Nanos) {
+        self.retain_until = self.retain_until.max(until);
+    }
+
+    pub(super) fn retains(&self, now: Nanos) -> bool {
+        now < self.retain_until
+    }
+
+    /// Keeps the message that a topic is about to store, and those behind it.
+    #[inline]
+    pub(super) fn retain(&mut self, id: OwnedTopicId, now: Nanos) {
+        if self.retains(now) {
+            self.begin_retention(id);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_retention(&mut self, id: OwnedTopicId) {
+        if let Some(owned) = self.table.get_mut(id.key()).filter(|owned| owned.retained_after.is_none()) {
+            owned.retain_after(owned.offset - 1);
+            self.retained.push(id);
+        }
+    }
+
+    /// Once the time is over, the topics keep again what their settings say.
+    pub(super) fn expire_retention(&mut self, now: Nanos, pool: &mut Pool) {
+        if self.retain_until == 0 || self.retains(now) {
+            return;
+        }
+        self.retain_until = 0;
+        for id in std::mem::take(&mut self.retained) {
+            if let Some(owned) = self.table.get_mut(id.key()) {
+                owned.end_retention(pool);
+                self.by_size.set(id.index, owned.history.charged_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Retention: while connections move, topics keep messages that their settings do not ask for.
+
+use super::world::{LOCAL, json, settings};
+use crate::limits::RETAINED_BYTES_MAX;
+use crate::{
+    ClientId, Creator, HistoryBounds, OwnedTopicId, OwnedTopics, Replay, Rules, SlowConsumerPolicy,
+    TopicSettings, entries,
+};
+use echoring_proto::buffer::{Budget, Lease, Pool};
+
+fn owned(messages: u32) -> (OwnedTopics, Pool) {
+    let history = HistoryBounds { messages, bytes: 1_000, age: 5 };
+    let settings = TopicSettings { history, ..settings(SlowConsumerPolicy::Disconnect) };
+    let rules = Rules::new(Vec::new(), settings);
+    (OwnedTopics::new(rules, Lease::new(Budget::new(2), 1), 7), Pool::standalone())
+}
+
+/// The first offset that a replay from `after` may have, and the payloads.
+fn replay(
+    owned: &mut OwnedTopics,
+    id: OwnedTopicId,
+    after: u64,
+    now: u64,
+    pool: &mut Pool,
+) -> (u64, Vec<String>) {
+    let (page, bytes) = owned.history(id, Replay::After(after), 1 << 20, now, pool).unwrap();
+    let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+    (page.first, entries(&bytes).map(|(_, message)| text(message.payload)).collect())
+}
+
+#[test]
+fn messages_from_now_on_are_kept_until_the_time_is_over() {
+    for messages in [0, 2] {
+        let (mut owned, mut pool) = owned(messages);
+        let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+        let publish = |owned: &mut OwnedTopics, pool: &mut Pool, payload: &str, now| {
+            owned.publish(id, &json(payload.as_bytes()), true, now, pool).unwrap();
+        };
+        for payload in ["1", "2", "3"] {
+            publish(&mut owned, &mut pool, payload, 10);
+        }
+        owned.retain_until(1_000);
+        for payload in ["4", "5", "6", "7"] {
+            publish(&mut owned, &mut pool, payload, 20);
+        }
+        owned.unsubscribe(id, 0, LOCAL, 30, &mut pool);
+        owned.expire(900, &mut pool);
+        let all = ["4", "5", "6", "7"].map(str::to_owned).to_vec();
+        assert_eq!(replay(&mut owned, id, 3, 900, &mut pool), (4, all), "neither their number nor their age");
+        assert_eq!(replay(&mut owned, id, 5, 900, &mut pool).1.len(), 2);
+        assert!(owned.has_idle(), "there is an end to wait for");
+        owned.retain_until(500);
+        owned.expire(999, &mut pool);
+        assert_eq!(replay(&mut owned, id, 3, 999, &mut pool).1.len(), 4, "no request makes it shorter");
+        owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
+        publish(&mut owned, &mut pool, "8", 999);
+        owned.expire(1_000, &mut pool);
+        let kept = messages.min(1);
+        let expected = (9 - u64::from(kept), kept as usize);
+        let (first, rest) = replay(&mut owned, id, 3, 1_001, &mut pool);
+        assert_eq!((first, rest.len()), expected);
+        owned.unsubscribe(id, 0, LOCAL, 1_010, &mut pool);
+        owned.expire(2_000, &mut pool);
+        assert!(owned.is_empty());
+    }
+}
+
+#[test]
+fn a_topic_without_subscribers_is_not_forgotten_meanwhile() {
+    let (mut owned, mut pool) = owned(0);
+    let first = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
+    owned.retain_until(1_000);
+    owned.unsubscribe(first.id, 0, LOCAL, 10, &mut pool);
+    owned.expire(100, &mut pool);
+    owned.publish(first.id, &json(b"1"), true, 200, &mut pool).unwrap();
+    let again = owned.subscribe("t", Creator::NOBODY, 1, LOCAL, &mut pool).unwrap();
+    assert_eq!((again.id, again.position.epoch), (first.id, first.position.epoch));
+    assert_eq!(replay(&mut owned, first.id, 0, 300, &mut pool), (1, vec!["1".to_owned()]));
+    owned.unsubscribe(first.id, 1, LOCAL, 400, &mut pool);
+    owned.expire(1_000, &mut pool);
+    assert!(owned.is_empty());
+}
+
+#[test]
+fn retained_messages_are_bounded_in_bytes_and_make_room() {
+    let (mut owned, mut pool) = owned(0);
+    let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+    owned.retain_until(1_000);
+    let payload = vec![b'1'; 100_000];
+    let sent = 3 * RETAINED_BYTES_MAX / payload.len();
+    for _ in 0..sent {
+        owned.publish(id, &json(&payload), true, 10, &mut pool).unwrap();
+    }
+    let kept = owned.report("t", 10).unwrap();
+    assert!(kept.history_bytes as usize <= RETAINED_BYTES_MAX && kept.history_messages > 20);
+    assert!(replay(&mut owned, id, 0, 10, &mut pool).0 > 1, "the oldest are gone, and that is told");
+    assert!(owned.shed(&mut pool));
+    assert_eq!(owned.report("t", 10).unwrap().history_messages, 0);
+    owned.publish(id, &json(b"1"), true, 10, &mut pool).unwrap();
+    assert_eq!(replay(&mut owned, id, sent as u64, 10, &mut pool), (sent as u64 + 1, vec!["1".to_owned()]));
+}
+
+#[test]
+fn members_of_a_predecessor_are_known_until_this_process_has_them() {
+    let (mut owned, mut pool) = owned(0);
+    let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+    let clients = [1, 2, 3].map(ClientId::local);
+    for client in clients {
+        owned.presence(id, client, Some("somebody"));
+        owned.set_member_far(id, client, true);
+    }
+    owned.set_member_far(id, ClientId::local(4), true);
+    owned.set_member_far(id, clients[0], false);
+    owned.presence(id, clients[1], None);
+    assert_eq!(owned.far_members(), [(id, clients[2])]);
+    assert!(owned.is_far_member(id, clients[2]) && !owned.is_far_member(id, clients[0]));
+    owned.presence(id, clients[2], None);
+    assert!(owned.far_members().is_empty());
+}
