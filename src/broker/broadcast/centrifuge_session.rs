@@ -432,6 +432,29 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_moves_is_pinged_when_it_would_have_been() {
+        let mut alarms = Alarms::default();
+        let mut session = connected(&mut alarms);
+        assert!(session.has_no_request());
+        assert_eq!(session.frozen(20), Some((Pings::Idle, Some(5))));
+        assert_eq!(session.take_due(25, TIMES, false), Due::Ping);
+        let frozen = session.frozen(30);
+        assert_eq!(frozen, Some((Pings::AwaitingPong, Some(5))));
+        // The other clock is ahead.
+        let mut session = CentrifugeSession::thawed(Encoding::Json, Pings::AwaitingPong, Some(5), 1_000);
+        let mut alarms = Alarms::default();
+        alarms.add(token(2), &session);
+        assert_eq!(alarms.next(), Some(1_005));
+        session.note_pong();
+        assert_eq!(session.take_due(1_005, TIMES, false), Due::Nothing);
+        assert_eq!(session.take_due(1_020, TIMES, false), Due::Ping);
+        let mut alarms = Alarms::default();
+        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, Pings::Idle, None, 1_000));
+        assert_eq!(alarms.next(), None, "there are no pings");
+        assert_eq!(CentrifugeSession::new(Encoding::Json, 5, None).frozen(0), None, "it is not connected");
+    }
+
+    #[test]
     fn a_session_that_ends_leaves_no_alarm() {
         let mut alarms = Alarms::default();
         let session = connected(&mut alarms);

@@ -340,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn a_subscription_that_moves_counts_and_is_not_refused() {
+        let limits = TopicUseLimits { subscriptions_per_identity: Some(2), ..TopicUseLimits::default() };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let now = 5 * SECOND;
+        let mut moved: Vec<_> =
+            (0..3).map(|_| other.resume_subscription(token(1), Some("a"), now).expect("counted")).collect();
+        assert!(one.subscribe(token(2), Some("a"), now).is_err(), "there are three of two");
+        moved.truncate(1);
+        assert!(one.subscribe(token(2), Some("a"), now).expect("room").is_some());
+        assert!(other.resume_subscription(token(3), None, now).is_none());
+    }
+
+    #[test]
     fn calls_of_an_identity_have_their_bound_on_all_shards_together() {
         let identities = Arc::<Identities>::default();
         let [one, other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &TopicUseLimits::default()));

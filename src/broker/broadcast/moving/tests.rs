@@ -2,7 +2,7 @@
 //! on one that was opened for it.
 
 use super::*;
-use crate::broadcast::{BroadcastSettings, TopicRequest, shard_mail::ShardMail};
+use crate::broadcast::{BroadcastSettings, TopicRequest, mail_codec, shard_mail::ShardMail};
 use crate::gate::AuthCounters;
 use crate::limits::SUBSCRIPTIONS_DEFAULT;
 use crate::peer::ServerKinds;
@@ -13,13 +13,15 @@ use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::Options;
 use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Sim};
 use echoring_runtime::shard::{
-    Allowance, Answer, Application, ControlMessage, Disposition, Mailboxes, Security, Shard, ShardConfig,
+    Allowance, Answer, Application, Bridge, ControlMessage, Disposition, FarInlet, FarOutlet, Lane,
+    Mailboxes, Security, Shard, ShardConfig,
 };
 use echoring_topics::{
     Access, CreationLimits, Creators, HistoryBounds, Permission, Placement, Rules, TopicSettings,
 };
 use echoring_wire::centrifuge::Encoding;
 use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 const SHARDS: usize = 2;
@@ -33,10 +35,19 @@ enum Step {
     Fence,
     Freeze(Token, Frozen),
     Thaw(Token, Vec<u8>),
+    /// The predecessor is about to hand its topics over, of which it has none.
+    HandOver(SyncSender<usize>),
+    /// The successor leads, with this bridge.
+    Lead(Bridge<ShardMail>),
+    /// The predecessor follows, with this bridge.
+    Follow(Bridge<ShardMail>),
+    ForgetPredecessor,
 }
 
 /// Serves topics, and nothing else.
 struct Topics {
+    /// The number of the shard, in all processes.
+    number: usize,
     broadcast: Broadcast,
     gate: Gate,
     connections: Connections,
@@ -54,7 +65,7 @@ impl Application for Topics {
         request: &Request<'_>,
         _: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
-        self.connections.lock().unwrap().insert(request.path.into(), (cx.shard(), token));
+        self.connections.lock().unwrap().insert(request.path.into(), (self.number, token));
         let kind = request.path.split('/').nth(1).unwrap_or_default();
         let topic = TopicRequest { token, topic: "t", gate: &mut self.gate };
         match kind {
@@ -124,6 +135,10 @@ impl Application for Topics {
                 cx.set_peer(token, peer);
                 self.broadcast.begin_thawed(cx, token);
             }
+            Step::HandOver(done) => self.broadcast.freeze(cx, 1, done),
+            Step::Lead(bridge) => self.broadcast.lead(cx, bridge),
+            Step::Follow(bridge) => self.broadcast.follow(cx, bridge, 1 << 16),
+            Step::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
         }
     }
 
@@ -144,6 +159,8 @@ impl Application for Topics {
 
 /// Two shards and their clients.
 struct World {
+    /// What carries mail between two processes.
+    ways: Option<[Way; 2]>,
     network: Network,
     shards: Vec<Shard<Sim, Topics>>,
     connections: Connections,
@@ -154,6 +171,11 @@ struct World {
 impl World {
     /// A world whose topics keep so many messages, and are owned by the shards that `seed` decides.
     fn new(seed: u64, messages: u32) -> World {
+        World::of_processes(seed, messages, Mailboxes::connect(SHARDS, 1 << 20))
+    }
+
+    /// The same with these mailboxes, which connect the shards of the same process.
+    fn of_processes(seed: u64, messages: u32, mailboxes: Vec<Mailboxes<ShardMail>>) -> World {
         let network = Network::new(seed, Faults::NONE);
         let connections = Connections::default();
         let history = HistoryBounds { messages, ..HistoryBounds::default() };
@@ -162,7 +184,8 @@ impl World {
         let rules = Rules::new(Vec::new(), settings);
         let (budget, slots) = (Budget::new(64 << 20), Budget::new(1_000));
         let mut shards = Vec::new();
-        for (number, mailboxes) in Mailboxes::connect(SHARDS, 1 << 20).into_iter().enumerate() {
+        let processes = mailboxes.len() / mailboxes[0].shards();
+        for (number, mailboxes) in mailboxes.into_iter().enumerate() {
             let mut driver = network.driver(&Options { connections: 64, ..Options::default() });
             driver.listen(network.listener().unwrap()).unwrap();
             let broadcast = Broadcast::new(BroadcastSettings {
@@ -175,11 +198,12 @@ impl World {
                 message_bytes_max: 1 << 16,
                 seed: seed + number as u64,
                 placement: Placement::new(seed),
-                first_number: 0,
+                // Those of the second process follow.
+                first_number: (number - mailboxes.shard()) as u8,
                 digest_seed: seed,
             });
             let gate = Gate::new(None, Arc::<AuthCounters>::default());
-            let service = Topics { broadcast, gate, connections: Arc::clone(&connections) };
+            let service = Topics { number, broadcast, gate, connections: Arc::clone(&connections) };
             let config = ShardConfig {
                 connection: ConnectionConfig { ping_interval: 0, ..ConnectionConfig::default() },
                 connections: 64,
@@ -194,8 +218,13 @@ impl World {
             shards.push(Shard::new(driver, service, config, allowance, mailboxes));
         }
         let wakers: Vec<_> = shards.iter().map(|shard| shard.remote().waker().clone()).collect();
-        shards.iter_mut().for_each(|shard| shard.set_wakers(&wakers));
-        World { network, shards, connections, opened: 0, published: 0 }
+        let shards_of_each = shards.len() / processes;
+        for (shard, wakers) in
+            shards.iter_mut().zip(wakers.chunks(shards_of_each).flat_map(|own| vec![own; own.len()]))
+        {
+            shard.set_wakers(wakers);
+        }
+        World { ways: None, network, shards, connections, opened: 0, published: 0 }
     }
 
     fn tick(&mut self, times: usize) {
@@ -203,6 +232,7 @@ impl World {
             for shard in &mut self.shards {
                 assert!(shard.tick(None).unwrap());
             }
+            self.ways.iter_mut().flatten().for_each(Way::carry);
             self.network.advance(MILLISECOND);
         }
     }
@@ -323,6 +353,57 @@ impl World {
 
     fn thaw(&mut self, connection: &At, bytes: Vec<u8>) {
         self.order(connection.shard, Step::Thaw(connection.token, bytes));
+    }
+}
+
+/// Carries mail from the shard of one process to that of another.
+struct Way {
+    from: FarInlet<ShardMail>,
+    to: FarOutlet<ShardMail>,
+}
+
+impl Way {
+    fn carry(&mut self) {
+        let mut payload = Vec::new();
+        while let Some((_, mail)) = self.from.take(&mut payload) {
+            let mut wire = Vec::new();
+            assert!(mail_codec::encode(&mail, &payload, &mut wire), "{mail:?} stays in its process");
+            let (mut mail, bytes) = mail_codec::decode(&wire).unwrap();
+            if let ShardMail::Publish { publisher, .. }
+            | ShardMail::Deliver { publisher, .. }
+            | ShardMail::PublishResult { publisher, .. } = &mut mail
+            {
+                // Each process has one shard, and the number of the other one follows it.
+                publisher.move_to(|shard| Some(1 - shard)).unwrap();
+            }
+            assert!(self.to.post(1, &mail, bytes).unwrap());
+        }
+    }
+}
+
+impl World {
+    /// Two processes with one shard each, of which the second orders the topics of both.
+    fn of_predecessor_and_successor() -> World {
+        let alone = || Mailboxes::connect(1, 1 << 20);
+        let mut world = World::of_processes(1, 0, alone().into_iter().chain(alone()).collect());
+        let (done, frozen) = sync_channel(1);
+        world.order(0, Step::HandOver(done));
+        world.settle();
+        assert_eq!(frozen.try_recv(), Ok(0));
+        let bridge = |shard: usize, posts| {
+            let waker = world.shards[shard].remote().waker().clone();
+            Bridge::new(posts, 1, 1 << 20, std::thread::current(), waker)
+        };
+        let (leads, successor) = bridge(1, Lane::Forward);
+        let (follows, predecessor) = bridge(0, Lane::Request);
+        let ((requests, to_predecessor), (forwards, to_successor)) = (predecessor.split(), successor.split());
+        let ways = [Way { from: requests, to: to_successor }, Way { from: forwards, to: to_predecessor }];
+        world.order(1, Step::Lead(leads));
+        world.settle();
+        world.order(0, Step::Follow(follows));
+        world.ways = Some(ways);
+        world.settle();
+        world
     }
 }
 
@@ -494,6 +575,44 @@ fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
         let left = world.take(&witness);
         assert!(left.contains(r#""event":"leave""#) && left.contains(&client), "{left}, not {client}");
         assert_eq!(left.matches(r#""event":"leave""#).count(), 1);
+    }
+}
+
+#[test]
+fn clients_of_a_predecessor_move_to_its_successor_and_only_the_others_leave_with_it() {
+    for kind in ["raw", "events", "v1", "json", "protobuf"] {
+        let mut world = World::of_predecessor_and_successor();
+        let (publisher, witness) = (world.open("v1", 0), world.subscriber("v1", 1));
+        let (before, stays) = (world.subscriber(kind, 0), world.subscriber("v1", 0));
+        let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, 1);
+        world.publish(&publisher, 2);
+        world.settle();
+        let mut heard = numbers(&world.take(&before));
+        for from in [before, after] {
+            world.take(&after);
+            world.publish(&publisher, 2);
+            let bytes = world.freeze(&from);
+            heard.extend(numbers(&world.take(&from)));
+            world.take(&witness);
+            world.publish(&publisher, 3);
+            world.tick(2);
+            world.thaw(&after, bytes);
+            world.publish(&publisher, 3);
+            world.settle();
+            let said = world.take(&after);
+            heard.extend(numbers(&said));
+            assert_eq!(events(&said), [""; 0], "{kind}: {said}");
+            assert_eq!(events(&world.take(&witness)), [""; 0]);
+        }
+        assert_eq!(heard, (1..=world.published).collect::<Vec<_>>(), "{kind}");
+        world.network.client_close(publisher.client);
+        world.take(&stays);
+        world.order(1, Step::ForgetPredecessor);
+        world.ways = None;
+        world.settle();
+        let left = world.take(&witness);
+        assert_eq!(left.matches(r#""event":"leave""#).count(), 1, "{kind}: {left}");
+        assert!(world.take(&after).len() < 200, "it goes on");
     }
 }
 
