@@ -11,7 +11,7 @@ use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, Seed};
 use echoring_proto::handshake::{Request, Upgrade};
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::Options;
-use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Sim};
+use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Random, Sim};
 use echoring_runtime::shard::{
     Allowance, Answer, Application, Bridge, ControlMessage, Disposition, FarInlet, FarOutlet, Lane,
     Mailboxes, Security, Shard, ShardConfig,
@@ -28,7 +28,8 @@ const SHARDS: usize = 2;
 
 /// The shard and token of each connection, by its path.
 type Connections = Arc<Mutex<BTreeMap<String, (usize, Token)>>>;
-type Frozen = Arc<Mutex<Option<Vec<u8>>>>;
+/// Where the bytes of a connection go, if it may move.
+type Frozen = SyncSender<Option<Vec<u8>>>;
 
 #[derive(Debug)]
 enum Step {
@@ -121,12 +122,14 @@ impl Application for Topics {
         match step {
             Step::Fence => self.broadcast.begin_fence(cx),
             Step::Freeze(token, frozen) => {
-                if !self.broadcast.is_fenced() || !self.broadcast.may_move(cx, token) {
-                    return;
+                // The runtime moves no connection whose latest bytes may not be with the kernel.
+                let is_sent = cx.is_writable(token);
+                if !is_sent || !self.broadcast.is_fenced() || !self.broadcast.may_move(cx, token) {
+                    return frozen.try_send(None).unwrap();
                 }
                 let (peer, mut bytes) = (std::mem::take(cx.peer(token).unwrap()), Vec::new());
                 self.broadcast.freeze_peer(cx, token, peer, &mut bytes).unwrap();
-                *frozen.lock().unwrap() = Some(bytes);
+                frozen.try_send(Some(bytes)).unwrap();
             }
             Step::Thaw(token, bytes) => {
                 let mut rest = &bytes[..];
@@ -265,13 +268,31 @@ impl World {
                      Sec-WebSocket-Protocol: echoring.v1.json\r\n\r\n"
                 )
             };
-            self.network.client_write(client, head.as_bytes());
+            self.write(client, head.as_bytes());
+            let (on, token) = loop {
+                self.settle();
+                if let Some(at) = self.connections.lock().unwrap().get(&path) {
+                    break *at;
+                }
+            };
+            // Its answer may be late, too.
             self.settle();
-            let (on, token) = self.connections.lock().unwrap()[&path];
             if on == shard {
                 return At { client, shard, token };
             }
             self.network.client_close(client);
+        }
+    }
+
+    /// Writes all bytes, however long that takes.
+    fn write(&mut self, client: Client, mut bytes: &[u8]) {
+        loop {
+            let written = self.network.client_write(client, bytes);
+            bytes = &bytes[written..];
+            if bytes.is_empty() {
+                return;
+            }
+            self.tick(1);
         }
     }
 
@@ -292,12 +313,7 @@ impl World {
             let length = (message.len() as u16).to_be_bytes();
             let head = [0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
             let frame = [&head, message.as_bytes()].concat();
-            let mut rest = &frame[..];
-            while !rest.is_empty() {
-                let written = self.network.client_write(publisher.client, rest);
-                rest = &rest[written..];
-                self.tick(1);
-            }
+            self.write(publisher.client, &frame);
         }
     }
 
@@ -345,10 +361,14 @@ impl World {
     }
 
     fn try_freeze(&mut self, connection: &At) -> Option<Vec<u8>> {
-        let frozen = Frozen::default();
-        self.order(connection.shard, Step::Freeze(connection.token, Arc::clone(&frozen)));
-        self.tick(2);
-        frozen.lock().unwrap().take()
+        let (frozen, answer) = sync_channel(1);
+        self.order(connection.shard, Step::Freeze(connection.token, frozen));
+        loop {
+            self.tick(1);
+            if let Ok(bytes) = answer.try_recv() {
+                return bytes;
+            }
+        }
     }
 
     fn thaw(&mut self, connection: &At, bytes: Vec<u8>) {
@@ -463,6 +483,86 @@ fn nothing_is_lost_or_doubled_when_a_subscriber_moves_and_nothing_else_is_sent()
                     assert_eq!(events(&said), [""; 0], "{kind} to {to}: {said}");
                 }
             }
+        }
+    }
+}
+
+/// A subscriber in a random run, and what it has heard.
+struct Wanderer {
+    kind: &'static str,
+    at: At,
+    heard: String,
+    frozen: Option<Vec<u8>>,
+}
+
+#[test]
+fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_once() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let mut world = World::new(seed, [0, 2, 100][random.below(3)]);
+        let publisher = world.open("v1", random.below(SHARDS));
+        let kinds = ["raw", "events", "v1", "json", "protobuf", "v1"];
+        let mut wanderers: Vec<Wanderer> = Vec::new();
+        for kind in kinds {
+            let at = world.subscriber(kind, random.below(SHARDS));
+            let heard = world.take(&at);
+            wanderers.push(Wanderer { kind, at, heard, frozen: None });
+        }
+        world.network.set_faults(Faults::random(&mut random));
+        let mut moves = 0;
+        for _ in 0..150 {
+            let (count, bytes) = (random.below(4) as u32, [130, 600][random.below(2)]);
+            world.publish_long(&publisher, count, bytes);
+            world.tick(random.below(3));
+            let chosen = random.below(wanderers.len());
+            let wanderer = &mut wanderers[chosen];
+            match wanderer.frozen.take() {
+                None if random.chance(500) => {
+                    world.order(wanderer.at.shard, Step::Fence);
+                    world.tick(random.between(1, 6));
+                    wanderer.frozen = world.try_freeze(&wanderer.at);
+                    moves += u32::from(wanderer.frozen.is_some());
+                }
+                None => {}
+                Some(bytes) => {
+                    // What was sent before may still be under way.
+                    let mut silent = 0;
+                    while silent < 10 {
+                        world.tick(1);
+                        let said = world.take(&wanderer.at);
+                        silent = if said.is_empty() { silent + 1 } else { 0 };
+                        wanderer.heard += &said;
+                    }
+                    if random.chance(700) {
+                        let is_stream = wanderer.kind == "events";
+                        let to = random.below(SHARDS);
+                        world.network.client_close(wanderer.at.client);
+                        wanderer.at = world.open(if is_stream { "blank-events" } else { "blank" }, to);
+                        world.take(&wanderer.at);
+                    }
+                    world.thaw(&wanderer.at, bytes);
+                }
+            }
+            let listener = random.below(wanderers.len());
+            let said = world.take(&wanderers[listener].at);
+            wanderers[listener].heard += &said;
+        }
+        world.network.set_faults(Faults::NONE);
+        for wanderer in &mut wanderers {
+            if let Some(bytes) = wanderer.frozen.take() {
+                world.thaw(&wanderer.at, bytes);
+            }
+        }
+        for _ in 0..50 {
+            world.settle();
+            for wanderer in &mut wanderers {
+                wanderer.heard += &world.take(&wanderer.at);
+            }
+        }
+        assert!(moves > 5, "seed {seed}: {moves} moves");
+        let all: Vec<u32> = (1..=world.published).collect();
+        for Wanderer { kind, heard, .. } in &wanderers {
+            assert_eq!(numbers(heard), all, "{kind}, seed {seed}");
         }
     }
 }
