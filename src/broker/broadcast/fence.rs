@@ -9,10 +9,12 @@
 //! A subscriber that is up to date then may go on elsewhere: messages behind its position are in the history of their owners, and
 //! none of them is its own.
 
+use echoring_cluster::Ticket;
 use echoring_runtime::driver::Driver;
 
 use super::Broadcast;
 use super::handover::OrderedBy;
+use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
 use crate::limits::FENCE_RETENTION;
 use crate::peer::Context;
@@ -23,6 +25,18 @@ pub(super) struct Fence {
     round: u32,
     /// Owner shards that have not answered; `None` if there is no fence, or no process that orders anything.
     awaited: Option<usize>,
+    /// Fences of shards whose clients have publications that other nodes have yet to decide about.
+    pub(super) undecided: Vec<UndecidedFence>,
+}
+
+/// A fence that is answered later.
+#[derive(Debug)]
+pub(super) struct UndecidedFence {
+    /// The shard that has posted it.
+    shard: usize,
+    round: u32,
+    /// The latest of its publications.
+    latest: Ticket,
 }
 
 impl Fence {
@@ -55,13 +69,14 @@ impl Broadcast {
             OrderedBy::Nobody => Vec::new(),
         };
         let orders_here = self.sequencer.ordered_by == OrderedBy::ThisProcess;
-        self.fence.begin((orders_here || !owners.is_empty()).then_some(owners.len()));
-        if orders_here {
-            self.retain(cx);
-        }
+        let awaited = owners.len() + usize::from(orders_here);
+        self.fence.begin((awaited > 0).then_some(awaited));
+        let round = self.fence.round;
         for owner in owners {
-            let mail = ShardMail::Fence { round: self.fence.round };
-            self.sequencer.request(cx.resources().mailboxes, owner, mail, "");
+            self.sequencer.request(cx.resources().mailboxes, owner, ShardMail::Fence { round }, "");
+        }
+        if orders_here {
+            self.answer_fence(cx, here, round);
         }
     }
 
@@ -71,14 +86,28 @@ impl Broadcast {
         is_ordered && self.fence.awaited == Some(0)
     }
 
-    /// Another shard has posted a fence.
-    pub(super) fn answer_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, round: u32) {
-        self.retain(cx);
-        self.answer(cx, from, ShardMail::Fenced { round }, &[]);
+    /// A shard has posted a fence. It is answered at once, unless publications of its clients were left to other nodes.
+    pub(super) fn answer_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>, shard: usize, round: u32) {
+        self.sequencer.topics.retain_until(cx.now() + FENCE_RETENTION);
+        let Sequencer { following, queue, .. } = &self.sequencer;
+        match following.as_ref().and_then(|following| following.latest_undecided(queue, shard)) {
+            Some(latest) => self.fence.undecided.push(UndecidedFence { shard, round, latest }),
+            None => self.answer(cx, shard, ShardMail::Fenced { round }, &[]),
+        }
     }
 
-    fn retain<D: Driver>(&mut self, cx: &Context<'_, D>) {
-        self.sequencer.topics.retain_until(cx.now() + FENCE_RETENTION);
+    /// Answers the fences whose publications were decided.
+    pub(super) fn answer_decided_fences<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        for fence in std::mem::take(&mut self.fence.undecided) {
+            let UndecidedFence { shard, round, latest } = fence;
+            let Sequencer { following, queue, .. } = &self.sequencer;
+            let is_decided =
+                following.as_ref().is_none_or(|following| following.has_decided(queue, shard, latest));
+            match is_decided {
+                true => self.answer(cx, shard, ShardMail::Fenced { round }, &[]),
+                false => self.fence.undecided.push(fence),
+            }
+        }
     }
 
     /// An owner shard has answered a fence.

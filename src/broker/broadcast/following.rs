@@ -78,6 +78,13 @@ enum Undecided {
     Operator,
 }
 
+impl Undecided {
+    /// Whether a client of this shard waits.
+    fn is_of(&self, shard: usize) -> bool {
+        matches!(self, Undecided::Client(publisher, _) if publisher.is_on(shard))
+    }
+}
+
 /// The waiter for a topic's position.
 #[derive(Debug)]
 enum Waits {
@@ -191,6 +198,20 @@ impl Following {
         let ticket = queue.tickets;
         queue.publications.push_back(StagedPublication { topic: name.into(), ticket, waits, entry });
         ticket
+    }
+
+    /// The latest publication of a shard's clients that is not decided.
+    pub(super) fn latest_undecided(&self, queue: &FollowingQueue, shard: usize) -> Option<Ticket> {
+        let staged = queue.publications.iter().rfind(|staged| staged.waits.is_of(shard));
+        let undecided = || self.undecided.iter().rfind(|(_, waits)| waits.is_of(shard));
+        staged.map(|staged| staged.ticket).or_else(|| undecided().map(|(ticket, _)| *ticket))
+    }
+
+    /// Whether all publications of a shard's clients up to this one are decided.
+    pub(super) fn has_decided(&self, queue: &FollowingQueue, shard: usize, latest: Ticket) -> bool {
+        let is_open = |ticket: Ticket, waits: &Undecided| ticket <= latest && waits.is_of(shard);
+        !self.undecided.iter().any(|(ticket, waits)| is_open(*ticket, waits))
+            && !queue.publications.iter().any(|staged| is_open(staged.ticket, &staged.waits))
     }
 
     /// Whether the shard knows the topic's position, and everything up to it.

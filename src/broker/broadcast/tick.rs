@@ -58,6 +58,9 @@ impl Broadcast {
         }
         self.held.end_tick();
         self.tell_outcomes(cx);
+        if !self.fence.undecided.is_empty() {
+            self.answer_decided_fences(cx);
+        }
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);
