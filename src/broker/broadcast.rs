@@ -154,6 +154,8 @@ pub struct Broadcast {
     moving: Moving,
     /// Joins and leaves of this tick.
     presence_changes: PresenceChanges,
+    /// When subscribers were last told of them.
+    presence_told_at: Nanos,
     first_number: u8,
     /// The run of the node in its cluster, in the ids of clients; 0 without one.
     node: u64,
@@ -179,6 +181,7 @@ impl Broadcast {
             fence: Fence::default(),
             moving: Moving::default(),
             presence_changes: PresenceChanges::default(),
+            presence_told_at: 0,
             first_number: settings.first_number,
             node: 0,
             check_at: 0,

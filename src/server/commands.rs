@@ -33,7 +33,7 @@ use crate::node::config::ServerConfig;
 use crate::service::moving::MoveOrder;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
-use echoring_broker::broadcast::{Broadcast, ClientNumbers, TopicAnswer, TopicQuestion, TopicRead};
+use echoring_broker::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::node_mail::ClusterEvent;
 use echoring_broker::peer::Context;
@@ -89,8 +89,8 @@ pub enum ShardCommand {
         /// Notified when the shard has it.
         reply: mpsc::SyncSender<()>,
     },
-    /// Takeover: the predecessor has ended, with these clients.
-    ForgetPredecessor(ClientNumbers),
+    /// Takeover: the predecessor has ended, with the clients that have not moved.
+    ForgetPredecessor,
     /// Takeover: the successor is lost.
     LoseSuccessor,
     /// Report the number of connections.

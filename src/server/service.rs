@@ -495,7 +495,7 @@ impl Application for Service {
                 self.broadcast.lead(cx, bridge);
                 let _ = reply.try_send(());
             }
-            ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
+            ShardCommand::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
             ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
             ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
             ShardCommand::Count(reply) => drop(reply.try_send((shard, cx.connections() as u64))),

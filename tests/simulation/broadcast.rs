@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
 use super::service::service;
-use super::world::{World, config};
+use super::world::{World, config, move_some};
 
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
 /// The report to a slow consumer.
@@ -295,8 +295,13 @@ fn check(members: &[Member], clients: &[Client], topic: usize) {
 }
 
 fn broadcast(seed: u64, secured: bool, way: Way) {
+    broadcast_in(seed, secured, way, |_| {});
+}
+
+fn broadcast_in(seed: u64, secured: bool, way: Way, prepare: impl FnOnce(&World<Service>)) {
     let mut random = Random::new(seed);
     let world = world(seed, random.between(1, 3), secured, way);
+    prepare(&world);
     let topics = random.between(1, 2);
     let bytes_max = if random.chance(300) { MESSAGE_BYTES_MAX as usize } else { 20_000 };
     let mut members = Vec::new();
@@ -349,6 +354,14 @@ fn broadcast(seed: u64, secured: bool, way: Way) {
 #[test]
 fn broadcasts_arrive_in_one_order() {
     for_each_seed("broadcasts_arrive_in_one_order", |seed| broadcast(seed, false, Way::Raw));
+}
+
+/// Whatever the moment at which a subscriber moves, there is one order, without a hole or a message that comes twice.
+#[test]
+fn broadcasts_arrive_in_one_order_while_connections_move() {
+    for_each_seed("broadcasts_arrive_in_one_order_while_connections_move", |seed| {
+        broadcast_in(seed, false, Way::Raw, |world| move_some(world, seed));
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::client::{self, Client, Item, MessageKind};
 use super::for_each_seed;
 use super::newcomers;
 use super::service::service;
-use super::world::{World, config};
+use super::world::{World, config, move_some};
 
 const PATH: &str = "/connection/websocket";
 
@@ -108,10 +108,15 @@ fn settings(random: &mut Random) -> TopicSettings {
 }
 
 fn streams(seed: u64) {
+    streams_in(seed, |_| {});
+}
+
+fn streams_in(seed: u64, prepare: impl FnOnce(&World<Service>)) {
     let mut random = Random::new(seed);
     let settings = settings(&mut random);
     let conflates = settings.slow == SlowConsumerPolicy::Conflate;
     let world = newcomers::world(seed, random.between(1, 3), Rules::new(Vec::new(), settings));
+    prepare(&world);
     let mut subscribers = Vec::new();
     for _ in 0..random.between(1, 5) {
         subscribers.push(subscriber(&world, &mut random, None));
@@ -158,6 +163,14 @@ fn streams(seed: u64) {
         assert_eq!(data["number"].as_u64(), Some(offset - 1), "one publisher's messages stay in order");
     }
     world.drain();
+}
+
+/// Whatever the moment at which its connection moves.
+#[test]
+fn a_subscriber_gets_everything_or_is_told_to_recover_while_it_moves() {
+    for_each_seed("a_subscriber_gets_everything_or_is_told_to_recover_while_it_moves", |seed| {
+        streams_in(seed, |world| move_some(world, seed));
+    });
 }
 
 #[test]

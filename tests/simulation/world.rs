@@ -32,6 +32,8 @@ use super::reports;
 const STEPS_MAX: usize = 3_000_000;
 /// A jump of the clock longer than this, while something is still expected, means that nobody was woken.
 const JUMP_MAX: Nanos = 100 * MILLISECOND;
+/// Orders to move connections between two quiet times.
+const MOVES_PER_RUN: u32 = 100;
 /// Maximum time of a step.
 const STEP_NS_MAX: usize = 20_000;
 
@@ -60,6 +62,8 @@ struct Moves<A: Application> {
     random: Random,
     /// In so many of 1,000 ticks.
     per_mille: u32,
+    /// Orders that are left for this run, so that it can become quiet.
+    left: u32,
     /// The order to move some connections to a shard.
     order: Box<dyn Fn(usize, usize) -> A::Command>,
 }
@@ -321,7 +325,8 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         per_mille: u32,
         order: impl Fn(usize, usize) -> A::Command + 'static,
     ) {
-        let moves = Moves { random: Random::new(seed ^ 0x30f3), per_mille, order: Box::new(order) };
+        let random = Random::new(seed ^ 0x30f3);
+        let moves = Moves { random, per_mille, left: 0, order: Box::new(order) };
         *self.moves.borrow_mut() = Some(moves);
     }
 
@@ -333,9 +338,10 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     /// Has some connections of a shard move.
     fn order_moves(&self, shard: usize) {
         let mut moves = self.moves.borrow_mut();
-        let Some(Moves { random, per_mille, order }) = moves.as_mut() else { return };
+        let Some(Moves { random, per_mille, left, order }) = moves.as_mut() else { return };
         let shards = self.processes[0];
-        if shard < shards && random.chance(*per_mille) {
+        if shard < shards && *left > 0 && random.chance(*per_mille) {
+            *left -= 1;
             let order = order(random.below(shards), random.between(1, 8));
             self.simulation.shard(shard).remote().send(ControlMessage::Command(order));
         }
@@ -370,6 +376,9 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     fn go(&self) {
         self.steps.set(0);
+        if let Some(moves) = &mut *self.moves.borrow_mut() {
+            moves.left = MOVES_PER_RUN;
+        }
         simulation::run(self);
     }
 

@@ -10,6 +10,7 @@
 //! none of them is its own.
 
 use echoring_cluster::Ticket;
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 
 use super::Broadcast;
@@ -23,6 +24,8 @@ use crate::peer::Context;
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     round: u32,
+    /// When it began: what owner shards have forwarded before arrives before their answers.
+    pub(super) since: Nanos,
     /// Owner shards that have not answered; `None` if there is no fence, or no process that orders anything.
     awaited: Option<usize>,
     /// Fences of shards whose clients have publications that other nodes have yet to decide about.
@@ -70,6 +73,7 @@ impl Broadcast {
         };
         let orders_here = self.sequencer.ordered_by == OrderedBy::ThisProcess;
         let awaited = owners.len() + usize::from(orders_here);
+        self.fence.since = cx.clock();
         self.fence.begin((awaited > 0).then_some(awaited));
         let round = self.fence.round;
         for owner in owners {

@@ -75,7 +75,7 @@ pub(super) struct FrozenSubscription {
     /// Whether it counts for its identity.
     pub(super) is_counted: bool,
     /// The number of subscribers that its client knows of, if the client is told of changes.
-    pub(super) present: Option<u64>,
+    pub(super) presence_since: Option<Nanos>,
 }
 
 impl FrozenPeer {
@@ -134,7 +134,7 @@ structures! {
     FrozenSubscriber { topic, position, echo_own, may_publish }
     FrozenSession { client, subject, requests, protocol, subscriptions }
     FrozenSubscription {
-        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, present
+        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, presence_since
     }
     Granted { members, presence, history }
     RequestHistory { latest, errors, late, late_row }
@@ -236,7 +236,7 @@ mod tests {
         let flags = prop::array::uniform7(any::<bool>());
         let numbers = any::<[Option<u64>; 2]>();
         let parts = ("[a-zü]{1,20}", position(), flags, 0..ALLOWED_BY.len(), numbers);
-        parts.prop_map(|(topic, position, flags, allowed_by, [expires_in, present])| {
+        parts.prop_map(|(topic, position, flags, allowed_by, [expires_in, presence_since])| {
             let [members, presence, history, must_recover, deltas, skips_own, is_counted] = flags;
             FrozenSubscription {
                 topic: topic.into(),
@@ -248,7 +248,7 @@ mod tests {
                 allowed_by: ALLOWED_BY[allowed_by],
                 expires_in,
                 is_counted,
-                present,
+                presence_since,
             }
         })
     }
@@ -352,7 +352,7 @@ mod tests {
                 allowed_by: AllowedBy::Permission,
                 expires_in: None,
                 is_counted: false,
-                present: None,
+                presence_since: None,
             };
             let frozen = FrozenSession {
                 client: ClientId::local(client),

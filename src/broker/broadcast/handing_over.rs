@@ -40,7 +40,8 @@ impl Broadcast {
         message_bytes_max: u64,
     ) {
         // The successor knows them, and tells only what comes after.
-        self.tell_presence_changes(&mut cx.resources());
+        let now = cx.clock();
+        self.tell_presence_changes(&mut cx.resources(), now);
         cx.attach(bridge);
         self.sequencer.ordered_by = OrderedBy::Successor;
         self.handover.freeze = None;

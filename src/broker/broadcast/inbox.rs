@@ -77,6 +77,16 @@ impl Broadcast {
                 let change = PresenceChange { client, subject, joined, count };
                 self.presence_changed(&mut cx.resources(), local, &change);
             }
+            ShardMail::PresenceSince { owned, local, token, since } => {
+                if self.has_told_presence_since(owned, since) {
+                    self.answer(cx, from, ShardMail::PresenceMissed { local, token }, &[]);
+                }
+            }
+            ShardMail::PresenceMissed { local, token } => {
+                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                    self.presence_missed(&mut link, local);
+                }
+            }
             ShardMail::Fence { round } => self.answer_fence(cx, from, round),
             ShardMail::Fenced { round } => self.fenced(round),
             ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),

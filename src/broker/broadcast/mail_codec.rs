@@ -28,7 +28,11 @@ macro_rules! kinds {
                     out.put_u8($number);
                     $($field.put(out);)*
                 })*
-                ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
+                ShardMail::DrainStageOver(_)
+                | ShardMail::Frozen { .. }
+                | ShardMail::Interrupted { .. }
+                | ShardMail::PresenceSince { .. }
+                | ShardMail::PresenceMissed { .. } => {
                     return false;
                 }
             }

@@ -124,7 +124,7 @@ impl Broadcast {
                 allowed_by: own.allowed_by,
                 expires_in: own.expires_at.map(|at| at.saturating_sub(now)),
                 is_counted: own.counted.is_some(),
-                present: self.subscriptions.get(own.topic).filter(|_| is_told(own)).map(|own| own.present),
+                presence_since: is_told(own).then_some(self.fence.since),
             })
         };
         let protocol = match &session.protocol {
@@ -221,8 +221,8 @@ impl Broadcast {
         for frozen in subscriptions {
             match self.thaw_topic(cx, token, &frozen.topic) {
                 Ok(topic) => {
-                    if let Some(present) = frozen.present {
-                        self.moving.note_present(token, topic, present);
+                    if let Some(since) = frozen.presence_since {
+                        self.moving.note_presence_since(token, topic, since);
                     }
                     session.subscriptions.push(thawed(topic, &frozen, token, gate, now));
                 }
@@ -254,6 +254,10 @@ impl Broadcast {
     /// A thawed connection has its peer: its subscriptions go on.
     pub fn begin_thawed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let Some(mut link) = cx.link(token) else { return };
+        if matches!(&*link.peer, Peer::Subscriber(_)) {
+            // What is replayed is compressed as what follows: from an empty window.
+            link.share_window();
+        }
         let topics: Vec<TopicId> = match &*link.peer {
             Peer::Subscriber(Subscriber { topic: NOWHERE, .. }) => {
                 return self.refuse_raw(&mut link, NOWHERE, Refused::Busy);

@@ -6,6 +6,7 @@ use super::presence_changes::Membership;
 use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
 use crate::peer::{ConnectionContext, ShardResources};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
 
@@ -117,7 +118,10 @@ impl Broadcast {
     }
 
     /// Reports the changes of members since the last tick, as far as there is room.
-    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_>) {
+    ///
+    /// `now` is the time by the clock, behind everything that was answered in this tick.
+    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_>, now: Nanos) {
+        self.presence_told_at = now;
         let is_shared = self.sequencer.topics.lists_forgotten();
         while is_shared
             || (resources.mailboxes.all_have_room(Lane::Forward, 0) && self.sequencer.forwards.is_empty())
@@ -165,6 +169,7 @@ impl Broadcast {
         joined: bool,
     ) {
         let Sequencer { topics, forwards, .. } = &mut self.sequencer;
+        topics.note_presence_told(owned, self.presence_told_at);
         let Some((count, shards)) = topics.present(owned) else { return };
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
         let (local, _) = forwards.forward(resources.mailboxes, shards, mail, &[subject.as_bytes()]);

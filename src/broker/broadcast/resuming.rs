@@ -7,17 +7,19 @@
 use std::collections::BTreeMap;
 
 use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Encoding, Format, Page, Position, Refused, Replay, SubscriberId, TopicId, entries,
+    ClientId, Encoding, Format, OwnedTopicId, Page, Position, Refused, Replay, SubscriberId, TopicId, entries,
 };
 
 use super::Broadcast;
 use super::frame_encoder::raw_kind;
+use super::handover::OrderedBy;
 use super::held_publications::hold_one;
 use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::close_moved;
-use super::shard_mail::{Publisher, origin};
+use super::shard_mail::{Publisher, ShardMail, origin};
 use super::v1_events::write_presence_stale;
 use crate::peer::{ConnectionContext, Peer, ShardResources};
 use crate::publications::TopicPublication;
@@ -30,8 +32,8 @@ pub(super) struct Moving {
     raw: BTreeMap<Token, RawReplay>,
     /// Subscriptions that have ended before their client is told.
     refused: Vec<RefusedSubscription>,
-    /// The number of subscribers that a session knows of, for those that are told of changes.
-    present: BTreeMap<(Token, TopicId), u64>,
+    /// Since when a session may have missed events of presence, for those that are told of changes.
+    presence_since: BTreeMap<(Token, TopicId), Nanos>,
     /// Clients that have gone before the owner of a topic, which still lists them, was known.
     departed: Vec<(TopicId, ClientId)>,
 }
@@ -93,16 +95,16 @@ impl Moving {
         self.refused.extract_if(.., |refused| refused.token == token).collect()
     }
 
-    /// The client of a session knows of so many subscribers.
-    pub(super) fn note_present(&mut self, token: Token, topic: TopicId, present: u64) {
-        self.present.insert((token, topic), present);
+    /// The client of a session may have missed events of presence since this time.
+    pub(super) fn note_presence_since(&mut self, token: Token, topic: TopicId, since: Nanos) {
+        self.presence_since.insert((token, topic), since);
     }
 
     /// A session is gone.
     pub(super) fn forget_session(&mut self, token: Token) {
         self.take_refused(token);
-        if !self.present.is_empty() {
-            self.present.retain(|(of, _), _| *of != token);
+        if !self.presence_since.is_empty() {
+            self.presence_since.retain(|(of, _), _| *of != token);
         }
     }
 
@@ -246,10 +248,31 @@ impl Broadcast {
         }
     }
 
-    /// A subscription that has moved here is live. If others have joined or left meanwhile, its client is sent the members.
+    /// A subscription that has moved here is live, and gets all events from now on. If others have joined or left meanwhile, its client
+    /// is sent the members.
     pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
-        let Some(known) = self.moving.present.remove(&(link.token, topic)) else { return };
-        if self.subscriptions.get(topic).is_none_or(|subscription| subscription.present == known) {
+        let token = link.token;
+        let Some(since) = self.moving.presence_since.remove(&(token, topic)) else { return };
+        let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
+        if self.sequencer.ordered_by != OrderedBy::ThisProcess {
+            // It has come back to a predecessor, whose successor is not asked.
+            self.presence_missed(link, topic);
+        } else if !self.sequencer.orders(owner_shard, link.mailboxes.shard()) {
+            let mail = ShardMail::PresenceSince { owned, local: topic, token, since };
+            self.sequencer.request(link.mailboxes, owner_shard, mail, "");
+        } else if self.has_told_presence_since(owned, since) {
+            self.presence_missed(link, topic);
+        }
+    }
+
+    /// Whether subscribers of an owned topic were told of changes of its members since a time.
+    pub(super) fn has_told_presence_since(&self, owned: OwnedTopicId, since: Nanos) -> bool {
+        self.sequencer.topics.presence_told_at(owned).is_none_or(|at| at >= since)
+    }
+
+    /// The client of a session is sent the members of a topic, because it may have missed events of presence.
+    pub(super) fn presence_missed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        if link.peer.session_mut().is_none_or(|session| session.find(topic).is_none()) {
             return;
         }
         let Broadcast { sessions, fan_out, .. } = self;

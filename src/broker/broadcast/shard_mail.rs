@@ -133,6 +133,24 @@ pub enum ShardMail {
         /// Subscribers after the change.
         count: u64,
     },
+    /// To the owner: a subscriber that has moved may have missed events of presence since this time.
+    PresenceSince {
+        /// The topic on its owner.
+        owned: OwnedTopicId,
+        /// The topic on the subscribing shard.
+        local: TopicId,
+        /// The subscriber's connection.
+        token: Token,
+        /// The time, by the clock of the host.
+        since: Nanos,
+    },
+    /// The answer to `PresenceSince`, if there were any.
+    PresenceMissed {
+        /// The topic on the subscribing shard.
+        local: TopicId,
+        /// The subscriber's connection.
+        token: Token,
+    },
     /// To a subscribing shard: the topic continues at this position, in another epoch or behind messages that are
     /// missing here.
     Interrupted {

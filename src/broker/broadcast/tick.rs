@@ -23,7 +23,8 @@ impl Broadcast {
             self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
         }
         if !self.presence_changes.is_empty() {
-            self.tell_presence_changes(&mut cx.resources());
+            let now = cx.clock();
+            self.tell_presence_changes(&mut cx.resources(), now);
         }
         if self.sequencer.following.is_some() {
             self.advance_following(cx);

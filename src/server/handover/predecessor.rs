@@ -552,7 +552,8 @@ impl Translate for FromSuccessor {
             | ShardMail::Unsubscribed { .. }
             | ShardMail::ReplayPage { .. }
             | ShardMail::MembersPage { .. }
-            | ShardMail::PresenceChanged { .. } => true,
+            | ShardMail::PresenceChanged { .. }
+            | ShardMail::Fenced { .. } => true,
             _ => false,
         };
         match to {

@@ -227,9 +227,7 @@ impl Predecessor {
                     tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
                 }
             }
-            waiting.send_all(|| {
-                ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients()))
-            });
+            waiting.send_all(|| ControlMessage::Command(ShardCommand::ForgetPredecessor));
             draining.set_gone();
             waiting.handover.set_carrying(false);
         })?;
@@ -394,6 +392,8 @@ impl Translate for FromPredecessor {
             | ShardMail::ReplayRequest { owned, .. }
             | ShardMail::MembersRequest { owned, .. }
             | ShardMail::Presence { owned, .. } => self.find(to, owned),
+            // To each shard of this process.
+            ShardMail::Fence { .. } => to.checked_sub(self.far_shards).ok_or_else(malformed)?,
             _ => return Err(malformed()),
         };
         let is_known = from < self.far_shards && to < self.shards;

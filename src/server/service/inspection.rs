@@ -70,7 +70,9 @@ impl Service {
         let filter = &scan.question.filter;
         let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
         filter.identity.as_deref().is_none_or(is_of)
-            && filter.has_client(self.broadcast.client_at(cx.shard(), token))
+            && cx
+                .peer_of(token)
+                .is_some_and(|peer| filter.has_client(self.broadcast.client_of(cx.shard(), token, peer)))
             && filter.topic.as_deref().is_none_or(|topic| {
                 cx.peer_of(token).is_some_and(|peer| self.broadcast.subscribes(peer, topic))
             })

@@ -155,7 +155,8 @@ impl Service {
         while moving.batch.len() < most
             && let Some(token) = moving.candidates.pop()
         {
-            if cx.hold(token) {
+            // What waits to be published would leave behind the fence.
+            if self.may_leave(cx, token) && cx.hold(token) {
                 moving.batch.push(token);
             }
         }
@@ -180,12 +181,18 @@ impl Service {
         }
     }
 
+    /// Whether a connection owes and awaits nothing now.
+    fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
+        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
+        cx.is_open(token) && (is_echo || self.broadcast.may_move(cx, token))
+    }
+
     /// The state of a connection, which this shard forgets. `None` if it cannot leave now.
     fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) -> Option<Vec<u8>> {
-        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
-        if !cx.is_open(token) || !(is_echo || self.broadcast.may_move(cx, token)) {
+        if !self.may_leave(cx, token) {
             return None;
         }
+        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
         let mut state = vec![VERSION];
         self.gate.freeze_client(token, &mut state);
         state.put_u8(u8::from(is_echo));
@@ -215,7 +222,8 @@ impl Service {
         let now = cx.now();
         let client = self.gate.thaw_client(token, from, cx.pool(), now)?;
         let is_echo = from.try_get_u8().ok()? == 1;
-        let peer = if is_echo { Peer::Echo } else { self.broadcast.thaw_peer(cx, token, from)? };
+        let peer =
+            if is_echo { Peer::Echo } else { self.broadcast.thaw_peer(cx, token, &mut self.gate, from)? };
         cx.set_peer(token, peer);
         if !is_echo {
             self.broadcast.begin_thawed(cx, token);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use echoring_proto::buffer::Pool;
+use echoring_proto::limits::Nanos;
 
 use super::replay::{Members, append_member, member_bytes};
 use crate::client::ClientId;
@@ -18,6 +19,8 @@ pub(crate) struct MemberList {
     listed: BTreeMap<ClientId, Box<str>>,
     /// How many there are, if that is not the number of those that are listed.
     counted: Option<u64>,
+    /// When subscribers were last told of a change.
+    pub(crate) told_at: Nanos,
     charged_bytes: usize,
     /// The clients among them that the predecessor of this process has.
     far: BTreeSet<ClientId>,

@@ -174,6 +174,18 @@ impl OwnedTopics {
         Some((owned.members.count(), &owned.shards))
     }
 
+    /// Subscribers are told of a change of the members.
+    pub fn note_presence_told(&mut self, id: OwnedTopicId, now: Nanos) {
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.members.told_at = now;
+        }
+    }
+
+    /// When subscribers were last told of a change of the members; `None` for an unknown topic.
+    pub fn presence_told_at(&self, id: OwnedTopicId) -> Option<Nanos> {
+        self.table.get(id.key()).map(|owned| owned.members.told_at)
+    }
+
     /// The subject of a member, empty for none; `None` for a client that is not listed.
     pub fn member(&self, id: OwnedTopicId, client: ClientId) -> Option<&str> {
         self.table.get(id.key())?.members.subject(client)
