@@ -385,7 +385,11 @@ impl Heard {
                     (None, _) => {}
                 }
             }
-            "members" => self.told_members(notice),
+            "members" => {
+                // The server sends them by itself where events were missed.
+                self.counts.insert(topic.into(), number(notice, "count"));
+                self.told_members(notice);
+            }
             _ => panic!("{notice} is no notice"),
         }
     }
