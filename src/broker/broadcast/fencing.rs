@@ -23,6 +23,7 @@ impl Broadcast {
         let orders_here = self.sequencer.ordered_by == OrderedBy::ThisProcess;
         let awaited = owners.len() + usize::from(orders_here);
         let round = self.fence.begin((awaited > 0).then_some(awaited));
+        self.sequencer.requests.forget_fences();
         for owner in owners {
             self.sequencer.request(cx.resources().mailboxes, owner, ShardMail::Fence { round }, "");
         }
@@ -40,6 +41,8 @@ impl Broadcast {
     /// A shard has posted a fence. It is answered at once, unless publications of its clients were left to other nodes.
     pub(super) fn answer_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>, shard: usize, round: u32) {
         self.sequencer.topics.retain_until(cx.now() + FENCE_RETENTION);
+        // The answer to an earlier one counts for nothing.
+        self.fence.undecided.retain(|fence| fence.shard != shard);
         let Sequencer { following, queue, .. } = &self.sequencer;
         match following.as_ref().and_then(|following| following.latest_undecided(queue, shard)) {
             Some(latest) => self.fence.undecided.push(UndecidedFence { shard, round, latest }),
