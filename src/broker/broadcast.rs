@@ -12,8 +12,8 @@
 //! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
 //! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
 //! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
-//! shards), `held_publications` (those that wait for room), `drain`, `handover`, and `fence` with `resuming` (connections that move to
-//! another shard or process). The other files are operations that need several
+//! shards), `held_publications` (those that wait for room), `drain`, `handover`, `fence` and `arrivals` (of connections that move
+//! between shards or processes). The other files are operations that need several
 //! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
@@ -22,6 +22,7 @@
 
 mod ages;
 mod app_calls;
+mod arrivals;
 mod centrifuge;
 mod centrifuge_events;
 mod centrifuge_session;
@@ -35,6 +36,7 @@ mod event_stream;
 mod events;
 mod fan_out;
 mod fence;
+mod fencing;
 pub mod following;
 mod forwards;
 mod frame_encoder;
@@ -87,6 +89,7 @@ use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
 use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
 use ages::Ages;
+use arrivals::Arrivals;
 pub use centrifuge::content_of;
 pub use centrifuge_session::CentrifugeSession;
 pub use deltas::payload;
@@ -100,7 +103,7 @@ use handover::Handover;
 use held_publications::HeldPublications;
 pub use history_range::HistoryRange;
 use presence_changes::PresenceChanges;
-use resuming::Moving;
+
 pub use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
@@ -151,7 +154,7 @@ pub struct Broadcast {
     drain: Drain,
     handover: Handover,
     fence: Fence,
-    moving: Moving,
+    arrivals: Arrivals,
     /// Joins and leaves of this tick.
     presence_changes: PresenceChanges,
     /// When subscribers were last told of them.
@@ -179,7 +182,7 @@ impl Broadcast {
             drain: Drain::default(),
             handover: Handover::default(),
             fence: Fence::default(),
-            moving: Moving::default(),
+            arrivals: Arrivals::default(),
             presence_changes: PresenceChanges::default(),
             presence_told_at: 0,
             first_number: settings.first_number,

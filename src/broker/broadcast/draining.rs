@@ -107,7 +107,7 @@ impl Broadcast {
     /// close them themselves, unless their time `is_over`.
     pub(super) fn close_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, is_over: bool) {
         let Goodbye { code, reason } = cx.goodbye();
-        let Broadcast { drain, fan_out, sessions, moving, .. } = self;
+        let Broadcast { drain, fan_out, sessions, arrivals, .. } = self;
         drain.remaining.retain(|token| {
             if !is_over && cx.is_open(*token) && cx.peer(*token).is_some_and(|peer| peer.is_left_to_handler())
             {
@@ -117,7 +117,7 @@ impl Broadcast {
                 Some(Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
                     fan_out.topics.reached(*member).is_none_or(|(_, all)| all)
                 }
-                Some(Peer::Subscriber(_)) => !moving.replays(*token),
+                Some(Peer::Subscriber(_)) => !arrivals.replays(*token),
                 Some(peer) => {
                     peer.session().is_none_or(|own| own.reached(&fan_out.topics).all(|(_, _, all)| all))
                 }

@@ -19,6 +19,12 @@ impl Broadcast {
         self.handover.advance(cx.resources().mailboxes);
     }
 
+    /// Another shard is frozen.
+    pub(super) fn shard_frozen<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32) {
+        self.handover.count(round);
+        self.handover.advance(cx.resources().mailboxes);
+    }
+
     /// The handover has failed: this shard orders its topics again.
     pub fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.sequencer.ordered_by != OrderedBy::Nobody {

@@ -65,11 +65,8 @@ impl Broadcast {
             }
             ShardMail::Presence { owned, client, joined } => {
                 let Ok(subject) = std::str::from_utf8(bytes) else { return };
-                let change = MembershipChange {
-                    client,
-                    joined: joined.then_some(subject),
-                    is_far: from >= cx.shards(),
-                };
+                let (joined, is_far) = (joined.then_some(subject), from >= cx.shards());
+                let change = MembershipChange { client, joined, is_far };
                 self.change_presence(&mut cx.resources(), owned, &change);
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
@@ -91,10 +88,7 @@ impl Broadcast {
             ShardMail::Fenced { round } => self.fenced(round),
             ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
-            ShardMail::Frozen { round } => {
-                self.handover.count(round);
-                self.handover.advance(cx.resources().mailboxes);
-            }
+            ShardMail::Frozen { round } => self.shard_frozen(cx, round),
         }
     }
 

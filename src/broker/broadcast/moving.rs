@@ -10,6 +10,7 @@
 //! continues with `thaw_peer` on the shard that has frozen the connection.
 
 use super::Broadcast;
+use super::arrivals::RefusedSubscription;
 use super::centrifuge_session::CentrifugeSession;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
@@ -17,7 +18,6 @@ use super::frozen_session::{
     FrozenPeer, FrozenProtocol, FrozenSession, FrozenSubscriber, FrozenSubscription,
 };
 use super::handover::OrderedBy;
-use super::resuming::RefusedSubscription;
 use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::unanswered::Unanswered;
 use crate::gate::Gate;
@@ -37,7 +37,7 @@ impl Broadcast {
         let is_served = !self.drain.is_on()
             && self.sequencer.ordered_by != OrderedBy::Nobody
             && !self.handover.is_lost
-            && !self.moving.replays(token);
+            && !self.arrivals.replays(token);
         is_served && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
     }
 
@@ -187,7 +187,7 @@ impl Broadcast {
     ) -> Subscriber {
         count_connection(gate, token, cx.now());
         let topic = self.thaw_topic(cx, token, &frozen.topic).unwrap_or(NOWHERE);
-        self.moving.begin_raw(token, frozen.position);
+        self.arrivals.begin_raw(token, frozen.position);
         let &FrozenSubscriber { echo_own, may_publish, .. } = frozen;
         Subscriber { topic, member: None, echo_own, may_publish, held: 0 }
     }
@@ -222,13 +222,13 @@ impl Broadcast {
             match self.thaw_topic(cx, token, &frozen.topic) {
                 Ok(topic) => {
                     if let Some(since) = frozen.presence_since {
-                        self.moving.note_presence_since(token, topic, since);
+                        self.arrivals.note_presence_since(token, topic, since);
                     }
                     session.subscriptions.push(thawed(topic, &frozen, token, gate, now));
                 }
                 Err(_) => {
                     let FrozenSubscription { topic, position, allowed_by, .. } = frozen;
-                    self.moving.refuse(RefusedSubscription { token, topic, position, allowed_by });
+                    self.arrivals.refuse(RefusedSubscription { token, topic, position, allowed_by });
                 }
             }
         }
@@ -271,7 +271,7 @@ impl Broadcast {
         for topic in topics {
             self.resume(&mut link, topic);
         }
-        for refused in self.moving.take_refused(token) {
+        for refused in self.arrivals.take_refused(token) {
             self.end_refused(&mut link, &refused);
         }
     }

@@ -77,7 +77,7 @@ impl PendingRequests {
         here.into_iter().map(|request| (request.mail, request.text)).collect()
     }
 
-    /// Removes the fences: they are for owner shards that order nothing any more.
+    /// Removes the fences: another one takes their place, or their owner shards order nothing any more.
     pub(super) fn forget_fences(&mut self) {
         self.queue.retain(|request| !matches!(request.mail, ShardMail::Fence { .. }));
     }

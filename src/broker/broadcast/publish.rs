@@ -33,7 +33,7 @@ impl Broadcast {
     pub fn relay_message(&mut self, link: &mut ConnectionContext<'_>, kind: MessageKind, payload: &[u8]) {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         let member = subscriber.member;
-        if member.is_none() && !self.moving.replays(link.token) {
+        if member.is_none() && !self.arrivals.replays(link.token) {
             // A slow consumer is being closed: its messages are discarded.
             return;
         }
@@ -61,10 +61,10 @@ impl Broadcast {
         // Its topic exists, so it creates none.
         let publisher = self.publisher(link, None, skipping, AckMode::Never);
         let publication = Publication { content, key: "", payload };
-        let Broadcast { sequencer, held, fan_out, moving, .. } = self;
+        let Broadcast { sequencer, held, fan_out, arrivals, .. } = self;
         let message = TopicPublication { topic: fan_out.name(topic), publication, idempotency_key: "" };
         if member.is_none() {
-            return moving.hold(link, publisher, &message);
+            return arrivals.hold(link, publisher, &message);
         }
         let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) else { return };
         let result =

@@ -4,115 +4,21 @@
 //! The replay is made even where this shard has reached the same offset: only the place of a page in the forward lane says which
 //! messages follow it.
 
-use std::collections::BTreeMap;
-
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Encoding, Format, OwnedTopicId, Page, Position, Refused, Replay, SubscriberId, TopicId, entries,
+    ClientId, Encoding, Format, OwnedTopicId, Page, Refused, Replay, SubscriberId, TopicId, entries,
 };
 
 use super::Broadcast;
 use super::frame_encoder::raw_kind;
 use super::handover::OrderedBy;
-use super::held_publications::hold_one;
-use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::close_moved;
 use super::shard_mail::{Publisher, ShardMail, origin};
 use super::v1_events::write_presence_stale;
 use crate::peer::{ConnectionContext, Peer, ShardResources};
-use crate::publications::TopicPublication;
-use crate::publications::stored::{Storage, StoredPublication};
-
-/// The connections that have moved to a shard, as far as their subscriptions are not live.
-#[derive(Debug, Default)]
-pub(super) struct Moving {
-    /// The replays of raw subscribers. They are here because few subscribers have one.
-    raw: BTreeMap<Token, RawReplay>,
-    /// Subscriptions that have ended before their client is told.
-    refused: Vec<RefusedSubscription>,
-    /// Since when a session may have missed events of presence, for those that are told of changes.
-    presence_since: BTreeMap<(Token, TopicId), Nanos>,
-    /// Clients that have gone before the owner of a topic, which still lists them, was known.
-    departed: Vec<(TopicId, ClientId)>,
-}
-
-/// The replay of a raw subscriber.
-#[derive(Debug)]
-struct RawReplay {
-    /// The position that the client has reached.
-    position: Position,
-    /// The next page has been requested.
-    requested: bool,
-    /// Publications of the connection. They wait until it is live: pages do not tell which messages are its own.
-    held: Vec<(Publisher, StoredPublication)>,
-}
-
-/// A subscription of a session that this shard cannot go on with.
-#[derive(Debug)]
-pub(super) struct RefusedSubscription {
-    pub(super) token: Token,
-    pub(super) topic: Box<str>,
-    pub(super) position: Position,
-    pub(super) allowed_by: AllowedBy,
-}
-
-impl Moving {
-    /// Begins the replay of a raw subscriber.
-    pub(super) fn begin_raw(&mut self, token: Token, position: Position) {
-        self.raw.insert(token, RawReplay { position, requested: false, held: Vec::new() });
-    }
-
-    /// Whether a connection is a raw subscriber with a replay.
-    pub(super) fn replays(&self, token: Token) -> bool {
-        self.raw.contains_key(&token)
-    }
-
-    /// Holds a publication of a raw subscriber until its replay is over. The connection is not read meanwhile.
-    pub(super) fn hold(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        publisher: Publisher,
-        message: &TopicPublication<'_>,
-    ) {
-        let Some(replay) = self.raw.get_mut(&link.token) else { return };
-        let Some(stored) = StoredPublication::new(link.pool(), Storage::Pooled, message) else {
-            link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
-            return;
-        };
-        hold_one(link);
-        replay.held.push((publisher, stored));
-    }
-
-    /// Keeps a refusal until the session can be told.
-    pub(super) fn refuse(&mut self, refused: RefusedSubscription) {
-        self.refused.push(refused);
-    }
-
-    /// Takes the refusals of a session.
-    pub(super) fn take_refused(&mut self, token: Token) -> Vec<RefusedSubscription> {
-        self.refused.extract_if(.., |refused| refused.token == token).collect()
-    }
-
-    /// The client of a session may have missed events of presence since this time.
-    pub(super) fn note_presence_since(&mut self, token: Token, topic: TopicId, since: Nanos) {
-        self.presence_since.insert((token, topic), since);
-    }
-
-    /// A session is gone.
-    pub(super) fn forget_session(&mut self, token: Token) {
-        self.take_refused(token);
-        if !self.presence_since.is_empty() {
-            self.presence_since.retain(|(of, _), _| *of != token);
-        }
-    }
-
-    /// A topic has no owner.
-    pub(super) fn forget_topic(&mut self, topic: TopicId) {
-        self.departed.retain(|(other, _)| *other != topic);
-    }
-}
 
 impl Broadcast {
     /// Begins the replay of a subscription that has moved here, once the owner of its topic is known. False, and nothing done, for any
@@ -144,7 +50,7 @@ impl Broadcast {
 
     fn resume_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let Some(epoch) = self.known_epoch(topic) else { return };
-        let Some(replay) = self.moving.raw.get(&link.token) else { return };
+        let Some(replay) = self.arrivals.raw(link.token) else { return };
         if replay.position.epoch != epoch {
             self.interrupt_raw_replay(link, topic);
             return self.leave_if_deserted(&mut link.resources(), topic);
@@ -157,7 +63,7 @@ impl Broadcast {
         let Peer::Subscriber(subscriber) = &*link.peer else { return };
         let topic = subscriber.topic;
         let Some(owner) = self.subscriptions.owner_shard(topic) else { return };
-        let replay = self.moving.raw.get_mut(&link.token).filter(|replay| !replay.requested);
+        let replay = self.arrivals.raw(link.token).filter(|replay| !replay.requested);
         let Some(replay) = replay else { return };
         replay.requested = true;
         let from = Replay::After(replay.position.offset);
@@ -177,7 +83,7 @@ impl Broadcast {
     ) {
         let Peer::Subscriber(subscriber) = &*link.peer else { return };
         let is_its = subscriber.topic == topic;
-        let replay = self.moving.raw.get_mut(&link.token).filter(|replay| is_its && replay.requested);
+        let replay = self.arrivals.raw(link.token).filter(|replay| is_its && replay.requested);
         let Some(replay) = replay.filter(|replay| Replay::After(replay.position.offset) == from) else {
             return;
         };
@@ -217,7 +123,7 @@ impl Broadcast {
     /// The topic of a raw subscriber with a replay continues elsewhere: its client returns. False, and nothing done, for any other
     /// connection.
     pub(super) fn interrupt_raw_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-        let replays = self.moving.replays(link.token);
+        let replays = self.arrivals.replays(link.token);
         if replays {
             self.stop_raw_replay(link, topic);
             close_moved(link);
@@ -242,7 +148,7 @@ impl Broadcast {
     }
 
     fn publish_behind_replay(&mut self, token: Token, member: Option<SubscriberId>) {
-        let Some(replay) = self.moving.raw.remove(&token) else { return };
+        let Some(replay) = self.arrivals.take_raw(token) else { return };
         for (publisher, stored) in replay.held {
             self.held.add(Publisher { member, ..publisher }, stored);
         }
@@ -252,7 +158,7 @@ impl Broadcast {
     /// is sent the members.
     pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let token = link.token;
-        let Some(since) = self.moving.presence_since.remove(&(token, topic)) else { return };
+        let Some(since) = self.arrivals.take_presence_since(token, topic) else { return };
         let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if self.sequencer.ordered_by != OrderedBy::ThisProcess {
             // It has come back to a predecessor, whose successor is not asked.
@@ -317,17 +223,13 @@ impl Broadcast {
         if self.known_epoch(topic).is_some() {
             self.report_presence(resources, topic, client, None);
         } else if self.subscriptions.get(topic).is_some() {
-            self.moving.departed.push((topic, client));
+            self.arrivals.note_departed(topic, client);
         }
     }
 
     /// The owner of a topic is known: it is told of the clients that have gone before.
     pub(super) fn tell_departed(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
-        if self.moving.departed.is_empty() {
-            return;
-        }
-        let gone: Vec<_> = self.moving.departed.extract_if(.., |(other, _)| *other == topic).collect();
-        for (_, client) in gone {
+        for client in self.arrivals.take_departed(topic) {
             self.report_presence(resources, topic, client, None);
         }
     }

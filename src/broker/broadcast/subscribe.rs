@@ -236,7 +236,7 @@ impl Broadcast {
             }
             Err(refused) => {
                 waiting.into_iter().for_each(|waiting| self.turn_away(cx, local, &waiting, refused));
-                self.moving.forget_topic(local);
+                self.arrivals.forget_topic(local);
                 self.subscriptions.remove(local);
                 self.fan_out.topics.remove(local, cx.now(), cx.pool());
             }
@@ -353,7 +353,7 @@ impl Broadcast {
         session: &Session,
     ) {
         self.forget_session(resources, token, session);
-        self.moving.forget_session(token);
+        self.arrivals.forget_session(token);
         let client = self.client_of_session(resources.mailboxes.shard(), token, session);
         for subscription in &session.subscriptions {
             self.leave(resources, (token, client), subscription);

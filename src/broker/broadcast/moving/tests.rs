@@ -563,6 +563,10 @@ fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_onc
         let all: Vec<u32> = (1..=world.published).collect();
         for Wanderer { kind, heard, .. } in &wanderers {
             assert_eq!(numbers(heard), all, "{kind}, seed {seed}");
+            let told = ["\"gap\"", "unsubscribe", "stale", "members", "leave", "error"];
+            let told: Vec<&str> = told.into_iter().filter(|word| heard.contains(word)).collect();
+            assert_eq!(told, [""; 0], "{kind}, seed {seed}");
+            assert!(heard.matches("\"subscribed\"").count() <= 1, "{kind}, seed {seed}");
         }
     }
 }
