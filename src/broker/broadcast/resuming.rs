@@ -178,7 +178,8 @@ impl Broadcast {
 
     /// The client of a session is sent the members of a topic, because it may have missed events of presence.
     pub(super) fn presence_missed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
-        if link.peer.session_mut().is_none_or(|session| session.find(topic).is_none()) {
+        // It may have left the topic since, or be about to subscribe again.
+        if link.peer.session_mut().is_none_or(|session| !session.is_live(topic)) {
             return;
         }
         let Broadcast { sessions, fan_out, .. } = self;
