@@ -16,6 +16,7 @@ use echoring_server::{
 };
 use echoring_topics::TopicReport;
 
+mod balance;
 mod names;
 mod routes;
 mod senders;
