@@ -43,6 +43,9 @@ pub(crate) const STAMPS_MAX: usize = 64;
 
 // ---- shards ----
 
+/// Descriptors for which the table of a process has room from the start: 8 bytes of kernel memory each.
+pub const DESCRIPTORS_RESERVED_MAX: u64 = 32 * 1024;
+
 /// Interval at which unused buffers are freed.
 pub const TRIM_INTERVAL: Nanos = SECOND;
 /// How soon the deadline of a connection that is about to leave is looked at again.

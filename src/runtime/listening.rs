@@ -1,10 +1,12 @@
-//! Errors of listening: temporarily busy ports, and exhausted descriptors.
+//! Errors of listening: temporarily busy ports, and exhausted descriptors; and the table of descriptors.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::limits::{BUSY_PORT_PAUSE, BUSY_PORT_TIMEOUT};
+use rustix::event::EventfdFlags;
+
+use crate::limits::{BUSY_PORT_PAUSE, BUSY_PORT_TIMEOUT, DESCRIPTORS_RESERVED_MAX};
 
 /// Opens a socket on a port that a process which has just exited may still hold: retries for `BUSY_PORT_TIMEOUT`
 /// while it is in use.
@@ -20,6 +22,20 @@ pub fn retry_busy<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             }
             opened => return opened,
         }
+    }
+}
+
+/// Has the kernel make room in the process's table of descriptors for so many at once. The table doubles whenever it is full, and in a
+/// process with several threads that waits until all CPUs have seen it (`synchronize_rcu`): for seconds on a busy host, in the thread
+/// that accepts or adopts a connection. Nothing happens if the limit is lower, and for descriptors beyond
+/// [`DESCRIPTORS_RESERVED_MAX`].
+pub fn reserve_descriptors(count: u64) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let highest = count.min(DESCRIPTORS_RESERVED_MAX).min(limit).saturating_sub(1);
+    if let (Ok(highest), Ok(any)) = (i32::try_from(highest), rustix::event::eventfd(0, EventfdFlags::CLOEXEC))
+    {
+        // Without room, the table grows as before.
+        let _ = rustix::io::fcntl_dupfd_cloexec(&any, highest);
     }
 }
 

@@ -133,7 +133,7 @@ pub(crate) const HANDOVER_SPARE_DESCRIPTORS: u64 = 128;
 /// Connections of a shard that move together. Their clients wait for one another, so it takes milliseconds.
 pub(crate) const MOVE_BATCH: usize = 256;
 /// Time without a connection that can move after which the others stay: they owe something to slow clients.
-pub(crate) const MOVE_PATIENCE: Nanos = SECOND;
+pub(crate) const MOVE_PATIENCE: Nanos = 5 * SECOND;
 /// Interval at which connections that could not move are looked at again.
 pub(crate) const MOVE_RETRY_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Shards whose connections differ by fewer are not balanced unasked.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
 use crate::commands::CommandSender;
 use crate::handover::{self, Offering, Predecessor};
-use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT};
+use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS};
 use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
 use crate::node::handle::{ClientLimits, End, FailureState, Handle, Readiness, Snapshot};
 use crate::node::host::Resolved;
@@ -29,6 +29,7 @@ use echoring_broker::node_mail::{
 use echoring_broker::publications::{OwnedPublication, PublishError};
 use echoring_runtime::driver::Description;
 use echoring_runtime::launch::{self, Ended, LaunchError, LaunchOptions, Launched, ShardSpec, ShardThread};
+use echoring_runtime::listening::reserve_descriptors;
 use echoring_runtime::shard::{AccessLog, ControlMessage, Mailboxes};
 use echoring_topics::{Creators, Placement, Position};
 use socket2::Socket;
@@ -323,6 +324,9 @@ impl Bound {
         if let Some(auth) = &self.config.auth {
             auth.start().map_err(cannot_start("authentication"))?;
         }
+        reserve_descriptors(
+            u64::from(self.resolved.connections_max).saturating_add(HANDOVER_SPARE_DESCRIPTORS),
+        );
         let server = self.start_on(predecessor, Randomness::System, launch::launch)?;
         server.handle.rebalance_on_thread();
         Ok(server)
