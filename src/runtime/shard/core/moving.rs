@@ -25,8 +25,8 @@ use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Leaving {
     connections: BTreeMap<Token, LeavingConnection>,
-    /// Those of them that stay, and whose kept input must be read.
-    pub(in crate::shard) staying: Vec<(Token, HeldInput)>,
+    /// Those of them that stay, and whose kept input is read at the end of the tick.
+    staying: Vec<Token>,
     given_up: usize,
 }
 
@@ -79,6 +79,22 @@ impl Leaving {
         leaving.map(|leaving| leaving.input.ended = true).is_some()
     }
 
+    /// The next connection that stays, with its kept input.
+    pub(in crate::shard) fn next_staying(&mut self) -> Option<(Token, HeldInput)> {
+        while let Some(token) = self.staying.pop() {
+            if let Some(leaving) = self.remove(token) {
+                return Some((token, leaving.input));
+            }
+        }
+        None
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub(in crate::shard) fn has_staying(&self) -> bool {
+        !self.staying.is_empty()
+    }
+
     fn remove(&mut self, token: Token) -> Option<LeavingConnection> {
         if self.connections.is_empty() {
             return None;
@@ -123,13 +139,11 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// The connection stays: its kept input is read in this tick.
+    /// The connection stays: its kept input is read in this tick. Until then it is kept, and the connection cannot be held again.
     pub(in crate::shard) fn let_go(&mut self, token: Token) {
-        if !self.leaving.is_given_up(token)
-            && let Some(leaving) = self.leaving.remove(token)
-        {
+        if self.leaving.holds(token) && !self.leaving.is_given_up(token) {
+            self.leaving.staying.push(token);
             self.with_connection(token, |connection, now| connection.set_throttled(false, now));
-            self.leaving.staying.push((token, leaving.input));
         }
     }
 
@@ -147,21 +161,17 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.driver.release(token);
     }
 
-    /// A connection that was given up goes on here. Returns the application's state; its kept input is read in this tick.
+    /// A connection that is held, or was given up, goes on here. Returns the application's state, if that was taken away.
     pub(in crate::shard) fn stay(&mut self, token: Token) -> Option<Vec<u8>> {
-        let LeavingConnection { input, given_up, .. } = self.leaving.remove(token)?;
-        self.with_connection(token, |connection, now| connection.set_throttled(false, now));
-        let Some(given_up) = given_up else {
-            self.leaving.staying.push((token, input));
-            return None;
-        };
+        let given_up = self.leaving.connections.get_mut(&token)?.given_up.take();
+        self.leaving.given_up -= usize::from(given_up.is_some());
+        self.let_go(token);
+        let state = given_up?.state;
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leaving = false;
         }
         self.counters.moves_kept += 1;
-        self.leaving.staying.push((token, input));
-        self.touch(token);
-        Some(given_up.state)
+        Some(state)
     }
 
     /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory; it is not

@@ -4,7 +4,7 @@ use super::Shard;
 use crate::driver::{Driver, Span, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
-use crate::shard::core::{HeldInput, TakenIn};
+use crate::shard::core::TakenIn;
 use crate::shard::moving::Moved;
 
 impl<D: Driver, A: Application> Shard<D, A> {
@@ -87,15 +87,14 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// Reads the kept input of connections that stay after all.
     #[inline]
     pub(super) fn read_staying(&mut self) {
-        if !self.core.leaving.staying.is_empty() {
+        if self.core.leaving.has_staying() {
             self.read_all_staying();
         }
     }
 
     #[cold]
     fn read_all_staying(&mut self) {
-        let staying: Vec<(Token, HeldInput)> = std::mem::take(&mut self.core.leaving.staying);
-        for (token, input) in staying {
+        while let Some((token, input)) = self.core.leaving.next_staying() {
             self.core.look_for_plain_echo(token);
             self.read_held(token, input);
             self.core.touch(token);
