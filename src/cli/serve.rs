@@ -82,6 +82,8 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let mut settings = sources.settings()?;
     settings.server.inherited = listeners;
     environment::raise_descriptor_limit();
+    // While there is one thread, it costs nothing.
+    echoring_runtime::listening::reserve_descriptors(u64::MAX);
     environment::raise_locked_memory_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
