@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -140,17 +139,6 @@ def executable(cargo_build, name, **settings):
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **{"cwd": ROOT, **settings})
     messages = map(json.loads, done.stdout.splitlines())
     return next(of["executable"] for of in messages if of.get("executable") and of["target"]["name"] == name)
-
-
-def test_with_record(command, test, variable, sizes, flags=(), **settings):
-    """Runs one test of `cargo test`, which writes its figures to the file that the variable names. Returns its exit code and the figures,
-    or None if it wrote none."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        environment = {**os.environ, **sizes, variable: file.name}
-        subprocess.run([*command, "--no-run"], cwd=ROOT, check=True)
-        done = subprocess.run([*command, test, "--", "--exact", *flags], cwd=ROOT, env=environment, **settings)
-        written = file.read()
-    return done.returncode, json.loads(written) if written else None
 
 
 @contextlib.contextmanager

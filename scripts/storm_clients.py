@@ -1,4 +1,4 @@
-"""Many clients of each kind in few processes, which check every message, and the publisher that they follow. For scripts/takeover-storm.
+"""Many clients of each kind in few processes, which check every message, and the publisher that they follow. For scripts/upgrade-storm.
 
 A publication is `@SEQUENCE TIME@` with padding: its number in its topic from 1, and when it was sent, in ns of CLOCK_MONOTONIC, which
 all processes share. Echo clients send the same. A client that is closed opens again, so that later upgrades have their load; messages

@@ -34,5 +34,4 @@ mod proxy_requests;
 mod restarts;
 mod systemd;
 mod takeover;
-mod upgrade_storm;
 mod verdicts;

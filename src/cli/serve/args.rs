@@ -225,9 +225,8 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /api and /reload,
-    /// PUT /log-level, and DELETE /connections. See
-    /// docs/reference/admin.md.
+    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /api, /reload
+    /// and /rebalance, PUT /log-level, and DELETE /connections. See docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", value_parser = admin, help_heading = OPERATION)]
     pub(super) admin: Admin,
 
@@ -259,9 +258,9 @@ pub(crate) struct Args {
 
     /// Replace the server that listens on the same addresses
     ///
-    /// The new server gets the old one's listening sockets and topics. The old one serves its clients until their turn, and
-    /// closes them one by one with 1012 (service restart); they resume at the new one where they left off. See
-    /// docs/reference/admin.md#taking-over.
+    /// The new server gets the old one's listening sockets, topics and open connections. The old one serves clients whose
+    /// connections cannot move until their turn, and closes them one by one with 1012 (service restart); they resume at the
+    /// new one where they left off. See docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
 
@@ -329,11 +328,12 @@ pub(crate) struct Args {
     #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = IO)]
     pub(super) driver: DriverChoice,
 
-    /// Whether idle connections move from full shards to emptier ones
+    /// Move idle connections from full shards to emptier ones
     ///
     /// The kernel deals connections by a hash, and some shards get more than others. See docs/guide/operate.md#moving-connections.
     #[arg(
         long,
+        add = Reload::Live,
         value_enum,
         value_name = "on|off",
         default_value_t = Rebalance::On,
