@@ -399,6 +399,11 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         connection.is_some_and(|connection| connection.is_between_messages() && connection.is_writable())
     }
 
+    /// Whether TLS secures a connection, so that it never leaves its shard.
+    pub fn is_secured(&self, token: Token) -> bool {
+        self.core.sessions.has(token.index)
+    }
+
     /// Keeps the input of a connection from now on, because it is about to leave this shard. False if it must stay: it is in
     /// a handshake, is closing, is secured by TLS, or is paused.
     pub fn hold(&mut self, token: Token) -> bool {

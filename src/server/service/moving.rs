@@ -141,6 +141,7 @@ impl Service {
     fn movable<D: Driver>(&self, cx: &Context<'_, D>, moving: &Moving) -> Vec<Token> {
         let may_move = |token: &Token| {
             cx.is_open(*token)
+                && !cx.is_secured(*token)
                 && !moving.staying.contains(token)
                 && (!moving.order.only_idle || cx.is_idle(*token))
                 && cx.peer_of(*token).is_some_and(|peer| !matches!(peer, Peer::Handler(_)))

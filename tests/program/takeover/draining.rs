@@ -1,14 +1,36 @@
-//! While a predecessor drains, its connections are seen and closed at the admin address of its successor.
+//! While a predecessor drains, its connections are seen and closed at the admin address of its successor. They are secured by TLS, so that
+//! they do not move.
 
 use std::collections::BTreeSet;
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
+use tungstenite::WebSocket;
 
+use super::patient::Patient;
 use super::program::{signal, stop};
-use super::{Addresses, PATIENCE, Server, Socket, http, next, open, publish};
+use super::{Addresses, PATIENCE, Server, certificate, http, next, publish};
+
+type Socket = WebSocket<StreamOwned<ClientConnection, Patient>>;
+
+/// The flags of a server that speaks TLS.
+fn secured<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    let files = certificate::certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("UTF-8"));
+    [flags, &["--tls-cert", cert, "--tls-key", key]].concat()
+}
+
+fn open(at: Addresses, path: &str) -> Socket {
+    let stream = TcpStream::connect(at.listen).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let session = ClientConnection::new(certificate::trusting(), certificate::localhost()).expect("a client");
+    let stream = StreamOwned::new(session, Patient(stream));
+    tungstenite::client(format!("ws://{}{path}", at.listen), stream).expect("an open connection").0
+}
 
 /// The status and the body of an answer of the admin address.
 fn ask(at: Addresses, method: &str, path: &str) -> (u16, Value) {
@@ -52,7 +74,7 @@ fn draining(connections: &[Value]) -> BTreeSet<String> {
 }
 
 fn id_of(connections: &[Value], socket: &Socket) -> String {
-    let own = socket.get_ref().0.local_addr().expect("connected").to_string();
+    let own = socket.get_ref().sock.local_addr().expect("connected").to_string();
     let one = connections.iter().find(|one| one["address"] == own.as_str()).expect("it is listed");
     one["id"].as_str().expect("an id").to_owned()
 }
@@ -78,7 +100,7 @@ fn wait_for<T>(what: &str, ask: impl Fn() -> Option<T>) -> T {
 fn seen_and_closed(driver: &str) {
     let at = Addresses::free();
     // Nobody is closed by the drain itself.
-    let flags = ["--driver", driver, "--drain", "24h", "--drain-rate", "1"];
+    let flags = secured(&["--driver", driver, "--drain", "24h", "--drain-rate", "1"]);
     let mut server = Server::start(at, &flags).expect("the first");
     let mut of_before = BTreeSet::new();
     for _ in 0..2 {
@@ -157,7 +179,7 @@ fn connections_of_a_draining_server_are_seen_and_closed_on_epoll() {
 #[test]
 fn a_predecessor_that_stands_still_hides_only_its_own_connections() {
     let at = Addresses::free();
-    let flags = ["--drain", "24h"];
+    let flags = secured(&["--drain", "24h"]);
     let mut server = Server::start(at, &flags).expect("the first");
     let mut socket = open(at, "/echo");
     let id = id_of(&listed(at, ""), &socket);
