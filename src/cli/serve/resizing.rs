@@ -14,7 +14,7 @@ use echoring_server::{Handle, ListenAddress, Resolved, Server, ServerConfig, Sta
 
 use super::servers::Servers;
 use super::settings::Settings;
-use super::{meeting_points, wait_for_successor};
+use super::{meeting_points, unmap_start_code, wait_for_successor};
 use crate::common::start_error;
 use crate::limits::RESIZE_LEAVE_TIMEOUT;
 
@@ -76,6 +76,7 @@ impl Resizer {
         let offering = Offering { points, admin, tickets: self.tickets.clone(), drain };
         wait_for_successor(&server, self.control.clone(), offering);
         self.servers.replace(joiner, server);
+        unmap_start_code();
         Ok(true)
     }
 

@@ -81,12 +81,13 @@ impl Predecessor {
         if !server.handover.wait_for_end(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
             return Err(io::Error::other("connections of the previous shards still drain"));
         }
-        check_descriptors(shards)?;
         let waiting = server.handover.waiting().clone();
         let waiting = waiting.ok_or_else(|| io::Error::other("the server drains"))?;
         let (stream, served) = UnixStream::pair()?;
         waiting.serve_on_thread(served, on)?;
-        Predecessor::ask(stream, shards, message_bytes_max)
+        let predecessor = Predecessor::ask(stream, shards, message_bytes_max)?;
+        check_descriptors(shards)?;
+        Ok(predecessor)
     }
 
     fn ask(stream: UnixStream, shards: usize, message_bytes_max: u64) -> io::Result<Predecessor> {
@@ -280,7 +281,9 @@ fn check_descriptors(shards: usize) -> io::Result<()> {
     if needed <= limit {
         return Ok(());
     }
-    let line = format!("{needed} descriptors are needed meanwhile, and the limit is {limit}");
+    let line = format!(
+        "{needed} descriptors are needed meanwhile, and the limit is {limit}; raise it (ulimit -n, LimitNOFILE=)"
+    );
     Err(io::Error::other(line))
 }
 
