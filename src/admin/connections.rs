@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 
 use super::http::Reply;
 use super::publications::InvalidBody;
+use super::served::Served;
 use super::topics::{parameters, refuse, unknown_parameter};
 use crate::limits::{ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT};
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
-use echoring_server::Handle;
 use echoring_server::limits::ADMIN_CONNECTIONS_LISTED_MAX;
 use echoring_server::machinery::{
     ConnectionFilter, ConnectionReport, Missing, OperatorClose, RankBy, ScanAction, address_block,
@@ -24,7 +24,7 @@ const SCHEMA: &str = "echoring.connections/1";
 /// The inputs of a request about connections.
 #[derive(Debug)]
 pub(super) struct Connections {
-    server: Handle,
+    server: Served,
     requests: Semaphore,
 }
 
@@ -51,7 +51,7 @@ struct ClosedConnections<'a> {
 }
 
 impl Connections {
-    pub(super) fn new(server: Handle) -> Connections {
+    pub(super) fn new(server: Served) -> Connections {
         Connections { server, requests: Semaphore::new(ADMIN_CONNECTION_REQUESTS_MAX) }
     }
 
@@ -122,7 +122,7 @@ impl Connections {
         ask: impl FnOnce(ConnectionPages<'_>) -> Result<T, ScanError> + Send + 'static,
     ) -> Result<T, ScanError> {
         let Ok(_permit) = self.requests.try_acquire() else { return Err(ScanError::Busy) };
-        let server = self.server.clone();
+        let server = self.server.handle();
         let asked = spawn_blocking(move || ask(ConnectionPages(&server))).await;
         asked.unwrap_or(Err(ScanError::Silent(0)))
     }

@@ -18,6 +18,7 @@ mod page;
 mod publications;
 mod reload;
 mod report;
+mod served;
 mod topics;
 
 use std::fs;
@@ -51,6 +52,7 @@ pub use metrics::{AllocatorFigures, set_allocator};
 use publications::InvalidBody;
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
+use served::Served;
 use topics::Topics;
 
 /// Files with certificates and the seconds since the epoch of Unix when their first certificate expires, for `/metrics`.
@@ -102,17 +104,17 @@ impl Control {
         announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
         let access = Access::new(tokens, reach);
         let certificates = CertificateExpiries::default();
-        let (handle, shards, started) = (server.handle(), server.shards(), Instant::now());
+        let (served, started) = (Served::new(server), Instant::now());
         let (of_thread, expiries) = (access.clone(), Arc::clone(&certificates));
+        let of_service = served.clone();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let server = handle.clone();
+            let server = of_service.clone();
             let serve = || {
                 let service = AdminService {
-                    topics: Topics::new(handle.clone(), shards),
-                    connections: Connections::new(handle.clone()),
+                    topics: Topics::new(of_service.clone()),
+                    connections: Connections::new(of_service.clone()),
                     attempts: FailedAttempts::default(),
-                    server: handle,
-                    shards,
+                    server: of_service,
                     started,
                     access: of_thread,
                     reloading,
@@ -122,12 +124,12 @@ impl Control {
             };
             // Without the thread nobody can observe the server any more.
             if catch_unwind(AssertUnwindSafe(serve)).is_err() {
-                server.fail("the control plane panicked");
+                server.handle().fail("the control plane panicked");
             }
         })?;
         let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
         let file = Arc::new(Mutex::new(file));
-        Ok(Control { handle: Handle { access, certificates, orders, requests, room, file }, thread })
+        Ok(Control { handle: Handle { served, access, certificates, orders, requests, room, file }, thread })
     }
 
     /// A handle for other threads.
@@ -148,6 +150,7 @@ impl Control {
 /// seconds at the latest.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    served: Served,
     access: Access,
     certificates: CertificateExpiries,
     orders: mpsc::UnboundedSender<Order>,
@@ -162,6 +165,12 @@ impl Handle {
     /// Requires other tokens from now on.
     pub fn set_tokens(&self, tokens: AdminTokens) {
         self.access.set_tokens(tokens);
+    }
+
+    /// Reports about another server from now on, and publishes to its topics: one of the same process that has taken over.
+    #[doc(hidden)]
+    pub fn serve(&self, server: &Server) {
+        self.served.set(server);
     }
 
     /// Reports from now on when these files' certificates expire, in seconds since the epoch of Unix.
@@ -246,8 +255,7 @@ const RUNTIME: &str = "tokio";
 
 /// Answers requests, on the thread itself.
 struct AdminService {
-    server: echoring_server::Handle,
-    shards: usize,
+    server: Served,
     started: Instant,
     access: Access,
     reloading: Reloading,
@@ -260,10 +268,10 @@ struct AdminService {
 impl AdminService {
     async fn health(&self) -> Reply {
         let unhealthy = |line: &str| Reply::text(StatusCode::SERVICE_UNAVAILABLE, line);
-        if self.server.has_failed() {
+        let server = self.server.handle();
+        if server.has_failed() {
             return unhealthy("failed");
         }
-        let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
             Ok(stalled) if stalled.is_empty() => Reply::text(StatusCode::OK, "ok"),
@@ -274,35 +282,36 @@ impl AdminService {
 
     /// Whether new clients are welcome.
     fn readiness(&self) -> Reply {
-        match machinery::unready(&self.server) {
+        match machinery::unready(&self.server.handle()) {
             None => Reply::text(StatusCode::OK, "ok"),
             Some(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason.line().trim_end()),
         }
     }
 
     fn node(&self) -> Node {
+        let server = self.server.handle();
         Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
-            draining: self.server.is_leaving(),
+            draining: server.is_leaving(),
             control: RUNTIME,
-            shards: self.shards,
+            shards: self.server.shards(),
             reloads: Arc::clone(&self.reloading.counters),
-            auth: self.server.auth(),
+            auth: server.auth(),
             admin: self.attempts.figures(),
-            bans: machinery::admission(&self.server).bans(),
+            bans: machinery::admission(&server).bans(),
             certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            cluster: self.server.cluster().map(ClusterNode::status),
+            cluster: server.cluster().map(ClusterNode::status),
         }
     }
 
     async fn snapshots(&self) -> Vec<Snapshot> {
-        let server = self.server.clone();
+        let server = self.server.handle();
         // The call waits for the shards, so it must not block this thread.
         tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
     }
 
     fn cluster(&self) -> Reply {
-        match self.server.cluster() {
+        match self.server.handle().cluster() {
             Some(node) => Reply::json(StatusCode::OK, serde_json::to_vec(&node.status())),
             None => no_cluster(),
         }
@@ -360,6 +369,7 @@ impl AdminService {
             return Ok(wrong_method(POST));
         }
         let AdminService { server, started, topics, connections, .. } = self;
+        let server = &server.handle();
         let api = CentrifugoApi { server, started: *started, topics, connections, scope, nodes };
         api.answer(request).await
     }
@@ -406,7 +416,7 @@ impl AdminService {
             ("stats", _) => {
                 Reply::json(StatusCode::OK, report::to_json(&self.node(), &self.snapshots().await))
             }
-            ("limits", _) => limits_report::reply(&self.server, &self.snapshots().await),
+            ("limits", _) => limits_report::reply(&self.server.handle(), &self.snapshots().await),
             ("metrics", _) => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
             ("rebalance", _) => self.rebalance().await,
             ("reload", _) => self.reloading.answer().await,
@@ -417,7 +427,7 @@ impl AdminService {
 
     /// `POST /rebalance`: connections move from full shards to emptier ones.
     async fn rebalance(&self) -> Reply {
-        let server = self.server.clone();
+        let server = self.server.handle();
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || server.rebalance()).await {
             Ok(balanced) => Reply::json(StatusCode::OK, report::rebalanced(&balanced)),
@@ -427,7 +437,8 @@ impl AdminService {
 
     /// `/cluster/REPORT`: the report of each node.
     async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
-        let Some(cluster) = self.server.cluster() else { return no_cluster() };
+        let server = self.server.handle();
+        let Some(cluster) = server.cluster() else { return no_cluster() };
         let question = match Question::new(method, report, query) {
             Ok(question) => question,
             Err(fault) => return topics::refuse(&fault),

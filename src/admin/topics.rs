@@ -15,6 +15,7 @@ use tracing::field::display;
 
 use super::http::{Bodies, BodyError, Reply, RequestBody};
 use super::publications::{Format, InvalidBody, check_key, idempotency_key};
+use super::served::Served;
 use crate::access::failed_attempts::Offender;
 use crate::http::socket::AdminPeer;
 use crate::limits::ADMIN_BATCH_BYTES_MAX;
@@ -25,7 +26,7 @@ use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
 use echoring_runtime::stats::DeliveryAges;
 use echoring_runtime::traces;
-use echoring_server::{Handle, OwnedPublication, PublishError, Published, machinery};
+use echoring_server::{OwnedPublication, PublishError, Published, machinery};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Position, Refused, is_topic_name};
 use query::TopicQuery;
@@ -33,16 +34,15 @@ use query::TopicQuery;
 /// The inputs of a request about topics.
 #[derive(Debug)]
 pub(super) struct Topics {
-    server: Handle,
-    shards: usize,
+    server: Served,
     pub(super) bodies: Bodies,
     /// Records about topics that were refused because there are too many.
     limit_logged: RefCell<LogInterval>,
 }
 
 impl Topics {
-    pub(super) fn new(server: Handle, shards: usize) -> Topics {
-        Topics { server, shards, bodies: Bodies::default(), limit_logged: RefCell::default() }
+    pub(super) fn new(server: Served) -> Topics {
+        Topics { server, bodies: Bodies::default(), limit_logged: RefCell::default() }
     }
 
     /// `GET /topics`.
@@ -51,10 +51,10 @@ impl Topics {
             Ok(query) => query,
             Err(fault) => return refuse(&fault),
         };
-        let server = self.server.clone();
+        let server = self.server.handle();
         // The call waits for the shards, so it must not block this thread.
         let topics = tokio::task::spawn_blocking(move || server.topics()).await.unwrap_or_default();
-        Reply::json(StatusCode::OK, report::list(self.shards, topics, &query))
+        Reply::json(StatusCode::OK, report::list(self.server.shards(), topics, &query))
     }
 
     /// `/topics/{segment}`.
@@ -66,7 +66,7 @@ impl Topics {
         if request.method() == Method::POST {
             return self.publish(name, request).await.unwrap_or_else(|fault| refuse(&fault));
         }
-        let server = self.server.clone();
+        let server = self.server.handle();
         let asked = name.clone();
         let ask = move || {
             let mut ages = DeliveryAges::default();
@@ -74,7 +74,7 @@ impl Topics {
             (server.topic(&asked), ages)
         };
         let (reports, ages) = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
-        match report::one(self.shards, &name, reports, &ages) {
+        match report::one(self.server.shards(), &name, reports, &ages) {
             Some(json) => Reply::json(StatusCode::OK, json),
             None => Reply::problem(StatusCode::NOT_FOUND, "unknown-topic", "no such topic"),
         }
@@ -86,7 +86,7 @@ impl Topics {
         let format = Format::of(request.headers())?;
         let key = key_parameter(request.uri().query().unwrap_or_default())?;
         let idempotency_key = idempotency_key(request.headers(), format)?;
-        let message_bytes_max = self.server.message_bytes_max();
+        let message_bytes_max = self.server.handle().message_bytes_max();
         let bytes_max = match format {
             Format::Single(_) => message_bytes_max,
             Format::Batch if !key.is_empty() => {
@@ -122,7 +122,7 @@ impl Topics {
         topic: &str,
         messages: Vec<OwnedPublication>,
     ) -> Result<Published, PublishError> {
-        let (server, name) = (self.server.clone(), topic.to_owned());
+        let (server, name) = (self.server.handle(), topic.to_owned());
         // The call waits for the shard, so it must not block this thread.
         let publishing = tokio::task::spawn_blocking(move || {
             machinery::commands(&server).publish_at_once(&name, messages, SNAPSHOT_TIMEOUT)

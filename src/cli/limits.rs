@@ -27,6 +27,8 @@ pub(crate) const SECRET_KEY_BYTES_MIN: usize = 16;
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a signal or a request waits for a reload, which waits for each shard for three seconds at most.
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(9);
+/// How long a server with other shards waits until the server that it replaces has left the sockets for successors.
+pub(crate) const RESIZE_LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 // ---- requests to the admin address ----
 

@@ -21,6 +21,8 @@ mod peers;
 mod rehearsal;
 mod reload;
 mod reloader;
+mod resizing;
+mod servers;
 mod settings;
 mod topics;
 #[cfg(feature = "otel")]
@@ -52,6 +54,8 @@ use self::cluster::ClusterOptions;
 use self::config::Sources;
 use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
+use self::resizing::Resizer;
+use self::servers::{Ends, Servers};
 pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
@@ -102,10 +106,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         Some(listener) => Some(listener),
         None => take_or_bind_admin(&settings, user, predecessor.as_mut())?,
     };
-    let passed_on = admin.clone();
+    let (passed_on, admin_address) = (admin.clone(), admin.as_ref().map(|admin| admin.address().clone()));
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
-    let Started { mut server, cluster, sandbox } = start(&mut settings, predecessor, &warnings)?;
+    let Started { mut server, cluster, sandbox, access_log } = start(&mut settings, predecessor, &warnings)?;
     let (reloader, reloads) = Reloader::new();
     let reloading = Reloading::new(Arc::new(reloader.clone()));
     let counters = Arc::clone(&reloading.counters);
@@ -115,24 +119,33 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let nats_clients = start_nats_clients(cluster.as_ref(), &mut server, control_handle())?;
     let points = meeting_points(&settings, server.addresses());
     let drain = settings.args.drain();
+    let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
+    wait_for_successor(&server, control_handle(), offering);
+    let listening = Listening::of(&server, scheme);
+    let no_thread = |error| forbidden("cannot start a thread for the end of the server", &error);
+    let (servers, ends) = Servers::new(server).map_err(no_thread)?;
+    let resizer = Resizer {
+        servers: servers.clone(),
+        control: control_handle(),
+        admin: admin_address,
+        access_log,
+        tickets,
+    };
     let running = Running {
         sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
         sources,
         settings,
-        server: server.handle(),
-        control: control_handle(),
+        resizer,
         counters,
     };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
-    handle_signals(signals, server.handle(), drain, &notifier, reloader)
+    handle_signals(signals, servers.clone(), drain, &notifier, reloader)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let offering = Offering { points, admin: passed_on, tickets, drain: drain.handover() };
-    wait_for_successor(&server, control_handle(), offering);
-    print_listening(&server, scheme);
-    notifier.ready(&status(&server));
+    listening.print();
+    notifier.ready(&listening.status());
     unmap_start_code();
-    kick_watchdog(&notifier, server.handle());
-    finish(server, nats_clients, control)
+    kick_watchdog(&notifier, servers.clone());
+    finish(&servers, ends, nats_clients, control)
 }
 
 /// Frees the memory that only the start needed, once it is over.
@@ -167,6 +180,7 @@ struct Started {
     server: Server,
     cluster: Option<(ClusterIdentity, ClusterOptions)>,
     sandbox: Entered,
+    access_log: Option<AccessLog>,
 }
 
 /// Binds the addresses, enters the sandbox, and starts the server, in the place of its predecessor if there is one.
@@ -186,7 +200,8 @@ fn start(
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
     let sandbox = settings.sandbox.enter().map_err(|error| sandbox_failure(&origins, &error))?;
-    bound.set_access_log(start_logs(settings)?);
+    let access_log = start_logs(settings)?;
+    bound.set_access_log(access_log.clone());
     sandbox.log();
     settings.unreadable().iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -205,7 +220,7 @@ fn start(
     }
     // The server has its sockets; kept here, they would stay open when it drains.
     settings.server.inherited.clear();
-    Ok(Started { server, cluster, sandbox })
+    Ok(Started { server, cluster, sandbox, access_log })
 }
 
 fn start_control(
@@ -234,15 +249,15 @@ fn start_nats_clients(
     Ok(Some(thread).filter(|_| options.has_clients))
 }
 
-/// Waits until the server has drained, and ends the parts beside it.
+/// Waits until the servers have drained, and ends the parts beside them.
 fn finish(
-    server: Server,
+    servers: &Servers,
+    ends: Ends,
     nats_clients: Option<JoinHandle<()>>,
     control: Option<Control>,
 ) -> Result<ExitCode, Failure> {
-    let handle = server.handle();
-    let ended = server.join();
-    if let Some(node) = handle.cluster() {
+    let ended = ends.wait();
+    if let Some(node) = servers.current().cluster() {
         node.finish(CLUSTER_LEAVE_TIMEOUT);
     }
     if let Some(thread) = nats_clients {
@@ -255,7 +270,7 @@ fn finish(
     #[cfg(feature = "otel")]
     traces::finish();
     match ended {
-        Ok(_) => {
+        Ok(()) => {
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }
@@ -424,32 +439,50 @@ fn exit_after(time: Duration) {
     }
 }
 
-/// One line per listener, flushed: scripts wait for it.
-fn print_listening(server: &Server, scheme: &str) {
-    let (driver, shards, pid) = (server.driver().name, server.shards(), std::process::id());
-    let mut stdout = io::stdout().lock();
-    for address in server.addresses() {
-        let url = match address {
-            ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
-            ListenAddress::Unix(path) => format!("{scheme}+unix:{}", path.display()),
-        };
-        // Nobody reading is no reason to stop serving.
-        let _ = writeln!(stdout, "listening {url} driver={driver} shards={shards} pid={pid}");
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), url, driver, shards, pid, "listening");
-    }
-    let _ = stdout.flush();
+/// How a server listens at its start.
+struct Listening {
+    addresses: Vec<ListenAddress>,
+    scheme: &'static str,
+    driver: &'static str,
+    shards: usize,
 }
 
-/// What `systemctl status` shows.
-fn status(server: &Server) -> String {
-    let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    format!("listening on {}", addresses.join(", "))
+impl Listening {
+    fn of(server: &Server, scheme: &'static str) -> Listening {
+        let (driver, shards) = (server.driver().name, server.shards());
+        Listening { addresses: server.addresses().to_vec(), scheme, driver, shards }
+    }
+
+    /// One line per listener, flushed: scripts wait for it.
+    fn print(&self) {
+        let (Listening { addresses, scheme, driver, shards }, pid) = (self, std::process::id());
+        let mut stdout = io::stdout().lock();
+        for address in addresses {
+            let url = match address {
+                ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
+                ListenAddress::Unix(path) => format!("{scheme}+unix:{}", path.display()),
+            };
+            // Nobody reading is no reason to stop serving.
+            let _ = writeln!(stdout, "listening {url} driver={driver} shards={shards} pid={pid}");
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), url, driver, shards, pid, "listening");
+        }
+        let _ = stdout.flush();
+    }
+
+    /// What `systemctl status` shows.
+    fn status(&self) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        format!("listening on {}", addresses.join(", "))
+    }
 }
 
 /// Kicks the service manager's watchdog while every shard makes ticks. A successor does that itself: kicks of this process would
 /// hide that it stands still.
-fn kick_watchdog(notifier: &Notifier, server: Handle) {
-    let is_well = move || !server.has_successor() && server.stalled_shards().is_empty();
+fn kick_watchdog(notifier: &Notifier, servers: Servers) {
+    let is_well = move || {
+        let server = servers.current();
+        !server.has_successor() && server.stalled_shards().is_empty()
+    };
     if let Err(error) = notifier.watch(is_well) {
         tracing::warn!(%error, "cannot start a thread for the watchdog of the service manager, which will end this process");
     }
@@ -458,28 +491,28 @@ fn kick_watchdog(notifier: &Notifier, server: Handle) {
 /// Has the first signal to end drain the server, and SIGHUP reload its configuration.
 fn handle_signals(
     signals: ServerSignals,
-    server: Handle,
+    servers: Servers,
     drain: DrainSettings,
     notifier: &Notifier,
     reloader: Reloader,
 ) -> io::Result<()> {
-    let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
+    let (failing, unready, hung_up) = (servers.clone(), servers.clone(), servers.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
-    let exit_timeout = drain.exit_timeout() + leave_timeout(&server);
+    let exit_timeout = drain.exit_timeout() + leave_timeout(&servers.current());
     let steps = DrainSteps {
         announce: move || {
             unready.set_not_ready();
             stopping.stopping("draining");
         },
         lame_duck: drain.lame_duck(),
-        begin: move || drain.begin(&server),
+        begin: move || servers.drain(drain),
         exit_timeout,
     };
     let hangup = move || {
         // A unit of Type=notify-reload waits for both.
         reloading.reloading();
         drop(reloader.reload_for("SIGHUP"));
-        if hung_up.is_ready() {
+        if hung_up.current().is_ready() {
             reloading.ready("listening");
         }
     };

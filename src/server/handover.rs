@@ -31,6 +31,8 @@
 //!
 //! They meet at a Unix socket: one in the abstract namespace for each address, or a file. Each trusts its own user and root
 //! only. The first line in each direction has the version; both sides refuse others in words.
+//!
+//! A server can also replace another one of its own process, for example to change the number of shards. The two use a socket pair instead.
 
 #![forbid(unsafe_code)]
 
@@ -49,6 +51,7 @@ pub use carrier::{Route, Translate};
 pub use meeting::MeetingPoint;
 #[doc(hidden)]
 pub use predecessor::FromSuccessor;
+use predecessor::Waiting;
 pub(crate) use predecessor::wait_for_successor;
 pub use predecessor::{Event, Offering};
 pub use questions::{DrainingPredecessor, Missing};
@@ -60,7 +63,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
@@ -210,12 +213,23 @@ pub(crate) struct HandoverState {
     pub(crate) predecessor: OnceLock<Arc<DrainingPredecessor>>,
     /// The end of the socket on which the successor asks.
     questions: OnceLock<UnixStream>,
+    /// Where this server waits for a successor, until it has one or ends.
+    waiting: Mutex<Option<Arc<Waiting>>>,
 }
 
 impl HandoverState {
     pub(crate) fn set_carrying(&self, is_carrying: bool) {
         *self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner) = is_carrying;
         self.changed.notify_all();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Arc<Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No successor of this process is served any more. That would keep the server's handle, which keeps this.
+    pub(crate) fn end_waiting(&self) {
+        self.waiting().take();
     }
 
     pub(crate) fn set_succeeded(&self) {

@@ -6,3 +6,4 @@ mod connections;
 mod health;
 mod identities;
 mod reload;
+mod shards;

@@ -134,7 +134,7 @@ pub(crate) struct Args {
     /// Number of event loops, each pinned to a CPU of its own
     ///
     /// auto takes one for each CPU that the process may use.
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto)]
+    #[arg(long, add = Reload::Live, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto)]
     pub(super) shards: Shards,
 
     /// Maximum number of connections; further ones are refused with 503 [default: 100000]

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::args::Watch;
 use super::changes::{Change, changes};
 use super::config::Sources;
+use super::resizing::Resizer;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
 use crate::common::environment;
@@ -25,10 +26,12 @@ use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::sandbox::Sandbox;
 use crate::{Failure, logging};
 use echoring_admin::{Reload, ReloadCounters, Reloaded};
-use echoring_server::Handle;
 
 /// The schema of [`Report`].
 const SCHEMA: &str = "echoring.reload/1";
+
+/// The key whose change starts another server.
+const SHARDS: &str = "shards";
 
 /// Asks the thread for a reload, from any thread.
 #[derive(Clone, Debug)]
@@ -52,11 +55,18 @@ pub(super) struct Running {
     pub(super) sources: Sources,
     /// The settings that hold.
     pub(super) settings: Settings,
-    pub(super) server: Handle,
-    pub(super) control: Option<echoring_admin::Handle>,
+    pub(super) resizer: Resizer,
     pub(super) counters: Arc<ReloadCounters>,
     /// The sandbox, if it puts files out of reach.
     pub(super) sandbox: Option<Sandbox>,
+}
+
+/// The settings that a reload takes over.
+struct Next {
+    settings: Settings,
+    warnings: Vec<String>,
+    /// The keys that differ from the running settings.
+    changed: Vec<Change>,
 }
 
 /// A report on a reload, see docs/reference/admin.md#reloading.
@@ -183,17 +193,53 @@ impl Running {
     fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
         let filter = environment::checked_filter(&wanted.args.log)?;
         let tokens = wanted.args.admin_tokens(&wanted.origins)?;
-        let beyond = self.server.needs_restart(&wanted.server);
-        let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == Some(key));
+        let server = self.resizer.servers.current();
+        let beyond = server.needs_restart(&wanted.server).into_iter().filter_map(|beyond| {
+            let hint = format!("at most {} without a restart", beyond.most);
+            key_of(beyond.setting).map(|key| (key, hint))
+        });
+        let mut kept = beyond.collect::<Vec<_>>();
+        let Next { mut settings, mut warnings, mut changed } = self.next(&wanted, &files, &kept)?;
+        let mut has_resized = false;
+        if changed.iter().any(|change| change.key == SHARDS) {
+            match self.resizer.resize(&settings) {
+                Ok(is_resized) => has_resized = is_resized,
+                Err(reason) => {
+                    kept.push((SHARDS, reason));
+                    Next { settings, warnings, changed } = self.next(&wanted, &files, &kept)?;
+                }
+            }
+        }
+        let hint = |change: Change| {
+            let kept = kept.iter().find(|(key, _)| *key == change.key);
+            Change { hint: kept.map(|(_, hint)| hint.clone()), ..change }
+        };
+        let restart = changes(&settings, &wanted).into_iter().map(hint).collect();
+        // A level that `PUT /log-level` has set stays, unless the configuration has another one.
+        if changed.iter().any(|change| change.key == "log") {
+            // Fails only without a log.
+            let _ = logging::set_level(filter, settings.args.log.clone());
+        }
+        if let Some(control) = &self.resizer.control {
+            control.set_tokens(tokens);
+            control.set_certificates(settings.certificate_expiries());
+        }
+        if !has_resized {
+            server.reconfigure(&settings.server);
+        }
+        self.settings = settings;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(Report { schema: SCHEMA, changed, restart, files })
+    }
+
+    /// The part of `wanted` that this process can take over without the keys of `kept`, with what the running settings have learned.
+    fn next(&self, wanted: &Settings, files: &[PathBuf], kept: &[(&str, String)]) -> Result<Next, Failure> {
+        let is_kept = |key: &str| kept.iter().any(|(kept, _)| *kept == key);
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
         next.keep_ticket_keys_of(&self.settings);
+        // Its settings need a restart, and its thread runs.
+        next.server.app.clone_from(&self.settings.server.app);
         let warnings = next.warnings()?;
-        let hint = |change: Change| {
-            let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == Some(change.key.as_str()));
-            let hint = beyond.map(|beyond| format!("at most {} without a restart", beyond.most));
-            Change { hint, ..change }
-        };
-        let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
         let auth_changed = files.iter().any(|file| next.auth_files.contains(file))
             || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
@@ -205,19 +251,7 @@ impl Running {
                 ))
             })?;
         }
-        // A level that `PUT /log-level` has set stays, unless the configuration has another one.
-        if changed.iter().any(|change| change.key == "log") {
-            // Fails only without a log.
-            let _ = logging::set_level(filter, next.args.log.clone());
-        }
-        if let Some(control) = &self.control {
-            control.set_tokens(tokens);
-            control.set_certificates(next.certificate_expiries());
-        }
-        self.server.reconfigure(&next.server);
-        self.settings = next;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        Ok(Report { schema: SCHEMA, changed, restart, files })
+        Ok(Next { settings: next, warnings, changed })
     }
 }
 

@@ -33,7 +33,7 @@ const CONNECTIONS_PER_FRAME: usize = 64;
 /// Bytes of records after which a frame ends.
 const FRAME_BYTES: usize = 1024 * 1024;
 /// Connections that are sent and not answered.
-const UNANSWERED_MAX: usize = 1_024;
+pub(super) const UNANSWERED_MAX: usize = 1_024;
 /// Interval of checks whether all shards are done.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 

@@ -1,6 +1,7 @@
 //! The predecessor's side of a takeover.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -56,7 +57,7 @@ pub enum Event<'a> {
     Broken(&'a str),
 }
 
-struct Waiting {
+pub(super) struct Waiting {
     server: Handle,
     offer: Offer,
     admin: Mutex<Option<InheritedListener>>,
@@ -106,9 +107,17 @@ pub(crate) fn wait_for_successor(
         answers: false,
         gives: false,
     };
-    let meeting = |point: &MeetingPoint| point.listen().map_err(failed(&point.to_string()));
-    let listening = points.iter().map(meeting).collect::<io::Result<Vec<UnixListener>>>()?;
-    let listeners = Mutex::new(listening.iter().map(UnixListener::try_clone).collect::<io::Result<_>>()?);
+    let meeting = |point: &MeetingPoint| {
+        let listener = point.listen().map_err(failed(&point.to_string()))?;
+        Ok((listener.try_clone()?, listener))
+    };
+    let met = points.iter().map(meeting).collect::<io::Result<Vec<_>>>();
+    // Without a meeting point, a server of this process can still take over.
+    let (unmet, (listeners, listening)) = match met {
+        Ok(listeners) => (None, listeners.into_iter().unzip()),
+        Err(error) => (Some(error), (Vec::new(), Vec::new())),
+    };
+    let listeners = Mutex::new(listeners);
     let waiting = Waiting {
         server,
         offer,
@@ -119,6 +128,7 @@ pub(crate) fn wait_for_successor(
         rounds: Mutex::new(Some(0)),
     };
     let (waiting, on) = (Arc::new(waiting), Arc::new(on));
+    *waiting.server.handover.waiting() = Some(Arc::clone(&waiting));
     for listener in listening {
         let (waiting, on) = (Arc::clone(&waiting), Arc::clone(&on));
         thread::Builder::new().name("takeover".to_owned()).spawn(move || {
@@ -128,12 +138,19 @@ pub(crate) fn wait_for_successor(
             }
         })?;
     }
-    Ok(())
+    unmet.map_or(Ok(()), Err)
 }
 
 /// The number of its sockets, and whether the server removes its file.
 fn counted(listener: &InheritedListener) -> (u16, bool) {
     (listener.sockets().len() as u16, listener.removes_file())
+}
+
+impl fmt::Debug for Waiting {
+    /// Without the handle, which has this.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("offer", &self.offer).finish_non_exhaustive()
+    }
 }
 
 impl Waiting {
@@ -163,6 +180,35 @@ impl Waiting {
                     thread::sleep(Duration::from_millis(10));
                 }
             }
+        }
+    }
+
+    /// Serves a successor of this process on a thread of its own. `on` is called instead of the function for other successors.
+    pub(super) fn serve_on_thread(
+        self: Arc<Waiting>,
+        stream: UnixStream,
+        on: impl Fn(Event<'_>) + Send + 'static,
+    ) -> io::Result<()> {
+        thread::Builder::new().name("takeover".to_owned()).spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| self.serve_once(stream, &on))).is_err() {
+                on(Event::Broken("the takeover thread panicked"));
+            }
+        })?;
+        Ok(())
+    }
+
+    fn serve_once(&self, stream: UnixStream, on: &dyn Fn(Event<'_>)) {
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(round) = rounds.as_mut() else { return refuse(&stream) };
+        *round += 1;
+        match self.serve(stream, *round, on) {
+            Ok(Some(successor)) => {
+                *rounds = None;
+                drop(rounds);
+                self.taken_over(successor, on);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "new shards did not take over; the old ones continue"),
         }
     }
 
@@ -421,6 +467,7 @@ impl Waiting {
         }
         let carried = topics.map(|parts| self.follow(parts));
         self.server.handover.set_succeeded();
+        self.server.handover.end_waiting();
         self.leave();
         on(Event::TakenOver);
         if let Some((stream, room)) = connections.filter(|_| matches!(carried, Some(Ok(_)))) {

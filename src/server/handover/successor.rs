@@ -11,13 +11,15 @@ use std::time::Duration;
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::connections;
 use super::meeting::{self, MeetingPoint};
+use super::predecessor::Event;
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::limits::{
-    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT,
+    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_SHARD_DESCRIPTORS, HANDOVER_SPARE_DESCRIPTORS,
+    HANDOVER_STEP_TIMEOUT,
 };
 use crate::node::config::{ListenAddress, mailbox_bytes};
 use crate::node::handle::Handle;
@@ -62,6 +64,30 @@ impl Predecessor {
             }
         }
         Ok(None)
+    }
+
+    /// Asks a server of this process to hand over, which must [wait for a successor](crate::Server::wait_for_successor). `on` is called
+    /// with its events instead of the function that was given there.
+    ///
+    /// # Errors
+    /// As for [`find`](Predecessor::find), but the caller does not wait for a server that still drains its own predecessor. Also if the
+    /// process has too few descriptors for the connections that move.
+    pub fn within(
+        server: &Handle,
+        shards: usize,
+        message_bytes_max: u64,
+        on: impl Fn(Event<'_>) + Send + 'static,
+    ) -> io::Result<Predecessor> {
+        if !server.handover.wait_for_end(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
+            return Err(io::Error::other("connections of the previous shards still drain"));
+        }
+        let waiting = server.handover.waiting().clone();
+        let waiting = waiting.ok_or_else(|| io::Error::other("the server drains"))?;
+        let (stream, served) = UnixStream::pair()?;
+        waiting.serve_on_thread(served, on)?;
+        let predecessor = Predecessor::ask(stream, shards, message_bytes_max)?;
+        check_descriptors(shards)?;
+        Ok(predecessor)
     }
 
     fn ask(stream: UnixStream, shards: usize, message_bytes_max: u64) -> io::Result<Predecessor> {
@@ -222,6 +248,9 @@ impl Predecessor {
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
+                CarrierEnd::Bye if offer.pid == std::process::id() => {
+                    tracing::info!("the previous shards have ended");
+                }
                 CarrierEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
                 CarrierEnd::Broken(error) => {
                     tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
@@ -239,6 +268,23 @@ impl Predecessor {
 fn room_for_connections() -> u32 {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     u32::try_from(most.saturating_sub(HANDOVER_SPARE_DESCRIPTORS)).unwrap_or(u32::MAX)
+}
+
+/// Both servers of a process use its descriptors, and so does a connection on its way between them.
+fn check_descriptors(shards: usize) -> io::Result<()> {
+    // Without /proc, the start of the shards and the moves show it.
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Ok(()) };
+    let open = open.count() as u64;
+    let moving = 2 * open.min(connections::UNANSWERED_MAX as u64);
+    let needed = open + moving + HANDOVER_SPARE_DESCRIPTORS + HANDOVER_SHARD_DESCRIPTORS * shards as u64;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    if needed <= limit {
+        return Ok(());
+    }
+    let line = format!(
+        "{needed} descriptors are needed meanwhile, and the limit is {limit}; raise it (ulimit -n, LimitNOFILE=)"
+    );
+    Err(io::Error::other(line))
 }
 
 /// Reads the next frame, which must be of this kind.

@@ -256,6 +256,7 @@ impl Server {
             broken = Some(JoinError::new(reason));
         }
         self.handle.handover.end_questions();
+        self.handle.handover.end_waiting();
         // The last mail to a successor leaves after the shards have ended.
         self.handle.handover.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
         if self.handle.handover.has_successor() {

@@ -14,7 +14,7 @@ use super::peer::{BINARY, Peer, TEXT, frame, status, upgrade};
 use super::server::{PATIENCE, Server};
 
 /// A new folder for the files of one server.
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     static FOLDERS: AtomicUsize = AtomicUsize::new(0);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
     let folder =
@@ -23,12 +23,12 @@ fn folder() -> PathBuf {
     folder
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
 /// Replaces a file as operators should: at once.
-fn replace(file: &Path, contents: &str) {
+pub(super) fn replace(file: &Path, contents: &str) {
     let new = file.with_extension("new");
     fs::write(&new, contents).expect("written");
     fs::rename(new, file).expect("renamed");
@@ -62,7 +62,7 @@ impl Configured {
     }
 }
 
-fn keys(changes: &Value) -> Vec<String> {
+pub(super) fn keys(changes: &Value) -> Vec<String> {
     let changes = changes.as_array().expect("a list").iter();
     changes.map(|change| change["key"].as_str().expect("a key").to_owned()).collect()
 }

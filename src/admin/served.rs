@@ -1,0 +1,43 @@
+//! The server that the control thread serves. Another one of the same process may replace it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use echoring_server::{Handle, Server};
+
+/// The server in effect. Each request takes it once, so that its parts agree.
+#[derive(Clone, Debug)]
+pub(super) struct Served(Arc<Mutex<Current>>);
+
+#[derive(Debug)]
+struct Current {
+    handle: Handle,
+    shards: usize,
+}
+
+impl Current {
+    fn of(server: &Server) -> Current {
+        Current { handle: server.handle(), shards: server.shards() }
+    }
+}
+
+impl Served {
+    pub(super) fn new(server: &Server) -> Served {
+        Served(Arc::new(Mutex::new(Current::of(server))))
+    }
+
+    pub(super) fn set(&self, server: &Server) {
+        *self.current() = Current::of(server);
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.current().handle.clone()
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.current().shards
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

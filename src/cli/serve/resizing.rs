@@ -1,0 +1,108 @@
+//! Changes the number of shards of a running server.
+//!
+//! Shards share no memory, and each owns topics by a hash over all of them, so their number is fixed for the life of a server. Another
+//! server of the same process therefore takes over, as a new process does with `--takeover`: it gets the listeners, the topics and the
+//! open connections; connections that cannot move drain. The process, its admin address, its log and its sandbox stay.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use echoring_async::tls::Tickets;
+use echoring_runtime::shard::AccessLog;
+use echoring_server::handover::{Event, Offering, Predecessor};
+use echoring_server::{Handle, ListenAddress, Resolved, Server, ServerConfig, StartError, StartErrorKind};
+
+use super::servers::Servers;
+use super::settings::Settings;
+use super::{meeting_points, unmap_start_code, wait_for_successor};
+use crate::common::start_error;
+use crate::limits::RESIZE_LEAVE_TIMEOUT;
+
+/// The parts of this process that a further server uses, too.
+#[derive(Debug)]
+pub(super) struct Resizer {
+    pub(super) servers: Servers,
+    pub(super) control: Option<echoring_admin::Handle>,
+    /// The address of the control plane's listener.
+    pub(super) admin: Option<ListenAddress>,
+    pub(super) access_log: Option<AccessLog>,
+    pub(super) tickets: Option<Arc<Tickets>>,
+}
+
+impl Resizer {
+    /// Gives the process the shards of `settings`, in a server with all of them, if their number differs. Returns whether it does.
+    ///
+    /// # Errors
+    /// The reason, in one line. Then the current server continues as before.
+    pub(super) fn resize(&self, settings: &Settings) -> Result<bool, String> {
+        let config = ServerConfig {
+            // With the ports that the kernel has chosen.
+            listen: self.servers.addresses(),
+            inherited: Vec::new(),
+            ..settings.server.clone()
+        };
+        let shards = Resolved::of(&config).map_err(|error| start_error::line(&error))?.shards;
+        let (current, shards_before) = (self.servers.current(), self.servers.shards());
+        if shards == shards_before {
+            return Ok(false);
+        }
+        // Topics of a cluster belong to nodes. A second node of this process would need a connection to NATS of its own, and the
+        // other nodes would take the topics over meanwhile, as they do for a new process.
+        if current.cluster().is_some() {
+            return Err("a node of a cluster is replaced, for example by a start with --takeover".to_owned());
+        }
+        if current.is_leaving() {
+            return Err("the server drains".to_owned());
+        }
+        let joiner = self.servers.joiner().map_err(|error| format!("cannot start a thread: {error}"))?;
+        let _replacing = self.servers.replacing();
+        let (taken_over, has_left) = mpsc::channel();
+        let predecessor = ask(&current, shards, &config, taken_over);
+        let mut predecessor = predecessor.map_err(|error| error.to_string())?;
+        let admin = self.admin.as_ref().and_then(|address| predecessor.take_admin(address));
+        let server = self.start(config, predecessor).map_err(|error| match error.kind() {
+            // Its hint is for another process.
+            StartErrorKind::Takeover => error.problem,
+            _ => start_error::line(&error),
+        })?;
+        if let Some(control) = &self.control {
+            control.serve(&server);
+        }
+        tracing::info!(from = shards_before, to = shards, "the number of shards has changed");
+        // Until the old server has left its meeting points. If that takes longer, the new one tries to meet there for some time.
+        let _ = has_left.recv_timeout(RESIZE_LEAVE_TIMEOUT);
+        let points = meeting_points(settings, server.addresses());
+        let drain = settings.args.drain().handover();
+        let offering = Offering { points, admin, tickets: self.tickets.clone(), drain };
+        wait_for_successor(&server, self.control.clone(), offering);
+        self.servers.replace(joiner, server);
+        unmap_start_code();
+        Ok(true)
+    }
+
+    fn start(&self, config: ServerConfig, predecessor: Predecessor) -> Result<Server, StartError> {
+        let mut bound = Server::bind(config, Some(&predecessor))?;
+        bound.set_access_log(self.access_log.clone());
+        let mut server = bound.start_after(Some(predecessor))?;
+        server.take_over()?;
+        Ok(server)
+    }
+}
+
+/// Asks the server to hand over to another one of this process. `taken_over` is sent to when it has.
+fn ask(
+    server: &Handle,
+    shards: usize,
+    config: &ServerConfig,
+    taken_over: mpsc::Sender<()>,
+) -> io::Result<Predecessor> {
+    let failing = server.clone();
+    let on = move |event: Event<'_>| match event {
+        // The control plane serves both.
+        Event::Leaving | Event::Staying => {}
+        // Fails if nobody waits any more.
+        Event::TakenOver => drop(taken_over.send(())),
+        Event::Broken(reason) => failing.fail(reason),
+    };
+    Predecessor::within(server, shards, config.message_bytes_max, on)
+}
