@@ -11,7 +11,7 @@ use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::{Compression, ConnectionConfig};
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_runtime::driver::sim::{Heard, Random, SimSocket};
+use echoring_runtime::driver::sim::{Random, SimSocket};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Entrance, Goodbye};
 use echoring_runtime::stats::Snapshot;
 use echoring_server::{BroadcastSettings, Service};
@@ -524,9 +524,7 @@ fn is_lost(seed: u64) {
     world.end_drain();
     let clients = world.clients.borrow();
     for client in clients.iter() {
-        let is_told = matches!(client.heard.last(), Some(Item::Close(1012)));
-        assert!(is_told || client.end.is_some(), "nobody hangs");
-        assert!(is_told || matches!(client.end, Some(Heard::Reset | Heard::End)));
+        assert!(client.end.is_some(), "nobody hangs");
     }
     takeover.echoes.iter().for_each(|echo| echo.check(&clients[echo.client]));
     check_positions(&takeover, &clients);
