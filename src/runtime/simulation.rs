@@ -110,7 +110,12 @@ impl<A: Application> Simulation<A> {
 
     /// Whether all shards have ended.
     pub fn have_all_ended(&self) -> bool {
-        self.shards.iter().all(|simulated| simulated.has_ended.get())
+        (0..self.shards.len()).all(|shard| self.has_ended(shard))
+    }
+
+    /// Whether a shard has ended.
+    pub fn has_ended(&self, shard: usize) -> bool {
+        self.shards[shard].has_ended.get()
     }
 
     /// Drops a shard, as its thread does when it ends.

@@ -26,7 +26,7 @@ const THRESHOLD_BYTES: u32 = 100;
 const SURELY_SHORTER_BYTES: usize = 1_000;
 /// The clients' offers: none, windows of several sizes with and without context takeover, and one that the server
 /// cannot deflate with.
-const OFFERS: [&str; 7] = [
+pub const OFFERS: [&str; 7] = [
     "",
     "permessage-deflate",
     "permessage-deflate; client_max_window_bits; server_no_context_takeover",

@@ -16,25 +16,25 @@ use super::newcomers;
 use super::service::service;
 use super::world::{World, config, move_some};
 
-const PATH: &str = "/connection/websocket";
+pub const PATH: &str = "/connection/websocket";
 
 /// The data of each offset that somebody was sent.
-type Log = BTreeMap<u64, Value>;
+pub type Log = BTreeMap<u64, Value>;
 
 /// How far a subscriber is.
 #[derive(Debug, Default)]
-struct Progress {
+pub struct Progress {
     epoch: String,
     /// The offset that it knows; `None` before its subscription.
-    reached: Option<u64>,
+    pub reached: Option<u64>,
     /// Whether everything that it missed followed.
     recovered: bool,
     /// It was told that its state is insufficient.
-    ended: bool,
+    pub ended: bool,
 }
 
 /// Has a client send a command.
-fn say(world: &World<Service>, random: &mut Random, client: usize, command: &Value) {
+pub fn say(world: &World<Service>, random: &mut Random, client: usize, command: &Value) {
     let mut script = Vec::new();
     client::message(random, MessageKind::Text, command.to_string().as_bytes(), &mut script, |_, _| {});
     world.clients.borrow_mut()[client].script.extend(script);
@@ -53,7 +53,7 @@ fn subscriber(world: &World<Service>, random: &mut Random, from: Option<(&str, u
 }
 
 /// Checks everything that a subscriber was sent. On a topic that conflates, what is replayed has holes.
-fn check(client: &Client, log: &mut Log, conflates: bool) -> Progress {
+pub fn check(client: &Client, log: &mut Log, conflates: bool) -> Progress {
     let mut progress = Progress::default();
     for item in &client.heard {
         let Item::Message(MessageKind::Text, text) = item else { continue };

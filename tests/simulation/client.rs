@@ -10,7 +10,7 @@ use echoring_runtime::driver::sim::{ClientId, Heard, Network, Random};
 use rustls::{ClientConfig, ClientConnection};
 
 use super::certificate::localhost;
-use super::inflate::{inflate, store};
+use super::inflate::{inflate_behind, store};
 
 /// The key and the accept value of the example in RFC 6455, 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -123,6 +123,12 @@ pub struct Decoder {
     pub window_bits: Option<u32>,
     /// Whether the current message is compressed.
     compressed: bool,
+    /// Whether messages of the client may refer to earlier ones.
+    pub client_takes_context_over: bool,
+    /// Whether compressed messages may refer to earlier ones.
+    pub takes_context_over: bool,
+    /// The earlier ones.
+    context: Vec<u8>,
     /// For each received message, whether it was compressed.
     pub were_compressed: Vec<bool>,
 }
@@ -170,7 +176,10 @@ impl Decoder {
                 self.were_compressed.push(self.compressed);
                 if self.compressed {
                     let window_bits = self.window_bits.expect("compression was agreed on");
-                    whole = inflate(&whole, 1 << window_bits);
+                    whole = inflate_behind(&self.context, &whole, 1 << window_bits);
+                    if self.takes_context_over {
+                        self.context.extend_from_slice(&whole);
+                    }
                 }
                 if kind == MessageKind::Text {
                     assert!(std::str::from_utf8(&whole).is_ok(), "text is UTF-8");
@@ -191,6 +200,7 @@ impl Decoder {
         }
         assert!(head.contains(ACCEPT), "the accept value answers the key: {head}");
         self.window_bits = head.lines().find_map(agreed_window_bits);
+        self.client_takes_context_over = !head.contains("client_no_context_takeover");
         self.at = end + 4;
         self.opened = true;
         true

@@ -22,12 +22,12 @@ const BURST_BYTES: usize = 10 * 1024;
 /// Messages that topic `plain` keeps.
 const KEPT_MAX: u32 = 20;
 const SLOW_CONSUMER: u16 = 4008;
-const TOPICS: [&str; 3] = ["plain", "drop", "conflate"];
+pub const TOPICS: [&str; 3] = ["plain", "drop", "conflate"];
 const KEYS: [&str; 4] = ["a", "b", "ß", "key"];
 
 type Topics = World<Service>;
 
-fn rules(presence: bool) -> Rules {
+pub fn rules(presence: bool) -> Rules {
     let everybody_or_nobody = |presence| if presence { Permission::Everybody } else { Permission::Nobody };
     let of = |slow, presence, messages| TopicSettings {
         slow,
@@ -50,15 +50,25 @@ fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
 }
 
 /// A witness, which receives everything of all topics, and others.
-struct Model {
-    world: Rc<Topics>,
-    random: Random,
-    sessions: Vec<Session>,
+pub struct Model {
+    pub world: Rc<Topics>,
+    pub random: Random,
+    pub sessions: Vec<Session>,
     /// By session, whether it ever stopped reading or disconnected: others are never closed.
-    blamed: Vec<bool>,
+    pub blamed: Vec<bool>,
     /// Raw subscribers of `plain`.
     raws: Vec<usize>,
     unsettled_bytes: usize,
+    /// The clients' offers of extensions.
+    offers: &'static [&'static str],
+    pub others: Others,
+}
+
+/// Subscriptions to other topics, and publications.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    pub subscriptions: u64,
+    pub accepted: u64,
 }
 
 impl Model {
@@ -66,8 +76,22 @@ impl Model {
         let mut random = Random::new(seed);
         let presence = random.chance(500);
         let world = world(seed, random.between(1, 3), presence);
-        let mut sessions: Vec<Session> = (0..=sessions).map(|_| Session::open(&world)).collect();
-        let raws = (0..raws).map(|_| world.add("/broadcast/plain?self=1")).collect();
+        Model::on(world, random, sessions, raws, &[""])
+    }
+
+    /// The same in a world with such rules.
+    pub fn on(
+        world: Rc<Topics>,
+        mut random: Random,
+        sessions: usize,
+        raws: usize,
+        offers: &'static [&'static str],
+    ) -> Model {
+        let mut offer = || offers[random.below(offers.len())];
+        let mut sessions: Vec<Session> =
+            (0..=sessions).map(|_| Session::open_offering(&world, offer())).collect();
+        let raws: Vec<usize> =
+            (0..raws).map(|_| world.add_offering("/broadcast/plain?self=1", offer())).collect();
         for client in world.clients.borrow_mut().iter_mut() {
             client.eagerness = client.eagerness.max(250);
             client.sip_bytes = client.sip_bytes.max(600);
@@ -83,14 +107,22 @@ impl Model {
                 && clients[witness].heard.iter().filter(subscribed).count() == TOPICS.len()
         });
         let blamed = vec![false; sessions.len()];
-        Model { world, random, sessions, blamed, raws, unsettled_bytes: 0 }
+        let others = Others::default();
+        Model { world, random, sessions, blamed, raws, unsettled_bytes: 0, offers, others }
     }
 
-    fn orders(&self) -> Orders {
+    /// A session or a raw subscriber comes.
+    pub fn come(&mut self) {
+        let offer = self.offers[self.random.below(self.offers.len())];
+        self.sessions.push(Session::open_offering(&self.world, offer));
+        self.blamed.push(false);
+    }
+
+    pub fn orders(&self) -> Orders {
         witnessed(&self.world.clients.borrow()[self.sessions[0].client])
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.world.run_until_quiet();
         self.unsettled_bytes = 0;
     }
@@ -122,7 +154,7 @@ impl Model {
     }
 
     /// A session makes a request.
-    fn act(&mut self) {
+    pub fn act(&mut self) {
         let session = self.random.between(1, self.sessions.len() - 1);
         let topic = TOPICS[self.random.below(TOPICS.len())];
         match self.random.below(100) {
@@ -164,7 +196,7 @@ impl Model {
     }
 
     /// A session stops reading, or disconnects.
-    fn trouble(&mut self) {
+    pub fn trouble(&mut self) {
         let session = self.random.between(1, self.sessions.len() - 1);
         self.blamed[session] = true;
         let mut clients = self.world.clients.borrow_mut();
@@ -178,7 +210,7 @@ impl Model {
     }
 
     /// Everyone reads, until nothing is left to send.
-    fn rest(&mut self) {
+    pub fn rest(&mut self) {
         for client in self.world.clients.borrow_mut().iter_mut() {
             client.hurry();
         }
@@ -186,7 +218,7 @@ impl Model {
     }
 
     /// Compares what sessions received with what the witness received.
-    fn check(&self) -> Vec<Heard> {
+    pub fn check(&self) -> Vec<Heard> {
         let orders = self.orders();
         let clients = self.world.clients.borrow();
         let mut all = Vec::new();
@@ -257,12 +289,13 @@ impl Model {
     fn check_accounts(&self, all: &[Heard], orders: &Orders) {
         let known = self.world.known();
         let accepted: usize = orders.values().map(|order| order.entries.len()).sum();
-        assert_eq!(known.publications.accepted, accepted as u64);
+        assert_eq!(known.publications.accepted, accepted as u64 + self.others.accepted);
         assert_eq!(known.deliveries.queued, 0);
         assert_eq!(known.passed.publications_out, known.passed.publications_in);
         assert_eq!(known.passed.messages_out, known.passed.messages_in);
         let there: usize = all.iter().map(|heard| heard.live.len()).sum();
-        assert_eq!(known.subscriptions as usize, there + TOPICS.len() + self.raws.len());
+        let there = (there + TOPICS.len() + self.raws.len()) as u64;
+        assert_eq!(known.subscriptions, there + self.others.subscriptions);
         if !self.blamed.contains(&true) {
             let refused: u64 = all.iter().map(|heard| heard.refused).sum();
             assert_eq!(known.publications.refused, refused);

@@ -4,9 +4,14 @@
 /// The message whose payload (RFC 7692, 7.2.2) is `payload`. Nothing in it may refer further back than `window_bytes`
 /// or to before its own beginning.
 pub fn inflate(payload: &[u8], window_bytes: usize) -> Vec<u8> {
+    inflate_behind(&[], payload, window_bytes)
+}
+
+/// The same behind other messages, whose last bytes may be referred to.
+pub fn inflate_behind(before: &[u8], payload: &[u8], window_bytes: usize) -> Vec<u8> {
     let whole = [payload, &[0, 0, 0xff, 0xff]].concat();
     let mut bits = Bits { bytes: &whole, at: 0 };
-    let mut out = Vec::new();
+    let mut out = before.to_vec();
     while bits.at < whole.len() * 8 {
         assert_eq!(bits.take(1), 0, "a message of the extension has no last block");
         match bits.take(2) {
@@ -24,7 +29,7 @@ pub fn inflate(payload: &[u8], window_bytes: usize) -> Vec<u8> {
             kind => panic!("block type {kind}"),
         }
     }
-    out
+    out.split_off(before.len())
 }
 
 /// The payload of a message in stored blocks: not shorter, but formally compressed.

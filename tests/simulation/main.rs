@@ -38,7 +38,9 @@ mod rooms;
 mod senders;
 mod sessions;
 mod taking_back;
+mod takeover;
 mod topics;
+mod transfer;
 mod tunnels;
 mod world;
 

@@ -10,7 +10,7 @@ use echoring_server::handover::{FromPredecessor, FromSuccessor, Imported, Moved,
 use echoring_server::{ShardCommand, ShardMail};
 use echoring_topics::{ExportCursor, HubReport, Placement};
 
-type Shards = Vec<Remote<ShardCommand, HubReport>>;
+pub type Shards = Vec<Remote<ShardCommand, HubReport>>;
 
 /// A handover between the shards of one process.
 #[derive(Debug)]
@@ -97,6 +97,17 @@ impl Rehearsal {
         true
     }
 
+    /// The predecessor has ended, and its last mail has arrived.
+    pub fn forget_predecessor(mut self) {
+        while self.ways.iter_mut().any(|way| way.carry(usize::MAX)) {}
+        command(&self.successor, || ShardCommand::ForgetPredecessor);
+    }
+
+    /// The successor has ended.
+    pub fn lose_successor(self) {
+        command(&self.predecessor, || ShardCommand::LoseSuccessor);
+    }
+
     /// Takes the steps that the shards' answers allow, and carries up to `mail` messages in each direction.
     ///
     /// # Panics
@@ -116,7 +127,9 @@ impl Rehearsal {
             Step::Importing(..) => self.imported(),
             Step::Leading(answers, left) if *left > 0 => *left -= usize::from(answers.try_recv().is_ok()),
             Step::Leading(..) => self.follow(),
-            Step::Linked => self.ways.iter_mut().for_each(|way| way.carry(mail)),
+            Step::Linked => self.ways.iter_mut().for_each(|way| {
+                way.carry(mail);
+            }),
             Step::GivenUp => {}
         }
     }
@@ -220,19 +233,25 @@ impl Way {
         Way { inlets, outlets, translate: Box::new(translate), stuck: VecDeque::new() }
     }
 
-    fn carry(&mut self, mut mail: usize) {
+    /// Carries up to so many messages. Returns whether there were any.
+    fn carry(&mut self, mut mail: usize) -> bool {
+        let mut has_carried = false;
         while mail > 0 {
             mail -= 1;
             if self.stuck.is_empty() && !self.take() {
-                return;
+                break;
             }
-            let Some((Route { to, from }, mail, bytes)) = self.stuck.front() else { return };
-            match self.outlets[*to].post(*from, mail, bytes) {
-                Ok(true) => drop(self.stuck.pop_front()),
-                Ok(false) => return,
-                Err(_) => panic!("a bridge takes no mail"),
+            let Some((Route { to, from }, mail, bytes)) = self.stuck.front() else { break };
+            let outlet = &mut self.outlets[*to];
+            match outlet.post(*from, mail, bytes) {
+                Ok(false) => break,
+                // A predecessor's shard without clients has ended; others go on.
+                Err(_) if !outlet.is_over() => panic!("a bridge takes no mail"),
+                Ok(true) | Err(_) => drop(self.stuck.pop_front()),
             }
+            has_carried = true;
         }
+        has_carried
     }
 
     /// Takes a message of any shard through its wire format.

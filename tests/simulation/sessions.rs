@@ -110,7 +110,12 @@ pub struct Session {
 
 impl Session {
     pub fn open(world: &World<Service>) -> Session {
-        let client = world.connect("/broadcast", "", SUBPROTOCOL);
+        Session::open_offering(world, "")
+    }
+
+    /// One that offers extensions.
+    pub fn open_offering(world: &World<Service>, offer: &str) -> Session {
+        let client = world.connect("/broadcast", offer, SUBPROTOCOL);
         Session { client, requests: Vec::new(), published: Vec::new() }
     }
 

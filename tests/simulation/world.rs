@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
@@ -14,9 +15,10 @@ use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim, SimSocket};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::{
-    Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Exits, LiveConfig,
-    Mailboxes, Remote, Security, Shard, ShardConfig,
+    Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Entrance, Exits,
+    LiveConfig, Mailboxes, Remote, Security, Shard, ShardConfig,
 };
+use echoring_runtime::stats::Snapshot;
 use echoring_runtime::simulation::{self, Simulation, Surroundings};
 use echoring_server::{MoveOrder, Service, ShardCommand};
 
@@ -48,12 +50,17 @@ pub struct World<A: Application> {
     done: RefCell<Box<Done>>,
     goal: Cell<Goal>,
     quiet: Cell<bool>,
+    /// What other threads do, step by step.
+    beside: RefCell<Box<dyn Fn()>>,
     /// What clients speak, where the shards speak TLS.
     secured: Option<Arc<ClientConfig>>,
     /// What each shard told last.
     told: RefCell<Vec<Deliveries>>,
     /// Number of shards of each process.
     processes: Vec<usize>,
+    exits: Vec<Arc<Exits<SimSocket>>>,
+    /// Shards that have not been lost: the first ones.
+    left: Cell<usize>,
     moves: RefCell<Option<Moves<A>>>,
 }
 
@@ -244,15 +251,18 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             })
             .collect();
         let mut rest = &mut shards[..];
+        let mut all_exits = Vec::new();
         for count in processes {
             let own = rest.split_off_mut(..*count).expect("the shards of each");
             let exits: Arc<Exits<SimSocket>> = Arc::default();
             exits.set_shards(own.iter().map(Shard::entrance).collect());
             own.iter_mut().for_each(|shard| shard.set_exits(Arc::clone(&exits)));
+            all_exits.push(exits);
         }
         // Some cores are busy with other things.
         let eagerness: Vec<u32> = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let told = RefCell::new(vec![Deliveries::default(); shards.len()]);
+        let left = Cell::new(shards.len());
         let shards = shards.into_iter().zip(eagerness);
         let world = Rc::new(World {
             connection,
@@ -261,12 +271,15 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             simulation: Simulation::new(network, random, shards, STEP_NS_MAX),
             told,
             processes: processes.to_vec(),
+            exits: all_exits,
+            left,
             moves: RefCell::default(),
             clients: RefCell::default(),
             steps: Cell::new(0),
             done: RefCell::new(Box::new(|_| false)),
             goal: Cell::new(Goal::Done),
             quiet: Cell::new(false),
+            beside: RefCell::new(Box::new(|| {})),
             secured: secured.then(trusting),
         });
         simulation::connect(&world);
@@ -274,12 +287,46 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     }
 
     fn shards(&self) -> impl Iterator<Item = RefMut<'_, Shard<Sim, A>>> {
-        (0..self.simulation.shards()).map(|number| self.simulation.shard(number))
+        (0..self.left.get()).map(|number| self.simulation.shard(number))
+    }
+
+    /// The shards of a process.
+    fn shards_of(&self, process: usize) -> Range<usize> {
+        let first = self.processes[..process].iter().sum();
+        first..first + self.processes[process]
+    }
+
+    /// The ways out of the shards of a process.
+    pub fn exits(&self, process: usize) -> Arc<Exits<SimSocket>> {
+        Arc::clone(&self.exits[process])
+    }
+
+    /// The ways into the shards of a process.
+    pub fn entrances(&self, process: usize) -> Vec<Entrance<SimSocket>> {
+        self.shards_of(process).map(|shard| self.simulation.shard(shard).entrance()).collect()
+    }
+
+    /// The last process ends at once, as if it was killed.
+    pub fn lose_last_process(&self) {
+        let own = self.shards_of(self.processes.len() - 1);
+        self.left.set(own.start);
+        own.for_each(|shard| self.simulation.drop_shard(shard));
+    }
+
+    /// Whether all shards of a process have ended.
+    pub fn has_ended(&self, process: usize) -> bool {
+        self.shards_of(process).all(|shard| self.simulation.has_ended(shard))
     }
 
     /// Sends commands to the shards.
     pub fn remotes(&self) -> Vec<Remote<A::Command, HubReport>> {
         self.shards().map(|shard| shard.remote()).collect()
+    }
+
+    /// Sends commands to the shards of a process.
+    pub fn remotes_of(&self, process: usize) -> Vec<Remote<A::Command, HubReport>> {
+        let own = self.shards_of(process);
+        self.remotes().drain(own).collect()
     }
 
     /// Changes the application of each shard.
@@ -347,6 +394,11 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         }
     }
 
+    /// From now on this is called at every step, in the place of other threads.
+    pub fn set_beside(&self, step: impl Fn() + 'static) {
+        *self.beside.borrow_mut() = Box::new(step);
+    }
+
     /// Runs everything until `done` says so of the clients.
     pub fn run(&self, done: impl Fn(&[Client]) -> bool + 'static) {
         self.goal.set(Goal::Done);
@@ -389,26 +441,43 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Connections, and bytes of pooled buffers, of all shards together: asked for as an operator asks.
     pub fn held(&self) -> (u64, u64) {
-        let (to, from) = mpsc::sync_channel(self.simulation.shards());
-        for shard in self.shards() {
-            assert!(shard.remote().send(ControlMessage::Snapshot(to.clone())), "the shard is there");
+        let snapshots = self.snapshots(0..self.left.get());
+        let sum = |of: fn(&Snapshot<HubReport>) -> u64| snapshots.iter().map(of).sum();
+        (sum(|snapshot| snapshot.connections), sum(|snapshot| snapshot.pool_bytes))
+    }
+
+    /// The snapshots of the shards of a process.
+    pub fn snapshots_of(&self, process: usize) -> Vec<Snapshot<HubReport>> {
+        self.snapshots(self.shards_of(process))
+    }
+
+    fn snapshots(&self, shards: Range<usize>) -> Vec<Snapshot<HubReport>> {
+        let (to, from) = mpsc::sync_channel(shards.len());
+        for shard in shards.clone() {
+            let sent = self.simulation.shard(shard).remote().send(ControlMessage::Snapshot(to.clone()));
+            assert!(sent, "the shard is there");
         }
-        let mut held = (0, 0);
-        for _ in 0..self.simulation.shards() {
-            let snapshot = loop {
-                self.pass(MILLISECOND);
-                if let Ok(snapshot) = from.try_recv() {
-                    break snapshot;
-                }
-            };
-            held = (held.0 + snapshot.connections, held.1 + snapshot.pool_bytes);
+        let mut snapshots = Vec::new();
+        while snapshots.len() < shards.len() {
+            self.pass(MILLISECOND);
+            snapshots.extend(from.try_iter());
         }
-        held
+        snapshots
     }
 
     /// Connections now, of all shards.
     pub fn connections(&self) -> usize {
         self.shards().map(|shard| shard.connections()).sum()
+    }
+
+    /// Connections now, of the shards of a process.
+    pub fn connections_of(&self, process: usize) -> usize {
+        self.shards_of(process).map(|shard| self.simulation.shard(shard).connections()).sum()
+    }
+
+    /// Bytes of the budget that the shards of a process use.
+    pub fn charged_of(&self, process: usize) -> u64 {
+        self.shards_of(process).map(|shard| self.simulation.shard(shard).charged_bytes()).sum()
     }
 
     /// Bytes of the budget that all shards use.
@@ -493,7 +562,8 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         };
         let grow = figures(before).into_iter().zip(figures(known.deliveries)).all(|(old, new)| old <= new);
         assert!(grow, "shard {shard}: {before:?}, then {:?}", known.deliveries);
-        if self.simulation.shards() > 1 && self.simulation.is_between_ticks() {
+        let are_all_left = self.left.get() == self.simulation.shards();
+        if self.simulation.shards() > 1 && are_all_left && self.simulation.is_between_ticks() {
             let Passed { publications_out, publications_in, messages_out, messages_in } = self.known().passed;
             assert!(publications_in <= publications_out && messages_in <= messages_out);
         }
@@ -591,6 +661,7 @@ impl<A: Application<Report = HubReport> + 'static> Surroundings for World<A> {
     }
 
     fn is_done(&self) -> bool {
+        (self.beside.borrow())();
         match self.goal.get() {
             Goal::Drained => self.simulation.have_all_ended(),
             Goal::DoneOrQuiet if self.quiet.get() => true,

@@ -47,6 +47,11 @@ impl Fence {
         self.awaited == Some(0)
     }
 
+    /// Whether it can be up at some time.
+    pub(super) fn is_there(&self) -> bool {
+        self.awaited.is_some()
+    }
+
     /// An owner shard has answered.
     pub(super) fn count(&mut self, round: u32) {
         if let Some(awaited) = self.awaited.as_mut().filter(|_| round == self.round) {

@@ -39,6 +39,11 @@ impl Broadcast {
         is_ordered && self.fence.is_up()
     }
 
+    /// Whether the latest fence will never be up: others order the topics since, or nobody.
+    pub fn has_lost_fence(&self) -> bool {
+        !self.fence.is_there()
+    }
+
     /// A shard has posted a fence. It is answered at once, unless publications of its clients were left to other nodes.
     pub(super) fn answer_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>, shard: usize, round: u32) {
         self.sequencer.topics.retain_until(cx.now() + FENCE_RETENTION);

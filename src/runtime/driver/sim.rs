@@ -8,11 +8,13 @@ mod network;
 mod random;
 mod tick;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use super::addresses::Addresses;
 use super::unsent::Unsent;
@@ -85,8 +87,22 @@ enum Phase {
 /// A connection's end that one driver has given up and none has adopted yet.
 pub struct SimSocket {
     network: Network,
-    /// Its wire and side, until a driver has it.
-    end: Option<(usize, usize)>,
+    /// Its wire and side.
+    end: (usize, usize),
+    /// Whether a driver has adopted it or one of its duplicates, which share this.
+    is_adopted: Rc<Cell<bool>>,
+}
+
+impl SimSocket {
+    fn new(network: Network, end: (usize, usize)) -> SimSocket {
+        SimSocket { network, end, is_adopted: Rc::default() }
+    }
+
+    /// Another descriptor of the same socket, which is closed with the last of them.
+    #[must_use]
+    pub fn duplicate(&self) -> SimSocket {
+        SimSocket { network: self.network.clone(), end: self.end, is_adopted: Rc::clone(&self.is_adopted) }
+    }
 }
 
 impl fmt::Debug for SimSocket {
@@ -97,7 +113,8 @@ impl fmt::Debug for SimSocket {
 
 impl Drop for SimSocket {
     fn drop(&mut self) {
-        if let Some((wire, side)) = self.end {
+        if !self.is_adopted.get() && Rc::strong_count(&self.is_adopted) == 1 {
+            let (wire, side) = self.end;
             self.network.state().close(wire, side);
         }
     }
@@ -411,9 +428,12 @@ impl Driver for Sim {
         take_released(&mut self.released, token)
     }
 
-    fn adopt(&mut self, mut socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
-        let Some((wire, side)) = socket.end.filter(|_| self.has_room()) else { return Err(socket) };
-        socket.end = None;
+    fn adopt(&mut self, socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
+        if !self.has_room() {
+            return Err(socket);
+        }
+        let (wire, side) = socket.end;
+        assert!(!socket.is_adopted.replace(true), "two drivers have the same socket");
         self.network.state().move_to(wire, side, self.number);
         let token = self.insert(wire, side, Phase::Open);
         if has_fallen_behind {
@@ -432,7 +452,7 @@ impl Driver for Sim {
         let mut state = self.network.state();
         state.nodes[self.number].listening = false;
         for wire in std::mem::take(&mut state.nodes[self.number].backlog) {
-            state.reset(wire);
+            state.requeue(wire);
         }
     }
 

@@ -114,7 +114,8 @@ impl Service {
         moving.look_at = now + MILLISECOND;
         if !moving.batch.is_empty() {
             if moving.awaits_fence && !self.broadcast.is_fenced() {
-                return now >= moving.until;
+                // Connections that are held would not hear what their clients answer to a drain.
+                return now >= moving.until || self.broadcast.has_lost_fence();
             }
             self.send_batch(cx, moving);
         }

@@ -270,6 +270,14 @@ impl State {
         wire
     }
 
+    /// A driver that listened no more had not accepted this wire: another one accepts it, as the holders of one socket do, or it breaks.
+    pub(super) fn requeue(&mut self, wire: usize) {
+        let Some(other) = self.nodes.iter().position(|node| node.listening) else { return self.reset(wire) };
+        self.wires[wire].sides[1].node = Some(other);
+        self.nodes[other].backlog.push_back(wire);
+        self.nodes[other].touched = true;
+    }
+
     pub(super) fn now(&self) -> Nanos {
         self.now
     }

@@ -76,7 +76,7 @@ impl Sim {
             self.report(index, Event::Kept { token });
             return true;
         }
-        let socket = SimSocket { network: self.network.clone(), end: Some((slot.wire, slot.side)) };
+        let socket = SimSocket::new(self.network.clone(), (slot.wire, slot.side));
         let released = Released { socket, unsent: slot.rest.copied(), has_fallen_behind: slot.limited };
         discard(slot, pool);
         self.free_slot(index);
