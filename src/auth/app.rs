@@ -15,6 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use bytes::{Buf as _, BufMut as _};
+
 use echoring_proto::handshake::{Request, is_hop_by_hop};
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
@@ -139,6 +141,33 @@ impl Forwarded {
     /// Bytes of the copies.
     pub fn held_bytes(&self) -> usize {
         self.0.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum()
+    }
+
+    /// Appends the fields to `out`, for the process or the shard at which their connection goes on.
+    #[doc(hidden)]
+    pub fn freeze(&self, out: &mut Vec<u8>) {
+        out.put_u16_le(self.0.len() as u16);
+        for (name, value) in self.0.iter() {
+            for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                out.put_u32_le(part.len() as u32);
+                out.put_slice(part);
+            }
+        }
+    }
+
+    /// The fields that `from` begins with, which is left with the bytes behind them. `None` if there are no such fields.
+    #[doc(hidden)]
+    pub fn thaw(from: &mut &[u8]) -> Option<Forwarded> {
+        let count = from.try_get_u16_le().ok()?;
+        let mut fields = Vec::new();
+        for _ in 0..count {
+            let mut part = || {
+                let length = from.try_get_u32_le().ok()? as usize;
+                from.split_off(..length)
+            };
+            fields.push((HeaderName::from_bytes(part()?).ok()?, HeaderValue::from_bytes(part()?).ok()?));
+        }
+        Some(Forwarded(fields.into()))
     }
 }
 
@@ -458,6 +487,33 @@ impl Hooks {
             return Err(format!("its status is {status}"));
         }
         wire::answer(call.event, &body).ok_or_else(|| "its answer is malformed".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod forwarded_tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_they_were_written_and_no_part_of_them_is() {
+        let field = |name: &'static str, value: &'static str| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let forwarded = Forwarded([field("cookie", "session=1"), field("x-empty", "")].into());
+        let mut bytes = Vec::new();
+        forwarded.freeze(&mut bytes);
+        for end in 0..bytes.len() {
+            assert_eq!(Forwarded::thaw(&mut &bytes[..end]), None, "{end}");
+        }
+        bytes.push(b'x');
+        let mut from = &bytes[..];
+        assert_eq!(Forwarded::thaw(&mut from).as_ref(), Some(&forwarded));
+        assert_eq!(from, b"x");
+        assert_eq!(
+            Forwarded::thaw(&mut &[1, 0, 1, 0, 0, 0, b' ', 0, 0, 0, 0][..]),
+            None,
+            "no name of a field"
+        );
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Service {
     scans: Vec<Scan>,
     /// The order to move connections away that is carried out.
     moving: Option<Moving>,
+    /// Topics are shared with other nodes.
+    is_clustered: bool,
 }
 
 impl Service {
@@ -123,6 +125,7 @@ impl Service {
             backlog: Backlog::default(),
             scans: Vec::new(),
             moving: None,
+            is_clustered: false,
         };
         let service = service.with_routes(config.routes.clone());
         if config.test_endpoints { service.with_test_endpoints() } else { service }
@@ -136,6 +139,7 @@ impl Service {
         cluster: Option<FollowingSettings>,
     ) -> Service {
         if let Some(cluster) = cluster {
+            self.is_clustered = true;
             self.broadcast.join(cluster);
         }
         self.gate.set_quotas(quotas);

@@ -163,10 +163,11 @@ impl CentrifugeSession {
         encoding: Encoding,
         pings: Pings,
         due_in: Option<Nanos>,
+        forwarded: Option<Forwarded>,
         now: Nanos,
     ) -> CentrifugeSession {
         let due_at = due_in.map_or(NEVER, |left| now.saturating_add(left));
-        let session = CentrifugeSession::new(encoding, due_at, None);
+        let session = CentrifugeSession::new(encoding, due_at, forwarded);
         CentrifugeSession { stage: Stage::Connected(pings), ..session }
     }
 
@@ -176,15 +177,13 @@ impl CentrifugeSession {
         Some((pings, (self.stage_at < NEVER).then(|| self.stage_at.saturating_sub(now))))
     }
 
-    /// Whether it is connected, and no request of it is open. A session with forwarded fields counts as one with a request: nothing
-    /// writes them.
+    /// Whether it is connected, and no request of it is open.
     pub(super) fn has_no_request(&self) -> bool {
         matches!(self.stage, Stage::Connected(_))
             && self.histories.is_empty()
             && self.stats.is_empty()
             && self.waiting.is_empty()
             && self.calls.is_empty()
-            && self.forwarded.is_none()
     }
 
     /// Bytes of its forwarded fields and of its commands that wait, which are charged to the memory budget.
@@ -441,7 +440,8 @@ mod tests {
         let frozen = session.frozen(30);
         assert_eq!(frozen, Some((Pings::AwaitingPong, Some(5))));
         // The other clock is ahead.
-        let mut session = CentrifugeSession::thawed(Encoding::Json, Pings::AwaitingPong, Some(5), 1_000);
+        let mut session =
+            CentrifugeSession::thawed(Encoding::Json, Pings::AwaitingPong, Some(5), None, 1_000);
         let mut alarms = Alarms::default();
         alarms.add(token(2), &session);
         assert_eq!(alarms.next(), Some(1_005));
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(session.take_due(1_005, TIMES, false), Due::Nothing);
         assert_eq!(session.take_due(1_020, TIMES, false), Due::Ping);
         let mut alarms = Alarms::default();
-        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, Pings::Idle, None, 1_000));
+        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, Pings::Idle, None, None, 1_000));
         assert_eq!(alarms.next(), None, "there are no pings");
         assert_eq!(CentrifugeSession::new(Encoding::Json, 5, None).frozen(0), None, "it is not connected");
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use bytes::{Buf as _, BufMut as _};
+use echoring_auth::Forwarded;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_proto::limits::Nanos;
 use echoring_topics::limits::INTEGER_END;
@@ -47,7 +48,7 @@ pub(super) struct FrozenSession {
 }
 
 /// How a session speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FrozenProtocol {
     V1,
     EventStream,
@@ -56,6 +57,8 @@ pub(super) enum FrozenProtocol {
         pings: Pings,
         /// The time until something is due for them.
         due_in: Option<Nanos>,
+        /// Header fields of its handshake, for the application.
+        forwarded: Option<Forwarded>,
     },
 }
 
@@ -173,15 +176,26 @@ impl Wire for Vec<FrozenSubscription> {
     }
 }
 
+impl FrozenProtocol {
+    /// Bytes of forwarded fields, which are charged to the memory budget.
+    pub(super) fn forwarded_bytes(&self) -> usize {
+        match self {
+            FrozenProtocol::Centrifuge { forwarded: Some(forwarded), .. } => forwarded.held_bytes(),
+            _ => 0,
+        }
+    }
+}
+
 impl Wire for FrozenProtocol {
     fn put(&self, out: &mut Vec<u8>) {
         match *self {
             FrozenProtocol::V1 => out.put_u8(0),
             FrozenProtocol::EventStream => out.put_u8(1),
-            FrozenProtocol::Centrifuge { encoding, pings, due_in } => {
+            FrozenProtocol::Centrifuge { encoding, pings, due_in, ref forwarded } => {
                 out.put_u8(if encoding.is_binary() { 3 } else { 2 });
                 out.put_u8(PINGS.iter().position(|known| *known == pings).unwrap_or_default() as u8);
                 due_in.put(out);
+                forwarded.put(out);
             }
         }
     }
@@ -195,7 +209,18 @@ impl Wire for FrozenProtocol {
             _ => return None,
         };
         let pings = *PINGS.get(usize::from(u8::take(from)?))?;
-        Some(FrozenProtocol::Centrifuge { encoding, pings, due_in: Wire::take(from)? })
+        let (due_in, forwarded) = (Wire::take(from)?, Wire::take(from)?);
+        Some(FrozenProtocol::Centrifuge { encoding, pings, due_in, forwarded })
+    }
+}
+
+impl Wire for Forwarded {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.freeze(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Forwarded> {
+        Forwarded::thaw(from)
     }
 }
 
@@ -259,6 +284,7 @@ mod tests {
             encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
             pings: PINGS[pings],
             due_in,
+            forwarded: None,
         });
         prop_oneof![Just(FrozenProtocol::V1), Just(FrozenProtocol::EventStream), centrifuge]
     }

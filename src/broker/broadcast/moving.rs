@@ -132,7 +132,8 @@ impl Broadcast {
             Protocol::EventStream => FrozenProtocol::EventStream,
             Protocol::Centrifuge(own) => {
                 let (pings, due_in) = own.frozen(now)?;
-                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, due_in }
+                let forwarded = own.forwarded.clone();
+                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, due_in, forwarded }
             }
             Protocol::Handler => return None,
         };
@@ -160,7 +161,7 @@ impl Broadcast {
     /// [`begin_thawed`](Broadcast::begin_thawed), or, if the connection is gone, [`closed`](Broadcast::closed). Nothing is refused for
     /// a limit of clients.
     ///
-    /// `None`, and nothing done, if the bytes are malformed.
+    /// `None`, and nothing done, if the bytes are malformed, or there is no memory for them.
     pub fn thaw_peer<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -173,6 +174,9 @@ impl Broadcast {
                 Peer::Subscriber(self.thaw_subscriber(cx, token, gate, &frozen))
             }
             FrozenPeer::Session(frozen) => {
+                if !cx.pool().charge(frozen.protocol.forwarded_bytes()) {
+                    return None;
+                }
                 Peer::Session(Box::new(self.thaw_session(cx, token, gate, *frozen)))
             }
         })
@@ -238,8 +242,8 @@ impl Broadcast {
                 count_connection(gate, token, now);
                 Protocol::EventStream
             }
-            FrozenProtocol::Centrifuge { encoding, pings, due_in } => {
-                let mut own = CentrifugeSession::thawed(encoding, pings, due_in, now);
+            FrozenProtocol::Centrifuge { encoding, pings, due_in, forwarded } => {
+                let mut own = CentrifugeSession::thawed(encoding, pings, due_in, forwarded, now);
                 if let Some(at) = session.next_expiry() {
                     own.wake_by(at);
                 }

@@ -269,7 +269,7 @@ impl Waiting {
         let mut body = Vec::new();
         let pair = |is_wanted| if is_wanted { UnixStream::pair().map(Some) } else { Ok(None) };
         let (questions, asking) = pair(hello.asks)?.unzip();
-        let gives = hello.takes > 0 && self.server.cluster.is_none();
+        let gives = hello.takes > 0;
         let (connections, taking) = pair(gives)?.unzip();
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
@@ -470,7 +470,7 @@ impl Waiting {
         self.server.handover.end_waiting();
         self.leave();
         on(Event::TakenOver);
-        if let Some((stream, room)) = connections.filter(|_| matches!(carried, Some(Ok(_)))) {
+        if let Some((stream, room)) = connections.filter(|_| !matches!(carried, Some(Err(_)))) {
             self.give_connections(&stream, room);
         }
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));

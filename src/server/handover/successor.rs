@@ -194,7 +194,7 @@ impl Predecessor {
     /// # Errors
     /// It continues, and other nodes have the topics of this one.
     pub(crate) fn take_place(self, server: &Handle, cluster: &ClusterNode) -> io::Result<()> {
-        let Predecessor { stream, offer, questions, .. } = self;
+        let Predecessor { stream, offer, questions, connections, .. } = self;
         let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
         if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
             return Err(io::Error::other("this node did not become the owner of its topics in time"));
@@ -208,6 +208,11 @@ impl Predecessor {
             cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT));
             cluster.finish(Duration::from_nanos(SNAPSHOT_TIMEOUT));
         })?;
+        if let Some(stream) = connections
+            && let Err(error) = connections::take_on_threads(server, stream)
+        {
+            tracing::warn!(%error, "the connections of the previous server stay there");
+        }
         let has_socket = questions.is_some();
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
         if !has_socket {

@@ -145,7 +145,7 @@ impl Service {
                 && !cx.is_secured(*token)
                 && !moving.staying.contains(token)
                 && (!moving.order.only_idle || cx.is_idle(*token))
-                && cx.peer_of(*token).is_some_and(|peer| !matches!(peer, Peer::Handler(_)))
+                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer))
         };
         let mut tokens = cx.tokens();
         tokens.retain(may_move);
@@ -186,7 +186,18 @@ impl Service {
     /// Whether a connection owes and awaits nothing now.
     fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
         let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
-        cx.is_open(token) && (is_echo || self.broadcast.may_move(cx, token))
+        let is_movable = cx.peer_of(token).is_some_and(|peer| self.is_movable(peer));
+        cx.is_open(token) && is_movable && (is_echo || self.broadcast.may_move(cx, token))
+    }
+
+    /// Whether connections of this kind move. In a cluster, the owner node of a topic knows neither of fences of other processes, nor of
+    /// members that leave one node and go on at another.
+    fn is_movable(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Echo => true,
+            Peer::Subscriber(_) | Peer::Session(_) => !self.is_clustered,
+            Peer::Handler(_) => false,
+        }
     }
 
     /// The state of a connection, which this shard forgets. `None` if it cannot leave now.
