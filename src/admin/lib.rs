@@ -104,7 +104,7 @@ impl Control {
         announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
         let access = Access::new(tokens, reach);
         let certificates = CertificateExpiries::default();
-        let (served, started) = (Served::new(server), Instant::now());
+        let served = Served::new(server);
         let (of_thread, expiries) = (access.clone(), Arc::clone(&certificates));
         let of_service = served.clone();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
@@ -115,7 +115,6 @@ impl Control {
                     connections: Connections::new(of_service.clone()),
                     attempts: FailedAttempts::default(),
                     server: of_service,
-                    started,
                     access: of_thread,
                     reloading,
                     certificates: expiries,
@@ -256,7 +255,6 @@ const RUNTIME: &str = "tokio";
 /// Answers requests, on the thread itself.
 struct AdminService {
     server: Served,
-    started: Instant,
     access: Access,
     reloading: Reloading,
     certificates: CertificateExpiries,
@@ -291,7 +289,7 @@ impl AdminService {
     fn node(&self) -> Node {
         let server = self.server.handle();
         Node {
-            uptime_s: self.started.elapsed().as_secs_f64(),
+            uptime_s: self.server.started().elapsed().as_secs_f64(),
             draining: server.is_leaving(),
             control: RUNTIME,
             shards: self.server.shards(),
@@ -368,9 +366,9 @@ impl AdminService {
         if *request.method() != Method::POST {
             return Ok(wrong_method(POST));
         }
-        let AdminService { server, started, topics, connections, .. } = self;
-        let server = &server.handle();
-        let api = CentrifugoApi { server, started: *started, topics, connections, scope, nodes };
+        let AdminService { server, topics, connections, .. } = self;
+        let (server, started) = (&server.handle(), server.started());
+        let api = CentrifugoApi { server, started, topics, connections, scope, nodes };
         api.answer(request).await
     }
 

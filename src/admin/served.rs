@@ -1,6 +1,7 @@
 //! The server that the control thread serves. Another one of the same process may replace it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use echoring_server::{Handle, Server};
 
@@ -12,11 +13,12 @@ pub(super) struct Served(Arc<Mutex<Current>>);
 struct Current {
     handle: Handle,
     shards: usize,
+    started: Instant,
 }
 
 impl Current {
     fn of(server: &Server) -> Current {
-        Current { handle: server.handle(), shards: server.shards() }
+        Current { handle: server.handle(), shards: server.shards(), started: Instant::now() }
     }
 }
 
@@ -35,6 +37,11 @@ impl Served {
 
     pub(super) fn shards(&self) -> usize {
         self.current().shards
+    }
+
+    /// Since when it is served. Its counters began at zero then.
+    pub(super) fn started(&self) -> Instant {
+        self.current().started
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {

@@ -68,9 +68,11 @@ class Nats:
 class Node(Server):
     """A node of the cluster."""
 
+    SHARDS = ("--shards", "2")
+
     def __init__(self, nats, name, *flags, **addresses):
         self.nats, self.name, self.flags = nats, name, flags
-        super().__init__("--shards", "2", *self.cluster(), *self.times(), *flags, **addresses)
+        super().__init__(*self.SHARDS, *self.cluster(), *self.times(), *flags, **addresses)
 
     def cluster(self):
         return ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", self.name]
@@ -740,6 +742,21 @@ class Different(InACluster):
         for node in (one, two):
             self.until(node, "settings_differ", False)
             self.assertNotIn("different topic settings", self.shown(node)[0])
+
+    def test_a_node_keeps_its_number_of_shards(self):
+        class ShardedByFile(Node):
+            SHARDS = ()
+
+        file = self.write("shards = 1\n", ".toml")
+        node = ShardedByFile(self.nats, "a", "--config", file.name)
+        self.addCleanup(node.__exit__)
+        self.rewrite(file, "shards = 3\nmax_topics = 7\n")
+        code, _, body = node.get("/reload", "POST")
+        report = json.loads(body)
+        self.assertEqual((code, [change["key"] for change in report["changed"]]), (200, ["max_topics"]))
+        self.assertEqual([change["key"] for change in report["restart"]], ["shards"])
+        self.assertIn("--takeover", report["restart"][0]["hint"])
+        self.assertEqual(len(json.loads(node.get("/stats")[2])["shards"]), 1)
 
     def test_another_key_is_told_at_once(self):
         keys = [self.write(letter * 20 + "\n", ".key") for letter in "xy"]

@@ -48,7 +48,8 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
     out.gauges("echoring_degraded_features")
         .by("feature", degraded.iter().map(|feature| (feature, 1u64)))
         .help("1 for each kernel feature that the driver would use but the kernel lacks.");
-    out.gauge("echoring_uptime_seconds", node.uptime_s).help("Time since the control thread was started.");
+    out.gauge("echoring_uptime_seconds", node.uptime_s)
+        .help("Time since the shards were started. The counters begin at zero then.");
     out.gauge("echoring_draining", u64::from(node.draining)).help("1 while the server drains.");
     let silent = node.shards.saturating_sub(snapshots.len()) as u64;
     out.gauge("echoring_silent_shards", silent)

@@ -120,7 +120,7 @@ function schedule() {
 
 function notes_about(stats, was_restarted) {
   const found = notes.filter(([kind]) => kind === "restart");
-  if (was_restarted) found.splice(0, 1, ["restart", `The server was restarted; its figures begin anew at ${clock(Date.now())}.`]);
+  if (was_restarted) found.splice(0, 1, ["restart", `The server was restarted or has other shards; its figures begin anew at ${clock(Date.now())}.`]);
   if (stats.driver.name === "epoll") found.push(["warn", "The server runs on epoll: io_uring is not available to it."]);
   if (stats.reloads.last_refused) found.push(["warn", "The last reload was refused; the log has the reason. The old configuration stays in effect."]);
   if (is_nearly_full(stats.budgets.memory_bytes)) found.push(["warn", "More than 90 % of the memory budget is used."]);
