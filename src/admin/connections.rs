@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::http::Reply;
 use super::publications::InvalidBody;
-use super::served::Served;
+use super::reload::served::Served;
 use super::topics::{parameters, refuse, unknown_parameter};
 use crate::limits::{ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT};
 use echoring_auth::limits::SUBJECT_BYTES_MAX;

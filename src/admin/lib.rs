@@ -18,7 +18,6 @@ mod page;
 mod publications;
 mod reload;
 mod report;
-mod served;
 mod topics;
 
 use std::fs;
@@ -50,9 +49,9 @@ use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, R
 pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
 use publications::InvalidBody;
+use reload::served::Served;
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
-use served::Served;
 use topics::Topics;
 
 /// Files with certificates and the seconds since the epoch of Unix when their first certificate expires, for `/metrics`.

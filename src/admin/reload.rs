@@ -1,5 +1,7 @@
 //! `POST /reload`: has the program read its configuration again.
 
+pub(crate) mod served;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -15,7 +15,7 @@ use tracing::field::display;
 
 use super::http::{Bodies, BodyError, Reply, RequestBody};
 use super::publications::{Format, InvalidBody, check_key, idempotency_key};
-use super::served::Served;
+use super::reload::served::Served;
 use crate::access::failed_attempts::Offender;
 use crate::http::socket::AdminPeer;
 use crate::limits::ADMIN_BATCH_BYTES_MAX;

@@ -77,14 +77,7 @@ use echoring_server::{
 
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
-    let variables = Variables::new(std::env::vars_os());
-    // Before any other thread runs: it changes the environment.
-    let Activated { listeners, admin: activated_admin } = Activated::from_environment()
-        .map_err(|error| forbidden("the sockets of the service manager cannot be used", &error))?;
-    let activated = listeners.iter().map(|listener| listener.address().clone()).collect();
-    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone(), activated };
-    let mut settings = sources.settings()?;
-    settings.server.inherited = listeners;
+    let Configured { sources, mut settings, activated_admin } = configure(arguments, typed)?;
     environment::raise_descriptor_limit();
     // While there is one thread, it costs nothing.
     echoring_runtime::listening::reserve_descriptors(u64::MAX);
@@ -146,6 +139,27 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     unmap_start_code();
     kick_watchdog(&notifier, servers.clone());
     finish(&servers, ends, nats_clients, control)
+}
+
+/// What a process is started with.
+struct Configured {
+    sources: Sources,
+    settings: Settings,
+    /// The admin listener, if the service manager has opened it.
+    activated_admin: Option<InheritedListener>,
+}
+
+/// Reads the settings, and takes the sockets of the service manager.
+fn configure(arguments: &Args, typed: &ArgMatches) -> Result<Configured, Failure> {
+    let variables = Variables::new(std::env::vars_os());
+    // Before any other thread runs: it changes the environment.
+    let Activated { listeners, admin: activated_admin } = Activated::from_environment()
+        .map_err(|error| forbidden("the sockets of the service manager cannot be used", &error))?;
+    let activated = listeners.iter().map(|listener| listener.address().clone()).collect();
+    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone(), activated };
+    let mut settings = sources.settings()?;
+    settings.server.inherited = listeners;
+    Ok(Configured { sources, settings, activated_admin })
 }
 
 /// Frees the memory that only the start needed, once it is over.

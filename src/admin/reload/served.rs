@@ -7,7 +7,7 @@ use echoring_server::{Handle, Server};
 
 /// The server in effect. Each request takes it once, so that its parts agree.
 #[derive(Clone, Debug)]
-pub(super) struct Served(Arc<Mutex<Current>>);
+pub(crate) struct Served(Arc<Mutex<Current>>);
 
 #[derive(Debug)]
 struct Current {
@@ -23,24 +23,24 @@ impl Current {
 }
 
 impl Served {
-    pub(super) fn new(server: &Server) -> Served {
+    pub(crate) fn new(server: &Server) -> Served {
         Served(Arc::new(Mutex::new(Current::of(server))))
     }
 
-    pub(super) fn set(&self, server: &Server) {
+    pub(crate) fn set(&self, server: &Server) {
         *self.current() = Current::of(server);
     }
 
-    pub(super) fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         self.current().handle.clone()
     }
 
-    pub(super) fn shards(&self) -> usize {
+    pub(crate) fn shards(&self) -> usize {
         self.current().shards
     }
 
     /// Since when it is served. Its counters began at zero then.
-    pub(super) fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.current().started
     }
 
