@@ -27,10 +27,10 @@ use super::centrifuge::{self, Log};
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::hub::{self, Model};
 use super::rehearsal::Rehearsal;
-use super::sessions::{notices, text};
-use super::service::with_broadcast;
-use super::topics::MESSAGE_BYTES_MAX;
 use super::rehearsal::Shards;
+use super::service::with_broadcast;
+use super::sessions::{notices, text};
+use super::topics::MESSAGE_BYTES_MAX;
 use super::transfer::Transfer;
 use super::world::{Memory, World, config};
 use super::{broadcast_settings, for_each_seed};
@@ -47,11 +47,8 @@ const ECHO_BYTES_MAX: usize = 8_000;
 /// Two processes, of which the first has the clients.
 fn world(seed: u64, processes: [usize; 2], presence: bool) -> Rc<World<Service>> {
     let compression = Compression::default().threshold_bytes(100);
-    let config = ConnectionConfig {
-        message_bytes_max: MESSAGE_BYTES_MAX,
-        compression: Some(compression),
-        ..config()
-    };
+    let config =
+        ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, compression: Some(compression), ..config() };
     let topics = [0, 1].map(|_| Budget::new(100));
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 2_048;
     World::of_processes(seed, &processes, config, mailbox_bytes, false, Memory::random(seed), move |shard| {
@@ -167,7 +164,11 @@ impl Channel {
         for client in &self.clients {
             let progress = centrifuge::check(&clients[*client], &mut log, false);
             let has_ended = clients[*client].end.is_some();
-            assert!(has_ended || progress.reached == Some(self.published), "{progress:?} of {}", self.published);
+            assert!(
+                has_ended || progress.reached == Some(self.published),
+                "{progress:?} of {}",
+                self.published
+            );
             assert!(!progress.ended);
         }
         for (offset, data) in &log {
@@ -246,13 +247,8 @@ impl Takeover {
         let world = world(seed, processes, random.chance(500));
         let (sessions, raws) = (random.between(1, 4), random.below(3));
         let model = Model::on(world, random, sessions, raws, &OFFERS);
-        let mut takeover = Takeover {
-            model,
-            seed,
-            control: Rc::default(),
-            echoes: Vec::new(),
-            channel: Channel::default(),
-        };
+        let mut takeover =
+            Takeover { model, seed, control: Rc::default(), echoes: Vec::new(), channel: Channel::default() };
         let Takeover { model, echoes, channel, .. } = &mut takeover;
         for _ in 0..model.random.below(4) {
             echoes.push(Echo::open(&model.world, &mut model.random));
@@ -353,7 +349,10 @@ impl Takeover {
         self.echoes.iter().for_each(|echo| echo.check(&clients[echo.client]));
         self.channel.check(&clients);
         for other in self.echoes.iter().map(|echo| echo.client).chain(self.channel.clients.iter().copied()) {
-            assert!(clients[other].end.is_none() && !clients[other].decoder.closed, "client {other} is closed");
+            assert!(
+                clients[other].end.is_none() && !clients[other].decoder.closed,
+                "client {other} is closed"
+            );
         }
         drop(clients);
         self.model.check();
@@ -380,14 +379,18 @@ impl Takeover {
             for notice in notices(&clients[session.client]).0 {
                 let is_event = text(&notice, "type") == "presence" && text(&notice, "event") != "stale";
                 if is_event {
-                    let [topic, client, event] = ["topic", "client", "event"].map(|field| text(&notice, field));
+                    let [topic, client, event] =
+                        ["topic", "client", "event"].map(|field| text(&notice, field));
                     *told.entry((topic.to_owned(), client.to_owned(), event.to_owned())).or_default() += 1;
                 }
             }
             for ((topic, client, event), count) in told {
                 let times = began.get(&(topic.clone(), client.clone())).copied();
                 if let Some(times) = times {
-                    assert!(count <= times, "{count} times {event} of {client} in {topic}, which came {times} times");
+                    assert!(
+                        count <= times,
+                        "{count} times {event} of {client} in {topic}, which came {times} times"
+                    );
                 }
             }
         }
@@ -538,7 +541,9 @@ fn check_positions(takeover: &Takeover, clients: &[Client]) {
         let mut next: BTreeMap<String, u64> = BTreeMap::new();
         for notice in notices(&clients[session.client]).0 {
             let offset = notice.get("offset").and_then(serde_json::Value::as_u64);
-            let Some(topic) = notice.get("topic").and_then(|topic| topic.as_str()).map(str::to_owned) else { continue };
+            let Some(topic) = notice.get("topic").and_then(|topic| topic.as_str()).map(str::to_owned) else {
+                continue;
+            };
             match (text(&notice, "type"), offset) {
                 ("subscribed", Some(offset)) => drop(next.insert(topic, offset + 1)),
                 ("gap", _) => drop(next.insert(topic, notice["to"].as_u64().expect("an offset") + 1)),
@@ -547,7 +552,10 @@ fn check_positions(takeover: &Takeover, clients: &[Client]) {
                     let next = next.get_mut(&topic).expect("subscribed");
                     assert_eq!(offset, *next + skipped, "nothing is left out or repeated: {notice}");
                     *next = offset + 1;
-                    let mut body = ["data", "text", "base64"].map(|field| notice.get(field).cloned()).into_iter().flatten();
+                    let mut body = ["data", "text", "base64"]
+                        .map(|field| notice.get(field).cloned())
+                        .into_iter()
+                        .flatten();
                     let body = body.next().expect("a body");
                     let before = known.entry((topic, offset)).or_insert_with(|| body.clone());
                     assert_eq!(*before, body, "one order for all");

@@ -2,8 +2,8 @@
 //! per call. For simulations.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::{Random, SimSocket};

@@ -18,8 +18,8 @@ use echoring_runtime::shard::{
     Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Entrance, Exits,
     LiveConfig, Mailboxes, Remote, Security, Shard, ShardConfig,
 };
-use echoring_runtime::stats::Snapshot;
 use echoring_runtime::simulation::{self, Simulation, Surroundings};
+use echoring_runtime::stats::Snapshot;
 use echoring_server::{MoveOrder, Service, ShardCommand};
 
 use echoring_async::tls::{ServerTls, server_config};

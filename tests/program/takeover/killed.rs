@@ -180,15 +180,18 @@ fn publish_to(at: Addresses, scene: &Scene, text: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(at.admin) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let length = text.len();
-    let head = "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: text/plain\r\n";
+    let head =
+        "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: text/plain\r\n";
     let mut answer = String::new();
-    let is_sent = stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{text}").as_bytes()).is_ok();
+    let is_sent =
+        stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{text}").as_bytes()).is_ok();
     if !is_sent || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200 ") {
         return false;
     }
     let body = answer.split_once("\r\n\r\n").expect("a body").1;
     let body: Value = serde_json::from_str(body).expect("JSON");
-    let (epoch, offset) = (body["epoch"].as_str().expect("an epoch"), body["offset"].as_u64().expect("an offset"));
+    let (epoch, offset) =
+        (body["epoch"].as_str().expect("an epoch"), body["offset"].as_u64().expect("an offset"));
     scene.acknowledged.lock().expect("no panic").insert((epoch.to_owned(), offset), text.to_owned());
     true
 }
@@ -231,7 +234,8 @@ fn kill_one(at: Addresses, flags: &[&str], random: &mut Random) -> String {
     let (is_early, kills_first) = (random.chance(300), random.chance(500));
     let after = Duration::from_micros(random.below(if is_early { 60_000 } else { 15_000 }) as u64);
     let (listen, admin) = (at.listen.to_string(), at.admin.to_string());
-    let words = ["serve", "--listen", &listen, "--admin", &admin, "--shards", "2", "--log", "error", "--takeover"];
+    let words =
+        ["serve", "--listen", &listen, "--admin", &admin, "--shards", "2", "--log", "error", "--takeover"];
     let mut second = Server(command(&words).args(flags).stdout(Stdio::piped()).spawn().expect("it runs"));
     if !is_early {
         BufReader::new(second.0.stdout.take().expect("piped")).read_line(&mut String::new()).expect("a line");
@@ -255,8 +259,10 @@ fn kill_one(at: Addresses, flags: &[&str], random: &mut Random) -> String {
     scene.is_over.store(true, Ordering::Relaxed);
     publisher.join().expect("no panic");
     assert!(publish_to(at, &scene, LAST));
-    let followers: Vec<Follower> =
-        followers.into_iter().map(|follower| follower.join().expect("none hangs, and all is right")).collect();
+    let followers: Vec<Follower> = followers
+        .into_iter()
+        .map(|follower| follower.join().expect("none hangs, and all is right"))
+        .collect();
     let ended = followers.iter().filter(|follower| follower.has_ended).count();
     for follower in followers {
         let follower = match follower.kind {
