@@ -3,6 +3,7 @@
 
 mod connections;
 mod draining;
+mod killed;
 mod other_users;
 
 use std::io::{BufRead as _, BufReader, Read, Write};

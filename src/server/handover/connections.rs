@@ -4,11 +4,12 @@
 //! predecessor                                   successor
 //!     ── Connections, and their descriptors ──>   each goes to a shard, which takes it in or not
 //!     <───────────────────────────── Taken ──   the predecessor forgets it, or continues it
+//!     <───────────────── Taken, of nothing ──   the successor takes no more, and has said everything
 //! ```
 //!
-//! The predecessor keeps what it has sent until it hears of it. So a connection that the successor refuses, or that it has when it ends,
-//! goes on where it was. One is never read by both: a shard of the successor reads nothing before it has taken the connection in, and the
-//! predecessor nothing before it knows that none has.
+//! The predecessor keeps what it has sent until it hears of it. So a connection that the successor refuses goes on where it was. One is
+//! never read by both: a shard of the successor reads nothing before it has taken the connection in, and the predecessor nothing before it
+//! knows that none has. A successor that is killed may have read what it has not said that it took: those connections end.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader};
@@ -83,12 +84,17 @@ pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Res
         }))
     });
     drop(done);
-    let sent = send_all(stream, &leaving, &unanswered, &reports);
+    let sent = send_all(stream, &leaving, &unanswered, &reports, &server.exits);
     server.exits.set_successor(None);
     // Those that came too late.
     leaving.try_iter().for_each(|moved| go_back(&server.exits, moved));
     // The successor hears that no more follow, and the answers end.
-    let _ = stream.shutdown(if sent.is_ok() { Shutdown::Write } else { Shutdown::Both });
+    let _ = stream.shutdown(Shutdown::Write);
+    let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STALL_TIMEOUT);
+    while !answers.is_finished() && Instant::now() < given_up {
+        thread::sleep(CHECK_INTERVAL);
+    }
+    let _ = stream.shutdown(Shutdown::Both);
     let _ = answers.join();
     sent.map(|()| lock(&unanswered).counts)
 }
@@ -110,6 +116,7 @@ fn send_all(
     leaving: &mpsc::Receiver<Moved<OwnedFd>>,
     unanswered: &Mutex<Unanswered>,
     reports: &mpsc::Receiver<(usize, usize)>,
+    exits: &Exits<OwnedFd>,
 ) -> io::Result<()> {
     let given_up = Instant::now() + 2 * Duration::from_nanos(HANDOVER_MOVE_TIMEOUT);
     let (mut number, mut are_done) = (0, false);
@@ -133,7 +140,21 @@ fn send_all(
                 return Ok(());
             }
         } else {
-            send_batch(stream, batch, &mut number, unanswered)?;
+            let (frame, sockets) = match encode_batch(&batch, number) {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    // The successor has heard nothing of them.
+                    batch.into_iter().for_each(|moved| go_back(exits, moved));
+                    return Err(error);
+                }
+            };
+            // Before the answer can come.
+            for moved in batch {
+                lock(unanswered).connections.insert(number, moved);
+                number += 1;
+            }
+            io::Write::write_all(&mut &*stream, &frame)?;
+            send_sockets(stream, &sockets.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
         }
     }
 }
@@ -152,16 +173,12 @@ fn next_batch(leaving: &mpsc::Receiver<Moved<OwnedFd>>) -> Vec<Moved<OwnedFd>> {
     batch
 }
 
-fn send_batch(
-    stream: &UnixStream,
-    batch: Vec<Moved<OwnedFd>>,
-    number: &mut u64,
-    unanswered: &Mutex<Unanswered>,
-) -> io::Result<()> {
+/// The frame of some connections, of which the first has this number, and duplicates of their sockets.
+fn encode_batch(batch: &[Moved<OwnedFd>], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut frame = Vec::new();
     append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| {
         frame.put_u16_le(batch.len() as u16);
-        for (moved, number) in batch.iter().zip(*number..) {
+        for (moved, number) in batch.iter().zip(number..) {
             frame.put_u64_le(number);
             frame.put_u32_le(moved.record.len() as u32);
             frame.put_slice(&moved.record);
@@ -170,26 +187,19 @@ fn send_batch(
     if frame.len() > HANDOVER_FRAME_BYTES_MAX {
         return Err(invalid("a connection is longer than a frame may be"));
     }
-    // Before the answer can come.
-    let sockets: Vec<OwnedFd> =
-        batch.iter().map(|moved| moved.socket.try_clone()).collect::<io::Result<_>>()?;
-    for moved in batch {
-        lock(unanswered).connections.insert(*number, moved);
-        *number += 1;
-    }
-    io::Write::write_all(&mut &*stream, &frame)?;
-    send_sockets(stream, &sockets.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())
+    let sockets: io::Result<_> = batch.iter().map(|moved| moved.socket.try_clone()).collect();
+    Ok((frame, sockets?))
 }
 
 /// Takes the successor's answers until it says no more.
 fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exits<OwnedFd>) {
     let mut reader = BufReader::new(stream);
     let mut body = Vec::new();
-    let end = loop {
+    let takes_no_more = loop {
         match receive(&mut reader, &mut body) {
+            Ok(FrameKind::TAKEN) if body.is_empty() => break true,
             Ok(FrameKind::TAKEN) => {}
-            Ok(_) => break invalid("an unexpected frame"),
-            Err(error) => break error,
+            Ok(_) | Err(_) => break false,
         }
         let mut answers = &body[..];
         while let (Ok(number), Ok(is_taken)) = (answers.try_get_u64_le(), answers.try_get_u8()) {
@@ -212,10 +222,8 @@ fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exi
         unanswered.is_over = true;
         std::mem::take(&mut unanswered.connections)
     };
-    // A successor that has ended reads none of them. Another one may.
-    let has_ended = end.kind() == io::ErrorKind::UnexpectedEof;
     for moved in left.into_values() {
-        if has_ended {
+        if takes_no_more {
             go_back(exits, moved);
         } else {
             exits.note_arrival();
@@ -237,7 +245,8 @@ pub(super) fn take_on_threads(server: &Handle, stream: UnixStream) -> io::Result
         let end = take_all(&stream, &exits, shards, &answer);
         if end.kind() != io::ErrorKind::UnexpectedEof {
             tracing::warn!(error = %end, "no longer taking over connections of the previous server");
-            let _ = stream.shutdown(Shutdown::Both);
+            // What has been taken is still answered.
+            let _ = stream.shutdown(Shutdown::Read);
         }
     })?;
     Ok(())
@@ -301,5 +310,8 @@ fn send_answers(stream: &UnixStream, answers: &mpsc::Receiver<(u64, bool)>) {
             return;
         }
     }
+    let mut last = Vec::new();
+    append_frame(&mut last, FrameKind::TAKEN, |_| {});
+    let _ = io::Write::write_all(&mut &*stream, &last);
     let _ = stream.shutdown(Shutdown::Write);
 }

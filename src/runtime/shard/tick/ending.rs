@@ -73,7 +73,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    fn say_farewell(&mut self, token: Token) {
+    pub(super) fn say_farewell(&mut self, token: Token) {
         let Some(slot) = self.core.slots.get(token) else { return };
         if !slot.connection.is_deciding() && slot.peer.as_ref().is_some_and(A::Kinds::outlives_drain) {
             self.application.farewell(&mut Context { core: &mut self.core }, token);

@@ -45,6 +45,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
     fn thaw(&mut self, token: Token, state: &[u8]) {
         if !self.application.thaw(&mut Context { core: &mut self.core }, token, state) {
             self.core.end_moved(token);
+        } else if self.core.draining_until.is_some() {
+            // It was on its way when the others were told.
+            self.say_farewell(token);
         }
     }
 
