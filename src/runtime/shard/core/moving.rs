@@ -62,11 +62,6 @@ impl Leaving {
         !self.connections.is_empty() && self.connections.contains_key(&token)
     }
 
-    /// Whether kept input of a connection that stays must still be read.
-    fn stays(&self, token: Token) -> bool {
-        self.staying.iter().any(|(staying, _)| *staying == token)
-    }
-
     /// Whether the driver is giving a connection up.
     #[inline]
     pub(in crate::shard) fn is_given_up(&self, token: Token) -> bool {
@@ -120,9 +115,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && !slot.leaving
             && !self.sessions.has(token.index)
             && !self.ended_behind.contains(&token)
-            && !self.leaving.holds(token)
-            // Its kept input would be read behind the next fence.
-            && !self.leaving.stays(token);
+            // One that is about to stay is held, too: its kept input would be read behind the next fence.
+            && !self.leaving.holds(token);
         if !may_leave || self.is_throttled(token) || self.log.awaits_address(token) {
             return false;
         }
