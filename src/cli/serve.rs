@@ -115,8 +115,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
     wait_for_successor(&server, control_handle(), offering);
     let listening = Listening::of(&server, scheme);
-    let no_thread = |error| forbidden("cannot start a thread for the end of the server", &error);
-    let (servers, ends) = Servers::new(server).map_err(no_thread)?;
+    let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;
     let resizer = Resizer {
         servers: servers.clone(),
         control: control_handle(),

@@ -48,17 +48,17 @@ pub(crate) mod wire;
 // For simulations of the shards' part.
 #[doc(hidden)]
 pub use carrier::{Route, Translate};
-pub use meeting::MeetingPoint;
+pub use meeting::{Event, MeetingPoint};
 #[doc(hidden)]
 pub use predecessor::FromSuccessor;
-use predecessor::Waiting;
+pub use predecessor::Offering;
 pub(crate) use predecessor::wait_for_successor;
-pub use predecessor::{Event, Offering};
 pub use questions::{DrainingPredecessor, Missing};
 pub use successor::Predecessor;
 #[doc(hidden)]
 pub use successor::{FromPredecessor, Imported, Moved, split};
 
+use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -214,7 +214,20 @@ pub(crate) struct HandoverState {
     /// The end of the socket on which the successor asks.
     questions: OnceLock<UnixStream>,
     /// Where this server waits for a successor, until it has one or ends.
-    waiting: Mutex<Option<Arc<Waiting>>>,
+    waiting: Mutex<Option<OwnSuccessor>>,
+}
+
+/// Called with the events of a takeover.
+type OnEvent = Box<dyn Fn(Event<'_>) + Send>;
+
+/// Serves a successor of this process at a socket.
+#[derive(Clone)]
+struct OwnSuccessor(Arc<dyn Fn(UnixStream, OnEvent) -> io::Result<()> + Send + Sync>);
+
+impl fmt::Debug for OwnSuccessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnSuccessor").finish_non_exhaustive()
+    }
 }
 
 impl HandoverState {
@@ -223,7 +236,7 @@ impl HandoverState {
         self.changed.notify_all();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Arc<Waiting>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<OwnSuccessor>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -20,6 +20,20 @@ const LINE_BYTES_MAX: u64 = 256;
 /// Bytes of a name in the abstract namespace.
 const NAME_BYTES_MAX: usize = 107;
 
+/// The events of a server that waits for a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A successor is about to take over. This server must accept nothing when the call returns: later connections are
+    /// the successor's.
+    Leaving,
+    /// It did not take over; this server continues.
+    Staying,
+    /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
+    TakenOver,
+    /// The server can no longer be taken over, for this reason.
+    Broken(&'a str),
+}
+
 /// A Unix socket at which a server waits for its successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MeetingPoint {

@@ -1,7 +1,6 @@
 //! The predecessor's side of a takeover.
 
 use std::cell::Cell;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::connections;
-use super::meeting::{self, MeetingPoint, is_trusted};
+use super::meeting::{self, Event, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
-use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
+use super::{ACCEPTED, Hello, Offer, OnEvent, OwnSuccessor, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::limits::{
@@ -43,21 +42,7 @@ pub struct Offering {
     pub drain: PacedDrain,
 }
 
-/// The events of a server that waits for a successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A successor is about to take over. This server must accept nothing when the call returns: later connections are
-    /// the successor's.
-    Leaving,
-    /// It did not take over; this server continues.
-    Staying,
-    /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
-    TakenOver,
-    /// The server can no longer be taken over, for this reason.
-    Broken(&'a str),
-}
-
-pub(super) struct Waiting {
+struct Waiting {
     server: Handle,
     offer: Offer,
     admin: Mutex<Option<InheritedListener>>,
@@ -128,7 +113,9 @@ pub(crate) fn wait_for_successor(
         rounds: Mutex::new(Some(0)),
     };
     let (waiting, on) = (Arc::new(waiting), Arc::new(on));
-    *waiting.server.handover.waiting() = Some(Arc::clone(&waiting));
+    let own = Arc::clone(&waiting);
+    let serve = move |stream, on: OnEvent| Arc::clone(&own).serve_on_thread(stream, on);
+    *waiting.server.handover.waiting() = Some(OwnSuccessor(Arc::new(serve)));
     for listener in listening {
         let (waiting, on) = (Arc::clone(&waiting), Arc::clone(&on));
         thread::Builder::new().name("takeover".to_owned()).spawn(move || {
@@ -144,13 +131,6 @@ pub(crate) fn wait_for_successor(
 /// The number of its sockets, and whether the server removes its file.
 fn counted(listener: &InheritedListener) -> (u16, bool) {
     (listener.sockets().len() as u16, listener.removes_file())
-}
-
-impl fmt::Debug for Waiting {
-    /// Without the handle, which has this.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").field("offer", &self.offer).finish_non_exhaustive()
-    }
 }
 
 impl Waiting {
@@ -184,11 +164,7 @@ impl Waiting {
     }
 
     /// Serves a successor of this process on a thread of its own. `on` is called instead of the function for other successors.
-    pub(super) fn serve_on_thread(
-        self: Arc<Waiting>,
-        stream: UnixStream,
-        on: impl Fn(Event<'_>) + Send + 'static,
-    ) -> io::Result<()> {
+    fn serve_on_thread(self: Arc<Waiting>, stream: UnixStream, on: OnEvent) -> io::Result<()> {
         thread::Builder::new().name("takeover".to_owned()).spawn(move || {
             if catch_unwind(AssertUnwindSafe(|| self.serve_once(stream, &on))).is_err() {
                 on(Event::Broken("the takeover thread panicked"));

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::connections;
-use super::meeting::{self, MeetingPoint};
-use super::predecessor::Event;
+use super::meeting::{self, Event, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
@@ -84,7 +83,7 @@ impl Predecessor {
         let waiting = server.handover.waiting().clone();
         let waiting = waiting.ok_or_else(|| io::Error::other("the server drains"))?;
         let (stream, served) = UnixStream::pair()?;
-        waiting.serve_on_thread(served, on)?;
+        (waiting.0)(served, Box::new(on))?;
         let predecessor = Predecessor::ask(stream, shards, message_bytes_max)?;
         check_descriptors(shards)?;
         Ok(predecessor)
