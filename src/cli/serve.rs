@@ -78,10 +78,7 @@ use echoring_server::{
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
     let Configured { sources, mut settings, activated_admin } = configure(arguments, typed)?;
-    environment::raise_descriptor_limit();
-    // While there is one thread, it costs nothing.
-    echoring_runtime::listening::reserve_descriptors(u64::MAX);
-    environment::raise_locked_memory_limit();
+    raise_limits();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     let user = settings.sandbox.user().map_err(|error| sandbox_failure(&settings.origins, &error))?;
@@ -159,6 +156,13 @@ fn configure(arguments: &Args, typed: &ArgMatches) -> Result<Configured, Failure
     let mut settings = sources.settings()?;
     settings.server.inherited = listeners;
     Ok(Configured { sources, settings, activated_admin })
+}
+
+/// While there is one thread: then room for descriptors costs nothing.
+fn raise_limits() {
+    environment::raise_descriptor_limit();
+    environment::raise_locked_memory_limit();
+    echoring_runtime::listening::reserve_descriptors(u64::MAX);
 }
 
 /// Frees the memory that only the start needed, once it is over.

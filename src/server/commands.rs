@@ -4,6 +4,7 @@
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
 pub(crate) mod blocking;
+pub(crate) mod move_order;
 pub(crate) mod outside;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,11 +27,11 @@ use echoring_topics::{
     is_topic_name,
 };
 
+use crate::commands::move_order::MoveOrder;
 use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handlers::sender::{Inlet, SenderMail};
 use crate::node::config::ServerConfig;
-use crate::service::moving::MoveOrder;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};

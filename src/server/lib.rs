@@ -25,6 +25,7 @@ mod service;
 pub mod testing;
 
 pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, NodeStatus, PeerAnswer, PeerQuery};
+pub use commands::move_order::MoveOrder;
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use connections::ConnectionScan;
 pub use echoring_auth::{
@@ -78,7 +79,6 @@ pub use routes::route::{Route, Routes};
 pub use routes::states::Requirements;
 pub use routes::topic_name::{TopicName, TopicNameError};
 pub use service::Service;
-pub use service::moving::MoveOrder;
 
 /// The parts of shards' snapshots and topics' reports.
 pub mod report {

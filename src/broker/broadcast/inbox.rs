@@ -63,6 +63,27 @@ impl Broadcast {
                 let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) else { return };
                 self.members_page(&mut link, local, query, members, bytes);
             }
+            mail @ (ShardMail::Presence { .. }
+            | ShardMail::PresenceChanged { .. }
+            | ShardMail::PresenceSince { .. }
+            | ShardMail::PresenceMissed { .. }) => self.take_presence_mail(cx, from, mail, bytes),
+            ShardMail::Fence { round } => self.answer_fence(cx, from, round),
+            ShardMail::Fenced { round } => self.fenced(round),
+            ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
+            ShardMail::DrainStageOver(stage) => self.drain.count(stage),
+            ShardMail::Frozen { round } => self.shard_frozen(cx, round),
+        }
+    }
+
+    /// Takes mail about the members of a topic.
+    fn take_presence_mail<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        from: usize,
+        mail: ShardMail,
+        bytes: &[u8],
+    ) {
+        match mail {
             ShardMail::Presence { owned, client, joined } => {
                 let Ok(subject) = std::str::from_utf8(bytes) else { return };
                 let (joined, is_far) = (joined.then_some(subject), from >= cx.shards());
@@ -74,21 +95,17 @@ impl Broadcast {
                 let change = PresenceChange { client, subject, joined, count };
                 self.presence_changed(&mut cx.resources(), local, &change);
             }
-            ShardMail::PresenceSince { owned, local, token, since } => {
-                if self.has_told_presence_since(owned, since) {
-                    self.answer(cx, from, ShardMail::PresenceMissed { local, token }, &[]);
-                }
+            ShardMail::PresenceSince { owned, local, token, since }
+                if self.has_told_presence_since(owned, since) =>
+            {
+                self.answer(cx, from, ShardMail::PresenceMissed { local, token }, &[]);
             }
             ShardMail::PresenceMissed { local, token } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
                     self.presence_missed(&mut link, local);
                 }
             }
-            ShardMail::Fence { round } => self.answer_fence(cx, from, round),
-            ShardMail::Fenced { round } => self.fenced(round),
-            ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
-            ShardMail::DrainStageOver(stage) => self.drain.count(stage),
-            ShardMail::Frozen { round } => self.shard_frozen(cx, round),
+            _ => {}
         }
     }
 

@@ -24,9 +24,9 @@ use bytes::{Buf as _, BufMut as _};
 
 use super::wire::{FrameKind, append_frame, invalid, receive, receive_sockets, send_sockets};
 use crate::commands::ShardCommand;
+use crate::commands::move_order::MoveOrder;
 use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_MOVE_TIMEOUT, HANDOVER_STALL_TIMEOUT};
 use crate::node::handle::Handle;
-use crate::service::moving::MoveOrder;
 use echoring_runtime::shard::{ControlMessage, Destination, Exits, MoveAnswer, Moved};
 
 /// Connections of one frame.

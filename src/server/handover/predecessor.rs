@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
-use super::connections;
+use super::connections::give;
 use super::meeting::{self, Event, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
@@ -469,7 +469,7 @@ impl Waiting {
 
     /// Moves the connections that can move. The others are for the drain.
     fn give_connections(&self, stream: &UnixStream, room: usize) {
-        match connections::give(&self.server, stream, room) {
+        match give(&self.server, stream, room) {
             Ok(counts) => {
                 let (moved, refused) = (counts.moved, counts.refused);
                 tracing::info!(moved, refused, "connections moved to the successor");

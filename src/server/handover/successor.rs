@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
-use super::connections;
+use super::connections::{UNANSWERED_MAX, take_on_threads};
 use super::meeting::{self, Event, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
@@ -208,7 +208,7 @@ impl Predecessor {
             cluster.finish(Duration::from_nanos(SNAPSHOT_TIMEOUT));
         })?;
         if let Some(stream) = connections
-            && let Err(error) = connections::take_on_threads(server, stream)
+            && let Err(error) = take_on_threads(server, stream)
         {
             tracing::warn!(%error, "the connections of the previous server stay there");
         }
@@ -243,7 +243,7 @@ impl Predecessor {
         let carrier = Carrier::start(writer, stream, ends, translator)?;
         server.handover.set_carrying(true);
         if let Some(stream) = connections {
-            connections::take_on_threads(server, stream)?;
+            take_on_threads(server, stream)?;
         }
         // Nothing was posted yet, so nobody else writes.
         send(&said, FrameKind::STARTED, &[])?;
@@ -279,7 +279,7 @@ fn check_descriptors(shards: usize) -> io::Result<()> {
     // Without /proc, the start of the shards and the moves show it.
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Ok(()) };
     let open = open.count() as u64;
-    let moving = 2 * open.min(connections::UNANSWERED_MAX as u64);
+    let moving = 2 * open.min(UNANSWERED_MAX as u64);
     let needed = open + moving + HANDOVER_SPARE_DESCRIPTORS + HANDOVER_SHARD_DESCRIPTORS * shards as u64;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     if needed <= limit {

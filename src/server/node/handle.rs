@@ -11,7 +11,6 @@ use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::config::ServerConfig;
 use crate::node::listeners::InheritedListener;
-use crate::node::rebalance::Rebalancing;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
@@ -72,8 +71,8 @@ pub struct Handle {
     pub(crate) kept: Arc<Mutex<Vec<InheritedListener>>>,
     /// The ways on which connections leave the shards.
     pub(crate) exits: Arc<Exits<OwnedFd>>,
-    /// Whether shards are balanced.
-    pub(crate) rebalancing: Arc<Rebalancing>,
+    /// Whether shards are balanced without being asked to.
+    pub(crate) rebalances: Arc<AtomicBool>,
     /// The link to another process.
     pub(crate) handover: Arc<HandoverState>,
     /// The number of the first shard, in the numbers of clients.

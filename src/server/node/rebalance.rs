@@ -3,26 +3,20 @@
 //! The kernel deals connections to shards by a hash, so that with few or long-lived connections one shard may have twice as many as
 //! another. A thread looks at their numbers from time to time; [`Handle::rebalance`] does so at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::commands::ShardCommand;
+use crate::commands::move_order::MoveOrder;
 use crate::limits::{
     REBALANCE_BATCH, REBALANCE_DIFFERENCE_MIN, REBALANCE_INTERVAL, REBALANCE_MOVE_TIMEOUT, REBALANCE_PAUSE,
     REBALANCE_ROUNDS_MAX,
 };
 use crate::node::handle::Handle;
-use crate::service::moving::MoveOrder;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_runtime::shard::{ControlMessage, Destination};
-
-/// Whether shards are balanced without being asked to.
-#[derive(Debug, Default)]
-pub(crate) struct Rebalancing {
-    pub(crate) is_on: AtomicBool,
-}
 
 /// The result of [`Handle::rebalance`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +72,7 @@ impl Handle {
 
     /// Whether shards are balanced from time to time, from now on.
     pub fn set_rebalance(&self, is_on: bool) {
-        self.rebalancing.is_on.store(is_on, Ordering::Relaxed);
+        self.rebalances.store(is_on, Ordering::Relaxed);
     }
 
     /// The number of connections of each shard; empty if one does not answer.
@@ -130,7 +124,7 @@ impl Handle {
         let balancing = move || {
             while !handle.is_leaving() && !handle.has_failed() {
                 thread::park_timeout(REBALANCE_INTERVAL);
-                if !handle.rebalancing.is_on.load(Ordering::Relaxed) {
+                if !handle.rebalances.load(Ordering::Relaxed) {
                     continue;
                 }
                 let connections = handle.count_connections();

@@ -427,7 +427,7 @@ fn handle(
         readiness: shared.readiness,
         kept: Arc::new(Mutex::new(kept)),
         exits: Arc::clone(launched.exits()),
-        rebalancing: Arc::default(),
+        rebalances: Arc::default(),
         handover: Arc::default(),
         first_number: shared.node.first_number,
         remotes,

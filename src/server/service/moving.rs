@@ -5,35 +5,19 @@
 //! on, and are looked at again later.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
 
 use bytes::{Buf as _, BufMut as _};
 
 use super::Service;
+use crate::commands::move_order::MoveOrder;
 use crate::limits::{MOVE_BATCH, MOVE_PATIENCE, MOVE_RETRY_INTERVAL};
 use echoring_broker::gate::{Due, Thawed};
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Destination;
 
 /// The version of the state's format. States of another one are refused.
 const VERSION: u8 = 1;
-
-/// An order to move connections away.
-#[derive(Debug)]
-pub struct MoveOrder {
-    /// Where they go on.
-    pub to: Destination,
-    /// How many at most.
-    pub most: usize,
-    /// Only those that neither send nor are sent anything now.
-    pub only_idle: bool,
-    /// Time limit.
-    pub within: Nanos,
-    /// Gets the number of the shard, and how many connections have left it.
-    pub done: mpsc::SyncSender<(usize, usize)>,
-}
 
 /// An order that is carried out.
 #[derive(Debug)]
