@@ -97,6 +97,8 @@ use drain::Drain;
 use fan_out::FanOut;
 use fence::Fence;
 use following::{Following, FollowingSettings};
+#[doc(hidden)]
+pub use frozen_session::check_frozen_peer;
 pub use handler_events::{HandlerEvent, HandlerEvents};
 pub use handover::ClientNumbers;
 use handover::Handover;

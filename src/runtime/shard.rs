@@ -25,6 +25,8 @@ mod timer_wheel;
 mod tls;
 mod tunnel;
 
+#[doc(hidden)]
+pub use self::core::check_moved_record;
 pub use self::core::{ConnectionMemory, Core};
 pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use answer::{Answer, Disposition, Extras, OwnedReply};

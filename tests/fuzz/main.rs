@@ -35,6 +35,11 @@ fn a_frozen_connection_is_refused_or_goes_on_within_its_bounds() {
 }
 
 #[test]
+fn what_moves_with_a_connection_is_refused_or_read_as_it_was_written() {
+    replay("moved", targets::moved::run);
+}
+
+#[test]
 fn proxy_headers_name_the_client_however_they_are_cut() {
     replay("proxy_header", targets::proxy_header::run);
 }

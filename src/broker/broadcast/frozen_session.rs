@@ -113,6 +113,19 @@ impl FrozenPeer {
     }
 }
 
+/// Reads the state of a connection, if it is one, and sees that it is read again as it is written. For fuzzing.
+///
+/// # Panics
+/// If it is not.
+#[doc(hidden)]
+pub fn check_frozen_peer(mut bytes: &[u8]) -> bool {
+    let Some(peer) = FrozenPeer::take(&mut bytes) else { return false };
+    let mut written = Vec::new();
+    peer.put(&mut written);
+    assert_eq!(FrozenPeer::take(&mut &written[..]), Some(peer));
+    true
+}
+
 impl FrozenSubscriber {
     fn is_valid(&self) -> bool {
         is_topic_name(&self.topic) && self.position.offset < INTEGER_END

@@ -24,6 +24,9 @@ mod throttling;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+#[doc(hidden)]
+pub use self::moved_record::check_moved_record;
+
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;

@@ -16,6 +16,7 @@ pub mod frozen;
 pub mod handover;
 pub mod handshake;
 mod inflate;
+pub mod moved;
 mod peer;
 pub mod proxy_header;
 mod reference;

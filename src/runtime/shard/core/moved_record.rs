@@ -59,6 +59,19 @@ impl<'a> MovedRecord<'a> {
     }
 }
 
+/// Reads a record, if it is one, and sees that it is read again as it is written. For fuzzing.
+///
+/// # Panics
+/// If it is not.
+#[doc(hidden)]
+pub fn check_moved_record(mut bytes: &[u8]) -> bool {
+    let Some(record) = MovedRecord::read(&mut bytes) else { return false };
+    let mut written = Vec::new();
+    record.write(&mut written);
+    assert_eq!(MovedRecord::read(&mut &written[..]), Some(record));
+    true
+}
+
 fn write_note(out: &mut Vec<u8>, note: &MovedNote<'_>) {
     let MovedNote { address, path, age, status, traffic } = note;
     write_address(out, *address);
