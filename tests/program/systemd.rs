@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{patient, ports, program};
+use crate::support::{certificate, patient, ports, program};
 use patient::Patient;
 use program::command;
 use rustix::process::Signal;
@@ -143,7 +143,10 @@ fn the_watchdog_is_kicked_while_every_shard_makes_ticks() {
 fn a_server_that_was_taken_over_kicks_the_watchdog_no_more() {
     let [address] = ports::free();
     let listen = address.to_string();
-    let flags = ["--listen", &listen, "--takeover", "--drain", "60s"];
+    let files = certificate::certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("UTF-8"));
+    let tls = ["--tls-cert", cert, "--tls-key", key];
+    let flags = [&["--listen", &listen, "--takeover", "--drain", "60s"], &tls[..]].concat();
     let start = |manager: &str| {
         Server::start(serve(&flags).env("NOTIFY_SOCKET", manager).env("WATCHDOG_USEC", "20000"), 1)
     };
@@ -151,10 +154,13 @@ fn a_server_that_was_taken_over_kicks_the_watchdog_no_more() {
     let mut server = start(&name);
     assert!(any(&socket).starts_with("READY=1\n"));
     assert_eq!(any(&socket), "WATCHDOG=1");
-    // They keep the predecessor draining.
-    let clients: Vec<_> = (0..20)
-        .map(|_| tungstenite::client(format!("ws://{address}/echo"), connect(address)).expect("open"))
-        .collect();
+    // They keep the predecessor draining, because TLS sessions do not move.
+    let client = |_| {
+        let session = rustls::ClientConnection::new(certificate::trusting(), certificate::localhost());
+        let stream = rustls::StreamOwned::new(session.expect("a client"), connect(address));
+        tungstenite::client(format!("ws://{address}/echo"), stream).expect("open")
+    };
+    let clients: Vec<_> = (0..20).map(client).collect();
     let _successor = start(&next_name);
     assert!(notified(&next_socket).starts_with("READY=1\n"));
     // Kicks of before may still be queued.
