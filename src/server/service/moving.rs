@@ -28,6 +28,8 @@ pub(super) struct Moving {
     progressed_at: Nanos,
     /// Connections that are to be looked at.
     candidates: Vec<Token>,
+    /// All were looked at once.
+    has_looked: bool,
     /// Connections whose input is held.
     batch: Vec<Token>,
     awaits_fence: bool,
@@ -46,6 +48,7 @@ impl Moving {
             order,
             progressed_at: now,
             candidates: Vec::new(),
+            has_looked: false,
             batch: Vec::new(),
             awaits_fence: false,
             staying: BTreeSet::new(),
@@ -109,8 +112,10 @@ impl Service {
         if cx.leaving() > MOVE_BATCH || is_over {
             return is_over;
         }
-        if moving.candidates.is_empty() {
+        // Idle connections are not waited for: there are others the next time.
+        if moving.candidates.is_empty() && !(moving.order.only_idle && moving.has_looked) {
             moving.candidates = self.movable(cx, moving);
+            moving.has_looked = true;
         }
         if moving.candidates.is_empty() {
             return cx.leaving() == 0;
