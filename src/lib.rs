@@ -198,8 +198,8 @@ pub mod server {
     pub use echoring_proto::limits::Nanos;
     #[doc(no_inline)]
     pub use echoring_server::{
-        DriverDescription, DriverFeatures, Extractors, HubReport, InheritedListener, PacedDrain, RequestAnd,
-        Right, Rights, TopicReport, report,
+        DriverDescription, DriverFeatures, Extractors, HubReport, InheritedListener, PacedDrain, Rebalanced,
+        RequestAnd, Right, Rights, TopicReport, report,
     };
 
     #[doc(inline)]
