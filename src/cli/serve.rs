@@ -137,7 +137,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     finish(&servers, ends, nats_clients, control)
 }
 
-/// What a process is started with.
+/// The arguments and environment that a process is started with.
 struct Configured {
     sources: Sources,
     settings: Settings,

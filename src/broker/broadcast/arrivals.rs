@@ -99,7 +99,7 @@ impl Arrivals {
         self.presence_since.insert((token, topic), since);
     }
 
-    /// Takes that time, if the client of a session is told of changes.
+    /// Takes the time since when the client of a session may have missed changes, if it is told of them.
     pub(super) fn take_presence_since(&mut self, token: Token, topic: TopicId) -> Option<Nanos> {
         self.presence_since.remove(&(token, topic))
     }

@@ -1,6 +1,6 @@
 //! The state of a connection that moves, as bytes. Times are what is left of them: the other process has another clock.
 //!
-//! Whatever is not well formed is refused. The first byte is the version of the format.
+//! Bytes that are not well formed are refused. The first byte is the version of the format.
 
 use std::collections::BTreeSet;
 
@@ -77,7 +77,7 @@ pub(super) struct FrozenSubscription {
     pub(super) expires_in: Option<Nanos>,
     /// Whether it counts for its identity.
     pub(super) is_counted: bool,
-    /// The number of subscribers that its client knows of, if the client is told of changes.
+    /// Since when its client may have missed changes of the subscribers, if the client is told of them.
     pub(super) presence_since: Option<Nanos>,
 }
 

@@ -64,7 +64,7 @@ impl Broadcast {
         Some(Position { epoch: self.subscriptions.epoch(topic)?, offset })
     }
 
-    /// Appends the state of a connection, which leaves its topics and this shard. Nobody is told that it leaves.
+    /// Appends the state of a connection, which leaves its topics and this shard without an announcement.
     ///
     /// # Errors
     /// Returns the state, and appends nothing, if the connection [may not move](Broadcast::may_move).
@@ -259,7 +259,7 @@ impl Broadcast {
     pub fn begin_thawed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let Some(mut link) = cx.link(token) else { return };
         if matches!(&*link.peer, Peer::Subscriber(_)) {
-            // What is replayed is compressed as what follows: from an empty window.
+            // Replayed messages are compressed from an empty window, like those that follow.
             link.share_window();
         }
         let topics: Vec<TopicId> = match &*link.peer {

@@ -228,7 +228,7 @@ impl Broadcast {
         }
     }
 
-    /// The owner of a topic is known: it is told of the clients that have gone before.
+    /// Tells the owner of a topic, which is known by now, of the clients that have left before it was.
     pub(super) fn tell_departed(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
         for client in self.arrivals.take_departed(topic) {
             self.report_presence(resources, topic, client, None);

@@ -15,7 +15,7 @@ const CLIENT: u8 = 1;
 /// A client that was told that its credentials expire soon.
 const NOTICED_CLIENT: u8 = 2;
 
-/// What becomes of a connection that has moved.
+/// The client of a connection that has moved, or the reason why it cannot go on here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Thawed {

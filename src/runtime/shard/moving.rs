@@ -30,7 +30,7 @@ pub struct Moved<S> {
     pub from: Option<usize>,
     /// It comes back to the shard that gave it up, which takes it in whatever its limits are.
     pub is_returned: bool,
-    /// Who is to be told whether it was taken in.
+    /// Tells another thread whether it was taken in.
     pub answer: Option<MoveAnswer>,
 }
 

@@ -245,7 +245,7 @@ pub(super) fn take_on_threads(server: &Handle, stream: UnixStream) -> io::Result
         let end = take_all(&stream, &exits, shards, &answer);
         if end.kind() != io::ErrorKind::UnexpectedEof {
             tracing::warn!(error = %end, "no longer taking over connections of the previous server");
-            // What has been taken is still answered.
+            // The connections that were taken out of the channel are still answered.
             let _ = stream.shutdown(Shutdown::Read);
         }
     })?;

@@ -38,7 +38,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if let Some(state) = self.core.stay(token) {
             self.thaw(token, &state);
         }
-        // What follows in this tick is behind it.
+        // What is handled later in this tick comes after this input.
         self.read_staying();
     }
 
@@ -77,7 +77,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     fn turn_away(&mut self, moved: Moved<D::Socket>) {
         self.core.counters.moves_refused += 1;
         if moved.answer.is_some() {
-            // Who asks has kept all of it.
+            // The other side keeps the connection until it hears that it was taken in.
             return;
         }
         let Some(exits) = &self.core.exits else { return };
