@@ -49,7 +49,8 @@ fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>
     })
 }
 
-fn placement(seed: u64, process: usize) -> Placement {
+/// Where the topics of a process are.
+pub(super) fn placement(seed: u64, process: usize) -> Placement {
     Placement::new(seed ^ (process as u64 + 1))
 }
 

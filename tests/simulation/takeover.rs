@@ -15,8 +15,8 @@ use echoring_runtime::driver::sim::{Random, SimSocket};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Entrance, Goodbye};
 use echoring_runtime::stats::Snapshot;
 use echoring_server::{BroadcastSettings, Service};
+use echoring_topics::HubReport;
 use echoring_topics::limits::REMEMBERED_AGE;
-use echoring_topics::{HubReport, Placement};
 use miniz_oxide::deflate::core::{
     CompressorOxide, TDEFLFlush, TDEFLStatus, compress, create_comp_flags_from_zip_params,
 };
@@ -25,6 +25,7 @@ use serde_json::json;
 use super::broadcast::OFFERS;
 use super::centrifuge::{self, Log};
 use super::client::{self, Client, Item, Leave, MessageKind};
+use super::handover::placement;
 use super::hub::{self, Model};
 use super::rehearsal::Rehearsal;
 use super::rehearsal::Shards;
@@ -63,10 +64,6 @@ fn world(seed: u64, processes: [usize; 2], presence: bool) -> Rc<World<Service>>
         };
         with_broadcast(settings)
     })
-}
-
-fn placement(seed: u64, process: usize) -> Placement {
-    Placement::new(seed ^ (process as u64 + 1))
 }
 
 /// A client whose messages come back.

@@ -15,7 +15,6 @@ use crate::limits::{
     REBALANCE_ROUNDS_MAX,
 };
 use crate::node::handle::Handle;
-use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_runtime::shard::{ControlMessage, Destination};
 
 /// The result of [`Handle::rebalance`].
@@ -77,17 +76,11 @@ impl Handle {
 
     /// The number of connections of each shard; empty if one does not answer.
     fn count_connections(&self) -> Vec<u64> {
-        let (reply, answers) = mpsc::sync_channel(self.remotes.len());
-        self.send_all(|| ControlMessage::Command(ShardCommand::Count(reply.clone())));
-        drop(reply);
-        let mut counts = vec![0; self.remotes.len()];
-        for _ in 0..counts.len() {
-            match answers.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
-                Ok((shard, count)) => counts[shard] = count,
-                Err(_) => return Vec::new(),
-            }
+        let counts = self.commands.ask_all(ShardCommand::Count);
+        if counts.len() < self.remotes.len() {
+            return Vec::new();
         }
-        counts
+        counts.into_iter().map(|(_, count)| count).collect()
     }
 
     fn plan_moves(&self, connections: &[u64], part: u64) -> Option<Plan> {
