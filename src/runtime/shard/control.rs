@@ -88,19 +88,39 @@ pub enum ControlMessage<Q, R> {
 #[derive(Debug)]
 pub struct Remote<Q, R> {
     pub(super) orders: mpsc::Sender<ControlMessage<Q, R>>,
-    pub(super) waker: Waker,
-    /// The shard was woken and has not taken its control messages since, so that it need not be woken again.
-    pub(super) is_woken: Arc<AtomicBool>,
+    pub(super) waker: OnceWaker,
+}
+
+/// Wakes a shard from other threads, once until it has looked at what they sent.
+#[derive(Clone, Debug)]
+pub(super) struct OnceWaker {
+    waker: Waker,
+    /// The shard was woken and has not looked since, so that it need not be woken again.
+    is_woken: Arc<AtomicBool>,
+}
+
+impl OnceWaker {
+    pub(super) fn new(waker: Waker) -> OnceWaker {
+        OnceWaker { waker, is_woken: Arc::default() }
+    }
+
+    /// Wakes the shard after something was sent to it.
+    pub(super) fn wake(&self) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// The shard looks now at what was sent.
+    pub(super) fn reset(&self) {
+        self.is_woken.swap(false, Ordering::AcqRel);
+    }
 }
 
 // Not derived, because the type parameters need not be `Clone`.
 impl<Q, R> Clone for Remote<Q, R> {
     fn clone(&self) -> Remote<Q, R> {
-        Remote {
-            orders: self.orders.clone(),
-            waker: self.waker.clone(),
-            is_woken: Arc::clone(&self.is_woken),
-        }
+        Remote { orders: self.orders.clone(), waker: self.waker.clone() }
     }
 }
 
@@ -108,14 +128,12 @@ impl<Q, R> Remote<Q, R> {
     /// Sends a control message. False if the shard has ended.
     pub fn send(&self, message: ControlMessage<Q, R>) -> bool {
         let given = self.orders.send(message).is_ok();
-        if !self.is_woken.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
-        }
+        self.waker.wake();
         given
     }
 
     /// Ends the shard's wait.
     pub fn waker(&self) -> &Waker {
-        &self.waker
+        &self.waker.waker
     }
 }

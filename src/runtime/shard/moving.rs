@@ -3,10 +3,10 @@
 //! A shard gives a connection up, and sends it with its [`Exits`] to the [`Entrance`] of another. One that is not taken in
 //! comes back: it is never without a shard, except while it is on its way.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 
-use crate::driver::Waker;
+use crate::shard::control::OnceWaker;
 
 /// Where a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +65,13 @@ impl Drop for MoveAnswer {
 #[derive(Debug)]
 pub struct Entrance<S> {
     pub(super) newcomers: mpsc::Sender<Moved<S>>,
-    pub(super) waker: Waker,
-    pub(super) is_woken: Arc<AtomicBool>,
+    pub(super) waker: OnceWaker,
 }
 
 // Not derived, because sockets are not `Clone`.
 impl<S> Clone for Entrance<S> {
     fn clone(&self) -> Entrance<S> {
-        let (newcomers, waker) = (self.newcomers.clone(), self.waker.clone());
-        Entrance { newcomers, waker, is_woken: Arc::clone(&self.is_woken) }
+        Entrance { newcomers: self.newcomers.clone(), waker: self.waker.clone() }
     }
 }
 
@@ -84,9 +82,7 @@ impl<S> Entrance<S> {
     /// Returns it if the shard has ended.
     pub fn send(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
         self.newcomers.send(moved).map_err(|mpsc::SendError(moved)| moved)?;
-        if !self.is_woken.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
-        }
+        self.waker.wake();
         Ok(())
     }
 }

@@ -13,14 +13,13 @@ mod sealed;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 use super::access::AccessLog;
 use super::application::{Application, MessageOf};
 use super::config::{Allowance, ShardConfig};
 use super::context::Context;
-use super::control::{ControlMessage, Remote};
+use super::control::{ControlMessage, OnceWaker, Remote};
 use super::core::{ConnectionMemory, Core};
 use super::mailbox::Mailboxes;
 use super::moving::{Entrance, Exits, Moved};
@@ -71,10 +70,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         mailboxes: Mailboxes<MessageOf<A>>,
     ) -> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
-        let remote = Remote { orders: sender, waker: driver.waker(), is_woken: Arc::default() };
+        let remote = Remote { orders: sender, waker: OnceWaker::new(driver.waker()) };
         let (newcomers_sender, newcomers) = mpsc::channel();
-        let (waker, is_woken) = (remote.waker.clone(), Arc::clone(&remote.is_woken));
-        let entrance = Entrance { newcomers: newcomers_sender, waker, is_woken };
+        let entrance = Entrance { newcomers: newcomers_sender, waker: remote.waker.clone() };
         Shard {
             core: Core::new(driver, config, allowance, mailboxes),
             application,
@@ -359,7 +357,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     fn take_orders(&mut self) {
         // Whoever sends from now on wakes the shard again.
-        self.remote.is_woken.swap(false, Ordering::AcqRel);
+        self.remote.waker.reset();
         self.take_newcomers();
         while let Ok(order) = self.orders.try_recv() {
             match order {

@@ -35,8 +35,8 @@ pub(super) struct Moving {
     awaits_fence: bool,
     /// The driver did not give them up.
     staying: BTreeSet<Token>,
+    /// They have moved, or are on their way.
     given_up: BTreeSet<Token>,
-    moved: usize,
     /// When it must be looked at again at the latest.
     pub(super) look_at: Nanos,
 }
@@ -53,7 +53,6 @@ impl Moving {
             awaits_fence: false,
             staying: BTreeSet::new(),
             given_up: BTreeSet::new(),
-            moved: 0,
             look_at: 0,
         }
     }
@@ -64,13 +63,12 @@ impl Moving {
             cx.let_go(token);
         }
         // Fails if nobody waits any more.
-        let _ = self.order.done.try_send((cx.shard(), self.moved));
+        let _ = self.order.done.try_send((cx.shard(), self.given_up.len()));
     }
 
     /// A connection that was given up has come back.
     pub(super) fn note_return(&mut self, token: Token) {
         if self.given_up.remove(&token) {
-            self.moved -= 1;
             self.staying.insert(token);
         }
     }
@@ -108,7 +106,7 @@ impl Service {
         }
         let is_over = now >= moving.until
             || now >= moving.progressed_at + MOVE_PATIENCE
-            || moving.moved >= moving.order.most;
+            || moving.given_up.len() >= moving.order.most;
         if cx.leaving() > MOVE_BATCH || is_over {
             return is_over;
         }
@@ -142,7 +140,7 @@ impl Service {
     }
 
     fn hold_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
-        let most = MOVE_BATCH.min(moving.order.most - moving.moved);
+        let most = MOVE_BATCH.min(moving.order.most - moving.given_up.len());
         while moving.batch.len() < most
             && let Some(token) = moving.candidates.pop()
         {
@@ -164,7 +162,6 @@ impl Service {
                 Some(state) => {
                     moving.given_up.insert(token);
                     cx.give_up(token, moving.order.to, state);
-                    moving.moved += 1;
                     moving.progressed_at = cx.now();
                 }
                 None => cx.let_go(token),

@@ -103,6 +103,19 @@ impl Arrivals {
     }
 }
 
+/// The octets of an address, of IPv4 as mapped to IPv6.
+pub(super) fn octets(address: SocketAddr) -> [u8; 16] {
+    match address.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The address that has these [`octets`].
+pub(super) fn address_from(octets: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), port)
+}
+
 /// The address of a client in few bytes, because there is one for each connection.
 #[derive(Clone, Copy, Debug)]
 struct Client {
@@ -113,15 +126,11 @@ struct Client {
 
 impl Client {
     fn new(address: SocketAddr, entered: bool) -> Client {
-        let octets = match address.ip() {
-            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-            IpAddr::V6(address) => address.octets(),
-        };
-        Client { octets, port: address.port(), entered }
+        Client { octets: octets(address), port: address.port(), entered }
     }
 
     fn address(self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V6(Ipv6Addr::from(self.octets)).to_canonical(), self.port)
+        address_from(self.octets, self.port)
     }
 }
 

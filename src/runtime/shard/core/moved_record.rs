@@ -1,10 +1,11 @@
 //! The bytes of a connection on its way, up to its state machine, which follows.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::{Buf as _, BufMut as _};
 
 use crate::shard::connection_log::MovedNote;
+use crate::shard::core::arrivals::{address_from, octets};
 use crate::stats::Traffic;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 
@@ -110,11 +111,7 @@ fn read_note<'a>(from: &mut &'a [u8]) -> Option<MovedNote<'a>> {
 fn write_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
     out.put_u8(u8::from(address.is_some()));
     if let Some(address) = address {
-        let octets = match address.ip() {
-            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-            IpAddr::V6(address) => address.octets(),
-        };
-        out.put_slice(&octets);
+        out.put_slice(&octets(address));
         out.put_u16_le(address.port());
     }
 }
@@ -125,8 +122,7 @@ fn read_address(from: &mut &[u8]) -> Option<Option<SocketAddr>> {
     }
     let (octets, rest) = from.split_first_chunk::<16>()?;
     *from = rest;
-    let address = IpAddr::V6(Ipv6Addr::from(*octets)).to_canonical();
-    Some(Some(SocketAddr::new(address, from.try_get_u16_le().ok()?)))
+    Some(Some(address_from(*octets, from.try_get_u16_le().ok()?)))
 }
 
 fn read_flag(from: &mut &[u8]) -> Option<bool> {
