@@ -54,6 +54,7 @@ PARTS = {
     "test_haproxy": "src/server/node/listeners src/runtime/admission",
     "test_logs": "src/cli/logging admin broker server",
     "test_metrics": "admin src/runtime/stats packaging/prometheus packaging/grafana docs/reference/metrics.md",
+    "test_moving": "runtime broker src/server/handover src/server/service src/wire/centrifuge src/wire/event_stream.rs",
     "test_nats_permissions": "src/cluster/nats docs/reference/cluster.md",
     "test_nginx": "docs/guide/behind-nginx.md src/server/node/listeners",
     "test_operator_page": "src/server/pages admin",
