@@ -210,12 +210,12 @@ pub mod server {
         Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DrainAction,
         DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
         HeaderField, Identity, IntoHandler, IntoResponse, JoinError, Jwks, JwksSource, ListenAddress,
-        MakeHandler, Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication,
-        Path, PendingBatch, PendingPublish, Position, PositionError, PublishError, PublishOutcome, Published,
-        Query, Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Result, Route,
-        SendError, SendUntilRoom, Server, ShardState, Snapshot, StartError, StartErrorKind, State,
-        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
-        TopicNameError, TopicOptions,
+        MakeHandler, Message, MessageKind, Migrate, Opening, OptionalFromRequest, OutgoingMessage,
+        OwnedPublication, Path, PendingBatch, PendingPublish, Position, PositionError, PublishError,
+        PublishOutcome, Published, Query, Refused, Remote, RemoteSender, RequestContext, Requirements,
+        Response, Result, Route, SendError, SendUntilRoom, Server, ShardState, Snapshot, StartError,
+        StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent,
+        ThawContext, TopicMessage, TopicName, TopicNameError, TopicOptions,
     };
 }
 
@@ -251,7 +251,7 @@ pub mod guides {
     /// [fastwebsockets]: crate::guides::from_fastwebsockets
     /// [frameworks]: crate::Upgrader::negotiate
     /// [gorilla/websocket]: crate::guides::from_gorilla
-    /// [successor]: crate::guides
+    /// [Moving connections]: crate::guides
     /// [test endpoints]: crate::guides
     /// [tokio-tungstenite]: crate::guides::from_tokio_tungstenite
     /// [uWebSockets]: crate::guides::from_uwebsockets

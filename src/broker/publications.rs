@@ -272,6 +272,18 @@ pub(crate) fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> 
     Some((str::from_utf8(text).ok()?, rest))
 }
 
+/// Whether bytes of another process are a payload of this type.
+pub(crate) fn is_payload(content: Content, payload: &[u8]) -> bool {
+    match content {
+        Content::Binary => true,
+        Content::Text => simdutf8::basic::from_utf8(payload).is_ok(),
+        Content::Json => {
+            // The depth is that of valid JSON.
+            serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() && !is_too_deep(payload)
+        }
+    }
+}
+
 /// Whether a message, the one at `index` of its batch, may be published by its own content alone.
 ///
 /// # Errors

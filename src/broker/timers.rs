@@ -49,6 +49,12 @@ impl Timers {
         }
     }
 
+    /// The time of a slot's timer, if it has one.
+    pub fn time_of(&self, slot: u32) -> Option<Nanos> {
+        let place = self.places.get(slot as usize).filter(|place| **place != NOWHERE)?;
+        Some(self.heap[*place as usize].0)
+    }
+
     /// The earliest time.
     pub fn next(&self) -> Option<Nanos> {
         self.heap.first().map(|&(at, _)| at)
@@ -144,6 +150,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(timers.next(), model.values().min().copied());
+                for slot in 0..20 {
+                    prop_assert_eq!(timers.time_of(slot), model.get(&slot).copied());
+                }
             }
         }
     }

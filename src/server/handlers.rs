@@ -6,6 +6,7 @@ pub(crate) mod handler;
 pub(crate) mod handler_drain;
 pub(crate) mod handler_slots;
 pub(crate) mod message;
+pub(crate) mod migrate;
 pub(crate) mod panics;
 pub(crate) mod remote;
 pub(crate) mod sender;

@@ -52,6 +52,7 @@ pub use handlers::drain_notice::{DrainAction, DrainNotice};
 pub use handlers::failure::{Busy, Failure, Result};
 pub use handlers::handler::Handler;
 pub use handlers::message::Message;
+pub use handlers::migrate::{Migrate, ThawContext};
 pub use handlers::remote::Remote;
 pub use handlers::sender::{OutgoingMessage, RemoteSender, SendError, SendUntilRoom, SenderMail};
 pub use handlers::subscription::{PublishOutcome, SubscriptionEvent};

@@ -132,6 +132,8 @@ pub(crate) const HANDOVER_MOVE_TIMEOUT: Nanos = 20 * SECOND;
 pub(crate) const HANDOVER_SPARE_DESCRIPTORS: u64 = 128;
 /// Descriptors of one shard beside its connections, at most: its ring or epoll instance, wakers, and a listener for each address.
 pub(crate) const HANDOVER_SHARD_DESCRIPTORS: u64 = 16;
+/// Maximum bytes of the state of a [`Migrate`](crate::Migrate) handler. A longer one lets its connection stay.
+pub const MIGRATE_STATE_BYTES_MAX: usize = 256 * 1024;
 /// Connections of a shard that move together. Their clients wait for one another, so it takes milliseconds.
 pub(crate) const MOVE_BATCH: usize = 256;
 /// Time without a connection that can move after which the others stay: they owe something to slow clients.

@@ -229,7 +229,7 @@ impl Service {
     fn open(
         &mut self,
         token: Token,
-        route: &Route,
+        route: &Arc<Route>,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
     ) -> Answer<Peer> {
@@ -245,7 +245,7 @@ impl Service {
             Ok(handler) => {
                 middleware::tell(&routes.after, &opening, Ok(()));
                 let extras = Box::new(opening.into_extras());
-                let slot = handlers.take(token, handler, route.filter());
+                let slot = handlers.take(token, handler, route);
                 Answer::UpgradeWith {
                     peer: Peer::Handler(HandlerPeer::new(slot)),
                     extras,

@@ -9,7 +9,7 @@ use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds};
-use echoring_server::{Handler, Message, Remote, Result, Route, Routes, Service};
+use echoring_server::{Handler, Message, Migrate, Remote, Result, Route, Routes, Service, ThawContext};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
@@ -241,10 +241,20 @@ impl Handler for Parrot {
     }
 }
 
+impl Migrate for Parrot {
+    fn freeze(&self) -> Option<Vec<u8>> {
+        Some(vec![u8::from(self.streaming)])
+    }
+
+    fn thaw(state: &[u8], _: &ThawContext<'_>) -> Option<Parrot> {
+        Some(Parrot { streaming: state == [1] })
+    }
+}
+
 fn parrots() -> Routes {
     let mut routes = Routes::default();
-    routes.add(Route::new("/whole", || Parrot { streaming: false }));
-    routes.add(Route::new("/streamed", || Parrot { streaming: true }));
+    routes.add(Route::new("/whole", || Parrot { streaming: false }).migrates::<Parrot>());
+    routes.add(Route::new("/streamed", || Parrot { streaming: true }).migrates::<Parrot>());
     routes
 }
 
@@ -253,6 +263,16 @@ fn echoes_by_handlers_come_back_exactly() {
     for_each_seed("echoes_by_handlers_come_back_exactly", |seed| {
         let path = if seed % 2 == 0 { "/whole" } else { "/streamed" };
         echo(seed, path, false, |_| service().with_routes(parrots()));
+    });
+}
+
+/// Chunks arrive in the middle of moves, too.
+#[test]
+fn echoes_by_handlers_come_back_exactly_while_their_connections_move() {
+    for_each_seed("echoes_by_handlers_come_back_exactly_while_their_connections_move", |seed| {
+        let path = if seed % 2 == 0 { "/whole" } else { "/streamed" };
+        let service = |_| service().with_routes(parrots());
+        echo_in(seed, path, false, service, |world| move_some(world, seed));
     });
 }
 

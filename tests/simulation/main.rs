@@ -29,6 +29,7 @@ mod inflate;
 mod last_messages;
 mod limits;
 mod memory;
+mod migrate;
 mod newcomers;
 mod order;
 mod pauses;

@@ -17,6 +17,7 @@ use echoring_server::{
 use echoring_topics::TopicReport;
 
 mod balance;
+mod migrate;
 mod names;
 mod routes;
 mod senders;

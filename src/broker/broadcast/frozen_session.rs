@@ -25,6 +25,12 @@ const VERSION: u8 = 1;
 pub(super) enum FrozenPeer {
     Subscriber(FrozenSubscriber),
     Session(Box<FrozenSession>),
+    /// The connection of a handler, whose own state is elsewhere.
+    Handler {
+        is_paused: bool,
+        /// Its subscriptions, once it has had one.
+        session: Option<Box<FrozenSession>>,
+    },
 }
 
 /// A raw subscriber.
@@ -37,7 +43,7 @@ pub(super) struct FrozenSubscriber {
     pub(super) may_publish: bool,
 }
 
-/// A session, or an event stream.
+/// A session, an event stream, or the subscriptions of a handler's connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FrozenSession {
     pub(super) client: ClientId,
@@ -52,6 +58,7 @@ pub(super) struct FrozenSession {
 pub(super) enum FrozenProtocol {
     V1,
     EventStream,
+    Handler,
     Centrifuge {
         encoding: Encoding,
         pings: Pings,
@@ -94,6 +101,11 @@ impl FrozenPeer {
                 out.put_u8(1);
                 session.put(out);
             }
+            FrozenPeer::Handler { is_paused, session } => {
+                out.put_u8(2);
+                is_paused.put(out);
+                session.put(out);
+            }
         }
     }
 
@@ -105,8 +117,14 @@ impl FrozenPeer {
         match u8::take(from)? {
             0 => FrozenSubscriber::take(from).filter(FrozenSubscriber::is_valid).map(FrozenPeer::Subscriber),
             1 => {
-                let session = FrozenSession::take(from).filter(FrozenSession::is_valid)?;
-                Some(FrozenPeer::Session(Box::new(session)))
+                let session: Box<FrozenSession> = Wire::take(from)?;
+                (!session.is_of_handler()).then_some(FrozenPeer::Session(session))
+            }
+            2 => {
+                let is_paused = bool::take(from)?;
+                let session: Option<Box<FrozenSession>> = Wire::take(from)?;
+                let is_its = session.as_deref().is_none_or(FrozenSession::is_of_handler);
+                is_its.then_some(FrozenPeer::Handler { is_paused, session })
             }
             _ => None,
         }
@@ -143,6 +161,21 @@ impl FrozenSession {
             && (*protocol != FrozenProtocol::EventStream || subscriptions.len() == 1)
             && names.len() == subscriptions.len()
             && subscriptions.iter().all(is_valid)
+    }
+
+    fn is_of_handler(&self) -> bool {
+        self.protocol == FrozenProtocol::Handler
+    }
+}
+
+/// A valid one.
+impl Wire for Box<FrozenSession> {
+    fn put(&self, out: &mut Vec<u8>) {
+        FrozenSession::put(self, out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Box<FrozenSession>> {
+        FrozenSession::take(from).filter(FrozenSession::is_valid).map(Box::new)
     }
 }
 
@@ -204,6 +237,7 @@ impl Wire for FrozenProtocol {
         match *self {
             FrozenProtocol::V1 => out.put_u8(0),
             FrozenProtocol::EventStream => out.put_u8(1),
+            FrozenProtocol::Handler => out.put_u8(4),
             FrozenProtocol::Centrifuge { encoding, pings, due_in, ref forwarded } => {
                 out.put_u8(if encoding.is_binary() { 3 } else { 2 });
                 out.put_u8(PINGS.iter().position(|known| *known == pings).unwrap_or_default() as u8);
@@ -219,6 +253,7 @@ impl Wire for FrozenProtocol {
             1 => return Some(FrozenProtocol::EventStream),
             2 => Encoding::Json,
             3 => Encoding::Protobuf,
+            4 => return Some(FrozenProtocol::Handler),
             _ => return None,
         };
         let pings = *PINGS.get(usize::from(u8::take(from)?))?;
@@ -240,14 +275,15 @@ impl Wire for Forwarded {
 /// The states of pings by number; their order is part of the format.
 const PINGS: [Pings; 3] = [Pings::Idle, Pings::AwaitingPong, Pings::Answered];
 
-/// Why clients have subscriptions, by number; their order is part of the format. The connections of handlers do not move.
-const ALLOWED_BY: [AllowedBy; 6] = [
+/// Why clients have subscriptions, by number; their order is part of the format.
+const ALLOWED_BY: [AllowedBy; 7] = [
     AllowedBy::Permission,
     AllowedBy::Hook,
     AllowedBy::Token,
     AllowedBy::Credentials,
     AllowedBy::ConnectHook,
     AllowedBy::Operator,
+    AllowedBy::Handler,
 ];
 
 impl Wire for AllowedBy {
@@ -299,9 +335,15 @@ mod tests {
             due_in,
             forwarded: None,
         });
-        prop_oneof![Just(FrozenProtocol::V1), Just(FrozenProtocol::EventStream), centrifuge]
+        prop_oneof![
+            Just(FrozenProtocol::V1),
+            Just(FrozenProtocol::EventStream),
+            Just(FrozenProtocol::Handler),
+            centrifuge
+        ]
     }
 
+    /// A session, or what has its protocol.
     fn session() -> impl Strategy<Value = FrozenPeer> {
         let requests = (any::<u32>(), any::<u64>(), any::<u32>(), any::<u8>());
         let parts = (
@@ -317,13 +359,19 @@ mod tests {
             subscriptions.dedup_by(|one, other| one.topic == other.topic);
             let is_stream = protocol == FrozenProtocol::EventStream;
             let protocol = if is_stream && subscriptions.len() != 1 { FrozenProtocol::V1 } else { protocol };
-            FrozenPeer::Session(Box::new(FrozenSession {
+            let session = Box::new(FrozenSession {
                 client: ClientId::from_bits(client | 1),
                 subject: subject.into(),
                 requests: RequestHistory { latest, errors, late, late_row },
                 protocol,
                 subscriptions,
-            }))
+            });
+            match session.protocol {
+                FrozenProtocol::Handler => {
+                    FrozenPeer::Handler { is_paused: errors % 2 == 0, session: Some(session) }
+                }
+                _ => FrozenPeer::Session(session),
+            }
         })
     }
 
@@ -332,6 +380,10 @@ mod tests {
         parts.prop_map(|(topic, position, echo_own, may_publish)| {
             FrozenPeer::Subscriber(FrozenSubscriber { topic: topic.into(), position, echo_own, may_publish })
         })
+    }
+
+    fn handler() -> impl Strategy<Value = FrozenPeer> {
+        any::<bool>().prop_map(|is_paused| FrozenPeer::Handler { is_paused, session: None })
     }
 
     fn bytes_of(peer: &FrozenPeer) -> Vec<u8> {
@@ -343,7 +395,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_connection_is_read_as_it_was_written_and_not_from_a_part(
-            peer in prop_oneof![session(), subscriber()],
+            peer in prop_oneof![session(), subscriber(), handler()],
             rest in prop::collection::vec(any::<u8>(), 0..4),
             wrong in any::<(prop::sample::Index, u8)>(),
         ) {
@@ -393,21 +445,26 @@ mod tests {
                 is_counted: false,
                 presence_since: None,
             };
-            let frozen = FrozenSession {
+            let frozen = |protocol: &FrozenProtocol| FrozenSession {
                 client: ClientId::local(client),
                 subject: "".into(),
                 requests: RequestHistory::default(),
-                protocol,
+                protocol: protocol.clone(),
                 subscriptions: topics.iter().map(subscription).collect(),
             };
-            FrozenPeer::take(&mut &bytes_of(&FrozenPeer::Session(Box::new(frozen)))[..]).is_some()
+            let peers = [
+                FrozenPeer::Session(Box::new(frozen(&protocol))),
+                FrozenPeer::Handler { is_paused: false, session: Some(Box::new(frozen(&protocol))) },
+            ];
+            peers.map(|peer| FrozenPeer::take(&mut &bytes_of(&peer)[..]).is_some())
         };
-        assert!(session(1, &["a", "b"], FrozenProtocol::V1));
-        assert!(!session(0, &["a"], FrozenProtocol::V1), "no client has that id");
-        assert!(!session(1, &["a", "a"], FrozenProtocol::V1), "a session has one subscription to a topic");
-        assert!(session(1, &["a"], FrozenProtocol::EventStream));
-        assert!(!session(1, &[], FrozenProtocol::EventStream), "it has ended");
-        let handler = FrozenPeer::take(&mut &[VERSION, 2][..]);
-        assert_eq!(handler, None, "the connections of handlers do not move");
+        let (is_session, is_handler, is_none) = ([true, false], [false, true], [false, false]);
+        assert_eq!(session(1, &["a", "b"], FrozenProtocol::V1), is_session);
+        assert_eq!(session(1, &["a", "b"], FrozenProtocol::Handler), is_handler);
+        assert_eq!(session(0, &["a"], FrozenProtocol::V1), is_none, "no client has that id");
+        let twice = session(1, &["a", "a"], FrozenProtocol::V1);
+        assert_eq!(twice, is_none, "a session has one subscription to a topic");
+        assert_eq!(session(1, &["a"], FrozenProtocol::EventStream), is_session);
+        assert_eq!(session(1, &[], FrozenProtocol::EventStream), is_none, "it has ended");
     }
 }

@@ -43,6 +43,11 @@ impl HandlerEvents {
         self.entries.is_empty()
     }
 
+    /// Whether the handler of a connection has not been told everything.
+    pub(super) fn are_for(&self, token: Token) -> bool {
+        self.entries.iter().any(|entry| entry.token == token)
+    }
+
     pub(super) fn push(&mut self, token: Token, topic: &str, event: HandlerEvent) {
         let (name_at, name_bytes) = (self.names.len(), topic.len());
         self.names.push_str(topic);

@@ -6,14 +6,13 @@
 use bytes::{Buf as _, BufMut as _};
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
-use crate::publications::PublicationHead;
+use crate::publications::{PublicationHead, is_payload};
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
     ClientId, Content, Creator, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
     SubscriberId, TopicId, entries, is_members, is_topic_name,
 };
-use echoring_wire::is_too_deep;
 
 /// Offsets and counts that other numbers may be added to.
 const NUMBER_MAX: u64 = 1 << 53;
@@ -114,17 +113,6 @@ fn is_text(bytes: &[u8]) -> bool {
 
 fn is_name(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(is_topic_name)
-}
-
-fn is_payload(content: Content, payload: &[u8]) -> bool {
-    match content {
-        Content::Binary => true,
-        Content::Text => is_text(payload),
-        Content::Json => {
-            // The depth is that of valid JSON.
-            serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() && !is_too_deep(payload)
-        }
-    }
 }
 
 fn is_subject(bytes: &[u8]) -> bool {

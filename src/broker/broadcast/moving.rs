@@ -21,7 +21,7 @@ use super::handover::OrderedBy;
 use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::unanswered::Unanswered;
 use crate::gate::Gate;
-use crate::peer::{ConnectionContext, Context, Peer, ShardResources};
+use crate::peer::{ConnectionContext, Context, DrainPhase, HandlerPeer, Peer, ShardResources};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
@@ -29,16 +29,26 @@ use echoring_topics::{Creator, GapReason, Position, Refused, SubscriberId, Topic
 
 /// Stands for the topic of a raw subscriber that the shard could not subscribe to.
 const NOWHERE: TopicId = TopicId { index: u32::MAX, generation: u32::MAX };
+/// Stands for the slot of a handler that is not made yet.
+const NO_SLOT: u32 = u32::MAX;
 
 impl Broadcast {
-    /// Whether a connection can be frozen now: it is a raw subscriber or a session that has been sent everything, and no request of it
-    /// is open. Otherwise it may later.
+    /// Whether a connection can be frozen now: it is a raw subscriber, a session or a handler's connection that has been sent
+    /// everything, and no request of it is open. Otherwise it may later.
     pub fn may_move<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
         let is_served = !self.drain.is_on()
             && self.sequencer.ordered_by != OrderedBy::Nobody
             && !self.handover.is_lost
             && !self.arrivals.replays(token);
-        is_served && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
+        is_served
+            && !self.sessions.handler_events.are_for(token)
+            && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
+    }
+
+    /// Whether a connection is a member of a topic with presence. In a cluster it is one of its node.
+    pub fn is_member(&self, peer: &Peer) -> bool {
+        let own = peer.session().map(|session| &session.subscriptions[..]).unwrap_or_default();
+        own.iter().any(|own| self.fan_out.has(own.topic, TopicSettings::has_presence))
     }
 
     fn is_quiescent(&self, peer: &Peer) -> bool {
@@ -47,14 +57,21 @@ impl Broadcast {
                 let position = subscriber.member.and_then(|member| self.settled(subscriber.topic, member));
                 subscriber.held == 0 && position.is_some()
             }
-            Peer::Session(session) => {
-                let is_settled = |own: &SessionSubscription| {
-                    own.member().is_some_and(|member| self.settled(own.topic, member).is_some())
-                };
-                has_no_request(session) && session.subscriptions.iter().all(is_settled)
+            Peer::Session(session) => self.is_at_rest(session),
+            Peer::Handler(handler) => {
+                handler.held == 0
+                    && handler.drain == DrainPhase::Serving
+                    && handler.session.as_deref().is_none_or(|session| self.is_at_rest(session))
             }
-            Peer::Echo | Peer::Handler(_) => false,
+            Peer::Echo => false,
         }
+    }
+
+    fn is_at_rest(&self, session: &Session) -> bool {
+        let is_settled = |own: &SessionSubscription| {
+            own.member().is_some_and(|member| self.settled(own.topic, member).is_some())
+        };
+        has_no_request(session) && session.subscriptions.iter().all(is_settled)
     }
 
     /// The position of a subscriber that has been sent everything.
@@ -82,14 +99,26 @@ impl Broadcast {
             Peer::Session(session) => {
                 self.frozen_session(shard, now, token, session).map(Box::new).map(FrozenPeer::Session)
             }
-            Peer::Echo | Peer::Handler(_) => None,
+            Peer::Handler(handler) => {
+                let session = handler.session.as_deref();
+                let frozen =
+                    session.map(|session| self.frozen_session(shard, now, token, session).map(Box::new));
+                let is_paused = handler.is_paused;
+                // The subscriptions of a session, if there is one, are settled.
+                frozen
+                    .map_or(Some(None), |frozen| frozen.map(Some))
+                    .map(|session| FrozenPeer::Handler { is_paused, session })
+            }
+            Peer::Echo => None,
         };
         let Some(frozen) = frozen else { return Err(peer) };
         frozen.put(out);
         self.fan_out.ages.forget(token);
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
-            Peer::Session(session) => self.session_frozen(&mut cx.resources(), token, &session),
+            Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {
+                self.session_frozen(&mut cx.resources(), token, &session);
+            }
             Peer::Echo | Peer::Handler(_) => {}
         }
         Ok(())
@@ -135,7 +164,7 @@ impl Broadcast {
                 let forwarded = own.forwarded.clone();
                 FrozenProtocol::Centrifuge { encoding: own.encoding, pings, due_in, forwarded }
             }
-            Protocol::Handler => return None,
+            Protocol::Handler => FrozenProtocol::Handler,
         };
         Some(FrozenSession {
             client: self.client_of_session(shard, token, session),
@@ -159,7 +188,7 @@ impl Broadcast {
     /// Reads the state of a connection from the front of `from`, with `token` on this shard, where its client is known already. The
     /// shard subscribes to its topics. The caller makes it the peer of the connection and calls
     /// [`begin_thawed`](Broadcast::begin_thawed), or, if the connection is gone, [`closed`](Broadcast::closed). Nothing is refused for
-    /// a limit of clients.
+    /// a limit of clients. The connection of a handler still needs its slot.
     ///
     /// `None`, and nothing done, if the bytes are malformed, or there is no memory for them.
     pub fn thaw_peer<D: Driver>(
@@ -178,6 +207,10 @@ impl Broadcast {
                     return None;
                 }
                 Peer::Session(Box::new(self.thaw_session(cx, token, gate, *frozen)))
+            }
+            FrozenPeer::Handler { is_paused, session } => {
+                let session = session.map(|frozen| Box::new(self.thaw_session(cx, token, gate, *frozen)));
+                Peer::Handler(HandlerPeer { is_paused, session, ..HandlerPeer::new(NO_SLOT) })
             }
         })
     }
@@ -219,7 +252,9 @@ impl Broadcast {
     ) -> Session {
         let FrozenSession { client, subject, requests, protocol, subscriptions } = frozen;
         let now = cx.now();
-        let client = (client != self.client_at(cx.shard(), token)).then(|| Box::new(client));
+        // An id of another node is no member of a topic here, and nobody else knows it: see `is_member`.
+        let is_kept = client.node == self.node && client != self.client_at(cx.shard(), token);
+        let client = is_kept.then(|| Box::new(client));
         let mut session = Session { subject, requests, client, ..Session::default() };
         session.subscriptions.reserve_exact(subscriptions.len());
         for frozen in subscriptions {
@@ -242,6 +277,7 @@ impl Broadcast {
                 count_connection(gate, token, now);
                 Protocol::EventStream
             }
+            FrozenProtocol::Handler => Protocol::Handler,
             FrozenProtocol::Centrifuge { encoding, pings, due_in, forwarded } => {
                 let mut own = CentrifugeSession::thawed(encoding, pings, due_in, forwarded, now);
                 if let Some(at) = session.next_expiry() {
@@ -258,9 +294,11 @@ impl Broadcast {
     /// A thawed connection has its peer: its subscriptions go on.
     pub fn begin_thawed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let Some(mut link) = cx.link(token) else { return };
-        if matches!(&*link.peer, Peer::Subscriber(_)) {
+        match &*link.peer {
             // Replayed messages are compressed from an empty window, like those that follow.
-            link.share_window();
+            Peer::Subscriber(_) => drop(link.share_window()),
+            Peer::Handler(handler) if handler.is_paused => link.set_backpressured(true),
+            _ => {}
         }
         let topics: Vec<TopicId> = match &*link.peer {
             Peer::Subscriber(Subscriber { topic: NOWHERE, .. }) => {
@@ -293,10 +331,9 @@ impl Broadcast {
 /// Whether no request of a session waits for anything.
 fn has_no_request(session: &Session) -> bool {
     let is_free = match &session.protocol {
-        Protocol::V1 => true,
+        Protocol::V1 | Protocol::Handler => true,
         Protocol::EventStream => session.subscriptions.len() == 1,
         Protocol::Centrifuge(own) => own.has_no_request(),
-        Protocol::Handler => false,
     };
     is_free
         && session.held == 0

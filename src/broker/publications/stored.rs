@@ -4,9 +4,11 @@
 //! as long as a connection. Either is charged to the node's budget. Whoever takes a publication gives its memory back with
 //! `release`.
 
+use bytes::{Buf as _, BufMut as _};
 use echoring_proto::buffer::{Buffer, Pool, allocated_bytes};
+use echoring_topics::Content;
 
-use crate::publications::{PublicationHead, TopicPublication};
+use crate::publications::{PublicationHead, TopicPublication, check, is_payload};
 
 /// A publication in memory that is charged.
 #[derive(Debug)]
@@ -83,6 +85,24 @@ impl StoredPublication {
         self.memory.as_slice().len()
     }
 
+    /// Appends it, for [`read_frozen`](StoredPublication::read_frozen).
+    pub(crate) fn freeze(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.head.content as u8);
+        out.put_slice(&self.head.text_bytes);
+        out.put_u32_le(self.len() as u32);
+        out.put_slice(self.memory.as_slice());
+    }
+
+    /// The publication that `from` begins with. `None` if it is malformed, or could not have been published.
+    pub(crate) fn read_frozen<'a>(from: &mut &'a [u8]) -> Option<TopicPublication<'a>> {
+        let content = Content::from_number(from.try_get_u8().ok()?)?;
+        let text_bytes = from.split_off(..3)?.try_into().ok()?;
+        let bytes = from.try_get_u32_le().ok()? as usize;
+        let message = PublicationHead { content, text_bytes }.read(from.split_off(..bytes)?)?;
+        let is_valid = is_payload(content, message.publication.payload) && check(&message, 0).is_ok();
+        is_valid.then_some(message)
+    }
+
     /// Returns its memory.
     pub(crate) fn release(self, pool: &mut Pool) {
         match self.memory {
@@ -100,7 +120,7 @@ fn own_bytes(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use echoring_topics::{Content, Publication};
+    use echoring_topics::Publication;
 
     #[test]
     fn a_stored_publication_is_what_was_stored_and_its_memory_is_given_back() {

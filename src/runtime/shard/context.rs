@@ -19,7 +19,8 @@ use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{
-    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply, SharedWindow,
+    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, MessageProgress, OutOfMemory, Reply,
+    SharedWindow,
 };
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
@@ -399,6 +400,11 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         connection.is_some_and(|connection| connection.is_between_messages() && connection.is_writable())
     }
 
+    /// The same as [`ConnectionContext::sends_fragments`].
+    pub fn sends_fragments(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.sends_fragments())
+    }
+
     /// Whether TLS secures a connection, so that it never leaves its shard.
     pub fn is_secured(&self, token: Token) -> bool {
         self.core.sessions.has(token.index)
@@ -563,9 +569,14 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.touch(token);
     }
 
+    /// Sets the least progress of a connection's messages, see [`Extras::message_progress`]. Without one it is the server's.
+    pub fn set_progress(&mut self, token: Token, progress: Option<MessageProgress>) {
+        self.core.set_progress(token, progress);
+    }
+
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
-        self.core.set_progress(token, extras);
+        self.set_progress(token, extras.message_progress);
         self.core.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.core.touch(token);
     }

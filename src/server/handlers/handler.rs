@@ -3,6 +3,7 @@
 //! A handler accesses its own connection through a [`Remote`], others through their
 //! [`RemoteSender`](crate::RemoteSender)s and topics.
 
+use std::any::Any;
 use std::net::SocketAddr;
 
 use crate::handlers::drain_notice::{DrainAction, DrainNotice};
@@ -44,7 +45,7 @@ use echoring_runtime::shard::Disposition;
 ///     }
 /// }
 /// ```
-pub trait Handler {
+pub trait Handler: Any {
     /// The 101 is queued. Messages that are sent here follow it.
     ///
     /// # Errors

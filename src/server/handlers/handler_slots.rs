@@ -1,6 +1,7 @@
 //! The handlers of one shard. An error or a panic of a handler closes its own connection only.
 
 mod fragments;
+pub(crate) mod moving;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::handlers::subscription::{PublishOutcome, SubscriptionEvent};
 use crate::limits::{
     DRAIN_NOTICES_PER_TICK, PACED_DRAIN_NOTICE, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES,
 };
+use crate::routes::route::Route;
 use echoring_broker::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
 use echoring_broker::observer;
 use echoring_broker::peer::{ConnectionContext, Context, DrainPhase, Peer};
@@ -42,6 +44,8 @@ struct HandlerSlot {
     handler: Option<Box<dyn Handler>>,
     token: Token,
     filter: MessageFilter,
+    /// The route, if its connections can move.
+    movable_by: Option<Arc<Route>>,
     /// Bytes of the current message so far.
     message_bytes: u64,
     reserved_bytes: usize,
@@ -91,12 +95,13 @@ impl fmt::Debug for HandlerSlots {
 
 impl HandlerSlots {
     /// Puts the handler of a new connection into a free slot. Returns the slot's number.
-    pub(crate) fn take(&mut self, token: Token, handler: Box<dyn Handler>, filter: MessageFilter) -> u32 {
+    pub(crate) fn take(&mut self, token: Token, handler: Box<dyn Handler>, route: &Arc<Route>) -> u32 {
         let slot = HandlerSlot {
             streaming: caught(|| handler.is_streaming()).unwrap_or(false),
             handler: Some(handler),
             token,
-            filter,
+            filter: route.filter(),
+            movable_by: route.migration().is_some().then(|| Arc::clone(route)),
             message_bytes: 0,
             reserved_bytes: 0,
             has_failed: false,
@@ -134,10 +139,15 @@ impl HandlerSlots {
         if let Some(mut handler) = slot.handler.take() {
             caught(move || handler.close(closed));
         }
+        self.vacate(number)
+    }
+
+    /// Frees a slot. Returns the messages that were to be published on close.
+    fn vacate(&mut self, number: u32) -> OnClose {
         self.timers.clear(number);
         self.free.push(number);
         let slot = &mut self.entries[number as usize];
-        slot.senders = None;
+        (slot.senders, slot.movable_by) = (None, None);
         std::mem::take(&mut slot.on_close)
     }
 
@@ -551,7 +561,10 @@ fn send_queued(senders: &mut SenderQueue, link: &mut ConnectionContext<'_>, byte
                 }
                 drop(charge);
             }
-            SenderAction::Close(code, reason) => link.close(code, &reason),
+            SenderAction::Close(code, reason, charge) => {
+                link.close(code, &reason);
+                drop(charge);
+            }
             SenderAction::Wait(waiter) => drop(waiter),
         }
     }

@@ -16,6 +16,7 @@ use echoring_proto::connection::MessageKind;
 use crate::commands::blocking;
 use crate::handlers::message::Message;
 use crate::limits::SENDER_MESSAGE_BYTES;
+use echoring_runtime::shard::Destination;
 
 /// Sends to one connection from any thread or task. Cheap to clone; made by [`Remote::sender`](crate::Remote::sender).
 ///
@@ -206,10 +207,12 @@ impl RemoteSender {
     }
 
     /// Starts the closing handshake (RFC 6455, 7.1.2) behind the accepted messages; nothing is accepted from now on. The peer
-    /// gets the first 123 bytes of the reason. Returns false if the connection was closed, or told to close, before.
+    /// gets the first 123 bytes of the reason. Returns false if the connection was closed, or told to close, before, or has just moved to
+    /// another process.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> bool {
+        let Some(charge) = Charge::of_close(&self.shared) else { return false };
         let is_first = !self.shared.is_closed.swap(true, Ordering::AcqRel);
-        is_first && self.put(SenderAction::Close(code, reason.into()))
+        is_first && self.put(SenderAction::Close(code, reason.into(), charge))
     }
 
     /// Whether the connection is closed, or was told to close by a sender. A connection whose closing handshake has just begun
@@ -298,10 +301,14 @@ pub(crate) struct Shared {
     slot: u32,
     /// Bytes that may wait.
     bytes_max: u64,
+    /// Bytes that wait; [`LEAVING`] while the connection moves, when nothing does.
     bytes: AtomicU64,
     messages: AtomicU64,
     is_closed: AtomicBool,
 }
+
+/// Stands for the bytes of a connection that moves: nothing fits.
+const LEAVING: u64 = u64::MAX;
 
 impl Shared {
     /// Charges a message with its overhead, if it fits. A message above the bound fits when nothing else waits.
@@ -315,7 +322,7 @@ impl Shared {
             return None;
         }
         shared.messages.fetch_add(1, Ordering::AcqRel);
-        Some(Charge { shared: Arc::clone(shared), bytes })
+        Some(Charge { shared: Arc::clone(shared), bytes, is_budgeted: true })
     }
 }
 
@@ -324,12 +331,25 @@ impl Shared {
 pub(crate) struct Charge {
     shared: Arc<Shared>,
     bytes: u64,
+    is_budgeted: bool,
+}
+
+impl Charge {
+    /// Counts an order to close, for which there is always room, so that the connection does not move before it has it.
+    fn of_close(shared: &Arc<Shared>) -> Option<Charge> {
+        // `LEAVING` has no successor.
+        let more = |before: u64| before.checked_add(1);
+        shared.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Charge { shared: Arc::clone(shared), bytes: 1, is_budgeted: false })
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         self.shared.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.shared.budget.give_outside(self.bytes);
+        if self.is_budgeted {
+            self.shared.budget.give_outside(self.bytes);
+        }
     }
 }
 
@@ -343,7 +363,7 @@ pub struct SenderMail {
 #[derive(Debug)]
 pub(crate) enum SenderAction {
     Send(OutgoingMessage, Charge),
-    Close(CloseCode, String),
+    Close(CloseCode, String, Charge),
     /// Wake when there is room, or the connection is closed.
     Wait(Waiter),
 }
@@ -433,6 +453,23 @@ impl SenderQueue {
     /// The connection has a message, whose charge is released.
     pub(crate) fn sent(&mut self) {
         self.shared.messages.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether the connection may move with its senders left behind: to another shard, if there are none; to another process, if they
+    /// have nothing to send.
+    pub(crate) fn may_stay_behind(&self, to: Destination) -> bool {
+        let is_unused = Arc::strong_count(&self.shared) == 1;
+        is_unused || (to == Destination::Successor && self.shared.bytes.load(Ordering::Acquire) == 0)
+    }
+
+    /// Takes nothing from senders any more, unless they have just sent something. From then on there is no room for them.
+    pub(crate) fn shut(&self) -> bool {
+        self.shared.bytes.compare_exchange(0, LEAVING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The connection stays after all.
+    pub(crate) fn open_again(&self) {
+        self.shared.bytes.store(0, Ordering::Release);
     }
 
     /// Wakes the waiting senders, once half of the room is free.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::node::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
+use crate::node::handle::PacedDrain;
 use crate::node::listeners::InheritedListener;
 use crate::node::server::Server;
 use crate::node::topic_options::TopicOptions;
@@ -58,6 +59,7 @@ use echoring_topics::Pattern;
 #[must_use = "a builder does nothing until `start`"]
 pub struct Builder {
     config: ServerConfig,
+    takeover: Option<PacedDrain>,
 }
 
 impl Default for Builder {
@@ -70,7 +72,7 @@ impl Default for Builder {
 impl From<ServerConfig> for Builder {
     /// Starts from a configuration.
     fn from(config: ServerConfig) -> Builder {
-        Builder { config }
+        Builder { config, takeover: None }
     }
 }
 
@@ -84,7 +86,7 @@ impl Builder {
             pinned: false,
             ..ServerConfig::default()
         };
-        Builder { config }
+        Builder { config, takeover: None }
     }
 
     /// Accepts connections on an address; port 0 selects a free port. Repeatable.
@@ -307,8 +309,8 @@ impl Builder {
         self
     }
 
-    /// Whether idle connections move from full shards to emptier ones; by default they do. Those of handlers, and TLS sessions, stay
-    /// where they are.
+    /// Whether idle connections move from full shards to emptier ones; by default they do. TLS sessions stay where they are, and
+    /// those of handlers that do not [migrate](crate::Migrate).
     pub fn rebalance(mut self, rebalance: bool) -> Builder {
         self.config.rebalance = rebalance;
         self
@@ -465,12 +467,37 @@ impl Builder {
         &self.config
     }
 
+    /// Lets the server take the place of a running one, and later give it to another: a new release of the program starts beside the
+    /// old one, without a refused connection or a lost message. Both need this call, the same user, and an address in common whose port is
+    /// not 0. Without a running server it is a start as any other.
+    ///
+    /// The new server gets the listening sockets, the topics with their histories, and the open connections: those of the built-in routes,
+    /// and of routes whose handlers [migrate](crate::Migrate). The old one closes the others with 1012 (service restart), paced as
+    /// `drain` says, and then [ends](Server::join).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use echoring::server::{PacedDrain, Server};
+    ///
+    /// let drain = PacedDrain { time: Duration::from_secs(60), per_second_max: 1_000 };
+    /// let builder = Server::builder().listen(([127, 0, 0, 1], 9001)).builtin_routes(true).takeover(drain);
+    /// # drop(builder);
+    /// ```
+    pub fn takeover(mut self, drain: PacedDrain) -> Builder {
+        self.takeover = Some(drain);
+        self
+    }
+
     /// Starts the server; it accepts connections when this returns.
     ///
     /// # Errors
     /// The problem and its remedy, see [`StartError::kind`].
     pub fn start(self) -> Result<Server, StartError> {
-        Server::start(self.config)
+        match self.takeover {
+            Some(drain) => Server::start_in_place(self.config, drain),
+            None => Server::start(self.config),
+        }
     }
 }
 

@@ -52,7 +52,8 @@ const END_PART: u64 = 10;
 
 impl Handle {
     /// Moves idle connections from the fullest shards to the emptiest until they differ by less than a tenth of the mean, as far as
-    /// connections can move: no TLS sessions, and none of handlers. Blocks for some seconds at most.
+    /// connections can move: no TLS sessions, and none of handlers that do not [migrate](crate::Migrate). Blocks for some seconds at
+    /// most.
     pub fn rebalance(&self) -> Rebalanced {
         let mut balanced = Rebalanced::default();
         for _ in 0..REBALANCE_ROUNDS_MAX {

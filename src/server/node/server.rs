@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
 use crate::commands::CommandSender;
-use crate::handover::{self, Offering, Predecessor};
+use crate::handover::{self, Event, MeetingPoint, Offering, Predecessor};
 use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS};
 use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
-use crate::node::handle::{ClientLimits, End, FailureState, Handle, Readiness, Snapshot};
+use crate::node::handle::{ClientLimits, End, FailureState, Handle, PacedDrain, Readiness, Snapshot};
 use crate::node::host::Resolved;
 use crate::node::identity::NodeIdentity;
 use crate::node::join_error::JoinError;
@@ -100,6 +100,30 @@ impl Server {
     #[doc(hidden)]
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
         Server::bind(config, None)?.start_after(None)
+    }
+
+    /// The same in the place of the server of this user that runs at the same addresses, if there is one. The server waits for its own
+    /// successor then.
+    ///
+    /// # Errors
+    /// As for [`start`](Server::start). Also if the running server does not hand over, or no successor could find this one.
+    pub(crate) fn start_in_place(config: ServerConfig, drain: PacedDrain) -> Result<Server, StartError> {
+        let points = |addresses: &[ListenAddress]| addresses.iter().filter_map(MeetingPoint::of).collect();
+        let (shards, user) = (Resolved::of(&config)?.shards, rustix::process::geteuid().as_raw());
+        let met: Vec<MeetingPoint> = points(&config.listen);
+        let predecessor = Predecessor::find(&met, user, shards, config.message_bytes_max);
+        let predecessor = predecessor.map_err(cannot_take_over)?;
+        let config = ServerConfig { has_successors: true, ..config };
+        let mut server = Server::bind(config, predecessor.as_ref())?.start_after(predecessor)?;
+        server.take_over()?;
+        let offering = Offering { points: points(&server.addresses), admin: None, tickets: None, drain };
+        let failing = server.handle();
+        let on = move |event: Event<'_>| match event {
+            Event::Leaving | Event::Staying | Event::TakenOver => {}
+            Event::Broken(reason) => failing.fail(reason),
+        };
+        server.wait_for_successor(offering, on).map_err(cannot_take_over)?;
+        Ok(server)
     }
 
     /// Opens the listeners, or takes those of `predecessor` whose addresses `config` has, and starts nothing. A process gives

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::handlers::handler::Handler;
 use crate::handlers::message::MessageFilter;
+use crate::handlers::migrate::{Migrate, Migration};
 use crate::handlers::panics::caught;
 use crate::routes::factory::{AnswerRequest, MakeHandler};
 use crate::routes::middleware::{self, Check, Observe};
@@ -55,6 +56,7 @@ pub struct Route {
     kind: Option<MessageKind>,
     message_bytes_max: u64,
     progress: Option<MessageProgress>,
+    migration: Option<Migration>,
 }
 
 impl fmt::Debug for Route {
@@ -118,6 +120,7 @@ impl Route {
             kind: None,
             message_bytes_max: u64::MAX,
             progress: None,
+            migration: None,
         }
     }
 
@@ -193,6 +196,32 @@ impl Route {
     pub fn message_progress(mut self, bytes: u32, time: Duration) -> Route {
         self.progress = Some(MessageProgress::new(bytes, time));
         self
+    }
+
+    /// The handlers of the route are of this type, whose connections move: see [`Migrate`]. Those of another type stay.
+    ///
+    /// A connection goes on with the route of the same pattern, and of the same [`only_subprotocols`](Route::only_subprotocols). If the new
+    /// process has none that migrates, the connection is closed with 1012.
+    #[must_use]
+    pub fn migrates<H: Migrate + 'static>(mut self) -> Route {
+        H::requires(&mut self.requirements);
+        self.migration = Some(Migration::of::<H>());
+        self
+    }
+
+    /// How its handlers move, if they do.
+    pub(crate) fn migration(&self) -> Option<&Migration> {
+        self.migration.as_ref()
+    }
+
+    /// What distinguishes it from the other routes of a server.
+    pub(crate) fn name(&self) -> String {
+        let subprotocols = if self.subprotocol_required { &self.subprotocols[..] } else { &[] };
+        subprotocols.iter().fold(self.pattern.to_string(), |name, subprotocol| name + " " + subprotocol)
+    }
+
+    pub(crate) fn progress(&self) -> Option<MessageProgress> {
+        self.progress
     }
 
     pub(crate) fn filter(&self) -> MessageFilter {
@@ -377,6 +406,11 @@ impl Routes {
             SubprotocolPreference::Client => ranked.min_by_key(|(rank, _)| *rank),
         }?;
         Some(Arc::clone(route))
+    }
+
+    /// The route of this name, if its handlers move.
+    pub(crate) fn find_migrating(&self, name: &str) -> Option<Arc<Route>> {
+        self.upgrades.iter().find(|route| route.migration.is_some() && route.name() == name).cloned()
     }
 
     /// Whether there is no route for WebSockets.

@@ -10,14 +10,31 @@ use bytes::{Buf as _, BufMut as _};
 
 use super::Service;
 use crate::commands::move_order::MoveOrder;
+use crate::handlers::handler_slots::HandlerSlots;
+use crate::handlers::migrate::ThawContext;
 use crate::limits::{MOVE_BATCH, MOVE_PATIENCE, MOVE_RETRY_INTERVAL};
 use echoring_broker::gate::{Due, Thawed};
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Destination;
 
 /// The version of the state's format. States of another one are refused.
 const VERSION: u8 = 1;
+
+/// What a connection is; its numbers are part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerKind {
+    Subscriber = 0,
+    Echo = 1,
+    Handler = 2,
+}
+
+impl PeerKind {
+    fn of(number: u8) -> Option<PeerKind> {
+        [PeerKind::Subscriber, PeerKind::Echo, PeerKind::Handler].get(usize::from(number)).copied()
+    }
+}
 
 /// An order that is carried out.
 #[derive(Debug)]
@@ -132,7 +149,7 @@ impl Service {
                 && !cx.is_secured(*token)
                 && !moving.staying.contains(token)
                 && (!moving.order.only_idle || cx.is_idle(*token))
-                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer))
+                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer, &moving.order))
         };
         let mut tokens = cx.tokens();
         tokens.retain(may_move);
@@ -145,7 +162,7 @@ impl Service {
             && let Some(token) = moving.candidates.pop()
         {
             // What waits to be published would leave behind the fence.
-            if self.may_leave(cx, token) && cx.hold(token) {
+            if self.may_leave(cx, token, &moving.order) && cx.hold(token) {
                 moving.batch.push(token);
             }
         }
@@ -158,7 +175,7 @@ impl Service {
 
     fn send_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
         for token in std::mem::take(&mut moving.batch) {
-            match self.freeze(cx, token) {
+            match self.freeze(cx, token, &moving.order) {
                 Some(state) => {
                     moving.given_up.insert(token);
                     cx.give_up(token, moving.order.to, state);
@@ -170,35 +187,64 @@ impl Service {
     }
 
     /// Whether a connection owes and awaits nothing now.
-    fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
-        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
-        let is_movable = cx.peer_of(token).is_some_and(|peer| self.is_movable(peer));
-        cx.is_open(token) && is_movable && (is_echo || self.broadcast.may_move(cx, token))
+    fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token, order: &MoveOrder) -> bool {
+        let Some(peer) = cx.peer_of(token).filter(|peer| self.is_movable(peer, order)) else { return false };
+        let is_ready = match peer {
+            Peer::Echo => true,
+            Peer::Handler(handler) => {
+                self.handlers.may_leave(handler.slot, order.to)
+                    && !cx.sends_fragments(token)
+                    && self.broadcast.may_move(cx, token)
+            }
+            Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.may_move(cx, token),
+        };
+        is_ready && cx.is_open(token)
     }
 
-    /// Whether connections of this kind move. In a cluster, the owner node of a topic knows neither of fences of other processes, nor of
-    /// members that leave one node and go on at another.
-    fn is_movable(&self, peer: &Peer) -> bool {
-        match peer {
-            Peer::Echo => true,
-            Peer::Subscriber(_) | Peer::Session(_) => !self.is_clustered,
-            Peer::Handler(_) => false,
-        }
+    /// Whether a connection moves that is like this.
+    fn is_movable(&self, peer: &Peer, order: &MoveOrder) -> bool {
+        let is_of_movable_route = match peer {
+            Peer::Echo => return true,
+            Peer::Subscriber(_) | Peer::Session(_) => true,
+            Peer::Handler(handler) => self.handlers.is_movable(handler.slot),
+        };
+        // The successor of a cluster's node is a node of its own, and the members of a topic are those of nodes.
+        let leaves_node = self.is_clustered && order.to == Destination::Successor;
+        is_of_movable_route && !(leaves_node && self.broadcast.is_member(peer))
     }
 
     /// The state of a connection, which this shard forgets. `None` if it cannot leave now.
-    fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) -> Option<Vec<u8>> {
-        if !self.may_leave(cx, token) {
+    fn freeze<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        order: &MoveOrder,
+    ) -> Option<Vec<u8>> {
+        if !self.may_leave(cx, token, order) {
             return None;
         }
-        let is_echo = matches!(cx.peer_of(token), Some(Peer::Echo));
         let mut state = vec![VERSION];
         self.gate.freeze_client(token, &mut state);
-        state.put_u8(u8::from(is_echo));
+        let slot = cx.peer_of(token)?.handler_slot();
+        let kind = match (cx.peer_of(token)?, slot) {
+            (Peer::Echo, _) => PeerKind::Echo,
+            (_, Some(_)) => PeerKind::Handler,
+            (_, None) => PeerKind::Subscriber,
+        };
+        state.put_u8(kind as u8);
+        if let Some(slot) = slot {
+            self.handlers.freeze(slot, cx.now(), &mut state)?;
+        }
         let peer = cx.take_peer(token)?;
-        if !is_echo && let Err(peer) = self.broadcast.freeze_peer(cx, token, peer, &mut state) {
+        if kind != PeerKind::Echo
+            && let Err(peer) = self.broadcast.freeze_peer(cx, token, peer, &mut state)
+        {
             cx.set_peer(token, peer);
+            slot.into_iter().for_each(|slot| self.handlers.keep(slot));
             return None;
+        }
+        if let Some(slot) = slot {
+            self.handlers.move_out(slot, cx.pool());
         }
         self.forget_client(token, cx.pool());
         Some(state)
@@ -220,9 +266,12 @@ impl Service {
         }
         let now = cx.now();
         let client = self.gate.thaw_client(token, from, cx.pool(), now)?;
-        let is_echo = from.try_get_u8().ok()? == 1;
-        let peer =
-            if is_echo { Peer::Echo } else { self.broadcast.thaw_peer(cx, token, &mut self.gate, from)? };
+        let Some(peer) = self.thaw_peer(cx, token, from) else {
+            self.forget_client(token, cx.pool());
+            return None;
+        };
+        let is_whole = from.is_empty();
+        let (is_echo, slot) = (matches!(peer, Peer::Echo), peer.handler_slot());
         cx.set_peer(token, peer);
         if !is_echo {
             self.broadcast.begin_thawed(cx, token);
@@ -237,6 +286,54 @@ impl Service {
             }
             Thawed::Continued => {}
         }
-        from.is_empty().then_some(())
+        if let Some(slot) = slot
+            && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
+        {
+            self.handlers().thawed(&mut link, slot);
+        }
+        is_whole.then_some(())
+    }
+
+    fn thaw_peer<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        from: &mut &[u8],
+    ) -> Option<Peer> {
+        match PeerKind::of(from.try_get_u8().ok()?)? {
+            PeerKind::Echo => Some(Peer::Echo),
+            PeerKind::Subscriber => match self.broadcast.thaw_peer(cx, token, &mut self.gate, from)? {
+                // The handler is missing.
+                peer @ Peer::Handler(_) => {
+                    self.broadcast.closed(cx, token, peer);
+                    None
+                }
+                peer => Some(peer),
+            },
+            PeerKind::Handler => self.thaw_handler(cx, token, from),
+        }
+    }
+
+    fn thaw_handler<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        from: &mut &[u8],
+    ) -> Option<Peer> {
+        let here = ThawContext { states: &self.states, client: self.gate.client(token) };
+        let now = cx.now();
+        let newcomer = HandlerSlots::thaw(from, &self.routes, &here, now, cx.pool())?;
+        match self.broadcast.thaw_peer(cx, token, &mut self.gate, from) {
+            Some(Peer::Handler(mut peer)) => {
+                cx.set_progress(token, newcomer.progress());
+                peer.slot = self.handlers.move_in(token, newcomer);
+                Some(Peer::Handler(peer))
+            }
+            other => {
+                other.into_iter().for_each(|peer| self.broadcast.closed(cx, token, peer));
+                newcomer.give_up(cx.pool());
+                None
+            }
+        }
     }
 }

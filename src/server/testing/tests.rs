@@ -30,7 +30,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A handler of functions.
 struct Scripted<M>(M);
 
-impl<M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition>> Handler for Scripted<M> {
+impl<M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition> + 'static> Handler for Scripted<M> {
     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         (self.0)(remote, message)
     }

@@ -11,7 +11,7 @@ const SHARDS: usize = 3;
 /// Connections that stay, on the first shard.
 const STAYING: usize = 60;
 
-fn counts(server: &Handle) -> Vec<u64> {
+pub fn counts(server: &Handle) -> Vec<u64> {
     server.snapshots().iter().map(|snapshot| snapshot.connections).collect()
 }
 
@@ -28,7 +28,7 @@ fn settle(server: &Handle, connections: u64) -> Vec<u64> {
 }
 
 /// Opens connections until the first shard has enough of them. Those of other shards are closed.
-fn fill_first_shard(server: &Handle, address: SocketAddr, path: &str, count: usize) -> Vec<Peer> {
+pub fn fill_first_shard(server: &Handle, address: SocketAddr, path: &str, count: usize) -> Vec<Peer> {
     let (mut first, mut others) = (Vec::new(), Vec::new());
     let mut before = counts(server);
     while first.len() < count {

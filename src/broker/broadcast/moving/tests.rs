@@ -652,6 +652,7 @@ fn of_another_epoch(bytes: &[u8]) -> Vec<u8> {
     match &mut frozen {
         FrozenPeer::Subscriber(subscriber) => subscriber.position.epoch ^= 2,
         FrozenPeer::Session(session) => session.subscriptions[0].position.epoch ^= 2,
+        FrozenPeer::Handler { .. } => panic!("there are no handlers here"),
     }
     let mut bytes = Vec::new();
     frozen.put(&mut bytes);

@@ -7,7 +7,6 @@ use super::Core;
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
 use crate::limits::OWN_PROGRESS_MAX;
-use crate::shard::answer::Extras;
 use crate::shard::connection_log::Refused;
 use crate::shard::kinds::Kinds;
 use crate::shard::route::Route;
@@ -15,7 +14,7 @@ use crate::shard::tls::Layer;
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Account;
 use crate::traces;
-use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
+use echoring_proto::connection::{Cause, Connection, MessageProgress, OutOfMemory, Reply};
 use echoring_proto::deflate;
 use echoring_proto::handshake::{Refusal, Upgrade};
 
@@ -41,9 +40,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Applies the lowest minimum progress among routes with their own.
-    pub(in crate::shard) fn set_progress(&mut self, token: Token, extras: &Extras) {
-        let (Some(own), Some(slot)) = (extras.message_progress, self.slots.get_mut(token)) else { return };
+    /// Sets the least progress of a connection's messages, if its route has its own.
+    pub(in crate::shard) fn set_progress(&mut self, token: Token, own: Option<MessageProgress>) {
+        let (Some(own), Some(slot)) = (own, self.slots.get_mut(token)) else { return };
         let known = &mut self.env.config.own_progress;
         let place = known.iter().position(|other| *other == own).unwrap_or(known.len());
         match u8::try_from(place) {
