@@ -92,6 +92,9 @@ pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
 /// Time after a fence for which owner shards keep all messages, for connections that move: many times what one takes between two
 /// processes.
 pub(crate) const FENCE_RETENTION: Nanos = 10 * SECOND;
+/// Time after a change of a cluster's members for which nodes keep all messages: as long as it may take until all topics have new owners,
+/// and the connections of a node that is replaced have moved.
+pub(crate) const VIEW_RETENTION: Nanos = 40 * SECOND;
 /// Maximum subscriptions of a connection that is thawed: many times the default of a connection.
 pub(crate) const FROZEN_SUBSCRIPTIONS_MAX: usize = 65_536;
 /// The last part of a drain, in which subscribers that have not received everything are notified of their losses: a

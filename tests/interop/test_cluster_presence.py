@@ -1,6 +1,7 @@
 """Member lists of several nodes: every subscriber sees who is there, wherever the others are, and whatever becomes of nodes."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import time
@@ -203,6 +204,65 @@ class Presence(InACluster):
                 for room in ROOMS:
                     for session in (one, back):
                         await until_members(session, room, [own, *ids])
+
+    @asynchronous
+    async def test_a_member_that_moves_between_shards_is_neither_seen_to_leave_nor_to_join(self):
+        config = "[topic_defaults]\nhistory_messages = 0\n" + CONFIGURATION
+        flags = ("--config", self.enterContext(text_file(config)), "--rebalance", "off")
+        node, other = self.start("a", "b", flags=flags)
+        counts = lambda: [shard["connections"] for shard in node.stats()["shards"]]
+
+        async def settled(connections):
+            async def is_so():
+                return sum(counts()) == connections
+
+            await wait_until_async(is_so, lambda: f"{connections} connections: {counts()}")
+
+        async with contextlib.AsyncExitStack() as open_until_here:
+            witness = await open_until_here.enter_async_context(Session(other))
+            for room in ROOMS:
+                own = (await witness.subscribe(room))["client"]
+                await witness.next("presence", topic=room, event="join", client=own)
+            # All at one shard.
+            moving = []
+            while counts()[0] < 6 or counts()[1] > 0:
+                session, before = Session(node), counts()
+                await session.__aenter__()
+                await settled(sum(before) + 1)
+                if counts()[0] > before[0]:
+                    open_until_here.push_async_exit(session)
+                    moving.append(session)
+                else:
+                    await session.__aexit__()
+                    await settled(sum(before))
+            # Each room has few, so that the shard that they leave has none.
+            for number, session in enumerate(moving):
+                for room in ROOMS[number % len(ROOMS) :: 6]:
+                    own = (await session.subscribe(room))["client"]
+                    for listening in (witness, session):
+                        await listening.next("presence", topic=room, event="join", client=own)
+            publishing = asyncio.create_task(self.publish_until_stopped(other))
+            status, _, answer = await asyncio.to_thread(node.get, "/rebalance", "POST")
+            self.assertEqual((status, json.loads(answer)), (200, {"moved": 3, "connections": [3, 3]}))
+            await quiet(witness)
+            self.stopping = True
+            published = await publishing
+            for number, session in enumerate(moving):
+                for room in ROOMS[number % len(ROOMS) :: 6]:
+                    texts = [message["text"] for message in await session.messages(room, len(published))]
+                    self.assertEqual(texts, published)
+                self.assertEqual([event for event in session.events if event["type"] != "message"], [])
+                await session.publish(ROOMS[number], "from a member")
+                await witness.next("message", topic=ROOMS[number], text="from a member")
+
+    async def publish_until_stopped(self, node):
+        self.stopping, published = False, []
+        while not self.stopping:
+            published.append(f"number {len(published)}")
+            for room in ROOMS:
+                status, answer = await asyncio.to_thread(node.publish, room, published[-1])
+                self.assertEqual(status, 200, answer)
+        return published
 
     @asynchronous
     async def test_changes_while_the_backbone_is_away_are_told_when_it_is_back(self):

@@ -66,6 +66,8 @@ pub(super) struct Following {
     reads: BTreeMap<Box<str>, Nanos>,
     /// The ends of all reads. Each takes equally long.
     read_ends: VecDeque<(Nanos, Box<str>)>,
+    /// Topics without subscribers that are followed as long as messages are kept for subscribers that move.
+    lingering: BTreeSet<Box<str>>,
     /// The waiter for the handover of the topics of others.
     settles: Vec<u64>,
     streams: Streams,
@@ -145,6 +147,7 @@ impl Following {
             waiting: BTreeMap::new(),
             reads: BTreeMap::new(),
             read_ends: VecDeque::new(),
+            lingering: BTreeSet::new(),
             settles: Vec::new(),
             streams: Streams::new(streams),
         }

@@ -11,6 +11,7 @@ use crate::broadcast::mail_codec::REFUSALS;
 use crate::broadcast::shard_mail::{PublishResult, ShardMail};
 use crate::broadcast::topic_read::TopicAnswer;
 use crate::broadcast::{Broadcast, RETRY_DELAY};
+use crate::limits::VIEW_RETENTION;
 use crate::node_mail::{ClusterEvent, RelayOutbox};
 use crate::peer::Context;
 
@@ -30,13 +31,18 @@ impl Broadcast {
             return Some(self.now + RETRY_DELAY);
         }
         let ahead = self.sequencer.queue.ahead.iter().map(|page| page.look_at).min();
-        ahead.into_iter().chain(following.deadline()).min()
+        let lingers = (!following.lingering.is_empty()).then(|| self.sequencer.topics.retained_until());
+        ahead.into_iter().chain(following.deadline()).chain(lingers).min()
     }
 
     /// Does the work that the tick has left for the cluster, and handles the events of other nodes.
     pub(in crate::broadcast) fn advance_following<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.sequencer.tell_forgotten();
         let Some(mut following) = self.sequencer.following.take() else { return };
+        if !following.lingering.is_empty() && !self.sequencer.topics.retains(self.now) {
+            // None of their subscribers is on its way any more.
+            std::mem::take(&mut following.lingering).iter().for_each(|name| self.sequencer.queue.touch(name));
+        }
         let is_idle = following.events.is_empty()
             && self.sequencer.queue.is_empty()
             && !following.table.has_members_due()
@@ -107,6 +113,11 @@ impl Broadcast {
             let is_wanted = self.sequencer.topics.is_subscribed(&name)
                 || following.waiting.contains_key(&name)
                 || following.reads.contains_key(&name);
+            let lingers = !is_wanted && self.sequencer.topics.retains(self.now);
+            if lingers {
+                following.lingering.insert(name.clone());
+            }
+            let is_wanted = is_wanted || lingers;
             self.with_table(cx, following, |table, shard| match is_wanted {
                 true => table.subscribe(shard, &name),
                 false => table.unsubscribe(shard, &name),
@@ -146,6 +157,9 @@ impl Broadcast {
             ClusterEvent::Settle(number) => following.settles.push(number),
             ClusterEvent::Reset(node) => following.links.reset(node),
             ClusterEvent::Message(_, ref bytes) => following.inbox.remove(bytes.len()),
+            // Topics change their owners, and subscribers may move to a node that joins: what is ordered before a node follows a
+            // topic there is for that node, too.
+            ClusterEvent::View(_) => self.sequencer.topics.retain_until(self.now + VIEW_RETENTION),
             _ => {}
         }
         self.with_table(cx, following, |table, shard| match event {

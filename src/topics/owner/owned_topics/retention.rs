@@ -12,8 +12,14 @@ impl OwnedTopics {
         self.retain_until = self.retain_until.max(until);
     }
 
-    pub(super) fn retains(&self, now: Nanos) -> bool {
+    /// Whether messages are kept for subscribers that move.
+    pub fn retains(&self, now: Nanos) -> bool {
         now < self.retain_until
+    }
+
+    /// Until when they are; 0 if no topic has any.
+    pub fn retained_until(&self) -> Nanos {
+        self.retain_until
     }
 
     /// Keeps the message that a topic is about to store, and those behind it.
