@@ -243,6 +243,11 @@ impl Broadcast {
         self.first_number.wrapping_add(shard as u8)
     }
 
+    /// The numbers of the clients of this process, which has so many shards.
+    fn numbers(&self, shards: usize) -> ClientNumbers {
+        ClientNumbers { first: self.first_number, shards: shards as u16 }
+    }
+
     /// A connection is gone.
     pub fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) {
         self.fan_out.ages.forget(token);

@@ -37,7 +37,7 @@ pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use inspect::ConnectionView;
 pub use kinds::Kinds;
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
-pub use moving::{Destination, Entrance, Exits, MoveAnswer, Moved};
+pub use moving::{Destination, Entrance, Exits, MoveAnswer, Moved, RecordCharge};
 pub use route::Route;
 pub use tick::Shard;
 pub use timer_wheel::earlier;

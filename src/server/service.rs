@@ -94,12 +94,26 @@ pub struct Service {
     handshakes: PendingRequests,
     /// Publications of other threads.
     backlog: Backlog,
+    /// Together, because every tick looks for them, and most find none.
+    errands: Option<Box<Errands>>,
+    /// Topics are shared with other nodes.
+    is_clustered: bool,
+}
+
+/// What operators have ordered, and takes several ticks.
+#[derive(Debug, Default)]
+struct Errands {
     /// The scans of connections that are in progress. The admin address bounds their number.
     scans: Vec<Scan>,
     /// The order to move connections away that is carried out.
     moving: Option<Moving>,
-    /// Topics are shared with other nodes.
-    is_clustered: bool,
+}
+
+impl Errands {
+    /// When they are continued at the latest.
+    fn due(&self) -> Option<Nanos> {
+        earlier(self.scans.iter().map(Scan::due).min(), self.moving.as_ref().map(|moving| moving.look_at))
+    }
 }
 
 impl Service {
@@ -123,8 +137,7 @@ impl Service {
             gate,
             handshakes: PendingRequests::default(),
             backlog: Backlog::default(),
-            scans: Vec::new(),
-            moving: None,
+            errands: None,
             is_clustered: false,
         };
         let service = service.with_routes(config.routes.clone());
@@ -279,6 +292,18 @@ impl Service {
         Handlers { slots: handlers, services: HandlerServices { broadcast, gate } }
     }
 
+    fn errands(&mut self) -> &mut Errands {
+        self.errands.get_or_insert_default()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn advance_errands<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.advance_moving(cx);
+        self.advance_scans(cx);
+        self.errands.take_if(|errands| errands.scans.is_empty() && errands.moving.is_none());
+    }
+
     fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() && !self.broadcast.is_frozen()
     }
@@ -409,7 +434,7 @@ impl Application for Service {
 
     fn addressed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, address: Option<SocketAddr>) {
         self.handshakes.addressed(&self.gate, token, address);
-        if !self.scans.is_empty() {
+        if self.errands.is_some() {
             self.found_address(cx, token, address);
         }
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
@@ -481,7 +506,7 @@ impl Application for Service {
                 self.configure_auth(cx, config.auth.clone());
                 let _ = reply.try_send((shard, ()));
             }
-            ShardCommand::Connections(scan) => self.scans.push(Scan::new(scan, now)),
+            ShardCommand::Connections(scan) => self.errands().scans.push(Scan::new(scan, now)),
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
@@ -528,11 +553,8 @@ impl Application for Service {
             self.backlog.decide(decided);
         }
         self.handlers().tick_ended(cx);
-        if self.moving.is_some() {
-            self.advance_moving(cx);
-        }
-        if !self.scans.is_empty() {
-            self.advance_scans(cx);
+        if self.errands.is_some() {
+            self.advance_errands(cx);
         }
     }
 
@@ -547,8 +569,7 @@ impl Application for Service {
             self.broadcast.deadline(),
             self.handlers.deadline(),
             self.gate.deadline(),
-            self.scans.iter().map(Scan::due).min(),
-            self.moving.as_ref().map(|moving| moving.look_at),
+            self.errands.as_ref().and_then(|errands| errands.due()),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

@@ -123,6 +123,7 @@ impl Transfer {
             from: None,
             is_returned: false,
             answer: Some(MoveAnswer::new(self.answer.clone(), number)),
+            charge: self.exits.charge(moved.record.len()),
         };
         self.unanswered.insert(number, moved);
         // Dropped, with the answer that it is not taken in, if the shard has ended.

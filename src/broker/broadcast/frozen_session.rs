@@ -18,7 +18,7 @@ use super::request_history::RequestHistory;
 use super::session::{AllowedBy, Granted};
 use crate::limits::FROZEN_SUBSCRIPTIONS_MAX;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(super) struct FrozenSubscriber {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FrozenSession {
     pub(super) client: ClientId,
+    /// Whether its id was given by the process that has frozen it. The numbers of processes repeat after some takeovers.
+    pub(super) is_client_own: bool,
     pub(super) subject: Box<str>,
     pub(super) requests: RequestHistory,
     pub(super) protocol: FrozenProtocol,
@@ -181,7 +183,7 @@ impl Wire for Box<FrozenSession> {
 
 structures! {
     FrozenSubscriber { topic, position, echo_own, may_publish }
-    FrozenSession { client, subject, requests, protocol, subscriptions }
+    FrozenSession { client, is_client_own, subject, requests, protocol, subscriptions }
     FrozenSubscription {
         topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, presence_since
     }
@@ -361,6 +363,7 @@ mod tests {
             let protocol = if is_stream && subscriptions.len() != 1 { FrozenProtocol::V1 } else { protocol };
             let session = Box::new(FrozenSession {
                 client: ClientId::from_bits(client | 1),
+                is_client_own: late % 2 == 0,
                 subject: subject.into(),
                 requests: RequestHistory { latest, errors, late, late_row },
                 protocol,
@@ -447,6 +450,7 @@ mod tests {
             };
             let frozen = |protocol: &FrozenProtocol| FrozenSession {
                 client: ClientId::local(client),
+                is_client_own: true,
                 subject: "".into(),
                 requests: RequestHistory::default(),
                 protocol: protocol.clone(),

@@ -92,17 +92,17 @@ impl Broadcast {
         peer: Peer,
         out: &mut Vec<u8>,
     ) -> Result<(), Peer> {
-        let (shard, now) = (cx.shard(), cx.now());
+        let (place, now) = ((cx.shard(), cx.shards()), cx.now());
         let frozen = match &peer {
             _ if !self.is_quiescent(&peer) => None,
             Peer::Subscriber(subscriber) => self.frozen_subscriber(subscriber).map(FrozenPeer::Subscriber),
             Peer::Session(session) => {
-                self.frozen_session(shard, now, token, session).map(Box::new).map(FrozenPeer::Session)
+                self.frozen_session(place, now, token, session).map(Box::new).map(FrozenPeer::Session)
             }
             Peer::Handler(handler) => {
                 let session = handler.session.as_deref();
                 let frozen =
-                    session.map(|session| self.frozen_session(shard, now, token, session).map(Box::new));
+                    session.map(|session| self.frozen_session(place, now, token, session).map(Box::new));
                 let is_paused = handler.is_paused;
                 // The subscriptions of a session, if there is one, are settled.
                 frozen
@@ -132,7 +132,7 @@ impl Broadcast {
 
     fn frozen_session(
         &self,
-        shard: usize,
+        (shard, shards): (usize, usize),
         now: Nanos,
         token: Token,
         session: &Session,
@@ -166,8 +166,10 @@ impl Broadcast {
             }
             Protocol::Handler => FrozenProtocol::Handler,
         };
+        let client = self.client_of_session(shard, token, session);
         Some(FrozenSession {
-            client: self.client_of_session(shard, token, session),
+            client,
+            is_client_own: self.numbers(shards).contains(client),
             subject: session.subject.clone(),
             requests: session.requests,
             protocol,
@@ -250,10 +252,12 @@ impl Broadcast {
         gate: &mut Gate,
         frozen: FrozenSession,
     ) -> Session {
-        let FrozenSession { client, subject, requests, protocol, subscriptions } = frozen;
+        let FrozenSession { client, is_client_own, subject, requests, protocol, subscriptions } = frozen;
         let now = cx.now();
-        // An id of another node is no member of a topic here, and nobody else knows it: see `is_member`.
-        let is_kept = client.node == self.node && client != self.client_at(cx.shard(), token);
+        // An id of another node is no member of a topic here, and nobody else knows it: see `is_member`. One of an early predecessor
+        // whose numbers are those of this process may be that of another client.
+        let is_taken = !is_client_own && self.numbers(cx.shards()).contains(client);
+        let is_kept = client.node == self.node && !is_taken && client != self.client_at(cx.shard(), token);
         let client = is_kept.then(|| Box::new(client));
         let mut session = Session { subject, requests, client, ..Session::default() };
         session.subscriptions.reserve_exact(subscriptions.len());

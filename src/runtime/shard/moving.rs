@@ -4,9 +4,10 @@
 //! comes back: it is never without a shard, except while it is on its way.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
 use crate::shard::control::OnceWaker;
+use echoring_proto::buffer::Budget;
 
 /// Where a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,28 @@ pub struct Moved<S> {
     pub is_returned: bool,
     /// Tells another thread whether it was taken in.
     pub answer: Option<MoveAnswer>,
+    /// The memory of the record.
+    pub charge: RecordCharge,
+}
+
+/// The bytes of a record, which are charged to the node's memory budget as far as there is room: the connection's own memory is
+/// released before.
+#[derive(Debug, Default)]
+pub struct RecordCharge(Option<(Arc<Budget>, u64)>);
+
+impl RecordCharge {
+    fn new(budget: &Arc<Budget>, bytes: usize) -> RecordCharge {
+        let bytes = bytes as u64;
+        RecordCharge(budget.take_outside(bytes).then(|| (Arc::clone(budget), bytes)))
+    }
+}
+
+impl Drop for RecordCharge {
+    fn drop(&mut self) {
+        if let Some((budget, bytes)) = &self.0 {
+            budget.give_outside(*bytes);
+        }
+    }
 }
 
 /// Tells another thread whether a connection was taken in. One that is dropped says that it was not.
@@ -66,12 +89,18 @@ impl Drop for MoveAnswer {
 pub struct Entrance<S> {
     pub(super) newcomers: mpsc::Sender<Moved<S>>,
     pub(super) waker: OnceWaker,
+    /// The budget of the node's memory.
+    pub(super) memory: Arc<Budget>,
 }
 
 // Not derived, because sockets are not `Clone`.
 impl<S> Clone for Entrance<S> {
     fn clone(&self) -> Entrance<S> {
-        Entrance { newcomers: self.newcomers.clone(), waker: self.waker.clone() }
+        Entrance {
+            newcomers: self.newcomers.clone(),
+            waker: self.waker.clone(),
+            memory: Arc::clone(&self.memory),
+        }
     }
 }
 
@@ -106,6 +135,12 @@ impl<S> Exits<S> {
     /// Sets the entrances of the shards, by number. Only the first call has an effect.
     pub fn set_shards(&self, shards: Vec<Entrance<S>>) {
         let _ = self.shards.set(shards);
+    }
+
+    /// Charges the bytes of a record.
+    pub fn charge(&self, bytes: usize) -> RecordCharge {
+        let first = self.shards.get().and_then(|shards| shards.first());
+        first.map(|shard| RecordCharge::new(&shard.memory, bytes)).unwrap_or_default()
     }
 
     /// Opens the way to a successor, or closes it.

@@ -72,7 +72,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
         let remote = Remote { orders: sender, waker: OnceWaker::new(driver.waker()) };
         let (newcomers_sender, newcomers) = mpsc::channel();
-        let entrance = Entrance { newcomers: newcomers_sender, waker: remote.waker.clone() };
+        let memory = Arc::clone(allowance.pool.budget());
+        let entrance = Entrance { newcomers: newcomers_sender, waker: remote.waker.clone(), memory };
         Shard {
             core: Core::new(driver, config, allowance, mailboxes),
             application,
@@ -208,7 +209,6 @@ impl<D: Driver, A: Application> Shard<D, A> {
         // that later.
         self.flush_dirty();
         self.application.tick_ended(&mut Context { core: &mut self.core });
-        self.read_staying();
         self.core.note_excesses();
         if self.core.env.pool.is_under_pressure() {
             self.relieve();

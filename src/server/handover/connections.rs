@@ -291,8 +291,9 @@ fn take_batch(
         let record = body.split_off(..length).ok_or_else(malformed)?.to_vec();
         let to = Destination::Shard((number % shards as u64) as usize);
         let answer = Some(MoveAnswer::new(answer.clone(), number));
+        let charge = exits.charge(record.len());
         // Dropped, with the answer that it is not taken in, if the shard has ended.
-        let _ = exits.send(Moved { record, socket, to, from: None, is_returned: false, answer });
+        let _ = exits.send(Moved { record, socket, to, from: None, is_returned: false, answer, charge });
     }
     Ok(())
 }

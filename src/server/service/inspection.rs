@@ -14,18 +14,16 @@ use echoring_broker::peer::{Context, Peer, ServerKinds, class};
 
 impl Service {
     /// Continues the scans.
-    #[cold]
-    #[inline(never)]
     pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut going_on = Vec::new();
-        for mut scan in mem::take(&mut self.scans) {
+        for mut scan in mem::take(&mut self.errands().scans) {
             if self.advance(cx, &mut scan) {
                 scan.finish(cx.shard(), cx.indexes());
             } else {
                 going_on.push(scan);
             }
         }
-        self.scans = going_on;
+        self.errands().scans = going_on;
     }
 
     /// Looks at the share of one tick. Returns whether the scan has ended.
@@ -85,13 +83,13 @@ impl Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
-        let mut scans = mem::take(&mut self.scans);
+        let mut scans = mem::take(&mut self.errands().scans);
         for scan in &mut scans {
             if scan.stop_waiting(token) && cx.is_open(token) {
                 self.take(cx, scan, token, address);
             }
         }
-        self.scans = scans;
+        self.errands().scans = scans;
     }
 
     /// Carries out the action of the scan for a connection that passes its filter, the address aside.

@@ -95,18 +95,18 @@ impl Service {
     /// Begins to carry out an order, in place of an earlier one.
     pub(super) fn begin_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>, order: MoveOrder) {
         let moving = Moving::new(order, cx.now());
-        if let Some(earlier) = self.moving.replace(moving) {
+        if let Some(earlier) = self.errands().moving.replace(moving) {
             earlier.end(cx);
         }
     }
 
     /// Continues to move connections.
     pub(super) fn advance_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        let Some(mut moving) = self.moving.take() else { return };
+        let Some(mut moving) = self.errands().moving.take() else { return };
         if self.advance_order(cx, &mut moving) {
             moving.end(cx);
         } else {
-            self.moving = Some(moving);
+            self.errands().moving = Some(moving);
         }
     }
 
@@ -257,7 +257,7 @@ impl Service {
         token: Token,
         mut state: &[u8],
     ) -> Option<()> {
-        if let Some(moving) = &mut self.moving {
+        if let Some(moving) = self.errands.as_mut().and_then(|errands| errands.moving.as_mut()) {
             moving.note_return(token);
         }
         let from = &mut state;

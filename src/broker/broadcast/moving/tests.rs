@@ -684,6 +684,32 @@ fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
 }
 
 #[test]
+fn a_client_whose_id_has_come_round_gets_another() {
+    for is_client_own in [true, false] {
+        let mut world = World::new(1, 0);
+        let before = world.subscriber("v1", 0);
+        let after = world.open("blank", 1);
+        let bytes = world.freeze(&before);
+        world.settle();
+        let Some(FrozenPeer::Session(mut frozen)) = FrozenPeer::take(&mut &bytes[..]) else {
+            panic!("a session")
+        };
+        assert!(frozen.is_client_own);
+        // As if a process before the last had given it, whose first shard had the number of this one's.
+        frozen.is_client_own = is_client_own;
+        let mut bytes = Vec::new();
+        let client = frozen.client;
+        FrozenPeer::Session(frozen).put(&mut bytes);
+        world.thaw(&after, bytes);
+        world.settle();
+        let Some(FrozenPeer::Session(again)) = FrozenPeer::take(&mut &world.freeze(&after)[..]) else {
+            panic!("a session")
+        };
+        assert_eq!((again.client == client, again.is_client_own), (is_client_own, true));
+    }
+}
+
+#[test]
 fn clients_of_a_predecessor_move_to_its_successor_and_only_the_others_leave_with_it() {
     for kind in ["raw", "events", "v1", "json", "protobuf"] {
         let mut world = World::of_predecessor_and_successor();

@@ -202,7 +202,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.remove(token);
         self.counters.moved_out += 1;
         let from = Some(self.mailboxes.shard());
-        Some(Moved { record, socket, to, from, is_returned: false, answer: None })
+        let charge = self.exits.as_ref().map(|exits| exits.charge(record.len())).unwrap_or_default();
+        Some(Moved { record, socket, to, from, is_returned: false, answer: None, charge })
     }
 
     /// Takes a connection in.

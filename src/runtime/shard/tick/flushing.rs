@@ -16,6 +16,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     #[inline(never)]
     fn flush_any(&mut self) {
+        // They are dirty since they were let go.
+        self.read_staying();
         for _ in 0..2 {
             self.core.flush_listed();
             while let Some(token) = self.core.ending.pop() {
