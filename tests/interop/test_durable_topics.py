@@ -247,6 +247,13 @@ class UnderLoad(Durable, test_cluster.RollingUpgrade):
         await asyncio.to_thread(self.kill, node)
         await self.start_again(name)
 
+    # A subscriber may have to come back to get messages from the stream.
+    test_by_takeover_nobody_notices = None
+
+    @asynchronous
+    async def test_by_takeover_loses_and_doubles_nothing(self):
+        await self.upgrade_all(self.take_over, flags=("--drain", "2s"))
+
     @asynchronous
     async def test_by_killing_each_node_loses_and_doubles_nothing(self):
         await self.upgrade_all(self.kill_and_start)

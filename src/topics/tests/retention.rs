@@ -3,14 +3,18 @@
 use super::world::{LOCAL, json, settings};
 use crate::limits::RETAINED_BYTES_MAX;
 use crate::{
-    ClientId, Creator, HistoryBounds, OwnedTopicId, OwnedTopics, Replay, Rules, SlowConsumerPolicy,
+    ClientId, Creator, Durable, HistoryBounds, OwnedTopicId, OwnedTopics, Replay, Rules, SlowConsumerPolicy,
     TopicSettings, entries,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 
 fn owned(messages: u32) -> (OwnedTopics, Pool) {
+    owned_with(messages, Durable::default())
+}
+
+fn owned_with(messages: u32, durable: Durable) -> (OwnedTopics, Pool) {
     let history = HistoryBounds { messages, bytes: 1_000, age: 5 };
-    let settings = TopicSettings { history, ..settings(SlowConsumerPolicy::Disconnect) };
+    let settings = TopicSettings { history, durable, ..settings(SlowConsumerPolicy::Disconnect) };
     let rules = Rules::new(Vec::new(), settings);
     (OwnedTopics::new(rules, Lease::new(Budget::new(2), 1), 7), Pool::standalone())
 }
@@ -26,6 +30,17 @@ fn replay(
     let (page, bytes) = owned.history(id, Replay::After(after), 1 << 20, now, pool).unwrap();
     let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
     (page.first, entries(&bytes).map(|(_, message)| text(message.payload)).collect())
+}
+
+#[test]
+fn a_durable_topic_keeps_what_its_settings_say() {
+    let (mut owned, mut pool) = owned_with(2, Durable { is_on: true, ..Durable::default() });
+    let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+    owned.retain_until(1_000);
+    for payload in ["1", "2", "3"] {
+        owned.publish(id, &json(payload.as_bytes()), true, 10, &mut pool).unwrap();
+    }
+    assert_eq!(replay(&mut owned, id, 0, 11, &mut pool), (2, vec!["2".to_owned(), "3".to_owned()]));
 }
 
 #[test]

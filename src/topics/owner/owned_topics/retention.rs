@@ -1,12 +1,12 @@
 //! Retention: while connections move between shards or processes, topics keep the messages that their subscribers are not sent
 //! meanwhile, whatever the settings of their histories say.
 
-use super::{OwnedTopicId, OwnedTopics};
+use super::{OwnedTopic, OwnedTopicId, OwnedTopics};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
 impl OwnedTopics {
-    /// Keeps every message from now on until this time at least, within a bound in bytes per topic and as far as there is memory. No
+    /// Keeps every message of topics that are not durable from now on until this time at least, within a bound in bytes per topic and as far as there is memory. No
     /// topic is forgotten meanwhile for lack of subscribers.
     pub fn retain_until(&mut self, until: Nanos) {
         self.retain_until = self.retain_until.max(until);
@@ -33,7 +33,10 @@ impl OwnedTopics {
     #[cold]
     #[inline(never)]
     fn begin_retention(&mut self, id: OwnedTopicId) {
-        if let Some(owned) = self.table.get_mut(id.key()).filter(|owned| owned.retained_after.is_none()) {
+        // The stream of a durable topic has its messages.
+        let begins =
+            |owned: &&mut OwnedTopic| owned.retained_after.is_none() && !owned.settings.durable.is_on;
+        if let Some(owned) = self.table.get_mut(id.key()).filter(begins) {
             owned.retain_after(owned.offset - 1);
             self.retained.push(id);
         }
