@@ -5,7 +5,7 @@
 
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{
-    Codecs, Connection, ConnectionConfig, Entropy, Env, Piece, SpanCursor, Step,
+    Codecs, Connection, ConnectionConfig, Entropy, Env, Piece, SpanCursor, Step, TransportAction,
 };
 use echoring_proto::limits::SECOND;
 
@@ -33,13 +33,14 @@ pub fn run(data: &[u8]) {
         for span in received.chunks(1 + usize::from(options >> 2)) {
             receive(&mut connection, span, &mut env);
         }
+        let mut is_aborted = false;
         for _ in 0..3 {
             env.now += 100 * SECOND;
             connection.handle_timeout(&mut env);
-            send(&mut connection, &mut env);
+            is_aborted |= send(&mut connection, &mut env) == Some(TransportAction::Abort);
         }
         let queued = connection.queued_bytes();
-        assert!(queued == 0 || connection.is_aborting(), "{queued} bytes stay");
+        assert!(queued == 0 || is_aborted, "{queued} bytes stay");
         connection.release(env.pool, env.codecs);
     }
     // The first call resets the demand, the second frees unused buffers.
@@ -81,9 +82,9 @@ fn receive(connection: &mut Connection, span: &[u8], env: &mut Env<'_>) {
     }
 }
 
-fn send(connection: &mut Connection, env: &mut Env<'_>) {
+fn send(connection: &mut Connection, env: &mut Env<'_>) -> Option<TransportAction> {
     while let Some(buffer) = connection.pop() {
         env.pool.put(buffer);
     }
-    let _ = connection.take_transport_action();
+    connection.take_transport_action()
 }
