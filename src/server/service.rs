@@ -100,7 +100,7 @@ pub struct Service {
     is_clustered: bool,
 }
 
-/// What operators have ordered, and takes several ticks.
+/// Orders of operators that take several ticks.
 #[derive(Debug, Default)]
 struct Errands {
     /// The scans of connections that are in progress. The admin address bounds their number.
@@ -285,7 +285,6 @@ impl Service {
         Some(Answer::RespondWith(Box::new(to_reply(response, false))))
     }
 
-    /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
     #[inline]
     fn handlers(&mut self) -> Handlers<'_> {
         let Service { handlers, broadcast, gate, .. } = self;
@@ -304,6 +303,7 @@ impl Service {
         self.errands.take_if(|errands| errands.scans.is_empty() && errands.moving.is_none());
     }
 
+    /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
     fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() && !self.broadcast.is_frozen()
     }

@@ -141,7 +141,7 @@ fn world(seed: u64, shards: usize, calls: &AllCalls) -> Rc<World<Service>> {
     TopicWorld { memory: Some(memory), ..TopicWorld::of_handlers(settings, routes) }.start(seed, shards)
 }
 
-/// What a client writes. Returns how many messages its handler publishes, and whether it is to wake.
+/// Appends messages of a client. Returns how many of them its handler publishes, and whether any sets its timer.
 fn script(random: &mut Random, script: &mut Vec<u8>) -> (usize, bool) {
     let (mut said, mut wakes) = (0, false);
     for _ in 0..random.between(1, 20) {
@@ -238,7 +238,7 @@ fn members_move(seed: u64) -> u64 {
         for (number, text) in own.iter().enumerate() {
             assert!(text.starts_with(&format!("said {number:03}")), "{number}: {text}");
         }
-        // Whoever has left has heard a beginning of the same order.
+        // A client that has left has received the first messages, in the same order.
         let others = texts(&clients[number]);
         assert!(order.starts_with(&published(&others)), "one order");
     }

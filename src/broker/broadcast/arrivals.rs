@@ -99,7 +99,7 @@ impl Arrivals {
         self.presence_since.insert((token, topic), since);
     }
 
-    /// Takes the time since when the client of a session may have missed changes, if it is told of them.
+    /// Removes the time from which the client of a session may have missed events of presence. `None` if it is not told of them.
     pub(super) fn take_presence_since(&mut self, token: Token, topic: TopicId) -> Option<Nanos> {
         self.presence_since.remove(&(token, topic))
     }

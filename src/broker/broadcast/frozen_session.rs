@@ -86,7 +86,7 @@ pub(super) struct FrozenSubscription {
     pub(super) expires_in: Option<Nanos>,
     /// Whether it counts for its identity.
     pub(super) is_counted: bool,
-    /// Since when its client may have missed changes of the subscribers, if the client is told of them.
+    /// The time from which its client may have missed events of presence; `None` if it is not told of them.
     pub(super) presence_since: Option<Nanos>,
 }
 
@@ -170,7 +170,7 @@ impl FrozenSession {
     }
 }
 
-/// A valid one.
+/// A session that is not valid is refused.
 impl Wire for Box<FrozenSession> {
     fn put(&self, out: &mut Vec<u8>) {
         FrozenSession::put(self, out);
@@ -345,7 +345,7 @@ mod tests {
         ]
     }
 
-    /// A session, or what has its protocol.
+    /// A session, or with the protocol of handlers the connection of one.
     fn session() -> impl Strategy<Value = FrozenPeer> {
         let requests = (any::<u32>(), any::<u64>(), any::<u32>(), any::<u8>());
         let parts = (

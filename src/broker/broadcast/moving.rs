@@ -92,22 +92,16 @@ impl Broadcast {
         peer: Peer,
         out: &mut Vec<u8>,
     ) -> Result<(), Peer> {
-        let (place, now) = ((cx.shard(), cx.shards()), cx.now());
+        let freeze = |session: &Session| self.frozen_session(cx, token, session).map(Box::new);
         let frozen = match &peer {
             _ if !self.is_quiescent(&peer) => None,
             Peer::Subscriber(subscriber) => self.frozen_subscriber(subscriber).map(FrozenPeer::Subscriber),
-            Peer::Session(session) => {
-                self.frozen_session(place, now, token, session).map(Box::new).map(FrozenPeer::Session)
+            Peer::Session(session) => freeze(session).map(FrozenPeer::Session),
+            &Peer::Handler(HandlerPeer { is_paused, session: None, .. }) => {
+                Some(FrozenPeer::Handler { is_paused, session: None })
             }
-            Peer::Handler(handler) => {
-                let session = handler.session.as_deref();
-                let frozen =
-                    session.map(|session| self.frozen_session(place, now, token, session).map(Box::new));
-                let is_paused = handler.is_paused;
-                // The subscriptions of a session, if there is one, are settled.
-                frozen
-                    .map_or(Some(None), |frozen| frozen.map(Some))
-                    .map(|session| FrozenPeer::Handler { is_paused, session })
+            &Peer::Handler(HandlerPeer { is_paused, session: Some(ref session), .. }) => {
+                freeze(session).map(|session| FrozenPeer::Handler { is_paused, session: Some(session) })
             }
             Peer::Echo => None,
         };
@@ -130,13 +124,13 @@ impl Broadcast {
         Some(FrozenSubscriber { topic: self.fan_out.name(topic).into(), position, echo_own, may_publish })
     }
 
-    fn frozen_session(
+    fn frozen_session<D: Driver>(
         &self,
-        (shard, shards): (usize, usize),
-        now: Nanos,
+        cx: &Context<'_, D>,
         token: Token,
         session: &Session,
     ) -> Option<FrozenSession> {
+        let now = cx.now();
         let is_told = |own: &SessionSubscription| {
             session.dialect() == Dialect::V1
                 && own.granted.presence
@@ -166,10 +160,10 @@ impl Broadcast {
             }
             Protocol::Handler => FrozenProtocol::Handler,
         };
-        let client = self.client_of_session(shard, token, session);
+        let client = self.client_of_session(cx.shard(), token, session);
         Some(FrozenSession {
             client,
-            is_client_own: self.numbers(shards).contains(client),
+            is_client_own: self.numbers(cx.shards()).contains(client),
             subject: session.subject.clone(),
             requests: session.requests,
             protocol,

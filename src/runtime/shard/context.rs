@@ -569,16 +569,16 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.touch(token);
     }
 
-    /// Sets the least progress of a connection's messages, see [`Extras::message_progress`]. Without one it is the server's.
-    pub fn set_progress(&mut self, token: Token, progress: Option<MessageProgress>) {
-        self.core.set_progress(token, progress);
-    }
-
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
         self.set_progress(token, extras.message_progress);
         self.core.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.core.touch(token);
+    }
+
+    /// Sets the least progress of a connection's messages, see [`Extras::message_progress`]. Without one it is the server's.
+    pub fn set_progress(&mut self, token: Token, progress: Option<MessageProgress>) {
+        self.core.set_progress(token, progress);
     }
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see

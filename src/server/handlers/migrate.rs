@@ -77,7 +77,7 @@ pub trait Migrate: Handler + Sized {
     }
 }
 
-/// What a handler finds where its connection goes on.
+/// The states and the client that a handler has on the shard where its connection goes on.
 pub struct ThawContext<'a> {
     pub(crate) states: &'a ShardStates,
     pub(crate) client: Option<&'a Identity>,

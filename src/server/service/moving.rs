@@ -22,7 +22,7 @@ use echoring_runtime::shard::Destination;
 /// The version of the state's format. States of another one are refused.
 const VERSION: u8 = 1;
 
-/// What a connection is; its numbers are part of the format.
+/// The kind of a connection. Its number is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PeerKind {
     Subscriber = 0,

@@ -110,14 +110,13 @@ impl Broadcast {
     /// Follows topics that have subscribers, and no others.
     fn take_touched<D: Driver>(&mut self, cx: &mut Context<'_, D>, following: &mut Following) {
         for name in std::mem::take(&mut self.sequencer.queue.touched) {
-            let is_wanted = self.sequencer.topics.is_subscribed(&name)
+            let mut is_wanted = self.sequencer.topics.is_subscribed(&name)
                 || following.waiting.contains_key(&name)
                 || following.reads.contains_key(&name);
-            let lingers = !is_wanted && self.sequencer.topics.retains(self.now);
-            if lingers {
+            if !is_wanted && self.sequencer.topics.retains(self.now) {
                 following.lingering.insert(name.clone());
+                is_wanted = true;
             }
-            let is_wanted = is_wanted || lingers;
             self.with_table(cx, following, |table, shard| match is_wanted {
                 true => table.subscribe(shard, &name),
                 false => table.unsubscribe(shard, &name),

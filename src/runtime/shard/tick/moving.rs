@@ -38,7 +38,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if let Some(state) = self.core.stay(token) {
             self.thaw(token, &state);
         }
-        // What is handled later in this tick comes after this input.
+        // The rest of the tick's work comes after this input.
         self.read_staying();
     }
 

@@ -34,7 +34,7 @@ impl Newcomer {
         self.route.progress()
     }
 
-    /// It gets no slot.
+    /// The connection gets no slot: releases what the handler holds.
     pub(crate) fn give_up(self, pool: &mut Pool) {
         pool.discharge(self.reserved_bytes);
         self.on_close.release(pool);
