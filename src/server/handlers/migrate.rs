@@ -78,6 +78,18 @@ pub trait Migrate: Handler + Sized {
 }
 
 /// The states and the client that a handler has on the shard where its connection goes on.
+///
+/// ```
+/// use echoring::server::ThawContext;
+///
+/// struct Greeting(String);
+///
+/// /// For [`Migrate::thaw`](echoring::server::Migrate::thaw): only the name of the client has moved, the words are those of here.
+/// fn greeting(here: &ThawContext<'_>) -> Option<String> {
+///     let Greeting(words) = here.state()?;
+///     Some(format!("{words}, {}", here.client()?.subject()))
+/// }
+/// ```
 pub struct ThawContext<'a> {
     pub(crate) states: &'a ShardStates,
     pub(crate) client: Option<&'a Identity>,
