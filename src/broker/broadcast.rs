@@ -84,7 +84,7 @@ use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Lane;
-use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
+use echoring_topics::{CreationLimits, Creators, Importer, OwnedTopics, Placement, Rules};
 
 use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
@@ -99,6 +99,7 @@ use fence::Fence;
 use following::{Following, FollowingSettings};
 #[doc(hidden)]
 pub use frozen_session::check_frozen_peer;
+pub use handing_over::StateCursor;
 pub use handler_events::{HandlerEvent, HandlerEvents};
 pub use handover::ClientNumbers;
 use handover::Handover;
@@ -197,6 +198,7 @@ impl Broadcast {
     /// Shares the topics with other nodes.
     pub fn join(&mut self, mut settings: FollowingSettings) {
         self.node = settings.identity.node.0;
+        self.handover.importer = Importer::of_node(self.node);
         self.sequencer.relay = settings.relay.take().map(RelayOutbox::new);
         self.sequencer.join(Following::new(settings));
     }

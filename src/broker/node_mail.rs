@@ -16,10 +16,11 @@ mod streams;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 
 use bytes::BufMut as _;
 use echoring_cluster::limits::LINK_BYTES_MAX;
-use echoring_cluster::{Message, NodeId, Peers, StreamAnswer, View};
+use echoring_cluster::{FrozenCluster, Message, NodeId, Peers, StreamAnswer, View};
 use tokio::sync::mpsc;
 
 pub use inbox::Inbox;
@@ -46,6 +47,13 @@ pub enum ClusterEvent {
     Open(bool),
     /// Send [`ClusterCommand::Settled`] with this number once no topic is left to hand over.
     Settle(u64),
+    /// The same once nothing waits for other nodes: another process is to continue this one.
+    Rest {
+        /// The number.
+        number: u64,
+        /// Nor for the streams of durable topics.
+        with_streams: bool,
+    },
     /// The node that has sent the message before this has the same view.
     Agreed,
     /// Another node is dead, or has lost messages to it.
@@ -83,10 +91,16 @@ pub enum ClusterCommand {
     Settled(u64),
     /// Hand all topics over, and continue as a follower. The number is that of the attempt.
     Leave(u64),
-    /// Own topics again.
-    Stay,
     /// The shards have ended: leave the cluster, and end.
     Finish,
+    /// Another process is to continue the node: its state is wanted, once nothing waits for other nodes. The node is silent from then on.
+    Freeze(SyncSender<Vec<u8>>),
+    /// The other process has failed: this one goes on.
+    GoOn,
+    /// The other process is the node: end without a word.
+    End,
+    /// This process is the node from now on.
+    Resume(Box<FrozenCluster>),
 }
 
 /// The load of the link to another node.

@@ -209,10 +209,10 @@ fn start(
     let takeover = settings.args.takeover;
     let origins = settings.origins.clone();
     let pid = predecessor.as_ref().map(Predecessor::pid);
-    let replaced = predecessor.as_ref().and_then(Predecessor::node);
+    let continued = predecessor.as_ref().and_then(Predecessor::node);
     let not_started = |error: StartError| start_failure(&origins, &error, takeover && pid.is_none());
-    // Each start is a node of its own.
-    let cluster = settings.cluster.clone().map(|options| (cluster_node::identity(&options), options));
+    let of_node = |options: ClusterOptions| (cluster_node::identity(&options, continued), options);
+    let cluster = settings.cluster.clone().map(of_node);
     settings.server.cluster = cluster.as_ref().map(|(identity, _)| *identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
@@ -229,7 +229,7 @@ fn start(
     }
     let mut server = bound.start_after(predecessor).map_err(not_started)?;
     if let Some((identity, options)) = &cluster {
-        cluster_node::start(&mut server, *identity, options, replaced)?;
+        cluster_node::start(&mut server, *identity, options, continued.is_some())?;
     }
     server.take_over().map_err(not_started)?;
     if let Some(pid) = pid {

@@ -5,10 +5,14 @@
 //! An answer follows all handovers in the order of the link, and is given only once everything that was handed over has
 //! reached its owner, by whatever nodes, so an open node has every topic that another had.
 
+mod frozen;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use echoring_proto::limits::Nanos;
+
+pub use frozen::FrozenCluster;
 
 use crate::heartbeat::{Digests, Heartbeat};
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
@@ -27,8 +31,8 @@ pub struct ClusterConfig {
     pub name: Box<str>,
     /// When it started, in milliseconds of the wall clock.
     pub started_ms: u64,
-    /// A node of the same name whose place it takes. The other node stays until it has left.
-    pub predecessor: Option<NodeId>,
+    /// Another process has been the node so far. This one is silent until [`resume`](Cluster::resume).
+    pub resumes: bool,
     /// The secret of the cluster that places its topics.
     pub key: u64,
     /// Interval of heartbeats.
@@ -52,6 +56,13 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The phase of this number.
+    pub(crate) fn of(number: u8) -> Option<Phase> {
+        [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left]
+            .into_iter()
+            .find(|phase| *phase as u8 == number)
+    }
+
     /// Whether it hands its topics over, or has done so.
     fn leaves(self) -> bool {
         matches!(self, Phase::Leaving | Phase::Left)
@@ -117,7 +128,6 @@ pub struct Settle {
 struct Peer {
     name: Box<str>,
     started_ms: u64,
-    predecessor: Option<NodeId>,
     phase: Phase,
     digests: Option<Digests>,
     heard_at: Nanos,
@@ -142,6 +152,8 @@ pub struct Cluster {
     number: u64,
     is_open: bool,
     is_connected: bool,
+    /// Another process is the node, until it is given to this one; or since this one has given it away.
+    is_silent: bool,
     /// When the backbone is away, if the connection does not return.
     away_at: Option<Nanos>,
     is_away: bool,
@@ -161,13 +173,13 @@ impl Cluster {
         let view = View::new([], config.key);
         Cluster {
             digests: Digests { settings: 0, key: fingerprint(config.key) },
-            config,
             phase: Phase::Joining,
             peers: BTreeMap::new(),
             view,
             number: 0,
             is_open: false,
             is_connected: false,
+            is_silent: config.resumes,
             away_at: None,
             is_away: false,
             active_at: Nanos::MAX,
@@ -175,6 +187,7 @@ impl Cluster {
             sessions,
             has_taken_leave: false,
             events: VecDeque::new(),
+            config,
         }
     }
 
@@ -233,6 +246,9 @@ impl Cluster {
     /// heard.
     pub fn handle_connected(&mut self, is_connected: bool, now: Nanos) {
         let was_connected = std::mem::replace(&mut self.is_connected, is_connected);
+        if self.is_silent {
+            return;
+        }
         if !is_connected {
             if was_connected {
                 self.away_at = Some(now + self.config.member_timeout);
@@ -256,30 +272,24 @@ impl Cluster {
     /// Takes a heartbeat of any node.
     pub fn handle_heartbeat(&mut self, bytes: &[u8], now: Nanos) {
         let Some(heartbeat) = Heartbeat::read(bytes) else { return };
-        let Heartbeat { node, name, started_ms, predecessor, phase, digests } = heartbeat;
-        if node == self.config.node {
+        let Heartbeat { node, name, started_ms, phase, digests } = heartbeat;
+        if node == self.config.node || self.is_silent {
             return;
         }
         let age = (started_ms, node);
-        // Two processes may have one name while one of them leaves, or takes the place of the other. So may two that take the place
-        // of the same one: the first has failed, and leaves, which may be known later.
-        let may_share = |other: NodeId, its_predecessor: Option<NodeId>, its_phase: Phase| {
-            phase.leaves()
-                || its_phase.leaves()
-                || predecessor == Some(other)
-                || its_predecessor == Some(node)
-                || (predecessor.is_some() && its_predecessor == predecessor)
-        };
+        // Two processes may have one name while one of them leaves.
+        let may_share = |its_phase: Phase| phase.leaves() || its_phase.leaves();
         let ClusterConfig { node: own, name: ref own_name, started_ms: own_start, .. } = self.config;
-        if name == &**own_name && !may_share(own, self.config.predecessor, self.phase) {
+        if name == &**own_name && !may_share(self.phase) {
             if age > (own_start, own) {
                 self.events.push_back(Event::Superseded);
             }
             return;
         }
-        let same_name = self.peers.iter().find(|(other, peer)| {
-            **other != node && &*peer.name == name && !may_share(**other, peer.predecessor, peer.phase)
-        });
+        let same_name = self
+            .peers
+            .iter()
+            .find(|(other, peer)| **other != node && &*peer.name == name && !may_share(peer.phase));
         let same_name = same_name.map(|(other, peer)| (*other, (peer.started_ms, *other)));
         let has_dropped = same_name.is_some();
         if let Some((other, peer)) = same_name {
@@ -300,7 +310,6 @@ impl Cluster {
             let peer = Peer {
                 name: name.into(),
                 started_ms,
-                predecessor,
                 phase,
                 digests,
                 heard_at: now,
@@ -327,7 +336,8 @@ impl Cluster {
 
     /// Takes a packet for this node.
     pub fn handle_packet(&mut self, bytes: &[u8], now: Nanos) {
-        let Some(packet) = Packet::read(bytes).filter(|packet| packet.to == self.config.node) else { return };
+        let is_taken = |packet: &Packet<'_>| packet.to == self.config.node && !self.is_silent;
+        let Some(packet) = Packet::read(bytes).filter(is_taken) else { return };
         let from = packet.from;
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.heard_at = now;
@@ -402,6 +412,9 @@ impl Cluster {
 
     /// The time is `now`.
     pub fn handle_time(&mut self, now: Nanos) {
+        if self.is_silent {
+            return;
+        }
         if self.phase == Phase::Active && self.away_at.take_if(|at| *at <= now).is_some() {
             self.is_away = true;
             self.events.push_back(Event::Away(true));
@@ -432,16 +445,6 @@ impl Cluster {
         }
         self.heartbeat_at = now;
         self.update();
-    }
-
-    /// The node owns topics again, after a call of [`leave`](Cluster::leave). Only before a call of
-    /// [`finish`](Cluster::try_finish).
-    pub fn stay(&mut self, now: Nanos) {
-        if self.phase == Phase::Leaving && !self.has_taken_leave {
-            self.phase = Phase::Active;
-            self.heartbeat_at = now;
-            self.update();
-        }
     }
 
     /// Tells the others that this node has left, once nothing is on its way to it or from it. Called repeatedly when
@@ -477,14 +480,14 @@ impl Cluster {
 
     /// Writes the next packet to `bytes`, and returns where it goes.
     pub fn poll_packet(&mut self, now: Nanos, bytes: &mut Vec<u8>) -> Option<Destination> {
-        if !self.is_connected {
+        if !self.is_connected || self.is_silent {
             return None;
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.config.heartbeat_interval;
-            let ClusterConfig { node, ref name, started_ms, predecessor, .. } = self.config;
+            let ClusterConfig { node, ref name, started_ms, .. } = self.config;
             let (phase, digests) = (self.phase, Some(self.digests));
-            Heartbeat { node, name, started_ms, predecessor, phase, digests }.write(bytes);
+            Heartbeat { node, name, started_ms, phase, digests }.write(bytes);
             return Some(Destination::All);
         }
         let from = self.config.node;
@@ -500,6 +503,9 @@ impl Cluster {
     /// When [`handle_time`](Cluster::handle_time) and [`poll_packet`](Cluster::poll_packet) have something to do, if nothing
     /// happens before.
     pub fn deadline(&self) -> Nanos {
+        if self.is_silent {
+            return Nanos::MAX;
+        }
         if !self.is_connected {
             return self.away_at.filter(|_| self.phase == Phase::Active).unwrap_or(Nanos::MAX);
         }

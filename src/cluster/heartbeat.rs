@@ -8,6 +8,9 @@ use crate::wire::Wire;
 /// The version of heartbeats, packets and messages. Nodes of different versions ignore one another.
 pub(crate) const VERSION: u8 = 2;
 
+/// Where earlier versions had the node that the sender replaced.
+const RESERVED: u64 = 0;
+
 /// A heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat<'a> {
@@ -17,8 +20,6 @@ pub struct Heartbeat<'a> {
     pub name: &'a str,
     /// When it started, in milliseconds of the wall clock. Of two nodes with one name, the later one stays.
     pub started_ms: u64,
-    /// A node of the same name that it replaces, and that stays until it has left.
-    pub predecessor: Option<NodeId>,
     /// How far it is.
     pub phase: Phase,
     /// Digests that all nodes should have in common; `None` for a node of an earlier version.
@@ -41,7 +42,7 @@ impl<'a> Heartbeat<'a> {
         (self.phase as u8).put(bytes);
         self.node.put(bytes);
         self.started_ms.put(bytes);
-        self.predecessor.put(bytes);
+        RESERVED.put(bytes);
         self.name.put(bytes);
         // Nodes that do not know the fields behind the name ignore them.
         if let Some(Digests { settings, key }) = self.digests {
@@ -56,13 +57,12 @@ impl<'a> Heartbeat<'a> {
         if u8::take(bytes)? != VERSION {
             return None;
         }
-        let (number, phases) =
-            (u8::take(bytes)?, [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left]);
-        let phase = phases.into_iter().find(|phase| *phase as u8 == number)?;
+        let phase = Phase::of(u8::take(bytes)?)?;
         let (node, started_ms) = (NodeId::take(bytes)?, u64::take(bytes)?);
-        let (predecessor, name) = (Wire::take(bytes)?, <&str>::take(bytes)?);
+        let _reserved = u64::take(bytes)?;
+        let name = <&str>::take(bytes)?;
         let is_named = (1..=NODE_NAME_BYTES_MAX).contains(&name.len());
         let digests = u64::take(bytes).zip(u64::take(bytes)).map(|(settings, key)| Digests { settings, key });
-        is_named.then_some(Heartbeat { node, name, started_ms, predecessor, phase, digests })
+        is_named.then_some(Heartbeat { node, name, started_ms, phase, digests })
     }
 }

@@ -36,7 +36,7 @@ mod wire;
 
 pub use echoring_topics::Position;
 
-pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
+pub use cluster::{Cluster, ClusterConfig, Destination, Event, FrozenCluster, Phase, Settle};
 pub use heartbeat::{Digests, Heartbeat};
 pub use link::LinkFigures;
 pub use message::{Handover, MemberChange, MembersPage, Message, Outcome};

@@ -20,6 +20,7 @@
 //! A node with a new connection has lost the packets in flight in either direction. It sends again at once, and so does
 //! the other side, as it sees [`EVERYTHING`].
 
+mod frozen;
 mod round_trip;
 
 use std::collections::VecDeque;

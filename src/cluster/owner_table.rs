@@ -16,6 +16,7 @@ mod away;
 mod diverged;
 mod durable;
 mod follower;
+mod frozen;
 mod handover;
 mod members;
 mod owner;

@@ -1,6 +1,7 @@
 //! Links that lose packets, messages as bytes, and members.
 
 mod clock;
+mod frozen;
 
 use proptest::prelude::*;
 
@@ -8,7 +9,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::{ClientId, Position};
 
-use crate::cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
+use crate::cluster::{Cluster, ClusterConfig, Destination, Event, FrozenCluster, Phase};
 use crate::heartbeat::{Digests, Heartbeat, VERSION};
 use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT, RETRANSMIT_AFTER_MIN};
 use crate::link::{Delivery, Link, LinkFigures, Packet};
@@ -24,9 +25,6 @@ const B: NodeId = NodeId(2);
 const C: NodeId = NodeId(3);
 const D: NodeId = NodeId(4);
 const E: NodeId = NodeId(5);
-const F: NodeId = NodeId(6);
-const G: NodeId = NodeId(7);
-const H: NodeId = NodeId(8);
 
 /// Two ends of a link, and what each has received.
 struct Pair {
@@ -380,13 +378,10 @@ fn outcomes_are_read_as_they_were_written() {
 
 #[test]
 fn heartbeats_are_read_as_they_were_written_in_every_phase() {
-    let predecessors = [None, Some(B), None, Some(B)];
-    for (phase, predecessor) in
-        [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left].into_iter().zip(predecessors)
-    {
+    for phase in [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left] {
         // A node of an earlier version has no digests, and does not look for them.
         for digests in [None, Some(Digests { settings: 8, key: 9 })] {
-            let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, predecessor, phase, digests };
+            let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, phase, digests };
             let mut bytes = Vec::new();
             heartbeat.write(&mut bytes);
             assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));
@@ -399,7 +394,7 @@ fn config(node: NodeId, name: &str) -> ClusterConfig {
         node,
         name: name.into(),
         started_ms: node.0,
-        predecessor: None,
+        resumes: false,
         key: 7,
         heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
         member_timeout: MEMBER_TIMEOUT_DEFAULT,
@@ -417,16 +412,10 @@ fn events(cluster: &mut Cluster) -> Vec<Event> {
     std::iter::from_fn(|| cluster.poll_event()).collect()
 }
 
-fn hear(
-    cluster: &mut Cluster,
-    node: NodeId,
-    name: &str,
-    phase: Phase,
-    predecessor: Option<NodeId>,
-) -> Vec<Event> {
+fn hear(cluster: &mut Cluster, node: NodeId, name: &str, phase: Phase) -> Vec<Event> {
     let mut bytes = Vec::new();
     let digests = None;
-    Heartbeat { node, name, started_ms: node.0, predecessor, phase, digests }.write(&mut bytes);
+    Heartbeat { node, name, started_ms: node.0, phase, digests }.write(&mut bytes);
     cluster.handle_heartbeat(&bytes, JOIN_DELAY);
     events(cluster)
 }
@@ -467,7 +456,7 @@ fn nodes_know_whose_settings_and_whose_key_are_others() {
     }
     let mut cluster = node(A, "a");
     cluster.set_settings(5);
-    hear(&mut cluster, B, "b", Phase::Active, None);
+    hear(&mut cluster, B, "b", Phase::Active);
     assert_eq!(cluster.differs(B), (false, false), "of a node of an earlier version nobody knows");
 }
 
@@ -476,7 +465,7 @@ fn nodes_of_another_version_are_ignored() {
     let mut cluster = node(A, "a");
     events(&mut cluster);
     let (mut heartbeat, mut packet) = (Vec::new(), Vec::new());
-    Heartbeat { node: B, name: "b", started_ms: 2, predecessor: None, phase: Phase::Active, digests: None }
+    Heartbeat { node: B, name: "b", started_ms: 2, phase: Phase::Active, digests: None }
         .write(&mut heartbeat);
     let mut link = Link::new(1);
     link.push(b"message".to_vec());
@@ -505,30 +494,24 @@ fn a_fingerprint_tells_keys_apart_and_does_not_give_them_away() {
 fn a_node_is_closed_before_it_has_another_view() {
     let mut cluster = node(A, "a");
     assert!(matches!(events(&mut cluster)[..], [Event::View(_), Event::Open(true)]));
-    let heard = hear(&mut cluster, B, "b", Phase::Active, None);
+    let heard = hear(&mut cluster, B, "b", Phase::Active);
     let [Event::Joined(B), Event::Open(false), Event::View(view)] = &heard[..] else { panic!("{heard:?}") };
     assert_eq!(view.owners(), [A, B]);
     // A heartbeat that says nothing new.
-    assert_eq!(hear(&mut cluster, B, "b", Phase::Active, None), []);
+    assert_eq!(hear(&mut cluster, B, "b", Phase::Active), []);
 }
 
 #[test]
-fn a_name_is_of_one_process_but_for_one_that_leaves_and_its_successor() {
+fn a_name_is_of_one_process_but_for_one_that_leaves() {
     let mut cluster = node(A, "a");
     events(&mut cluster);
-    hear(&mut cluster, B, "b", Phase::Active, None);
+    hear(&mut cluster, B, "b", Phase::Active);
     // A process that was started later takes the place of one that is dead.
-    assert_eq!(hear(&mut cluster, C, "b", Phase::Joining, None)[..2], [Event::Reset(B), Event::Joined(C)]);
-    // One that is started as a successor is there beside it, and so is its own successor once it leaves.
-    assert_eq!(hear(&mut cluster, D, "b", Phase::Joining, Some(C)), [Event::Joined(D)]);
-    hear(&mut cluster, C, "b", Phase::Leaving, None);
-    assert_eq!(hear(&mut cluster, E, "b", Phase::Joining, Some(D)), [Event::Joined(E)]);
-    assert_eq!(cluster.members().map(|(node, ..)| node).collect::<Vec<_>>(), [C, D, E]);
-    // The successor has failed, which is not known yet, when another takes the place of the same predecessor.
-    assert_eq!(hear(&mut cluster, G, "b", Phase::Joining, Some(D)), [Event::Joined(G)]);
-    // The same for this node itself.
-    assert_eq!(hear(&mut cluster, F, "a", Phase::Joining, Some(A)), [Event::Joined(F)]);
-    assert_eq!(hear(&mut cluster, H, "a", Phase::Joining, None), [Event::Superseded]);
+    assert_eq!(hear(&mut cluster, C, "b", Phase::Joining)[..2], [Event::Reset(B), Event::Joined(C)]);
+    hear(&mut cluster, C, "b", Phase::Leaving);
+    assert_eq!(hear(&mut cluster, D, "b", Phase::Joining), [Event::Joined(D)]);
+    assert_eq!(cluster.members().map(|(node, ..)| node).collect::<Vec<_>>(), [C, D]);
+    assert_eq!(hear(&mut cluster, E, "a", Phase::Joining), [Event::Superseded]);
 }
 
 proptest! {
@@ -538,6 +521,7 @@ proptest! {
         let _ = Heartbeat::read(&bytes);
         let _ = outcomes(&bytes).count();
         let _ = changes(&bytes).count();
+        let _ = FrozenCluster::read(&bytes);
         if let Some(packet) = Packet::read(&bytes) {
             let mut link = Link::new(3);
             let _ = link.handle(&packet, &mut 3, 0);

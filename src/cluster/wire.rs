@@ -38,6 +38,16 @@ macro_rules! numbers {
 
 numbers!(u8 u32 u64);
 
+impl Wire<'_> for bool {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        u8::from(*self).put(bytes);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<bool> {
+        u8::take(bytes).map(|byte| byte != 0)
+    }
+}
+
 impl<'a> Wire<'a> for &'a [u8] {
     fn put(&self, bytes: &mut Vec<u8>) {
         append_entry(bytes, self);

@@ -23,8 +23,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{
-    ExportCursor, HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport,
-    is_topic_name,
+    HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport, is_topic_name,
 };
 
 use crate::commands::move_order::MoveOrder;
@@ -34,7 +33,7 @@ use crate::handlers::sender::{Inlet, SenderMail};
 use crate::node::config::ServerConfig;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
-use echoring_broker::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
+use echoring_broker::broadcast::{Broadcast, StateCursor, TopicAnswer, TopicQuestion, TopicRead};
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::node_mail::ClusterEvent;
 use echoring_broker::peer::Context;
@@ -61,11 +60,11 @@ pub enum ShardCommand {
     /// Takeover: export a block of the shard's topics.
     Export {
         /// Where the block begins.
-        cursor: ExportCursor,
+        cursor: StateCursor,
         /// About its size in bytes.
         bytes_max: usize,
         /// Gets the block and the beginning of the next one.
-        reply: mpsc::SyncSender<(Vec<u8>, Option<ExportCursor>)>,
+        reply: mpsc::SyncSender<(Vec<u8>, Option<StateCursor>)>,
     },
     /// Takeover: the successor orders everything from now on.
     Follow {

@@ -20,9 +20,8 @@
 //! them. After it the predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in
 //! one epoch.
 //!
-//! In a cluster the topics move by the cluster's own handover. The successor is a node beside the predecessor before it
-//! says `Begin`; then the predecessor hands its topics over to all other nodes, as one that leaves, and says `Go`.
-//! Neither `State` nor `Mail` is sent.
+//! In a cluster the successor continues the node, which keeps its id, its topics and its links. The predecessor's shards first wait for
+//! what other nodes owe them. Then the node is silent, and `Node` comes behind `State`. The successor speaks once it has sent `Started`.
 //!
 //! While the predecessor drains, the successor asks it about its connections on a socket of their own, which comes with the listeners if
 //! the versions of both know of it: see `questions`.
@@ -78,6 +77,8 @@ const ACCEPTED: &str = "ok";
 const SUCCEEDED: &str = "another server took over first";
 /// Shards of both processes together: each client's number identifies its shard.
 const SHARDS_MAX: usize = 256;
+/// The version of the state of a cluster's node. Processes of different versions do not continue each other's nodes.
+const NODE_VERSION: u8 = 1;
 
 /// A successor's data about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ struct Hello {
     asks: bool,
     /// How many open connections it can take; 0 if its version takes none. Older versions do not send this.
     takes: u32,
+    /// The version of a node's state that it can continue; 0 for none. Older versions do not send this.
+    node_version: u8,
 }
 
 impl Hello {
@@ -96,6 +99,7 @@ impl Hello {
         self.write_head(out);
         out.put_u8(u8::from(self.asks));
         out.put_u32_le(self.takes);
+        out.put_u8(self.node_version);
     }
 
     fn write_head(&self, out: &mut Vec<u8>) {
@@ -111,7 +115,8 @@ impl Hello {
         let pid = from.try_get_u32_le().ok()?;
         let asks = from.try_get_u8().is_ok_and(|byte| byte == 1);
         let takes = from.try_get_u32_le().unwrap_or_default();
-        Some(Hello { shards, message_bytes_max, pid, asks, takes })
+        let node_version = from.try_get_u8().unwrap_or_default();
+        Some(Hello { shards, message_bytes_max, pid, asks, takes, node_version })
     }
 }
 
@@ -137,12 +142,14 @@ struct Offer {
     answers: bool,
     /// It gives its open connections, too. Older versions do not send this.
     gives: bool,
+    /// The version of its node's state. Older versions do not send this.
+    node_version: u8,
 }
 
 impl Offer {
     fn write(&self, out: &mut Vec<u8>) {
         let Offer { shards, message_bytes_max, pid, .. } = *self;
-        Hello { shards, message_bytes_max, pid, asks: false, takes: 0 }.write_head(out);
+        Hello { shards, message_bytes_max, pid, asks: false, takes: 0, node_version: 0 }.write_head(out);
         out.put_u8(self.first_number);
         out.put_u64_le(self.digest_seed);
         out.put_u64_le(self.node.map_or(0, |node| node.0));
@@ -156,6 +163,7 @@ impl Offer {
         }
         out.put_u8(u8::from(self.answers));
         out.put_u8(u8::from(self.gives));
+        out.put_u8(self.node_version);
     }
 
     fn read(from: &[u8]) -> Option<Offer> {
@@ -177,10 +185,11 @@ impl Offer {
         let admin = if has_admin { Some(next()?) } else { None };
         let mut flag = || from.try_get_u8().is_ok_and(|byte| byte == 1);
         let (answers, gives) = (flag(), flag());
+        let node_version = from.try_get_u8().unwrap_or_default();
         let tickets = tickets.to_vec();
         let of_process =
             Offer { shards, message_bytes_max, pid, first_number, digest_seed, ..Offer::default() };
-        Some(Offer { node, tickets, listeners, admin, answers, gives, ..of_process })
+        Some(Offer { node, tickets, listeners, admin, answers, gives, node_version, ..of_process })
     }
 
     /// The number of the successor's first shard: no client of one has the number of a client of the other.
@@ -282,11 +291,15 @@ mod tests {
 
     #[test]
     fn what_they_say_of_themselves_is_read_as_it_was_written() {
-        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true, takes: 9 };
+        let hello =
+            Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true, takes: 9, node_version: 2 };
         let mut bytes = Vec::new();
         hello.write(&mut bytes);
         assert_eq!(Hello::read(&bytes), Some(hello));
-        // Versions that keep their connections end before it, and those without questions before that.
+        // Versions that know less end earlier.
+        bytes.pop();
+        let hello = Hello { node_version: 0, ..hello };
+        assert_eq!(Hello::read(&bytes), Some(hello));
         bytes.truncate(bytes.len() - 4);
         assert_eq!(Hello::read(&bytes), Some(Hello { takes: 0, ..hello }));
         bytes.pop();
@@ -306,9 +319,13 @@ mod tests {
             admin: Some((1, true)),
             answers: true,
             gives: true,
+            node_version: 2,
         };
         bytes.clear();
         offer.write(&mut bytes);
+        assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
+        bytes.pop();
+        let offer = Offer { node_version: 0, ..offer };
         assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
         bytes.pop();
         assert_eq!(Offer::read(&bytes), Some(Offer { gives: false, ..offer.clone() }));

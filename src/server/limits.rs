@@ -217,10 +217,13 @@ pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
 /// Time for which nodes may have different settings of topics before that is logged: a rolled-out change reaches all of
 /// them.
 pub(crate) const CLUSTER_SETTINGS_DIFFER_MAX: Nanos = 60 * SECOND;
-/// Time in which a successor must own topics beside its predecessor, below [`HANDOVER_START_TIMEOUT`].
+/// Time in which a successor must be connected to the backbone of the cluster, below [`HANDOVER_START_TIMEOUT`].
 pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
-/// Time in which other nodes must have the topics of one that is taken over, below [`HANDOVER_STEP_TIMEOUT`].
-pub(crate) const CLUSTER_HANDOVER_TIMEOUT: Nanos = 8 * SECOND;
+/// Time in which a node that is taken over must own topics together with all others: a change of members takes less.
+pub(crate) const CLUSTER_OPEN_TIMEOUT: Nanos = 3 * SECOND;
+/// Time in which nothing must wait for other nodes any more, when a node is taken over: a little more than publications and pages wait. With
+/// [`CLUSTER_OPEN_TIMEOUT`] it is below [`HANDOVER_STEP_TIMEOUT`].
+pub(crate) const CLUSTER_FREEZE_TIMEOUT: Nanos = 6 * SECOND;
 
 // ---- tests of programs ----
 

@@ -96,8 +96,6 @@ pub struct Service {
     backlog: Backlog,
     /// Together, because every tick looks for them, and most find none.
     errands: Option<Box<Errands>>,
-    /// Topics are shared with other nodes.
-    is_clustered: bool,
 }
 
 /// Orders of operators that take several ticks.
@@ -138,7 +136,6 @@ impl Service {
             handshakes: PendingRequests::default(),
             backlog: Backlog::default(),
             errands: None,
-            is_clustered: false,
         };
         let service = service.with_routes(config.routes.clone());
         if config.test_endpoints { service.with_test_endpoints() } else { service }
@@ -152,7 +149,6 @@ impl Service {
         cluster: Option<FollowingSettings>,
     ) -> Service {
         if let Some(cluster) = cluster {
-            self.is_clustered = true;
             self.broadcast.join(cluster);
         }
         self.gate.set_quotas(quotas);

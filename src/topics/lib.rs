@@ -34,7 +34,7 @@ pub use owner::creators::{CreationLimits, Creator, Creators};
 pub use owner::owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use owner::placement::Placement;
 pub use owner::replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
-pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record};
+pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record, append_of_node};
 pub use settings::{
     AllowedDelta, DEFAULT_PATTERN, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy,
     TopicSettings,

@@ -16,6 +16,7 @@ mod repair;
 mod seeds;
 mod store;
 mod streams;
+mod takeover;
 mod truth;
 mod world;
 

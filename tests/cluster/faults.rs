@@ -196,26 +196,12 @@ fn act(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
                 node.leave(now);
             }
         }
-        98 => {
-            let now = world.now;
-            if let Some(node) = world.nodes.get_mut(&id) {
-                node.stay(now);
-            }
-        }
+        98 => world.take_over(id),
         _ if world.nodes.len() >= NODES_MAX => {}
-        _ if world.random.below(2) == 0 => start_successor(world, id),
         _ => {
             let name = format!("joined-{}", world.now);
             world.start(&name);
         }
-    }
-}
-
-/// A node starts that takes the place of another, unless one of them is there already.
-fn start_successor(world: &mut World, id: NodeId) {
-    let name = world.nodes[&id].cluster.name().to_owned();
-    if world.nodes.values().filter(|node| node.cluster.name() == name).count() == 1 {
-        world.start_after(&name, Some(id));
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
-    Cluster, ClusterConfig, Event, Handover, LinkFigures, Message, NodeId, Outcome, OwnerTable, Peers, Phase,
-    Shard, StreamAnswer, Ticket, TopicStore as _,
+    Cluster, ClusterConfig, Event, FrozenCluster, Handover, LinkFigures, Message, NodeId, Outcome,
+    OwnerTable, Peers, Phase, Shard, StreamAnswer, Ticket, TopicStore as _,
 };
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
@@ -13,6 +13,7 @@ use echoring_topics::ClientId;
 
 use super::store::{Store, Subscriber, subject_of};
 use super::streams::{Asker, Streams};
+use super::takeover::{Held, Step, Takeover};
 use super::truth::{Entry, Truth};
 
 /// The cluster's key.
@@ -46,7 +47,6 @@ impl Clock {
 pub struct Run {
     pub id: NodeId,
     pub started_ms: u64,
-    pub predecessor: Option<NodeId>,
 }
 
 /// The links as a table has them that learns of their loss late. What it sends over one that is lost does not arrive.
@@ -92,6 +92,7 @@ pub struct Node {
     /// The same of links that are there, and of all, as the table knows it.
     known: BTreeMap<NodeId, u32>,
     told_resets: BTreeMap<NodeId, u32>,
+    takeover: Option<Takeover>,
     random: SplitMix64,
     settling: Vec<Event>,
     /// Subscribers of topics whose position is not known here yet.
@@ -99,6 +100,8 @@ pub struct Node {
     pending: BTreeMap<Ticket, (String, Entry)>,
     ticket: Ticket,
     pub published: Published,
+    /// How often another process has taken the node over.
+    pub taken_overs: u64,
     /// Nodes that this one has taken for dead, or that have lost what it sent.
     pub lost: Vec<NodeId>,
     /// Publications with an idempotency key of which nobody knows whether they were published.
@@ -108,19 +111,22 @@ pub struct Node {
     truth: Truth,
 }
 
+fn config(node: NodeId, name: &str, started_ms: u64, resumes: bool) -> ClusterConfig {
+    ClusterConfig {
+        node,
+        name: name.into(),
+        started_ms,
+        resumes,
+        key: KEY,
+        heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
+        member_timeout: MEMBER_TIMEOUT_DEFAULT,
+    }
+}
+
 impl Node {
     pub fn new(run: Run, name: &str, clock: Clock, history: usize, truth: Truth) -> Node {
-        let Run { id, started_ms, predecessor } = run;
-        let config = ClusterConfig {
-            node: id,
-            name: name.into(),
-            started_ms,
-            predecessor,
-            key: KEY,
-            heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
-            member_timeout: MEMBER_TIMEOUT_DEFAULT,
-        };
-        let cluster = Cluster::new(config);
+        let Run { id, started_ms } = run;
+        let cluster = Cluster::new(config(id, name, started_ms, false));
         let table = OwnerTable::new(id, cluster.view().clone());
         Node {
             cluster,
@@ -134,12 +140,14 @@ impl Node {
             resets: BTreeMap::new(),
             known: BTreeMap::new(),
             told_resets: BTreeMap::new(),
+            takeover: None,
             random: SplitMix64::new(id.0),
             settling: Vec::new(),
             arriving: Vec::new(),
             pending: BTreeMap::new(),
             ticket: 0,
             published: Published::default(),
+            taken_overs: 0,
             lost: Vec::new(),
             uncertain: Vec::new(),
             clients: 0,
@@ -163,6 +171,9 @@ impl Node {
     }
 
     pub fn publish(&mut self, now: Nanos, topic: &str, entry: Entry) {
+        if let Some(takeover) = &mut self.takeover {
+            return takeover.held.push(Held::Publication(topic.into(), entry));
+        }
         self.ticket += 1;
         let ticket = self.ticket;
         self.pending.insert(ticket, (topic.into(), entry));
@@ -172,6 +183,9 @@ impl Node {
     }
 
     pub fn subscribe(&mut self, now: Nanos, subscriber: Subscriber) {
+        if let Some(takeover) = &mut self.takeover {
+            return takeover.held.push(Held::Subscriber(subscriber));
+        }
         let topic = subscriber.topic.clone();
         self.arriving.push(subscriber);
         self.with_table(now, |table, shard| table.subscribe(shard, &topic));
@@ -187,7 +201,13 @@ impl Node {
             std::mem::take(&mut self.arriving).into_iter().partition(|waiting| waiting.topic == topic);
         self.arriving = others;
         gone.extend::<Vec<_>>(arriving);
-        self.with_table(now, |table, shard| table.unsubscribe(shard, topic));
+        match &mut self.takeover {
+            Some(takeover) => {
+                gone.extend(takeover.take_subscribers(Some(topic)));
+                takeover.held.push(Held::Unsubscribed(topic.into()));
+            }
+            None => self.with_table(now, |table, shard| table.unsubscribe(shard, topic)),
+        }
         gone
     }
 
@@ -196,6 +216,13 @@ impl Node {
             return;
         }
         self.truth.set_member(topic, client, has_joined);
+        match &mut self.takeover {
+            Some(takeover) => takeover.held.push(Held::Member(topic.into(), client, has_joined)),
+            None => self.tell_presence(now, topic, client, has_joined),
+        }
+    }
+
+    fn tell_presence(&mut self, now: Nanos, topic: &str, client: ClientId, has_joined: bool) {
         let subject = subject_of(client);
         let joined = has_joined.then_some(&*subject);
         self.with_table(now, |table, shard| table.change_presence(shard, topic, client, joined));
@@ -226,6 +253,7 @@ impl Node {
     /// Every subscriber goes elsewhere, without a word to the node.
     pub fn lose_all(&mut self) -> Vec<Subscriber> {
         let mut lost = std::mem::take(&mut self.arriving);
+        lost.extend(self.takeover.iter_mut().flat_map(|takeover| takeover.take_subscribers(None)));
         for topic in self.store.topics.values_mut() {
             lost.append(&mut topic.subscribers);
         }
@@ -246,13 +274,92 @@ impl Node {
         self.cluster.leave(self.clock.read(now));
     }
 
-    pub fn stay(&mut self, now: Nanos) {
-        self.cluster.stay(self.clock.read(now));
+    /// Another process begins to take the node over, if it takes part in its cluster.
+    pub fn begin_takeover(&mut self, takeover: Takeover) {
+        if self.is_open() && self.takeover.is_none() {
+            self.takeover = Some(takeover);
+        }
     }
 
-    /// Whether nothing is left that the node has to hand over.
-    pub fn has_handed_over(&self) -> bool {
-        self.cluster.phase() == Phase::Leaving && self.events.is_empty() && self.table.is_settled()
+    pub fn takes_packets(&self) -> bool {
+        self.takeover.as_ref().is_none_or(Takeover::takes_packets)
+    }
+
+    /// Whether nothing waits for other nodes.
+    fn is_at_rest(&self, with_streams: bool) -> bool {
+        self.events.is_empty()
+            && self.settling.is_empty()
+            && self.pending.is_empty()
+            && self.arriving.is_empty()
+            && self.table.is_at_rest(with_streams)
+    }
+
+    /// Goes on with a takeover.
+    fn advance_takeover(&mut self, now: Nanos) {
+        let Some(mut takeover) = self.takeover.take() else { return };
+        let local = self.clock.read(now);
+        let is_over = match takeover.step(now, |with_streams| self.is_at_rest(with_streams)) {
+            Step::Wait => false,
+            Step::Freeze => match self.cluster.freeze() {
+                Some(state) => {
+                    takeover.frozen(state, now);
+                    false
+                }
+                None => true,
+            },
+            Step::GoOn => {
+                self.cluster.speak_again(local);
+                true
+            }
+            Step::Continue(state, clock) => {
+                self.taken_overs += 1;
+                self.continue_from(now, clock, &state);
+                false
+            }
+        };
+        match is_over {
+            false => self.takeover = Some(takeover),
+            true => self.end_takeover(now, takeover),
+        }
+    }
+
+    fn end_takeover(&mut self, now: Nanos, takeover: Takeover) {
+        for held in takeover.held {
+            match held {
+                Held::Publication(topic, entry) => self.publish(now, &topic, entry),
+                Held::Subscriber(subscriber) => self.subscribe(now, subscriber),
+                Held::Unsubscribed(topic) => {
+                    self.with_table(now, |table, shard| table.unsubscribe(shard, &topic));
+                }
+                Held::Member(topic, client, has_joined) => {
+                    self.tell_presence(now, &topic, client, has_joined)
+                }
+            }
+        }
+    }
+
+    /// The node is in another process from now on, with another clock. Its topics and its clients are there already.
+    fn continue_from(&mut self, now: Nanos, clock: Clock, state: &[u8]) {
+        let (id, before) = (self.id(), self.clock.read(now));
+        self.clock = clock;
+        let local = self.clock.read(now);
+        self.cluster = Cluster::new(config(id, "another", 0, true));
+        self.cluster.handle_connected(self.is_connected, local);
+        let next = OwnerTable::new(id, self.cluster.view().clone());
+        let table = std::mem::replace(&mut self.table, next);
+        self.resets.clear();
+        self.known.clear();
+        self.told_resets.clear();
+        let mut after = None;
+        while let Some(name) = table.next_topic(after.as_deref()).map(str::to_owned) {
+            let mut bytes = Vec::new();
+            table.freeze_topic(&name, before, &mut bytes);
+            let thawed = self.with_table(now, |table, shard| table.thaw_topic(shard, &name, &bytes));
+            assert_eq!(thawed, Some(()), "{name}");
+            after = Some(name);
+        }
+        let frozen = FrozenCluster::read(state).expect("well formed");
+        self.cluster.resume(frozen, local);
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.
@@ -286,6 +393,10 @@ impl Node {
 
     /// Does what there is to do.
     pub fn run(&mut self, now: Nanos) {
+        self.advance_takeover(now);
+        if self.takeover.as_ref().is_some_and(Takeover::is_silent) {
+            return;
+        }
         let local = self.clock.read(now);
         self.cluster.handle_time(local);
         while let Some(event) = self.cluster.poll_event() {
@@ -330,6 +441,10 @@ impl Node {
                 }
                 Event::Superseded => panic!("no two nodes have one name"),
             }
+        }
+        // The table knows the nodes.
+        if let Some(takeover) = self.takeover.take_if(|takeover| takeover.has_continued()) {
+            self.end_takeover(now, takeover);
         }
         self.with_table(now, |table, shard| table.handle_time(shard));
         if self.table.is_settled() {

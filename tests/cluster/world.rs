@@ -10,6 +10,7 @@ use super::backbone::{Backbone, Delivery};
 use super::node::{Clock, Node, Published, Run};
 use super::store::{Subscriber, Told, is_durable};
 use super::streams::Streams;
+use super::takeover::Takeover;
 use super::truth::{Entry, Truth};
 
 /// Steps of the time while a world is only watched.
@@ -83,21 +84,28 @@ impl World {
 
     /// Starts a node, connected.
     pub fn start(&mut self, name: &str) -> NodeId {
-        self.start_after(name, None)
-    }
-
-    /// Starts a node that takes the place of another with its name.
-    pub fn start_after(&mut self, name: &str, predecessor: Option<NodeId>) -> NodeId {
         self.started += 1;
-        let run = Run { id: NodeId(self.random.next_u64() | 1), started_ms: self.started, predecessor };
+        let run = Run { id: NodeId(self.random.next_u64() | 1), started_ms: self.started };
         let id = run.id;
-        let clock =
-            Clock { skew: self.random.below(1_000) * SECOND, drift_ppm: self.random.below(DRIFT_PPM_MAX) };
+        let clock = self.new_clock();
         let mut node = Node::new(run, name, clock, self.history, self.truth.clone());
         node.connect(true, self.now);
         self.nodes.insert(id, node);
         self.backbone.set_side(id, 0);
         id
+    }
+
+    fn new_clock(&mut self) -> Clock {
+        Clock { skew: self.random.below(1_000) * SECOND, drift_ppm: self.random.below(DRIFT_PPM_MAX) }
+    }
+
+    /// Another process begins to take a node over, unless one does already. In one of three cases it fails in the end.
+    pub fn take_over(&mut self, id: NodeId) {
+        let (clock, fails) = (self.new_clock(), self.random.below(3) == 0);
+        let silence = self.random.below(300 * MILLISECOND);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.begin_takeover(Takeover::new(clock, silence, fails, self.now));
+        }
     }
 
     /// Ends a node without a word. Its clients look for another.
@@ -211,6 +219,8 @@ impl World {
             let Some(node) = nodes.get_mut(&to) else { continue };
             let local = node.clock.read(*now);
             match delivery {
+                // The process that continues the node is not there yet.
+                Delivery::Packet(_) if !node.takes_packets() => {}
                 Delivery::Heartbeat(bytes) => node.cluster.handle_heartbeat(&bytes, local),
                 Delivery::Packet(bytes) => node.cluster.handle_packet(&bytes, local),
             }

@@ -15,8 +15,10 @@ import tempfile
 import time
 import unittest
 
+import trustme
 from harness import BINARY, PATIENCE_S, Server, refusing_port, request, text_file, wait_until
 from relay import Relay
+from test_tls import client, files
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -104,6 +106,9 @@ class Node(Server):
 
         wait_until(sees_them, lambda: f"{self.name} sees {names}: {self.status()}")
 
+    async def publish_text(self, topic):
+        return await asyncio.to_thread(self.publish, topic, "text")
+
     def publish(self, topic, text, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         headers = {"Content-Type": "text/plain", **headers}
@@ -114,14 +119,17 @@ class Node(Server):
 class Session:
     """A session of `echoring.v1.json`."""
 
-    def __init__(self, node):
+    def __init__(self, node, tls=None):
         self.node = node
+        self.tls = tls
         self.events = []
         self.ids = 0
 
     async def __aenter__(self):
         # With a bounded queue, a session whose messages are unread at the end would wait for the Close frame until a timeout.
         url, options = self.node.url("/broadcast"), {"compression": None, "max_queue": None}
+        if self.tls is not None:
+            url, options = url.replace("ws://", "wss://"), {"ssl": self.tls, **options}
         self.socket = await connect(url, subprotocols=[SUBPROTOCOL], **options)
         return self
 
@@ -191,6 +199,12 @@ class InACluster(unittest.TestCase):
         node = Node(self.nats, name, *flags)
         self.addCleanup(node.__exit__)
         return node
+
+    def tls(self):
+        """The flags of a node whose connections cannot move, as they speak TLS, and the context of its clients."""
+        authority = trustme.CA()
+        folder = self.enterContext(files())
+        return folder.certificate("node", authority.issue_cert("127.0.0.1")), client(authority)
 
     def write(self, text, suffix):
         file = tempfile.NamedTemporaryFile("w", suffix=suffix)
@@ -678,15 +692,14 @@ class Reports(InACluster):
 
     @asynchronous
     async def test_have_the_connections_of_a_node_that_was_taken_over(self):
-        # Members of a topic with presence stay at their node.
-        config = self.write('[[topics]]\npattern = "topic-1"\npresence = true\n', ".toml")
-        first, other = self.start("a", "b", flags=("--drain", "24h", "--config", config.name))
-        async with Session(first) as session, Session(first) as second, Session(other) as elsewhere:
+        flags, tls = self.tls()
+        first, other = self.start("a", "b", flags=("--drain", "24h", *flags))
+        async with Session(first, tls) as session, Session(first, tls) as second, Session(other, tls) as elsewhere:
             for each in (session, second, elsewhere):
                 await each.subscribe("topic-1")
             successor = await asyncio.to_thread(first.successor)
             self.addCleanup(successor.__exit__)
-            async with Session(successor) as later:
+            async with Session(successor, tls) as later:
                 await later.subscribe("topic-1")
                 listed = await asyncio.to_thread(self.get, successor, "/connections?topic=topic-1")
                 processes = sorted(one.get("process", "own") for one in listed["connections"])
@@ -1002,36 +1015,32 @@ nats = "json"
 class Takeover(InACluster):
     @asynchronous
     async def test_of_the_only_node_keeps_every_epoch(self):
-        config = self.write('[[topics]]\npattern = "room"\npresence = true\n', ".toml")
-        [old] = self.start("a", flags=("--drain", "5s", "--config", config.name))
-        async with Session(old) as session, Session(old) as member:
+        flags, tls = self.tls()
+        [old] = self.start("a", flags=("--drain", "5s", *flags))
+        run = old.status()["id"]
+        async with Session(old, tls) as session:
             begun = {topic: await session.subscribe(topic) for topic in TOPICS}
-            for topic in (*TOPICS, "room"):
-                await member.subscribe(topic)
             for topic in TOPICS:
                 self.assertEqual((await session.publish(topic, "before"))["offset"], 1)
             new = await asyncio.to_thread(old.successor)
             self.addCleanup(new.__exit__)
             self.assertEqual(new.stats()["pid"], new.pid)
-            members = [(member["node"], member["phase"]) for member in new.status()["members"]]
-            self.assertEqual(members, [("a", "leaving")])
+            self.assertEqual((new.status()["id"], new.status()["members"]), (run, []), "the same node, and the only one")
             for topic in TOPICS:
                 status, answer = await asyncio.to_thread(new.publish, topic, "after")
                 self.assertEqual((status, answer["offset"]), (200, 2), answer)
-            # A member of a topic with presence gets everything until it is closed.
+                # One that cannot move goes on in the old process.
+                self.assertEqual((await session.publish(topic, "last"))["offset"], 3)
+            # It gets everything until it is closed.
             with self.assertRaises(ConnectionClosed) as closed:
                 while True:
-                    await member.next("nothing")
+                    await session.next("nothing")
             self.assertEqual(closed.exception.rcvd.code, 1012)
-            heard = [(event["topic"], event["text"]) for event in member.events if event["type"] == "message"]
-            self.assertEqual(sorted(heard), sorted((topic, text) for topic in TOPICS for text in ("before", "after")))
-            self.assertEqual(await asyncio.to_thread(old.wait), 0)
-            # The other one goes on at the new node.
             for topic in TOPICS:
-                self.assertEqual([event["text"] for event in await session.messages(topic, 2)], ["before", "after"])
-                answer = await session.publish(topic, "last")
-                self.assertEqual((answer["offset"], (await session.next("message", topic=topic))["text"]), (3, "last"))
-        async with Session(new) as session:
+                texts = [event["text"] for event in session.events if event["type"] == "message" and event["topic"] == topic]
+                self.assertEqual(texts, ["before", "after", "last"])
+            self.assertEqual(await asyncio.to_thread(old.wait), 0)
+        async with Session(new, tls) as session:
             for topic in TOPICS:
                 position = {"epoch": begun[topic]["epoch"], "offset": 1}
                 again = await session.subscribe(topic, position)
@@ -1044,35 +1053,43 @@ class Takeover(InACluster):
         nodes = self.start("a", "b")
         async with Session(nodes[0]) as session:
             begun = {topic: await session.subscribe(topic) for topic in TOPICS}
-            with socket.socket(socket.AF_UNIX) as successor:
-                successor.settimeout(PATIENCE_S)
-                successor.connect(f"\0echoring/takeover/{nodes[0].host}:{nodes[0].port}")
-                stream = successor.makefile("rwb")
-                stream.write(b"echoring takeover 3\n")
-                # Two shards, 64 KiB, and a process id.
-                stream.write(frame(1, struct.pack("<HQI", 2, 65_536, 1)))
-                stream.flush()
-                self.assertEqual(stream.readline(), b"ok\n")
-                self.assertEqual(kind_of_frame(stream), 3)
-                # A byte comes with the listeners.
-                stream.read(1)
-                stream.write(frame(4, b""))
-                stream.flush()
-                # It has handed its topics over, and waits for the successor to start.
-                self.assertEqual(kind_of_frame(stream), 8)
-                phases = {member["node"]: member["phase"] for member in nodes[1].status()["members"]}
-                self.assertEqual(phases, {"a": "leaving"})
+            for offset, last in enumerate(("begin", "imported"), 1):
+                with socket.socket(socket.AF_UNIX) as successor:
+                    successor.settimeout(PATIENCE_S)
+                    successor.connect(f"\0echoring/takeover/{nodes[0].host}:{nodes[0].port}")
+                    stream = successor.makefile("rwb")
+                    stream.write(b"echoring takeover 3\n")
+                    # Two shards, 64 KiB, a process id, neither questions nor connections, and the version of a node's state.
+                    stream.write(frame(1, struct.pack("<HQIBIB", 2, 65_536, 1, 0, 0, 1)))
+                    stream.flush()
+                    self.assertEqual(stream.readline(), b"ok\n")
+                    self.assertEqual(kind_of_frame(stream), 3)
+                    # A byte comes with the listeners.
+                    stream.read(1)
+                    stream.write(frame(4, b""))
+                    stream.flush()
+                    # The topics of both shards, the node, and their end.
+                    kinds = []
+                    while not kinds or kinds[-1] != 6:
+                        kinds.append(kind_of_frame(stream))
+                    self.assertEqual(set(kinds[:-1]), {5, 17})
+                    # It is silent: its clients wait, and so does the other node.
+                    waiting = [asyncio.create_task(nodes[0].publish_text(topic)) for topic in TOPICS]
+                    if last == "imported":
+                        stream.write(frame(7, b""))
+                        stream.flush()
+                        self.assertEqual(kind_of_frame(stream), 8)
+                    self.assertEqual([task.done() for task in waiting], [False] * len(waiting))
+                    stream.close()
+                for task in waiting:
+                    status, answer = await task
+                    self.assertEqual((status, answer["offset"]), (200, 2 * offset - 1), answer)
+                self.assertEqual([node.status()["phase"] for node in nodes], ["active", "active"])
                 for topic in TOPICS:
-                    self.assertEqual((await session.publish(topic, "meanwhile"))["offset"], 1)
-                stream.close()
-            for node, other in (nodes, reversed(nodes)):
-                await asyncio.to_thread(node.await_members, other.name)
-            self.assertEqual(nodes[0].status()["phase"], "active")
-            for topic in TOPICS:
-                self.assertEqual((await session.publish(topic, "afterwards"))["offset"], 2)
-                for offset in (1, 2):
-                    message = await session.next("message", "gap", "unsubscribed", topic=topic)
-                    self.assertEqual((message["type"], message["offset"]), ("message", offset))
+                    self.assertEqual((await session.publish(topic, "afterwards"))["offset"], 2 * offset)
+                    for expected in (2 * offset - 1, 2 * offset):
+                        message = await session.next("message", "gap", "unsubscribed", topic=topic)
+                        self.assertEqual((message["type"], message["offset"]), ("message", expected))
         async with Session(nodes[0]) as session:
             for topic in TOPICS:
                 self.assertEqual((await session.subscribe(topic))["epoch"], begun[topic]["epoch"])

@@ -187,23 +187,70 @@ class Presence(InACluster):
                     await until_members(session, room, ids)
 
     @asynchronous
-    async def test_a_takeover_tells_of_the_clients_of_the_old_process_and_of_no_others(self):
-        nodes = self.start("a", "b", flags=("--drain", "1s", *self.flags))
-        async with Session(nodes[0]) as leaving, Session(nodes[1]) as one:
-            gone, own = await self.gather(leaving, one)
-            successor = await asyncio.to_thread(nodes[0].successor)
-            self.addCleanup(successor.__exit__)
-            self.assertEqual(await asyncio.to_thread(nodes[0].wait), 0)
+    async def test_nobody_notices_that_members_move_to_another_process(self):
+        nodes = self.start("a", "b", flags=("--drain", "1h", *self.flags))
+        async with Session(nodes[1]) as one:
+            async with Session(nodes[0]) as moving:
+                moved, own = await self.gather(moving, one)
+                for _ in range(2):
+                    old, nodes[0] = nodes[0], await asyncio.to_thread(nodes[0].successor)
+                    self.addCleanup(nodes[0].__exit__)
+                    self.assertEqual(await asyncio.to_thread(old.wait), 0)
+                for session in (one, moving):
+                    await quiet(session)
+                    for room in ROOMS:
+                        await until_members(session, room, [moved, own])
+                async with Session(nodes[0]) as late:
+                    ids = {(await late.subscribe(room))["client"] for room in ROOMS}
+                    for room in ROOMS:
+                        for session in (one, moving, late):
+                            await until_members(session, room, [moved, own, *ids])
+                    for room in ROOMS:
+                        for session in (one, moving):
+                            [joined] = await notices(session, 1, room)
+                            self.assertEqual((joined["event"], joined["count"]), ("join", 3))
+                for room in ROOMS:
+                    [left] = await notices(one, 1, room)
+                    self.assertEqual((left["event"], {left["client"]}, left["count"]), ("leave", ids, 2))
             for room in ROOMS:
                 [left] = await notices(one, 1, room)
-                self.assertEqual((left["event"], left["client"], left["count"]), ("leave", gone, 1))
-            await quiet(one)
-            async with Session(successor) as back:
-                ids = {(await back.subscribe(room))["client"] for room in ROOMS}
-                self.assertNotIn(gone, ids)
+                self.assertEqual((left["event"], left["client"], left["count"]), ("leave", moved, 1))
+
+    @asynchronous
+    async def test_of_a_process_that_was_taken_over_are_gone_with_it_and_no_others(self):
+        flags, tls = self.tls()
+        for ends in ("drains", "is killed"):
+            drain = "1s" if ends == "drains" else "1h"
+            nodes = self.start("a", "b", flags=("--drain", drain, *flags, *self.flags))
+            async with contextlib.AsyncExitStack() as open_until_here:
+                sessions = [Session(nodes[number], tls) for number in (0, 0, 1)]
+                leaving, late, one = [await open_until_here.enter_async_context(session) for session in sessions]
+                gone, own = await self.gather(leaving, one)
+                successor = await asyncio.to_thread(nodes[0].successor)
+                self.addCleanup(successor.__exit__)
+                back = await open_until_here.enter_async_context(Session(nodes[0], tls))
+                # One joins at each process.
+                ids = [gone, own]
+                for joining, others in ((late, (leaving, one)), (back, (leaving, one, late))):
+                    [joined] = {(await joining.subscribe(room))["client"] for room in ROOMS}
+                    ids.append(joined)
+                    for room in ROOMS:
+                        for session in (*others, joining):
+                            await session.next("presence", topic=room, event="join", client=joined, count=len(ids))
+                if ends == "is killed":
+                    nodes[0].terminate(signal.SIGKILL)
+                await asyncio.to_thread(nodes[0].wait)
                 for room in ROOMS:
                     for session in (one, back):
-                        await until_members(session, room, [own, *ids])
+                        left = await notices(session, 2, room)
+                        self.assertEqual({(event["event"], event["client"]) for event in left}, {("leave", ids[0]), ("leave", ids[2])}, ends)
+                        self.assertEqual([event["count"] for event in left], [3, 2])
+                        await until_members(session, room, [own, ids[3]])
+                await quiet(one)
+            await asyncio.to_thread(successor.terminate)
+            await asyncio.to_thread(nodes[1].terminate)
+            await asyncio.to_thread(successor.wait)
+            await asyncio.to_thread(nodes[1].wait)
 
     @asynchronous
     async def test_a_member_that_moves_between_shards_is_neither_seen_to_leave_nor_to_join(self):

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 
-use echoring_broker::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
+use echoring_broker::broadcast::{MAIL_OVERHEAD_BYTES, StateCursor, mail_codec};
 use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
 use echoring_server::handover::{FromPredecessor, FromSuccessor, Imported, Moved, Route, Translate, split};
 use echoring_server::{ShardCommand, ShardMail};
-use echoring_topics::{ExportCursor, HubReport, Placement};
+use echoring_topics::{HubReport, Placement};
 
 pub type Shards = Vec<Remote<ShardCommand, HubReport>>;
 
@@ -33,9 +33,9 @@ pub struct Rehearsal {
 enum Step {
     Freezing(Receiver<usize>, usize),
     /// The shard that exports, and its answer.
-    Exporting(usize, Receiver<(Vec<u8>, Option<ExportCursor>)>),
+    Exporting(usize, Receiver<(Vec<u8>, Option<StateCursor>)>),
     /// The same, where the next block begins, and the shards that import.
-    Importing(usize, Option<ExportCursor>, Vec<(usize, Receiver<Imported>)>),
+    Importing(usize, Option<StateCursor>, Vec<(usize, Receiver<Imported>)>),
     Leading(Receiver<()>, usize),
     Linked,
     GivenUp,
@@ -117,7 +117,7 @@ impl Rehearsal {
             Step::Freezing(answers, left) if *left > 0 => {
                 *left -= usize::from(answers.try_recv().is_ok());
             }
-            Step::Freezing(..) => self.export(0, ExportCursor::default()),
+            Step::Freezing(..) => self.export(0, StateCursor::default()),
             Step::Exporting(shard, answer) => {
                 if let Ok((block, next)) = answer.try_recv() {
                     let shard = *shard;
@@ -134,7 +134,7 @@ impl Rehearsal {
         }
     }
 
-    fn export(&mut self, shard: usize, cursor: ExportCursor) {
+    fn export(&mut self, shard: usize, cursor: StateCursor) {
         let (reply, answer) = mpsc::sync_channel(1);
         // Small blocks, so that topics are split.
         let export = ShardCommand::Export { cursor, bytes_max: 200, reply };
@@ -142,7 +142,7 @@ impl Rehearsal {
         self.step = Step::Exporting(shard, answer);
     }
 
-    fn import(&mut self, shard: usize, block: &[u8], next: Option<ExportCursor>) {
+    fn import(&mut self, shard: usize, block: &[u8], next: Option<StateCursor>) {
         let blocks =
             split(block, self.placement, self.successor.len(), &mut self.owner).expect("well formed");
         let shards = self.predecessor.len();
@@ -166,11 +166,11 @@ impl Rehearsal {
             }
             Err(error) => error == TryRecvError::Empty,
         });
-        let (shard, next) = (*shard, *next);
+        let (shard, next) = (*shard, next.clone());
         match next {
             _ if !answers.is_empty() => {}
             Some(cursor) => self.export(shard, cursor),
-            None if shard + 1 < self.predecessor.len() => self.export(shard + 1, ExportCursor::default()),
+            None if shard + 1 < self.predecessor.len() => self.export(shard + 1, StateCursor::default()),
             None => self.link(),
         }
     }

@@ -10,6 +10,7 @@
 
 mod entry;
 mod exchange;
+mod frozen;
 mod interruptions;
 mod page_answers;
 mod store;
@@ -37,6 +38,8 @@ use stream_pages::{PageAhead, PageRequest, Streams};
 pub struct FollowingSettings {
     /// The node.
     pub identity: ClusterIdentity,
+    /// Another process is the node, which this one continues.
+    pub resumes: bool,
     /// To the cluster thread.
     pub commands: mpsc::UnboundedSender<ClusterCommand>,
     /// The messages of other nodes that wait for the shards.
@@ -70,6 +73,10 @@ pub(super) struct Following {
     lingering: BTreeSet<Box<str>>,
     /// The waiter for the handover of the topics of others.
     settles: Vec<u64>,
+    /// The waiters for the shard to rest, and whether for its streams too.
+    rests: Vec<(u64, bool)>,
+    /// Another process is the node so far. The table must not be used before this one knows the other nodes.
+    is_dormant: bool,
     streams: Streams,
 }
 
@@ -134,8 +141,8 @@ struct StagedChange {
 
 impl Following {
     pub(super) fn new(settings: FollowingSettings) -> Following {
-        let FollowingSettings { identity: ClusterIdentity { node, key }, commands, inbox, streams, .. } =
-            settings;
+        let FollowingSettings { identity, resumes, commands, inbox, streams, .. } = settings;
+        let ClusterIdentity { node, key } = identity;
         Following {
             node,
             table: OwnerTable::new(node, View::new([], key)),
@@ -149,6 +156,8 @@ impl Following {
             read_ends: VecDeque::new(),
             lingering: BTreeSet::new(),
             settles: Vec::new(),
+            rests: Vec::new(),
+            is_dormant: resumes,
             streams: Streams::new(streams),
         }
     }

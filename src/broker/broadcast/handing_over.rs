@@ -5,11 +5,27 @@ use std::sync::mpsc::SyncSender;
 use super::Broadcast;
 use super::handover::{Freeze, OrderedBy};
 use super::presence::MembershipChange;
+use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
 use crate::peer::Context;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, Lane};
 use echoring_topics::{ExportCursor, ImportError, OwnedTopicId, Record};
+
+/// How far the export of a shard's topics is.
+#[derive(Clone, Debug)]
+pub enum StateCursor {
+    /// The topics with their messages.
+    Topics(ExportCursor),
+    /// What the topics behind this one are to other nodes of the cluster.
+    OfNode(Option<Box<str>>),
+}
+
+impl Default for StateCursor {
+    fn default() -> StateCursor {
+        StateCursor::Topics(ExportCursor::default())
+    }
+}
 
 impl Broadcast {
     /// Posts no more requests. `done` is notified once the topics of this shard no longer change.
@@ -50,6 +66,7 @@ impl Broadcast {
         self.tell_presence_changes(&mut cx.resources(), now);
         cx.attach(bridge);
         self.sequencer.ordered_by = OrderedBy::Successor;
+        self.sequencer.following = None;
         self.handover.freeze = None;
         self.fence.end();
         self.sequencer.requests.forget_fences();
@@ -67,11 +84,25 @@ impl Broadcast {
     pub fn export<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        cursor: ExportCursor,
+        cursor: StateCursor,
         bytes_max: usize,
-    ) -> (Vec<u8>, Option<ExportCursor>) {
+    ) -> (Vec<u8>, Option<StateCursor>) {
         let (mut bytes, now) = (Vec::new(), cx.now());
-        let next = self.sequencer.topics.export(cursor, bytes_max, now, cx.pool(), &mut bytes);
+        let Sequencer { topics, following, .. } = &mut self.sequencer;
+        let next = match (cursor, following) {
+            (StateCursor::Topics(cursor), following) => {
+                let next = topics.export(cursor, bytes_max, now, cx.pool(), &mut bytes);
+                let of_node = following.is_some().then_some(StateCursor::OfNode(None));
+                next.map(StateCursor::Topics).or(of_node)
+            }
+            (StateCursor::OfNode(after), Some(following)) => {
+                let members = |name: &str| topics.find(name).and_then(|id| topics.present(id));
+                let count = |name: &str| members(name).map_or(0, |(count, _)| count);
+                let last = following.export(after, bytes_max, now, count, &mut bytes);
+                last.map(|last| StateCursor::OfNode(Some(last)))
+            }
+            (StateCursor::OfNode(_), None) => None,
+        };
         (bytes, next)
     }
 
@@ -90,6 +121,10 @@ impl Broadcast {
         let mut moved = Vec::new();
         while !block.is_empty() {
             let record = Record::take(&mut block).ok_or(ImportError::Malformed)?;
+            if let Some((name, state)) = record.of_node() {
+                self.import_of_node(cx, name, state).ok_or(ImportError::Malformed)?;
+                continue;
+            }
             let Broadcast { handover, sequencer, .. } = self;
             let topics = &mut sequencer.topics;
             moved.extend(handover.importer.import(topics, record, numbers.clone(), now, cx.pool())?);
@@ -108,6 +143,7 @@ impl Broadcast {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
+        self.sequencer.following.iter_mut().for_each(|following| following.forget_shards(first_shard));
         self.handover.departed.extend(self.sequencer.topics.far_members());
     }
 

@@ -45,12 +45,6 @@ impl Broadcast {
             && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
     }
 
-    /// Whether a connection is a member of a topic with presence. In a cluster it is one of its node.
-    pub fn is_member(&self, peer: &Peer) -> bool {
-        let own = peer.session().map(|session| &session.subscriptions[..]).unwrap_or_default();
-        own.iter().any(|own| self.fan_out.has(own.topic, TopicSettings::has_presence))
-    }
-
     fn is_quiescent(&self, peer: &Peer) -> bool {
         match peer {
             Peer::Subscriber(subscriber) => {
@@ -248,8 +242,7 @@ impl Broadcast {
     ) -> Session {
         let FrozenSession { client, is_client_own, subject, requests, protocol, subscriptions } = frozen;
         let now = cx.now();
-        // An id of another node is no member of a topic here, and nobody else knows it: see `is_member`. One of an early predecessor
-        // whose numbers are those of this process may be that of another client.
+        // One of an early predecessor whose numbers are those of this process may be that of another client.
         let is_taken = !is_client_own && self.numbers(cx.shards()).contains(client);
         let is_kept = client.node == self.node && !is_taken && client != self.client_at(cx.shard(), token);
         let client = is_kept.then(|| Box::new(client));

@@ -94,7 +94,9 @@ impl Broadcast {
         let MembershipChange { client, joined, is_far } = *change;
         let Broadcast { sequencer, presence_changes, subscriptions, .. } = self;
         let topics = &mut sequencer.topics;
+        let is_far = is_far && joined.is_some();
         let subject = if topics.lists_forgotten() {
+            topics.set_member_far(owned, client, is_far);
             topics.member(owned, client).unwrap_or_default().into()
         } else {
             let has_moved = joined.is_some() && topics.member(owned, client).is_some();

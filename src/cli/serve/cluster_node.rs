@@ -15,14 +15,15 @@ use crate::limits::CLUSTER_CONNECT_INTERVAL;
 /// The thread of a node.
 type Carrier = JoinHandle<Result<(ClusterTables, Traffic), BackboneError>>;
 
-/// The identity of this run of a node.
-pub(super) fn identity(options: &ClusterOptions) -> ClusterIdentity {
+/// The identity of this run of a node, or of the one that it continues.
+pub(super) fn identity(options: &ClusterOptions, continued: Option<NodeId>) -> ClusterIdentity {
     // 0 means no node on the wire.
-    ClusterIdentity { node: NodeId(rand::random::<u64>().max(1)), key: options.key }
+    let node = continued.unwrap_or_else(|| NodeId(rand::random::<u64>().max(1)));
+    ClusterIdentity { node, key: options.key }
 }
 
-/// Starts the thread that carries the packets of the cluster, as a node that takes the place of `predecessor`, and waits for its connection if the options say so. If the thread
-/// ends by itself, the server fails.
+/// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. With `resumes`, the
+/// node is silent until the server takes over. If the thread ends by itself, the server fails.
 ///
 /// # Errors
 /// If there is no thread, or no connection.
@@ -30,7 +31,7 @@ pub(super) fn start(
     server: &mut Server,
     identity: ClusterIdentity,
     options: &ClusterOptions,
-    predecessor: Option<NodeId>,
+    resumes: bool,
 ) -> Result<(), Failure> {
     let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -38,7 +39,7 @@ pub(super) fn start(
         node: identity.node,
         name: options.node.as_str().into(),
         started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        predecessor,
+        resumes,
         key: identity.key,
         heartbeat_interval: options.heartbeat_interval,
         member_timeout: options.member_timeout,

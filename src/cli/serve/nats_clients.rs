@@ -244,6 +244,8 @@ async fn take_requests(
                     // Fails only if the lane has panicked: its topics get no answers.
                     let _ = lanes[lane].send(publication).await;
                 }
+                // Another process is the node, and answers for both.
+                ClientRequest::Control(_) if server.cluster().is_some_and(ClusterNode::has_ended) => {}
                 ClientRequest::Control(request) => {
                     tokio::spawn(report(clients.sender(), control.clone(), request));
                 }

@@ -93,6 +93,12 @@ impl Durable {
         self.storing.is_none() && self.waiting.is_empty()
     }
 
+    /// Whether nothing is asked of the stream.
+    pub(super) fn is_at_rest(&self) -> bool {
+        // One that stores nothing is asked again and again, for no answer that matters.
+        self.is_idle() && (self.request.is_none() || self.unusable_since.is_some())
+    }
+
     /// Whether the stream has been unusable for so long that publications should no longer wait for it.
     fn stores_nothing(&self, now: Nanos) -> bool {
         self.unusable_since.is_some_and(|since| since + STREAM_UNUSABLE_AFTER <= now)

@@ -23,32 +23,62 @@ use crate::limits::{
 use crate::message::{MemberChange, MembersPage, Message, append_change, changes};
 use crate::store::TopicStore;
 use crate::view::NodeId;
+use crate::wire::Wire;
 
 /// A node's knowledge of a topic's members besides the store's list.
 #[derive(Debug, Default)]
 pub(super) struct TopicMembers {
     /// The members of this node.
-    own: BTreeMap<ClientId, Box<str>>,
+    pub(super) own: BTreeMap<ClientId, Box<str>>,
     /// At the owner: the other nodes that have members.
-    nodes: BTreeMap<NodeId, NodeMembers>,
+    pub(super) nodes: BTreeMap<NodeId, NodeMembers>,
     /// Nodes that lack pages, and the last member of the page before.
-    behind: BTreeMap<NodeId, Option<ClientId>>,
+    pub(super) behind: BTreeMap<NodeId, Option<ClientId>>,
     /// Changes to be sent.
-    changes: Vec<u8>,
+    pub(super) changes: Vec<u8>,
     /// The number of members that was sent last.
-    count_sent: u64,
+    pub(super) count_sent: u64,
     /// The whole list has been received, or is this node's.
-    is_complete: bool,
+    pub(super) is_complete: bool,
     /// Until when subscribers wait for the list.
-    waits_until: Option<Nanos>,
+    pub(super) waits_until: Option<Nanos>,
 }
 
 /// The members of another node, at the owner.
 #[derive(Debug, Default)]
-struct NodeMembers {
+pub(super) struct NodeMembers {
     /// The number of its members, by its own count.
     count: u64,
     stay: Stay,
+}
+
+impl NodeMembers {
+    /// Appends what is known of the members of a node that the store does not list.
+    pub(super) fn freeze(&self, now: Nanos, out: &mut Vec<u8>) {
+        let (stay, until) = match self.stay {
+            Stay::Follows => (0, now),
+            Stay::UntilLinked(at) => (1, at),
+            Stay::UntilFollows(at) => (2, at),
+            Stay::Gone => (3, now),
+        };
+        self.count.put(out);
+        u8::put(&stay, out);
+        until.saturating_sub(now).put(out);
+    }
+
+    /// Reads the same.
+    pub(super) fn thaw(from: &mut &[u8], now: Nanos) -> Option<NodeMembers> {
+        let (count, stay) = (Wire::take(from)?, u8::take(from)?);
+        let until = now + u64::take(from)?.min(MEMBERS_STAY);
+        let stay = match stay {
+            0 => Stay::Follows,
+            1 => Stay::UntilLinked(until),
+            2 => Stay::UntilFollows(until),
+            3 => Stay::Gone,
+            _ => return None,
+        };
+        Some(NodeMembers { count, stay })
+    }
 }
 
 /// How long the members of another node stay.
@@ -69,6 +99,25 @@ impl TopicMembers {
     /// Members of all nodes, as the owner counts them.
     pub(super) fn count(&self) -> u64 {
         self.nodes.values().fold(self.own.len() as u64, |sum, node| sum.saturating_add(node.count))
+    }
+
+    /// The members of this node.
+    pub(super) fn own(&self) -> impl Iterator<Item = (ClientId, &str)> {
+        self.own.iter().map(|(client, subject)| (*client, &**subject))
+    }
+
+    /// Whether a node lacks pages, or members are to be removed.
+    pub(super) fn are_due(&self) -> bool {
+        !self.behind.is_empty() || self.nodes.values().any(|of| matches!(of.stay, Stay::Gone))
+    }
+
+    /// The times at which waiting ends.
+    pub(super) fn timers(&self) -> impl Iterator<Item = Nanos> {
+        let of_nodes = self.nodes.values().filter_map(|of| match of.stay {
+            Stay::UntilLinked(at) | Stay::UntilFollows(at) => Some(at),
+            Stay::Follows | Stay::Gone => None,
+        });
+        of_nodes.chain(self.waits_until)
     }
 
     /// Whether subscribers wait for the list.

@@ -1,11 +1,11 @@
 //! A node's part in its cluster, for controllers of the server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
 use bytes::Bytes;
-use echoring_cluster::NodeId;
+use echoring_cluster::{FrozenCluster, NodeId};
 use echoring_topics::Rules;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -149,30 +149,52 @@ impl ClusterNode {
     }
 
     /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
-    /// Returns whether everything was handed over.
+    /// Returns whether everything was handed over, or another process is the node.
     pub fn hand_over(&self, timeout: Duration) -> bool {
         let attempt = self.shared.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let _ = self.commands.send(ClusterCommand::Leave(attempt));
-        self.shared.wait(timeout, |_| self.shared.handed_over.load(Ordering::Acquire) >= attempt)
+        self.shared
+            .wait(timeout, |_| self.has_ended() || self.shared.handed_over.load(Ordering::Acquire) >= attempt)
     }
 
-    /// Owns topics again after [`hand_over`](ClusterNode::hand_over): other nodes hand over those that are this one's.
-    pub fn stay(&self) {
-        let _ = self.commands.send(ClusterCommand::Stay);
+    /// Whether the node has left its cluster, or another process is the node.
+    pub fn has_ended(&self) -> bool {
+        self.shared.has_ended.load(Ordering::Acquire)
     }
 
-    /// Waits until this node owns topics together with the node `other`, for `timeout` at most. Returns whether it does.
-    pub(crate) fn wait_for(&self, other: NodeId, timeout: Duration) -> bool {
-        let other = other.to_string();
-        self.shared.wait(timeout, |status| {
-            status.connected && status.open && status.members.iter().any(|member| member.id == other)
-        })
+    /// Waits until the node is connected, and if it is one already, until it owns topics together with all others, for `timeout` at most.
+    /// Returns whether that is so.
+    pub(crate) fn wait_until_connected(&self, is_node: bool, timeout: Duration) -> bool {
+        self.shared.wait(timeout, |status| status.connected && (status.open || !is_node))
+    }
+
+    /// The state of the node for another process, once nothing waits for other nodes. The node is silent from then on. `None` if that is
+    /// not so in time, or while the members of the cluster change. [`go_on`](ClusterNode::go_on) must follow then, too.
+    pub(crate) fn freeze(&self, timeout: Duration) -> Option<Vec<u8>> {
+        let (reply, state) = blocking::sync_channel(1);
+        let _ = self.commands.send(ClusterCommand::Freeze(reply));
+        state.recv_timeout(timeout).ok()
+    }
+
+    /// The other process has failed: this one is the node again.
+    pub(crate) fn go_on(&self) {
+        let _ = self.commands.send(ClusterCommand::GoOn);
+    }
+
+    /// The other process is the node.
+    pub(crate) fn end(&self) {
+        let _ = self.commands.send(ClusterCommand::End);
+    }
+
+    /// This process is the node from now on.
+    pub(crate) fn resume(&self, node: FrozenCluster) {
+        let _ = self.commands.send(ClusterCommand::Resume(Box::new(node)));
     }
 
     /// Leaves the cluster, once the shards have ended, and waits until the others know it, for `timeout` at most.
     pub fn finish(&self, timeout: Duration) {
         let _ = self.commands.send(ClusterCommand::Finish);
-        if !self.shared.wait(timeout, |_| self.shared.has_ended.load(Ordering::Acquire)) {
+        if !self.shared.wait(timeout, |_| self.has_ended()) {
             tracing::warn!("other nodes of the cluster do not answer; they will consider this one dead");
         }
     }

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 
-use echoring_cluster::{Cluster, Event, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic};
+use echoring_cluster::{
+    Cluster, Event, FrozenCluster, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic,
+};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
@@ -24,6 +27,28 @@ enum Asked {
     Peer(Settle),
     /// This node, which leaves: the number of the attempt.
     Leaving(u64),
+    /// Another process, which is to continue this node.
+    Successor,
+}
+
+/// The node comes to rest, because another process is to continue it.
+#[derive(Debug)]
+struct Freezing {
+    reply: SyncSender<Vec<u8>>,
+    stage: Stage,
+}
+
+/// How far that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The shards wait for the answers of other nodes.
+    Answers,
+    /// Packets are taken no more. The shards take what has arrived, and wait for their streams.
+    Streams,
+    /// The shards rest.
+    Rests,
+    /// The node is silent.
+    Silent,
 }
 
 /// A question to all shards whether they have settled.
@@ -50,6 +75,7 @@ pub struct ClusterTables {
     finish_at: Option<Nanos>,
     /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
     leaves: Option<u64>,
+    freezing: Option<Freezing>,
     is_connected: bool,
     /// A link that had no room for staged messages has room.
     has_new_room: bool,
@@ -80,6 +106,7 @@ impl ClusterTables {
             settles_asked: 0,
             finish_at: None,
             leaves: None,
+            freezing: None,
             is_connected: false,
             has_new_room: false,
             report_at: 0,
@@ -104,10 +131,69 @@ impl ClusterTables {
     }
 
     fn ask_settled(&mut self, asked: Asked) {
-        self.settles_asked += 1;
-        let number = self.settles_asked;
-        self.settles.insert(number, PendingSettle { asked, shards: self.staged.len() });
+        let number = self.ask(asked);
         self.tell_all(|| ClusterEvent::Settle(number));
+    }
+
+    /// The number of a question that all shards answer.
+    fn ask(&mut self, asked: Asked) -> u64 {
+        self.settles_asked += 1;
+        self.settles.insert(self.settles_asked, PendingSettle { asked, shards: self.staged.len() });
+        self.settles_asked
+    }
+
+    /// Has the node come to rest.
+    fn begin_freezing(&mut self, reply: SyncSender<Vec<u8>>) {
+        self.freezing = Some(Freezing { reply, stage: Stage::Answers });
+        self.ask_for_rest(false);
+    }
+
+    fn ask_for_rest(&mut self, with_streams: bool) {
+        let number = self.ask(Asked::Successor);
+        self.tell_all(|| ClusterEvent::Rest { number, with_streams });
+    }
+
+    /// All shards rest.
+    fn note_rest(&mut self) {
+        let Some(freezing) = &mut self.freezing else { return };
+        match freezing.stage {
+            Stage::Answers => {
+                freezing.stage = Stage::Streams;
+                self.ask_for_rest(true);
+            }
+            Stage::Streams => freezing.stage = Stage::Rests,
+            Stage::Rests | Stage::Silent => {}
+        }
+    }
+
+    /// Gives the state of the node, once everything that the shards have sent is in its links.
+    fn freeze(&mut self, cluster: &mut Cluster) {
+        let Some(freezing) = self.freezing.as_mut().filter(|freezing| freezing.stage == Stage::Rests) else {
+            return;
+        };
+        // Fails while members change: then nobody is told, and the other process gives up.
+        if let Some(state) = cluster.freeze() {
+            freezing.stage = Stage::Silent;
+            let _ = freezing.reply.try_send(state);
+        }
+    }
+
+    /// Another process has not continued the node.
+    fn go_on(&mut self, cluster: &mut Cluster, now: Nanos) {
+        self.freezing = None;
+        self.settles.retain(|_, pending| !matches!(pending.asked, Asked::Successor));
+        cluster.speak_again(now);
+    }
+
+    fn resume(&mut self, cluster: &mut Cluster, node: FrozenCluster, now: Nanos) {
+        if node.name() != cluster.name() {
+            tracing::warn!(
+                node = node.name(),
+                wanted = cluster.name(),
+                "the node keeps its name in the cluster until it is started without a takeover"
+            );
+        }
+        cluster.resume(node, now);
     }
 
     fn pass_on(&mut self, event: Event) {
@@ -281,6 +367,7 @@ impl Tables for ClusterTables {
                     match asked {
                         Asked::Peer(settle) => cluster.settled(settle),
                         Asked::Leaving(attempt) => self.shared.set_handed_over(attempt),
+                        Asked::Successor => self.note_rest(),
                     }
                 }
             }
@@ -289,10 +376,10 @@ impl Tables for ClusterTables {
                 // Behind the events of the new view, which begin the handover.
                 self.leaves = Some(attempt);
             }
-            ClusterCommand::Stay => {
-                self.leaves = None;
-                cluster.stay(now);
-            }
+            ClusterCommand::Freeze(reply) => self.begin_freezing(reply),
+            ClusterCommand::GoOn => self.go_on(cluster, now),
+            ClusterCommand::End => self.end(),
+            ClusterCommand::Resume(node) => self.resume(cluster, *node, now),
             // Without a handover before, the others take the node for dead.
             ClusterCommand::Finish if cluster.phase() != Phase::Leaving => self.end(),
             ClusterCommand::Finish => self.finish_at = Some(now),
@@ -320,6 +407,7 @@ impl Tables for ClusterTables {
                 self.end();
             }
         }
+        self.freeze(cluster);
         cluster.set_settings(self.shared.settings.load(Ordering::Relaxed));
         self.look_at_links(cluster);
         self.report(cluster, traffic, now);
@@ -331,7 +419,8 @@ impl Tables for ClusterTables {
     }
 
     fn has_room(&self) -> bool {
-        self.inbox.has_room()
+        let takes_packets = |freezing: &Freezing| freezing.stage == Stage::Answers;
+        self.inbox.has_room() && self.freezing.as_ref().is_none_or(takes_packets)
     }
 
     fn has_ended(&self, _: &Cluster) -> bool {

@@ -14,20 +14,23 @@ use super::connections::give;
 use super::meeting::{self, Event, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
-use super::{ACCEPTED, Hello, Offer, OnEvent, OwnSuccessor, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
+use super::{
+    ACCEPTED, Hello, NODE_VERSION, Offer, OnEvent, OwnSuccessor, REQUEST, SHARDS_MAX, SUCCEEDED, failed,
+};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::limits::{
-    CLUSTER_HANDOVER_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT,
-    HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
+    CLUSTER_FREEZE_TIMEOUT, CLUSTER_OPEN_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT,
+    HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
 use crate::node::config::mailbox_bytes;
 use crate::node::handle::{Handle, PacedDrain};
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
+use echoring_broker::broadcast::StateCursor;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
-use echoring_topics::{ExportCursor, HubReport};
+use echoring_topics::HubReport;
 
 /// A server's offer to its successor, and the settings of its drain then.
 #[derive(Debug)]
@@ -55,8 +58,8 @@ struct Waiting {
 
 /// A successor that has taken over.
 struct Successor {
-    /// For its topics; `None` if its cluster has them.
-    topics: Option<CarrierParts>,
+    /// For the mail to its topics.
+    topics: CarrierParts,
     /// Where it asks about connections.
     questions: Option<UnixStream>,
     /// Where it takes connections, and how many it has room for.
@@ -91,6 +94,7 @@ pub(crate) fn wait_for_successor(
         admin: admin.as_ref().map(counted),
         answers: false,
         gives: false,
+        node_version: NODE_VERSION,
     };
     let meeting = |point: &MeetingPoint| {
         let listener = point.listen().map_err(failed(&point.to_string()))?;
@@ -223,12 +227,9 @@ impl Waiting {
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
-        let given = match self.server.cluster() {
-            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| None),
-            None => self.hand_over(stream, hello, round, on).map(Some),
-        };
+        let topics = self.hand_over(stream, hello, round, on)?;
         let connections = connections.map(|stream| (stream, hello.takes as usize));
-        given.map(|topics| Some(Successor { topics, questions, connections }))
+        Ok(Some(Successor { topics, questions, connections }))
     }
 
     /// A server is linked to one other at a time.
@@ -276,7 +277,10 @@ impl Waiting {
         }
         let has_stopped = Cell::new(false);
         let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
-        let handed = self.ask_all(freeze).and_then(|()| self.send_topics(&stream)).and_then(|()| {
+        let handed = self.check_node(hello).and_then(|()| {
+            self.ask_all(freeze)?;
+            let node = self.freeze_node()?;
+            self.send_topics(&stream, node.as_deref())?;
             let parts = self.prepare(&stream, hello)?;
             self.let_go(&stream, &has_stopped, on).map(|()| parts)
         });
@@ -287,43 +291,37 @@ impl Waiting {
                 Err(error)
             }
             Err(error) => {
-                let thaw = || self.command_all(|| ShardCommand::Thaw);
-                self.stay(&stream, &error, thaw, has_stopped.get(), on);
+                self.stay(&stream, &error, has_stopped.get(), on);
                 Err(error)
             }
             Ok(parts) => Ok(parts),
         }
     }
 
-    /// Has the other nodes of the cluster take the topics over. On every error this server owns topics again.
-    fn leave_to_cluster(
-        &self,
-        cluster: &ClusterNode,
-        stream: &UnixStream,
-        on: &dyn Fn(Event<'_>),
-    ) -> io::Result<()> {
-        let has_stopped = Cell::new(false);
-        let handed = if cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT)) {
-            self.let_go(stream, &has_stopped, on)
-        } else {
-            Err(io::Error::other("other nodes have not taken over the topics in time"))
-        };
-        handed.inspect_err(|error| {
-            self.stay(stream, error, || cluster.stay(), has_stopped.get(), on);
-        })
+    /// Whether the successor can continue the node of a cluster, and the node can be continued. Nothing has changed yet.
+    fn check_node(&self, hello: Hello) -> io::Result<()> {
+        let Some(cluster) = self.server.cluster() else { return Ok(()) };
+        if hello.node_version != NODE_VERSION {
+            return Err(io::Error::other("it cannot continue the node of a cluster of this version"));
+        }
+        match cluster.wait_until_connected(true, Duration::from_nanos(CLUSTER_OPEN_TIMEOUT)) {
+            true => Ok(()),
+            false => Err(io::Error::other("the node is not connected to its cluster, or its members change")),
+        }
     }
 
-    /// The successor has failed: this server orders the topics again, by `take_back`, and accepts connections.
-    fn stay(
-        &self,
-        stream: &UnixStream,
-        error: &io::Error,
-        take_back: impl FnOnce(),
-        has_stopped: bool,
-        on: &dyn Fn(Event<'_>),
-    ) {
+    /// The state of the node of a cluster, which is silent from now on.
+    fn freeze_node(&self) -> io::Result<Option<Vec<u8>>> {
+        let Some(cluster) = self.server.cluster() else { return Ok(None) };
+        let frozen = cluster.freeze(Duration::from_nanos(CLUSTER_FREEZE_TIMEOUT));
+        frozen.map(Some).ok_or_else(|| io::Error::other("other nodes of the cluster did not answer in time"))
+    }
+
+    /// The successor has failed: this server orders the topics again, is the node of its cluster again, and accepts connections.
+    fn stay(&self, stream: &UnixStream, error: &io::Error, has_stopped: bool, on: &dyn Fn(Event<'_>)) {
         let _ = send(stream, FrameKind::FAILED, error.to_string().as_bytes());
-        take_back();
+        self.command_all(|| ShardCommand::Thaw);
+        self.server.cluster().into_iter().for_each(ClusterNode::go_on);
         if has_stopped && let Err(error) = self.accept_again() {
             self.server
                 .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
@@ -397,11 +395,11 @@ impl Waiting {
         Ok(())
     }
 
-    /// Sends the topics of all shards, block by block, and waits until they are imported.
-    fn send_topics(&self, stream: &UnixStream) -> io::Result<()> {
+    /// Sends the topics of all shards, block by block, and the state of the node, and waits until they are imported.
+    fn send_topics(&self, stream: &UnixStream, node: Option<&[u8]>) -> io::Result<()> {
         let mut body = Vec::new();
         for (shard, remote) in self.server.remotes.iter().enumerate() {
-            let mut next = Some(ExportCursor::default());
+            let mut next = Some(StateCursor::default());
             while let Some(cursor) = next {
                 let (reply, exported) = mpsc::sync_channel(1);
                 let command = ShardCommand::Export { cursor, bytes_max: HANDOVER_BATCH_BYTES, reply };
@@ -416,6 +414,9 @@ impl Waiting {
                 body.extend_from_slice(&block);
                 before_go(send(stream, FrameKind::STATE, &body))?;
             }
+        }
+        if let Some(node) = node {
+            before_go(send(stream, FrameKind::NODE, node))?;
         }
         before_go(send(stream, FrameKind::STATE_END, &[]))?;
         before_go(expect(stream, &mut body, FrameKind::IMPORTED))
@@ -433,7 +434,7 @@ impl Waiting {
         Ok(CarrierParts { stream: stream.try_clone()?, hello, writer, bridges, ends })
     }
 
-    /// The successor, or its cluster, orders everything, and this server drains.
+    /// The successor orders everything, and this server drains.
     fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
         let Successor { topics, questions, connections } = successor;
         if let Some(stream) = questions
@@ -441,19 +442,19 @@ impl Waiting {
         {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
-        let carried = topics.map(|parts| self.follow(parts));
+        let carried = self.follow(topics);
+        self.server.cluster().into_iter().for_each(ClusterNode::end);
         self.server.handover.set_succeeded();
         self.server.handover.end_waiting();
         self.leave();
         on(Event::TakenOver);
-        if let Some((stream, room)) = connections.filter(|_| !matches!(carried, Some(Err(_)))) {
+        if let Some((stream, room)) = connections.filter(|_| carried.is_ok()) {
             self.give_connections(&stream, room);
         }
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         let end = match carried {
-            Some(Ok(carrier)) => carrier.wait(),
-            Some(Err(error)) => CarrierEnd::Broken(error),
-            None => return,
+            Ok(carrier) => carrier.wait(),
+            Err(error) => CarrierEnd::Broken(error),
         };
         match end {
             CarrierEnd::Bye => tracing::debug!("the last mail has left"),

@@ -13,12 +13,10 @@ use super::connections::{UNANSWERED_MAX, take_on_threads};
 use super::meeting::{self, Event, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
-use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
-use crate::cluster::ClusterNode;
+use super::{ACCEPTED, Hello, NODE_VERSION, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::commands::ShardCommand;
 use crate::limits::{
-    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_SHARD_DESCRIPTORS, HANDOVER_SPARE_DESCRIPTORS,
-    HANDOVER_STEP_TIMEOUT,
+    CLUSTER_JOIN_TIMEOUT, HANDOVER_SHARD_DESCRIPTORS, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT,
 };
 use crate::node::config::{ListenAddress, mailbox_bytes};
 use crate::node::handle::Handle;
@@ -26,7 +24,7 @@ use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
-use echoring_cluster::NodeId;
+use echoring_cluster::{FrozenCluster, NodeId};
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 
@@ -105,6 +103,7 @@ impl Predecessor {
             pid: std::process::id(),
             asks: true,
             takes: room_for_connections(),
+            node_version: NODE_VERSION,
         };
         let mut body = Vec::new();
         hello.write(&mut body);
@@ -188,50 +187,19 @@ impl Predecessor {
         self.offer.next_number()
     }
 
-    /// Takes its place in the cluster. When this returns, it owns no topics, and drains.
-    ///
-    /// # Errors
-    /// It continues, and other nodes have the topics of this one.
-    pub(crate) fn take_place(self, server: &Handle, cluster: &ClusterNode) -> io::Result<()> {
-        let Predecessor { stream, offer, questions, connections, .. } = self;
-        let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
-        if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
-            return Err(io::Error::other("this node did not become the owner of its topics in time"));
-        }
-        let replaced = send(&stream, FrameKind::BEGIN, &[])
-            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::GO))
-            .and_then(|()| send(&stream, FrameKind::STARTED, &[]));
-        // It must know first that it goes on.
-        drop(stream);
-        replaced.inspect_err(|_| {
-            cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT));
-            cluster.finish(Duration::from_nanos(SNAPSHOT_TIMEOUT));
-        })?;
-        if let Some(stream) = connections
-            && let Err(error) = take_on_threads(server, stream)
-        {
-            tracing::warn!(%error, "the connections of the previous server stay there");
-        }
-        let has_socket = questions.is_some();
-        let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
-        if !has_socket {
-            // Nothing else would tell of its end.
-            draining.set_gone();
-        }
-        let _ = server.handover.predecessor.set(Arc::clone(&draining));
-        Ok(())
-    }
-
-    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a bridge
-    /// that ends with the last of them.
+    /// Takes the topics over, and continues the node of a cluster. When this returns, the predecessor orders nothing more, and its
+    /// clients are served through a bridge that ends with the last of them.
     ///
     /// # Errors
     /// The predecessor continues. The shards of `server` may have some of its topics, and must end.
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
         let Predecessor { stream, offer, questions, connections, .. } = self;
-        let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
+        let mut takeover =
+            Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None, node: None };
+        takeover.check_node()?;
         send(&stream, FrameKind::BEGIN, &[])?;
         takeover.import_all(&stream)?;
+        let node = takeover.node.take();
         let writer = WriterThread::spawn()?;
         let ends = takeover.lead(&writer)?;
         send(&stream, FrameKind::IMPORTED, &[])?;
@@ -247,6 +215,10 @@ impl Predecessor {
         }
         // Nothing was posted yet, so nobody else writes.
         send(&said, FrameKind::STARTED, &[])?;
+        // Not before: the predecessor is silent from now on, whatever happens.
+        if let Some((cluster, node)) = server.cluster().zip(node) {
+            cluster.resume(node);
+        }
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
         let _ = server.handover.predecessor.set(Arc::clone(&draining));
         let waiting = server.clone();
@@ -310,6 +282,8 @@ struct Takeover<'a> {
     moved: Moved,
     /// The owner shard of the topic whose records arrive.
     owner: Option<usize>,
+    /// The node of a cluster that this process continues.
+    node: Option<FrozenCluster>,
 }
 
 /// The topics of the predecessor, by shard and id, and where they are now.
@@ -318,13 +292,31 @@ pub type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
 pub type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
 impl Takeover<'_> {
+    /// Whether this process can continue the node of the predecessor, if that is one.
+    fn check_node(&self) -> io::Result<()> {
+        let Some(cluster) = self.server.cluster() else { return Ok(()) };
+        if self.offer.node_version != NODE_VERSION {
+            return Err(io::Error::other("it is a node of another version, which cannot be continued"));
+        }
+        match cluster.wait_until_connected(false, Duration::from_nanos(CLUSTER_JOIN_TIMEOUT)) {
+            true => Ok(()),
+            false => Err(io::Error::other("this server was not connected to the cluster's backbone in time")),
+        }
+    }
+
     /// Imports the topics block by block: memory is bounded by one.
     fn import_all(&mut self, mut stream: &UnixStream) -> io::Result<()> {
         let mut body = Vec::new();
         loop {
             match receive(&mut stream, &mut body)? {
                 FrameKind::STATE => self.import(&body)?,
-                FrameKind::STATE_END => return Ok(()),
+                FrameKind::NODE => {
+                    let node = FrozenCluster::read(&body);
+                    self.node = Some(node.ok_or_else(|| invalid("the state of its node is malformed"))?);
+                }
+                FrameKind::STATE_END if self.node.is_some() == self.server.cluster().is_some() => {
+                    return Ok(());
+                }
                 kind => return Err(unexpected(kind, &body)),
             }
         }

@@ -159,11 +159,7 @@ impl Server {
         let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
             return Ok(());
         };
-        let taken = match self.handle.cluster() {
-            Some(cluster) => predecessor.take_place(&self.handle, cluster),
-            None => predecessor.take_over(&self.handle, self.node.placement),
-        };
-        taken.map_err(cannot_take_over)?;
+        predecessor.take_over(&self.handle, self.node.placement).map_err(cannot_take_over)?;
         listen_later(&later)?;
         self.listen(sockets)?;
         self.files = files;
@@ -374,7 +370,8 @@ impl Bound {
         let node = NodeIdentity::new(&config, predecessor.as_ref(), &mut randomness);
         let budgets = Budgets::new(&config, connections);
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.message_bytes_max));
-        let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config));
+        let resumes = predecessor.is_some();
+        let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config, resumes));
         let rebalances = config.rebalance;
         let cluster_node = cluster.as_ref().map(|cluster| cluster.node.clone());
         let shared = NodeShared {
@@ -479,7 +476,7 @@ struct ClusterParts {
 }
 
 impl ClusterParts {
-    fn new(identity: ClusterIdentity, config: &ServerConfig) -> ClusterParts {
+    fn new(identity: ClusterIdentity, config: &ServerConfig, resumes: bool) -> ClusterParts {
         let (commands_in, commands) = unbounded_channel();
         let (queries_in, queries) = unbounded_channel();
         let (relay_in, relays) = unbounded_channel();
@@ -490,6 +487,7 @@ impl ClusterParts {
         let streams_in = StreamSender(streams_in);
         let settings = FollowingSettings {
             identity,
+            resumes,
             commands: commands_in,
             inbox: Inbox::default(),
             relay,
@@ -539,6 +537,7 @@ fn check_states(config: &ServerConfig) -> Result<(), StartError> {
 fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result<()> {
     let refused = match (&config.cluster, predecessor.node()) {
         (None, None) => return Ok(()),
+        (Some(identity), Some(node)) if identity.node != node => "it is another node",
         (Some(identity), Some(_)) if identity.key == predecessor.digest_seed() => return Ok(()),
         (Some(_), Some(_)) => "it is a node of another cluster",
         (Some(_), None) => "it is a node of no cluster",

@@ -17,7 +17,6 @@ use echoring_broker::gate::{Due, Thawed};
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Destination;
 
 /// The version of the state's format. States of another one are refused.
 const VERSION: u8 = 1;
@@ -149,7 +148,7 @@ impl Service {
                 && !cx.is_secured(*token)
                 && !moving.staying.contains(token)
                 && (!moving.order.only_idle || cx.is_idle(*token))
-                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer, &moving.order))
+                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer))
         };
         let mut tokens = cx.tokens();
         tokens.retain(may_move);
@@ -188,7 +187,7 @@ impl Service {
 
     /// Whether a connection owes and awaits nothing now.
     fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token, order: &MoveOrder) -> bool {
-        let Some(peer) = cx.peer_of(token).filter(|peer| self.is_movable(peer, order)) else { return false };
+        let Some(peer) = cx.peer_of(token).filter(|peer| self.is_movable(peer)) else { return false };
         let is_ready = match peer {
             Peer::Echo => true,
             Peer::Handler(handler) => {
@@ -202,15 +201,11 @@ impl Service {
     }
 
     /// Whether a connection moves that is like this.
-    fn is_movable(&self, peer: &Peer, order: &MoveOrder) -> bool {
-        let is_of_movable_route = match peer {
-            Peer::Echo => return true,
-            Peer::Subscriber(_) | Peer::Session(_) => true,
+    fn is_movable(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Echo | Peer::Subscriber(_) | Peer::Session(_) => true,
             Peer::Handler(handler) => self.handlers.is_movable(handler.slot),
-        };
-        // The successor of a cluster's node is a node of its own, and the members of a topic are those of nodes.
-        let leaves_node = self.is_clustered && order.to == Destination::Successor;
-        is_of_movable_route && !(leaves_node && self.broadcast.is_member(peer))
+        }
     }
 
     /// The state of a connection, which this shard forgets. `None` if it cannot leave now.

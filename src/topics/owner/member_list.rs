@@ -22,7 +22,7 @@ pub(crate) struct MemberList {
     /// When subscribers were last told of a change.
     pub(crate) told_at: Nanos,
     charged_bytes: usize,
-    /// The clients among them that the predecessor of this process has.
+    /// The members that are clients of the predecessor of this process.
     far: BTreeSet<ClientId>,
 }
 
@@ -105,21 +105,20 @@ impl MemberList {
         Members { count, next, unlisted: count.saturating_sub(listed) }
     }
 
-    /// Sets whether a client that is listed is one of the predecessor.
+    /// Sets whether a member is a client of the predecessor. In a cluster it may be listed later.
     pub(crate) fn set_far(&mut self, client: ClientId, is_far: bool) {
-        if !is_far {
-            self.far.remove(&client);
-        } else if self.lists(client) {
-            self.far.insert(client);
-        }
+        match is_far {
+            true => self.far.insert(client),
+            false => self.far.remove(&client),
+        };
     }
 
-    /// Whether a client is listed and one of the predecessor.
+    /// Whether a member is a client of the predecessor.
     pub(crate) fn is_far(&self, client: ClientId) -> bool {
         self.far.contains(&client)
     }
 
-    /// The clients of the predecessor that are listed.
+    /// The members that are clients of the predecessor.
     pub(crate) fn far(&self) -> impl Iterator<Item = ClientId> {
         self.far.iter().copied()
     }

@@ -26,6 +26,8 @@ const MEMBERS: u8 = 5;
 const FORGOTTEN: u8 = 6;
 /// The offset since which the latest message of each key is kept.
 const KEYED_SINCE: u8 = 7;
+/// What a topic is to other nodes of a cluster, which their owner table writes and reads.
+const OF_NODE: u8 = 8;
 /// Bytes before a record's body: its type and its length.
 const HEAD_BYTES: usize = 1 + 4;
 
@@ -82,20 +84,35 @@ impl<'a> Record<'a> {
         let name = match self.kind {
             TOPIC => TopicRecord::read(self.body)?.name,
             FORGOTTEN => forgotten(self.body)?.0,
+            OF_NODE => of_node(self.body)?.0,
             _ => return None,
         };
         is_topic_name(name).then_some(name)
     }
 
+    /// The name of a topic, and what it is to other nodes, if this is a record of [`append_of_node`].
+    pub fn of_node(&self) -> Option<(&'a str, &'a [u8])> {
+        of_node(self.body).filter(|(name, _)| self.kind == OF_NODE && is_topic_name(name))
+    }
+
     /// Whether the record belongs to the topic before it.
     pub fn continues(&self) -> bool {
-        !matches!(self.kind, TOPIC | FORGOTTEN)
+        !matches!(self.kind, TOPIC | FORGOTTEN | OF_NODE)
     }
 
     /// Appends the record.
     pub fn append(&self, bytes: &mut Vec<u8>) {
         append(bytes, self.kind, |bytes| bytes.extend_from_slice(self.body));
     }
+}
+
+/// Appends a record of what a topic is to other nodes. It comes behind those of all topics.
+pub fn append_of_node(bytes: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    append(bytes, OF_NODE, |bytes| {
+        bytes.put_u8(name.len() as u8);
+        bytes.extend_from_slice(name.as_bytes());
+        write(bytes);
+    });
 }
 
 fn append(bytes: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
@@ -140,6 +157,12 @@ impl<'a> TopicRecord<'a> {
 fn forgotten(mut body: &[u8]) -> Option<(&str, Position)> {
     let position = position(&mut body)?;
     Some((std::str::from_utf8(body).ok()?, position))
+}
+
+fn of_node(mut body: &[u8]) -> Option<(&str, &[u8])> {
+    let name_bytes = body.try_get_u8().ok()?;
+    let (name, rest) = body.split_at_checked(name_bytes.into())?;
+    Some((std::str::from_utf8(name).ok()?, rest))
 }
 
 /// An epoch that a topic may have, and an offset that can be counted on from.
@@ -345,9 +368,16 @@ fn append_page(bytes: &mut Vec<u8>, kind: u8, (told, page): (Page, Vec<u8>)) -> 
 #[derive(Debug, Default)]
 pub struct Importer {
     topic: Option<OwnedTopicId>,
+    /// The node whose clients the other process has, in their ids.
+    node: u64,
 }
 
 impl Importer {
+    /// For a process that continues this node of a cluster.
+    pub fn of_node(node: u64) -> Importer {
+        Importer { node, ..Importer::default() }
+    }
+
     /// Imports one record. The shards of the other process get the numbers `shards`.
     /// Returns the old id of a topic, which has its new id from now on.
     ///
@@ -401,7 +431,7 @@ impl Importer {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<(), ImportError> {
-        let mut importer = Importer { topic: Some(id) };
+        let mut importer = Importer { topic: Some(id), ..Importer::default() };
         while !bytes.is_empty() {
             let record = Record::take(&mut bytes).ok_or(ImportError::Malformed)?;
             match (record.kind, record.body.try_into()) {
@@ -435,7 +465,7 @@ impl Importer {
                 topics.import_key(id, by_client, key, known, pool)
             }
             MEMBERS if is_members(body) => {
-                topics.import_members(id, members(body));
+                topics.import_members(id, members(body), self.node, pool);
                 Ok(())
             }
             _ => Err(ImportError::Malformed),

@@ -25,7 +25,7 @@ impl Broadcast {
 
     /// When the cluster has work without an event.
     pub(in crate::broadcast) fn following_deadline(&self) -> Option<Nanos> {
-        let following = self.sequencer.following.as_ref()?;
+        let following = self.sequencer.following.as_ref().filter(|following| !following.is_dormant)?;
         let has_members_due = following.table.has_members_due();
         if !following.events.is_empty() || !self.sequencer.queue.is_empty() || has_members_due {
             return Some(self.now + RETRY_DELAY);
@@ -39,6 +39,15 @@ impl Broadcast {
     pub(in crate::broadcast) fn advance_following<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.sequencer.tell_forgotten();
         let Some(mut following) = self.sequencer.following.take() else { return };
+        while following.is_dormant
+            && let Some(event) = following.events.pop_front()
+        {
+            self.take_event(cx, &mut following, event);
+        }
+        if following.is_dormant {
+            self.sequencer.following = Some(following);
+            return;
+        }
         if !following.lingering.is_empty() && !self.sequencer.topics.retains(self.now) {
             // None of their subscribers is on its way any more.
             std::mem::take(&mut following.lingering).iter().for_each(|name| self.sequencer.queue.touch(name));
@@ -75,6 +84,7 @@ impl Broadcast {
                 }
             }
         }
+        self.answer_rests(&mut following);
         following.links.flush();
         self.sequencer.relay.iter_mut().for_each(RelayOutbox::flush);
         self.sequencer.following = Some(following);
@@ -84,7 +94,7 @@ impl Broadcast {
     }
 
     /// Calls the owner table, which may call back into everything else.
-    fn with_table<D: Driver, T>(
+    pub(super) fn with_table<D: Driver, T>(
         &mut self,
         cx: &mut Context<'_, D>,
         following: &mut Following,
@@ -154,6 +164,7 @@ impl Broadcast {
                 return;
             }
             ClusterEvent::Settle(number) => following.settles.push(number),
+            ClusterEvent::Rest { number, with_streams } => following.rests.push((number, with_streams)),
             ClusterEvent::Reset(node) => following.links.reset(node),
             ClusterEvent::Message(_, ref bytes) => following.inbox.remove(bytes.len()),
             // Topics change their owners, and subscribers may move to a node that joins: what is ordered before a node follows a
@@ -161,8 +172,14 @@ impl Broadcast {
             ClusterEvent::View(_) => self.sequencer.topics.retain_until(self.now + VIEW_RETENTION),
             _ => {}
         }
+        let has_slept = matches!(event, ClusterEvent::View(_)) && std::mem::take(&mut following.is_dormant);
         self.with_table(cx, following, |table, shard| match event {
-            ClusterEvent::View(view) => table.handle_view(shard, view),
+            ClusterEvent::View(view) => {
+                table.handle_view(shard, view);
+                if has_slept {
+                    table.handle_time(shard);
+                }
+            }
             ClusterEvent::Open(is_open) => table.handle_open(shard, is_open),
             ClusterEvent::Settle(_) | ClusterEvent::Agreed => table.handle_settle(shard),
             ClusterEvent::Reset(node) => table.handle_reset(shard, node),
@@ -176,7 +193,7 @@ impl Broadcast {
                 table.handle_stream(shard, &topic, number, answer);
             }
             ClusterEvent::Room => table.handle_time(shard),
-            ClusterEvent::Joined(..) | ClusterEvent::StreamPage { .. } => {}
+            ClusterEvent::Joined(..) | ClusterEvent::StreamPage { .. } | ClusterEvent::Rest { .. } => {}
         });
     }
 

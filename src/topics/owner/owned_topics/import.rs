@@ -162,15 +162,23 @@ impl OwnedTopics {
         Ok(())
     }
 
+    /// Adds members. Those of the node `node` are clients of the other process. In a cluster,
+    /// [`count_members`](OwnedTopics::count_members) says how many there are.
     pub(crate) fn import_members<'a>(
         &mut self,
         id: OwnedTopicId,
         members: impl Iterator<Item = (ClientId, &'a str)>,
+        node: u64,
+        pool: &mut Pool,
     ) {
-        if let Some(owned) = self.table.get_mut(id.key()) {
-            for (client, subject) in members {
+        for (client, subject) in members {
+            // In a cluster, one for which there is no memory is counted and not listed.
+            if self.lists_forgotten() && self.charge_member(id, client, Some(subject), 0, pool).is_err() {
+                continue;
+            }
+            if let Some(owned) = self.table.get_mut(id.key()) {
                 owned.members.change(client, Some(subject));
-                owned.members.set_far(client, true);
+                owned.members.set_far(client, client.node == node);
             }
         }
     }
