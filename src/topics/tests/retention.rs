@@ -124,9 +124,13 @@ fn members_of_a_predecessor_are_known_until_this_process_has_them() {
         owned.presence(id, client, Some("somebody"));
         owned.set_member_far(id, client, true);
     }
-    owned.set_member_far(id, ClientId::local(4), true);
+    // In a cluster, the list follows.
+    let unlisted = ClientId::local(4);
+    owned.set_member_far(id, unlisted, true);
     owned.set_member_far(id, clients[0], false);
     owned.presence(id, clients[1], None);
+    assert_eq!(owned.far_members(), [(id, clients[2]), (id, unlisted)]);
+    owned.presence(id, unlisted, None);
     assert_eq!(owned.far_members(), [(id, clients[2])]);
     assert!(owned.is_far_member(id, clients[2]) && !owned.is_far_member(id, clients[0]));
     owned.presence(id, clients[2], None);
