@@ -44,13 +44,13 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use clap::ArgMatches;
 
 pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
-use self::cluster::ClusterOptions;
+use self::cluster_node::Membership;
 use self::config::Sources;
 use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
@@ -62,7 +62,7 @@ use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use crate::common::file::flags::{self, Origins};
 use crate::common::{environment, start_error};
-use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, START_DURATION_MAX};
+use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, START_DURATION_MAX};
 use crate::logging;
 use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, print};
@@ -71,8 +71,7 @@ use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{
-    self, ClusterIdentity, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError,
-    StartErrorKind,
+    self, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError, StartErrorKind,
 };
 
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
@@ -106,7 +105,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, reloading));
     let control = control.transpose()?;
     let control_handle = || control.as_ref().map(Control::handle);
-    let nats_clients = start_nats_clients(cluster.as_ref(), &mut server, control_handle())?;
+    if let Some(membership) = &cluster {
+        membership.start_nats_clients(&mut server, control_handle())?;
+    }
     let points = meeting_points(&settings, server.addresses());
     let drain = settings.args.drain();
     let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
@@ -117,6 +118,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         servers: servers.clone(),
         control: control_handle(),
         admin: admin_address,
+        cluster: cluster.clone().map(Membership::impatient),
         access_log,
         tickets,
     };
@@ -134,7 +136,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     notifier.ready(&listening.status());
     unmap_start_code();
     kick_watchdog(&notifier, servers.clone());
-    finish(&servers, ends, nats_clients, control)
+    finish(&servers, ends, cluster, control)
 }
 
 /// The arguments and environment that a process is started with.
@@ -195,7 +197,7 @@ fn sandbox_failure(origins: &Origins, error: &SandboxError) -> Failure {
 /// A server that accepts connections.
 struct Started {
     server: Server,
-    cluster: Option<(ClusterIdentity, ClusterOptions)>,
+    cluster: Option<Membership>,
     sandbox: Entered,
     access_log: Option<AccessLog>,
 }
@@ -211,9 +213,8 @@ fn start(
     let pid = predecessor.as_ref().map(Predecessor::pid);
     let continued = predecessor.as_ref().and_then(Predecessor::node);
     let not_started = |error: StartError| start_failure(&origins, &error, takeover && pid.is_none());
-    let of_node = |options: ClusterOptions| (cluster_node::identity(&options, continued), options);
-    let cluster = settings.cluster.clone().map(of_node);
-    settings.server.cluster = cluster.as_ref().map(|(identity, _)| *identity);
+    let cluster = settings.cluster.clone().map(|options| Membership::new(options, continued));
+    settings.server.cluster = cluster.as_ref().map(|membership| membership.identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
     let sandbox = settings.sandbox.enter().map_err(|error| sandbox_failure(&origins, &error))?;
@@ -228,8 +229,8 @@ fn start(
         tracing::info!("no server of this user accepts a takeover");
     }
     let mut server = bound.start_after(predecessor).map_err(not_started)?;
-    if let Some((identity, options)) = &cluster {
-        cluster_node::start(&mut server, *identity, options, continued.is_some())?;
+    if let Some(membership) = &cluster {
+        membership.start(&mut server, continued.is_some())?;
     }
     server.take_over().map_err(not_started)?;
     if let Some(pid) = pid {
@@ -253,32 +254,19 @@ fn start_control(
     Ok(control)
 }
 
-/// Starts publishing and subscribing for other clients of NATS. Returns its thread if there may be such clients.
-fn start_nats_clients(
-    cluster: Option<&(ClusterIdentity, ClusterOptions)>,
-    server: &mut Server,
-    control: Option<echoring_admin::Handle>,
-) -> Result<Option<JoinHandle<()>>, Failure> {
-    let outlets = server.take_outlets();
-    let (Some((identity, options)), Some(outlets)) = (cluster, outlets) else { return Ok(None) };
-    let thread = nats_clients::start(options, identity.node, server.handle(), control, outlets)
-        .map_err(|error| forbidden("cannot start a thread for NATS clients", &error))?;
-    Ok(Some(thread).filter(|_| options.has_clients))
-}
-
 /// Waits until the servers have drained, and ends the parts beside them.
 fn finish(
     servers: &Servers,
     ends: Ends,
-    nats_clients: Option<JoinHandle<()>>,
+    cluster: Option<Membership>,
     control: Option<Control>,
 ) -> Result<ExitCode, Failure> {
     let ended = ends.wait();
     if let Some(node) = servers.current().cluster() {
         node.finish(CLUSTER_LEAVE_TIMEOUT);
     }
-    if let Some(thread) = nats_clients {
-        wait_for(&thread, CLUSTER_LEAVE_TIMEOUT);
+    if let Some(membership) = cluster {
+        membership.wait_for_nats_clients();
     }
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
@@ -428,14 +416,6 @@ fn wait_for_successor(server: &Server, control: Option<echoring_admin::Handle>, 
             _ => "",
         };
         tracing::warn!(%error, "--takeover by another server will not work{hint}; stop this one instead");
-    }
-}
-
-/// Waits until a thread has ended, for `timeout` at most.
-fn wait_for(thread: &JoinHandle<()>, timeout: Duration) {
-    let given_up = Instant::now() + timeout;
-    while !thread.is_finished() && Instant::now() < given_up {
-        std::thread::sleep(CLUSTER_CONNECT_INTERVAL);
     }
 }
 

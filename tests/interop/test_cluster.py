@@ -780,20 +780,64 @@ class Different(InACluster):
             self.until(node, "settings_differ", False)
             self.assertNotIn("different topic settings", self.shown(node)[0])
 
-    def test_a_node_keeps_its_number_of_shards(self):
+    @asynchronous
+    async def test_a_node_changes_its_number_of_shards(self):
         class ShardedByFile(Node):
             SHARDS = ()
 
         file = self.write("shards = 1\n", ".toml")
-        node = ShardedByFile(self.nats, "a", "--config", file.name)
+        node = ShardedByFile(self.nats, "a", "--config", file.name, "--cluster-nats-clients", "--drain", "1h")
         self.addCleanup(node.__exit__)
-        self.rewrite(file, "shards = 3\nmax_topics = 7\n")
-        code, _, body = node.get("/reload", "POST")
-        report = json.loads(body)
-        self.assertEqual((code, [change["key"] for change in report["changed"]]), (200, ["max_topics"]))
-        self.assertEqual([change["key"] for change in report["restart"]], ["shards"])
-        self.assertIn("--takeover", report["restart"][0]["hint"])
-        self.assertEqual(len(json.loads(node.get("/stats")[2])["shards"]), 1)
+        other = self.one("b")
+        node.await_members("b")
+        other.await_members("a")
+        nodes, run = (node, other), node.status()["id"]
+
+        def reload(shards):
+            self.rewrite(file, f"shards = {shards}\n")
+            code, _, body = node.get("/reload", "POST")
+            self.assertEqual(code, 200, body)
+            report = json.loads(body)
+            changed, restart = ([change["key"] for change in report[part]] for part in ("changed", "restart"))
+            return changed, restart, len(json.loads(node.get("/stats")[2])["shards"])
+
+        async with Session(node) as one, Session(other) as two:
+            begun = {topic: await one.subscribe(topic) for topic in TOPICS}
+            for topic in TOPICS:
+                self.assertEqual((await two.subscribe(topic))["epoch"], begun[topic]["epoch"])
+
+            async def publish(offset):
+                """Each node and another client of NATS publish to each topic, and both sessions get that and nothing else."""
+                client = NatsClient(self.nats)
+                self.addCleanup(client.close)
+                client.subscribe("_INBOX.answers")
+                for topic in TOPICS:
+                    for number, session in enumerate((one, two)):
+                        answer = await session.publish(topic, f"{number}")
+                        self.assertEqual(answer["offset"], offset + number, answer)
+                    status, answer = await asyncio.to_thread(client.publish_to, topic, b"nats")
+                    self.assertEqual((status, answer["offset"]), (200, offset + 2), answer)
+                    for session in (one, two):
+                        for expected in range(offset, offset + 3):
+                            event = await session.next("message", "gap", "unsubscribed", topic=topic)
+                            self.assertEqual((event["type"], event["offset"]), ("message", expected))
+
+            await publish(1)
+            for round, shards in enumerate((3, 2), 1):
+                self.assertEqual(await asyncio.to_thread(reload, shards), (["shards"], [], shards))
+                self.assertEqual(node.status()["id"], run, "the same node")
+                [member] = other.status()["members"]
+                self.assertEqual((member["id"], member["phase"]), (run, "active"))
+                await publish(1 + 3 * round)
+                self.assertEqual(len(json.loads(node.get("/cluster/connections")[2])["connections"]), 2)
+            self.nats.stop()
+            self.assertEqual(await asyncio.to_thread(reload, 1), ([], ["shards"], 2))
+            self.nats.start()
+            for seen, others in zip(nodes, "ba"):
+                seen.await_members(others)
+            await publish(10)
+            self.assertEqual(await asyncio.to_thread(reload, 1), (["shards"], [], 1))
+            await publish(13)
 
     def test_another_key_is_told_at_once(self):
         keys = [self.write(letter * 20 + "\n", ".key") for letter in "xy"]
@@ -860,6 +904,16 @@ class NatsClient:
         assert subject == "_INBOX.answers", subject
         return int(fields["Echoring-Status"]), json.loads(body)
 
+    def publish_to(self, topic, payload, **headers):
+        """Publishes as soon as a node takes publications. `_INBOX.answers` is subscribed."""
+
+        def answer():
+            self.publish(f"echoring.publish.{topic}", payload, "_INBOX.answers", **headers)
+            _, status, fields, body = self.message()
+            return status.strip() != "NATS/1.0 503" and (int(fields["Echoring-Status"]), json.loads(body))
+
+        return wait_until(answer, "a node that takes publications")
+
     def close(self):
         self.stream.close()
         self.socket.close()
@@ -882,14 +936,7 @@ nats = "json"
         self.addCleanup(self.client.close)
 
     def publish(self, topic, payload, **headers):
-        """Publishes as soon as a node takes publications."""
-
-        def answer():
-            self.client.publish(f"echoring.publish.{topic}", payload, "_INBOX.answers", **headers)
-            _, status, fields, body = self.client.message()
-            return status.strip() != "NATS/1.0 503" and (int(fields["Echoring-Status"]), json.loads(body))
-
-        return wait_until(answer, "a node that takes publications")
+        return self.client.publish_to(topic, payload, **headers)
 
     @asynchronous
     async def test_publish_to_topics_in_their_order(self):

@@ -1,67 +1,116 @@
-//! A server as a node of a cluster: its identity, and the thread that carries the cluster's packets.
+//! A process as a node of a cluster: its identity, the thread that carries the cluster's packets, and those for other clients of NATS.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use echoring_cluster::nats::BackboneError;
 use echoring_cluster::{ClusterConfig, NodeId, Traffic};
 use echoring_server::{ClusterIdentity, ClusterTables, Handle, Server};
 
 use super::cluster::ClusterOptions;
+use super::nats_clients;
 use crate::Failure;
-use crate::limits::CLUSTER_CONNECT_INTERVAL;
+use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT};
 
 /// The thread of a node.
 type Carrier = JoinHandle<Result<(ClusterTables, Traffic), BackboneError>>;
 
-/// The identity of this run of a node, or of the one that it continues.
-pub(super) fn identity(options: &ClusterOptions, continued: Option<NodeId>) -> ClusterIdentity {
-    // 0 means no node on the wire.
-    let node = continued.unwrap_or_else(|| NodeId(rand::random::<u64>().max(1)));
-    ClusterIdentity { node, key: options.key }
+/// This process as a node of its cluster, whichever of its servers is in effect.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    pub(super) identity: ClusterIdentity,
+    options: ClusterOptions,
+    /// The threads that serve other clients of NATS, if there may be such clients.
+    nats_clients: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
-/// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. With `resumes`, the
-/// node is silent until the server takes over. If the thread ends by itself, the server fails.
-///
-/// # Errors
-/// If there is no thread, or no connection.
-pub(super) fn start(
-    server: &mut Server,
-    identity: ClusterIdentity,
-    options: &ClusterOptions,
-    resumes: bool,
-) -> Result<(), Failure> {
-    let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let config = ClusterConfig {
-        node: identity.node,
-        name: options.node.as_str().into(),
-        started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        resumes,
-        key: identity.key,
-        heartbeat_interval: options.heartbeat_interval,
-        member_timeout: options.member_timeout,
-    };
-    let handle = server.handle();
-    let started = echoring_cluster::nats::spawn(options.nats.clone(), config, tables, commands);
-    let carrier = started.map_err(|error| no_thread(&error))?;
-    while !options.nats.waits && !handle.cluster().is_some_and(|node| node.status().connected) {
-        if carrier.is_finished() {
-            return Err(Failure::Environment(format!(
-                "the server cannot join its cluster: {}",
-                ending(carrier.join())
-            )));
-        }
-        thread::sleep(CLUSTER_CONNECT_INTERVAL);
+impl Membership {
+    /// With a node of its own, or the one that it continues.
+    pub(super) fn new(options: ClusterOptions, continued: Option<NodeId>) -> Membership {
+        // 0 means no node on the wire.
+        let node = continued.unwrap_or_else(|| NodeId(rand::random::<u64>().max(1)));
+        let identity = ClusterIdentity { node, key: options.key };
+        Membership { identity, options, nats_clients: Arc::default() }
     }
-    watch(carrier, handle).map_err(|error| no_thread(&error))
+
+    /// The same node, which does not wait for a connection when a further server starts.
+    pub(super) fn impatient(mut self) -> Membership {
+        self.options.nats.waits = false;
+        self
+    }
+
+    /// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. With `resumes`,
+    /// the node is silent until the server takes over. If the thread ends by itself, the server fails.
+    ///
+    /// # Errors
+    /// If there is no thread, or no connection.
+    pub(super) fn start(&self, server: &mut Server, resumes: bool) -> Result<(), Failure> {
+        let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
+        let options = &self.options;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let config = ClusterConfig {
+            node: self.identity.node,
+            name: options.node.as_str().into(),
+            started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            resumes,
+            key: self.identity.key,
+            heartbeat_interval: options.heartbeat_interval,
+            member_timeout: options.member_timeout,
+        };
+        let handle = server.handle();
+        let started = echoring_cluster::nats::spawn(options.nats.clone(), config, tables, commands);
+        let carrier = started.map_err(|error| no_thread(&error))?;
+        while !options.nats.waits && !handle.cluster().is_some_and(|node| node.status().connected) {
+            if carrier.is_finished() {
+                return Err(Failure::Environment(format!(
+                    "the server cannot join its cluster: {}",
+                    ending(carrier.join())
+                )));
+            }
+            thread::sleep(CLUSTER_CONNECT_INTERVAL);
+        }
+        watch(carrier, handle).map_err(|error| no_thread(&error))
+    }
+
+    /// Starts publishing and subscribing for other clients of NATS.
+    ///
+    /// # Errors
+    /// If there is no thread.
+    pub(super) fn start_nats_clients(
+        &self,
+        server: &mut Server,
+        control: Option<echoring_admin::Handle>,
+    ) -> Result<(), Failure> {
+        let Some(outlets) = server.take_outlets() else { return Ok(()) };
+        let started =
+            nats_clients::start(&self.options, self.identity.node, server.handle(), control, outlets);
+        let thread = started.map_err(|error| no_thread(&error))?;
+        if self.options.has_clients {
+            let mut threads = self.nats_clients();
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Waits until the other clients of NATS have what the servers had for them, for [`CLUSTER_LEAVE_TIMEOUT`] at most.
+    pub(super) fn wait_for_nats_clients(&self) {
+        let given_up = Instant::now() + CLUSTER_LEAVE_TIMEOUT;
+        while !self.nats_clients().iter().all(JoinHandle::is_finished) && Instant::now() < given_up {
+            thread::sleep(CLUSTER_CONNECT_INTERVAL);
+        }
+    }
+
+    fn nats_clients(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.nats_clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn no_thread(error: &io::Error) -> Failure {
     Failure::Environment(format!(
-        "cannot start the thread of the cluster: {error}; raise the limit on processes"
+        "cannot start a thread of the cluster: {error}; raise the limit on processes"
     ))
 }
 

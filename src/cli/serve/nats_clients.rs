@@ -53,7 +53,7 @@ const KEY: &str = "echoring-key";
 /// Header fields of a publication that are those of HTTP.
 const PASSED_ON: [&str; 3] = ["Content-Type", "Idempotency-Key", "traceparent"];
 
-/// Starts the thread. If the node has clients, it ends with the shards. If it ends before, the server fails.
+/// Starts the thread. If the node has clients, it ends with the shards, otherwise not before the node. If it ends before, the server fails.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -91,8 +91,9 @@ async fn run(
             }
         }
         sender.flush().await;
-        if !options.has_clients {
-            std::future::pending().await
+        // Without clients, this connection is for other nodes and for the streams, as long as this is the node.
+        if let Some(node) = server.cluster().filter(|_| !options.has_clients) {
+            node.ended().await;
         }
     };
     let asking = async {

@@ -12,9 +12,11 @@ use echoring_runtime::shard::AccessLog;
 use echoring_server::handover::{Event, Offering, Predecessor};
 use echoring_server::{Handle, ListenAddress, Resolved, Server, ServerConfig, StartError, StartErrorKind};
 
+use super::cluster_node::Membership;
 use super::servers::Servers;
 use super::settings::Settings;
 use super::{meeting_points, unmap_start_code, wait_for_successor};
+use crate::Failure;
 use crate::common::start_error;
 use crate::limits::RESIZE_LEAVE_TIMEOUT;
 
@@ -25,6 +27,7 @@ pub(super) struct Resizer {
     pub(super) control: Option<echoring_admin::Handle>,
     /// The address of the control plane's listener.
     pub(super) admin: Option<ListenAddress>,
+    pub(super) cluster: Option<Membership>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) tickets: Option<Arc<Tickets>>,
 }
@@ -39,17 +42,13 @@ impl Resizer {
             // With the ports that the kernel has chosen.
             listen: self.servers.addresses(),
             inherited: Vec::new(),
+            cluster: self.cluster.as_ref().map(|membership| membership.identity),
             ..settings.server.clone()
         };
         let shards = Resolved::of(&config).map_err(|error| start_error::line(&error))?.shards;
         let (current, shards_before) = (self.servers.current(), self.servers.shards());
         if shards == shards_before {
             return Ok(false);
-        }
-        // Topics of a cluster belong to nodes. A second node of this process would need a connection to NATS of its own, and the
-        // other nodes would take the topics over meanwhile, as they do for a new process.
-        if current.cluster().is_some() {
-            return Err("a node of a cluster is replaced, for example by a start with --takeover".to_owned());
         }
         if current.is_leaving() {
             return Err("the server drains".to_owned());
@@ -60,14 +59,11 @@ impl Resizer {
         let predecessor = ask(&current, shards, &config, taken_over);
         let mut predecessor = predecessor.map_err(|error| error.to_string())?;
         let admin = self.admin.as_ref().and_then(|address| predecessor.take_admin(address));
-        let server = self.start(config, predecessor).map_err(|error| match error.kind() {
-            // Its hint is for another process.
-            StartErrorKind::Takeover => error.problem,
-            _ => start_error::line(&error),
-        })?;
+        let mut server = self.start(config, predecessor)?;
         if let Some(control) = &self.control {
             control.serve(&server);
         }
+        self.start_nats_clients(&mut server);
         tracing::info!(from = shards_before, to = shards, "the number of shards has changed");
         // Until the old server has left its meeting points. If that takes longer, the new one tries to meet there for some time.
         let _ = has_left.recv_timeout(RESIZE_LEAVE_TIMEOUT);
@@ -80,12 +76,28 @@ impl Resizer {
         Ok(true)
     }
 
-    fn start(&self, config: ServerConfig, predecessor: Predecessor) -> Result<Server, StartError> {
-        let mut bound = Server::bind(config, Some(&predecessor))?;
+    fn start(&self, config: ServerConfig, predecessor: Predecessor) -> Result<Server, String> {
+        let not_started = |error: StartError| match error.kind() {
+            // Its hint is for another process.
+            StartErrorKind::Takeover => error.problem,
+            _ => start_error::line(&error),
+        };
+        let mut bound = Server::bind(config, Some(&predecessor)).map_err(not_started)?;
         bound.set_access_log(self.access_log.clone());
-        let mut server = bound.start_after(Some(predecessor))?;
-        server.take_over()?;
+        let mut server = bound.start_after(Some(predecessor)).map_err(not_started)?;
+        if let Some(membership) = &self.cluster {
+            membership.start(&mut server, true).map_err(Failure::into_line)?;
+        }
+        server.take_over().map_err(not_started)?;
         Ok(server)
+    }
+
+    fn start_nats_clients(&self, server: &mut Server) {
+        let Some(membership) = &self.cluster else { return };
+        if let Err(failure) = membership.start_nats_clients(server, self.control.clone()) {
+            // As when the thread ends by itself.
+            server.handle().fail(&failure.into_line());
+        }
     }
 }
 

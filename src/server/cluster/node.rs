@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use echoring_cluster::{FrozenCluster, NodeId};
 use echoring_topics::Rules;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::node::handle::NotReady;
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     attempts: AtomicU64,
     handed_over: AtomicU64,
     pub(super) has_ended: AtomicBool,
+    ended: Notify,
     relay: Arc<RelayLoad>,
     /// The digest of this node's settings of topics.
     pub(super) settings: AtomicU64,
@@ -58,6 +59,7 @@ impl Shared {
         let _guard = self.status();
         self.has_ended.store(true, Ordering::Release);
         self.changed.notify_all();
+        self.ended.notify_waiters();
     }
 
     /// Waits until this is so. Returns whether it was so in time.
@@ -160,6 +162,15 @@ impl ClusterNode {
     /// Whether the node has left its cluster, or another process is the node.
     pub fn has_ended(&self) -> bool {
         self.shared.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Waits until [`has_ended`](ClusterNode::has_ended).
+    pub async fn ended(&self) {
+        // It is woken from here on, also before it waits.
+        let ended = self.shared.ended.notified();
+        if !self.has_ended() {
+            ended.await;
+        }
     }
 
     /// Waits until the node is connected, and if it is one already, until it owns topics together with all others, for `timeout` at most.

@@ -159,7 +159,12 @@ impl Server {
         let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
             return Ok(());
         };
-        predecessor.take_over(&self.handle, self.node.placement).map_err(cannot_take_over)?;
+        if let Err(error) = predecessor.take_over(&self.handle, self.node.placement) {
+            if let Some(node) = self.handle.cluster() {
+                node.end();
+            }
+            return Err(cannot_take_over(error));
+        }
         listen_later(&later)?;
         self.listen(sockets)?;
         self.files = files;
