@@ -228,8 +228,10 @@ impl Handle {
     }
 }
 
-/// The answer to a request without one.
-const UNANSWERED: &[u8] = b"{\"error\":{\"code\":\"ended\",\"message\":\"the server does not answer\"}}\n";
+/// The answer to a request that is not answered.
+#[doc(hidden)]
+pub const UNANSWERED: &[u8] =
+    b"{\"error\":{\"code\":\"ended\",\"message\":\"the server does not answer\"}}\n";
 
 fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
     match address {

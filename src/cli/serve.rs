@@ -111,7 +111,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let points = meeting_points(&settings, server.addresses());
     let drain = settings.args.drain();
     let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
-    wait_for_successor(&server, control_handle(), offering);
+    wait_for_successor(&server, control_handle(), cluster.as_ref(), offering);
     let listening = Listening::of(&server, scheme);
     let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;
     let resizer = Resizer {
@@ -394,7 +394,13 @@ fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecesso
 }
 
 /// Ends this server in favour of one that is started with `--takeover`.
-fn wait_for_successor(server: &Server, control: Option<echoring_admin::Handle>, offering: Offering) {
+fn wait_for_successor(
+    server: &Server,
+    control: Option<echoring_admin::Handle>,
+    cluster: Option<&Membership>,
+    offering: Offering,
+) {
+    let nats_clients = cluster.and_then(Membership::nats_clients);
     let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle());
     let handle = server.handle();
     let control_plane = move |order: fn(&echoring_admin::Handle)| control.iter().for_each(order);
@@ -402,6 +408,8 @@ fn wait_for_successor(server: &Server, control: Option<echoring_admin::Handle>, 
         handover::Event::Leaving => control_plane(echoring_admin::Handle::pause),
         handover::Event::Staying => control_plane(echoring_admin::Handle::resume),
         handover::Event::TakenOver => {
+            // While the control plane answers, and the shards pass them on.
+            nats_clients.iter().for_each(|thread| thread.wait_for_publications());
             control_plane(echoring_admin::Handle::leave);
             tracing::info!("another server has taken over; draining");
             exit_after(exit_timeout);

@@ -34,7 +34,9 @@ mod runner;
 mod streams;
 mod tls;
 
-pub use clients::{ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients};
+pub use clients::{
+    ClientPublication, ClientRequest, ClientSender, ControlRequest, NO_RESPONDERS, NatsClients,
+};
 pub use error::{BackboneError, OptionsError};
 pub use exchange::{ExchangeMessage, ExchangeSender, exchange};
 pub use options::{Credentials, NatsOptions, Tls};

@@ -2,6 +2,7 @@
 nodes come, leave and die."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -829,7 +831,8 @@ class Different(InACluster):
                 [member] = other.status()["members"]
                 self.assertEqual((member["id"], member["phase"]), (run, "active"))
                 await publish(1 + 3 * round)
-                self.assertEqual(len(json.loads(node.get("/cluster/connections")[2])["connections"]), 2)
+                everywhere = json.loads(other.get("/cluster/connections?topic=topic-1")[2])["nodes"]
+                self.assertEqual({one["node"]: len(one["report"]["connections"]) for one in everywhere}, {"a": 1, "b": 1})
             self.nats.stop()
             self.assertEqual(await asyncio.to_thread(reload, 1), ([], ["shards"], 2))
             self.nats.start()
@@ -971,6 +974,37 @@ nats = "json"
             await one.subscribe("bytes")
             self.assertEqual((await asyncio.to_thread(self.publish, "bytes", b"\xff\x00"))[0], 200)
             self.assertEqual((await one.next("message", topic="bytes"))["base64"], "/wA=")
+
+    def test_are_answered_while_processes_are_replaced(self):
+        (node,) = self.start("a", flags=self.flags)
+        self.client.subscribe("_INBOX.answers")
+        answers, over = [], threading.Event()
+
+        def publish():
+            while not over.is_set():
+                answers.append(self.publish("t", b"text"))
+                # More than wait in a lane, and nobody else takes them.
+                for _ in range(10):
+                    self.client.publish("echoring.publish.many", b"text", "_INBOX.answers")
+                for _ in range(10):
+                    _, status, fields, body = self.client.message()
+                    if status.strip() != "NATS/1.0 503":
+                        answers.append((int(fields["Echoring-Status"]), json.loads(body)))
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            publishing = pool.submit(publish)
+            try:
+                for _ in range(5):
+                    wait_until(lambda count=len(answers): len(answers) > count, "an answer")
+                    old, node = node, node.successor()
+                    self.addCleanup(node.__exit__)
+                    self.assertEqual(old.wait(), 0)
+            finally:
+                over.set()
+            publishing.result()
+        for topic in ("t", "many"):
+            offsets = [(status, answer.get("offset")) for status, answer in answers if answer.get("topic", topic) == topic]
+            self.assertEqual(offsets, [(200, number) for number in range(1, len(offsets) + 1)])
 
     @asynchronous
     async def test_are_told_of_header_fields_that_http_cannot_have(self):

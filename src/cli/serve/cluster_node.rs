@@ -1,18 +1,18 @@
 //! A process as a node of a cluster: its identity, the thread that carries the cluster's packets, and those for other clients of NATS.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use echoring_cluster::nats::BackboneError;
 use echoring_cluster::{ClusterConfig, NodeId, Traffic};
 use echoring_server::{ClusterIdentity, ClusterTables, Handle, Server};
 
 use super::cluster::ClusterOptions;
-use super::nats_clients;
+use super::nats_clients::{self, NatsClientsThread};
 use crate::Failure;
-use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT};
+use crate::limits::CLUSTER_CONNECT_INTERVAL;
 
 /// The thread of a node.
 type Carrier = JoinHandle<Result<(ClusterTables, Traffic), BackboneError>>;
@@ -22,8 +22,8 @@ type Carrier = JoinHandle<Result<(ClusterTables, Traffic), BackboneError>>;
 pub(super) struct Membership {
     pub(super) identity: ClusterIdentity,
     options: ClusterOptions,
-    /// The threads that serve other clients of NATS, if there may be such clients.
-    nats_clients: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// The threads that serve other clients of NATS.
+    nats_clients: Arc<Mutex<Vec<Arc<NatsClientsThread>>>>,
 }
 
 impl Membership {
@@ -88,23 +88,22 @@ impl Membership {
             nats_clients::start(&self.options, self.identity.node, server.handle(), control, outlets);
         let thread = started.map_err(|error| no_thread(&error))?;
         if self.options.has_clients {
-            let mut threads = self.nats_clients();
-            threads.retain(|thread| !thread.is_finished());
-            threads.push(thread);
+            let mut threads = self.nats_clients.lock().unwrap_or_else(PoisonError::into_inner);
+            threads.retain(|thread| !thread.has_ended());
+            threads.push(Arc::new(thread));
         }
         Ok(())
     }
 
-    /// Waits until the other clients of NATS have what the servers had for them, for [`CLUSTER_LEAVE_TIMEOUT`] at most.
-    pub(super) fn wait_for_nats_clients(&self) {
-        let given_up = Instant::now() + CLUSTER_LEAVE_TIMEOUT;
-        while !self.nats_clients().iter().all(JoinHandle::is_finished) && Instant::now() < given_up {
-            thread::sleep(CLUSTER_CONNECT_INTERVAL);
-        }
+    /// The thread that serves other clients of NATS for the server that was started last, if there may be such clients.
+    pub(super) fn nats_clients(&self) -> Option<Arc<NatsClientsThread>> {
+        self.nats_clients.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
     }
 
-    fn nats_clients(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.nats_clients.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until other clients of NATS have everything that the servers had for them.
+    pub(super) fn wait_for_nats_clients(&self) {
+        let threads = std::mem::take(&mut *self.nats_clients.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.iter().for_each(|thread| thread.wait());
     }
 }
 

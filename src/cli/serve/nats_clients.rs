@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use echoring_cluster::NodeId;
 use echoring_cluster::nats::{
-    BackboneError, ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients,
-    StreamSettings, Streams,
+    BackboneError, ClientPublication, ClientRequest, ClientSender, ControlRequest, NO_RESPONDERS,
+    NatsClients, StreamSettings, Streams,
 };
 use echoring_server::{
     ClusterNode, ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand,
@@ -24,13 +25,14 @@ use echoring_topics::Durable;
 use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::cluster::ClusterOptions;
 use crate::limits::{
-    NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL,
-    NATS_CLIENT_UNREADY_MAX, STREAM_READERS_MAX, STREAM_REQUESTS_MAX,
+    CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES,
+    NATS_CLIENT_READINESS_INTERVAL, NATS_CLIENT_UNREADY_MAX, STREAM_READERS_MAX, STREAM_REQUESTS_MAX,
 };
 
 /// Requests of nodes to each other: each answers for itself.
@@ -53,6 +55,50 @@ const KEY: &str = "echoring-key";
 /// Header fields of a publication that are those of HTTP.
 const PASSED_ON: [&str; 3] = ["Content-Type", "Idempotency-Key", "traceparent"];
 
+/// The thread that serves other clients of NATS.
+#[derive(Debug)]
+pub(super) struct NatsClientsThread {
+    thread: JoinHandle<()>,
+    leaving: Arc<Leaving>,
+}
+
+/// The end of taking publications.
+#[derive(Debug, Default)]
+struct Leaving {
+    /// The shards have ended.
+    is_over: AtomicBool,
+    /// Requests to this node go to the process that continues it.
+    is_succeeded: AtomicBool,
+    /// Publications that have arrived and are not answered.
+    waiting: AtomicUsize,
+    /// No more come, and all are answered.
+    is_done: AtomicBool,
+}
+
+impl NatsClientsThread {
+    /// Waits until all publications are answered that were on their way to this server when it began to leave.
+    pub(super) fn wait_for_publications(&self) {
+        wait_until(|| self.leaving.is_done.load(Ordering::Acquire) || self.has_ended());
+    }
+
+    /// Waits until clients have everything that the server had for them.
+    pub(super) fn wait(&self) {
+        wait_until(|| self.has_ended());
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Waits for [`CLUSTER_LEAVE_TIMEOUT`] at most.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let given_up = Instant::now() + CLUSTER_LEAVE_TIMEOUT;
+    while !is_so() && Instant::now() < given_up {
+        thread::sleep(CLUSTER_CONNECT_INTERVAL);
+    }
+}
+
 /// Starts the thread. If the node has clients, it ends with the shards, otherwise not before the node. If it ends before, the server fails.
 ///
 /// # Errors
@@ -63,15 +109,21 @@ pub(super) fn start(
     server: Handle,
     control: Option<echoring_admin::Handle>,
     outlets: ClusterOutlets,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<NatsClientsThread> {
     let runtime = echoring_async::local_runtime()?;
     let options = options.clone();
-    thread::Builder::new().name("nats-clients".to_owned()).spawn(move || {
-        if let Err(error) = runtime.block_on(run(&options, node, &server, control, outlets)) {
+    let leaving = Arc::new(Leaving::default());
+    if !options.has_clients {
+        leaving.is_done.store(true, Ordering::Release);
+    }
+    let seen = Arc::clone(&leaving);
+    let thread = thread::Builder::new().name("nats-clients".to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(run(&options, node, &server, control, outlets, &seen)) {
             server.fail(&format!("cannot open the connection for NATS clients: {error}"));
         }
         runtime.shutdown_background();
-    })
+    })?;
+    Ok(NatsClientsThread { thread, leaving })
 }
 
 async fn run(
@@ -80,6 +132,7 @@ async fn run(
     server: &Handle,
     control: Option<echoring_admin::Handle>,
     outlets: ClusterOutlets,
+    leaving: &Arc<Leaving>,
 ) -> Result<(), BackboneError> {
     let ClusterOutlets { mut relays, mut queries, streams } = outlets;
     let clients = NatsClients::open(&options.nats, node, &options.node).await?;
@@ -91,9 +144,13 @@ async fn run(
             }
         }
         sender.flush().await;
+        leaving.is_over.store(true, Ordering::Release);
         // Without clients, this connection is for other nodes and for the streams, as long as this is the node.
         if let Some(node) = server.cluster().filter(|_| !options.has_clients) {
             node.ended().await;
+        }
+        while !leaving.is_done.load(Ordering::Acquire) {
+            tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL).await;
         }
     };
     let asking = async {
@@ -105,9 +162,12 @@ async fn run(
     let storing = ask_streams(options, streams, server);
     let taking = async {
         match control {
-            Some(control) => take_requests(clients, options.has_clients, server, control).await,
+            Some(control) => take_requests(clients, options.has_clients, server, control, leaving).await,
             // Nobody here could answer.
-            None => std::future::pending().await,
+            None => {
+                leaving.is_done.store(true, Ordering::Release);
+                std::future::pending().await
+            }
         }
     };
     tokio::select! {
@@ -164,7 +224,7 @@ fn stream_settings(durable: &Durable) -> StreamSettings {
 async fn ask(sender: ClientSender, query: PeerQuery) {
     let PeerQuery { node, line, body, reply } = query;
     // Nobody may wait any more.
-    let _ = reply.send(sender.ask(&node, &line, &body).await);
+    let _ = reply.send(sender.ask(&node, &line, &[], &body).await);
 }
 
 /// The state of the node towards clients of NATS.
@@ -206,21 +266,18 @@ async fn take_requests(
     has_clients: bool,
     server: &Handle,
     control: echoring_admin::Handle,
+    leaving: &Arc<Leaving>,
 ) {
     let hasher = RandomState::new();
     let lane = |_| {
         let (lane, mut waiting) = mpsc::channel::<ClientPublication>(NATS_CLIENT_LANE_PUBLICATIONS);
-        let (sender, control) = (clients.sender(), control.clone());
+        let (sender, server, control) = (clients.sender(), server.clone(), control.clone());
+        let leaving = Arc::clone(leaving);
         tokio::spawn(async move {
             while let Some(publication) = waiting.recv().await {
-                let (status, body) = match request(&publication) {
-                    Ok(request) => {
-                        let (head, body) = control.request(request).await.into_parts();
-                        (head.status.as_u16(), body)
-                    }
-                    Err(field) => (400, bad_field(field)),
-                };
+                let (status, body) = publish_for(&publication, &server, &control, &sender, &leaving).await;
                 sender.answer(&publication, status, body).await;
+                leaving.waiting.fetch_sub(1, Ordering::AcqRel);
             }
         });
         lane
@@ -228,22 +285,44 @@ async fn take_requests(
     let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
     let mut keeping = Keeping::default();
     loop {
+        let is_leaving =
+            server.is_leaving() || server.has_successor() || leaving.is_over.load(Ordering::Acquire);
         let state = NodeState {
             // Neither the key set nor the link to one other node matters to these publications.
-            is_ready: !server.is_leaving() && server.cluster().is_none_or(ClusterNode::is_active),
-            is_leaving: server.is_leaving(),
+            is_ready: !is_leaving && server.cluster().is_none_or(ClusterNode::is_active),
+            is_leaving,
             is_connected: clients.is_connected(),
         };
+        leave_to_successor(&mut clients, server, leaving).await;
         clients.take_publications(has_clients && keeping.takes_publications(state, Instant::now())).await;
+        // A server that is only told to be not ready may be ready again.
+        let is_done =
+            state.is_leaving && !clients.has_publications() && leaving.waiting.load(Ordering::Acquire) == 0;
+        if has_clients && is_done != leaving.is_done.load(Ordering::Acquire) {
+            clients.sender().flush().await;
+            leaving.is_done.store(is_done, Ordering::Release);
+        }
         tokio::select! {
             request = clients.next() => match request {
                 ClientRequest::Publication(publication) => {
                     if let Some(reply) = publication.refused_reply() {
                         note_refused_reply(server, &publication.topic, reply);
                     }
+                    leaving.waiting.fetch_add(1, Ordering::AcqRel);
                     let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
+                    let room = loop {
+                        tokio::select! {
+                            room = lanes[lane].reserve() => break room,
+                            // The lane may wait for that.
+                            () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL) => {
+                                leave_to_successor(&mut clients, server, leaving).await;
+                            }
+                        }
+                    };
                     // Fails only if the lane has panicked: its topics get no answers.
-                    let _ = lanes[lane].send(publication).await;
+                    if let Ok(room) = room {
+                        room.send(publication);
+                    }
                 }
                 // Another process is the node, and answers for both.
                 ClientRequest::Control(_) if server.cluster().is_some_and(ClusterNode::has_ended) => {}
@@ -253,6 +332,66 @@ async fn take_requests(
             },
             () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL), if has_clients => {}
         }
+    }
+}
+
+/// Leaves the requests to this node to the process that continues it.
+async fn leave_to_successor(clients: &mut NatsClients, server: &Handle, leaving: &Leaving) {
+    if server.has_successor() && !leaving.is_succeeded.load(Ordering::Acquire) {
+        clients.leave_controls().await;
+        leaving.is_succeeded.store(true, Ordering::Release);
+    }
+}
+
+/// Publishes for a client. While another process takes over, this one refuses: then that one publishes, which is the same node.
+async fn publish_for(
+    publication: &ClientPublication,
+    server: &Handle,
+    control: &echoring_admin::Handle,
+    sender: &ClientSender,
+    leaving: &Leaving,
+) -> (u16, Bytes) {
+    let request = match request(publication) {
+        Ok(request) => request,
+        Err(field) => return (400, bad_field(field)),
+    };
+    let given_up = Instant::now() + CLUSTER_LEAVE_TIMEOUT;
+    loop {
+        let (head, body) = control.request(request.clone()).await.into_parts();
+        let may_wait = server.has_successor() || !server.is_leaving();
+        if !(may_wait && is_draining(&body)) || given_up <= Instant::now() {
+            return (head.status.as_u16(), body);
+        }
+        if leaving.is_succeeded.load(Ordering::Acquire)
+            && let Some(answer) = ask_successor(server, sender, &request).await
+        {
+            return answer;
+        }
+        tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL).await;
+    }
+}
+
+/// Whether this is the error of a server that drains, or is taken over.
+fn is_draining(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body["error"]["code"] == "draining")
+}
+
+/// The answer of the process that continues this node; `None` if that does not take requests yet.
+async fn ask_successor(
+    server: &Handle,
+    sender: &ClientSender,
+    request: &Request<Bytes>,
+) -> Option<(u16, Bytes)> {
+    let node = server.cluster()?.status().id;
+    let line = format!("POST {}", request.uri());
+    let values = |name| request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let fields = PASSED_ON.into_iter().flat_map(|name| values(name).map(move |value| (name, value)));
+    let fields: Vec<_> = fields.collect();
+    match sender.ask(&node, &line, &fields, request.body()).await {
+        Ok((status, body)) => Some((status, body.into())),
+        Err(NO_RESPONDERS) => None,
+        // It may have published.
+        Err(_) => Some((503, Bytes::from_static(echoring_admin::UNANSWERED))),
     }
 }
 
@@ -276,7 +415,12 @@ async fn report(sender: ClientSender, control: echoring_admin::Handle, request: 
         let is_of_node = OF_NODES
             .iter()
             .any(|path| uri.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('?')));
-        let builder = Request::builder().method(method).uri(uri);
+        // A publication that the process before this one could not make.
+        let is_of_node = is_of_node || (method == "POST" && uri.starts_with("/topics/"));
+        let mut builder = Request::builder().method(method).uri(uri);
+        for name in PASSED_ON {
+            builder = request.headers(name).fold(builder, |builder, value| builder.header(name, value));
+        }
         is_of_node.then(|| builder.body(request.body.clone()).ok()).flatten()
     });
     let (status, body) = match asked {

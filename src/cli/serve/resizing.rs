@@ -56,21 +56,26 @@ impl Resizer {
         let joiner = self.servers.joiner().map_err(|error| format!("cannot start a thread: {error}"))?;
         let _replacing = self.servers.replacing();
         let (taken_over, has_left) = mpsc::channel();
-        let predecessor = ask(&current, shards, &config, taken_over);
-        let mut predecessor = predecessor.map_err(|error| error.to_string())?;
+        let mut predecessor =
+            self.ask(&current, shards, &config, taken_over).map_err(|error| error.to_string())?;
         let admin = self.admin.as_ref().and_then(|address| predecessor.take_admin(address));
         let mut server = self.start(config, predecessor)?;
         if let Some(control) = &self.control {
             control.serve(&server);
         }
-        self.start_nats_clients(&mut server);
+        if let Some(membership) = &self.cluster
+            && let Err(failure) = membership.start_nats_clients(&mut server, self.control.clone())
+        {
+            // As when their thread ends by itself.
+            server.handle().fail(&failure.into_line());
+        }
         tracing::info!(from = shards_before, to = shards, "the number of shards has changed");
         // Until the old server has left its meeting points. If that takes longer, the new one tries to meet there for some time.
         let _ = has_left.recv_timeout(RESIZE_LEAVE_TIMEOUT);
         let points = meeting_points(settings, server.addresses());
         let drain = settings.args.drain().handover();
         let offering = Offering { points, admin, tickets: self.tickets.clone(), drain };
-        wait_for_successor(&server, self.control.clone(), offering);
+        wait_for_successor(&server, self.control.clone(), self.cluster.as_ref(), offering);
         self.servers.replace(joiner, server);
         unmap_start_code();
         Ok(true)
@@ -92,29 +97,27 @@ impl Resizer {
         Ok(server)
     }
 
-    fn start_nats_clients(&self, server: &mut Server) {
-        let Some(membership) = &self.cluster else { return };
-        if let Err(failure) = membership.start_nats_clients(server, self.control.clone()) {
-            // As when the thread ends by itself.
-            server.handle().fail(&failure.into_line());
-        }
+    /// Asks the server to hand over to another one of this process. `taken_over` is sent to when it has.
+    fn ask(
+        &self,
+        server: &Handle,
+        shards: usize,
+        config: &ServerConfig,
+        taken_over: mpsc::Sender<()>,
+    ) -> io::Result<Predecessor> {
+        let failing = server.clone();
+        let nats_clients = self.cluster.as_ref().and_then(Membership::nats_clients);
+        let on = move |event: Event<'_>| match event {
+            // The control plane serves both.
+            Event::Leaving | Event::Staying => {}
+            Event::TakenOver => {
+                // Fails if nobody waits any more.
+                let _ = taken_over.send(());
+                // While the shards pass them on.
+                nats_clients.iter().for_each(|thread| thread.wait_for_publications());
+            }
+            Event::Broken(reason) => failing.fail(reason),
+        };
+        Predecessor::within(server, shards, config.message_bytes_max, on)
     }
-}
-
-/// Asks the server to hand over to another one of this process. `taken_over` is sent to when it has.
-fn ask(
-    server: &Handle,
-    shards: usize,
-    config: &ServerConfig,
-    taken_over: mpsc::Sender<()>,
-) -> io::Result<Predecessor> {
-    let failing = server.clone();
-    let on = move |event: Event<'_>| match event {
-        // The control plane serves both.
-        Event::Leaving | Event::Staying => {}
-        // Fails if nobody waits any more.
-        Event::TakenOver => drop(taken_over.send(())),
-        Event::Broken(reason) => failing.fail(reason),
-    };
-    Predecessor::within(server, shards, config.message_bytes_max, on)
 }

@@ -38,6 +38,8 @@ const STATUS: &str = "Echoring-Status";
 
 /// Why another node cannot be asked.
 const NOT_CONNECTED: &str = "this node is not connected";
+/// The same of a node that does not take requests.
+pub const NO_RESPONDERS: &str = "it is not connected";
 
 /// A connection for other clients of NATS.
 #[derive(Debug)]
@@ -66,6 +68,7 @@ pub struct ControlRequest {
     pub line: String,
     /// Its body.
     pub body: Bytes,
+    headers: HeaderMap,
     reply: Subject,
 }
 
@@ -114,9 +117,8 @@ impl NatsClients {
         self.sender.clone()
     }
 
-    /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned. Those that are on the way to this
-    /// node are lost, so only a node that leaves should stop. Called repeatedly: until they are returned, no others can
-    /// be taken.
+    /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned, and so are those that the NATS
+    /// server has sent. Called repeatedly: until they are returned, no others can be taken.
     pub async fn take_publications(&mut self, takes: bool) {
         match &mut self.publications {
             Some(publications) if !takes && !self.is_draining => {
@@ -130,6 +132,17 @@ impl NatsClients {
             }
             _ => {}
         }
+    }
+
+    /// Takes no more requests of other nodes: another process is this node, and has the same subject.
+    pub async fn leave_controls(&mut self) {
+        // Fails only if the client has ended, or if this was done before.
+        let _ = self.controls.unsubscribe().await;
+    }
+
+    /// Whether publications may still arrive.
+    pub fn has_publications(&self) -> bool {
+        self.publications.is_some()
     }
 
     /// Whether there is a connection to NATS.
@@ -156,7 +169,7 @@ impl NatsClients {
                         return ClientRequest::Publication(publication);
                     }
                 }
-                Some(Message { payload, reply: Some(reply), .. }) = self.controls.next() => {
+                Some(Message { payload, headers, reply: Some(reply), .. }) = self.controls.next() => {
                     if !replies::is_of_node(&reply) {
                         tracing::debug!(%reply, "no node waits for an answer here");
                         continue;
@@ -164,7 +177,8 @@ impl NatsClients {
                     let end = payload.iter().position(|byte| *byte == b'\n').unwrap_or(payload.len());
                     let line = String::from_utf8_lossy(&payload[..end]).into_owned();
                     let body = payload.slice(payload.len().min(end + 1)..);
-                    return ClientRequest::Control(ControlRequest { line, body, reply });
+                    let headers = headers.unwrap_or_default();
+                    return ClientRequest::Control(ControlRequest { line, body, headers, reply });
                 }
             }
         }
@@ -206,19 +220,32 @@ impl ClientSender {
         format!("{}.control.{node}", self.prefix)
     }
 
-    /// Asks another node, by its id. `line` is the method and the path, and `body` may be empty. Returns the status and the body.
+    /// Asks another node, by its id. `line` is the method and the path, and `fields` and `body` may be empty. Returns the status and the
+    /// body.
     ///
     /// # Errors
     /// The error as text: the node is not there, does not answer in time, or answers with more than 16 MiB; the body
     /// exceeds the maximum payload of NATS.
-    pub async fn ask(&self, node: &str, line: &str, body: &[u8]) -> Result<(u16, Vec<u8>), &'static str> {
-        match timeout(CONTROL_TIMEOUT, self.collect(node, line, body)).await {
+    pub async fn ask(
+        &self,
+        node: &str,
+        line: &str,
+        fields: &[(&'static str, &str)],
+        body: &[u8],
+    ) -> Result<(u16, Vec<u8>), &'static str> {
+        match timeout(CONTROL_TIMEOUT, self.collect(node, line, map_of(fields), body)).await {
             Ok(answer) => answer,
             Err(_) => Err("it does not answer in time"),
         }
     }
 
-    async fn collect(&self, node: &str, line: &str, body: &[u8]) -> Result<(u16, Vec<u8>), &'static str> {
+    async fn collect(
+        &self,
+        node: &str,
+        line: &str,
+        fields: HeaderMap,
+        body: &[u8],
+    ) -> Result<(u16, Vec<u8>), &'static str> {
         let inbox = self.client.new_inbox();
         let mut parts = self.client.subscribe(inbox.clone()).await.map_err(|_| NOT_CONNECTED)?;
         let mut request = line.as_bytes().to_vec();
@@ -226,16 +253,19 @@ impl ClientSender {
             request.push(b'\n');
             request.extend_from_slice(body);
         }
-        self.client.publish_with_reply(self.control_subject(node), inbox, request.into()).await.map_err(
-            |error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => "the request exceeds the maximum payload of NATS",
-                _ => NOT_CONNECTED,
-            },
-        )?;
+        let subject = self.control_subject(node);
+        let sent = match fields.is_empty() {
+            true => self.client.publish_with_reply(subject, inbox, request.into()).await,
+            false => self.client.publish_with_reply_and_headers(subject, inbox, fields, request.into()).await,
+        };
+        sent.map_err(|error| match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => "the request exceeds the maximum payload of NATS",
+            _ => NOT_CONNECTED,
+        })?;
         let mut body = Vec::new();
         while let Some(Message { payload, headers, status, .. }) = parts.next().await {
             if status == Some(StatusCode::NO_RESPONDERS) {
-                return Err("it is not connected");
+                return Err(NO_RESPONDERS);
             }
             if body.len() + payload.len() > CONTROL_ANSWER_BYTES_MAX {
                 return Err("its answer is too long");
@@ -276,13 +306,7 @@ impl ClientSender {
     /// Publishes a message of a topic for clients. Waits while there is no room.
     pub async fn publish(&self, topic: &str, headers: &[(&'static str, &str)], payload: Bytes) {
         let subject = format!("{}.messages.{}", self.prefix, subject_of(topic));
-        let mut fields = HeaderMap::new();
-        for (name, value) in headers {
-            // A line break would end the field.
-            if let Ok(value) = value.parse::<HeaderValue>() {
-                fields.insert(HeaderName::from_static(name), value);
-            }
-        }
+        let fields = map_of(headers);
         if let Err(error) = self.client.publish_with_headers(subject, fields, payload).await {
             tracing::warn!(%error, topic, "a message was not published to NATS clients");
         }
@@ -291,6 +315,24 @@ impl ClientSender {
     /// Waits until everything is sent.
     pub async fn flush(&self) {
         let _ = self.client.flush().await;
+    }
+}
+
+fn map_of(fields: &[(&'static str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        // A line break would end the field.
+        if let Ok(value) = value.parse::<HeaderValue>() {
+            map.append(HeaderName::from_static(name), value);
+        }
+    }
+    map
+}
+
+impl ControlRequest {
+    /// All values of a header field.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.get_all(name).map(HeaderValue::as_str)
     }
 }
 
