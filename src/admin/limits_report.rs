@@ -79,7 +79,7 @@ pub(super) fn limited(counters: &Counters) -> BTreeMap<&'static str, u64> {
 
 /// The limits by the keys of the configuration.
 fn limits(server: &Handle) -> Value {
-    let ClientLimits { peers, head_bytes_max, message_progress, subscriptions_max, creation } =
+    let ClientLimits { peers, head_bytes_max, message_progress, lifetime, subscriptions_max, creation } =
         machinery::client_limits(server);
     let live = machinery::live_limits(server);
     let PeerLimits { addresses, traffic, topics, proxies } = &*peers;
@@ -107,6 +107,8 @@ fn limits(server: &Handle) -> Value {
         "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),
         "max_header": head_bytes_max,
         "max_message": live.message_bytes_max.load(Relaxed),
+        "idle_timeout_s": (lifetime.idle > 0).then_some(lifetime.idle / SECOND),
+        "max_lifetime_s": (lifetime.max > 0).then_some(lifetime.max / SECOND),
         "message_progress": message_progress.bytes,
         "message_progress_time_s": message_progress.time / SECOND,
         "max_topics": live.topics.units(),

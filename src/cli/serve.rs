@@ -108,9 +108,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     if let Some(membership) = &cluster {
         membership.start_nats_clients(&mut server, control_handle())?;
     }
-    let points = meeting_points(&settings, server.addresses());
     let drain = settings.args.drain();
-    let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
+    let (points, tickets_there) = (meeting_points(&settings, server.addresses()), tickets.clone());
+    let offering = Offering { points, admin: passed_on, tickets: tickets_there, drain: drain.handover() };
     wait_for_successor(&server, control_handle(), cluster.as_ref(), offering);
     let listening = Listening::of(&server, scheme);
     let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;

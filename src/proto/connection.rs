@@ -64,7 +64,9 @@ use crate::mask;
 pub use closed::{Cause, CloseFrame, Closed, TlsFault};
 pub use closing::{CloseMode, TransportAction};
 pub use compression::{Codecs, Compressed, Compression, SharedWindow};
-pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings};
+#[doc(hidden)]
+pub use config::nanos;
+pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings, Times};
 pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
 pub use entropy::{Entropy, Seed};
 pub use environment::Env;
@@ -106,9 +108,8 @@ pub struct Connection {
     deadline_moved: bool,
     /// A message was begun in fragments, and its last one was not sent.
     sends_fragments: bool,
-    /// The least progress of its messages: 0 for that of all, or one more than its place among
-    /// [those of their own](ConnectionConfig::own_progress).
-    progress: u8,
+    /// Its times: 0 for those of all, or one more than their place among [those of their own](ConnectionConfig::own_times).
+    times: u8,
     /// Payload bytes of the unfinished message that were there when more was waited for.
     counted: u32,
 }
@@ -160,7 +161,7 @@ impl Connection {
             flow: Flow::default(),
             deadline_moved: true,
             sends_fragments: false,
-            progress: 0,
+            times: 0,
             counted: 0,
         }
     }
@@ -362,19 +363,26 @@ impl Connection {
     /// Starts or stops the clock of a message that spans several received spans: for callers that end a span before
     /// [`Step::Idle`].
     pub fn note_unfinished(&mut self, env: &Env<'_>) {
-        let MessageProgress { bytes, .. } = self.progress(env.config);
+        let MessageProgress { bytes, .. } = self.times(env.config).message_progress;
         self.deadline_moved |= self.reader.note_unfinished(env.now, bytes, &mut self.counted);
     }
 
-    /// Uses the progress at `place` among [those of their own](ConnectionConfig::own_progress), which are 255 at most.
-    pub fn set_progress(&mut self, place: u8) {
-        self.progress = place.saturating_add(1);
+    /// Uses the times at `place` among [those of their own](ConnectionConfig::own_times), which are 255 at most.
+    pub fn set_times(&mut self, place: u8) {
+        self.times = place.saturating_add(1);
+        self.deadline_moved = true;
     }
 
-    /// The least progress of its messages.
-    fn progress(&self, config: &ConnectionConfig) -> MessageProgress {
-        let own = usize::from(self.progress).checked_sub(1).and_then(|place| config.own_progress.get(place));
-        *own.unwrap_or(&config.message_progress)
+    /// The place of its times among those of their own, if it has them.
+    pub fn own_times(&self) -> Option<usize> {
+        usize::from(self.times).checked_sub(1)
+    }
+
+    /// Its times.
+    pub fn times(&self, config: &ConnectionConfig) -> Times {
+        self.own_times()
+            .and_then(|place| config.own_times.get(place).copied())
+            .unwrap_or_else(|| config.times())
     }
 
     /// Queues a message as one frame, compressed when that was agreed on and makes it shorter.

@@ -85,8 +85,17 @@ pub(crate) const REFUSED_LATER_MAX: usize = 64;
 /// Time that they have for their request, which a client sends at once: a round trip of a slow network.
 pub(crate) const REFUSED_LATER_TIME: Nanos = SECOND;
 
-/// Different values of the least progress of a message that connections have of their own: each connection keeps a byte for it.
-pub(crate) const OWN_PROGRESS_MAX: usize = 255;
+/// Routes with times of their own: each connection keeps a byte for that.
+pub(crate) const ROUTES_WITH_TIMES_MAX: usize = 255;
+/// Looks at the messages of a connection in the time in which it may be idle. It is closed at the last look of the next such time, so
+/// at most a quarter of the time late.
+pub(crate) const IDLE_LOOKS: Nanos = 4;
+/// Time between two ends of the lives of a shard's connections: a thousand a second, so that those who come back do not come at once.
+pub const LIFE_END_SPACING: Nanos = MILLISECOND;
+/// When a connection is looked at again that is in the middle of a message.
+pub(crate) const LIFE_END_RETRY: Nanos = 100 * MILLISECOND;
+/// Time that a subscriber has to take what it is to be sent, at the end of its connection's life.
+pub const LIFE_END_GRACE: Nanos = 8 * SECOND;
 
 // ---- measuring ----
 

@@ -22,6 +22,7 @@ mod route;
 mod slots;
 mod tick;
 mod timer_wheel;
+mod times;
 mod tls;
 mod tunnel;
 
@@ -41,4 +42,5 @@ pub use moving::{Destination, Entrance, Exits, MoveAnswer, Moved, RecordCharge};
 pub use route::Route;
 pub use tick::Shard;
 pub use timer_wheel::earlier;
+pub use times::{Lifetime, RouteTimes, TimesConfig};
 pub use tls::Security;

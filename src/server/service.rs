@@ -574,8 +574,9 @@ impl Application for Service {
         if cx.peer(token).and_then(|peer| peer.handler_slot()).is_none() {
             return self.broadcast.farewell(token);
         }
-        let (now, end) = (cx.now(), cx.drain_ends_at().unwrap_or_default());
-        let goodbye = DRAIN_GOODBYE.min(end.saturating_sub(now) / 4);
+        // Without a drain, its life is over.
+        let (now, end) = (cx.now(), cx.drain_ends_at().unwrap_or(Nanos::MAX));
+        let goodbye = DRAIN_GOODBYE.min((end - now.min(end)) / 4);
         self.handlers.farewell(token, end.saturating_sub(goodbye).min(now + PACED_DRAIN_NOTICE));
     }
 

@@ -11,6 +11,7 @@ mod draining;
 mod event_streams;
 mod frames;
 mod handshake;
+mod lifetimes;
 mod limits;
 mod memory;
 mod paced_drain;

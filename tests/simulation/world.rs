@@ -14,6 +14,7 @@ use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECO
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim, SimSocket};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
+use echoring_runtime::shard::TimesConfig;
 use echoring_runtime::shard::{
     Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Entrance, Exits,
     LiveConfig, Mailboxes, Remote, Security, Shard, ShardConfig,
@@ -499,6 +500,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
                 connection: self.connection.clone(),
                 tls: None,
                 limits: Arc::new(limits.clone()),
+                times: TimesConfig::default(),
             };
             let sent = shard.remote().send(ControlMessage::Configure(Box::new(live)));
             assert!(sent, "the shard is there");

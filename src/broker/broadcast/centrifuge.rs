@@ -286,14 +286,14 @@ impl Broadcast {
 
     fn attend_alarm(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
         self.end_expired(link, now);
-        let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
+        let (token, queued_bytes) = (link.token, link.queued_bytes());
         let Some(session) = link.peer.session_mut() else { return };
         let expires_at = session.next_expiry();
         // A client whose publications are held is not read.
         let is_held = queued_bytes > 0 || session.held > 0;
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let is_excused = is_held || centrifuge.calls.are_many();
-        let due = centrifuge.take_due(now, times, is_excused);
+        let due = centrifuge.take_due(now, is_excused);
         if let Some(at) = expires_at {
             centrifuge.wake_by(at);
         }
@@ -330,7 +330,7 @@ fn hold(link: &mut ConnectionContext<'_>, rest: &[u8], left: usize) {
     }
 }
 
-/// The times of pings are those of the server's own.
+/// The times of pings of a session that connects are those of the server's own.
 pub(super) fn ping_times(link: &ConnectionContext<'_>) -> PingTimes {
     let (interval, timeout) = link.ping_times();
     PingTimes { interval, timeout }

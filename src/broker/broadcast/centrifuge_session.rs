@@ -32,6 +32,8 @@ pub struct CentrifugeSession {
     wake_at: Nanos,
     /// When something is due for its stage.
     stage_at: Nanos,
+    /// As it was told when it connected. Its client expects them for as long as the session lasts.
+    times: PingTimes,
     /// Requests of history that wait for pages.
     pub(super) histories: Vec<HistoryQuery>,
     /// Requests that want only the number of members.
@@ -134,12 +136,21 @@ pub(super) struct WaitingRequest {
 }
 
 /// The times of pings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PingTimes {
     /// From one ping to the next; 0 for no pings.
     pub(super) interval: Nanos,
     /// From a ping to its pong.
     pub(super) timeout: Nanos,
+}
+
+/// The pings of a session that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrozenPings {
+    pub(super) state: Pings,
+    /// The time until something is due for them.
+    pub(super) due_in: Option<Nanos>,
+    pub(super) times: PingTimes,
 }
 
 impl CentrifugeSession {
@@ -150,6 +161,7 @@ impl CentrifugeSession {
             stage: Stage::AwaitingConnect,
             wake_at: connect_by,
             stage_at: connect_by,
+            times: PingTimes::default(),
             histories: Vec::new(),
             stats: Vec::new(),
             waiting: VecDeque::new(),
@@ -158,23 +170,24 @@ impl CentrifugeSession {
         }
     }
 
-    /// A connected session that has moved here. Something is due for its pings after `due_in`, if it is at all.
+    /// A connected session that has moved here.
     pub(super) fn thawed(
         encoding: Encoding,
-        pings: Pings,
-        due_in: Option<Nanos>,
+        pings: FrozenPings,
         forwarded: Option<Forwarded>,
         now: Nanos,
     ) -> CentrifugeSession {
+        let FrozenPings { state, due_in, times } = pings;
         let due_at = due_in.map_or(NEVER, |left| now.saturating_add(left));
         let session = CentrifugeSession::new(encoding, due_at, forwarded);
-        CentrifugeSession { stage: Stage::Connected(pings), ..session }
+        CentrifugeSession { stage: Stage::Connected(state), times, ..session }
     }
 
-    /// Its pings, and the time until something is due for them; `None` if it is not connected.
-    pub(super) fn frozen(&self, now: Nanos) -> Option<(Pings, Option<Nanos>)> {
-        let Stage::Connected(pings) = self.stage else { return None };
-        Some((pings, (self.stage_at < NEVER).then(|| self.stage_at.saturating_sub(now))))
+    /// Its pings; `None` if it is not connected.
+    pub(super) fn frozen(&self, now: Nanos) -> Option<FrozenPings> {
+        let Stage::Connected(state) = self.stage else { return None };
+        let due_in = (self.stage_at < NEVER).then(|| self.stage_at.saturating_sub(now));
+        Some(FrozenPings { state, due_in, times: self.times })
     }
 
     /// Whether it is connected, and no request of it is open.
@@ -209,8 +222,8 @@ impl CentrifugeSession {
 
     /// Takes the due action, and sets the next time. `is_excused` tells that the client cannot be expected to have
     /// answered: it is not read, or was not sent everything.
-    pub(super) fn take_due(&mut self, now: Nanos, times: PingTimes, is_excused: bool) -> Due {
-        let PingTimes { interval, timeout } = times;
+    pub(super) fn take_due(&mut self, now: Nanos, is_excused: bool) -> Due {
+        let PingTimes { interval, timeout } = self.times;
         if now < self.stage_at {
             self.wake_at = self.stage_at;
             return Due::Nothing;
@@ -348,6 +361,7 @@ impl Alarms {
     ) {
         self.remove(token, session);
         session.stage = Stage::Connected(Pings::Idle);
+        session.times = times;
         session.stage_at = if times.interval > 0 { now + times.interval } else { NEVER };
         session.wake_at = session.stage_at;
         self.add(token, session);
@@ -392,7 +406,7 @@ mod tests {
         alarms.add(token(1), &session);
         assert_eq!((alarms.next(), alarms.pop_due(4)), (Some(5), None));
         assert_eq!(alarms.pop_due(5), Some(token(1)));
-        assert_eq!(session.take_due(5, TIMES, false), Due::Stale);
+        assert_eq!(session.take_due(5, false), Due::Stale);
     }
 
     #[test]
@@ -403,7 +417,7 @@ mod tests {
         for _ in 0..6 {
             let at = alarms.next().expect("an alarm");
             assert_eq!(alarms.pop_due(at), Some(token(1)));
-            if session.take_due(at, TIMES, false) == Due::Ping {
+            if session.take_due(at, false) == Due::Ping {
                 pinged.push(at);
                 session.note_pong();
             }
@@ -425,9 +439,9 @@ mod tests {
     fn a_client_that_is_read_must_answer_and_one_that_is_not_is_excused() {
         let mut session = connected(&mut Alarms::default());
         session.note_pong();
-        assert_eq!(session.take_due(25, TIMES, false), Due::Ping, "a pong without a ping counts for nothing");
-        assert_eq!(session.take_due(35, TIMES, true), Due::Nothing);
-        assert_eq!(session.take_due(45, TIMES, false), Due::NoPong);
+        assert_eq!(session.take_due(25, false), Due::Ping, "a pong without a ping counts for nothing");
+        assert_eq!(session.take_due(35, true), Due::Nothing);
+        assert_eq!(session.take_due(45, false), Due::NoPong);
     }
 
     #[test]
@@ -435,21 +449,22 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut session = connected(&mut alarms);
         assert!(session.has_no_request());
-        assert_eq!(session.frozen(20), Some((Pings::Idle, Some(5))));
-        assert_eq!(session.take_due(25, TIMES, false), Due::Ping);
-        let frozen = session.frozen(30);
-        assert_eq!(frozen, Some((Pings::AwaitingPong, Some(5))));
+        let frozen = |state| Some(FrozenPings { state, due_in: Some(5), times: TIMES });
+        assert_eq!(session.frozen(20), frozen(Pings::Idle));
+        assert_eq!(session.take_due(25, false), Due::Ping);
+        assert_eq!(session.frozen(30), frozen(Pings::AwaitingPong));
+        let pings = session.frozen(30).expect("it is connected");
         // The other clock is ahead.
-        let mut session =
-            CentrifugeSession::thawed(Encoding::Json, Pings::AwaitingPong, Some(5), None, 1_000);
+        let mut session = CentrifugeSession::thawed(Encoding::Json, pings, None, 1_000);
         let mut alarms = Alarms::default();
         alarms.add(token(2), &session);
         assert_eq!(alarms.next(), Some(1_005));
         session.note_pong();
-        assert_eq!(session.take_due(1_005, TIMES, false), Due::Nothing);
-        assert_eq!(session.take_due(1_020, TIMES, false), Due::Ping);
+        assert_eq!(session.take_due(1_005, false), Due::Nothing);
+        assert_eq!(session.take_due(1_020, false), Due::Ping);
         let mut alarms = Alarms::default();
-        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, Pings::Idle, None, None, 1_000));
+        let none = FrozenPings { state: Pings::Idle, due_in: None, times: PingTimes::default() };
+        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, none, None, 1_000));
         assert_eq!(alarms.next(), None, "there are no pings");
         assert_eq!(CentrifugeSession::new(Encoding::Json, 5, None).frozen(0), None, "it is not connected");
     }

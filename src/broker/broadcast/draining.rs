@@ -106,7 +106,6 @@ impl Broadcast {
     /// Closes the connections that have received everything, without those whose handlers must be notified first or
     /// close them themselves, unless their time `is_over`.
     pub(super) fn close_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, is_over: bool) {
-        let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, sessions, arrivals, .. } = self;
         drain.remaining.retain(|token| {
             if !is_over && cx.is_open(*token) && cx.peer(*token).is_some_and(|peer| peer.is_left_to_handler())
@@ -123,6 +122,7 @@ impl Broadcast {
                 }
                 None => true,
             };
+            let Goodbye { code, reason } = cx.goodbye(*token);
             if is_served && let Some(mut link) = cx.link(*token) {
                 sessions.send_waiting_refusals(&mut link);
                 end(&mut link, code, reason);
@@ -144,7 +144,7 @@ impl Broadcast {
     }
 
     fn close_unserved<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, has_all: bool) {
-        let Goodbye { code, reason } = cx.goodbye();
+        let Goodbye { code, reason } = cx.goodbye(token);
         let Broadcast { fan_out, sessions, subscriptions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };
         let missing: Vec<(TopicId, u64)> = match &*link.peer {

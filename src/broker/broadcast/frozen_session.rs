@@ -12,13 +12,13 @@ use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{ClientId, Position, is_topic_name};
 use echoring_wire::centrifuge::Encoding;
 
-use super::centrifuge_session::Pings;
+use super::centrifuge_session::{FrozenPings, PingTimes, Pings};
 use super::mail_codec::{Wire, structures};
 use super::request_history::RequestHistory;
 use super::session::{AllowedBy, Granted};
 use crate::limits::FROZEN_SUBSCRIPTIONS_MAX;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,9 +63,7 @@ pub(super) enum FrozenProtocol {
     Handler,
     Centrifuge {
         encoding: Encoding,
-        pings: Pings,
-        /// The time until something is due for them.
-        due_in: Option<Nanos>,
+        pings: FrozenPings,
         /// Header fields of its handshake, for the application.
         forwarded: Option<Forwarded>,
     },
@@ -240,10 +238,9 @@ impl Wire for FrozenProtocol {
             FrozenProtocol::V1 => out.put_u8(0),
             FrozenProtocol::EventStream => out.put_u8(1),
             FrozenProtocol::Handler => out.put_u8(4),
-            FrozenProtocol::Centrifuge { encoding, pings, due_in, ref forwarded } => {
+            FrozenProtocol::Centrifuge { encoding, pings, ref forwarded } => {
                 out.put_u8(if encoding.is_binary() { 3 } else { 2 });
-                out.put_u8(PINGS.iter().position(|known| *known == pings).unwrap_or_default() as u8);
-                due_in.put(out);
+                pings.put(out);
                 forwarded.put(out);
             }
         }
@@ -258,9 +255,24 @@ impl Wire for FrozenProtocol {
             4 => return Some(FrozenProtocol::Handler),
             _ => return None,
         };
-        let pings = *PINGS.get(usize::from(u8::take(from)?))?;
-        let (due_in, forwarded) = (Wire::take(from)?, Wire::take(from)?);
-        Some(FrozenProtocol::Centrifuge { encoding, pings, due_in, forwarded })
+        let (pings, forwarded) = (Wire::take(from)?, Wire::take(from)?);
+        Some(FrozenProtocol::Centrifuge { encoding, pings, forwarded })
+    }
+}
+
+impl Wire for FrozenPings {
+    fn put(&self, out: &mut Vec<u8>) {
+        let FrozenPings { state, due_in, times: PingTimes { interval, timeout } } = *self;
+        out.put_u8(PINGS.iter().position(|known| *known == state).unwrap_or_default() as u8);
+        due_in.put(out);
+        interval.put(out);
+        timeout.put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<FrozenPings> {
+        let state = *PINGS.get(usize::from(u8::take(from)?))?;
+        let (due_in, interval, timeout) = (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
+        Some(FrozenPings { state, due_in, times: PingTimes { interval, timeout } })
     }
 }
 
@@ -330,12 +342,14 @@ mod tests {
     }
 
     fn protocol() -> impl Strategy<Value = FrozenProtocol> {
-        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>());
-        let centrifuge = centrifuge.prop_map(|(is_binary, pings, due_in)| FrozenProtocol::Centrifuge {
-            encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
-            pings: PINGS[pings],
-            due_in,
-            forwarded: None,
+        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>(), any::<(u64, u64)>());
+        let centrifuge = centrifuge.prop_map(|(is_binary, state, due_in, (interval, timeout))| {
+            let times = PingTimes { interval, timeout };
+            FrozenProtocol::Centrifuge {
+                encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
+                pings: FrozenPings { state: PINGS[state], due_in, times },
+                forwarded: None,
+            }
         });
         prop_oneof![
             Just(FrozenProtocol::V1),

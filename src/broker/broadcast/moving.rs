@@ -148,9 +148,8 @@ impl Broadcast {
             Protocol::V1 => FrozenProtocol::V1,
             Protocol::EventStream => FrozenProtocol::EventStream,
             Protocol::Centrifuge(own) => {
-                let (pings, due_in) = own.frozen(now)?;
-                let forwarded = own.forwarded.clone();
-                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, due_in, forwarded }
+                let (pings, forwarded) = (own.frozen(now)?, own.forwarded.clone());
+                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, forwarded }
             }
             Protocol::Handler => FrozenProtocol::Handler,
         };
@@ -269,8 +268,8 @@ impl Broadcast {
                 Protocol::EventStream
             }
             FrozenProtocol::Handler => Protocol::Handler,
-            FrozenProtocol::Centrifuge { encoding, pings, due_in, forwarded } => {
-                let mut own = CentrifugeSession::thawed(encoding, pings, due_in, forwarded, now);
+            FrozenProtocol::Centrifuge { encoding, pings, forwarded } => {
+                let mut own = CentrifugeSession::thawed(encoding, pings, forwarded, now);
                 if let Some(at) = session.next_expiry() {
                     own.wake_by(at);
                 }

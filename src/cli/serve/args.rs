@@ -71,6 +71,10 @@ const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+/// Values of `--ping-interval` and `--pong-timeout`.
+const PING_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+/// Values of `--idle-timeout` and `--max-lifetime`.
+const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 
 /// The options of `serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -446,6 +450,46 @@ pub(crate) struct Args {
         help_heading = LIMITS
     )]
     pub(super) send_timeout: Duration,
+
+    /// Ping clients that were not heard for this long
+    ///
+    /// A session of Centrifuge's protocol is pinged at this interval in its own way, and an event stream gets a comment. Proxies
+    /// close connections that are silent for longer than they allow. See docs/guide/operate.md#lives-of-connections.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = values::shown_time(limits::PING_INTERVAL),
+        value_parser = values::duration_in(PING_TIMES),
+        help_heading = LIMITS
+    )]
+    pub(super) ping_interval: Duration,
+
+    /// Close connections of which nothing is heard for this long after a ping
+    ///
+    /// More than --ping-interval has no effect.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = values::shown_time(limits::PONG_TIMEOUT),
+        value_parser = values::duration_in(PING_TIMES),
+        help_heading = LIMITS
+    )]
+    pub(super) pong_timeout: Duration,
+
+    /// Close connections without a message in either direction for this long, with 1001
+    ///
+    /// Pings and pongs are no messages. A connection is closed at most a quarter of the time late.
+    #[arg(long, add = Reload::Live, value_name = "TIME", value_parser = values::duration_in(LIFETIMES), help_heading = LIMITS)]
+    pub(super) idle_timeout: Option<Duration>,
+
+    /// Close connections that have lasted for this long, with 1001
+    ///
+    /// Each lasts for up to a tenth less, at random. It is closed once it has got what it is to be sent, and not in the middle of
+    /// a message.
+    #[arg(long, add = Reload::Live, value_name = "TIME", value_parser = values::duration_in(LIFETIMES), help_heading = LIMITS)]
+    pub(super) max_lifetime: Option<Duration>,
 
     /// Minimum bytes of an unfinished message that must arrive within --message-progress-time
     ///

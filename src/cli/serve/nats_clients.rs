@@ -260,7 +260,42 @@ impl Keeping {
     }
 }
 
-/// Takes requests of other nodes, and publications while the node is active in its cluster. Those of a topic are published one after the other.
+/// Publications of different topics are made at the same time, and those of a topic one after the other.
+struct Lanes {
+    hasher: RandomState,
+    lanes: Vec<mpsc::Sender<ClientPublication>>,
+}
+
+impl Lanes {
+    fn start(
+        sender: &ClientSender,
+        server: &Handle,
+        control: &echoring_admin::Handle,
+        leaving: &Arc<Leaving>,
+    ) -> Lanes {
+        let lane = |_| {
+            let (lane, mut waiting) = mpsc::channel::<ClientPublication>(NATS_CLIENT_LANE_PUBLICATIONS);
+            let (sender, server, control) = (sender.clone(), server.clone(), control.clone());
+            let leaving = Arc::clone(leaving);
+            tokio::spawn(async move {
+                while let Some(publication) = waiting.recv().await {
+                    let (status, body) =
+                        publish_for(&publication, &server, &control, &sender, &leaving).await;
+                    sender.answer(&publication, status, body).await;
+                    leaving.waiting.fetch_sub(1, Ordering::AcqRel);
+                }
+            });
+            lane
+        };
+        Lanes { hasher: RandomState::new(), lanes: (0..NATS_CLIENT_LANES).map(lane).collect() }
+    }
+
+    fn of(&self, publication: &ClientPublication) -> &mpsc::Sender<ClientPublication> {
+        &self.lanes[self.hasher.hash_one(&publication.topic) as usize % self.lanes.len()]
+    }
+}
+
+/// Takes requests of other nodes, and publications while the node is active in its cluster.
 async fn take_requests(
     mut clients: NatsClients,
     has_clients: bool,
@@ -268,21 +303,7 @@ async fn take_requests(
     control: echoring_admin::Handle,
     leaving: &Arc<Leaving>,
 ) {
-    let hasher = RandomState::new();
-    let lane = |_| {
-        let (lane, mut waiting) = mpsc::channel::<ClientPublication>(NATS_CLIENT_LANE_PUBLICATIONS);
-        let (sender, server, control) = (clients.sender(), server.clone(), control.clone());
-        let leaving = Arc::clone(leaving);
-        tokio::spawn(async move {
-            while let Some(publication) = waiting.recv().await {
-                let (status, body) = publish_for(&publication, &server, &control, &sender, &leaving).await;
-                sender.answer(&publication, status, body).await;
-                leaving.waiting.fetch_sub(1, Ordering::AcqRel);
-            }
-        });
-        lane
-    };
-    let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
+    let lanes = Lanes::start(&clients.sender(), server, &control, leaving);
     let mut keeping = Keeping::default();
     loop {
         let is_leaving =
@@ -308,11 +329,10 @@ async fn take_requests(
                     if let Some(reply) = publication.refused_reply() {
                         note_refused_reply(server, &publication.topic, reply);
                     }
-                    leaving.waiting.fetch_add(1, Ordering::AcqRel);
-                    let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
+                    let lane = lanes.of(&publication);
                     let room = loop {
                         tokio::select! {
-                            room = lanes[lane].reserve() => break room,
+                            room = lane.reserve() => break room,
                             // The lane may wait for that.
                             () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL) => {
                                 leave_to_successor(&mut clients, server, leaving).await;
@@ -321,6 +341,7 @@ async fn take_requests(
                     };
                     // Fails only if the lane has panicked: its topics get no answers.
                     if let Ok(room) = room {
+                        leaving.waiting.fetch_add(1, Ordering::AcqRel);
                         room.send(publication);
                     }
                 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Id};
@@ -26,11 +25,10 @@ use crate::sandbox::Sandbox;
 use echoring_admin::Token;
 use echoring_async::tls::{self, CertificateFiles, ClientAuth, ServerTls};
 use echoring_auth::AppEvent;
-use echoring_proto::connection::MessageProgress;
+use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
-use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::AccessLog;
+use echoring_runtime::shard::{AccessLog, Lifetime};
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
 use echoring_topics::CreationLimits;
@@ -245,11 +243,6 @@ fn listen_beside(activated: &[ListenAddress], args: &mut Args, matches: &ArgMatc
     }
 }
 
-/// A time in nanoseconds; parsers accept at most 1,000 hours, below 2^62 ns.
-fn nanos(time: Duration) -> Nanos {
-    time.as_nanos() as Nanos
-}
-
 /// Refuses options that contradict one another.
 fn check(args: &Args, origins: &Origins) -> Result<(), Failure> {
     let is_small = args.memory_budget < args.queue_bytes;
@@ -387,6 +380,12 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
         memory_budget_bytes: args.memory_budget,
         handshake_timeout: nanos(args.handshake_timeout),
         send_timeout: nanos(args.send_timeout),
+        ping_interval: nanos(args.ping_interval),
+        pong_timeout: nanos(args.pong_timeout),
+        lifetime: Lifetime {
+            max: args.max_lifetime.map_or(0, nanos),
+            idle: args.idle_timeout.map_or(0, nanos),
+        },
         // Its parser accepts at most 2 GiB.
         message_progress: MessageProgress::new(args.message_progress as u32, args.message_progress_time),
         pings_per_second_max: match args.profile {

@@ -35,6 +35,10 @@ pub enum Cause {
     HandshakeTimeout,
     /// Nothing was heard after a ping.
     PongTimeout,
+    /// It has lasted for as long as the server lets a connection last.
+    LifeOver,
+    /// There was no message for as long as the server lets a connection be idle.
+    Idle,
     /// The peer's stream ended without a Close frame.
     Gone,
     /// The transport failed.
@@ -65,6 +69,8 @@ impl Cause {
             Cause::BadHandshake(_) => "bad-handshake",
             Cause::HandshakeTimeout => "handshake-timeout",
             Cause::PongTimeout => "pong-timeout",
+            Cause::LifeOver => "lifetime",
+            Cause::Idle => "idle",
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
             Cause::Tunnel(_) => "tunnel",

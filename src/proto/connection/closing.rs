@@ -483,7 +483,9 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => *until,
             Phase::Closing(closing) => closing.until,
-            Phase::Open => self.reader.deadline(self.progress(config)).min(self.liveness_deadline(config)),
+            Phase::Open => {
+                self.reader.deadline(self.times(config).message_progress).min(self.liveness_deadline(config))
+            }
         }
     }
 
@@ -496,7 +498,7 @@ impl Connection {
         } else if self.outbox.is_blocked() {
             Nanos::MAX
         } else {
-            self.liveness.ping_deadline(config)
+            self.liveness.ping_deadline(self.times(config))
         }
     }
 
@@ -527,7 +529,7 @@ impl Connection {
     }
 
     fn handle_open_timeout(&mut self, env: &mut Env<'_>) {
-        if self.reader.deadline(self.progress(env.config)) <= env.now {
+        if self.reader.deadline(self.times(env.config).message_progress) <= env.now {
             if self.flow.reads_paused() || !self.reader.is_in_message() {
                 // More of the message could not arrive because we did not read; it gets its time anew.
                 return self.reader.restart_clock(env.now);

@@ -7,6 +7,12 @@ use crate::limits::{self, Nanos};
 
 use super::Compression;
 
+/// A time for deadlines, which are sums of times.
+#[doc(hidden)]
+pub fn nanos(time: Duration) -> Nanos {
+    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2)
+}
+
 /// The treatment of a peer's pings (RFC 6455, 5.5.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pings {
@@ -56,7 +62,7 @@ impl MessageProgress {
 
     /// `bytes` in `time`.
     pub fn new(bytes: u32, time: Duration) -> MessageProgress {
-        MessageProgress { bytes, time: Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX) }
+        MessageProgress { bytes, time: nanos(time) }
     }
 
     /// When these bytes are overdue that were begun at `since`; [`Nanos::MAX`] for never.
@@ -70,6 +76,17 @@ impl Default for MessageProgress {
     fn default() -> MessageProgress {
         MessageProgress { bytes: limits::MESSAGE_PROGRESS_BYTES, time: limits::MESSAGE_PROGRESS_TIME }
     }
+}
+
+/// The times of a connection that its route may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The least progress of a message that has begun.
+    pub message_progress: MessageProgress,
+    /// Silence after which a ping is sent; 0 for never.
+    pub ping_interval: Nanos,
+    /// From the ping to the next byte of the peer, and not more than the interval.
+    pub pong_timeout: Nanos,
 }
 
 /// Settings that all connections of a shard share.
@@ -90,11 +107,11 @@ pub struct ConnectionConfig {
     pub handshake_timeout: Nanos,
     /// The least progress of a message that has begun.
     pub message_progress: MessageProgress,
-    /// The same of connections that have [their own](super::Connection::set_progress), which name it by its place here.
-    pub own_progress: Vec<MessageProgress>,
+    /// The times of connections that have [their own](super::Connection::set_times), which name them by their place here.
+    pub own_times: Vec<Times>,
     /// Silence after which a ping is sent; 0 for never.
     pub ping_interval: Nanos,
-    /// From the ping to the next byte of the peer.
+    /// From the ping to the next byte of the peer, and not more than the interval.
     pub pong_timeout: Nanos,
     /// From our Close frame to the end of the connection.
     pub close_timeout: Nanos,
@@ -122,7 +139,7 @@ impl Default for ConnectionConfig {
             reads_when_full: false,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             message_progress: MessageProgress::default(),
-            own_progress: Vec::new(),
+            own_times: Vec::new(),
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
@@ -133,5 +150,13 @@ impl Default for ConnectionConfig {
             compression: None,
             dial: None,
         }
+    }
+}
+
+impl ConnectionConfig {
+    /// The times of connections that have not their own.
+    pub fn times(&self) -> Times {
+        let ConnectionConfig { message_progress, ping_interval, pong_timeout, .. } = *self;
+        Times { message_progress, ping_interval, pong_timeout }
     }
 }

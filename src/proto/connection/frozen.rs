@@ -4,7 +4,7 @@
 //! of its last send was [put back](Connection::put_back). The bytes contain the state of the parser and everything that is to be sent. They
 //! do not contain
 //!
-//! - what settings or the application decide: limits, pauses of reading, the [least progress](Connection::set_progress) of messages, and
+//! - what settings or the application decide: limits, pauses of reading, its [times](Connection::set_times), and
 //!   who compresses;
 //! - the window of sent messages: the next message refers to none before it, as any sender may choose (RFC 7692, 7.2.1);
 //! - times of a clock: the bytes have ages and remaining times instead.

@@ -5,8 +5,8 @@ use crate::limits::{Nanos, SECOND};
 
 use bytes::BufMut as _;
 
-use super::ConnectionConfig;
 use super::frozen_bytes::{Freezing, ThawError, Thawing};
+use super::{ConnectionConfig, Times};
 
 /// The signs of life of the peer.
 #[derive(Debug)]
@@ -75,11 +75,12 @@ impl Liveness {
     }
 
     /// When the peer must be pinged, or the pong is overdue; [`Nanos::MAX`] for never.
-    pub(super) fn ping_deadline(&self, config: &ConnectionConfig) -> Nanos {
+    pub(super) fn ping_deadline(&self, times: Times) -> Nanos {
         match self.state {
-            _ if config.ping_interval == 0 => Nanos::MAX,
-            State::Pinged => self.since + config.pong_timeout,
-            State::Heard | State::HalfClosed => self.since + config.ping_interval,
+            _ if times.ping_interval == 0 => Nanos::MAX,
+            // Not more, so that a pong makes no deadline earlier.
+            State::Pinged => self.since + times.pong_timeout.min(times.ping_interval),
+            State::Heard | State::HalfClosed => self.since + times.ping_interval,
         }
     }
 

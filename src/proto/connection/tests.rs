@@ -178,7 +178,7 @@ impl Echo {
         assert_eq!(again, frozen);
         // What the application or the settings decide.
         thawed.flow = std::mem::take(&mut connection.flow);
-        (thawed.progress, thawed.deadline_moved) = (connection.progress, connection.deadline_moved);
+        (thawed.times, thawed.deadline_moved) = (connection.times, connection.deadline_moved);
         *connection = thawed;
     }
 

@@ -1,8 +1,10 @@
 //! The decisions of an application about requests and messages.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use echoring_proto::connection::{MessageProgress, Reply};
+use echoring_proto::connection::Reply;
 use echoring_proto::handshake::Refusal;
 
 /// The application's decision about a chunk.
@@ -77,8 +79,8 @@ pub struct Extras {
     pub subprotocol: Option<String>,
     /// Further fields, names and values, see [`check_field`](echoring_proto::handshake::check_field).
     pub fields: Vec<(String, String)>,
-    /// The least progress of its messages, instead of that of the shard's other connections.
-    pub message_progress: Option<MessageProgress>,
+    /// The name of the route whose [times](super::RouteTimes) the connection has, if it sets any.
+    pub route: Option<Arc<str>>,
 }
 
 /// A [`Reply`] made for one request.

@@ -19,8 +19,7 @@ use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{
-    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, MessageProgress, OutOfMemory, Reply,
-    SharedWindow,
+    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply, SharedWindow,
 };
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
@@ -143,9 +142,10 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         self.connection.queued_bytes()
     }
 
-    /// Silence after which a peer is pinged, or 0 for never, and the time limit of its answer.
+    /// Silence after which the peer is pinged, or 0 for never, and the time limit of its answer.
     pub fn ping_times(&self) -> (Nanos, Nanos) {
-        (self.env.config.ping_interval, self.env.config.pong_timeout)
+        let times = self.connection.times(self.env.config);
+        (times.ping_interval, times.pong_timeout)
     }
 
     /// Maximum queued bytes above which [`send`](ConnectionContext::send) refuses.
@@ -325,9 +325,9 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.slots.tokens()
     }
 
-    /// The Close code and reason when the shard drains.
-    pub fn goodbye(&self) -> Goodbye {
-        self.core.goodbye
+    /// The Close code and reason of a connection when the shard drains, or when its life is over.
+    pub fn goodbye(&self, token: Token) -> Goodbye {
+        self.core.goodbye_to(token)
     }
 
     /// When the remaining connections are cut, once the shard drains.
@@ -390,7 +390,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     pub fn peer(&mut self, token: Token) -> Option<&mut K::Peer> {
         let slot = self.core.slots.get_mut(token)?;
         // The connection may become another kind of peer.
-        slot.plain_echo = false;
+        slot.leave_fast_path();
         slot.peer.as_mut()
     }
 
@@ -441,7 +441,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// Makes a connection another peer. Its traffic counts for the new class from now on.
     pub fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.core.slots.get_mut(token) {
-            slot.plain_echo = false;
+            slot.leave_fast_path();
         }
         self.core.set_peer(token, peer);
     }
@@ -571,14 +571,14 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
 
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
-        self.set_progress(token, extras.message_progress);
+        extras.route.iter().for_each(|route| self.core.set_route(token, route));
         self.core.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.core.touch(token);
     }
 
-    /// Sets the least progress of a connection's messages, see [`Extras::message_progress`]. Without one it is the server's.
-    pub fn set_progress(&mut self, token: Token, progress: Option<MessageProgress>) {
-        self.core.set_progress(token, progress);
+    /// Gives a connection the [times](super::RouteTimes) of its route, if that sets any. Before it is accepted.
+    pub fn set_route(&mut self, token: Token, name: &str) {
+        self.core.set_route(token, name);
     }
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see

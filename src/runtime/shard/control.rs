@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
+use super::times::TimesConfig;
 use crate::admission::PeerLimits;
 use crate::driver::Waker;
 use crate::stats::Snapshot;
@@ -42,6 +43,11 @@ impl DrainPlan {
 }
 
 impl Goodbye {
+    /// 1001, at the end of a connection's [life](super::Lifetime::max).
+    pub const LIFE_OVER: Goodbye =
+        Goodbye { code: CloseCode::GOING_AWAY, reason: "connection lifetime is over" };
+    /// 1001, after a time without messages.
+    pub const IDLE: Goodbye = Goodbye { code: CloseCode::GOING_AWAY, reason: "no messages for too long" };
     /// 1001.
     pub const GOING_AWAY: Goodbye = Goodbye { code: CloseCode::GOING_AWAY, reason: "server is going away" };
     /// 1012.
@@ -59,6 +65,8 @@ pub struct LiveConfig {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The limits on peers. Those on open connections hold for existing ones too.
     pub limits: Arc<PeerLimits>,
+    /// How long connections last, and the times of routes.
+    pub times: TimesConfig,
 }
 
 /// A control message to a shard. `Q` is the application's command, `R` its report.

@@ -9,6 +9,7 @@ mod farewells;
 mod handshakes;
 mod held;
 mod keeping;
+mod lifetimes;
 mod memory;
 mod moved_record;
 mod moving;
@@ -31,6 +32,7 @@ use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
+use self::lifetimes::Lifetimes;
 use self::moving::Leaving;
 use self::relief::{MemoryRelief, UnfinishedSend};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
@@ -43,7 +45,7 @@ use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
 use super::moving::Exits;
 use super::refusals::{self, RefusedConnection};
-use super::slots::{Slot, Slots};
+use super::slots::{Path, Slot, Slots};
 use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
@@ -126,6 +128,7 @@ pub struct Core<D: Driver, K: Kinds> {
     refused_later: BTreeMap<Token, RefusedConnection>,
     pub(super) throttle: Throttle,
     pub(super) leaving: Leaving,
+    pub(super) lifetimes: Lifetimes,
     /// The ways to other shards; `None` where connections stay.
     pub(super) exits: Option<Arc<Exits<D::Socket>>>,
     /// Limits of the application that connections were over, and whether that ended them.
@@ -182,6 +185,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             refused_later: BTreeMap::new(),
             throttle: Throttle::default(),
             leaving: Leaving::default(),
+            lifetimes: Lifetimes::default(),
             exits: None,
             excesses: Vec::new(),
             due: Vec::new(),
@@ -208,9 +212,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
         if noted.wants_traffic
             && let Some(slot) = self.slots.get_mut(token)
-            && let Some(account) = self.counters.traffic.open(HANDSHAKE_CLASS)
         {
-            slot.account = account;
+            slot.account = self.counters.traffic.open(HANDSHAKE_CLASS);
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
@@ -395,7 +398,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
     fn flush(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
-        slot.dirty = false;
+        slot.path = Path::Common;
         if slot.leaving {
             return;
         }
@@ -433,7 +436,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
         if refused && !slot.leaving {
             // The batch has no room for more pieces of this connection; the rest goes with the next.
-            slot.dirty = true;
+            slot.path = Path::Listed;
             self.retry.push(token);
             // It is not writable until then, and no event will report that.
             self.refused.push(token);
@@ -448,6 +451,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let mut slot = self.slots.remove(token)?;
         self.ended_behind.remove(&token);
         self.forget_arrival(token);
+        self.lifetimes.forget(token);
         if slot.leased {
             self.lease.give_back(1);
         }
@@ -476,13 +480,17 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
     /// Uses another configuration from now on.
     pub(super) fn configure(&mut self, config: LiveConfig) {
-        let LiveConfig { connection, tls, limits } = config;
+        let LiveConfig { connection, tls, limits, times } = config;
         self.set_limits(None, limits);
         let compression = self.env.config.compression;
         self.lease.give_back(0);
-        let own_progress = std::mem::take(&mut self.env.config.own_progress);
-        let config = ConnectionConfig { compression, own_progress, ..connection };
+        let config = ConnectionConfig { compression, ..connection };
         let before = std::mem::replace(&mut self.env.config, config);
+        self.set_times(times);
+        if (before.times(), &before.own_times) != (self.env.config.times(), &self.env.config.own_times) {
+            // Those that are due earlier now.
+            self.slots.tokens().into_iter().for_each(|token| self.arm(token));
+        }
         if before.send_timeout != self.env.config.send_timeout {
             self.look_at_sends_now();
         }

@@ -17,26 +17,47 @@ pub(super) struct Slot<P> {
     pub(super) account: Account,
     /// Counts against the node's connections.
     pub(super) leased: bool,
-    /// Listed for a flush at the tick's end.
-    pub(super) dirty: bool,
-    /// Whether its messages are echoed without further processing: the application
-    /// [echoes](crate::shard::Kinds::echoes) and the connection is [plain](Connection::is_plain). Cleared when
-    /// the connection is listed, computed again after a flush or a slow read.
-    pub(super) plain_echo: bool,
+    pub(super) path: Path,
     /// The transport is closing, or the driver gives it up; only the end of that is awaited.
     pub(super) leaving: bool,
-    /// A check of its partial send is due.
-    pub(super) watched: bool,
-    /// A send was completed, or another one was short, since the last check.
-    pub(super) progressed: bool,
+    pub(super) send_check: SendCheck,
+}
+
+/// What is done with the next span of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    /// It is read like any other.
+    Common,
+    /// Its messages are echoed without further processing: the application [echoes](crate::shard::Kinds::echoes), and the
+    /// connection [may](Connection::may_echo_in_place). Computed again after a flush or a slow read.
+    PlainEcho,
+    /// It is read like any other, and the connection is listed for a flush at the tick's end.
+    Listed,
+}
+
+/// Whether the partial send of a connection is checked for progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendCheck {
+    No,
+    /// A check is due.
+    Due,
+    /// A check is due, and a send was completed or another one was short since the last one.
+    Progressed,
 }
 
 impl<P> Slot<P> {
     /// Whether it must be listed for a flush and is not yet.
     #[inline]
     pub(super) fn mark_dirty(&mut self) -> bool {
-        self.plain_echo = false;
-        !std::mem::replace(&mut self.dirty, true)
+        std::mem::replace(&mut self.path, Path::Listed) != Path::Listed
+    }
+
+    /// Its next span is read like any other.
+    #[inline]
+    pub(super) fn leave_fast_path(&mut self) {
+        if self.path == Path::PlainEcho {
+            self.path = Path::Common;
+        }
     }
 }
 
@@ -78,11 +99,9 @@ impl<P> Slots<P> {
             armed: 0,
             account: Account::HANDSHAKE,
             leased: false,
-            dirty: false,
-            plain_echo: false,
+            path: Path::Common,
             leaving: false,
-            watched: false,
-            progressed: false,
+            send_check: SendCheck::No,
         };
         self.len += usize::from(self.table[index].is_none());
         self.table[index].insert(slot)
@@ -118,7 +137,7 @@ impl<P> Slots<P> {
 
     /// Takes all connections off the fast path, until it is computed again.
     pub(super) fn leave_fast_path(&mut self) {
-        self.table.iter_mut().flatten().for_each(|slot| slot.plain_echo = false);
+        self.table.iter_mut().flatten().for_each(Slot::leave_fast_path);
     }
 
     /// The tokens of all connections.

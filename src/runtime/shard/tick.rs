@@ -23,7 +23,9 @@ use super::control::{ControlMessage, OnceWaker, Remote};
 use super::core::{ConnectionMemory, Core};
 use super::mailbox::Mailboxes;
 use super::moving::{Entrance, Exits, Moved};
+use super::slots::SendCheck;
 use super::timer_wheel::earlier;
+use super::times::TimesConfig;
 use crate::admission::{Admission, PeerLimits};
 use crate::driver::{Driver, Event, Token, Waker};
 use crate::stats::Snapshot;
@@ -126,6 +128,11 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.set_limits(Some(admission), limits);
     }
 
+    /// Limits the times of connections from now on.
+    pub fn set_times(&mut self, times: TimesConfig) {
+        self.core.set_times(times);
+    }
+
     /// The application.
     pub fn application(&mut self) -> &mut A {
         &mut self.application
@@ -205,6 +212,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.expire_timers();
         self.say_farewells();
+        self.end_lives();
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
         self.flush_dirty();
@@ -296,7 +304,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let own = earlier(core.timers.deadline(), self.application.deadline());
         let trim = core.trim_wanted.then_some(core.trim_at);
         let drain = earlier(core.draining_until, core.farewell_at());
-        earlier(earlier(own, trim), earlier(drain, latest))
+        let lives = earlier(core.lifetimes.look_at(), latest);
+        earlier(earlier(own, trim), earlier(drain, lives))
     }
 
     fn handle(&mut self, event: &Event) {
@@ -319,8 +328,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Unblocked { token } => {
                 core.with_connection(token, |connection, now| connection.unblocked(now));
-                if let Some(slot) = core.slots.get_mut(token) {
-                    slot.progressed = true;
+                if let Some(slot) = core.slots.get_mut(token)
+                    && slot.send_check == SendCheck::Due
+                {
+                    slot.send_check = SendCheck::Progressed;
                 }
                 core.unblocked.push(token);
             }

@@ -377,15 +377,16 @@ impl Handlers<'_> {
     #[cold]
     fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
         self.slots.drain.has_released = false;
-        let goodbye = cx.goodbye();
         for _ in 0..DRAIN_NOTICES_PER_TICK {
             let Some((token, close_at)) = self.slots.drain.pop_notice() else { break };
+            let goodbye = cx.goodbye(token);
             if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
                 self.tell_drain(&mut link, DrainNotice::new(now, close_at, goodbye));
             }
         }
         for _ in 0..DRAIN_NOTICES_PER_TICK {
             let Some(token) = self.slots.drain.pop_due(now) else { break };
+            let goodbye = cx.goodbye(token);
             if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
                 self.leave_to_server(&mut link, goodbye);
             }

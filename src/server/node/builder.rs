@@ -15,9 +15,8 @@ use crate::routes::request_context::RequestContext;
 use crate::routes::response::Response;
 use crate::routes::route::Route;
 use echoring_auth::Authenticator;
-use echoring_proto::connection::MessageProgress;
+use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
-use echoring_proto::limits::Nanos;
 use echoring_topics::Pattern;
 
 /// Configures a server step by step and starts it.
@@ -419,14 +418,14 @@ impl Builder {
 
     /// Maximum time from accept to the 101.
     pub fn handshake_timeout(mut self, time: Duration) -> Builder {
-        self.config.handshake_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        self.config.handshake_timeout = nanos(time);
         self
     }
 
     /// Time that a send may be without progress before its connection is closed; zero for no limit. Checked once a
     /// second.
     pub fn send_timeout(mut self, time: Duration) -> Builder {
-        self.config.send_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        self.config.send_timeout = nanos(time);
         self
     }
 
@@ -436,6 +435,34 @@ impl Builder {
     /// [route](crate::Route::message_progress) may have its own.
     pub fn message_progress(mut self, bytes: u32, time: Duration) -> Builder {
         self.config.message_progress = MessageProgress::new(bytes, time);
+        self
+    }
+
+    /// Pings a peer that was not heard for `interval`, and closes its connection if nothing of it is heard within `timeout`, or within
+    /// another `interval` if that is less. By default after 25 s, and within 10 s. No `interval` for no pings; then a peer that is gone is noticed by what it is sent only.
+    /// Event streams are sent a comment at each interval. A [route](crate::Route::pings) may have its own.
+    pub fn pings(mut self, interval: Duration, timeout: Duration) -> Builder {
+        (self.config.ping_interval, self.config.pong_timeout) = (nanos(interval), nanos(timeout));
+        self
+    }
+
+    /// The longest time without a message in either direction; then a connection is closed with 1001, as in a drain, at most a
+    /// quarter of the time later. Pings and pongs are no messages. Zero, the default, for no limit. A
+    /// [route](crate::Route::idle_timeout) may have its own.
+    ///
+    /// Messages of such a connection are counted by themselves, which takes about 250 bytes for each, and echoes them on the common
+    /// path.
+    pub fn idle_timeout(mut self, time: Duration) -> Builder {
+        self.config.lifetime.idle = nanos(time);
+        self
+    }
+
+    /// The longest life of a connection; then it is closed with 1001, as in a drain: not in the middle of a message, and once it has
+    /// got what it is to be sent. Each connection lives for up to a tenth less, at random, and a shard ends at most a thousand a
+    /// second, so that clients do not come back at once. Zero, the default, for no limit. A
+    /// [route](crate::Route::max_lifetime) may have its own.
+    pub fn max_lifetime(mut self, time: Duration) -> Builder {
+        self.config.lifetime.max = nanos(time);
         self
     }
 

@@ -52,7 +52,7 @@ impl fmt::Display for ListenAddress {
 pub use echoring_proto::connection::Compression;
 use echoring_runtime::admission::PeerLimits;
 pub use echoring_runtime::driver::DriverChoice;
-use echoring_runtime::shard::AccessLog;
+use echoring_runtime::shard::{AccessLog, Lifetime, TimesConfig};
 
 /// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
 /// HTTP, or that a route refused with its own response.
@@ -179,6 +179,12 @@ pub struct ServerConfig {
     pub send_timeout: Nanos,
     /// The least progress of a message that has begun.
     pub message_progress: MessageProgress,
+    /// Silence after which a peer is pinged; 0 for never.
+    pub ping_interval: Nanos,
+    /// Time from a ping to the next byte of the peer.
+    pub pong_timeout: Nanos,
+    /// How long connections last.
+    pub lifetime: Lifetime,
     /// Pings per second of a peer before it is closed with 1008.
     pub pings_per_second_max: u32,
     /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
@@ -235,6 +241,9 @@ impl Default for ServerConfig {
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             send_timeout: limits::SEND_TIMEOUT,
             message_progress: MessageProgress::default(),
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            lifetime: Lifetime::default(),
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
@@ -252,6 +261,11 @@ pub(crate) fn mailbox_bytes(message_bytes_max: u64) -> usize {
 }
 
 impl ServerConfig {
+    /// The times of connections that are not in [`connection`](ServerConfig::connection).
+    pub(crate) fn times(&self) -> TimesConfig {
+        TimesConfig { lifetime: self.lifetime, routes: self.routes.times().collect() }
+    }
+
     pub(crate) fn connection(&self) -> connection::ConnectionConfig {
         connection::ConnectionConfig {
             head_bytes_max: self.head_bytes_max,
@@ -260,6 +274,8 @@ impl ServerConfig {
             handshake_timeout: self.handshake_timeout,
             send_timeout: self.send_timeout,
             message_progress: self.message_progress,
+            ping_interval: self.ping_interval,
+            pong_timeout: self.pong_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
             // Only handlers of the program see pings.

@@ -22,7 +22,7 @@ use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
-use echoring_runtime::shard::{ControlMessage, DrainPlan, Exits, Goodbye, Remote};
+use echoring_runtime::shard::{ControlMessage, DrainPlan, Exits, Goodbye, Lifetime, Remote};
 use echoring_runtime::stats;
 use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
 
@@ -90,6 +90,8 @@ pub struct ClientLimits {
     pub head_bytes_max: usize,
     /// The rate at which a long message must arrive.
     pub message_progress: MessageProgress,
+    /// How long connections last.
+    pub lifetime: Lifetime,
     /// Maximum topics of one connection.
     pub subscriptions_max: u32,
     /// How many topics a connection or an identity may create.
@@ -98,12 +100,20 @@ pub struct ClientLimits {
 
 impl ClientLimits {
     pub(crate) fn of(config: &ServerConfig) -> ClientLimits {
-        let ServerConfig { peers, head_bytes_max, message_progress, subscriptions_max, creation, .. } =
-            config;
+        let ServerConfig {
+            peers,
+            head_bytes_max,
+            message_progress,
+            lifetime,
+            subscriptions_max,
+            creation,
+            ..
+        } = config;
         ClientLimits {
             peers: Arc::clone(peers),
             head_bytes_max: *head_bytes_max,
             message_progress: *message_progress,
+            lifetime: *lifetime,
             subscriptions_max: *subscriptions_max,
             creation: *creation,
         }

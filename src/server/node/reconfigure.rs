@@ -59,6 +59,7 @@ impl Handle {
             connection: config.connection(),
             tls: config.tls.clone(),
             limits: Arc::clone(&config.peers),
+            times: config.times(),
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
         self.readiness.set_auth(config.auth.as_ref());

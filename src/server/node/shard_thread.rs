@@ -128,6 +128,7 @@ impl ShardSetup for ServiceSetup {
             seed: entropy,
         };
         let mut shard = Shard::new(driver, service, shard_config, allowance, mailboxes);
+        shard.set_times(config.times());
         shard.set_limits(shared.admission, config.peers);
         if let Some(log) = config.access_log {
             shard.set_access_log(log);

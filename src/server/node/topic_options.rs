@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use echoring_proto::limits::Nanos;
+use echoring_proto::connection::nanos;
 use echoring_topics::{HistoryBounds, Permission, SlowConsumerPolicy, TopicSettings};
 
 /// Settings of the topics whose names match a pattern of [`Builder::topics`](crate::Builder::topics).
@@ -87,8 +87,4 @@ impl TopicOptions {
     pub(crate) fn settings(self) -> TopicSettings {
         self.settings
     }
-}
-
-fn nanos(time: Duration) -> Nanos {
-    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2)
 }

@@ -3,13 +3,13 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::routes::extract::FromRequest;
 use crate::routes::pattern::Pattern;
 use crate::routes::response::Response;
 use crate::routes::states::ShardStates;
 use echoring_auth::Identity;
-use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{BadField, Request, Upgrade, check_field};
 use echoring_runtime::shard::Extras;
 
@@ -127,7 +127,8 @@ pub struct Opening<'a> {
     pub(crate) context: RequestContext<'a>,
     pub(crate) upgrade: &'a Upgrade<'a>,
     pub(crate) subprotocol: Option<String>,
-    pub(crate) message_progress: Option<MessageProgress>,
+    /// Its name, if it sets times.
+    pub(crate) route: Option<Arc<str>>,
 }
 
 impl<'a> Deref for Opening<'a> {
@@ -166,7 +167,7 @@ impl<'a> Opening<'a> {
     }
 
     pub(crate) fn into_extras(self) -> Extras {
-        let Opening { context, subprotocol, message_progress, .. } = self;
-        Extras { subprotocol, fields: context.fields, message_progress }
+        let Opening { context, subprotocol, route, .. } = self;
+        Extras { subprotocol, fields: context.fields, route }
     }
 }

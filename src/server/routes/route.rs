@@ -14,8 +14,9 @@ use crate::routes::pattern::Pattern;
 use crate::routes::request_context::{Opening, RequestContext};
 use crate::routes::response::Response;
 use crate::routes::states::{MissingState, Requirements, ShardStates, States};
-use echoring_proto::connection::{MessageKind, MessageProgress};
+use echoring_proto::connection::{MessageKind, MessageProgress, nanos};
 use echoring_proto::handshake::{OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field};
+use echoring_runtime::shard::RouteTimes;
 
 /// Makes the handler of a connection, or refuses the request.
 type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Send + Sync;
@@ -55,7 +56,7 @@ pub struct Route {
     fields: Vec<(String, String)>,
     kind: Option<MessageKind>,
     message_bytes_max: u64,
-    progress: Option<MessageProgress>,
+    times: RouteTimes,
     migration: Option<Migration>,
 }
 
@@ -119,7 +120,7 @@ impl Route {
             fields: Vec::new(),
             kind: None,
             message_bytes_max: u64::MAX,
-            progress: None,
+            times: RouteTimes::default(),
             migration: None,
         }
     }
@@ -191,10 +192,32 @@ impl Route {
     }
 
     /// The least progress of a message that has begun, instead of that of the server, see
-    /// [`Builder::message_progress`](crate::Builder::message_progress). All routes have at most 255 different values.
+    /// [`Builder::message_progress`](crate::Builder::message_progress). At most 255 routes may have times of their own.
     #[must_use]
     pub fn message_progress(mut self, bytes: u32, time: Duration) -> Route {
-        self.progress = Some(MessageProgress::new(bytes, time));
+        self.times.message_progress = Some(MessageProgress::new(bytes, time));
+        self
+    }
+
+    /// The pings of the route's connections, instead of those of the server, see [`Builder::pings`](crate::Builder::pings).
+    #[must_use]
+    pub fn pings(mut self, interval: Duration, timeout: Duration) -> Route {
+        (self.times.ping_interval, self.times.pong_timeout) = (Some(nanos(interval)), Some(nanos(timeout)));
+        self
+    }
+
+    /// The longest time without a message, instead of that of the server, see
+    /// [`Builder::idle_timeout`](crate::Builder::idle_timeout).
+    #[must_use]
+    pub fn idle_timeout(mut self, time: Duration) -> Route {
+        self.times.idle_timeout = Some(nanos(time));
+        self
+    }
+
+    /// The longest life of a connection, instead of that of the server, see [`Builder::max_lifetime`](crate::Builder::max_lifetime).
+    #[must_use]
+    pub fn max_lifetime(mut self, time: Duration) -> Route {
+        self.times.max_lifetime = Some(nanos(time));
         self
     }
 
@@ -220,8 +243,9 @@ impl Route {
         subprotocols.iter().fold(self.pattern.to_string(), |name, subprotocol| name + " " + subprotocol)
     }
 
-    pub(crate) fn progress(&self) -> Option<MessageProgress> {
-        self.progress
+    /// Its name and times, if it sets any.
+    pub(crate) fn times(&self) -> Option<(Arc<str>, RouteTimes)> {
+        (self.times != RouteTimes::default()).then(|| (self.name().into(), self.times))
     }
 
     pub(crate) fn filter(&self) -> MessageFilter {
@@ -257,7 +281,7 @@ impl Route {
             self.chosen(upgrade, defaults.preference)
         };
         let context = RequestContext { pattern: Some(&self.pattern), fields: self.fields.clone(), ..context };
-        Opening { context, upgrade, subprotocol, message_progress: self.progress }
+        Opening { context, upgrade, subprotocol, route: self.times().map(|(name, _)| name) }
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
@@ -375,6 +399,11 @@ impl Routes {
         self.states.extend(others.states);
         self.before.extend(others.before);
         self.after.extend(others.after);
+    }
+
+    /// The times that routes set, with their names.
+    pub(crate) fn times(&self) -> impl Iterator<Item = (Arc<str>, RouteTimes)> {
+        self.upgrades.iter().filter_map(|route| route.times())
     }
 
     /// The states for the shard that runs on this thread.

@@ -320,7 +320,6 @@ impl Service {
         let newcomer = HandlerSlots::thaw(from, &self.routes, &here, now, cx.pool())?;
         match self.broadcast.thaw_peer(cx, token, &mut self.gate, from) {
             Some(Peer::Handler(mut peer)) => {
-                cx.set_progress(token, newcomer.progress());
                 peer.slot = self.handlers.move_in(token, newcomer);
                 Some(Peer::Handler(peer))
             }

@@ -2,6 +2,7 @@
 
 mod error_texts;
 mod last_messages;
+mod lifetimes;
 mod positions;
 
 use std::sync::{Arc, Mutex};

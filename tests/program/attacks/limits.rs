@@ -5,7 +5,7 @@ mod addresses;
 mod node;
 mod proxies;
 mod rates;
-mod reloads;
+pub mod reloads;
 mod topics;
 
 use std::fs;

@@ -108,11 +108,13 @@ const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
 /// `increase`. All ends that the server decides on by itself are here.
-const KNOWN_ENDS: [(&str, &[u16]); 12] = [
+const KNOWN_ENDS: [(&str, &[u16]); 14] = [
     ("peer", &[1000, 1001, 1005, 3000, 4000]),
     ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013]),
     ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008]),
     ("offence", &[1002, 1007, 1008, 1009]),
+    ("lifetime", &[1001, 3000]),
+    ("idle", &[1001, 3000]),
     ("failed", &[1006]),
     ("gone", &[1006]),
     ("out-of-memory", &[1006]),

@@ -1,7 +1,7 @@
 //! Messages that arrive slowly: each further kibibyte has its time, and a message as a whole has none.
 
 use super::{Echo, client_frame, messages};
-use crate::connection::{Cause, CloseMode, ConnectionConfig, MessageProgress};
+use crate::connection::{Cause, CloseMode, ConnectionConfig, MessageProgress, Times};
 use crate::limits::{MESSAGE_PROGRESS_BYTES, Nanos, SECOND};
 use crate::{CloseCode, Opcode, ProtocolError};
 
@@ -133,17 +133,19 @@ fn a_close_frame_comes_behind_a_fragment_whose_header_was_sent() {
 #[test]
 fn a_connection_may_have_progress_of_its_own() {
     let bytes = client_frame(Opcode::Binary, true, &[7; PAYLOAD_BYTES]);
-    let own_progress = vec![
+    let own_times = [
         MessageProgress { bytes: 2 * MESSAGE_PROGRESS_BYTES, time: 10 * SECOND },
         MessageProgress::UNLIMITED,
         // More than a message may have: a limit of its whole time.
         MessageProgress { bytes: u32::MAX, time: 100 * SECOND },
     ];
+    let own_times =
+        own_times.map(|message_progress| Times { message_progress, ping_interval: 0, pong_timeout: 0 });
     let until_closed = |place: Option<u8>| {
-        let config = ConnectionConfig { own_progress: own_progress.clone(), ping_interval: 0, ..config() };
+        let config = ConnectionConfig { own_times: own_times.to_vec(), ping_interval: 0, ..config() };
         let mut echo = Echo::open_with(config, false);
         if let Some(place) = place {
-            echo.connection.set_progress(place);
+            echo.connection.set_times(place);
         }
         let begun = echo.now;
         echo.receive(&bytes[..20]);
@@ -161,4 +163,33 @@ fn a_connection_may_have_progress_of_its_own() {
     assert_eq!(until_closed(Some(0)), Some(18));
     assert_eq!(until_closed(Some(1)), None);
     assert_eq!(until_closed(Some(2)), Some(108));
+}
+
+#[test]
+fn a_connection_may_have_pings_of_its_own() {
+    let silent_for = |own: Option<(Nanos, Nanos)>| {
+        let message_progress = MessageProgress::UNLIMITED;
+        let times =
+            own.map(|(ping_interval, pong_timeout)| Times { message_progress, ping_interval, pong_timeout });
+        let config = ConnectionConfig { own_times: times.into_iter().collect(), ..config() };
+        let mut echo = Echo::open_with(config, false);
+        if own.is_some() {
+            echo.connection.set_times(0);
+        }
+        let begun = echo.now;
+        let mut pinged = None;
+        for _ in 0..200 {
+            echo.advance(SECOND);
+            let has_ping = echo.frames().iter().any(|(opcode, ..)| *opcode == Opcode::Ping);
+            pinged = pinged.or(has_ping.then_some((echo.now - begun) / SECOND));
+            if echo.connection.is_closing() {
+                return (pinged, Some((echo.now - begun) / SECOND));
+            }
+        }
+        (pinged, None)
+    };
+    assert_eq!(silent_for(None), (Some(25), Some(35)));
+    assert_eq!(silent_for(Some((3 * SECOND, 2 * SECOND))), (Some(3), Some(5)));
+    assert_eq!(silent_for(Some((60 * SECOND, 30 * SECOND))), (Some(60), Some(90)));
+    assert_eq!(silent_for(Some((0, 0))), (None, None));
 }

@@ -105,11 +105,12 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if self.leaving.is_given_up(token) {
             return;
         }
+        let goodbye = self.goodbye_to(token);
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_deciding() {
             self.refuse(token, &Refusal::DRAINING);
         } else if slot.connection.is_open() && open {
-            let Goodbye { code, reason } = self.goodbye;
+            let Goodbye { code, reason } = goodbye;
             slot.connection.close(code, reason, CloseMode::Graceful, &mut self.env.lend());
         }
     }

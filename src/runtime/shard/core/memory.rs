@@ -8,6 +8,7 @@ use super::relief::{ConnectionMemory, MemoryRelief, UnfinishedSend};
 use crate::driver::{Driver, Token};
 use crate::limits::{RELIEF_INTERVAL, RELIEF_PARTS, SEND_LOOKS};
 use crate::shard::kinds::Kinds;
+use crate::shard::slots::SendCheck;
 use echoring_proto::connection::Cause;
 
 impl<D: Driver, K: Kinds> Core<D, K> {
@@ -15,8 +16,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     pub(in crate::shard) fn watch(&mut self, token: Token) {
         let timeout = self.env.config.send_timeout;
         let Some(slot) = self.slots.get_mut(token).filter(|_| timeout > 0) else { return };
-        slot.progressed = true;
-        if !std::mem::replace(&mut slot.watched, true) {
+        if std::mem::replace(&mut slot.send_check, SendCheck::Progressed) == SendCheck::No {
             let (since, look_at) = (self.env.now, self.env.now + timeout / SEND_LOOKS);
             self.unfinished_sends.push_back(UnfinishedSend { token, unsent_bytes: 0, since, look_at });
         }
@@ -54,14 +54,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             let Some(slot) = self.slots.get_mut(token) else { continue };
             if !slot.connection.is_blocked() || !slot.connection.is_open() {
                 // A closing connection has a deadline of its own.
-                slot.watched = false;
+                slot.send_check = SendCheck::No;
                 continue;
             }
             let unsent_bytes = self.driver.unsent_bytes(token);
-            if std::mem::take(&mut slot.progressed) || unsent_bytes != watch.unsent_bytes {
+            let has_progressed =
+                std::mem::replace(&mut slot.send_check, SendCheck::Due) == SendCheck::Progressed;
+            if has_progressed || unsent_bytes != watch.unsent_bytes {
                 (watch.unsent_bytes, watch.since) = (unsent_bytes, self.env.now);
             } else if self.env.now.saturating_sub(watch.since) >= timeout {
-                slot.watched = false;
+                slot.send_check = SendCheck::No;
                 tracing::info!(unsent_bytes, "connection ended: a send made no progress");
                 slot.connection.abort_and_release(Cause::SendTimeout, &mut self.env.pool);
                 self.touch(token);

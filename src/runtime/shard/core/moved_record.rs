@@ -6,11 +6,12 @@ use bytes::{Buf as _, BufMut as _};
 
 use crate::shard::connection_log::MovedNote;
 use crate::shard::core::arrivals::{address_from, octets};
+use crate::shard::times::Ages;
 use crate::stats::Traffic;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 
 /// The version of the format. Records of another one are refused.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Maximum bytes of an application's state.
 const STATE_BYTES_MAX: usize = 16 << 20;
 
@@ -22,6 +23,10 @@ pub(super) struct MovedRecord<'a> {
     pub(super) has_fallen_behind: bool,
     /// The address of its client, where it is known.
     pub(super) client: Option<SocketAddr>,
+    /// Its ages, if its life is limited.
+    pub(super) ages: Option<Ages>,
+    /// The name of the route whose times it has, if that sets any.
+    pub(super) route: &'a str,
     /// Its entries of the log.
     pub(super) note: Option<MovedNote<'a>>,
     /// Received bytes that its state machine has not seen.
@@ -32,11 +37,17 @@ pub(super) struct MovedRecord<'a> {
 
 impl<'a> MovedRecord<'a> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let MovedRecord { since, has_fallen_behind, client, note, input, state } = self;
+        let MovedRecord { since, has_fallen_behind, client, ages, route, note, input, state } = self;
         out.put_u8(VERSION);
         out.put_u64_le(*since);
         out.put_u8(u8::from(*has_fallen_behind));
         write_address(out, *client);
+        out.put_u8(u8::from(ages.is_some()));
+        if let Some(Ages { began, message }) = ages {
+            out.put_u64_le(*began);
+            out.put_u64_le(*message);
+        }
+        write_bytes(out, route.as_bytes());
         out.put_u8(u8::from(note.is_some()));
         if let Some(note) = note {
             write_note(out, note);
@@ -53,10 +64,12 @@ impl<'a> MovedRecord<'a> {
         let since = from.try_get_u64_le().ok()?;
         let has_fallen_behind = read_flag(from)?;
         let client = read_address(from)?;
+        let ages = if read_flag(from)? { Some(read_ages(from)?) } else { None };
+        let route = std::str::from_utf8(read_bytes(from, usize::from(u16::MAX))?).ok()?;
         let note = if read_flag(from)? { Some(read_note(from)?) } else { None };
         let input = read_bytes(from, DEFERRED_BYTES_MAX)?;
         let state = read_bytes(from, STATE_BYTES_MAX)?;
-        Some(MovedRecord { since, has_fallen_behind, client, note, input, state })
+        Some(MovedRecord { since, has_fallen_behind, client, ages, route, note, input, state })
     }
 }
 
@@ -105,6 +118,10 @@ fn read_note<'a>(from: &mut &'a [u8]) -> Option<MovedNote<'a>> {
         status: (status != 0).then_some(status),
         traffic: has_traffic.then_some(traffic),
     })
+}
+
+fn read_ages(from: &mut &[u8]) -> Option<Ages> {
+    Some(Ages { began: from.try_get_u64_le().ok()?, message: from.try_get_u64_le().ok()? })
 }
 
 /// 0 stands for no address.
@@ -160,6 +177,8 @@ mod tests {
             since: 5,
             has_fallen_behind: true,
             client: Some("127.0.0.1:80".parse().expect("an address")),
+            ages: Some(Ages { began: 9, message: 8 }),
+            route: "/echo",
             note: Some(note),
             input: b"input",
             state: b"state",
@@ -167,6 +186,8 @@ mod tests {
         let bare = MovedRecord {
             has_fallen_behind: false,
             client: None,
+            ages: None,
+            route: "",
             note: None,
             input: b"",
             state: b"",

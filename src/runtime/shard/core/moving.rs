@@ -121,7 +121,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             return false;
         }
         if let Some(slot) = self.slots.get_mut(token) {
-            slot.plain_echo = false;
+            slot.leave_fast_path();
             slot.connection.set_throttled(true, self.env.now);
         }
         self.touch(token);
@@ -193,7 +193,10 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let traffic = self.counters.traffic.close(account);
         let note = self.log.moved(token, traffic, self.env.now);
         let bytes = input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
-        MovedRecord { since, has_fallen_behind, client, note, input: bytes, state: &state }
+        let ages = self.lifetimes.ages(token, self.env.now);
+        let place = self.slots.get(token).and_then(|slot| slot.connection.own_times());
+        let route = place.and_then(|place| self.lifetimes.route(place)).unwrap_or_default();
+        MovedRecord { since, has_fallen_behind, client, ages, route, note, input: bytes, state: &state }
             .write(&mut record);
         if let Some(slot) = self.slots.get(token) {
             slot.connection.freeze(&mut record, self.env.now);
@@ -240,7 +243,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
                 return Err(moved);
             }
         };
-        let MovedRecord { since, has_fallen_behind, client, note, state, .. } = record;
+        let MovedRecord { since, has_fallen_behind, client, ages, route, note, state, .. } = record;
         let state = state.to_vec();
         let token = match self.driver.adopt(moved.socket, has_fallen_behind) {
             Ok(token) => token,
@@ -250,6 +253,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
         };
         self.place(token, connection, note).leased = is_leased;
+        self.set_route(token, route);
+        self.limit_life(token, ages.unwrap_or_default());
         if let Some(client) = client.filter(|_| self.arrivals.is_on()) {
             self.reenter(token, client);
         }
@@ -272,7 +277,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if let Some(note) = note {
             self.log.taken_in(token, note, self.env.now);
         }
-        let account = own.and_then(|traffic| self.counters.traffic.reopen(HANDSHAKE_CLASS, traffic));
+        let account = own.map(|traffic| self.counters.traffic.reopen(HANDSHAKE_CLASS, traffic));
         let slot = self.slots.insert(token, connection, None);
         slot.account = account.unwrap_or(Account::HANDSHAKE);
         slot

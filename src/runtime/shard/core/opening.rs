@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use super::Core;
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
-use crate::limits::OWN_PROGRESS_MAX;
 use crate::shard::connection_log::Refused;
 use crate::shard::kinds::Kinds;
 use crate::shard::route::Route;
+use crate::shard::times::Ages;
 use crate::shard::tls::Layer;
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Account;
 use crate::traces;
-use echoring_proto::connection::{Cause, Connection, MessageProgress, OutOfMemory, Reply};
+use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
 use echoring_proto::handshake::{Refusal, Upgrade};
 
@@ -37,25 +37,6 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && slot.connection.agree(agreement, &mut self.env.lend()).is_err()
         {
             slot.connection.abort(Cause::OutOfMemory);
-        }
-    }
-
-    /// Sets the least progress of a connection's messages, if its route has its own.
-    pub(in crate::shard) fn set_progress(&mut self, token: Token, own: Option<MessageProgress>) {
-        let (Some(own), Some(slot)) = (own, self.slots.get_mut(token)) else { return };
-        let known = &mut self.env.config.own_progress;
-        let place = known.iter().position(|other| *other == own).unwrap_or(known.len());
-        match u8::try_from(place) {
-            Ok(place) if usize::from(place) < OWN_PROGRESS_MAX => {
-                if usize::from(place) == known.len() {
-                    known.push(own);
-                }
-                slot.connection.set_progress(place);
-            }
-            _ => tracing::error!(
-                "routes have more than {OWN_PROGRESS_MAX} different values of message_progress; the \
-                 server's value is used"
-            ),
         }
     }
 
@@ -94,6 +75,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.counters.opened += 1;
         self.note_answer(token, status);
         self.log.opened(token);
+        self.limit_life(token, Ages::default());
     }
 
     fn note_answer(&mut self, token: Token, status: u16) {

@@ -5,6 +5,7 @@ use super::sealing::send_queued;
 use crate::admission::Limit;
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::kinds::Kinds;
+use crate::shard::slots::Path;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, OutOfMemory, SINGLE_FRAME_BYTES_MAX, SpanCursor};
 use echoring_proto::{ProtocolError, Role};
@@ -13,8 +14,10 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// Determines whether the next span may take the fast path.
     pub(in crate::shard) fn look_for_plain_echo(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
-        slot.plain_echo = !slot.dirty
-            && !slot.leaving
+        if slot.path == Path::Listed {
+            return;
+        }
+        let is_plain = !slot.leaving
             && !self.leaving.holds(token)
             && !self.sessions.has(token.index)
             && !slot.account.is_own()
@@ -22,6 +25,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));
+        slot.path = if is_plain { Path::PlainEcho } else { Path::Common };
     }
 
     /// A connection has begun to close because of the peer's messages, or their absence: counts and logs a message that

@@ -5,7 +5,7 @@ use super::Shard;
 use crate::driver::{Driver, Event, Span, Token, Work};
 use crate::shard::application::Application;
 use crate::shard::core::Echoed;
-use crate::shard::slots::Slots;
+use crate::shard::slots::{Path, Slots};
 use crate::stats::Traffic;
 use echoring_proto::connection::{SINGLE_REPLY_START, SpanCursor, echo_short, echo_single};
 use echoring_proto::limits::Nanos;
@@ -62,7 +62,7 @@ impl<P> Work for Echoes<'_, P> {
         let Echoes { events, slots, echoed, mut several, now } = self;
         let (mut left, mut bytes, mut rest) = (events.iter(), 0, None);
         while let Some(&Event::Received { token, span }) = left.as_slice().first() {
-            let Some(slot) = slots.get_mut(token).filter(|slot| slot.plain_echo) else { break };
+            let Some(slot) = slots.get_mut(token).filter(|slot| slot.path == Path::PlainEcho) else { break };
             debug_assert!(slot.connection.may_echo_in_place());
             slot.connection.begin_span(now);
             if echo_single(driver.received(span)) {

@@ -39,12 +39,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
             // The application has to forget it, too.
             self.application.thaw(&mut Context { core: &mut self.core }, token, &state);
         }
+        let end_of_life = self.core.lifetimes.cause(token).cloned();
         let Some(slot) = self.core.remove(token) else { return };
-        let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
-        let closed = slot.connection.closed().unwrap_or(&gone);
-        self.core.note_end(token, &slot, closed, self.application.identity(token));
+        let gone = || Closed::new(CloseCode::ABNORMAL, Cause::Gone);
+        let mut closed = slot.connection.closed().cloned().unwrap_or_else(gone);
+        if let Some(cause) = end_of_life.filter(|_| closed.cause == Cause::Local) {
+            closed.cause = cause;
+        }
+        self.core.note_end(token, &slot, &closed, self.application.identity(token));
         if let Some(peer) = slot.peer {
-            self.application.closed(&mut Context { core: &mut self.core }, token, peer, closed);
+            self.application.closed(&mut Context { core: &mut self.core }, token, peer, &closed);
         }
     }
 
@@ -70,6 +74,21 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         if let Some(until) = self.core.end_farewells() {
             self.drain_until(until);
+        }
+    }
+
+    /// Closes the connections whose life is over.
+    #[inline]
+    pub(super) fn end_lives(&mut self) {
+        if self.core.lifetimes.look_at().is_some_and(|at| at <= self.core.env.now) {
+            self.end_due_lives();
+        }
+    }
+
+    #[cold]
+    fn end_due_lives(&mut self) {
+        while let Some(token) = self.core.next_life_end() {
+            self.say_farewell(token);
         }
     }
 

@@ -4,6 +4,7 @@ use super::Shard;
 use crate::driver::Driver;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
+use crate::shard::slots::Path;
 
 impl<D: Driver, A: Application> Shard<D, A> {
     /// Sends queued data and carries out the decisions of connections, until nothing is left.
@@ -53,7 +54,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             let Some(slot) = self.core.slots.get(token) else { continue };
             if slot.connection.is_writable() {
                 self.application.writable(&mut Context { core: &mut self.core }, token);
-            } else if slot.dirty && !slot.connection.is_blocked() {
+            } else if slot.path == Path::Listed && !slot.connection.is_blocked() {
                 // Replies to deferred input leave first, and no event will report that.
                 self.core.refused.push(token);
             }

@@ -63,7 +63,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
                 self.core.set_peer(token, peer);
-                self.core.set_progress(token, extras.message_progress);
+                extras.route.iter().for_each(|route| self.core.set_route(token, route));
                 self.core.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                 self.application.opened(&mut Context { core: &mut self.core }, token, None);
             }

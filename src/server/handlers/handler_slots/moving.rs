@@ -13,7 +13,6 @@ use crate::routes::route::{Route, Routes};
 use echoring_broker::peer::ConnectionContext;
 use echoring_broker::publications::on_close::OnClose;
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Destination;
@@ -29,11 +28,6 @@ pub(crate) struct Newcomer {
 }
 
 impl Newcomer {
-    /// The least progress of messages on its route.
-    pub(crate) fn progress(&self) -> Option<MessageProgress> {
-        self.route.progress()
-    }
-
     /// The connection gets no slot: releases what the handler holds.
     pub(crate) fn give_up(self, pool: &mut Pool) {
         pool.discharge(self.reserved_bytes);

@@ -249,7 +249,7 @@ fn check(server: &Server, config: &TestFile, row: &Row) {
 }
 
 /// Reloads a configuration. Returns the keys that have changed.
-fn reload(server: &Server, config: &TestFile, text: &str) -> Vec<String> {
+pub fn reload(server: &Server, config: &TestFile, text: &str) -> Vec<String> {
     let defaults = "[topic_defaults]\npublish = 'everybody'\nsubscribe = 'everybody'\n";
     let hosts = if text.contains("allow_host") { "" } else { "allow_host = ['*']\n" };
     fs::write(config.path(), format!("{hosts}{text}\n{defaults}")).expect("written");

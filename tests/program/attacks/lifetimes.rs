@@ -1,0 +1,120 @@
+//! Clients that are silent, have nothing to say, or stay for long, and the keys that say how long they may.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::auth::TestFile;
+use super::limits::reloads::reload;
+use super::peer::{CLOSE, FIN, Peer, TEXT, frame, upgrade};
+use super::server::{Server, on_both_drivers};
+
+const PING: u8 = 0x9;
+const GOING_AWAY: u16 = 1001;
+
+fn event_stream(server: &Server) -> Peer {
+    let mut peer = Peer::connect(server);
+    peer.send(b"GET /sse/t HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    while peer.line().is_some_and(|line| line.trim_end() != "") {}
+    peer
+}
+
+fn centrifuge(server: &Server) -> (Peer, Value) {
+    let mut peer = Peer::open(server, "/connection/websocket");
+    peer.send(&frame(TEXT, br#"{"id":1,"connect":{}}"#));
+    let (_, reply) = peer.message();
+    (peer, serde_json::from_slice(&reply).expect("JSON"))
+}
+
+fn ended_by(stats: &Value, cause: &str) -> u64 {
+    stats["causes"][cause].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn pings_of_each_dialect_come_as_often_as_the_key_says() {
+    on_both_drivers(&["--ping-interval", "1s", "--pong-timeout", "1s"], |server| {
+        let mut raw = Peer::open(server, "/broadcast/t");
+        let mut stream = event_stream(server);
+        let (mut session, reply) = centrifuge(server);
+        let connected = &reply["connect"];
+        assert_eq!((&connected["ping"], &connected["pong"]), (&json!(1), &json!(true)), "{reply}");
+        assert_eq!(raw.frame().0, FIN | PING);
+        // A comment, behind the event with the position.
+        while stream.line().expect("the stream goes on").trim_end() != ":" {}
+        assert_eq!(session.message().1, b"{}");
+        // Nobody answers.
+        server.wait_until("the raw subscriber is given up", |stats| ended_by(stats, "pong-timeout") == 1);
+        let code = loop {
+            let (first, payload) = session.frame();
+            match first & 0xf {
+                CLOSE => break payload.first_chunk().map(|code| u16::from_be_bytes(*code)),
+                // The protocol's own pings come, too.
+                opcode => assert!([PING, TEXT].contains(&opcode), "{opcode}"),
+            }
+        };
+        assert_eq!(code, Some(3012));
+    });
+}
+
+#[test]
+fn clients_without_messages_are_closed_and_their_pings_are_none() {
+    on_both_drivers(&["--idle-timeout", "1s"], |server| {
+        let mut silent = Peer::open(server, "/echo");
+        let mut pinging = Peer::open(server, "/echo");
+        let began = Instant::now();
+        let mut talking = Peer::open(server, "/echo");
+        let mut pings = 0;
+        while began.elapsed().as_secs() < 3 {
+            if began.elapsed().as_millis() >= 200 * pings {
+                pings += 1;
+                // Fails once it is closed.
+                let _ = pinging.offer(&frame(PING, b""));
+            }
+            talking.send(&frame(TEXT, b"here"));
+            assert_eq!(talking.message().1, b"here");
+        }
+        assert_eq!(silent.close_frame(), Some(GOING_AWAY));
+        // By now the third one has had no messages, either.
+        server.wait_until("all are closed", |stats| ended_by(stats, "idle") == 3);
+    });
+}
+
+#[test]
+fn the_longest_life_ends_clients_of_each_dialect_so_that_they_come_back() {
+    on_both_drivers(&["--max-lifetime", "1s"], |server| {
+        let mut peers = ["/echo", "/broadcast/t"].map(|path| Peer::open(server, path));
+        let mut v1 = Peer::connect(server);
+        v1.send(&upgrade("/broadcast", &["Sec-WebSocket-Protocol: echoring.v1.json"]));
+        assert_eq!(v1.answer().status, 101);
+        let mut stream = event_stream(server);
+        let (mut session, _) = centrifuge(server);
+        for peer in peers.iter_mut().chain([&mut v1]) {
+            assert_eq!(peer.close_frame(), Some(GOING_AWAY));
+        }
+        assert_eq!(session.close_frame(), Some(3001));
+        while stream.line().is_some() {}
+        server.wait_until("all are counted", |stats| ended_by(stats, "lifetime") == 5);
+    });
+}
+
+#[test]
+fn a_reload_changes_the_times_of_open_connections() {
+    for driver in ["auto", "epoll"] {
+        let config = TestFile::new("");
+        let server = Server::start(&[&config.flag("config"), "--driver", driver, "--watch", "off"]);
+        let mut peer = Peer::open(&server, "/echo");
+        reload(&server, &config, "ping_interval = '1s'");
+        assert_eq!(peer.frame().0, FIN | PING);
+        let limits = server.get("/limits");
+        assert_eq!(limits["limits"]["idle_timeout_s"], Value::Null, "{limits}");
+        reload(&server, &config, "idle_timeout = '1s'");
+        assert_eq!(peer.close_frame(), Some(GOING_AWAY));
+        let mut peer = Peer::open(&server, "/echo");
+        reload(&server, &config, "max_lifetime = '1s'");
+        assert_eq!(server.get("/limits")["limits"]["max_lifetime_s"], 1);
+        assert_eq!(peer.close_frame(), Some(GOING_AWAY));
+        server.wait_until("each is counted", |stats| {
+            ended_by(stats, "idle") == 1 && ended_by(stats, "lifetime") == 1
+        });
+    }
+}
