@@ -105,12 +105,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, reloading));
     let control = control.transpose()?;
     let control_handle = || control.as_ref().map(Control::handle);
-    if let Some(membership) = &cluster {
-        membership.start_nats_clients(&mut server, control_handle())?;
-    }
-    let drain = settings.args.drain();
-    let (points, tickets_there) = (meeting_points(&settings, server.addresses()), tickets.clone());
-    let offering = Offering { points, admin: passed_on, tickets: tickets_there, drain: drain.handover() };
+    let start_nats_clients = |node: &Membership| node.start_nats_clients(&mut server, control_handle());
+    cluster.as_ref().map_or(Ok(()), start_nats_clients)?;
+    let (points, drain) = (meeting_points(&settings, server.addresses()), settings.args.drain());
+    let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
     wait_for_successor(&server, control_handle(), cluster.as_ref(), offering);
     let listening = Listening::of(&server, scheme);
     let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;
