@@ -576,11 +576,6 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.touch(token);
     }
 
-    /// Gives a connection the [times](super::RouteTimes) of its route, if that sets any. Before it is accepted.
-    pub fn set_route(&mut self, token: Token, name: &str) {
-        self.core.set_route(token, name);
-    }
-
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see
     /// [`Answer::EventStream`](super::Answer::EventStream).
     pub fn begin_event_stream(&mut self, token: Token, headers: &str) {

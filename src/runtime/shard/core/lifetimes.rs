@@ -49,12 +49,6 @@ impl Lifetimes {
         Some(*look_at.max(&self.close_at))
     }
 
-    /// The ages that a connection takes along.
-    pub(super) fn ages(&self, token: Token, now: Nanos) -> Option<Ages> {
-        let life = self.limited.get(&token)?;
-        Some(Ages { began: now.saturating_sub(life.began_at), message: now.saturating_sub(life.messages_at) })
-    }
-
     /// Why a connection is closed, if its life is over.
     pub(in crate::shard) fn cause(&self, token: Token) -> Option<&Cause> {
         self.limited.get(&token)?.end.as_ref()
@@ -111,7 +105,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             for token in self.slots.tokens() {
                 let is_open = self.slots.get(token).is_some_and(|slot| slot.connection.is_open());
                 if is_open && self.lifetimes.cause(token).is_none() {
-                    let ages = self.lifetimes.ages(token, self.env.now).unwrap_or_default();
+                    let ages = self.ages(token).unwrap_or_default();
                     self.limit_life(token, ages);
                 }
             }
@@ -158,6 +152,14 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let look_at = life.next_look(now);
         self.lifetimes.limited.insert(token, life);
         self.lifetimes.schedule(token, Some(look_at));
+    }
+
+    /// How old a connection with a limited life is.
+    pub(super) fn ages(&mut self, token: Token) -> Option<Ages> {
+        let (now, messages) = (self.env.now, self.messages(token));
+        let life = self.lifetimes.limited.get_mut(&token)?;
+        life.note_messages(messages, now);
+        Some(Ages { began: now.saturating_sub(life.began_at), message: now.saturating_sub(life.messages_at) })
     }
 
     /// Messages in both directions, of a connection with an account of its own.
@@ -207,9 +209,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             self.touch(token);
             return false;
         }
-        if messages != life.messages {
-            (life.messages, life.messages_at) = (messages, now);
-        }
+        life.note_messages(messages, now);
         let end = life.end_by(now);
         let look_at = match end {
             Some(_) if is_amid => now + LIFE_END_RETRY,
@@ -235,6 +235,12 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 }
 
 impl Life {
+    fn note_messages(&mut self, messages: u64, now: Nanos) {
+        if messages != self.messages {
+            (self.messages, self.messages_at) = (messages, now);
+        }
+    }
+
     fn end_by(&self, now: Nanos) -> Option<Cause> {
         if self.ends_at <= now {
             return Some(Cause::LifeOver);

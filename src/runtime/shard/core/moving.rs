@@ -190,10 +190,11 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let account = slot.account;
         let mut record = Vec::new();
         let client = self.arrivals.client(token);
+        // Its messages are counted in the account.
+        let ages = self.ages(token);
         let traffic = self.counters.traffic.close(account);
         let note = self.log.moved(token, traffic, self.env.now);
         let bytes = input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
-        let ages = self.lifetimes.ages(token, self.env.now);
         let place = self.slots.get(token).and_then(|slot| slot.connection.own_times());
         let route = place.and_then(|place| self.lifetimes.route(place)).unwrap_or_default();
         MovedRecord { since, has_fallen_behind, client, ages, route, note, input: bytes, state: &state }

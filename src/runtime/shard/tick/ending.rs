@@ -1,5 +1,7 @@
 //! Deadlines, the ends of connections, and the application's part of a drain.
 
+use std::borrow::Cow;
+
 use super::Shard;
 use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
@@ -41,10 +43,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         let end_of_life = self.core.lifetimes.cause(token).cloned();
         let Some(slot) = self.core.remove(token) else { return };
-        let gone = || Closed::new(CloseCode::ABNORMAL, Cause::Gone);
-        let mut closed = slot.connection.closed().cloned().unwrap_or_else(gone);
+        let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
+        let mut closed = Cow::Borrowed(slot.connection.closed().unwrap_or(&gone));
         if let Some(cause) = end_of_life.filter(|_| closed.cause == Cause::Local) {
-            closed.cause = cause;
+            closed.to_mut().cause = cause;
         }
         self.core.note_end(token, &slot, &closed, self.application.identity(token));
         if let Some(peer) = slot.peer {

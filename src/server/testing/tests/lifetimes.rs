@@ -57,6 +57,23 @@ fn a_connection_without_messages_ends_and_pings_are_none() {
 }
 
 #[test]
+fn a_reload_does_not_forget_the_messages_since_the_last_look() {
+    let builder = echo().idle_timeout(MINUTE);
+    let mut config = builder.config().clone();
+    let server = TestServer::new(builder);
+    let client = server.connect("/").unwrap();
+    server.advance(10 * SECOND);
+    client.send_text("here");
+    server.advance(2 * SECOND);
+    config.lifetime.max = 1_000 * MINUTE.as_nanos() as u64;
+    server.handle().reconfigure(&config);
+    server.advance(57 * SECOND);
+    assert!(client.is_open(), "its message is 59 s old");
+    server.advance(20 * SECOND);
+    assert_eq!(ended(&client), idle());
+}
+
+#[test]
 fn what_a_subscriber_is_sent_keeps_it_from_being_idle() {
     let server = TestServer::new(rooms(2).idle_timeout(MINUTE));
     let (listening, silent) = (server.connect("/busy").unwrap(), server.connect("/still").unwrap());
