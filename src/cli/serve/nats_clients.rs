@@ -22,8 +22,8 @@ use echoring_server::{
     StreamQuery,
 };
 use echoring_topics::Durable;
-use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -372,19 +372,20 @@ async fn publish_for(
     sender: &ClientSender,
     leaving: &Leaving,
 ) -> (u16, Bytes) {
-    let request = match request(publication) {
-        Ok(request) => request,
-        Err(field) => return (400, bad_field(field)),
-    };
     let given_up = Instant::now() + CLUSTER_LEAVE_TIMEOUT;
     loop {
-        let (head, body) = control.request(request.clone()).await.into_parts();
+        let request = match request(publication) {
+            Ok(request) => request,
+            Err(field) => return (400, bad_field(field)),
+        };
+        let (head, body) = control.request(request).await.into_parts();
         let may_wait = server.has_successor() || !server.is_leaving();
-        if !(may_wait && is_draining(&body)) || given_up <= Instant::now() {
+        let is_refused = head.status == StatusCode::SERVICE_UNAVAILABLE && may_wait && is_draining(&body);
+        if !is_refused || given_up <= Instant::now() {
             return (head.status.as_u16(), body);
         }
         if leaving.is_succeeded.load(Ordering::Acquire)
-            && let Some(answer) = ask_successor(server, sender, &request).await
+            && let Some(answer) = ask_successor(server, sender, publication).await
         {
             return answer;
         }
@@ -401,9 +402,10 @@ fn is_draining(body: &[u8]) -> bool {
 async fn ask_successor(
     server: &Handle,
     sender: &ClientSender,
-    request: &Request<Bytes>,
+    publication: &ClientPublication,
 ) -> Option<(u16, Bytes)> {
     let node = server.cluster()?.status().id;
+    let request = request(publication).ok()?;
     let line = format!("POST {}", request.uri());
     let values = |name| request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
     let fields = PASSED_ON.into_iter().flat_map(|name| values(name).map(move |value| (name, value)));

@@ -19,7 +19,7 @@ use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
 use echoring_broker::node_mail::StreamCommand;
 use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
-use echoring_proto::connection::MessageProgress;
+use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Exits, Goodbye, Lifetime, Remote};
@@ -451,7 +451,7 @@ impl Handle {
         PacedDrain { time, per_second_max }: PacedDrain,
         goodbye: Goodbye,
     ) -> DrainPlan {
-        let timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        let timeout = nanos(time);
         let shards = self.remotes.len() as u64;
         let spacing = SECOND * shards / u64::from(per_second_max).max(1);
         DrainPlan { goodbye, timeout, paced: timeout - DRAIN_TIMEOUT.min(timeout / 4), spacing }
