@@ -37,6 +37,24 @@ def settled(pid):
     return samples[-1]
 
 
+def slab_caches():
+    """Bytes in use in each of the kernel's slab caches; None without the permission to read them."""
+    try:
+        with open("/proc/slabinfo") as file:
+            lines = [line.split() for line in file.readlines()[2:]]
+    except PermissionError:
+        return None
+    return {words[0]: int(words[1]) * int(words[3]) for words in lines}
+
+
+def slab_growth(before, after, count):
+    """Growth of each cache in bytes per connection, the largest first; small ones are omitted."""
+    if before is None or after is None:
+        return None
+    grown = {name: (bytes - before.get(name, 0)) / count for name, bytes in after.items()}
+    return {name: round(bytes) for name, bytes in sorted(grown.items(), key=lambda one: -one[1]) if bytes >= 24}
+
+
 def certificate(folder):
     """Makes a self-signed certificate for 127.0.0.1 and localhost. Returns the paths of its file and its key's."""
     files = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")

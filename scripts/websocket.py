@@ -1,5 +1,7 @@
-"""A WebSocket client on a blocking socket, for checks and measurements of servers."""
+"""A WebSocket client on a blocking socket, for checks and measurements of servers, and what servers of scripts need."""
 
+import base64
+import hashlib
 import os
 import re
 import socket
@@ -11,6 +13,8 @@ PATIENCE_S = 60
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, COMPRESSED = 0x80, 0x40
 KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
+# RFC 6455, section 1.3.
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Client:
@@ -103,3 +107,32 @@ def masked(first, payload):
     pad = (key * (length // 4 + 1))[:length]
     mixed = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
     return bytes([first]) + size + key + mixed.to_bytes(length, "big")
+
+
+def upgrade(waiting):
+    """The path of the request that `waiting` begins with, the response, and the bytes behind it; None while it is not complete."""
+    head, end, rest = waiting.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    line = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    accept = base64.b64encode(hashlib.sha1(line.split(b":", 1)[1].strip() + GUID).digest())
+    response = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )
+    return head.split(b" ", 2)[1].decode(), response, rest
+
+
+def unmasked(waiting):
+    """The first frame of a client as a server sends it back, and the bytes behind it; None while it is not complete. It has less than 64 KiB."""
+    if len(waiting) < 6 or (len(waiting) < 8 and waiting[1] & 0x7F >= 126):
+        return None
+    length, at = waiting[1] & 0x7F, 2
+    if length == 126:
+        length, at = int.from_bytes(waiting[2:4], "big"), 4
+    end = at + 4 + length
+    if len(waiting) < end:
+        return None
+    pad = (waiting[at : at + 4] * (length // 4 + 1))[:length]
+    payload = (int.from_bytes(waiting[at + 4 : end], "big") ^ int.from_bytes(pad, "big")).to_bytes(length, "big")
+    head = bytes([waiting[0], length]) if length < 126 else bytes([waiting[0], 126]) + length.to_bytes(2, "big")
+    return head + payload, waiting[end:]

@@ -206,16 +206,16 @@ pub mod server {
     pub use echoring_admin::{Control, Token, TokenError};
     #[doc(inline)]
     pub use echoring_server::{
-        AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Builder, Busy,
-        Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DrainAction,
-        DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
-        HeaderField, Identity, IntoHandler, IntoResponse, JoinError, Jwks, JwksSource, ListenAddress,
-        MakeHandler, Message, MessageKind, Migrate, Opening, OptionalFromRequest, OutgoingMessage,
-        OwnedPublication, Path, PendingBatch, PendingPublish, Position, PositionError, PublishError,
-        PublishOutcome, Published, Query, Refused, Remote, RemoteSender, RequestContext, Requirements,
-        Response, Result, Route, SendError, SendUntilRoom, Server, ShardState, Snapshot, StartError,
-        StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent,
-        ThawContext, TopicMessage, TopicName, TopicNameError, TopicOptions,
+        AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Block, Blocked,
+        Builder, Busy, Cause, CertificateSubject, Chunk, Closed, Compression, ConnectionTimes, Content,
+        Cookies, Disposition, DrainAction, DrainNotice, DriverChoice, Extension, Failure, FromRequest,
+        GapReason, Handle, Handler, Header, HeaderField, Identity, IntoHandler, IntoResponse, JoinError,
+        Jwks, JwksSource, ListenAddress, MakeHandler, Message, MessageKind, Migrate, Opening,
+        OptionalFromRequest, OutgoingMessage, OwnedPublication, Path, PendingBatch, PendingPublish, Position,
+        PositionError, PublishError, PublishOutcome, Published, Query, Refused, Remote, RemoteSender,
+        RequestContext, Requirements, Response, Result, Route, SendError, SendUntilRoom, Server, ShardState,
+        Snapshot, StartError, StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd,
+        SubscriptionEvent, ThawContext, TopicMessage, TopicName, TopicNameError, TopicOptions,
     };
 }
 

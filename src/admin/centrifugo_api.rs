@@ -12,7 +12,7 @@ mod reply;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use echoring_topics::{Pattern, TopicReport, members, parse_epoch};
+use echoring_topics::{Pattern, Profile, TopicReport, members, parse_epoch};
 use echoring_wire::centrifuge::{Encoding, ErrorCode};
 use hyper::header::CONTENT_ENCODING;
 use hyper::{Request, StatusCode};
@@ -33,6 +33,9 @@ use echoring_server::machinery::{self, ConnectionFilter, Missing, ScanAction};
 use echoring_server::{Handle, OwnedPublication, Snapshot};
 use error::ApiError;
 use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};
+
+/// The field of a request that wants errors as statuses, with the value `transport`.
+const ERROR_MODE: &str = "x-centrifugo-error-mode";
 
 /// The result of a command.
 type Answer = Result<Outcome, ApiError>;
@@ -79,6 +82,7 @@ impl CentrifugoApi<'_> {
             Err(error) => return Ok(topics::no_body(error, bytes_max)),
         };
         let form = Form::of(&path);
+        let has_statuses = request.headers().get(ERROR_MODE).is_some_and(|mode| mode == "transport");
         let commands = match form.commands(&held.bytes) {
             Ok(commands) => commands,
             Err(fault) => return Ok(topics::refuse(&fault)),
@@ -87,10 +91,21 @@ impl CentrifugoApi<'_> {
         if self.scope == Scope::Read && !commands.iter().all(reads) {
             return Err(access::reads_only());
         }
-        Ok(self.answers(peer, form, commands).await)
+        let (mut reply, error) = self.answers(peer, form, commands).await;
+        if let (true, Form::Single(_), Some(error)) = (has_statuses, form, error) {
+            reply = Reply::json(error.status(), serde_json::to_vec(&error));
+        }
+        Ok(reply)
     }
 
-    async fn answers(&self, peer: Option<AdminPeer>, form: Form<'_>, commands: Vec<Command>) -> Reply {
+    /// The reply to a request, and the error of its last command.
+    async fn answers(
+        &self,
+        peer: Option<AdminPeer>,
+        form: Form<'_>,
+        commands: Vec<Command>,
+    ) -> (Reply, Option<ApiError>) {
+        let mut failed = None;
         let mut replies = Replies::new(form);
         let cluster = self.server.cluster().filter(|_| self.nodes == Nodes::All);
         for Command { id, method, call, shared } in commands {
@@ -106,11 +121,12 @@ impl CentrifugoApi<'_> {
                 },
                 Err(error) => Err(error),
             };
+            failed = result.as_ref().err().cloned();
             if let Err(error) = replies.push(id, &method, &result.into()) {
-                return Reply::json(StatusCode::OK, Err(error));
+                return (Reply::json(StatusCode::OK, Err(error)), None);
             }
         }
-        Reply::json(StatusCode::OK, Ok(replies.finish()))
+        (Reply::json(StatusCode::OK, Ok(replies.finish())), failed)
     }
 
     async fn run(&self, peer: Option<AdminPeer>, action: Action) -> Answer {
@@ -124,22 +140,36 @@ impl CentrifugoApi<'_> {
                 Ok(Outcome::Broadcast { responses })
             }
             Action::History(channel, range, epoch) => self.history(channel, range, &epoch).await,
+            Action::RemoveHistory(channel) => match self.ask(channel, TopicQuestion::Removal).await? {
+                TopicAnswer::Removed => Ok(Outcome::Done {}),
+                _ => Err(ErrorCode::Internal.into()),
+            },
             Action::Presence(channel) => {
                 let page = self.members(channel).await?;
-                let clients = members(&page).map(|(number, user)| {
-                    let client = format!("{number:x}");
-                    (client.clone(), Client { client, user: user.to_owned() })
-                });
-                Ok(Outcome::Presence { presence: clients.collect() })
+                let clients = members(&page).map(|(id, profile)| Client::new(id, Profile(profile)));
+                let presence = clients.map(|client| client.map(|client| (client.client.clone(), client)));
+                Ok(Outcome::Presence { presence: presence.collect::<Result<_, _>>()? })
             }
             Action::PresenceStats(channel) => {
                 let page = self.members(channel).await?;
-                let users: BTreeSet<&str> = members(&page).map(|(_, user)| user).collect();
+                let users: BTreeSet<&str> =
+                    members(&page).map(|(_, profile)| Profile(profile).subject()).collect();
                 let num_clients = members(&page).count();
                 Ok(Outcome::PresenceStats { num_clients, num_users: users.len() })
             }
             Action::Channels(pattern) => self.channels(&pattern).await,
             Action::Change(filter, change) => self.change(filter, change).await,
+            Action::Block(block) => match self.server.block(block) {
+                true => Ok(Outcome::Done {}),
+                false => Err(ApiError::new(
+                    ErrorCode::LimitExceeded,
+                    "too many blocks; use the file of auth_blocked",
+                )),
+            },
+            Action::Unblock(who) => {
+                self.server.unblock(&who);
+                Ok(Outcome::Done {})
+            }
             Action::Info => Ok(self.info().await),
         }
     }
@@ -159,7 +189,10 @@ impl CentrifugoApi<'_> {
             let mut data = Vec::new();
             payload(&message).write(Encoding::Json, &mut data);
             let data = serde_json::from_slice(&data).map_err(|_| ErrorCode::Internal)?;
-            Ok(StoredPublication { data, offset })
+            let author = message.author.read();
+            let info = author.map(|(client, profile)| Client::new(client, profile)).transpose()?;
+            let tags = message.tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            Ok(StoredPublication { data, info, offset, tags })
         });
         let publications = wanted.collect::<Result<Vec<_>, ApiError>>()?;
         let (offset, epoch) = head.map(|head| (head.offset, format!("{:x}", head.epoch))).unwrap_or_default();

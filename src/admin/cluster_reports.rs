@@ -78,7 +78,7 @@ impl<'a> Question<'a> {
             let Reply { status: code, body, .. } = own.await;
             Some((status.id.clone(), (status.node.clone(), Ok((code.as_u16(), body)))))
         };
-        let others = cluster.ask_others(|member| is_asked(&member.node), &line, Bytes::new());
+        let others = cluster.ask_others(|member| is_asked(&member.node), &line, ("", Bytes::new()));
         let (own, others) = tokio::join!(own, others);
         let others = others.into_iter().map(|(member, answer)| (member.id, (member.node, answer)));
         let answers: BTreeMap<String, (String, PeerAnswer)> = own.into_iter().chain(others).collect();

@@ -1,6 +1,10 @@
-//! `/connections` and `/connections/{id}`: the open connections of the node, listed and closed.
+//! `/connections` and `/connections/{id}`: the open connections of the node, listed, closed and sent messages.
 
+mod messages;
 pub(crate) mod pages;
+mod trace;
+
+use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
 use serde::Serialize;
@@ -11,7 +15,7 @@ use super::http::Reply;
 use super::publications::InvalidBody;
 use super::reload::served::Served;
 use super::topics::{parameters, refuse, unknown_parameter};
-use crate::limits::{ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT};
+use crate::limits::{ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, TRACES_MAX};
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_server::limits::ADMIN_CONNECTIONS_LISTED_MAX;
 use echoring_server::machinery::{
@@ -26,6 +30,7 @@ const SCHEMA: &str = "echoring.connections/1";
 pub(super) struct Connections {
     server: Served,
     requests: Semaphore,
+    traces: Arc<Semaphore>,
 }
 
 /// The answer to `GET`.
@@ -52,7 +57,8 @@ struct ClosedConnections<'a> {
 
 impl Connections {
     pub(super) fn new(server: Served) -> Connections {
-        Connections { server, requests: Semaphore::new(ADMIN_CONNECTION_REQUESTS_MAX) }
+        let traces = Arc::new(Semaphore::new(TRACES_MAX));
+        Connections { server, requests: Semaphore::new(ADMIN_CONNECTION_REQUESTS_MAX), traces }
     }
 
     /// `/connections`.
@@ -82,14 +88,10 @@ impl Connections {
     }
 
     async fn close_all(&self, parameters: Parameters) -> Reply {
-        let Parameters { filter, after, limit, rank } = parameters;
-        if filter.is_empty() {
-            let hint = "say which: give an address, an identity or a topic";
-            return Reply::problem(StatusCode::BAD_REQUEST, "no-filter", hint);
-        }
-        if rank.is_some() || limit.is_some() {
-            return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
-        }
+        let (filter, after) = match parameters.chosen() {
+            Ok(chosen) => chosen,
+            Err(reply) => return reply,
+        };
         let close = ScanAction::Close(OperatorClose::default());
         let closed = self.asked(move |pages| pages.change(&filter, after, &close)).await;
         closed.map_or_else(|error| failed(&error), |gathered| closed_reply(&gathered))
@@ -106,8 +108,6 @@ impl Connections {
 
     /// `DELETE /connections/{id}`.
     pub(super) async fn close_one(&self, id: &str) -> Reply {
-        let unknown =
-            || Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", "no such open connection");
         let Ok(id) = id.parse() else { return unknown() };
         match self.asked(move |pages| pages.close(id)).await {
             Ok(true) => closed_reply(&Gathered { changed: 1, ..Gathered::default() }),
@@ -128,6 +128,10 @@ impl Connections {
     }
 }
 
+fn unknown() -> Reply {
+    Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", "no such open connection")
+}
+
 fn closed_reply(gathered: &Gathered) -> Reply {
     let next = gathered.next.map(|place| place.to_string());
     let (closed, predecessor) = (gathered.changed, gathered.missing);
@@ -142,18 +146,19 @@ fn failed(error: &ScanError) -> Reply {
         ScanError::TooLong(shard) => {
             ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))
         }
-        ScanError::Predecessor(missing) => {
-            let code = match missing {
-                Missing::Silent => "silent-predecessor",
-                Missing::Unsupported => "unsupported-predecessor",
-            };
-            (code, missing.to_string())
-        }
+        ScanError::Predecessor(missing) => (missing_code(*missing), missing.to_string()),
         ScanError::UnknownPlace => {
             return refuse(&InvalidBody::bad("after", "must be the `next` of a page of this server"));
         }
     };
     Reply::problem(StatusCode::SERVICE_UNAVAILABLE, code, &line)
+}
+
+fn missing_code(missing: Missing) -> &'static str {
+    match missing {
+        Missing::Silent => "silent-predecessor",
+        Missing::Unsupported => "unsupported-predecessor",
+    }
 }
 
 /// The parameters of a request.
@@ -178,6 +183,19 @@ impl Parameters {
             return Err(InvalidBody::bad("after", "cannot be combined with sort"));
         }
         Ok(all)
+    }
+
+    /// The connections that something is done with, and where to continue. All of them must not be meant by mistake.
+    fn chosen(self) -> Result<(ConnectionFilter, Option<Place>), Reply> {
+        let Parameters { filter, after, limit, rank } = self;
+        if filter.is_empty() {
+            let hint = "say which: give an address, an identity or a topic";
+            return Err(Reply::problem(StatusCode::BAD_REQUEST, "no-filter", hint));
+        }
+        if rank.is_some() || limit.is_some() {
+            return Err(refuse(&InvalidBody::bad("query", "has a parameter of GET")));
+        }
+        Ok((filter, after))
     }
 
     /// Sets a parameter. False if it is set already.

@@ -4,6 +4,7 @@
 //! at most [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) connections. Paths and access rules are elsewhere.
 
 mod connection_slots;
+pub(crate) mod lines;
 pub(crate) mod socket;
 
 use std::cell::Cell;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
     X_CONTENT_TYPE_OPTIONS,
@@ -56,6 +57,8 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
     /// Time that its answer is delayed.
     pub(super) delay: Duration,
+    /// The body instead, line by line. The connection ends with it.
+    pub(super) lines: Option<mpsc::Receiver<Bytes>>,
 }
 
 impl Reply {
@@ -66,6 +69,7 @@ impl Reply {
             headers: Vec::new(),
             body: Vec::new(),
             delay: Duration::ZERO,
+            lines: None,
         }
     }
 
@@ -103,6 +107,38 @@ impl Reply {
     /// An error response: a code for programs and a line for people.
     pub(super) fn problem(status: StatusCode, code: &str, message: &str) -> Reply {
         Reply::json(status, serde_json::to_vec(&json!({"error": {"code": code, "message": message}})))
+    }
+}
+
+/// The body of a response.
+enum ReplyBody {
+    Whole(Full<Bytes>),
+    Lines(mpsc::Receiver<Bytes>),
+}
+
+impl hyper::body::Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            ReplyBody::Whole(body) => Pin::new(body).poll_frame(cx),
+            ReplyBody::Lines(lines) => lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, ReplyBody::Whole(body) if body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ReplyBody::Whole(body) => body.size_hint(),
+            ReplyBody::Lines(_) => SizeHint::default(),
+        }
     }
 }
 
@@ -164,6 +200,16 @@ pub(super) struct ChargedBody {
     room: Rc<Cell<u64>>,
 }
 
+impl ChargedBody {
+    /// Keeps the first `at` bytes, and returns the others, with their part of the charge.
+    fn split_off(&mut self, at: usize) -> ChargedBody {
+        let bytes = self.bytes.split_off(at);
+        let counted = bytes.len() as u64;
+        self.counted -= counted;
+        ChargedBody { bytes, counted, room: Rc::clone(&self.room) }
+    }
+}
+
 impl Drop for ChargedBody {
     fn drop(&mut self) {
         self.room.set(self.room.get() - self.counted);
@@ -192,24 +238,33 @@ impl Bodies {
     }
 
     async fn read_frames(&self, body: &mut RequestBody, bytes_max: u64) -> Result<ChargedBody, BodyError> {
-        let mut held = ChargedBody { bytes: Vec::new(), counted: 0, room: Rc::clone(&self.0) };
+        let mut held = self.empty();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| BodyError::Broken)?;
             // Other frames are trailers.
             let Ok(more) = frame.into_data() else { continue };
-            let length = held.counted + more.len() as u64;
-            if length > bytes_max {
+            if held.counted + more.len() as u64 > bytes_max {
                 return Err(BodyError::TooLong);
             }
-            let all = self.0.get() + more.len() as u64;
-            if all > ADMIN_BODIES_BYTES_MAX && all > length {
-                return Err(BodyError::NoRoom);
-            }
-            self.0.set(all);
-            held.counted = length;
-            held.bytes.extend_from_slice(&more);
+            self.hold(&mut held, &more)?;
         }
         Ok(held)
+    }
+
+    fn empty(&self) -> ChargedBody {
+        ChargedBody { bytes: Vec::new(), counted: 0, room: Rc::clone(&self.0) }
+    }
+
+    /// Appends further bytes of a body, if there is room for them.
+    fn hold(&self, held: &mut ChargedBody, more: &[u8]) -> Result<(), BodyError> {
+        let (length, all) = (held.counted + more.len() as u64, self.0.get() + more.len() as u64);
+        if all > ADMIN_BODIES_BYTES_MAX && all > length {
+            return Err(BodyError::NoRoom);
+        }
+        self.0.set(all);
+        held.counted = length;
+        held.bytes.extend_from_slice(more);
+        Ok(())
     }
 }
 
@@ -416,10 +471,10 @@ async fn respond<A: Answer>(
     answer: Rc<A>,
     slot: Rc<ConnectionSlot>,
     unread: Rc<Cell<bool>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<ReplyBody>, Infallible> {
     let may_begin = slot.begin(answer.is_urgent(&request));
     let codings = request.headers().get_all(TRANSFER_ENCODING).into_iter().map(HeaderValue::as_bytes);
-    let reply = if misses_host(&request) {
+    let mut reply = if misses_host(&request) {
         Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field")
     } else if !is_only_chunked(codings) {
         Reply::text(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked")
@@ -433,8 +488,15 @@ async fn respond<A: Answer>(
         tokio::time::sleep(reply.delay).await;
     }
     unread.set(!request.body().is_end_stream());
-    let is_kept = slot.sending() && !unread.get();
-    let mut response = reply.into_response().map(Full::new);
+    let lines = reply.lines.take();
+    let is_kept = match lines {
+        Some(_) => slot.streaming(),
+        None => slot.sending() && !unread.get(),
+    };
+    let mut response = reply.into_response().map(|whole| match lines {
+        Some(lines) => ReplyBody::Lines(lines),
+        None => ReplyBody::Whole(Full::new(whole)),
+    });
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -479,6 +541,9 @@ mod tests {
             }
             if path == "/slow" {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if path == "/never" {
+                std::future::pending::<()>().await;
             }
             match self.bodies.read(request.body_mut(), BODY_BYTES_MAX).await {
                 Ok(held) => Reply { body: held.bytes.clone(), ..Reply::empty(StatusCode::OK) },
@@ -668,6 +733,59 @@ mod tests {
             assert_eq!(read, "/b\n");
             assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
             assert_eq!(idle.read(&mut [0]).expect("the end"), 0);
+        });
+    }
+
+    #[test]
+    fn pipelined_requests_are_answered_in_order() {
+        serving(|address| {
+            let mut stream = connect(address);
+            let mut sender = stream.try_clone().expect("a second handle");
+            // More than any buffer holds: they are answered while others are sent.
+            let requests = 3_000;
+            let sending = thread::spawn(move || {
+                for number in 0..requests {
+                    let body = format!("{number:x<200}");
+                    let path = if number % 100 == 0 { "/slow" } else { "/" };
+                    sender.write_all(&post(path, body.len() as u64, body.as_bytes())).expect("sent");
+                    sender
+                        .write_all(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+                        .expect("sent");
+                }
+            });
+            for number in 0..requests {
+                let (head, body) = read_response(&mut stream);
+                assert!(head.starts_with("http/1.1 200 ") && !head.contains("connection: close"), "{head}");
+                assert_eq!(body, format!("{number:x<200}"));
+                assert_eq!(read_response(&mut stream).1, format!("/{number}\n"));
+            }
+            sending.join().expect("all are sent");
+        });
+    }
+
+    #[test]
+    fn behind_a_request_without_an_answer_little_is_read() {
+        const SOCKET_BYTES: usize = 32 * 1024;
+        serving(|address| {
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.set_send_buffer_size(SOCKET_BYTES).expect("a size");
+            socket.connect(&address.into()).expect("connected");
+            // Without progress for that long, the server does not read.
+            socket.set_write_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+            let mut stream = TcpStream::from(socket);
+            stream.write_all(&post("/never", 0, b"")).expect("sent");
+            let request = post("/", 1_000, &[b'x'; 1_000]);
+            let most = 64 * 1024 * 1024;
+            let mut sent = 0;
+            let stalled = loop {
+                match stream.write(&request) {
+                    Ok(bytes) => sent += bytes,
+                    Err(error) => break error,
+                }
+                assert!(sent < most, "the server reads on");
+            };
+            assert_eq!(stalled.kind(), io::ErrorKind::WouldBlock, "{sent} bytes were taken");
         });
     }
 

@@ -34,13 +34,14 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::limits::ADMIN_PASSED_ON_MAX;
+use crate::limits::{ADMIN_CERTIFICATES_MAX, ADMIN_PASSED_ON_MAX};
 use access::failed_attempts::FailedAttempts;
 pub use access::token::{AdminTokens, Token, TokenError};
 use access::{Access, Refused, Scope};
 use centrifugo_api::{CentrifugoApi, Nodes};
 use cluster_reports::Question;
 use connections::Connections;
+use echoring_async::tls::CertificateReport;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot, machinery};
 pub use http::socket::open_admin;
@@ -54,8 +55,8 @@ pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 use topics::Topics;
 
-/// Files with certificates and the seconds since the epoch of Unix when their first certificate expires, for `/metrics`.
-type CertificateExpiries = Arc<Mutex<Vec<(PathBuf, u64)>>>;
+/// The certificates in `/metrics`.
+type Certificates = Arc<Mutex<Vec<CertificateReport>>>;
 
 /// A running control thread.
 ///
@@ -102,9 +103,9 @@ impl Control {
         let reach = Reach::of(&address);
         announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
         let access = Access::new(tokens, reach);
-        let certificates = CertificateExpiries::default();
+        let certificates = Certificates::default();
         let served = Served::new(server);
-        let (of_thread, expiries) = (access.clone(), Arc::clone(&certificates));
+        let (of_thread, reported) = (access.clone(), Arc::clone(&certificates));
         let of_service = served.clone();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             let server = of_service.clone();
@@ -116,7 +117,7 @@ impl Control {
                     server: of_service,
                     access: of_thread,
                     reloading,
-                    certificates: expiries,
+                    certificates: reported,
                 };
                 listening.serve(&Rc::new(service), ControlInlet { orders: received, passed_on });
             };
@@ -150,7 +151,7 @@ impl Control {
 pub struct Handle {
     served: Served,
     access: Access,
-    certificates: CertificateExpiries,
+    certificates: Certificates,
     orders: mpsc::UnboundedSender<Order>,
     requests: mpsc::UnboundedSender<PassedOn>,
     /// Further requests at a time.
@@ -171,9 +172,11 @@ impl Handle {
         self.served.set(server);
     }
 
-    /// Reports from now on when these files' certificates expire, in seconds since the epoch of Unix.
-    pub fn set_certificates(&self, expiries: Vec<(PathBuf, u64)>) {
-        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    /// Reports from now on when these certificates expire: the first 128 to do so.
+    pub fn set_certificates(&self, mut reports: Vec<CertificateReport>) {
+        reports.sort_by_key(|report| report.expires_at);
+        reports.truncate(ADMIN_CERTIFICATES_MAX);
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = reports;
     }
 
     /// Accepts no connections, until resumed. Requests on existing connections are answered; others wait for the next
@@ -258,7 +261,7 @@ struct AdminService {
     server: Served,
     access: Access,
     reloading: Reloading,
-    certificates: CertificateExpiries,
+    certificates: Certificates,
     topics: Topics,
     connections: Connections,
     attempts: FailedAttempts,
@@ -297,6 +300,8 @@ impl AdminService {
             reloads: Arc::clone(&self.reloading.counters),
             auth: server.auth(),
             admin: self.attempts.figures(),
+            backends: server.backends(),
+            failed_takeovers: machinery::failed_takeovers(&server),
             bans: machinery::admission(&server).bans(),
             certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cluster: server.cluster().map(ClusterNode::status),
@@ -328,8 +333,9 @@ const READS: &[Method] = &[Method::GET, Method::HEAD];
 const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const READS_AND_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const READS_DELETE_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE, Method::POST];
 const POST: &[Method] = &[Method::POST];
-const DELETE: &[Method] = &[Method::DELETE];
+const DELETE_AND_POST: &[Method] = &[Method::DELETE, Method::POST];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<RequestBody>) -> bool {
@@ -378,23 +384,11 @@ impl AdminService {
         let relative = path.strip_prefix('/').unwrap_or("unknown");
         let (head, rest) =
             relative.split_once('/').map_or((relative, None), |(head, rest)| (head, Some(rest)));
-        let methods = match (head, rest) {
-            ("" | "cluster" | "healthz" | "limits" | "metrics" | "readyz" | "stats" | "topics", None) => {
-                Some(READS)
-            }
-            ("log-level", None) => Some(READS_AND_PUT),
-            ("connections", None) => Some(READS_AND_DELETE),
-            ("connections", Some(_)) => Some(DELETE),
-            ("topics", Some(_)) => Some(READS_AND_POST),
-            ("cluster", Some(report)) => Question::methods(report),
-            ("reload" | "rebalance", None) => Some(POST),
-            _ => None,
-        };
-        let Some(methods) = methods else {
+        let Some(methods) = methods_of(head, rest) else {
             return Reply::text(
                 StatusCode::NOT_FOUND,
-                "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, /rebalance, \
-                 /healthz or /readyz",
+                "unknown path; use /, /api, /metrics, /stats, /topics, /broadcast, /connections, /identities, /cluster, /cluster/topics, /limits, /log-level, /reload, /rebalance, \
+                 /trace, /healthz or /readyz",
             );
         };
         if !methods.contains(request.method()) {
@@ -403,14 +397,20 @@ impl AdminService {
         if READS.contains(request.method()) && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
+        let bodies = &self.topics.bodies;
         match (head, rest) {
             ("topics", Some(topic)) => self.topics.one(topic, request).await,
             ("topics", None) => self.topics.list(query).await,
             ("cluster", Some(report)) => self.of_cluster(request.method(), report, query).await,
             ("cluster", None) => self.cluster(),
+            ("broadcast", _) => self.topics.broadcast(request).await,
+            ("identities", _) => self.connections.send_to_identity(rest, bodies, request).await,
+            ("connections", _) if *request.method() == Method::POST => {
+                self.connections.send_to(rest, bodies, request).await
+            }
             ("connections", Some(id)) => self.connections.close_one(id).await,
             ("connections", None) => self.connections.all(request.method(), query).await,
-            ("log-level", _) => log_level::answer(request, &self.topics.bodies).await,
+            ("log-level", _) => log_level::answer(request, bodies).await,
             ("", _) => page::reply(),
             ("stats", _) => {
                 Reply::json(StatusCode::OK, report::to_json(&self.node(), &self.snapshots().await))
@@ -418,6 +418,7 @@ impl AdminService {
             ("limits", _) => limits_report::reply(&self.server.handle(), &self.snapshots().await),
             ("metrics", _) => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
             ("rebalance", _) => self.rebalance().await,
+            ("trace", _) => self.connections.trace(request, &self.topics.bodies).await,
             ("reload", _) => self.reloading.answer().await,
             ("readyz", _) => self.readiness(),
             _ => self.health().await,
@@ -451,6 +452,22 @@ impl AdminService {
         // It asks no other node, as its path is another.
         let own = async { Box::pin(self.answer_passed_on(&mut request)).await };
         question.answers(cluster, own).await
+    }
+}
+
+/// The methods of a path; `None` if there is no such path.
+fn methods_of(head: &str, rest: Option<&str>) -> Option<&'static [Method]> {
+    match (head, rest) {
+        ("" | "cluster" | "healthz" | "limits" | "metrics" | "readyz" | "stats" | "topics", None) => {
+            Some(READS)
+        }
+        ("log-level", None) => Some(READS_AND_PUT),
+        ("connections", None) => Some(READS_DELETE_AND_POST),
+        ("connections", Some(_)) => Some(DELETE_AND_POST),
+        ("topics", Some(_)) => Some(READS_AND_POST),
+        ("cluster", Some(report)) => Question::methods(report),
+        ("broadcast" | "reload" | "rebalance" | "trace", None) | ("identities", Some(_)) => Some(POST),
+        _ => None,
     }
 }
 

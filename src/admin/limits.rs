@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use echoring_broker::limits::OUTSIDE_BYTES_MAX;
+use echoring_broker::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 /// Concurrent connections to the admin address. A further one replaces the one that has waited longest for a request.
@@ -25,6 +25,17 @@ pub const ADMIN_KEPT_TIMEOUT: Nanos = 120 * SECOND;
 pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
 /// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
 pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages of a batch for several topics. Its answer has some 100 bytes for each.
+pub const ADMIN_BROADCAST_MESSAGES_MAX: usize = 10_000;
+/// Maximum bytes of such a batch; two messages of the maximum size if that is more. It is read and published in blocks, so this only
+/// bounds the work of a request.
+pub const ADMIN_BROADCAST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of its lines that are read before their messages are published: as many as a topic publishes in a tick.
+pub(crate) const ADMIN_BROADCAST_BLOCK_BYTES: u64 = OUTSIDE_BYTES_PER_TICK as u64;
+/// Messages of it that are published at once. Four such batches leave others no room of [`OUTSIDE_MESSAGES_MAX`].
+pub(crate) const ADMIN_BROADCAST_BLOCK_MESSAGES: usize = OUTSIDE_MESSAGES_MAX as usize / 4;
+/// Time after which no further block of it is begun. With the wait for one, below [`ADMIN_TIMEOUT`].
+pub const ADMIN_BROADCAST_TIME: Nanos = 7 * SECOND;
 /// Bytes of the answers to the commands of one request of Centrifugo's API after which no further one is run: a batch of
 /// publications has some 60 KiB of answers. The last answer may be longer.
 pub(crate) const ADMIN_ANSWERS_BYTES_MAX: usize = 1024 * 1024;
@@ -44,6 +55,21 @@ pub const ADMIN_TOPICS_MAX: usize = 10_000;
 pub const ADMIN_CONNECTIONS_LISTED_DEFAULT: usize = 100;
 /// Concurrent requests about connections. Each may hold a page; further ones are answered 429.
 pub const ADMIN_CONNECTION_REQUESTS_MAX: usize = 4;
+/// Traces at once: each has a shard look at what it follows fifty times a second. Further ones are answered 429.
+pub(crate) const TRACES_MAX: usize = 4;
+/// Default length of a trace in seconds.
+pub(crate) const TRACE_TIME_DEFAULT_S: u64 = 60;
+/// Maximum length of a trace in seconds: somebody watches it.
+pub(crate) const TRACE_TIME_MAX_S: u64 = 600;
+/// Bytes of a request for a trace: the longest name of a topic, each byte escaped.
+pub(crate) const TRACE_BODY_BYTES_MAX: u64 = 4 * 1024;
+/// Lines of a trace that wait for its client; further ones are counted. A line has some 150 bytes, and with the longest names of a topic
+/// and an error 4 KB: 2 MB at most.
+pub(crate) const TRACE_LINES_MAX: usize = 512;
+/// Interval of lines that find out whether the client of a trace is still there.
+pub(crate) const TRACE_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time after which the connection of a trace is cut, if that is not over.
+pub(crate) const ADMIN_STREAM_TIMEOUT: Nanos = (TRACE_TIME_MAX_S + 10) * SECOND;
 /// Delay of the first answer to an address without access; it doubles with each further attempt.
 pub const ADMIN_DELAY_MIN: Duration = Duration::from_millis(100);
 /// Maximum of this delay, below [`ADMIN_TIMEOUT`]. A guess every five seconds finds no token.
@@ -54,8 +80,12 @@ pub const ADMIN_ATTEMPTS_FORGOTTEN: Duration = Duration::from_secs(60);
 pub const ADMIN_ATTEMPTS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Addresses that are remembered for it: 100 KB.
 pub const ADMIN_OFFENDERS_MAX: usize = 1_024;
+/// Blocks that `GET /limits` names: about 100 KB of JSON.
+pub(crate) const ADMIN_BLOCKS_MAX: usize = 1_000;
 /// Addresses that `GET /limits` names: about 10 KB of JSON.
 pub(crate) const ADMIN_ADDRESSES_MAX: usize = 100;
+/// Certificates in the metrics, those that expire first: about 15 KB of text. A bundle of authorities may have more.
+pub(crate) const ADMIN_CERTIFICATES_MAX: usize = 128;
 /// Minimum bytes of the admin token: a shorter one may be guessed.
 pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 /// Maximum bytes of the admin token: it fits a request head.

@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::http::Reply;
-use crate::limits::ADMIN_ADDRESSES_MAX;
+use crate::limits::{ADMIN_ADDRESSES_MAX, ADMIN_BLOCKS_MAX};
 use echoring_proto::limits::SECOND;
 use echoring_runtime::admission::{AdmissionReport, Limit, PeerLimits, Rate, RateAction};
 use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::stats::Counters;
 use echoring_server::machinery::{self, ClientLimits};
-use echoring_server::{Handle, Snapshot};
+use echoring_server::{Block, Handle, Snapshot};
 
 const SCHEMA: &str = "echoring.limits/1";
 
@@ -30,6 +30,20 @@ struct Report {
     addresses: Addresses,
     /// Banned addresses first, then by the number of refusals.
     most_refused: Vec<Address>,
+    /// Number of blocks that operators have added.
+    blocks: usize,
+    /// The first of them.
+    blocked: Vec<Blocked>,
+}
+
+#[derive(Debug, Serialize)]
+struct Blocked {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
+    /// In seconds since 1970; null for never.
+    until: Option<u64>,
 }
 
 /// Addresses that the server remembers.
@@ -60,6 +74,7 @@ pub(super) fn reply(server: &Handle, snapshots: &[Snapshot]) -> Reply {
         refused: report.refused,
         banned_s: report.banned_s,
     });
+    let blocks = server.blocks();
     let report = Report {
         schema: SCHEMA,
         limits: limits(server),
@@ -67,8 +82,17 @@ pub(super) fn reply(server: &Handle, snapshots: &[Snapshot]) -> Reply {
         bans,
         addresses: Addresses { known, connected, banned },
         most_refused: most_refused.collect(),
+        blocks: blocks.len(),
+        blocked: blocks.iter().take(ADMIN_BLOCKS_MAX).map(Blocked::of).collect(),
     };
     Reply::json(StatusCode::OK, serde_json::to_vec(&report))
+}
+
+impl Blocked {
+    fn of(block: &Block) -> Blocked {
+        let named = |is_token| (block.who.is_token() == is_token).then(|| block.who.name().to_owned());
+        Blocked { subject: named(false), token_id: named(true), until: block.until }
+    }
 }
 
 /// How often clients were over each limit.
@@ -102,6 +126,7 @@ fn limits(server: &Handle) -> Value {
         "subscribe_rate_per_identity": rate(topics.subscribe_rate_per_identity),
         "max_subscriptions": subscriptions_max,
         "max_subscriptions_per_identity": topics.subscriptions_per_identity,
+        "max_connections_per_identity": topics.connections_per_identity,
         "ban_after": addresses.bans.map(|policy| policy.after),
         "ban_window_s": addresses.bans.map(|policy| policy.window / SECOND),
         "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),

@@ -53,7 +53,7 @@ impl InvalidBody {
         InvalidBody::Bad { code: "bad-json", field: None, line: None, message: message.into() }
     }
 
-    fn in_line(self, number: usize) -> InvalidBody {
+    pub(super) fn in_line(self, number: usize) -> InvalidBody {
         match self {
             InvalidBody::Bad { code, field, message, .. } => {
                 InvalidBody::Bad { code, field, line: Some(number), message }
@@ -100,14 +100,24 @@ impl Format {
         idempotency_key: &str,
     ) -> Result<Vec<OwnedPublication>, InvalidBody> {
         let Format::Single(content) = self else { return batch(&body, idempotency_key) };
-        let payload = match content {
-            Content::Json => one_value(&body)?,
-            Content::Text => {
-                String::from_utf8(body).map_err(|_| InvalidBody::bad("text", "must be UTF-8"))?.into_bytes()
-            }
-            Content::Binary => body,
-        };
-        Ok(vec![owned(content, key, idempotency_key, payload)])
+        Ok(vec![owned(content, key, idempotency_key, payload(content, body)?)])
+    }
+}
+
+/// A body that is one message, without keys.
+pub(super) fn one_message(content: Content, body: Vec<u8>) -> Result<OwnedPublication, InvalidBody> {
+    Ok(owned(content, "", "", payload(content, body)?))
+}
+
+/// The payload of a body that is one message.
+fn payload(content: Content, body: Vec<u8>) -> Result<Vec<u8>, InvalidBody> {
+    match content {
+        Content::Json => one_value(&body),
+        Content::Text => {
+            let text = String::from_utf8(body).map_err(|_| InvalidBody::bad("text", "must be UTF-8"))?;
+            Ok(text.into_bytes())
+        }
+        Content::Binary => Ok(body),
     }
 }
 
@@ -176,6 +186,10 @@ fn published_json(value: &RawValue) -> Result<Vec<u8>, InvalidBody> {
 /// A line of a batch, with one of three payloads.
 #[derive(Debug, Deserialize)]
 struct Line<'a> {
+    #[serde(default, deserialize_with = "present")]
+    topic: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    topics: Option<Vec<String>>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -204,15 +218,10 @@ fn batch(body: &[u8], idempotency_key: &str) -> Result<Vec<OwnedPublication>, In
         if messages.len() as u64 == OUTSIDE_MESSAGES_MAX {
             return Err(InvalidBody::TooMany);
         }
-        let mut message = message(line).map_err(|fault| fault.in_line(at + 1))?;
-        if !idempotency_key.is_empty() {
-            if !message.idempotency_key.is_empty() {
-                let fault = InvalidBody::bad("idempotency_key", "the request has an Idempotency-Key already");
-                return Err(fault.in_line(at + 1));
-            }
-            message.idempotency_key = format!("{idempotency_key}\n{}", messages.len()).into();
-        }
-        messages.push(message);
+        let message = addressed(line).and_then(|Addressed { message, .. }| {
+            with_idempotency_key(message, idempotency_key, Some(messages.len()))
+        });
+        messages.push(message.map_err(|fault| fault.in_line(at + 1))?);
     }
     if messages.is_empty() {
         return Err(InvalidBody::bad_json("a batch has one JSON object per line; this one is empty"));
@@ -220,7 +229,30 @@ fn batch(body: &[u8], idempotency_key: &str) -> Result<Vec<OwnedPublication>, In
     Ok(messages)
 }
 
-fn message(line: &[u8]) -> Result<OwnedPublication, InvalidBody> {
+/// The message with its key from that of the request, which is empty for none. One of a batch has a `place` in it.
+pub(super) fn with_idempotency_key(
+    message: OwnedPublication,
+    of_request: &str,
+    place: Option<usize>,
+) -> Result<OwnedPublication, InvalidBody> {
+    match (of_request, &*message.idempotency_key, place) {
+        ("", _, _) => Ok(message),
+        (_, "", Some(place)) => Ok(message.idempotency_key(format!("{of_request}\n{place}"))),
+        (_, "", None) => Ok(message.idempotency_key(of_request)),
+        _ => Err(InvalidBody::bad("idempotency_key", "the request has an Idempotency-Key already")),
+    }
+}
+
+/// A message as a JSON object, with its topics.
+#[derive(Debug)]
+pub(super) struct Addressed {
+    pub(super) topic: Option<String>,
+    pub(super) topics: Option<Vec<String>>,
+    pub(super) message: OwnedPublication,
+}
+
+/// Reads the JSON object of a message. Whether it names the right topics is the caller's to check.
+pub(super) fn addressed(line: &[u8]) -> Result<Addressed, InvalidBody> {
     // Serde would take the fields from an array as well.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err(InvalidBody::bad_json("expected a JSON object"));
@@ -253,7 +285,8 @@ fn message(line: &[u8]) -> Result<OwnedPublication, InvalidBody> {
         let message = format!("must have 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes without control characters");
         return Err(InvalidBody::bad("idempotency_key", message));
     }
-    Ok(owned(content, line.key.unwrap_or_default(), idempotency_key, payload))
+    let message = owned(content, line.key.unwrap_or_default(), idempotency_key, payload);
+    Ok(Addressed { topic: line.topic, topics: line.topics, message })
 }
 
 #[cfg(test)]

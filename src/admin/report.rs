@@ -6,22 +6,23 @@
 mod duration_figures;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::Serialize;
 
+use echoring_async::tls::CertificateReport;
 use echoring_proto::connection::Compressed;
 use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
-use echoring_topics::{Deliveries, Passed, Publications};
+use echoring_topics::{Deliveries, Passed, PatternCounts, Publications};
 
 use super::limits_report::limited;
 use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
 pub(crate) use duration_figures::AgeFigures;
 use duration_figures::DurationFigures;
+use echoring_auth::BackendFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Rebalanced, Snapshot};
 
 /// The schema of the report.
@@ -150,6 +151,9 @@ struct Figures<'a> {
     moves_refused: u64,
     moves_kept: u64,
     move_stall: DurationFigures,
+    tcp_round_trip: DurationFigures,
+    tcp_segments_sent: u64,
+    tcp_segments_retransmitted: u64,
     handler_failures: u64,
     handler_panics: u64,
     closes: BTreeMap<u16, u64>,
@@ -192,13 +196,14 @@ pub(super) struct PublicationFigures {
     refused: u64,
 }
 
-/// Deliveries: `offered = sent + queued +` the sum of `dropped`.
+/// Deliveries: `offered = sent + queued + filtered +` the sum of `dropped`.
 #[derive(Serialize)]
 #[serde(remote = "Deliveries")]
 pub(super) struct DeliveryFigures {
     offered: u64,
     sent: u64,
     queued: u64,
+    filtered: u64,
     #[serde(getter = "DropFigures::of")]
     dropped: DropFigures,
 }
@@ -233,6 +238,34 @@ struct PassedFigures {
     messages_in: u64,
 }
 
+/// Counts of the topics of one pattern.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+struct Pattern(#[serde(with = "PatternFigures")] PatternCounts);
+
+#[derive(Serialize)]
+#[serde(remote = "PatternCounts")]
+struct PatternFigures {
+    #[serde(with = "PublicationFigures")]
+    publications: Publications,
+    published_bytes: u64,
+    subscribers: u64,
+    #[serde(getter = "sent")]
+    delivered: u64,
+    delivered_bytes: u64,
+    #[serde(getter = "dropped")]
+    dropped: DropFigures,
+    histories_evicted: u64,
+}
+
+fn sent(counts: &PatternCounts) -> u64 {
+    counts.deliveries.sent
+}
+
+fn dropped(counts: &PatternCounts) -> DropFigures {
+    DropFigures::of(&counts.deliveries)
+}
+
 impl<'a> Figures<'a> {
     fn new(gauges: Gauges, counters: &'a Counters) -> Figures<'a> {
         let traffic = counters.traffic.total();
@@ -262,6 +295,9 @@ impl<'a> Figures<'a> {
             moves_refused: counters.moves_refused,
             moves_kept: counters.moves_kept,
             move_stall: DurationFigures::new(&counters.move_stall),
+            tcp_round_trip: DurationFigures::new(&counters.tcp_round_trip),
+            tcp_segments_sent: counters.tcp_segments_sent,
+            tcp_segments_retransmitted: counters.tcp_segments_retransmitted,
             handler_failures: counters.handler_failures,
             handler_panics: counters.handler_panics,
             closes: counters.closes(),
@@ -294,6 +330,9 @@ struct Gauges {
     deliveries: Deliveries,
     #[serde(with = "PassedFigures")]
     passed: Passed,
+    histories_evicted: u64,
+    /// By the pattern of the topics.
+    patterns: BTreeMap<Box<str>, Pattern>,
 }
 
 impl Gauges {
@@ -309,6 +348,10 @@ impl Gauges {
         self.publications.add(&hub.publications);
         self.deliveries.add(&hub.deliveries);
         self.passed.add(&hub.passed);
+        self.histories_evicted += hub.histories_evicted;
+        for (pattern, counts) in &hub.patterns {
+            self.patterns.entry(pattern.clone()).or_default().0.add(counts);
+        }
     }
 }
 
@@ -321,11 +364,14 @@ pub(super) struct Node {
     pub(super) shards: usize,
     pub(super) reloads: Arc<ReloadCounters>,
     pub(super) auth: AuthFigures,
+    pub(super) backends: Vec<BackendFigures>,
     pub(super) admin: AttemptFigures,
+    /// Successors that did not take over.
+    pub(super) failed_takeovers: u64,
     /// Addresses that were banned.
     pub(super) bans: u64,
-    /// Files with certificates, and when their first one expires, in seconds since the epoch of Unix.
-    pub(super) certificates: Vec<(PathBuf, u64)>,
+    /// Certificates, with those that expire first in front.
+    pub(super) certificates: Vec<CertificateReport>,
     /// The node's part in its cluster.
     pub(super) cluster: Option<ClusterStatus>,
 }
@@ -416,6 +462,9 @@ mod tests {
             let Deliveries { offered, sent, dropped_disconnect, .. } = &mut rooms.deliveries;
             (*offered, *sent, *dropped_disconnect) = (9, 6, 3);
             rooms.passed = Passed { messages_out: 2, ..Passed::default() };
+            let mut counts = PatternCounts::default();
+            (counts.subscribers, counts.histories_evicted, counts.deliveries) = (3, 1, rooms.deliveries);
+            (rooms.histories_evicted, rooms.patterns) = (1, [("a.*".into(), counts)].into());
             let mut snapshot = Snapshot::default();
             (snapshot.shard, snapshot.connections) = (shard, 10);
             (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
@@ -434,6 +483,8 @@ mod tests {
             reloads,
             auth,
             admin,
+            backends: Vec::new(),
+            failed_takeovers: 0,
             bans: 2,
             certificates: Vec::new(),
             cluster: None,
@@ -455,6 +506,13 @@ mod tests {
         assert_eq!(report["node"]["publications"]["accepted"], 8);
         assert_eq!(report["node"]["deliveries"]["sent"], 12);
         assert_eq!(report["node"]["passed"]["messages_out"], 4);
+        let pattern = &report["node"]["patterns"]["a.*"];
+        assert_eq!((&pattern["subscribers"], &pattern["delivered"]), (&6.into(), &12.into()));
+        assert_eq!(
+            (&pattern["dropped"]["disconnect"], &pattern["histories_evicted"]),
+            (&6.into(), &2.into())
+        );
+        assert_eq!(report["node"]["histories_evicted"], 2);
         assert_eq!(report["shards"][0]["deliveries"]["dropped"]["disconnect"], 3);
         assert_eq!(report["shards"][1]["shard"], 1);
         assert_eq!(report["shards"][1]["closes"]["1006"], 7);

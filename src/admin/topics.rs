@@ -1,7 +1,8 @@
-//! `/topics` and `/topics/{topic}`: publishing, and reports about topics.
+//! `/topics`, `/topics/{topic}` and `/broadcast`: publishing, and reports about topics.
 //!
 //! Waiting messages are bounded: a message without room is refused at once, with the time of a retry.
 
+mod broadcast;
 mod query;
 mod report;
 
@@ -228,6 +229,18 @@ struct Refusal {
     message: String,
 }
 
+impl From<Result<Position, Refused>> for Outcome {
+    fn from(result: Result<Position, Refused>) -> Outcome {
+        match result {
+            Ok(position) => {
+                let (epoch, offset) = travelling(position);
+                Outcome::Taken { epoch, offset }
+            }
+            Err(refused) => Outcome::Refused { error: Refusal::of(refused) },
+        }
+    }
+}
+
 impl Refusal {
     fn of(refused: Refused) -> Refusal {
         Refusal { code: refused.code(), message: refused.to_string() }
@@ -254,16 +267,7 @@ fn single(topic: &str, published: &Published) -> Reply {
 }
 
 fn batch(topic: &str, published: &Published) -> Reply {
-    let results: Vec<Outcome> = published
-        .iter()
-        .map(|result| match result {
-            Ok(position) => {
-                let (epoch, offset) = travelling(*position);
-                Outcome::Taken { epoch, offset }
-            }
-            Err(refused) => Outcome::Refused { error: Refusal::of(*refused) },
-        })
-        .collect();
+    let results: Vec<Outcome> = published.iter().copied().map(Outcome::from).collect();
     let refused = published.iter().filter(|result| result.is_err()).count();
     let nothing = (refused == published.len()).then(|| published.iter().find_map(|result| result.err()));
     let reason = nothing.flatten();
@@ -344,7 +348,7 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
     }
 }
 
-fn with_retry(mut reply: Reply, seconds: Option<&'static str>) -> Reply {
+pub(super) fn with_retry(mut reply: Reply, seconds: Option<&'static str>) -> Reply {
     reply.headers.extend(seconds.map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds))));
     reply
 }

@@ -98,8 +98,8 @@ pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
 /// Age from which a connection is stable: its end resets the attempt counter.
 pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;
-/// Maximum time that a reconnecting client waits because of the `Retry-After` of a response: a server that asks for days
-/// would end its clients.
+/// Maximum time that a reconnecting client waits because of the `Retry-After` of a response, or because a Close frame asks it to: a
+/// server that asks for days would end its clients.
 pub const RETRY_AFTER_MAX: Nanos = 600 * SECOND;
 /// A delay that never ends: 30 years, which timers can express.
 #[cfg(feature = "client")]

@@ -506,7 +506,8 @@ impl<S: Transport> Reconnecting<S> {
             self.reset();
         }
         // After a stable connection too: the server's other clients have lost theirs at the same time.
-        self.schedule_attempt(Duration::ZERO);
+        let retry_after = self.lost.as_ref().map_or(Duration::ZERO, Failure::retry_after);
+        self.schedule_attempt(retry_after);
     }
 
     /// Sets the delay before the next attempt: what the server asked for, and a random one, because it asked the others

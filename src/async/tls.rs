@@ -6,10 +6,12 @@
 
 mod cause;
 mod server;
+mod source;
 mod tickets;
+mod validity;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
@@ -23,11 +25,10 @@ use rustls::{
 use rustls::{SupportedProtocolVersion, version};
 
 pub use cause::Cause;
-pub use server::{
-    CertificateFiles, ClientAuth, ServerTls, expiry, expiry_warnings, server_config, with_ticket_keys_of,
-};
-
+pub use server::{CertificateFiles, ClientAuth, ServerTls, server_config, with_ticket_keys_of};
+pub use source::Source;
 pub use tickets::Tickets;
+pub use validity::{CertificateReport, certificate_reports, expiry_warnings};
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 /// The protocol inside TLS; a client that offers only other protocols is refused (RFC 7301, 3.2).
@@ -89,9 +90,9 @@ pub enum Trust {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// PEM chain, the client's own certificate first.
-    pub certificates: PathBuf,
+    pub certificates: Source,
     /// PEM private key.
-    pub key: PathBuf,
+    pub key: Source,
 }
 
 /// A client's TLS configuration. Connections made with clones of one `Arc` resume each other's sessions.
@@ -134,7 +135,7 @@ pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<
         Trust::Platform => platform(builder)?,
         #[cfg(feature = "webpki-roots")]
         Trust::WebPki => builder.with_root_certificates(mozilla_roots()),
-        Trust::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
+        Trust::CaFile(file) => builder.with_root_certificates(roots_of(&Source::File(file.clone()))?),
         Trust::Pem(text) => builder.with_root_certificates(roots_in(text)?),
         Trust::Insecure => {
             let anybody =
@@ -148,7 +149,7 @@ pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<
             let chain = certificates(file)?;
             let secret = private_key(key)?;
             let unusable =
-                |error| TlsError::Unusable { cert: file.clone(), key: key.clone(), error: Cause::of(error) };
+                |error| TlsError::Unusable { cert: file.name(), key: key.name(), error: Cause::of(error) };
             builder.with_client_auth_cert(chain, secret).map_err(unusable)?
         }
     };
@@ -160,17 +161,16 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, pem::Error> =
-        CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
-    let found = found.map_err(|error| unreadable(file, error))?;
-    if found.is_empty() { Err(TlsError::NoCertificate(file.into())) } else { Ok(found) }
+fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&source.contents()?).collect();
+    let found = found.map_err(|error| TlsError::Malformed { file: source.name(), error })?;
+    if found.is_empty() { Err(TlsError::NoCertificate(source.name())) } else { Ok(found) }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey(file.into()),
-        error => unreadable(file, error),
+fn private_key(source: &Source) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&source.contents()?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey(source.name()),
+        error => TlsError::Malformed { file: source.name(), error },
     })
 }
 
@@ -219,11 +219,11 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if added == 0 { Err(TlsError::NoSystemRoots) } else { Ok(roots) }
 }
 
-fn roots_of(file: &Path) -> Result<RootCertStore, TlsError> {
+fn roots_of(source: &Source) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
+    for certificate in certificates(source)? {
         let added = roots.add(certificate);
-        added.map_err(|error| TlsError::BadRoot { file: file.into(), error: Cause::of(error) })?;
+        added.map_err(|error| TlsError::BadRoot { file: source.name(), error: Cause::of(error) })?;
     }
     Ok(roots)
 }
@@ -235,13 +235,6 @@ fn roots_in(text: &str) -> Result<RootCertStore, TlsError> {
         roots.add(certificate).map_err(|error| TlsError::BadPem(error.to_string()))?;
     }
     if roots.is_empty() { Err(TlsError::BadPem("no certificate in it".to_owned())) } else { Ok(roots) }
-}
-
-fn unreadable(file: &Path, error: pem::Error) -> TlsError {
-    match error {
-        pem::Error::Io(error) => TlsError::Read { file: file.into(), error },
-        error => TlsError::Malformed { file: file.into(), error },
-    }
 }
 
 /// Trusts every certificate, see [`Trust::Insecure`].
@@ -286,7 +279,7 @@ impl ServerCertVerifier for NoVerification {
 }
 
 /// Why TLS could not be configured. The text names the problem, includes that of the wrapped error, and ends with what
-/// to do; `source` is the cause of the wrapped error.
+/// to do; `source` is the cause of the wrapped error. [`Source::Memory`] stands as the file `(memory)`.
 ///
 /// ```
 /// use echoring::tls::{ServerTls, server_config};
@@ -348,17 +341,17 @@ echoring_proto::error_texts! {
     enum TlsError {
         Read { file, error } from error => "{}: {error}; name a file that this user may read", file.display();
         Malformed { file, error } from error
-            => "{}: {error}; the file must be PEM, with complete BEGIN and END lines", file.display();
+            => "{}: {error}; it must be PEM, with complete BEGIN and END lines", file.display();
         NoCertificate(file)
-            => "{}: no certificate in it; name a PEM file with a BEGIN CERTIFICATE line, leaf certificate first",
+            => "{}: no certificate in it; give PEM with a BEGIN CERTIFICATE line, leaf certificate first",
                file.display();
         NoKey(file)
-            => "{}: no private key in it; name a PEM file with an unencrypted BEGIN PRIVATE KEY", file.display();
+            => "{}: no private key in it; give PEM with an unencrypted BEGIN PRIVATE KEY", file.display();
         Unusable { cert, key, error } from error
-            => "{} and {}: {error}; name a certificate and its own private key", cert.display(), key.display();
+            => "{} and {}: {error}; give a certificate and its own private key", cert.display(), key.display();
         NoOcspResponse(file)
             => "{}: no OCSP response; it is DER, as openssl ocsp -respout writes it", file.display();
-        BadRoot { file, error } from error => "{}: {error}; name a CA certificate", file.display();
+        BadRoot { file, error } from error => "{}: {error}; give a CA certificate", file.display();
         BadPem(why)
             => "the given roots: {why}; give PEM with a BEGIN CERTIFICATE line for each CA certificate";
         NoSystemRoots
@@ -375,8 +368,14 @@ echoring_proto::error_texts! {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+    use std::path::Path;
+
+    use rustls::crypto::SupportedKxGroup;
+    use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519};
+    use rustls::{ClientConnection, NamedGroup, ServerConfig, ServerConnection};
+
+    use super::*;
 
     struct Files(PathBuf);
 
@@ -431,12 +430,119 @@ mod tests {
         assert!(said(&cert, &cert).contains("no private key in it"));
         assert!(
             said(&cert, &files.file("other", &other_key))
-                .contains("name a certificate and its own private key")
+                .contains("give a certificate and its own private key")
         );
         let torn = files.file("torn", "-----BEGIN CERTIFICATE-----\nMIIB\n");
-        assert!(said(&torn, &key).contains("the file must be PEM"), "{}", said(&torn, &key));
+        assert!(said(&torn, &key).contains("it must be PEM"), "{}", said(&torn, &key));
         let empty = files.file("empty", "");
         let no_roots = client_config(&Trust::CaFile(empty)).expect_err("an error").to_string();
         assert!(no_roots.contains("no certificate in it"));
+    }
+
+    /// The groups of the key exchange in which a client and a server of these configurations agree, as each of them says.
+    fn groups(client: ClientConfig, server: Arc<ServerConfig>) -> [Option<NamedGroup>; 2] {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(client), name).expect("a session");
+        let mut server = ServerConnection::new(server).expect("a session");
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut flight = Vec::new();
+            client.write_tls(&mut flight).expect("memory");
+            server.read_tls(&mut &flight[..]).expect("memory");
+            server.process_new_packets().expect("a handshake");
+            flight.clear();
+            server.write_tls(&mut flight).expect("memory");
+            client.read_tls(&mut &flight[..]).expect("memory");
+            client.process_new_packets().expect("a handshake");
+        }
+        let client = client.negotiated_key_exchange_group().map(SupportedKxGroup::name);
+        [client, server.negotiated_key_exchange_group().map(SupportedKxGroup::name)]
+    }
+
+    #[test]
+    fn keys_are_exchanged_by_a_hybrid_with_ml_kem_where_both_sides_have_it() {
+        let (cert, key) = pair();
+        let [chain, key] = [cert.clone(), key].map(|pem| Source::Memory(pem.into_bytes()));
+        let server = server_config(&ServerTls::new(chain, key)).expect("a configuration");
+        let client = client_config(&Trust::Pem(cert)).expect("a configuration");
+        let offering = |kx_groups: &[&'static dyn SupportedKxGroup]| {
+            let provider =
+                Arc::new(CryptoProvider { kx_groups: kx_groups.to_vec(), ..(*provider()).clone() });
+            let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let anybody = Arc::new(NoVerification {
+                schemes: client.crypto_provider().signature_verification_algorithms.supported_schemes(),
+            });
+            let builder = builder.expect("versions").dangerous();
+            builder.with_custom_certificate_verifier(anybody).with_no_client_auth()
+        };
+        let hybrid = Some(NamedGroup::X25519MLKEM768);
+        assert_eq!(groups((*client).clone(), Arc::clone(&server)), [hybrid; 2]);
+        for (kx_groups, expected) in
+            [(&[X25519][..], NamedGroup::X25519), (&[SECP256R1, X25519], NamedGroup::secp256r1)]
+        {
+            assert_eq!(groups(offering(kx_groups), Arc::clone(&server)), [Some(expected); 2]);
+        }
+        // A server without the hybrid takes the other share of the first flight.
+        let mut old = (*server).clone();
+        old = {
+            let provider = CryptoProvider { kx_groups: vec![X25519], ..(*provider()).clone() };
+            let builder = ServerConfig::builder_with_provider(Arc::new(provider));
+            let builder = builder.with_safe_default_protocol_versions().expect("versions");
+            builder.with_no_client_auth().with_cert_resolver(Arc::clone(&old.cert_resolver))
+        };
+        old.alpn_protocols = vec![ALPN.to_vec()];
+        assert_eq!(groups((*client).clone(), Arc::new(old)), [Some(NamedGroup::X25519); 2]);
+    }
+
+    #[test]
+    fn everything_may_be_in_memory_and_errors_show_none_of_it() {
+        let (cert, key) = pair();
+        let [chain, secret] = [&cert, &key].map(|pem| Source::Memory(pem.clone().into_bytes()));
+        let mut tls = ServerTls::new(chain.clone(), secret.clone());
+        tls.clients = Some((chain.clone(), ClientAuth::Optional));
+        assert_eq!(tls.files().count(), 0);
+        server_config(&tls).expect("a configuration");
+        let identity = Identity { certificates: chain.clone(), key: secret.clone() };
+        client_config_with(&Trust::Pem(cert), Some(&identity)).expect("a configuration");
+        let swapped = server_config(&ServerTls::new(secret.clone(), chain)).expect_err("no certificate");
+        let torn = Source::Memory(key.replace("-----END", "-----").into_bytes());
+        for (error, shown) in
+            [(swapped.to_string(), "(memory): no certificate"), (format!("{torn:?}"), "(memory)")]
+        {
+            assert!(error.contains(shown) && !error.contains("PRIVATE KEY-----"), "{error}");
+        }
+        let (other, _) = pair();
+        let foreign = server_config(&ServerTls::new(Source::Memory(other.into_bytes()), secret));
+        assert!(foreign.expect_err("another key").to_string().starts_with("(memory) and (memory): "));
+    }
+
+    #[test]
+    fn certificates_are_reported_with_their_expiry_and_the_kind_of_their_key() {
+        let made = |algorithm, year| {
+            let mut params = rcgen::CertificateParams::new(["a.example".to_owned()]).expect("a name");
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+            params.self_signed(&key).expect("a certificate").pem()
+        };
+        let kinds = [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "ecdsa-p256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "ecdsa-p384"),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, "ecdsa-p521"),
+            (&rcgen::PKCS_ED25519, "ed25519"),
+            (&rcgen::PKCS_RSA_SHA256, "rsa-2048"),
+        ];
+        let all: String = (2030..).zip(kinds).map(|(year, (algorithm, _))| made(algorithm, year)).collect();
+        let files = Files::new("kinds");
+        let file = files.file("all.pem", &all);
+        for source in [Source::from(&file), Source::Memory(all.into_bytes())] {
+            let name = source.path().unwrap_or(Path::new("(memory)")).to_owned();
+            let reports = certificate_reports(&source).expect("certificates");
+            assert_eq!(reports.len(), kinds.len());
+            for ((number, report), (_, kind)) in (1..).zip(&reports).zip(kinds) {
+                assert_eq!((&report.file, report.number, &*report.key), (&name, number, kind));
+            }
+            // 2030-01-01, and 1 January of the four years after it.
+            let expected = [0, 365, 730, 1_096, 1_461].map(|days| 1_893_456_000 + days * 86_400);
+            assert!(reports.iter().map(|report| report.expires_at).eq(expected), "{reports:?}");
+        }
     }
 }

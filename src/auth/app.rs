@@ -3,6 +3,7 @@
 //!
 //! One thread sends the requests. Calls are bounded in number and in bytes, and every call is answered, within the timeout.
 
+mod hook_set;
 mod wire;
 
 use std::cell::RefCell;
@@ -10,30 +11,35 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
 
-use echoring_proto::handshake::{Request, is_hop_by_hop};
+use echoring_proto::handshake::Request;
+use echoring_topics::Pattern;
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{AcquireError, Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+use self::hook_set::{HookSet, set_for};
 use crate::error::LoadError;
-use crate::http::http_client::{Endpoint, HttpClient, REQUEST_ID};
+use crate::http::http_client::HttpClient;
+use crate::http::load::{Counted, Full, Load};
 use crate::identity::Identity;
 use crate::identity::app_data::AppData;
+use crate::identity::info::Info;
 use crate::identity::server_subscriptions::ServerSubscriptions;
 use crate::limits::{
     APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_CONNECT_REQUESTS_MAX,
-    APP_CONNECTS_BYTES_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX, APP_REQUESTS_PER_CLIENT_MAX,
-    APP_TIMEOUT_DEFAULT,
+    APP_CONNECTS_BYTES_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_NAMED_MAX, APP_REQUESTS_MAX,
+    APP_REQUESTS_PER_CLIENT_MAX, APP_TIMEOUT_DEFAULT, EMULATED_FIELDS_BYTES_MAX,
 };
+
+pub use self::hook_set::hooks_id;
 
 /// The subject of a question to an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +52,17 @@ pub enum AppEvent {
     Subscribe,
     /// A session begins without a token.
     Connect,
+    /// The time until which it has let a client in is nearly over.
+    Refresh,
+    /// The same of a subscription.
+    SubRefresh,
 }
 
 /// The number of events.
-const EVENTS: usize = 4;
+const EVENTS: usize = 6;
 
 /// Where the hooks are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AppSettings {
     /// The URL for calls and messages of clients.
     pub rpc: Option<String>,
@@ -62,10 +72,42 @@ pub struct AppSettings {
     pub subscribe: Option<String>,
     /// The URL for sessions that begin without a token.
     pub connect: Option<String>,
+    /// The URL for clients that are let in until a time.
+    pub refresh: Option<String>,
+    /// The URL for subscriptions that are allowed until a time.
+    pub sub_refresh: Option<String>,
     /// Maximum time for an answer.
     pub timeout: Duration,
     /// Names of header fields of the handshake that are forwarded.
     pub headers: Vec<String>,
+    /// Header fields of each request, which take precedence over forwarded ones.
+    pub fixed: Vec<(String, String)>,
+    /// Hooks that topics and methods of calls choose by their names.
+    pub named: Vec<NamedHooks>,
+}
+
+/// Hooks with a name. They are asked in place of the others where they have a URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NamedHooks {
+    /// The name, by which topics choose them.
+    pub name: String,
+    /// Patterns of methods whose calls they get.
+    pub rpc_methods: Vec<String>,
+    /// The hooks. None of them is about connections, and none has further ones.
+    pub hooks: AppSettings,
+}
+
+// Fixed header fields may be credentials.
+impl fmt::Debug for AppSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppSettings").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NamedHooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamedHooks").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Default for AppSettings {
@@ -75,8 +117,12 @@ impl Default for AppSettings {
             publish: None,
             subscribe: None,
             connect: None,
+            refresh: None,
+            sub_refresh: None,
             timeout: APP_TIMEOUT_DEFAULT,
             headers: Vec::new(),
+            fixed: Vec::new(),
+            named: Vec::new(),
         }
     }
 }
@@ -86,6 +132,8 @@ impl Default for AppSettings {
 pub struct Call {
     /// Its action.
     pub event: AppEvent,
+    /// The named hooks that are asked; 0 for the others. See [`hooks_id`].
+    pub hooks: u64,
     /// The id of the client.
     pub client: String,
     /// The encoding that the client speaks: `json` or `protobuf`.
@@ -171,6 +219,10 @@ impl Forwarded {
     }
 }
 
+/// Emulated header fields are no valid ones, or too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidFields;
+
 /// The application's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppAnswer {
@@ -179,9 +231,13 @@ pub enum AppAnswer {
     Agreed {
         /// The data.
         data: Option<AppData>,
-        /// When a subscription expires, in seconds since 1970; 0 if it does not.
+        /// Data about the client of a subscription, for others to see.
+        info: Info,
+        /// When a subscription, or the client of a refresh, expires, in seconds since 1970; 0 if it does not.
         expire_at: u64,
     },
+    /// The client, or the subscription, is not allowed any longer.
+    Expired,
     /// It lets the client of a session that begins in.
     Connected(Box<AppConnected>),
     /// It refuses with an error for the client.
@@ -213,6 +269,8 @@ pub struct AppConnected {
     pub subscriptions: ServerSubscriptions,
     /// Data for the client.
     pub data: Option<AppData>,
+    /// Data about the client, for others to see.
+    pub info: Info,
 }
 
 // The data are the application's.
@@ -235,9 +293,9 @@ pub enum Failed {
 
 /// The hooks. Shards share them.
 pub struct App {
-    endpoints: [Option<Endpoint>; EVENTS],
+    sets: Arc<[HookSet]>,
+    /// Names of all fields that some hooks get.
     headers: Box<[HeaderName]>,
-    timeout: Duration,
     thread: OnceLock<mpsc::Sender<Waiting>>,
     calls: Arc<Load>,
     /// New sessions have places of their own: existing sessions do not keep them out.
@@ -246,35 +304,7 @@ pub struct App {
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").field("endpoints", &self.endpoints).finish_non_exhaustive()
-    }
-}
-
-/// The requests that wait for the hooks.
-#[derive(Debug)]
-struct Load {
-    calls: AtomicUsize,
-    calls_max: usize,
-    bytes: AtomicUsize,
-    bytes_max: usize,
-}
-
-impl Load {
-    fn of_at_most(calls_max: usize, bytes_max: usize) -> Arc<Load> {
-        Arc::new(Load { calls: AtomicUsize::new(0), calls_max, bytes: AtomicUsize::new(0), bytes_max })
-    }
-}
-
-/// Counts a call until it is dropped.
-struct Counted {
-    load: Arc<Load>,
-    bytes: usize,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.load.calls.fetch_sub(1, Ordering::Relaxed);
-        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        f.debug_struct("App").field("sets", &self.sets.len()).finish_non_exhaustive()
     }
 }
 
@@ -306,25 +336,23 @@ impl App {
     /// # Errors
     /// If one of them cannot be used.
     pub fn load(settings: &AppSettings) -> Result<App, LoadError> {
-        let endpoint = |setting, url: &Option<String>| {
-            url.as_deref().map(|url| Endpoint::parse(setting, url)).transpose()
-        };
-        if settings.headers.len() > APP_FIELDS_MAX {
-            return Err(LoadError::new("hooks_header", format!("at most {APP_FIELDS_MAX} header fields")));
+        let mut sets = vec![HookSet::load(settings)?];
+        if settings.named.len() > APP_NAMED_MAX {
+            return Err(LoadError::new("hooks_rpc", format!("at most {APP_NAMED_MAX} tables with names")));
         }
-        let name = |name: &String| {
-            let known = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_own(name));
-            known.ok_or_else(|| LoadError::new("hooks_header", format!("{name} cannot be forwarded")))
-        };
+        for NamedHooks { name, rpc_methods, hooks } in &settings.named {
+            let of_table =
+                |error: LoadError| LoadError::new(error.setting, format!("in hooks.{name}: {error}"));
+            let set = HookSet::load(hooks).map_err(of_table)?;
+            let methods = rpc_methods.iter().map(|pattern| Pattern::new(pattern)).collect();
+            sets.push(HookSet { id: hooks_id(name), methods, ..set });
+        }
+        let mut headers: Vec<HeaderName> = sets.iter().flat_map(|set| set.headers.iter().cloned()).collect();
+        headers.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        headers.dedup();
         Ok(App {
-            endpoints: [
-                endpoint("hooks_rpc", &settings.rpc)?,
-                endpoint("hooks_publish", &settings.publish)?,
-                endpoint("hooks_subscribe", &settings.subscribe)?,
-                endpoint("hooks_connect", &settings.connect)?,
-            ],
-            headers: settings.headers.iter().map(name).collect::<Result<_, _>>()?,
-            timeout: settings.timeout,
+            sets: sets.into(),
+            headers: headers.into(),
             thread: OnceLock::new(),
             calls: Load::of_at_most(APP_CALLS_MAX, APP_CALLS_BYTES_MAX),
             connects: Load::of_at_most(APP_CONNECTS_MAX, APP_CONNECTS_BYTES_MAX),
@@ -339,19 +367,23 @@ impl App {
         if self.thread.get().is_none() {
             let (sender, receiver) = mpsc::channel(APP_CALLS_MAX + APP_CONNECTS_MAX);
             let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
-            let (endpoints, timeout) = (self.endpoints.clone(), self.timeout);
-            thread::Builder::new()
-                .name("hooks".to_owned())
-                .spawn(move || run(&runtime, endpoints, timeout, receiver))?;
+            let sets = Arc::clone(&self.sets);
+            thread::Builder::new().name("hooks".to_owned()).spawn(move || run(&runtime, sets, receiver))?;
             // Only one thread starts it.
             let _ = self.thread.set(sender);
         }
         Ok(())
     }
 
-    /// Whether the application is asked about an event.
-    pub fn has(&self, event: AppEvent) -> bool {
-        self.endpoints[event as usize].is_some()
+    /// Whether the application is asked about an event, by the hooks with this [id](hooks_id).
+    pub fn has(&self, event: AppEvent, hooks: u64) -> bool {
+        set_for(&self.sets, event, hooks).is_some()
+    }
+
+    /// The id of the hooks that get the calls of a method.
+    pub fn hooks_of_method(&self, method: &str) -> u64 {
+        let fits = |set: &&HookSet| set.methods.iter().any(|pattern| pattern.fits(method));
+        self.sets.iter().find(fits).map_or(0, |set| set.id)
     }
 
     /// The header fields of a handshake that calls forward; `None` if none are forwarded.
@@ -364,21 +396,44 @@ impl App {
         (!fields.is_empty()).then(|| Forwarded(fields.into()))
     }
 
+    /// These fields, and those that a client emulates: fields of its handshake have precedence, as a proxy may have set them.
+    ///
+    /// # Errors
+    /// If the emulated ones are too long, or no valid fields.
+    pub fn emulated<'a>(
+        &self,
+        forwarded: Option<&Forwarded>,
+        emulated: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Option<Forwarded>, InvalidFields> {
+        let mut fields = forwarded.map(|forwarded| forwarded.0.to_vec()).unwrap_or_default();
+        let (before, mut bytes) = (fields.len(), 0);
+        for (name, value) in emulated {
+            let Some(own) = self.headers.iter().find(|own| own.as_str().eq_ignore_ascii_case(name)) else {
+                continue;
+            };
+            if fields.iter().any(|(present, _)| present == own) {
+                continue;
+            }
+            bytes += value.len();
+            let value = HeaderValue::from_str(value).map_err(|_| InvalidFields)?;
+            if bytes > EMULATED_FIELDS_BYTES_MAX || fields.len() >= APP_FIELDS_MAX {
+                return Err(InvalidFields);
+            }
+            fields.push((own.clone(), value));
+        }
+        Ok(if fields.len() == before { forwarded.cloned() } else { Some(Forwarded(fields.into())) })
+    }
+
     /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is rejected,
     /// and receives the call.
     pub fn ask(&self, call: Call, answered: impl FnOnce(Call, AppAnswer) + Send + 'static) {
         let load = if call.event == AppEvent::Connect { &self.connects } else { &self.calls };
-        let bytes = call.bytes();
-        if bytes > load.bytes_max {
-            return answered(call, AppAnswer::Failed(Failed::TooLarge));
-        }
-        let calls_before = load.calls.fetch_add(1, Ordering::Relaxed);
-        let bytes_before = load.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let counted = Counted { load: Arc::clone(load), bytes };
-        let mut waiting = Waiting { call: Some((call, Box::new(answered))), _counted: counted };
-        if calls_before >= load.calls_max || bytes_before + bytes > load.bytes_max {
-            return waiting.give(AppAnswer::Failed(Failed::Busy));
-        }
+        let counted = match load.take(call.bytes()) {
+            Ok(counted) => counted,
+            Err(Full::Busy) => return answered(call, AppAnswer::Failed(Failed::Busy)),
+            Err(Full::TooLarge) => return answered(call, AppAnswer::Failed(Failed::TooLarge)),
+        };
+        let waiting = Waiting { call: Some((call, Box::new(answered))), _counted: counted };
         // A call that is not taken is dropped, which answers it.
         if let Some(thread) = self.thread.get() {
             let _ = thread.try_send(waiting);
@@ -386,22 +441,11 @@ impl App {
     }
 }
 
-/// Fields that each request has of its own, or that are about one connection only.
-fn is_own(name: &HeaderName) -> bool {
-    let own = ["host", "content-type", "content-length", "trailer", "expect"];
-    own.contains(&name.as_str()) || *name == REQUEST_ID || is_hop_by_hop(name.as_str())
-}
-
-fn run(
-    runtime: &Runtime,
-    endpoints: [Option<Endpoint>; EVENTS],
-    timeout: Duration,
-    calls: mpsc::Receiver<Waiting>,
-) {
-    let clients = endpoints.map(|endpoint| endpoint.map(HttpClient::new));
+fn run(runtime: &Runtime, sets: Arc<[HookSet]>, calls: mpsc::Receiver<Waiting>) {
+    let clients = |set: &HookSet| set.endpoints.clone().map(|endpoint| endpoint.map(HttpClient::new));
     let hooks = Rc::new(Hooks {
-        clients,
-        timeout,
+        clients: sets.iter().map(clients).collect(),
+        sets,
         turns: Semaphore::new(APP_REQUESTS_MAX),
         connect_turns: Semaphore::new(APP_CONNECT_REQUESTS_MAX),
         shares: RefCell::default(),
@@ -410,8 +454,9 @@ fn run(
 }
 
 struct Hooks {
-    clients: [Option<HttpClient>; EVENTS],
-    timeout: Duration,
+    sets: Arc<[HookSet]>,
+    /// Those of each set.
+    clients: Vec<[Option<HttpClient>; EVENTS]>,
     turns: Semaphore,
     connect_turns: Semaphore,
     /// The turns of each client that has calls.
@@ -445,12 +490,14 @@ async fn answer_all(hooks: Rc<Hooks>, mut calls: mpsc::Receiver<Waiting>) {
 impl Hooks {
     async fn answer(&self, mut waiting: Waiting) {
         let Some((call, _)) = &waiting.call else { return };
-        let answer = match timeout(self.timeout, self.post(call)).await {
+        let index = set_for(&self.sets, call.event, call.hooks).unwrap_or_default();
+        let time = self.sets[index].timeout;
+        let answer = match timeout(time, self.post(call, index)).await {
             Ok(Ok(answer)) => answer,
             failed => {
                 let problem = match failed {
                     Ok(Err(problem)) => problem,
-                    _ => format!("no answer within {:?}", self.timeout),
+                    _ => format!("no answer within {time:?}"),
                 };
                 tracing::warn!(event = ?call.event, problem, "an application hook did not answer");
                 AppAnswer::Failed(Failed::Unavailable)
@@ -469,8 +516,9 @@ impl Hooks {
         Share { hooks: self, client, turns }
     }
 
-    async fn post(&self, call: &Call) -> Result<AppAnswer, String> {
-        let client = self.clients[call.event as usize].as_ref().ok_or("it is not configured")?;
+    async fn post(&self, call: &Call, index: usize) -> Result<AppAnswer, String> {
+        let set = &self.sets[index];
+        let client = self.clients[index][call.event as usize].as_ref().ok_or("it is not configured")?;
         let closed = |error: AcquireError| error.to_string();
         let is_connect = call.event == AppEvent::Connect;
         let share = (!is_connect).then(|| self.share_of(call));
@@ -480,9 +528,8 @@ impl Hooks {
         };
         let turns = if is_connect { &self.connect_turns } else { &self.turns };
         let _turn = turns.acquire().await.map_err(closed)?;
-        let fields = call.forwarded.as_ref().map(|fields| &*fields.0).unwrap_or_default();
-        let body = wire::body(call);
-        let (status, body) = client.post_with(fields, body, APP_ANSWER_BYTES_MAX).await?;
+        let (fields, body) = (set.fields(call.forwarded.as_ref()), wire::body(call));
+        let (status, body) = client.post_with(&fields, body, APP_ANSWER_BYTES_MAX).await?;
         if status != 200 {
             return Err(format!("its status is {status}"));
         }
@@ -577,6 +624,7 @@ mod tests {
     fn call(event: AppEvent, user: &str, method: &str) -> Call {
         Call {
             event,
+            hooks: 0,
             client: "7f".to_owned(),
             encoding: "json",
             user: user.into(),
@@ -592,6 +640,26 @@ mod tests {
         let (sender, answer) = std_mpsc::channel();
         app.ask(call, move |_, answer| drop(sender.send(answer)));
         answer
+    }
+
+    #[test]
+    fn emulated_fields_are_those_that_are_forwarded_and_not_in_the_handshake() {
+        let headers = ["authorization", "x-tenant"].map(str::to_owned).to_vec();
+        let app = App::load(&AppSettings { headers, ..AppSettings::default() }).expect("names");
+        let field = |name: &'static str, value: &'static str| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let real = Forwarded([field("x-tenant", "real")].into());
+        let emulated = |fields: &[(&str, &str)]| app.emulated(Some(&real), fields.iter().copied());
+        let both = Forwarded([field("x-tenant", "real"), field("authorization", "Bearer a")].into());
+        let sent = [("Authorization", "Bearer a"), ("X-Tenant", "false"), ("cookie", "no")];
+        assert_eq!(emulated(&sent), Ok(Some(both)));
+        assert_eq!(emulated(&[("cookie", "no")]), Ok(Some(real.clone())));
+        assert_eq!(app.emulated(None, std::iter::empty()), Ok(None));
+        assert_eq!(emulated(&[("authorization", "a\nb")]), Err(InvalidFields));
+        let long = "a".repeat(EMULATED_FIELDS_BYTES_MAX);
+        assert!(emulated(&[("authorization", &long)]).is_ok());
+        assert_eq!(emulated(&[("authorization", &format!("{long}a"))]), Err(InvalidFields));
     }
 
     #[test]

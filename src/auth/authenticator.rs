@@ -13,7 +13,6 @@ use crate::methods::{KeySetState, Shared, has_expired, if_current};
 use crate::question::{Denied, Question, Renewal, Verdict};
 use crate::settings::Settings;
 use crate::tokens::claims::SubscriptionGrant;
-use crate::tokens::jwt;
 use crate::tokens::static_tokens::StaticTokens;
 use crate::worker;
 
@@ -78,7 +77,7 @@ impl Authenticator {
             && old.keys().is_loaded
         {
             let keys = old.keys();
-            jwt.set_key_set(keys.all[keys.from_files..].to_vec());
+            jwt.set_key_set(keys.all[keys.fixed..].to_vec());
             if let (Some(jwks), Some(old)) = (&jwt.jwks, &old.jwks) {
                 jwks.read_at.store(old.read_at.load(Ordering::Relaxed), Ordering::Relaxed);
                 jwks.failures.fetch_add(old.failures.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -142,10 +141,7 @@ impl Authenticator {
     /// [`Verdict::Denied`], or [`Verdict::Ask`] if the key set may have a new key.
     #[doc(hidden)]
     pub fn check_subscription(&self, token: &str, now: u64) -> Option<Result<SubscriptionGrant, Verdict>> {
-        let jwt = self.shared.jwt.as_ref()?;
-        let keys = jwt.keys();
-        let granted = jwt::verify_subscription(token, &keys.all, &jwt.rules, now);
-        Some(granted.map_err(|bad| jwt.refuse(bad, &keys, now)))
+        Some(self.shared.jwt.as_ref()?.check_subscription(token, now))
     }
 
     /// Asks the authentication thread. The reply is called on that thread, or on this one if the question is not taken.
@@ -158,6 +154,12 @@ impl Authenticator {
             Err(mpsc::error::TrySendError::Full(question)) => question.reply.give(Err(Denied::Busy)),
             Err(mpsc::error::TrySendError::Closed(question)) => question.reply.give(Err(Denied::Unavailable)),
         }
+    }
+
+    /// Whether a client is in the file of those that are not let in, at the time `now`, in seconds since 1970.
+    #[doc(hidden)]
+    pub fn blocks(&self, client: &Identity, now: u64) -> bool {
+        self.shared.blocked.blocks(client, now)
     }
 
     /// The verdict of these settings on a client that earlier settings have admitted.

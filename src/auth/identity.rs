@@ -2,14 +2,16 @@
 
 pub(crate) mod app_data;
 mod frozen;
+pub(crate) mod info;
 pub(crate) mod memory;
 pub(crate) mod patterns;
 pub(crate) mod server_subscriptions;
 
 use std::fmt;
 
-use echoring_topics::{Access, Permission};
+use echoring_topics::{Access, Permission, names};
 
+use self::info::Info;
 use self::memory::allocated;
 use self::patterns::Patterns;
 use self::server_subscriptions::ServerSubscriptions;
@@ -123,6 +125,8 @@ pub struct Identity {
     expires_at: Option<u64>,
     /// The subscriptions that the server makes for its sessions.
     subscriptions: ServerSubscriptions,
+    /// Data of the application about it.
+    info: Info,
     /// A digest of the credentials, for methods whose credentials can be withdrawn.
     pub(crate) credential: Option<[u8; 32]>,
 }
@@ -143,9 +147,9 @@ impl Identity {
         expires_at: Option<u64>,
     ) -> Option<Identity> {
         let number = is_subject(subject).then(|| number_of(subject))?;
-        let subscriptions = ServerSubscriptions::default();
+        let (subscriptions, info) = (ServerSubscriptions::default(), Info::default());
         let subject = subject.into();
-        Some(Identity { subject, number, method, rights, expires_at, subscriptions, credential: None })
+        Some(Identity { subject, number, method, rights, expires_at, subscriptions, info, credential: None })
     }
 
     /// A client with the rights of [`Authenticated`](Permission::Authenticated) clients and no others, as verified TLS certificates
@@ -156,6 +160,12 @@ impl Identity {
 
     pub(crate) fn with_subscriptions(self, subscriptions: ServerSubscriptions) -> Identity {
         Identity { subscriptions, ..self }
+    }
+
+    /// The same client, with other data about it.
+    #[doc(hidden)]
+    pub fn with_info(self, info: Info) -> Identity {
+        Identity { info, ..self }
     }
 
     pub(crate) fn with_credential(self, digest: [u8; 32]) -> Identity {
@@ -194,12 +204,24 @@ impl Identity {
         &self.subscriptions
     }
 
+    /// The same client, whose credentials expire at another time, in seconds since 1970.
+    #[doc(hidden)]
+    pub fn with_expiry(self, expires_at: Option<u64>) -> Identity {
+        Identity { expires_at, ..self }
+    }
+
+    /// Data of the application about it, for others to see.
+    #[doc(hidden)]
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
     /// Bytes of a shared identity, with the allocator's overhead on its parts.
     #[doc(hidden)]
     pub fn held_bytes(&self) -> usize {
         let counts = 2 * size_of::<usize>();
         let own = allocated(counts + size_of::<Identity>()) + allocated(self.subject.len());
-        own + self.rights.held_bytes() + self.subscriptions.held_bytes()
+        own + self.rights.held_bytes() + self.subscriptions.held_bytes() + allocated(self.info.text().len())
     }
 }
 
@@ -213,9 +235,10 @@ pub fn may(client: Option<&Identity>, right: Right, access: &Access, topic: &str
     match (access.of(right), client) {
         (Permission::Everybody, _) | (Permission::Authenticated, Some(_)) => true,
         (Permission::Claim, Some(client)) => client.rights.name(right, topic),
-        // A hook is asked elsewhere: whoever cannot wait for it may not.
-        (Permission::Nobody | Permission::Operator | Permission::Hook, _)
-        | (Permission::Authenticated | Permission::Claim, None) => false,
+        (Permission::Named, Some(client)) => names(topic, &client.subject),
+        // A hook is asked elsewhere: whoever cannot wait for it may not. Who subscribes is known elsewhere, too.
+        (Permission::Nobody | Permission::Operator | Permission::Hook | Permission::Subscriber, _)
+        | (Permission::Authenticated | Permission::Claim | Permission::Named, None) => false,
     }
 }
 
@@ -252,6 +275,8 @@ mod tests {
             (Permission::Everybody, [true, true, true, true]),
             (Permission::Authenticated, [false, true, true, true]),
             (Permission::Claim, [false, false, false, true]),
+            (Permission::Named, [false, false, false, false]),
+            (Permission::Subscriber, [false, false, false, false]),
         ] {
             let access = Access { subscribe: permission, ..Access::default() };
             let clients = [(None, "a.x"), (Some(&plain), "a.x"), (Some(&known), "c"), (Some(&known), "a.x")];
@@ -262,6 +287,28 @@ mod tests {
                     "{permission:?} {client:?} {topic}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_topic_names_subjects_behind_its_last_mark() {
+        let access = Access { publish: Permission::Named, ..Access::default() };
+        let alice = Identity::authenticated("alice", Method::Jwt, None).expect("a subject");
+        for (topic, expected) in [
+            ("#alice", true),
+            ("x#alice", true),
+            ("x#bob,alice,carol", true),
+            ("x#bob#alice", true),
+            ("x#alice#bob", false),
+            ("x#alice2", false),
+            ("x#Alice", false),
+            ("x# alice", false),
+            ("x#", false),
+            ("alice", false),
+            ("", false),
+        ] {
+            assert_eq!(may(Some(&alice), Right::Publish, &access, topic), expected, "{topic}");
+            assert!(!may(None, Right::Publish, &access, topic), "{topic}");
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod app;
 mod authenticator;
+mod blocklist;
 mod credentials;
 mod error;
 mod file;
@@ -22,13 +23,28 @@ mod settings;
 mod tokens;
 pub mod worker;
 
+pub use crate::http::backend::{
+    Backend, BackendAction, BackendAnswer, BackendConnection, BackendDelivery, BackendEvent, BackendFigures,
+    BackendOutcome, BackendSettings, ConnectFacts, EventCounts, OnFailure,
+};
 pub use crate::http::head::OwnedHead;
-pub use app::{App, AppAnswer, AppConnected, AppEvent, AppSettings, Call, ClientProgram, Failed, Forwarded};
+pub use crate::http::load::Full;
+pub use crate::http::signature::{SigningSecrets, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+pub use crate::http::webhooks::{
+    WEBHOOKS, Webhook, WebhookConnection, WebhookCounters, WebhookEvent, WebhookKind, WebhookKinds,
+    WebhookMember, Webhooks,
+};
+pub use app::{
+    App, AppAnswer, AppConnected, AppEvent, AppSettings, Call, ClientProgram, Failed, Forwarded,
+    InvalidFields, NamedHooks, hooks_id,
+};
 pub use authenticator::Authenticator;
+pub use blocklist::{Block, Blocked, SharedBlocklist};
 pub use credentials::certificate::CertificateSubject;
 pub use credentials::presented::{Credentials, Presented, SUBPROTOCOL, Sources, extract};
 pub use error::LoadError;
 pub use identity::app_data::AppData;
+pub use identity::info::Info;
 pub use identity::server_subscriptions::{ServerSubscription, ServerSubscriptions};
 pub use identity::{Identity, Method, Right, Rights, may};
 pub use methods::KeySetState;

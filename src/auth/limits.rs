@@ -7,9 +7,12 @@ use std::time::Duration;
 /// Maximum bytes of a token or of a user name with its password. It fits a request head of 16 KiB beside other fields.
 pub const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
 /// Maximum bytes of a subject: a UUID, an e-mail address or a distinguished name.
-pub const SUBJECT_BYTES_MAX: usize = 255;
+pub const SUBJECT_BYTES_MAX: usize = echoring_topics::limits::SUBJECT_BYTES_MAX;
 /// Maximum patterns of one kind in a token. Each check tries them in turn.
 pub const PATTERNS_MAX: usize = 128;
+
+/// Blocks that operators may add to a node. All are copied when one is added.
+pub const BLOCKS_MAX: usize = 10_000;
 
 // ---- files ----
 
@@ -17,10 +20,12 @@ pub const PATTERNS_MAX: usize = 128;
 pub const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Minimum bytes of a static token: a shorter one may be guessed.
 pub const TOKEN_BYTES_MIN: usize = 16;
-/// Minimum bytes of a secret of HS256, as long as the hash (RFC 7518, 3.2).
+/// Minimum bytes of a secret of HS256, as long as the hash (RFC 7518, 3.2). HS384 needs 48 and HS512 64.
 pub const SECRET_BYTES_MIN: usize = 32;
 /// Minimum bits of an RSA modulus (RFC 7518, 3.3).
 pub const RSA_BITS_MIN: usize = 2_048;
+/// Maximum bits of an RSA modulus, that of aws-lc-rs: a shard checks signatures, and larger keys take longer.
+pub const RSA_BITS_MAX: usize = 8_192;
 
 // ---- keys from a JWKS URL ----
 
@@ -107,11 +112,75 @@ pub const APP_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Header fields of a handshake that may be forwarded.
 pub const APP_FIELDS_MAX: usize = 16;
+/// Tables of hooks with names.
+pub const APP_NAMED_MAX: usize = 64;
+/// Bytes of such fields that a client emulates, as its first command: as long as a credential may be, and as much again.
+pub const EMULATED_FIELDS_BYTES_MAX: usize = 2 * CREDENTIAL_BYTES_MAX;
 
 // ---- requests over HTTP ----
 
 /// Time that an idle connection to a hook or to a key set is kept: below the 5 s after which common services end theirs.
 pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(4);
+/// Minimum bytes of a secret that signs requests (Standard Webhooks).
+pub const SIGNING_SECRET_BYTES_MIN: usize = 24;
+/// Secrets that sign a request: one and its successor, twice.
+pub const SIGNING_SECRETS_MAX: usize = 4;
+
+// ---- back ends of routes ----
+
+/// Back ends of a node. Each has a thread.
+pub const BACKENDS_MAX: usize = 16;
+/// Default time that a back end has to answer a request.
+pub const BACKEND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Default number of further attempts: about 1.5 s for a back end that restarts.
+pub const BACKEND_RETRIES_DEFAULT: u32 = 4;
+/// Delay before the first of them; it doubles up to [`BACKEND_RETRY_DELAY_MAX`], unless the back end names a time.
+pub const BACKEND_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Maximum delay before an attempt, also if the back end names a longer one.
+pub const BACKEND_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
+/// Default number of requests to a back end at the same time.
+pub const BACKEND_REQUESTS_DEFAULT: u32 = 32;
+/// Default bytes of the events that wait for a back end, those in progress included.
+pub const BACKEND_QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
+/// Bytes that the beginning or the end of a connection is charged besides its head and its JSON form: with the facts about the connection.
+pub const BACKEND_EVENT_BYTES: usize = 512;
+/// Bytes that a message is charged besides its payload and its JSON form: its entry in a queue.
+pub const BACKEND_MESSAGE_BYTES: usize = 96;
+/// The share of the queue that one connection may take: a quarter. It is closed beyond that.
+pub const BACKEND_QUEUE_SHARE: usize = 4;
+/// Maximum bytes of the messages in a request. A longer message has a request of its own.
+pub const BACKEND_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Maximum bytes of a back end's answer.
+pub const BACKEND_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Maximum time at the end of a server in which back ends are told of connections that have ended.
+pub const BACKEND_FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- webhooks ----
+
+/// Webhooks of a server. A shard asks each about each event.
+pub const WEBHOOKS_MAX: usize = 16;
+/// Default bytes of the events that wait for a webhook: some 10,000.
+pub const WEBHOOK_QUEUE_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;
+/// Bytes that an event counts besides its JSON: its id, its places in two queues, and what the allocator adds.
+pub const WEBHOOK_EVENT_BYTES: usize = 256;
+/// Default of the maximum number of events in a request.
+pub const WEBHOOK_BATCH_DEFAULT: u32 = 100;
+/// Bytes of the body of a request, unless one event is longer: common services accept 1 MiB.
+pub const WEBHOOK_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Default time for the answer to a request.
+pub const WEBHOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Bytes of an answer that are read, so that its connection is used again.
+pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Default age at which an event is given up.
+pub const WEBHOOK_GIVE_UP_AFTER_DEFAULT: Duration = Duration::from_secs(3_600);
+/// Maximum delay after a first failed request; it doubles up to [`WEBHOOK_RETRY_MAX`].
+pub const WEBHOOK_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Maximum delay after a failed request.
+pub const WEBHOOK_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The same if the answer says when to try again.
+pub const WEBHOOK_RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// Time that the waiting events have to leave when the process ends.
+pub const WEBHOOK_FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 
 // ---- questions ----
 

@@ -1,16 +1,19 @@
 //! The methods of authentication, with the keys and users that their files contain. Shards and the authentication thread use them.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::blocklist::Blocklist;
 use crate::credentials::basic::Users;
 use crate::error::LoadError;
+use crate::file;
 use crate::http::http_client::Endpoint;
 use crate::identity::Identity;
 use crate::question::{Decision, Denied, Verdict};
-use crate::settings::{JwksSource, Settings};
-use crate::tokens::claims::{BadClaim, ClaimRules};
+use crate::settings::{Jwks, JwksSource, Settings};
+use crate::tokens::claims::{BadClaim, ClaimRules, SubscriptionGrant};
 use crate::tokens::jwks::{self, Secrets};
 use crate::tokens::jwt::{self, BadToken};
 use crate::tokens::key::Key;
@@ -23,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) jwt: Option<JwtMethod>,
     pub(crate) users: Option<Arc<Users>>,
     pub(crate) hook: Option<Endpoint>,
+    pub(crate) blocked: Blocklist,
     pub(crate) settings: Settings,
 }
 
@@ -30,7 +34,9 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct JwtMethod {
     pub(crate) rules: ClaimRules,
-    /// Those of files and of the key set. The lock is held for the copy of a pointer.
+    /// Those of tokens of subscriptions; empty for those of connections.
+    pub(crate) subscription_keys: Vec<Key>,
+    /// The fixed ones and those of the key set. The lock is held for the copy of a pointer.
     keys: RwLock<Arc<Keys>>,
     pub(crate) jwks: Option<JwksMethod>,
 }
@@ -39,8 +45,8 @@ pub(crate) struct JwtMethod {
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) all: Vec<Key>,
-    /// How many of them are from key files.
-    pub(crate) from_files: usize,
+    /// How many of them are not from a key set that is refreshed.
+    pub(crate) fixed: usize,
     /// The key set was read at least once.
     pub(crate) is_loaded: bool,
 }
@@ -83,6 +89,7 @@ impl Shared {
             jwt: JwtMethod::load(settings)?,
             users: settings.basic.as_deref().map(Users::read).transpose()?.map(Arc::new),
             hook,
+            blocked: settings.blocked.as_deref().map(Blocklist::read).transpose()?.unwrap_or_default(),
             settings: settings.clone(),
         })
     }
@@ -107,27 +114,42 @@ impl Shared {
 
 impl JwtMethod {
     fn load(settings: &Settings) -> Result<Option<JwtMethod>, LoadError> {
-        if settings.jwt_keys.is_empty() && settings.jwks.is_none() {
+        if settings.jwt_keys.is_empty()
+            && settings.jwks.is_none()
+            && settings.subscription_jwt_keys.is_empty()
+        {
             return Ok(None);
         }
-        let from_files: Vec<Key> =
-            settings.jwt_keys.iter().map(|path| Key::read(path)).collect::<Result<_, _>>()?;
+        let mut fixed: Vec<Key> = settings.jwt_keys.iter().map(Key::read).collect::<Result<_, _>>()?;
+        let mut refreshed = settings.jwks.as_ref();
+        if let Some(Jwks { source: JwksSource::Memory(json), .. }) = refreshed {
+            let set = jwks::parse(json, Secrets::Allowed);
+            fixed.extend(set.map_err(|problem| LoadError::new("auth_jwks", problem))?);
+            refreshed = None;
+        }
+        let of_subscription = |path: &PathBuf| file::load("auth_subscription_jwt_key", path, Key::parse);
+        let subscription_keys =
+            settings.subscription_jwt_keys.iter().map(of_subscription).collect::<Result<_, _>>()?;
         let rules = ClaimRules {
             audience: settings.audience.clone(),
             issuer: settings.issuer.clone(),
             leeway: settings.leeway.as_secs(),
+            requires_expiry: !settings.token_without_exp,
             names: settings.claims.clone(),
         };
-        let keys = Keys { from_files: from_files.len(), all: from_files, is_loaded: settings.jwks.is_none() };
-        let mut method = JwtMethod { rules, keys: RwLock::new(Arc::new(keys)), jwks: None };
-        let Some(jwks) = &settings.jwks else { return Ok(Some(method)) };
+        let keys = Keys { fixed: fixed.len(), all: fixed, is_loaded: refreshed.is_none() };
+        let mut method =
+            JwtMethod { rules, subscription_keys, keys: RwLock::new(Arc::new(keys)), jwks: None };
+        let Some(jwks) = refreshed else { return Ok(Some(method)) };
         let (endpoint, read_at) = match &jwks.source {
             JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
             JwksSource::File(path) => {
                 let parse = |bytes: &[u8]| jwks::parse(bytes, Secrets::Allowed);
-                method.set_key_set(crate::file::load("auth_jwks", path, parse)?);
+                method.set_key_set(file::load("auth_jwks", path, parse)?);
                 (None, unix_now())
             }
+            // Its keys are fixed.
+            JwksSource::Memory(_) => return Ok(Some(method)),
         };
         method.jwks = Some(JwksMethod {
             endpoint,
@@ -144,10 +166,10 @@ impl JwtMethod {
 
     /// Replaces the keys of the key set.
     pub(crate) fn set_key_set(&self, set: Vec<Key>) {
-        let from_files = self.keys().from_files;
-        let mut all = self.keys().all[..from_files].to_vec();
+        let fixed = self.keys().fixed;
+        let mut all = self.keys().all[..fixed].to_vec();
         all.extend(set);
-        let keys = Arc::new(Keys { all, from_files, is_loaded: true });
+        let keys = Arc::new(Keys { all, fixed, is_loaded: true });
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
@@ -157,6 +179,16 @@ impl JwtMethod {
             Ok(known) => Verdict::Known(Arc::new(known)),
             Err(bad) => self.refuse(bad, &keys, now),
         }
+    }
+
+    /// The rights of a subscription token.
+    pub(crate) fn check_subscription(&self, token: &str, now: u64) -> Result<SubscriptionGrant, Verdict> {
+        let granted = |keys: &[Key]| jwt::verify_subscription(token, keys, &self.rules, now);
+        if !self.subscription_keys.is_empty() {
+            return granted(&self.subscription_keys).map_err(|bad| Verdict::Denied(denial(bad)));
+        }
+        let keys = self.keys();
+        granted(&keys.all).map_err(|bad| self.refuse(bad, &keys, now))
     }
 
     /// Decides about a token whose key set has been read since it was presented.
@@ -206,4 +238,51 @@ impl JwksMethod {
 /// The time in seconds since 1970.
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use echoring_async::tls::Source;
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &[u8; 32] = b"a secret that the program keeps.";
+
+    fn token() -> String {
+        let encode = |part: serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let message =
+            format!("{}.{}", encode(json!({"alg": "HS256"})), encode(json!({"sub": "a", "exp": 9})));
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET);
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(aws_lc_rs::hmac::sign(&key, message.as_bytes())))
+    }
+
+    #[test]
+    fn keys_and_key_sets_may_be_in_memory_and_are_not_shown() {
+        let encoded = URL_SAFE_NO_PAD.encode(SECRET);
+        let set = json!({"keys": [{"kty": "oct", "k": encoded}]}).to_string().into_bytes();
+        let of_key = Settings::default().jwt_keys([Source::Memory(SECRET.to_vec())]);
+        let of_set = Settings::default().jwks(Jwks::new(JwksSource::Memory(set)));
+        for settings in [of_key, of_set] {
+            let shared = Shared::load(&settings).expect("keys");
+            assert!(!shared.needs_worker(), "nothing is read again");
+            assert!(matches!(shared.check_token(&token(), 8), Verdict::Known(_)));
+            assert_eq!(shared.check_token(&token(), 9), Verdict::Denied(Denied::Expired));
+            let shown = format!("{settings:?} {shared:?}");
+            let bytes = format!("{:?}", &SECRET[..4]);
+            assert!(!shown.contains("secret that") && !shown.contains(&encoded), "{shown}");
+            assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
+        }
+    }
+
+    #[test]
+    fn keys_in_memory_that_cannot_be_used_name_their_setting() {
+        let short = Settings::default().jwt_keys([Source::Memory(vec![7; 31])]);
+        let empty = Settings::default().jwks(Jwks::new(JwksSource::Memory(b"{\"keys\":[]}".to_vec())));
+        for (settings, setting) in [(short, "auth_jwt_key"), (empty, "auth_jwks")] {
+            assert_eq!(Shared::load(&settings).expect_err("no key").setting, setting);
+        }
+    }
 }

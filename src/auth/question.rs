@@ -25,6 +25,8 @@ pub enum Denied {
     Foreign,
     /// The client is known, and not allowed.
     Forbidden,
+    /// The client has as many connections as it may.
+    TooMany,
     /// The hook or the key set is unavailable.
     Unavailable,
     /// Too many decisions wait.
@@ -33,7 +35,7 @@ pub enum Denied {
 
 impl Denied {
     /// All reasons.
-    pub const ALL: [Denied; 9] = [
+    pub const ALL: [Denied; 10] = [
         Denied::Missing,
         Denied::Malformed,
         Denied::Invalid,
@@ -41,6 +43,7 @@ impl Denied {
         Denied::NotYet,
         Denied::Foreign,
         Denied::Forbidden,
+        Denied::TooMany,
         Denied::Unavailable,
         Denied::Busy,
     ];
@@ -55,6 +58,7 @@ impl Denied {
             Denied::NotYet => "not-yet-valid",
             Denied::Foreign => "foreign",
             Denied::Forbidden => "forbidden",
+            Denied::TooMany => "too-many-connections",
             Denied::Unavailable => "unavailable",
             Denied::Busy => "busy",
         }

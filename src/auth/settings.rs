@@ -1,7 +1,10 @@
 //! The settings of authentication.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use echoring_async::tls::Source;
 
 use crate::credentials::certificate::CertificateSubject;
 use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
@@ -21,8 +24,10 @@ use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAUL
 pub struct Settings {
     /// A file of static tokens.
     pub tokens: Option<PathBuf>,
-    /// Key files for JWT.
-    pub jwt_keys: Vec<PathBuf>,
+    /// Keys for JWT: public ones in PEM, or secrets. A secret in a file may end with a line break.
+    pub jwt_keys: Vec<Source>,
+    /// Key files for tokens of subscriptions; empty for the keys of connections.
+    pub subscription_jwt_keys: Vec<PathBuf>,
     /// A key set for JWT.
     pub jwks: Option<Jwks>,
     /// The accepted audiences of JWT. Without any, tokens with an audience are refused (RFC 7519, 4.1.3).
@@ -31,6 +36,8 @@ pub struct Settings {
     pub issuer: Vec<String>,
     /// Difference between clocks that is tolerated.
     pub leeway: Duration,
+    /// Whether JWT without an expiry are accepted. They are valid until their key is removed.
+    pub token_without_exp: bool,
     /// The claims with the patterns of topics for `subscribe`, `publish`, `presence` and `history`.
     pub claims: [String; 4],
     /// A file of users with their argon2 hashes.
@@ -48,6 +55,8 @@ pub struct Settings {
     pub query: Option<String>,
     /// Whether clients without credentials are let in. Topics decide about its rights.
     pub anonymous: bool,
+    /// A file of subjects and ids of tokens that are not let in.
+    pub blocked: Option<PathBuf>,
 }
 
 /// A key set.
@@ -75,13 +84,26 @@ pub struct Jwks {
 /// let from_file = Jwks::new(JwksSource::File("/etc/app/jwks.json".into()));
 /// # drop(from_file);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JwksSource {
     /// In a file.
     File(PathBuf),
     /// At an `http://` or `https://` URL.
     Url(String),
+    /// These bytes of JSON, which are read once.
+    Memory(Vec<u8>),
+}
+
+// A key set in memory may have secrets.
+impl fmt::Debug for JwksSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JwksSource::File(path) => f.debug_tuple("File").field(path).finish(),
+            JwksSource::Url(url) => f.debug_tuple("Url").field(url).finish(),
+            JwksSource::Memory(_) => f.write_str("Memory"),
+        }
+    }
 }
 
 /// An HTTP service that decides about clients.
@@ -131,10 +153,12 @@ impl Default for Settings {
         Settings {
             tokens: None,
             jwt_keys: Vec::new(),
+            subscription_jwt_keys: Vec::new(),
             jwks: None,
             audience: Vec::new(),
             issuer: Vec::new(),
             leeway: Duration::ZERO,
+            token_without_exp: false,
             claims: echoring_topics::Right::ALL.map(|right| right.word().to_owned()),
             basic: None,
             hook: None,
@@ -143,6 +167,7 @@ impl Default for Settings {
             cookie: None,
             query: None,
             anonymous: false,
+            blocked: None,
         }
     }
 }
@@ -154,8 +179,23 @@ impl Settings {
     }
 
     /// Sets [`jwt_keys`](#structfield.jwt_keys).
-    pub fn jwt_keys(self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Settings {
-        Settings { jwt_keys: files.into_iter().map(Into::into).collect(), ..self }
+    ///
+    /// ```
+    /// # use echoring_async::tls::Source;
+    /// # use echoring_auth::{Authenticator, Settings as AuthSettings};
+    /// let from_files = AuthSettings::default().jwt_keys(["public.pem"]);
+    /// // A secret that the program has from elsewhere.
+    /// let from_memory = AuthSettings::default().jwt_keys([Source::Memory(vec![7; 32])]);
+    /// assert!(Authenticator::load(&from_memory).is_ok());
+    /// # drop(from_files);
+    /// ```
+    pub fn jwt_keys(self, keys: impl IntoIterator<Item = impl Into<Source>>) -> Settings {
+        Settings { jwt_keys: keys.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Sets [`subscription_jwt_keys`](#structfield.subscription_jwt_keys).
+    pub fn subscription_jwt_keys(self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Settings {
+        Settings { subscription_jwt_keys: files.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Sets [`jwks`](#structfield.jwks).
@@ -176,6 +216,11 @@ impl Settings {
     /// Sets [`leeway`](#structfield.leeway).
     pub fn leeway(self, leeway: Duration) -> Settings {
         Settings { leeway, ..self }
+    }
+
+    /// Sets [`token_without_exp`](#structfield.token_without_exp).
+    pub fn token_without_exp(self, are_accepted: bool) -> Settings {
+        Settings { token_without_exp: are_accepted, ..self }
     }
 
     /// Sets [`claims`](#structfield.claims).
@@ -218,11 +263,17 @@ impl Settings {
         Settings { anonymous: are_let_in, ..self }
     }
 
+    /// Sets [`blocked`](#structfield.blocked).
+    pub fn blocked(self, file: impl Into<PathBuf>) -> Settings {
+        Settings { blocked: Some(file.into()), ..self }
+    }
+
     /// Whether some method is configured, so that clients need credentials. Certificates alone are asked for, or required, by
     /// TLS.
     pub fn is_on(&self) -> bool {
         self.tokens.is_some()
             || !self.jwt_keys.is_empty()
+            || !self.subscription_jwt_keys.is_empty()
             || self.jwks.is_some()
             || self.basic.is_some()
             || self.hook.is_some()

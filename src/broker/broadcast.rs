@@ -29,7 +29,9 @@ mod centrifuge_session;
 mod connecting;
 pub(crate) mod connection_sink;
 mod deltas;
+mod described;
 pub(crate) mod dialect;
+pub mod direct;
 mod drain;
 mod draining;
 mod event_stream;
@@ -37,6 +39,8 @@ mod events;
 mod fan_out;
 mod fence;
 mod fencing;
+mod filtering;
+mod filters;
 pub mod following;
 mod forwards;
 mod frame_encoder;
@@ -58,7 +62,9 @@ mod owner_reads;
 mod pending_requests;
 mod presence;
 mod presence_changes;
+mod profiles;
 pub mod publish;
+mod refreshing;
 mod replay;
 mod reports;
 mod request_history;
@@ -74,12 +80,19 @@ mod subscribe;
 mod subscription_tokens;
 mod subscriptions;
 mod tick;
+mod topic_events;
 mod topic_read;
 mod unanswered;
 mod v1_events;
 mod waiting_requests;
+mod wanted;
+mod watched;
+mod webhook_events;
 mod windows;
 
+use std::sync::Arc;
+
+use echoring_auth::Webhooks;
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
@@ -112,7 +125,9 @@ use sequencer::Sequencer;
 use sessions::Sessions;
 pub use subscribe::TopicRequest;
 use subscriptions::Subscriptions;
+use topic_events::TopicEvents;
 pub use topic_read::{TopicAnswer, TopicQuestion, TopicRead};
+pub use watched::SessionNote;
 
 /// Interval of the checks for slow consumers, heartbeats and expiry.
 const CHECK_INTERVAL: Nanos = SECOND;
@@ -162,6 +177,9 @@ pub struct Broadcast {
     presence_changes: PresenceChanges,
     /// When subscribers were last told of them.
     presence_told_at: Nanos,
+    /// What webhooks are told.
+    topic_events: Option<Box<TopicEvents>>,
+    topic_webhooks: Arc<Webhooks>,
     first_number: u8,
     /// The run of the node in its cluster, in the ids of clients; 0 without one.
     node: u64,
@@ -187,6 +205,8 @@ impl Broadcast {
             fence: Fence::default(),
             arrivals: Arrivals::default(),
             presence_changes: PresenceChanges::default(),
+            topic_events: None,
+            topic_webhooks: Arc::default(),
             presence_told_at: 0,
             first_number: settings.first_number,
             node: 0,
@@ -213,6 +233,7 @@ impl Broadcast {
     ) {
         self.sequencer.configure(rules.clone(), creation, message_bytes_max as usize);
         self.fan_out.topics.configure(rules.clone());
+        self.fan_out.ages.reconfigure();
         self.sessions.subscriptions_max = subscriptions_max;
     }
 

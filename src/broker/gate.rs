@@ -15,14 +15,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use echoring_auth::{
-    App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Failed, Identity,
-    Presented, Question, Renewal, SubscriptionGrant, Verdict,
+    App, AppAnswer, AppEvent, Authenticator, BackendDelivery, Call, Credentials, Decision, Denied, Failed,
+    Identity, Presented, Question, Renewal, SharedBlocklist, SubscriptionGrant, Verdict,
 };
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{Limit, TopicUseLimits};
 use echoring_runtime::driver::Token;
 
+use crate::limits::EXPIRY_NOTICE;
 pub use counters::{AuthCounters, AuthFigures, KeySetFigures};
 pub use frozen::Thawed;
 pub use known_clients::Due;
@@ -34,6 +35,8 @@ use quotas::{CountedCall, CountedSubscription, IdentityUse, Quotas};
 pub enum AuthCommand {
     /// The decision about a request that waits for it.
     Decided(Token, Decision),
+    /// The blocks of operators have changed.
+    Blocked,
     /// The decision about new credentials of a session.
     Refreshed {
         /// The session's connection.
@@ -65,6 +68,8 @@ pub enum GateAnswer {
     Auth(AuthCommand),
     /// The application's answer.
     App(AppAnswered),
+    /// That of the back end of a connection.
+    Backend(Token, BackendDelivery),
 }
 
 /// Sends answers to a shard, from any thread.
@@ -100,6 +105,8 @@ pub struct Gate {
     answers: Option<AnswerSender>,
     /// How clients may use topics.
     quotas: Quotas,
+    /// The blocks that operators have added.
+    blocks: Arc<SharedBlocklist>,
 }
 
 impl Gate {
@@ -133,9 +140,14 @@ impl Gate {
         self.app = app;
     }
 
-    /// Whether the application is asked about an event.
-    pub(crate) fn asks_app(&self, event: AppEvent) -> bool {
-        self.app.as_ref().is_some_and(|app| app.has(event))
+    /// Whether the application is asked about an event, by the hooks with this id.
+    pub(crate) fn asks_app(&self, event: AppEvent, hooks: u64) -> bool {
+        self.app.as_ref().is_some_and(|app| app.has(event, hooks))
+    }
+
+    /// The id of the hooks that get the calls of a method.
+    pub(crate) fn hooks_of_method(&self, method: &str) -> u64 {
+        self.app.as_ref().map_or(0, |app| app.hooks_of_method(method))
     }
 
     /// Asks the application about a request of a client, which counts for its `identity`. The answer follows through
@@ -145,7 +157,7 @@ impl Gate {
         let answered = move |call, answer| {
             answers.send(GateAnswer::App(AppAnswered { token, number, call: Box::new(call), answer }));
         };
-        let counted = identity.map(CountedCall::of);
+        let counted = identity.map(CountedCall::waiting);
         if let Some(None) = counted {
             return answered(call, AppAnswer::Failed(Failed::Busy));
         }
@@ -158,6 +170,17 @@ impl Gate {
     /// The account of the calls of a connection's client; `None` for a client without a name.
     pub(crate) fn identity_use(&self, token: Token, now: Nanos) -> Option<Arc<IdentityUse>> {
         self.client(token).map(|client| self.quotas.identity(client.subject(), now))
+    }
+
+    /// When the application is asked, at the time `now`, about what expires at a time; `None` if it is not asked.
+    pub(crate) fn refresh_at(
+        &self,
+        (event, hooks): (AppEvent, u64),
+        now: Nanos,
+        expires_at: Option<Nanos>,
+    ) -> Option<Nanos> {
+        let expires_at = expires_at.filter(|_| self.asks_app(event, hooks))?;
+        Some(expires_at - EXPIRY_NOTICE.min(expires_at.saturating_sub(now) / 2))
     }
 
     /// Whether clients are authenticated.
@@ -188,7 +211,7 @@ impl Gate {
     /// Makes a client that of a connection.
     ///
     /// # Errors
-    /// If there is no memory for it.
+    /// If it is blocked, has too many connections, or there is no memory for it.
     pub fn let_in(
         &mut self,
         token: Token,
@@ -196,11 +219,53 @@ impl Gate {
         pool: &mut Pool,
         now: Nanos,
     ) -> Result<(), Denied> {
-        if !self.known.insert(token, client, pool, now, unix_now()) {
-            return Err(Denied::Busy);
-        }
+        self.admit(token, client, pool, now)?;
         self.counters.note_known(client.method());
         Ok(())
+    }
+
+    fn admit(
+        &mut self,
+        token: Token,
+        client: &Arc<Identity>,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), Denied> {
+        let wall = unix_now();
+        if self.is_blocked(client, wall) {
+            return Err(Denied::Forbidden);
+        }
+        // A client that presents fresh credentials has its connection already.
+        let is_new = self.client(token).is_none();
+        let admitted = if is_new && self.quotas.connect(token, client.subject(), now).is_err() {
+            Err(Denied::TooMany)
+        } else if self.known.insert(token, client, pool, now, wall) {
+            Ok(())
+        } else {
+            Err(Denied::Busy)
+        };
+        if is_new && admitted.is_err() {
+            // Nothing else forgets a connection that is not opened.
+            self.quotas.forget(token);
+        }
+        admitted
+    }
+
+    fn is_blocked(&self, client: &Identity, wall: u64) -> bool {
+        let is_listed = |authenticator: &Arc<Authenticator>| authenticator.blocks(client, wall);
+        self.authenticator.as_ref().is_some_and(is_listed) || self.blocks.blocks(client, wall)
+    }
+
+    /// The connections of clients that are blocked.
+    pub fn blocked(&self) -> Vec<Token> {
+        let wall = unix_now();
+        let all = self.known.all().into_iter();
+        all.filter(|(_, client)| self.is_blocked(client, wall)).map(|(token, _)| token).collect()
+    }
+
+    /// Sets the blocks of operators.
+    pub fn set_blocks(&mut self, blocks: Arc<SharedBlocklist>) {
+        self.blocks = blocks;
     }
 
     /// A session presents a new token. Returns the decision, unless it follows through [`AuthCommand::Refreshed`].
@@ -272,9 +337,7 @@ impl Gate {
             self.counters.note_denied(Denied::Foreign);
             return Err(RefreshError::OtherSubject);
         }
-        if !self.known.insert(token, &client, pool, now, unix_now()) {
-            return Err(self.refuse_refresh(Denied::Busy));
-        }
+        self.admit(token, &client, pool, now).map_err(|denied| self.refuse_refresh(denied))?;
         match is_fresh {
             true => self.counters.note_refreshed(),
             false => self.counters.note_known(client.method()),
@@ -315,6 +378,13 @@ impl Gate {
         Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
     }
 
+    /// The credentials of a connection expire at another time, in seconds since 1970. False if there is no memory for that, or the
+    /// connection has none.
+    pub(crate) fn set_expiry(&mut self, token: Token, at: Option<u64>, pool: &mut Pool, now: Nanos) -> bool {
+        let Some(client) = self.client(token).cloned() else { return false };
+        self.known.insert(token, &Arc::new(client.with_expiry(at)), pool, now, unix_now())
+    }
+
     /// Uses other settings. Returns the connections whose clients lose their credentials, or have new ones without room
     /// in memory.
     pub fn configure(
@@ -335,8 +405,11 @@ impl Gate {
     /// Gives a connection the client that the present settings make of `client`, which is its own. False if they withdraw it, or
     /// there is no room in memory: then it keeps its own until it is closed.
     fn renew(&mut self, token: Token, client: &Identity, pool: &mut Pool, now: Nanos) -> bool {
-        let Some(authenticator) = &self.authenticator else { return true };
         let wall = unix_now();
+        if self.is_blocked(client, wall) {
+            return false;
+        }
+        let Some(authenticator) = &self.authenticator else { return true };
         match authenticator.renew(client, wall) {
             Renewal::Same => true,
             Renewal::Withdrawn => false,
@@ -436,4 +509,49 @@ pub enum RefreshError {
 /// The time in seconds since 1970. Read when a client is authenticated, never for a message.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_proto::buffer::Budget;
+
+    use super::frozen::tests::{SECRET, authenticator, gate, token};
+    use super::quotas::Identities;
+    use super::*;
+
+    fn client(settings: &Authenticator) -> Arc<Identity> {
+        let presented = Presented::Credentials(Credentials::Token(SECRET.into()));
+        let Verdict::Known(client) = settings.check(&presented, unix_now()) else { panic!("unknown") };
+        client
+    }
+
+    fn one_connection() -> TopicUseLimits {
+        TopicUseLimits { connections_per_identity: Some(1), ..TopicUseLimits::default() }
+    }
+
+    #[test]
+    fn a_connection_that_is_not_let_in_does_not_count() {
+        let settings = authenticator("uncounted", SECRET, "");
+        let (mut gate, client) = (gate(Some(&settings)), client(&settings));
+        gate.set_quotas(Quotas::new(Arc::<Identities>::default(), &one_connection()));
+        let (mut full, mut pool) = (Pool::new(Budget::new(16)), Pool::standalone());
+        assert_eq!(gate.let_in(token(1), &client, &mut full, 0), Err(Denied::Busy));
+        assert_eq!(gate.let_in(token(2), &client, &mut pool, 0), Ok(()));
+        assert_eq!(gate.let_in(token(3), &client, &mut pool, 0), Err(Denied::TooMany));
+    }
+
+    #[test]
+    fn a_fresh_token_makes_no_further_connection() {
+        let settings = authenticator("refreshed", SECRET, "");
+        let (mut gate, client) = (gate(Some(&settings)), client(&settings));
+        let mut pool = Pool::standalone();
+        for index in [1, 2] {
+            assert_eq!(gate.let_in(token(index), &client, &mut pool, 0), Ok(()));
+        }
+        // There are more of them than may begin from now on.
+        gate.configure_quotas(&one_connection());
+        for index in [1, 2] {
+            assert!(gate.present(token(index), Ok(Arc::clone(&client)), true, &mut pool, 0).is_ok());
+        }
+    }
 }

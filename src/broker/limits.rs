@@ -22,6 +22,8 @@ pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
 pub const PRESENCE_PAGE_MAX: usize = 256;
 /// Requests of sessions that wait for room in a mailbox. Further ones are refused as busy.
 pub const REQUESTS_WAITING_MAX: usize = 1_024;
+/// Filters of a session's subscriptions that have not begun or have ended, which are removed beyond that.
+pub(crate) const CENTRIFUGE_FILTERS_UNUSED_MAX: usize = 32;
 /// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Publications of one session whose answers from owners on other shards are pending, as far as they are remembered: as
@@ -32,6 +34,8 @@ pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
 pub(crate) const REFUSAL_WAIT_MAX: Nanos = 10 * SECOND;
 /// Protocol errors in a row before a session is closed with 1008.
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
+/// Notes of one tick about sessions that an operator follows; further ones are counted.
+pub(crate) const WATCHED_NOTES_MAX: usize = 256;
 /// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
@@ -51,12 +55,20 @@ pub(crate) const CENTRIFUGE_HELD_BYTES_MAX: usize = 2 * echoring_proto::limits::
 /// Calls of one identity that wait for the application, from all its connections: those of sixteen connections that are
 /// full, and a quarter of all that may wait. Further ones are refused.
 pub(crate) const APP_CALLS_PER_IDENTITY_MAX: u32 = echoring_auth::limits::APP_CALLS_MAX as u32 / 4;
-/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Further ones get an error.
+/// Clients in one answer about presence, which has no pages: about 100 KB of JSON, besides the application's data about them. Further ones get an error.
 pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
-/// Bytes of their numbers and subjects, each as long as it may be.
-pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize = CENTRIFUGE_PRESENCE_CLIENTS_MAX * (8 + 1 + 255);
+/// Bytes of their ids and profiles, each as long as it may be.
+pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize =
+    CENTRIFUGE_PRESENCE_CLIENTS_MAX * (16 + 3 + echoring_topics::limits::PROFILE_BYTES_MAX);
 /// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
 pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
+
+// ---- webhooks ----
+
+/// Time without a subscriber after which a topic counts as vacated: clients that reload a page return within it.
+pub const TOPIC_VACATED_DELAY: Nanos = SECOND;
+/// Topics of a shard that wait for that. Beyond it, those that wait for longest are told at once.
+pub(crate) const TOPICS_VACATED_MAX: usize = 65_536;
 
 // ---- messages from other threads and handlers ----
 

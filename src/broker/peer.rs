@@ -28,7 +28,7 @@ impl Kinds for ServerKinds {
         match peer {
             Peer::Echo => class::ECHO,
             Peer::Subscriber(_) => class::BROADCAST,
-            Peer::Session(_) if peer.is_event_stream() => class::EVENT_STREAM,
+            Peer::Session(session) if session.dialect().is_stream() => class::EVENT_STREAM,
             Peer::Session(_) => class::SESSION,
             Peer::Handler(_) => class::HANDLER,
         }

@@ -10,7 +10,7 @@ use crate::limits::{
 use crate::subscription::TopicMessage;
 use echoring_topics::is_topic_name;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
-use echoring_topics::{Content, Position, Publication, Refused};
+use echoring_topics::{Content, Keeping, Position, Publication, Refused, Tags, Version};
 use echoring_wire::is_too_deep;
 
 /// A message to publish from another thread. A string converts to a text message, and bytes to a binary one.
@@ -36,11 +36,27 @@ pub struct OwnedPublication {
     pub idempotency_key: Box<str>,
     /// The payload.
     pub payload: Vec<u8>,
+    /// What few publications have.
+    #[doc(hidden)]
+    pub options: PublicationOptions,
+}
+
+/// What few publications have.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublicationOptions {
+    /// See [`Tags::encode`].
+    pub tags: Box<[u8]>,
+    /// See [`Version::encode`].
+    pub version: Box<[u8]>,
+    /// Whether the history has it.
+    pub keeping: Keeping,
 }
 
 impl OwnedPublication {
     fn new(content: Content, payload: Vec<u8>) -> OwnedPublication {
-        OwnedPublication { content, key: "".into(), idempotency_key: "".into(), payload }
+        let options = PublicationOptions::default();
+        OwnedPublication { content, key: "".into(), idempotency_key: "".into(), payload, options }
     }
 
     /// A text message without keys.
@@ -73,15 +89,22 @@ impl OwnedPublication {
     /// The publication for a topic, borrowed.
     #[doc(hidden)]
     pub fn for_topic<'a>(&'a self, topic: &'a str) -> TopicPublication<'a> {
-        let publication = Publication { content: self.content, key: &self.key, payload: &self.payload };
-        TopicPublication { topic, publication, idempotency_key: &self.idempotency_key }
+        let PublicationOptions { tags, version, keeping } = &self.options;
+        let publication = Publication {
+            tags: Tags::new(tags),
+            keeping: *keeping,
+            ..Publication::new(self.content, &self.key, &self.payload)
+        };
+        let (idempotency_key, version) = (&*self.idempotency_key, Version::new(version));
+        TopicPublication { topic, publication, idempotency_key, version }
     }
 
     /// Bytes that the message is charged while it waits.
     #[doc(hidden)]
     pub fn bytes(&self) -> u64 {
-        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
-            as u64
+        let options_bytes = self.options.tags.len() + self.options.version.len();
+        let texts_bytes = self.key.len() + self.idempotency_key.len();
+        (size_of::<OwnedPublication>() + texts_bytes + options_bytes + self.payload.len()) as u64
     }
 }
 
@@ -220,35 +243,48 @@ pub struct TopicPublication<'a> {
     pub publication: Publication<'a>,
     /// The idempotency key, or an empty string.
     pub idempotency_key: &'a str,
+    /// The version.
+    pub version: Version<'a>,
 }
 
 /// The type of a publication and the lengths of its texts, when these and the payload are in one piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicationHead {
-    pub(crate) content: Content,
+    /// The head of the publication, and whether it has a version.
+    pub(crate) head: u8,
     /// Lengths of the topic's name, the key and the idempotency key.
     pub(crate) text_bytes: [u8; 3],
 }
 
+/// Set in the head of a publication with a version.
+const HAS_VERSION: u8 = 1 << 6;
+
 impl<'a> TopicPublication<'a> {
     pub(crate) fn new(topic: &'a str, message: &TopicMessage<'a>) -> TopicPublication<'a> {
         let TopicMessage { publication, idempotency_key } = *message;
-        TopicPublication { topic, publication, idempotency_key }
+        TopicPublication { idempotency_key, ..TopicPublication::plain(topic, publication) }
+    }
+
+    /// A publication without an idempotency key and a version.
+    pub(crate) fn plain(topic: &'a str, publication: Publication<'a>) -> TopicPublication<'a> {
+        TopicPublication { topic, publication, idempotency_key: "", version: Version::NONE }
     }
 
     /// The head of the publication. The lengths of the name and the keys were checked.
     #[inline]
     pub(crate) fn head(&self) -> PublicationHead {
-        let [name, key, idempotency_key, _] = self.parts();
+        let [name, key, idempotency_key, ..] = self.parts();
         let text_bytes = [name.len() as u8, key.len() as u8, idempotency_key.len() as u8];
-        PublicationHead { content: self.publication.content, text_bytes }
+        let version = if self.version.is_none() { 0 } else { HAS_VERSION };
+        PublicationHead { head: self.publication.head() | version, text_bytes }
     }
 
-    /// The topic's name, the key, the idempotency key and the payload, as they follow its head.
+    /// The topic's name, the key, the idempotency key, the version, the author, the tags and the payload, as they follow its head.
     #[inline]
-    pub(crate) fn parts(&self) -> [&'a [u8]; 4] {
-        let Publication { key, payload, .. } = self.publication;
-        [self.topic.as_bytes(), key.as_bytes(), self.idempotency_key.as_bytes(), payload]
+    pub(crate) fn parts(&self) -> [&'a [u8]; 7] {
+        let [author, tags, payload] = self.publication.body();
+        let [name, key] = [self.topic, self.publication.key].map(str::as_bytes);
+        [name, key, self.idempotency_key.as_bytes(), self.version.as_bytes(), author, tags, payload]
     }
 }
 
@@ -259,9 +295,11 @@ impl PublicationHead {
         let [name_bytes, key_bytes, idempotency_bytes] = self.text_bytes;
         let (topic, rest) = split_text(bytes, name_bytes)?;
         let (key, rest) = split_text(rest, key_bytes)?;
-        let (idempotency_key, payload) = split_text(rest, idempotency_bytes)?;
-        let publication = Publication { content: self.content, key, payload };
-        Some(TopicPublication { topic, publication, idempotency_key })
+        let (idempotency_key, rest) = split_text(rest, idempotency_bytes)?;
+        let has_version = self.head & HAS_VERSION != 0;
+        let (version, body) = if has_version { Version::split(rest)? } else { (Version::NONE, rest) };
+        let publication = Publication::read(self.head & !HAS_VERSION, key, body)?;
+        Some(TopicPublication { topic, publication, idempotency_key, version })
     }
 }
 
@@ -289,7 +327,7 @@ pub(crate) fn is_payload(content: Content, payload: &[u8]) -> bool {
 /// # Errors
 /// The problem with it.
 pub fn check(message: &TopicPublication<'_>, index: usize) -> Result<(), PublishError> {
-    let TopicPublication { topic, publication, idempotency_key } = message;
+    let TopicPublication { topic, publication, idempotency_key, .. } = message;
     if !is_topic_name(topic) {
         return Err(PublishError::BadTopic);
     }

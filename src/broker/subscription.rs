@@ -111,7 +111,7 @@ impl<'a> TopicMessage<'a> {
     /// A message with this payload.
     #[doc(hidden)]
     pub fn new(content: Content, payload: &'a [u8]) -> TopicMessage<'a> {
-        TopicMessage { publication: Publication { content, key: "", payload }, idempotency_key: "" }
+        TopicMessage { publication: Publication::new(content, "", payload), idempotency_key: "" }
     }
 
     /// A JSON value. Raw subscribers get it as text; sessions of `echoring.v1.json` get it as a value. The caller

@@ -71,7 +71,7 @@ pub(crate) fn publication<'a>(key: Option<&'a str>, value: &'a Value<'_>) -> Pub
         Value::Json(json) => (Content::Json, json.get().as_bytes()),
         Value::Text(text) => (Content::Text, text.as_bytes()),
     };
-    Publication { content, key: key.unwrap_or_default(), payload }
+    Publication::new(content, key.unwrap_or_default(), payload)
 }
 
 /// The message event of a publication, and its payload.
@@ -81,13 +81,18 @@ pub(crate) fn message<'a, 'p: 'a>(
     offset: u64,
     publication: &Publication<'p>,
 ) -> (v1::Message<'a>, Payload<'p>) {
-    let Publication { content, key, payload } = *publication;
-    let payload = match content {
+    (v1::Message::new(topic, offset, publication.key), payload(publication))
+}
+
+/// The payload of a publication.
+#[inline]
+pub(crate) fn payload<'p>(publication: &Publication<'p>) -> Payload<'p> {
+    let Publication { content, payload, .. } = *publication;
+    match content {
         Content::Json => Payload::Json(payload),
         Content::Text => Payload::Text(payload),
         Content::Binary => Payload::Binary(payload),
-    };
-    (v1::Message::new(topic, offset, key), payload)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod agents;
 mod args;
 mod baseline;
 mod calibrate;
+mod capacity;
 mod churn;
 mod control;
 mod dial;
@@ -22,7 +23,9 @@ mod push;
 mod replay;
 mod request;
 mod scenario;
+mod search;
 mod target;
+mod until;
 mod usage;
 mod verdicts;
 
@@ -37,6 +40,7 @@ use clap::ArgMatches;
 pub use self::agents::{AgentArgs, MergeArgs, merge, run_agent};
 use self::agents::{Coordinator, SegmentSession};
 pub use self::args::Args;
+pub use self::capacity::CapacityArgs;
 use self::control::Keys;
 use self::exporter::Monitoring;
 use self::http::HttpServer;
@@ -62,6 +66,12 @@ pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
         None => Ok(vec![(arguments, typed.clone())]),
     };
     runs.and_then(measure).unwrap_or_else(|failure| failure.report())
+}
+
+/// Searches for the capacity of a server, and reports the result by the exit code. `typed` is the source of `arguments`.
+pub fn run_capacity(arguments: CapacityArgs, typed: &ArgMatches) -> ExitCode {
+    let load = arguments.of_bench(typed);
+    load.and_then(|load| measure(vec![(load, typed.clone())])).unwrap_or_else(|failure| failure.report())
 }
 
 /// Makes several runs, or one; their results go to one place, which the first names.
@@ -155,10 +165,12 @@ struct Session {
 impl Session {
     /// Runs a job. Tells whether a condition of `--abort-if` ended it.
     fn run(&mut self, job: Job) -> Result<bool, Failure> {
+        let compares = job.args.compares();
         let Job { plan, experiment, args, share, .. } = job;
-        let Args { verdicts: conditions, outputs, .. } = args;
+        let Args { verdicts: conditions, until, outputs, .. } = args;
         let Session { tries, stop, monitoring, keys, reporter, results, missed } = self;
         let mut watch = verdicts::Watch::new(conditions.abort_if);
+        let mut until = until.watch(compares);
         let mut conversation = Conversation::new(awaited_by(&plan));
         let made = make(share, plan, experiment, &mut |progress| match progress {
             Progress::Run(run) => {
@@ -167,6 +179,7 @@ impl Session {
                 if let Some(rate) = keys.as_ref().and_then(Keys::asked) {
                     reporter.note(&format!("rate: {}/s", echoring_load::plan::count(rate)));
                 }
+                until.observe(run);
                 if watch.ends(run) {
                     stop.store(true, Ordering::Relaxed);
                 }
@@ -180,9 +193,13 @@ impl Session {
         });
         match made? {
             Ok(mut made) => {
+                until.note(&mut made.outcomes);
                 missed.extend(watch.note(&mut made.outcomes));
+                missed
+                    .extend(conditions.capacity.iter().flat_map(|search| search.missed(&mut made.outcomes)));
                 missed.extend(verdicts::judge(&conditions.fail_if, &mut made.outcomes));
-                missed.extend(conditions.fail_on.iter().flat_map(|fail_on| fail_on.lines(&made.comparison)));
+                let judges = compares || conditions.fail_on.is_some();
+                missed.extend(judges.then(|| verdicts::worse(&made.comparison)).into_iter().flatten());
                 results.outcomes.extend(made.outcomes.into_iter().map(|outcome| outputs.labelled(outcome)));
                 results.comparison.append(&mut made.comparison);
                 results.refused = made.refused;
@@ -253,12 +270,12 @@ fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result
 /// The requests that `--try` waits for, or the entry of which it waits for a message.
 fn awaited_by(plan: &Plan) -> Vec<String> {
     let Some(load) = plan.workloads.first() else { return Vec::new() };
-    let requests = || load.protocol.iter().flat_map(|protocol| protocol.request_names());
+    let requests = || load.protocols().flat_map(|protocol| protocol.request_names());
     match load.mode {
         echoring_load::Mode::Broadcast | echoring_load::Mode::Storm => vec!["topics.delivery".to_owned()],
         echoring_load::Mode::Push => vec!["push".to_owned()],
         echoring_load::Mode::Echo | echoring_load::Mode::Connect => requests().map(str::to_owned).collect(),
-        echoring_load::Mode::Ping | echoring_load::Mode::Replay => Vec::new(),
+        echoring_load::Mode::Session | echoring_load::Mode::Ping | echoring_load::Mode::Replay => Vec::new(),
     }
 }
 

@@ -104,7 +104,7 @@ impl Report {
         let checks: Vec<Check> = [
             uring::checks(host, plan, probes),
             sandbox::checks(host, plan, probes),
-            descriptors::checks(host, plan),
+            descriptors::checks(host, plan, probes),
             network::checks(host, plan, &peak),
             memory::checks(host, &peak),
             cpu::checks(host, plan),

@@ -21,6 +21,16 @@ pub(crate) const SECRET_BYTES: u64 = 4 * 1024;
 /// Minimum bytes of the secret that places topics.
 pub(crate) const SECRET_KEY_BYTES_MIN: usize = 16;
 
+// ---- routes ----
+
+/// Tables of routes. A shard numbers them and the addresses that they name, over all reloads, with a byte.
+pub(crate) const ROUTES_MAX: usize = 100;
+
+// ---- configurations of Centrifugo ----
+
+/// Maximum size of a configuration to import in bytes, like that of a file of `--config`: enough for thousands of namespaces.
+pub(crate) const IMPORT_BYTES_MAX: u64 = 1024 * 1024;
+
 // ---- reloading ----
 
 /// How often watched files are looked at. A change is taken over after two looks.

@@ -40,6 +40,7 @@ Examples:
   echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
+  echoring capacity ws://127.0.0.1:9001/echo      how many messages a second it holds, and what is full beyond
   echoring compare before.json after.json         results of bench --json: better, worse or undecided
   echoring bisect v1.2 main -- ./bench.sh         find the commit that made a figure worse
   echoring report run.json --out report.html      draw what bench --json run.json measured
@@ -75,9 +76,11 @@ enum Command {
     Agent(bench::AgentArgs),
     /// Measure a server: latency, throughput and integrity under a generated load
     Bench(Box<bench::Args>),
+    /// Find the load that a server holds, as an interval, and what is full beyond it
+    Capacity(Box<bench::CapacityArgs>),
     /// Find the commit that made a metric worse, with a sequential test of pairs and a stated error rate
     Bisect(bisect::Args),
-    /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
+    /// Compare results of `bench --json`, or two running servers: better, worse, the same or undecided
     Compare(compare::Args),
     /// Show the cluster of a running server
     Cluster(cluster::Args),
@@ -87,6 +90,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Check whether a running server is healthy, or ready: for containers, orchestrators and scripts
     Health(health::Args),
+    /// Write the configuration of `serve` that a configuration of Centrifugo stands for
+    ImportCentrifugo(serve::import::Args),
     /// Combine results of `bench --segment` from several machines
     Merge(bench::MergeArgs),
     /// Pass HTTP and WebSockets on to other servers, and record them
@@ -139,7 +144,7 @@ where
 
 fn main() -> ExitCode {
     let parsed = Cli::command()
-        .try_get_matches_from(with_switches_joined(std::env::args_os()))
+        .try_get_matches_from(compare::with_servers_measured(with_switches_joined(std::env::args_os())))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -155,12 +160,14 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments, typed),
         Command::Agent(arguments) => bench::run_agent(arguments),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
+        Command::Capacity(arguments) => Ok(bench::run_capacity(*arguments, typed)),
         Command::Bisect(arguments) => bisect::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Health(arguments) => health::run(arguments),
+        Command::ImportCentrifugo(arguments) => serve::import::run(&arguments),
         Command::Merge(arguments) => bench::merge(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),

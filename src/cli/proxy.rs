@@ -313,7 +313,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     config.connections_max = connections_within(arguments.max_connections, descriptors)?;
     if let (Some(cert), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
         config.tls = Some(tls::server_config(&ServerTls::new(cert, key)).map_err(|error| forbidden(&error))?);
-        let warnings = tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| forbidden(&error))?;
+        let warnings =
+            tls::expiry_warnings(&cert.into(), UnixTime::now()).map_err(|error| forbidden(&error))?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
     if config.upstreams.iter().any(UpstreamUrl::is_secure) {

@@ -7,6 +7,7 @@ mod admin_tokens;
 mod allocator;
 mod args;
 mod auth;
+mod backends;
 mod changes;
 mod check;
 mod cluster;
@@ -15,6 +16,7 @@ mod config;
 mod draining;
 mod files;
 mod hooks;
+pub(crate) mod import;
 mod log_level;
 mod nats_clients;
 mod peers;
@@ -22,8 +24,10 @@ mod rehearsal;
 mod reload;
 mod reloader;
 mod resizing;
+mod routes;
 mod servers;
 mod settings;
+mod toml_text;
 mod topics;
 #[cfg(feature = "otel")]
 mod trace_client;
@@ -31,13 +35,20 @@ mod trace_client;
 mod traces;
 mod variables;
 mod watch;
+mod webhooks;
 
+#[cfg(all(test, feature = "full"))]
+pub(super) use self::backends::KEYS as BACKEND_KEYS;
 #[cfg(all(test, feature = "full"))]
 pub(super) use self::config::keys;
 #[cfg(all(test, feature = "full"))]
 pub(super) use self::reload::{Reload, reload_of};
 #[cfg(all(test, feature = "full"))]
+pub(super) use self::routes::{KEYS as ROUTE_KEYS, MATCHES as ROUTE_MATCHES};
+#[cfg(all(test, feature = "full"))]
 pub(super) use self::topics::keys as topic_keys;
+#[cfg(all(test, feature = "full"))]
+pub(super) use self::webhooks::KEYS as WEBHOOK_KEYS;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -68,6 +79,8 @@ use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, print};
 use echoring_admin::{AdminTokens, Control, Reloading};
 use echoring_async::tls::Tickets;
+use echoring_auth::Webhooks;
+use echoring_auth::limits::WEBHOOK_FINISH_TIMEOUT;
 use echoring_runtime::shard::AccessLog;
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{
@@ -96,7 +109,6 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         None => take_or_bind_admin(&settings, user, predecessor.as_mut())?,
     };
     let (passed_on, admin_address) = (admin.clone(), admin.as_ref().map(|admin| admin.address().clone()));
-    let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
     let Started { mut server, cluster, sandbox, access_log } = start(&mut settings, predecessor, &warnings)?;
     let (reloader, reloads) = Reloader::new();
@@ -107,10 +119,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let control_handle = || control.as_ref().map(Control::handle);
     let start_nats_clients = |node: &Membership| node.start_nats_clients(&mut server, control_handle());
     cluster.as_ref().map_or(Ok(()), start_nats_clients)?;
-    let (points, drain) = (meeting_points(&settings, server.addresses()), settings.args.drain());
-    let offering = Offering { points, admin: passed_on, tickets: tickets.clone(), drain: drain.handover() };
-    wait_for_successor(&server, control_handle(), cluster.as_ref(), offering);
-    let listening = Listening::of(&server, scheme);
+    let (drain, webhooks) = (settings.args.drain(), Arc::clone(&settings.server.webhooks));
+    let offering = offering(&settings, server.addresses(), passed_on, tickets.clone());
+    wait_for_successor(&server, control_handle(), cluster.as_ref(), offering, &webhooks);
+    let listening = Listening::of(&server, if settings.server.tls.is_some() { "wss" } else { "ws" });
     let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;
     let resizer = Resizer {
         servers: servers.clone(),
@@ -128,13 +140,29 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         counters,
     };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
-    handle_signals(signals, servers.clone(), drain, &notifier, reloader)
+    handle_signals(signals, servers.clone(), drain, &notifier, reloader, &webhooks)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
     listening.print();
-    notifier.ready(&listening.status());
+    tell_ready(&notifier, &servers.current(), listening.status());
     unmap_start_code();
     kick_watchdog(&notifier, servers.clone());
-    finish(&servers, ends, cluster, control)
+    finish(&servers, ends, cluster, control, &webhooks)
+}
+
+/// Tells the service manager that this process is the main one: not while its end would give everything back to its predecessor.
+fn tell_ready(notifier: &Notifier, server: &Handle, status: String) {
+    if !server.is_unsettled() {
+        return notifier.ready(&status);
+    }
+    let (told, settling) = (notifier.clone(), server.clone());
+    let tell = move || {
+        settling.wait_until_settled();
+        tracing::info!("the previous server will not serve again");
+        told.ready(&status);
+    };
+    if let Err(error) = thread::Builder::new().name("settling".to_owned()).spawn(tell) {
+        tracing::warn!(%error, "the service manager is not told that this process is the main one");
+    }
 }
 
 /// The arguments and environment that a process is started with.
@@ -248,7 +276,7 @@ fn start_control(
 ) -> Result<Control, Failure> {
     let control = Control::start(listener, server, tokens, reloading)
         .map_err(|error| forbidden("the control plane cannot be started", &error))?;
-    control.handle().set_certificates(settings.certificate_expiries());
+    control.handle().set_certificates(settings.certificate_reports());
     Ok(control)
 }
 
@@ -258,6 +286,7 @@ fn finish(
     ends: Ends,
     cluster: Option<Membership>,
     control: Option<Control>,
+    webhooks: &Webhooks,
 ) -> Result<ExitCode, Failure> {
     let ended = ends.wait();
     if let Some(node) = servers.current().cluster() {
@@ -270,6 +299,7 @@ fn finish(
     if let Some(control) = control {
         control.stop();
     }
+    webhooks.finish(WEBHOOK_FINISH_TIMEOUT);
     #[cfg(feature = "otel")]
     traces::finish();
     match ended {
@@ -337,6 +367,18 @@ fn meeting_points(settings: &Settings, addresses: &[ListenAddress]) -> Vec<Meeti
     }
 }
 
+/// What the server that listens on these addresses offers its successor.
+fn offering(
+    settings: &Settings,
+    addresses: &[ListenAddress],
+    admin: Option<InheritedListener>,
+    tickets: Option<Arc<Tickets>>,
+) -> Offering {
+    let Settings { args, .. } = settings;
+    let (points, drain) = (meeting_points(settings, addresses), args.drain().handover());
+    Offering { points, admin, tickets, drain, grace: args.takeover_grace }
+}
+
 fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> Failure {
     let is_in_use = matches!(error.kind(), StartErrorKind::Listen(io::ErrorKind::AddrInUse));
     let line = in_a_takeover(start_error::line(error), finds_nobody && is_in_use);
@@ -397,9 +439,10 @@ fn wait_for_successor(
     control: Option<echoring_admin::Handle>,
     cluster: Option<&Membership>,
     offering: Offering,
+    webhooks: &Webhooks,
 ) {
     let nats_clients = cluster.and_then(Membership::nats_clients);
-    let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle());
+    let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle(), webhooks);
     let handle = server.handle();
     let control_plane = move |order: fn(&echoring_admin::Handle)| control.iter().for_each(order);
     let on = move |event: handover::Event<'_>| match event {
@@ -425,9 +468,10 @@ fn wait_for_successor(
     }
 }
 
-/// Time for a node to leave its cluster.
-fn leave_timeout(server: &Handle) -> Duration {
-    server.cluster().map_or(Duration::ZERO, |_| CLUSTER_LEAVE_TIMEOUT)
+/// Time for a node to leave its cluster, and for the last events to reach the webhooks.
+fn leave_timeout(server: &Handle, webhooks: &Webhooks) -> Duration {
+    let cluster = server.cluster().map_or(Duration::ZERO, |_| CLUSTER_LEAVE_TIMEOUT);
+    cluster + if webhooks.kinds().is_empty() { Duration::ZERO } else { WEBHOOK_FINISH_TIMEOUT }
 }
 
 /// Ends the process at a time, whatever its shards do.
@@ -498,10 +542,11 @@ fn handle_signals(
     drain: DrainSettings,
     notifier: &Notifier,
     reloader: Reloader,
+    webhooks: &Webhooks,
 ) -> io::Result<()> {
     let (failing, unready, hung_up) = (servers.clone(), servers.clone(), servers.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
-    let exit_timeout = drain.exit_timeout() + leave_timeout(&servers.current());
+    let exit_timeout = drain.exit_timeout() + leave_timeout(&servers.current(), webhooks);
     let steps = DrainSteps {
         announce: move || {
             unready.set_not_ready();
@@ -516,7 +561,7 @@ fn handle_signals(
         reloading.reloading();
         drop(reloader.reload_for("SIGHUP"));
         if hung_up.current().is_ready() {
-            reloading.ready("listening");
+            reloading.reloaded();
         }
     };
     signals.handle(steps, hangup, move |reason| failing.fail(reason))

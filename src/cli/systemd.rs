@@ -44,11 +44,16 @@ impl Notifier {
         self.send(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
     }
 
-    /// The server begins to reload its configuration. [`ready`](Notifier::ready) ends that.
+    /// The server begins to reload its configuration. [`reloaded`](Notifier::reloaded) ends that.
     pub(super) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}"));
+    }
+
+    /// The configuration is reloaded. Which process is the main one has not changed.
+    pub(super) fn reloaded(&self) {
+        self.send("READY=1\nSTATUS=listening");
     }
 
     /// The server drains.

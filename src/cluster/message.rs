@@ -1,6 +1,6 @@
 //! The messages between two nodes, in the order of their link.
 
-use echoring_topics::{ClientId, Position, append_member, is_members, is_topic_name, members};
+use echoring_topics::{ClientId, Position, append_member, is_members, is_topic_name, member_bytes, members};
 
 use crate::view::NodeId;
 use crate::wire::Wire;
@@ -208,7 +208,7 @@ impl<'a> Wire<'a> for MembersPage<'a> {
 pub struct MemberChange<'a> {
     /// The member.
     pub client: ClientId,
-    /// The subject of one that joined, which is empty if it is not authenticated.
+    /// The [profile](echoring_topics::Profile) of one that joined.
     pub joined: Option<&'a str>,
     /// The number of members after it.
     pub count: u64,
@@ -313,9 +313,9 @@ pub(crate) fn changes(mut bytes: &[u8]) -> impl Iterator<Item = MemberChange<'_>
     std::iter::from_fn(move || {
         let bytes = &mut bytes;
         let (has_joined, count) = (u8::take(bytes)? == 1, Wire::take(bytes)?);
-        let (client, subject) = members(bytes).next()?;
-        *bytes = bytes.get(size_of::<ClientId>() + 1 + subject.len()..)?;
-        Some(MemberChange { client, joined: has_joined.then_some(subject), count })
+        let (client, profile) = members(bytes).next()?;
+        *bytes = bytes.get(member_bytes(profile)..)?;
+        Some(MemberChange { client, joined: has_joined.then_some(profile), count })
     })
 }
 
@@ -346,4 +346,22 @@ pub(crate) fn outcomes(mut bytes: &[u8]) -> impl Iterator<Item = Outcome> {
             _ => return None,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read_as_they_were_appended_however_long_a_profile_is() {
+        let long = "p".repeat(300);
+        let all = ["alice", &long, "", &long[..255], &long[..254]].map(Some).into_iter().chain([None]);
+        let all: Vec<_> = (1..).zip(all).map(|(number, joined)| (ClientId::local(number), joined)).collect();
+        let mut bytes = Vec::new();
+        for (client, joined) in &all {
+            append_change(&mut bytes, &MemberChange { client: *client, joined: *joined, count: 7 });
+        }
+        let read: Vec<_> = changes(&bytes).map(|change| (change.client, change.joined)).collect();
+        assert_eq!(read, all);
+    }
 }

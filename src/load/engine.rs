@@ -8,6 +8,7 @@ pub(crate) mod calibration_server;
 mod client;
 mod config;
 pub(crate) mod coordination;
+mod measured_time;
 pub(crate) mod outcome;
 pub(crate) mod progress;
 mod rate_changes;
@@ -15,6 +16,7 @@ mod server_sampler;
 pub(crate) mod session;
 mod shared;
 mod sources;
+mod stamping;
 pub(crate) mod trace;
 mod workers;
 

@@ -30,7 +30,8 @@ pub mod record;
 pub mod render;
 
 pub use analyse::{
-    Baseline, Experiment, Measures, Progress, Results, calibrate, run_experiment, run_experiment_on,
+    Baseline, Experiment, Measures, PairedOptions, Progress, Results, calibrate, run_experiment,
+    run_experiment_on,
 };
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
@@ -48,6 +49,6 @@ pub use plan::{
     Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, RandomTime,
     RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SAMPLES_MAX,
     SEGMENTS_MAX, STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed,
-    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, WEIGHT_MAX, Workload,
+    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Timestamps, WEIGHT_MAX, Workload,
     expand_variables, min_bytes, preset_names, read_file,
 };

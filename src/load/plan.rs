@@ -20,6 +20,7 @@ pub(crate) mod schedule;
 pub(crate) mod segment;
 pub(crate) mod target;
 pub(crate) mod template;
+pub(crate) mod timestamps;
 pub(crate) mod units;
 pub(crate) mod workload;
 
@@ -51,8 +52,10 @@ pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};
 pub use segment::{SEGMENTS_MAX, Segment};
+pub(crate) use target::turns;
 pub use target::{Embedded, Endpoint, Refused, StartServer, Target, WEIGHT_MAX};
 pub use template::{Template, expand_variables};
+pub use timestamps::Timestamps;
 pub use units::{bytes, count, duration, message};
 pub use workload::{
     Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, SAMPLES_MAX, Workload,

@@ -12,7 +12,10 @@ mod reconnects;
 pub mod replay;
 pub mod search;
 pub mod segment;
+pub mod split;
 pub mod time_series;
+pub mod until;
+mod users;
 
 use std::collections::BTreeMap;
 
@@ -33,7 +36,10 @@ pub use health::{Generator, GeneratorThread, Server};
 pub use reconnects::{HERD_INTERVAL, HerdInterval, Reconnects, Storm, StormTimes};
 use replay::Replay;
 use search::SearchResult;
+use split::Split;
 use time_series::TimeSeries;
+use until::Until;
+pub use users::{ProtocolShare, Sessions};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "echoring.run/1";
@@ -108,6 +114,16 @@ pub struct Record {
     /// records from older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
+    /// From leaving the generator's kernel to the arrival of the answer there, of the stamped messages. `None` if none was,
+    /// and in records from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_and_network_ns: Option<Quantiles>,
+    /// The distribution behind `server_and_network_ns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_and_network_histogram: Option<String>,
+    /// The response time by the kernel's times. `None` if no message was to be stamped, and in records from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
     /// Replies over the whole run that did not identify their message, so that they have no latency; only if nothing
     /// was checked. Records from older versions have none.
     #[serde(default)]
@@ -124,6 +140,12 @@ pub struct Record {
     /// The conversations of a declared protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Each of several protocols.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<ProtocolShare>,
+    /// Only in session mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Sessions>,
     /// Pings in addition to the load, or as the load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
@@ -188,6 +210,12 @@ pub struct Record {
     /// The condition that ended the run before its time, if one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted_by: Option<String>,
+    /// How the warm-up ended, if that was to be found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
+    /// How exactly quantiles were known, if the run was to end by that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
     /// The sample of single messages; omitted if none was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<Sampled>,
@@ -244,6 +272,17 @@ pub struct Shares {
     pub p99: QuantileShares,
     /// 99.9 %.
     pub p999: QuantileShares,
+}
+
+/// A warm-up that lasted until the load was steady.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WarmUp {
+    /// Its length.
+    pub seconds: f64,
+    /// The longest that it could have been.
+    pub longest_s: f64,
+    /// Whether the load was steady at its end.
+    pub steady: bool,
 }
 
 /// One of several repetitions.
@@ -338,6 +377,9 @@ pub struct Protocol {
 pub struct Request {
     /// Its name.
     pub name: String,
+    /// The name of its protocol, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// How often it was sent.
     pub sent: u64,
     /// Answers, right or wrong.
@@ -515,6 +557,9 @@ pub struct Interval {
     pub response_histogram: Option<String>,
     /// The distribution of the service time.
     pub service_histogram: Option<String>,
+    /// The distribution of the time of server and network; only if messages were stamped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_and_network_histogram: Option<String>,
 }
 
 #[cfg(test)]

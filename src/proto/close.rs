@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::time::Duration;
 
 use super::ProtocolError;
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, REASON_BYTES_MAX};
@@ -63,6 +64,12 @@ impl CloseCode {
     pub const fn may_be_sent(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
+
+    /// Whether a server that closes with this code expects the client to return: 1001, 1012, 1013, 4008, and 3000 to 3499, after which
+    /// clients of Centrifuge's protocol return.
+    pub(crate) const fn invites_return(self) -> bool {
+        matches!(self.0, 1001 | 1012 | 1013 | 3000..=3499 | 4008)
+    }
 }
 
 impl fmt::Display for CloseCode {
@@ -78,6 +85,35 @@ pub struct Close<'a> {
     pub code: CloseCode,
     /// At most 123 bytes; empty when the frame has no reason.
     pub reason: &'a str,
+}
+
+/// What comes before and behind the milliseconds in a reason that tells a client when to return.
+const RETRY_AFTER: (&str, &str) = ("retry after ", " ms");
+
+/// How long the server asks a client to wait before it connects again: N ms, if the reason ends with `retry after N ms`. RFC 6455
+/// leaves the meaning of reasons to applications (7.1.6).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use echoring_proto::close::retry_after;
+///
+/// assert_eq!(retry_after("server is going away; retry after 1500 ms"), Some(Duration::from_millis(1_500)));
+/// assert_eq!(retry_after("server is going away"), None);
+/// ```
+pub fn retry_after(reason: &str) -> Option<Duration> {
+    let (before, behind) = RETRY_AFTER;
+    let (_, digits) = reason.strip_suffix(behind)?.rsplit_once(before)?;
+    let milliseconds = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    Some(Duration::from_millis(milliseconds))
+}
+
+/// The reason with that end. Only the reason itself is truncated to fit into a Close frame.
+pub(crate) fn with_retry_after(reason: &str, milliseconds: u64) -> String {
+    let (before, behind) = RETRY_AFTER;
+    let end = format!("; {before}{milliseconds}{behind}");
+    let reason = &reason[..floor_char_boundary(reason, REASON_BYTES_MAX - end.len())];
+    format!("{reason}{end}")
 }
 
 /// Parses the unmasked payload of a Close frame.
@@ -125,6 +161,28 @@ fn floor_char_boundary(text: &str, bytes_max: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_may_say_when_to_return() {
+        for (reason, expected) in [
+            ("retry after 0 ms", Some(0)),
+            ("a; retry after 20 ms", Some(20)),
+            ("retry after 7 ms; retry after 30 ms", Some(30)),
+            ("retry after 30 ms.", None),
+            ("retry after  ms", None),
+            ("retry after +3 ms", None),
+            ("retry after 18446744073709551616 ms", None),
+        ] {
+            assert_eq!(retry_after(reason), expected.map(Duration::from_millis), "{reason}");
+        }
+        for long in ["server is going away".to_owned(), "ü".repeat(70)] {
+            let with = with_retry_after(&long, 3_600_000);
+            assert!(
+                with.len() <= REASON_BYTES_MAX && retry_after(&with) == Some(Duration::from_secs(3_600)),
+                "{with}"
+            );
+        }
+    }
 
     #[test]
     fn payloads_are_parsed_as_rfc_6455_says() {

@@ -178,9 +178,9 @@ impl Connection {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Whether the peer is sent an event stream: it is no WebSocket, and nothing of the peer is read.
+    /// Whether the peer is sent an event stream, or another stream: it is no WebSocket, and no frames of the peer are read.
     pub fn is_event_stream(&self) -> bool {
-        self.reader.ignores_input()
+        self.reader.stream().is_some()
     }
 
     /// Whether the application was asked to accept the request, and has not answered.
@@ -214,6 +214,11 @@ impl Connection {
     /// The caller has begun a message whose fragments it [echoes](Connection::echo), or is about to end it.
     pub fn set_sends_fragments(&mut self, sends_fragments: bool) {
         self.sends_fragments = sends_fragments;
+    }
+
+    /// Whether the peer was pinged and not heard since.
+    pub fn is_pinged(&self) -> bool {
+        self.liveness.is_pinged()
     }
 
     /// Whether nothing is queued and no send is unfinished.

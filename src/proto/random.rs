@@ -14,6 +14,13 @@ pub fn mix(z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A number below `bound` from 64 random bits, or 0. Its bias is negligible for bounds far below 2⁶⁴.
+#[inline]
+pub fn scale(random: u64, bound: u64) -> u64 {
+    // The upper half of the product.
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
+}
+
 /// A deterministic sequence of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitMix64 {
@@ -37,8 +44,7 @@ impl SplitMix64 {
     /// A number below `bound`, which is at least 1.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
-        // The bias of the upper half of the product is negligible for bounds far below 2⁶⁴.
-        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+        scale(self.next_u64(), bound)
     }
 
     /// A number from 0 up to, but not including, 1.

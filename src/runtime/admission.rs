@@ -104,6 +104,8 @@ pub struct TopicUseLimits {
     pub subscribe_rate_per_identity: Option<Rate>,
     /// Subscriptions of all connections of an identity.
     pub subscriptions_per_identity: Option<u32>,
+    /// Open connections of an identity.
+    pub connections_per_identity: Option<u32>,
 }
 
 impl TopicUseLimits {
@@ -188,6 +190,8 @@ limits! {
     Subscriptions = "subscriptions",
     /// [`TopicUseLimits::subscriptions_per_identity`].
     SubscriptionsPerIdentity = "subscriptions_per_identity",
+    /// [`TopicUseLimits::connections_per_identity`].
+    ConnectionsPerIdentity = "connections_per_identity",
     /// Topics that exist and that a connection created.
     TopicsPerConnection = "topics_per_connection",
     /// Topics that exist and that an identity created.

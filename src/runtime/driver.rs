@@ -122,6 +122,8 @@ pub enum Event {
     Accepted {
         /// The new connection.
         token: Token,
+        /// The number that [`Driver::listen`] gave to the listener.
+        listener: u8,
     },
     /// A [`Driver::connect`] succeeded; its receive is armed.
     Connected {
@@ -194,6 +196,14 @@ pub enum Event {
         /// When, on the clock of [`Driver::now`]: up to a minute before this event.
         at: Nanos,
     },
+    /// The last byte of the receive that follows arrived at the kernel. Only with [`Options::stamps_every`], and the receive is not
+    /// joined with others then.
+    Arrived {
+        /// The connection.
+        token: Token,
+        /// When, on the clock of [`Driver::now`].
+        at: Nanos,
+    },
     /// A [`Waker`] was used.
     Woken,
     /// Accepting failed (descriptors, memory) and is retried automatically; the owner logs it.
@@ -238,6 +248,8 @@ pub struct Options {
     pub finds_addresses: bool,
     /// Bytes of the connections with [`Driver::set_notsent_lowat`] that the kernel may hold unsent; 0 for no limit.
     pub notsent_lowat: u32,
+    /// On dialled TCP connections, the kernel's times of all receives and of each of so many sends are noted; 0 for no times.
+    pub stamps_every: u32,
 }
 
 /// Optional abilities of the kernel, as a set.
@@ -399,6 +411,13 @@ pub trait Driver: Sized {
         false
     }
 
+    /// When the kernel saw the send with what was handed over at `handed_at`, as far as that is known now. `None` if that send was
+    /// not stamped, see [`Options::stamps_every`]. Nothing is known of what is handed over while a send is partial.
+    fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
+        let _ = (token, handed_at);
+        None
+    }
+
     /// From now on the kernel accepts bytes of `token` only while it holds fewer than [`Options::notsent_lowat`] that it has not
     /// sent (`TCP_NOTSENT_LOWAT`), for the rest of the connection. Does nothing on sockets without that option.
     fn set_notsent_lowat(&mut self, token: Token);
@@ -437,11 +456,11 @@ pub trait Driver: Sized {
     fn adopt(&mut self, socket: Self::Socket, has_fallen_behind: bool) -> Result<Token, Self::Socket>;
 
     /// Accepts connections from `listener` (a listening socket of any family) until
-    /// [`stop_listening`](Driver::stop_listening).
+    /// [`stop_listening`](Driver::stop_listening). They are reported with `number`, which several listeners may share.
     ///
     /// # Errors
     /// The kernel's error.
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()>;
+    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()>;
 
     /// Stops accepting and closes the listeners. Connections stay. Connections that the kernel has accepted meanwhile are
     /// still reported, until [`is_listening`](Driver::is_listening) is false.
@@ -457,6 +476,9 @@ pub trait Driver: Sized {
     /// If no socket could be created: descriptors, slots or local ports are exhausted.
     fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token>;
 
+    /// The generation of the connection at an index, or of the next one there. `None` for an index beyond the table.
+    fn generation_at(&self, index: u32) -> Option<u32>;
+
     /// Looks up the peer's address of `token`. `Addressed` follows, unless the connection fails or is closed before. It
     /// costs extra system calls.
     fn find_address(&mut self, token: Token);
@@ -464,6 +486,19 @@ pub trait Driver: Sized {
     /// The peer's address, between the `Addressed` of `token` and the next tick. `None` for a Unix socket, if the
     /// kernel cannot tell ([`Features::FD_INSTALL`]), and at any other time.
     fn address(&self, token: Token) -> Option<SocketAddr>;
+
+    /// As [`find_address`](Driver::find_address), and also looks up the state of the connection's TCP, which costs one system call
+    /// more. Drivers without sockets find only the address.
+    fn find_tcp_info(&mut self, token: Token) {
+        self.find_address(token);
+    }
+
+    /// The state of the connection's TCP that was looked up, between the `Addressed` of `token` and the next tick. `None` for a Unix
+    /// socket, if the kernel cannot tell ([`Features::FD_INSTALL`]), and at any other time.
+    fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
+        let _ = token;
+        None
+    }
 
     /// Whether the peer of `token` is at a Unix socket. Known as long as [`address`](Driver::address) is.
     fn is_unix(&self, token: Token) -> bool;
@@ -493,6 +528,7 @@ fn take_released<S>(released: &mut Vec<(Token, Released<S>)>, token: Token) -> O
 mod addresses;
 mod clock;
 mod code_pages;
+mod kernel_times;
 mod notsent;
 mod regions;
 mod remote;
@@ -503,8 +539,10 @@ mod system;
 mod unsent;
 mod waker;
 
+pub use addresses::TcpInfo;
 pub use clock::now as monotonic_now;
 pub use code_pages::unmap_code_pages;
+pub use kernel_times::{SendTimes, has_kernel_times};
 pub use regions::small_pages_only;
 pub use remote::RemoteAddress;
 pub use signals::ignore_meaningless_signals;

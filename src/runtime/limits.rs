@@ -43,6 +43,15 @@ pub(crate) const STAMPS_MAX: usize = 64;
 
 // ---- shards ----
 
+/// Connections whose TCP is looked at after a snapshot of their shard. A look costs four system calls, about two microseconds.
+pub const TCP_SAMPLES_MAX: usize = 16;
+/// Time between two such looks: whoever asks more often does not cost more.
+pub const TCP_SAMPLES_INTERVAL: Nanos = SECOND;
+/// Indexes of connections that are tried for them, many of which may be free.
+pub(crate) const TCP_SAMPLE_TRIES: u32 = 256;
+/// Looks that may be under way: those of a shard's samples, and of four lists of connections for operators.
+pub(crate) const TCP_LOOKS_MAX: usize = 256;
+
 /// Descriptors for which the table of a process has room from the start: 8 bytes of kernel memory each.
 pub const DESCRIPTORS_RESERVED_MAX: u64 = 32 * 1024;
 

@@ -30,7 +30,7 @@ mod tunnel;
 pub use self::core::check_moved_record;
 pub use self::core::{ConnectionMemory, Core};
 pub use access::{AccessLog, AccessRecord, WriteAccess};
-pub use answer::{Answer, Disposition, Extras, OwnedReply};
+pub use answer::{Answer, Disposition, Extras, OwnedReply, StreamHead};
 pub use application::{Application, MessageOf};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};

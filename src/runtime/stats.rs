@@ -146,6 +146,12 @@ summed! {
         pub moves_refused: u64,
         /// How long connections that have moved were not read.
         pub move_stall: Durations,
+        /// Smoothed round-trip times of a sample of connections, each as it was when it was looked at.
+        pub tcp_round_trip: Durations,
+        /// Segments with data that the connections of the sample had sent since they began.
+        pub tcp_segments_sent: u64,
+        /// Those of them that were sent again.
+        pub tcp_segments_retransmitted: u64,
         /// Connections that their handler's error or panic closed.
         pub handler_failures: u64,
         /// Those of them that were panics.

@@ -12,9 +12,10 @@ use echoring_broker::gate::{AuthCommand, Gate, GateAnswer, unix_now};
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 
-pub(crate) use pending::PendingRequests;
+pub(crate) use pending::{PendingConnect, PendingQuestion, PendingRequests};
 pub(crate) use refusals::refusal;
 
 /// The result for a request.
@@ -34,8 +35,8 @@ pub(crate) struct Decided {
     pub(crate) head: OwnedHead,
     /// Why it is refused, if it is.
     pub(crate) refusal: Option<Refusal>,
-    /// Its password may have been a guess.
-    pub(crate) is_wrong_password: bool,
+    /// The same for the limits that it may have exceeded.
+    pub(crate) exceeded: Option<Limit>,
 }
 
 /// The header fields of a handshake that are for the application.
@@ -61,7 +62,7 @@ pub(crate) fn judge<'a>(
     Some((presented, verdict))
 }
 
-impl PendingRequests {
+impl PendingRequests<PendingQuestion> {
     /// Begins to ask about the client of a request. The decision needs the address of the peer.
     pub(crate) fn begin(
         &mut self,
@@ -97,12 +98,20 @@ impl PendingRequests {
         pool: &mut Pool,
         now: Nanos,
     ) -> Option<Decided> {
-        let (head, has_password) = self.take(token)?;
+        let (head, PendingQuestion { has_password, .. }) = self.take(token)?;
         let is_wrong_password = has_password && decision == Err(Denied::Invalid);
-        let let_in = gate.as_of_now(decision).and_then(|client| gate.let_in(token, &client, pool, now));
-        let refusal = let_in.err().map(|denied| refuse(gate, denied));
-        Some(Decided { head, refusal, is_wrong_password })
+        let denied = gate.as_of_now(decision).and_then(|client| gate.let_in(token, &client, pool, now)).err();
+        let exceeded = match denied {
+            _ if is_wrong_password => Some(Limit::Passwords),
+            denied => denied.and_then(limit_of),
+        };
+        Some(Decided { head, refusal: denied.map(|denied| refuse(gate, denied)), exceeded })
     }
+}
+
+/// The limit for which a client is refused that is known.
+pub(crate) fn limit_of(denied: Denied) -> Option<Limit> {
+    (denied == Denied::TooMany).then_some(Limit::ConnectionsPerIdentity)
 }
 
 /// Refuses a client, which is counted.

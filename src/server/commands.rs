@@ -6,6 +6,7 @@
 pub(crate) mod blocking;
 pub(crate) mod move_order;
 pub(crate) mod outside;
+pub mod watch_order;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 use echoring_broker::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
+use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{
     HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport, is_topic_name,
@@ -28,9 +29,11 @@ use echoring_topics::{
 
 use crate::commands::move_order::MoveOrder;
 use crate::commands::outside::{Charge, Outside};
+use crate::commands::watch_order::WatchOrder;
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handlers::sender::{Inlet, SenderMail};
 use crate::node::config::ServerConfig;
+use echoring_auth::BackendDelivery;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, StateCursor, TopicAnswer, TopicQuestion, TopicRead};
@@ -73,6 +76,10 @@ pub enum ShardCommand {
         /// Maximum message size of the successor in bytes.
         message_bytes_max: u64,
     },
+    /// Takeover: the successor stays. Forget the topics.
+    ForgetTopics,
+    /// Takeover: the successor is lost before that. The topics continue here, once [`Thaw`](ShardCommand::Thaw) has come to all shards.
+    TakeBack(mpsc::SyncSender<()>),
     /// Takeover: import a block of topics.
     Import {
         /// Records.
@@ -107,6 +114,10 @@ pub enum ShardCommand {
     Sender(SenderMail),
     /// The application has answered.
     App(AppAnswered),
+    /// The back end of a connection has answered.
+    Backend(Token, BackendDelivery),
+    /// Follow a client or a topic.
+    Watch(WatchOrder),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
     /// The cluster thread's notices to the shard.
@@ -390,6 +401,18 @@ impl CommandSender {
         await_until(pending, Some(Instant::now() + Duration::from_nanos(timeout)))
     }
 
+    /// The same for several topics at once. The results are in the order of the topics.
+    pub fn publish_each_at_once(
+        &self,
+        topics: BTreeMap<String, Vec<OwnedPublication>>,
+        timeout: Nanos,
+    ) -> Vec<Result<Published, PublishError>> {
+        let until = Some(Instant::now() + Duration::from_nanos(timeout));
+        let publish = |(topic, messages): (String, _)| self.try_publish(&topic, messages, WhenFull::Refuse);
+        let pending: Vec<_> = topics.into_iter().map(publish).collect();
+        pending.into_iter().map(|pending| await_until(pending?, until)).collect()
+    }
+
     /// Publishes without waiting.
     pub(crate) fn try_publish(
         &self,
@@ -465,6 +488,16 @@ impl CommandSender {
         match self.ask_one(shard, patience, ask) {
             Err(RecvTimeoutError::Disconnected) => Some(ScanReport::default()),
             answer => answer.ok(),
+        }
+    }
+
+    /// Has one shard follow a client, or all shards. They report until the order is over, or nobody takes the events any more.
+    pub fn watch(&self, shard: Option<usize>, order: &WatchOrder) {
+        let asked =
+            self.remotes.iter().enumerate().filter(|(number, _)| shard.is_none_or(|only| only == *number));
+        for (_, remote) in asked {
+            // One that has ended follows nobody.
+            remote.send(ControlMessage::Command(ShardCommand::Watch(order.clone())));
         }
     }
 

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use echoring_auth::ServerSubscription;
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
+use echoring_broker::publications::OwnedPublication;
 
 pub(crate) use scan::Scan;
 
@@ -132,6 +133,10 @@ pub enum ScanAction {
     Subscribe(ServerSubscription),
     /// End the subscriptions of their sessions to this topic.
     Unsubscribe(Box<str>),
+    /// Let their credentials expire at this time, in seconds since 1970, or never.
+    Refresh(Option<u64>),
+    /// Send them a message. Its keys are not used.
+    Send(Arc<OwnedPublication>),
 }
 
 impl ScanAction {
@@ -181,10 +186,14 @@ pub struct ScanReport {
     pub connections: Vec<ConnectionReport>,
     /// The ranks of those that are first, in any order.
     pub ranked: Vec<(u64, Token)>,
-    /// How many were closed, subscribed or unsubscribed.
+    /// How many were closed, subscribed or unsubscribed, or were sent the message.
     pub changed: usize,
     /// Why a session was not subscribed.
     pub failed: Option<ErrorCode>,
+    /// How many were not sent the message, because too much is queued for them.
+    pub busy: usize,
+    /// How many of the connections that were to be looked at are closed.
+    pub ended: usize,
     /// The index at which the scan would continue; `None` if it has seen all.
     pub next: Option<u32>,
 }
@@ -240,6 +249,20 @@ pub struct ConnectionReport {
     pub lag_bytes: Option<u64>,
     /// Whether it uses TLS.
     pub is_tls: bool,
+    /// Its TCP, if the kernel tells: not on Unix sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpReport>,
+}
+
+/// The TCP of a connection, as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpReport {
+    /// The smoothed round trip in microseconds.
+    pub round_trip_us: u64,
+    /// Segments with data that were sent since the connection began, those that were sent again included.
+    pub segments_sent: u32,
+    /// Segments that were sent again.
+    pub segments_retransmitted: u32,
 }
 
 /// A process whose connections another one shows.

@@ -1,5 +1,6 @@
 //! Handlers: the code of a program for the connections of its routes, and what reaches it and comes from it on a shard.
 
+pub(crate) mod backend;
 pub(crate) mod drain_notice;
 pub(crate) mod failure;
 pub(crate) mod handler;

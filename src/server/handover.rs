@@ -17,8 +17,12 @@
 //!
 //! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. It stops
 //! accepting before `Go`, because two processes must not wait for connections at one socket: the kernel wakes one of
-//! them. After it the predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in
-//! one epoch.
+//! them. After it the predecessor orders nothing any more in these epochs, whatever happens. So a topic has one owner at
+//! any time, in one epoch.
+//!
+//! A predecessor with a grace keeps its listeners, its topics and its connections for that time. If the successor's process ends meanwhile,
+//! the topics continue here in new epochs, their subscribers return from their positions, and the server listens again. Otherwise it sends
+//! `Settled`, and drains. A node of a cluster has no grace: the successor is known to the other nodes by then.
 //!
 //! In a cluster the successor continues the node, which keeps its id, its topics and its links. The predecessor's shards first wait for
 //! what other nodes owe them. Then the node is silent, and `Node` comes behind `State`. The successor speaks once it has sent `Started`.
@@ -61,7 +65,7 @@ use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -92,20 +96,19 @@ struct Hello {
     takes: u32,
     /// The version of a node's state that it can continue; 0 for none. Older versions do not send this.
     node_version: u8,
+    /// It knows that a predecessor has a grace. Older versions do not send this.
+    settles: bool,
 }
 
 impl Hello {
     fn write(&self, out: &mut Vec<u8>) {
-        self.write_head(out);
-        out.put_u8(u8::from(self.asks));
-        out.put_u32_le(self.takes);
-        out.put_u8(self.node_version);
-    }
-
-    fn write_head(&self, out: &mut Vec<u8>) {
         out.put_u16_le(self.shards);
         out.put_u64_le(self.message_bytes_max);
         out.put_u32_le(self.pid);
+        out.put_u8(u8::from(self.asks));
+        out.put_u32_le(self.takes);
+        out.put_u8(self.node_version);
+        out.put_u8(u8::from(self.settles));
     }
 
     fn read(mut from: &[u8]) -> Option<Hello> {
@@ -116,7 +119,8 @@ impl Hello {
         let asks = from.try_get_u8().is_ok_and(|byte| byte == 1);
         let takes = from.try_get_u32_le().unwrap_or_default();
         let node_version = from.try_get_u8().unwrap_or_default();
-        Some(Hello { shards, message_bytes_max, pid, asks, takes, node_version })
+        let settles = from.try_get_u8().is_ok_and(|byte| byte == 1);
+        Some(Hello { shards, message_bytes_max, pid, asks, takes, node_version, settles })
     }
 }
 
@@ -144,12 +148,16 @@ struct Offer {
     gives: bool,
     /// The version of its node's state. Older versions do not send this.
     node_version: u8,
+    /// Its grace comes first, and it tells the successor when that is over. Older versions do not send this.
+    settles: bool,
 }
 
 impl Offer {
     fn write(&self, out: &mut Vec<u8>) {
         let Offer { shards, message_bytes_max, pid, .. } = *self;
-        Hello { shards, message_bytes_max, pid, asks: false, takes: 0, node_version: 0 }.write_head(out);
+        out.put_u16_le(shards);
+        out.put_u64_le(message_bytes_max);
+        out.put_u32_le(pid);
         out.put_u8(self.first_number);
         out.put_u64_le(self.digest_seed);
         out.put_u64_le(self.node.map_or(0, |node| node.0));
@@ -164,6 +172,7 @@ impl Offer {
         out.put_u8(u8::from(self.answers));
         out.put_u8(u8::from(self.gives));
         out.put_u8(self.node_version);
+        out.put_u8(u8::from(self.settles));
     }
 
     fn read(from: &[u8]) -> Option<Offer> {
@@ -186,10 +195,11 @@ impl Offer {
         let mut flag = || from.try_get_u8().is_ok_and(|byte| byte == 1);
         let (answers, gives) = (flag(), flag());
         let node_version = from.try_get_u8().unwrap_or_default();
+        let settles = from.try_get_u8().is_ok_and(|byte| byte == 1);
         let tickets = tickets.to_vec();
         let of_process =
             Offer { shards, message_bytes_max, pid, first_number, digest_seed, ..Offer::default() };
-        Some(Offer { node, tickets, listeners, admin, answers, gives, node_version, ..of_process })
+        Some(Offer { node, tickets, listeners, admin, answers, gives, node_version, settles, ..of_process })
     }
 
     /// The number of the successor's first shard: no client of one has the number of a client of the other.
@@ -211,17 +221,28 @@ pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     Some(written)
 }
 
-/// Whether the shards exchange mail with those of another process, and the waiter for the end of that.
+/// The link to another process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    /// The shards exchange mail with those of the other process.
+    is_carrying: bool,
+    /// The predecessor has a grace, in which the end of this server gives everything back to it.
+    is_unsettled: bool,
+}
+
+/// The link to another process, with its waiters, and the server's predecessor and successor.
 #[derive(Debug, Default)]
 pub(crate) struct HandoverState {
-    is_carrying: Mutex<bool>,
+    link: Mutex<Link>,
     /// Files and addresses are the successor's.
     has_successor: AtomicBool,
     changed: Condvar,
+    /// Successors, and new shards, that did not take over.
+    pub(crate) failed: AtomicU64,
     /// The server before this one, which drains or has drained.
     pub(crate) predecessor: OnceLock<Arc<DrainingPredecessor>>,
     /// The end of the socket on which the successor asks.
-    questions: OnceLock<UnixStream>,
+    questions: Mutex<Option<UnixStream>>,
     /// Where this server waits for a successor, until it has one or ends.
     waiting: Mutex<Option<OwnSuccessor>>,
 }
@@ -241,8 +262,17 @@ impl fmt::Debug for OwnSuccessor {
 
 impl HandoverState {
     pub(crate) fn set_carrying(&self, is_carrying: bool) {
-        *self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner) = is_carrying;
+        self.link().is_carrying = is_carrying;
         self.changed.notify_all();
+    }
+
+    fn set_unsettled(&self, is_unsettled: bool) {
+        self.link().is_unsettled = is_unsettled;
+        self.changed.notify_all();
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<OwnSuccessor>> {
@@ -254,8 +284,17 @@ impl HandoverState {
         self.waiting().take();
     }
 
-    pub(crate) fn set_succeeded(&self) {
-        self.has_successor.store(true, Ordering::Release);
+    pub(crate) fn set_succeeded(&self, is_succeeded: bool) {
+        self.has_successor.store(is_succeeded, Ordering::Release);
+    }
+
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.link().is_unsettled
+    }
+
+    /// Waits for the end of the predecessor's grace.
+    pub(crate) fn wait_until_settled(&self) {
+        drop(self.changed.wait_while(self.link(), |link| link.is_unsettled));
     }
 
     pub(crate) fn has_successor(&self) -> bool {
@@ -264,7 +303,7 @@ impl HandoverState {
 
     /// The successor learns that no connections are left.
     pub(crate) fn end_questions(&self) {
-        if let Some(stream) = self.questions.get() {
+        if let Some(stream) = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Fails only if the successor has closed it.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -272,9 +311,8 @@ impl HandoverState {
 
     /// Waits until there is no link, for `time` at most. Returns whether there is none.
     pub(crate) fn wait_for_end(&self, time: Duration) -> bool {
-        let carrying = self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(carrying, time, |is_carrying| *is_carrying);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
+        let waited = self.changed.wait_timeout_while(self.link(), time, |link| link.is_carrying);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.is_carrying
     }
 }
 
@@ -291,12 +329,22 @@ mod tests {
 
     #[test]
     fn what_they_say_of_themselves_is_read_as_it_was_written() {
-        let hello =
-            Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true, takes: 9, node_version: 2 };
+        let hello = Hello {
+            shards: 3,
+            message_bytes_max: 1 << 31,
+            pid: 7,
+            asks: true,
+            takes: 9,
+            node_version: 2,
+            settles: true,
+        };
         let mut bytes = Vec::new();
         hello.write(&mut bytes);
         assert_eq!(Hello::read(&bytes), Some(hello));
         // Versions that know less end earlier.
+        bytes.pop();
+        let hello = Hello { settles: false, ..hello };
+        assert_eq!(Hello::read(&bytes), Some(hello));
         bytes.pop();
         let hello = Hello { node_version: 0, ..hello };
         assert_eq!(Hello::read(&bytes), Some(hello));
@@ -320,9 +368,13 @@ mod tests {
             answers: true,
             gives: true,
             node_version: 2,
+            settles: true,
         };
         bytes.clear();
         offer.write(&mut bytes);
+        assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
+        bytes.pop();
+        let offer = Offer { settles: false, ..offer };
         assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
         bytes.pop();
         let offer = Offer { node_version: 0, ..offer };

@@ -29,7 +29,7 @@ pub use commands::move_order::MoveOrder;
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use connections::ConnectionScan;
 pub use echoring_auth::{
-    Authenticator, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
+    Authenticator, Block, Blocked, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
     LoadError as AuthLoadError, Method as AuthMethod, Right, Rights, Settings as AuthSettings,
 };
 pub use echoring_broker::broadcast::BroadcastSettings;
@@ -56,14 +56,15 @@ pub use handlers::migrate::{Migrate, ThawContext};
 pub use handlers::remote::Remote;
 pub use handlers::sender::{OutgoingMessage, RemoteSender, SendError, SendUntilRoom, SenderMail};
 pub use handlers::subscription::{PublishOutcome, SubscriptionEvent};
+pub use node::backends::Backends;
 pub use node::builder::Builder;
 pub use node::config::{
-    Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
-    StartErrorKind,
+    Compression, DriverChoice, RefusalFn, RefusalHook, ServerConfig, StartError, StartErrorKind,
 };
 pub use node::handle::{Handle, PacedDrain, Snapshot};
-pub use node::host::Resolved;
+pub use node::host::{Resolved, connections_on_rings};
 pub use node::join_error::JoinError;
+pub use node::listen_address::ListenAddress;
 pub use node::listeners::InheritedListener;
 pub use node::peak::{HostMemory, MemoryPart, MemoryPeak};
 pub use node::rebalance::Rebalanced;
@@ -78,6 +79,7 @@ pub use routes::request_context::{Opening, RequestContext};
 pub use routes::response::Response;
 pub use routes::route::{Route, Routes};
 pub use routes::states::Requirements;
+pub use routes::times::ConnectionTimes;
 pub use routes::topic_name::{TopicName, TopicNameError};
 pub use service::Service;
 
@@ -88,5 +90,5 @@ pub mod report {
         BudgetFigures, Counters, DeliveryAge, DeliveryAges, DriverWork, Durations, End, Ledger, Snapshot,
         Traffic,
     };
-    pub use echoring_topics::{Deliveries, OwnerReport, Passed, Publications};
+    pub use echoring_topics::{Deliveries, OwnerReport, Passed, PatternCounts, Publications};
 }

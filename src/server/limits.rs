@@ -34,7 +34,7 @@ pub const PACED_DRAIN_NOTICE: Nanos = 6 * SECOND;
 
 // ---- authentication ----
 
-/// Requests of one shard that wait for the authentication thread. Further clients are answered 503.
+/// Requests of one shard that wait for the authentication thread, and as many for back ends. Further clients are answered 503.
 pub const AUTH_PENDING_MAX: usize = 1_024;
 /// Bytes of their heads: a quarter of them may be as large as a head may be.
 pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -95,12 +95,24 @@ pub(crate) const CONNECTIONS_PER_TICK: usize = 256;
 /// Addresses that a request waits for at once. With io_uring each needs a descriptor for a moment, of
 /// [`RESERVED_DESCRIPTORS`].
 pub(crate) const CONNECTION_LOOKUPS_MAX: usize = 32;
+/// Time after which the traffic and the topics of followed connections are looked at again, and as many connections as in a tick are
+/// searched for an identity: some 20 µs each.
+pub(crate) const WATCH_INTERVAL: Nanos = 20 * MILLISECOND;
+/// The same for a followed topic, of which all subscribers are looked at: a millisecond for 100,000.
+pub(crate) const WATCH_TOPIC_INTERVAL: Nanos = 100 * MILLISECOND;
+/// Events of one trace that a shard tells in a second, some 150 bytes each. Further ones are counted.
+pub const WATCH_EVENTS_PER_SECOND: u32 = 200;
+/// Connections that a shard follows for one trace.
+pub const WATCHED_CONNECTIONS_MAX: usize = 64;
 /// Maximum topics of a connection that are listed by name.
 pub(crate) const CONNECTION_TOPICS_SHOWN_MAX: usize = 16;
 /// Time after which a shard ends a page with its results so far.
 pub(crate) const CONNECTION_SCAN_TIME: Nanos = SECOND;
 /// Time limit for a shard to find the largest queues of all its connections.
 pub(crate) const CONNECTION_RANK_TIME: Nanos = 4 * SECOND;
+
+/// Bytes of the path of a connection in events for webhooks. A longer one is cut.
+pub const WEBHOOK_PATH_BYTES_MAX: usize = 512;
 
 // ---- takeover ----
 
@@ -167,6 +179,12 @@ pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 pub const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 /// Descriptors reserved for everything but connections.
 pub const RESERVED_DESCRIPTORS: u32 = 64;
+/// The part of its ring's descriptors that a shard may need on average, as numerator and denominator: the kernel distributes connections
+/// by a hash, so the fullest of 64 shards with 15,000 each has 2 % more, and of 64 with 300 each 15 % more.
+pub(crate) const SHARD_SHARE_MAX: (u64, u64) = (7, 8);
+
+/// Maximum bytes of a connect command of Centrifuge's protocol in the body of a request for a stream.
+pub const CONNECT_BODY_BYTES_MAX: u32 = 64 * 1024;
 /// Connections that a shard leases from the node's maximum at a time.
 pub const CONNECTION_LEASE: u64 = 64;
 
@@ -187,6 +205,8 @@ pub(crate) const PEAK_CLIENT_BYTES: u64 = 192;
 /// Bytes of the usage counters of a connection, and of an identity of its own with the longest subject, for limits on
 /// topics. Of identities without a connection, as many may be remembered.
 pub(crate) const PEAK_TOPIC_USE_BYTES: u64 = 896;
+/// Bytes of an open connection whose end webhooks are told: its path, and two ids in a table.
+pub(crate) const PEAK_TOLD_BYTES: u64 = 768;
 /// Bytes of the decisions that the authentication thread remembers, without the identities in them.
 pub(crate) const PEAK_DECISIONS_BYTES: u64 = echoring_auth::limits::CACHE_ENTRIES_MAX as u64 * 256;
 /// Bytes of a connection that the access log takes notes of: 320 were measured, and the longest path.

@@ -1,9 +1,11 @@
 //! What the admin address uses of a server beside the interface for programs.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 pub use crate::commands::CommandSender;
+pub use crate::commands::watch_order::{WatchOrder, WatchTarget};
 pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
     OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
@@ -41,6 +43,11 @@ pub fn shards(server: &Handle) -> usize {
 /// The number of the first shard, as in the ids of connections.
 pub fn first_number(server: &Handle) -> u8 {
     server.first_number
+}
+
+/// How often a successor, or new shards, did not take over.
+pub fn failed_takeovers(server: &Handle) -> u64 {
+    server.handover.failed.load(Ordering::Relaxed)
 }
 
 /// The server before this one, while it drains.

@@ -1,11 +1,13 @@
 //! A node: its configuration, its start with one thread per shard, its handle, and its end.
 
+pub(crate) mod backends;
 pub(crate) mod builder;
 pub(crate) mod config;
 pub(crate) mod handle;
 pub(crate) mod host;
 pub(crate) mod identity;
 pub(crate) mod join_error;
+pub(crate) mod listen_address;
 pub(crate) mod listeners;
 pub(crate) mod peak;
 pub(crate) mod randomness;

@@ -1,6 +1,9 @@
 //! The demo pages: `/` connects to `/echo` and shows the round trip; `/broadcast` subscribes to a topic with
 //! `echoring.v1.json` and publishes to it. They share the style sheet `page.css`.
 //!
+//! The client of `/broadcast` is in `pages/client`. It is also an npm package: that is what `package.json`, `README.md` and the types,
+//! `echoring.d.ts`, are for.
+//!
 //! The content security policy of a page allows its own scripts and style sheets and connections to its own origin, and
 //! nothing else. Paths below `/broadcast/` are topics, so the files of the page are beside it.
 
@@ -15,6 +18,7 @@ pub(crate) fn find(path: &str) -> Option<Reply<'static>> {
         "/broadcast" => Some(html(include_bytes!("pages/broadcast.html"))),
         "/broadcast.js" => Some(script(include_bytes!("pages/broadcast.js"))),
         "/broadcast.css" => Some(style(include_bytes!("pages/broadcast.css"))),
+        "/echoring.js" => Some(script(include_bytes!("pages/client/echoring.js"))),
         "/page.css" => Some(style(include_bytes!("pages/page.css"))),
         _ => None,
     }

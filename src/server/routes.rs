@@ -8,4 +8,5 @@ pub(crate) mod request_context;
 pub(crate) mod response;
 pub(crate) mod route;
 pub(crate) mod states;
+pub(crate) mod times;
 pub(crate) mod topic_name;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use echoring_auth::Identity;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Chunk, Closed, Reply};
+use echoring_proto::connection::{Cause, Chunk, Closed, Reply};
 use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
@@ -15,19 +15,27 @@ use echoring_runtime::admission::Limit;
 
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{
-    Answer, Application, ControlMessage, Disposition, OwnedReply, Remote, earlier,
+    Answer, Application, ControlMessage, Disposition, Goodbye, OwnedReply, Remote, earlier,
 };
 use echoring_topics::{HubReport, is_topic_name};
 
 mod admission;
+mod backends;
+mod connection_events;
 mod event_stream;
 mod inspection;
 pub(crate) mod moving;
+mod unidirectional;
+mod watching;
+mod webhooks;
 
+use self::connection_events::ConnectionEvents;
 use self::moving::Moving;
-use crate::auth::{Admission, PendingRequests};
+use self::watching::Watch;
+use crate::auth::{Admission, PendingConnect, PendingQuestion, PendingRequests};
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scan;
+use crate::handlers::backend::Accepted;
 use crate::handlers::handler_slots::{HandlerSlots, Handlers};
 use crate::handlers::panics::caught;
 use crate::handlers::remote::HandlerServices;
@@ -39,6 +47,7 @@ use crate::routes::request_context::RequestContext;
 use crate::routes::response::{Response, to_reply};
 use crate::routes::route::{Route, Routes, Subprotocols};
 use crate::routes::states::ShardStates;
+use crate::routes::times::TimesTable;
 use crate::{endpoints, pages};
 use echoring_broker::broadcast::following::FollowingSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
@@ -83,6 +92,8 @@ pub struct Service {
     builtin_routes: bool,
     on_refusal: Option<RefusalHook>,
     handlers: HandlerSlots,
+    /// The times of connections by their path and listener.
+    times: TimesTable,
     origins: OriginPolicy,
     hosts: HostPolicy,
     demo_pages: bool,
@@ -91,11 +102,17 @@ pub struct Service {
     preference: SubprotocolPreference,
     broadcast: Broadcast,
     gate: Gate,
-    handshakes: PendingRequests,
+    handshakes: PendingRequests<PendingQuestion>,
+    /// The routes of back ends, before all others.
+    backends: Routes,
+    /// Requests about which a back end decides.
+    connects: PendingRequests<PendingConnect>,
     /// Publications of other threads.
     backlog: Backlog,
     /// Together, because every tick looks for them, and most find none.
     errands: Option<Box<Errands>>,
+    /// What webhooks are told of connections, if one wants that.
+    connection_events: Option<Box<ConnectionEvents>>,
 }
 
 /// Orders of operators that take several ticks.
@@ -103,14 +120,23 @@ pub struct Service {
 struct Errands {
     /// The scans of connections that are in progress. The admin address bounds their number.
     scans: Vec<Scan>,
+    /// The clients and topics that operators follow. The admin address bounds their number.
+    watches: Vec<Watch>,
     /// The order to move connections away that is carried out.
     moving: Option<Moving>,
 }
 
 impl Errands {
+    fn is_empty(&self) -> bool {
+        let Errands { scans, watches, moving } = self;
+        scans.is_empty() && watches.is_empty() && moving.is_none()
+    }
+
     /// When they are continued at the latest.
     fn due(&self) -> Option<Nanos> {
-        earlier(self.scans.iter().map(Scan::due).min(), self.moving.as_ref().map(|moving| moving.look_at))
+        let scans = self.scans.iter().map(Scan::due).min();
+        let watches = self.watches.iter().map(Watch::due).min();
+        earlier(earlier(scans, watches), self.moving.as_ref().map(|moving| moving.look_at))
     }
 }
 
@@ -119,12 +145,14 @@ impl Service {
     pub fn new(config: &ServerConfig, broadcast: BroadcastSettings, counters: Arc<AuthCounters>) -> Service {
         let mut gate = Gate::new(config.auth.clone(), counters);
         gate.set_app(config.app.clone());
+        gate.set_blocks(Arc::clone(&config.blocks));
         let service = Service {
             routes: Routes::default(),
             states: ShardStates::default(),
             builtin_routes: config.builtin_routes,
             on_refusal: config.on_refusal.clone(),
             handlers: HandlerSlots::default(),
+            times: TimesTable::new(&config.times),
             origins: config.origins.clone(),
             hosts: config.hosts.clone(),
             demo_pages: config.demo_pages,
@@ -134,10 +162,14 @@ impl Service {
             broadcast: Broadcast::new(broadcast),
             gate,
             handshakes: PendingRequests::default(),
+            backends: config.backends.routes(),
+            connects: PendingRequests::default(),
             backlog: Backlog::default(),
             errands: None,
+            connection_events: None,
         };
-        let service = service.with_routes(config.routes.clone());
+        let mut service = service.with_routes(config.routes.clone());
+        service.set_webhooks(&config.webhooks);
         if config.test_endpoints { service.with_test_endpoints() } else { service }
     }
 
@@ -162,6 +194,7 @@ impl Service {
             let command = match answer {
                 GateAnswer::Auth(command) => ShardCommand::Auth(command),
                 GateAnswer::App(answered) => ShardCommand::App(answered),
+                GateAnswer::Backend(token, delivery) => ShardCommand::Backend(token, delivery),
             };
             // A shard that has ended needs no answer.
             shard.send(ControlMessage::Command(command));
@@ -186,6 +219,9 @@ impl Service {
         self.gate.configure_quotas(&config.peers.topics);
         self.origins = config.origins.clone();
         self.hosts = config.hosts.clone();
+        self.times = TimesTable::new(&config.times);
+        self.backends = config.backends.routes();
+        self.set_webhooks(&config.webhooks);
         self.subprotocols = config.subprotocols.clone();
         self.preference = config.subprotocol_preference;
         let ServerConfig { topics, creation, subscriptions_max, message_bytes_max, .. } = config;
@@ -209,7 +245,7 @@ impl Service {
         if let Some(response) = self.routes.answer(request, &self.states) {
             return Answer::RespondWith(Box::new(to_reply(response, head_only)));
         }
-        if self.routes.has_upgrade(request.path) {
+        if self.routes.has_upgrade(request.path) || self.backends.has_upgrade(request.path) {
             return Answer::Refuse(Refusal::WEBSOCKET_ONLY);
         }
         if !self.builtin_routes {
@@ -241,11 +277,15 @@ impl Service {
         route: &Arc<Route>,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
+        accepted: Option<Accepted>,
     ) -> Answer<Peer> {
         let Service { routes, states, gate, handlers, subprotocols, preference, .. } = self;
         let defaults = Subprotocols { names: subprotocols, preference: *preference };
         let context = RequestContext { client: gate.client(token), ..RequestContext::new(request, states) };
         let mut opening = route.opening(context, upgrade, defaults);
+        if let Some(accepted) = accepted {
+            opening.insert(accepted);
+        }
         if opening.subprotocol().is_none() && gate.is_on() {
             // Whether it was offered does not matter.
             opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
@@ -296,7 +336,8 @@ impl Service {
     fn advance_errands<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.advance_moving(cx);
         self.advance_scans(cx);
-        self.errands.take_if(|errands| errands.scans.is_empty() && errands.moving.is_none());
+        self.advance_watches(cx);
+        self.errands.take_if(|errands| errands.is_empty());
     }
 
     /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
@@ -337,13 +378,25 @@ impl Application for Service {
         {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
+        if !self.times.is_empty()
+            && let Some(name) = self.times.find(request.path, cx.route(token))
+        {
+            cx.set_route(token, name);
+        }
+        let may_open = upgrade.is_some() || self.is_event_stream(request);
+        if let Some(events) = self.connection_events.as_mut().filter(|_| may_open) {
+            events.requested(token, request.path);
+        }
         let Some(upgrade) = upgrade else {
-            return match self.is_event_stream(request) {
-                true => self.event_stream(cx, token, request),
-                false => self.plain(request),
+            return if self.is_unidirectional(request) {
+                self.unidirectional(cx, token, request)
+            } else if self.is_event_stream(request) {
+                self.event_stream(cx, token, request)
+            } else {
+                self.plain(request)
             };
         };
-        let route = self.routes.find(request.path, upgrade, self.preference);
+        let route = self.find_route(request.path, upgrade);
         if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
             return Answer::Refuse(refusal);
         }
@@ -363,6 +416,9 @@ impl Application for Service {
     }
 
     fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, _: Option<&handshake::Response>) {
+        if self.errands.is_some() {
+            self.note_opened(cx, token);
+        }
         let Some(mut link) = cx.link(token) else { return };
         match &*link.peer {
             Peer::Handler(handler) => {
@@ -375,7 +431,8 @@ impl Application for Service {
             peer if peer.is_event_stream() => {
                 self.broadcast.begin_event_stream(&mut link);
             }
-            Peer::Echo | Peer::Subscriber(_) | Peer::Session(_) => {}
+            Peer::Session(_) => self.broadcast.begin_unidirectional(&mut link, &mut self.gate),
+            Peer::Echo | Peer::Subscriber(_) => {}
         }
     }
 
@@ -430,6 +487,7 @@ impl Application for Service {
 
     fn addressed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, address: Option<SocketAddr>) {
         self.handshakes.addressed(&self.gate, token, address);
+        self.ask_backend(cx, token, address);
         if self.errands.is_some() {
             self.found_address(cx, token, address);
         }
@@ -463,10 +521,20 @@ impl Application for Service {
     }
 
     fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, state: &[u8]) -> bool {
-        self.continue_from(cx, token, state).is_some()
+        let is_continued = self.continue_from(cx, token, state).is_some();
+        if !is_continued && let Some(events) = &mut self.connection_events {
+            events.closed(token, None, Goodbye::RESTART.code, Cause::Local.name());
+        }
+        is_continued
     }
 
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, closed: &Closed) {
+        if self.errands.is_some() {
+            self.note_closed(cx, token, closed);
+        }
+        if let Some(events) = &mut self.connection_events {
+            events.closed(token, self.gate.client(token), closed.code, closed.cause.name());
+        }
         let identity = self.gate.client(token).map_or(0, Identity::number);
         self.forget_client(token, cx.pool());
         match peer {
@@ -502,9 +570,11 @@ impl Application for Service {
                 self.configure_auth(cx, config.auth.clone());
                 let _ = reply.try_send((shard, ()));
             }
+            ShardCommand::Watch(order) => self.begin_watch(cx, order),
             ShardCommand::Connections(scan) => self.errands().scans.push(Scan::new(scan, now)),
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
+            ShardCommand::Backend(token, delivery) => self.backend_delivered(cx, token, delivery),
             ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
             ShardCommand::Thaw => self.broadcast.thaw(cx),
             ShardCommand::Export { cursor, bytes_max, reply } => {
@@ -512,6 +582,11 @@ impl Application for Service {
             }
             ShardCommand::Follow { bridge, message_bytes_max } => {
                 self.broadcast.follow(cx, bridge, message_bytes_max);
+            }
+            ShardCommand::ForgetTopics => self.broadcast.forget_topics(cx),
+            ShardCommand::TakeBack(done) => {
+                self.broadcast.take_back(cx);
+                let _ = done.try_send(());
             }
             ShardCommand::Import { block, shards, reply } => {
                 let _ = reply.try_send(self.broadcast.import(cx, shards, &block));
@@ -543,6 +618,9 @@ impl Application for Service {
             self.broadcast.complete_connects(cx, &mut self.gate);
         }
         self.handlers().send_between_messages(cx);
+        if self.connection_events.is_some() {
+            self.tell_all_opened(cx);
+        }
         self.broadcast.tick_ended(cx);
         let decided = self.broadcast.take_decided();
         if !decided.is_empty() {

@@ -39,6 +39,10 @@ pub enum Permission {
     Authenticated,
     /// Clients whose credentials name the topic, and the operator.
     Claim,
+    /// Clients that the topic's own name lists, and the operator: see [`names`].
+    Named,
+    /// Clients that subscribe to the topic, and the operator. Of the right to subscribe it includes no client.
+    Subscriber,
     /// The operator, at the admin address.
     Operator,
     /// Clients of Centrifuge's client protocol, as the application's hook decides about each request, and the operator.
@@ -57,6 +61,19 @@ impl Permission {
     }
 }
 
+/// Whether a topic's name lists a subject: behind its last `#`, where subjects stand with commas between them.
+///
+/// ```
+/// use echoring_topics::names;
+///
+/// assert!(names("chat:7#alice,bob", "bob"));
+/// assert!(!names("chat:7#alice,bob", "carol"));
+/// assert!(!names("chat:7", "chat:7"));
+/// ```
+pub fn names(topic: &str, subject: &str) -> bool {
+    topic.rsplit_once('#').is_some_and(|(_, subjects)| subjects.split(',').any(|listed| listed == subject))
+}
+
 /// The permissions of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -72,6 +89,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Whether nobody may subscribe or publish, so that the topic does not exist for clients.
+    pub fn is_unknown(&self) -> bool {
+        [self.subscribe, self.publish] == [Permission::Nobody; 2]
+    }
+
     /// Who has a right.
     pub fn of(&self, right: Right) -> Permission {
         match right {

@@ -1,5 +1,7 @@
 //! Message counts whose sums are consistent between any two ticks.
 
+use std::collections::BTreeMap;
+
 /// Publication counts: `published = accepted + refused`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Publications {
@@ -29,6 +31,8 @@ pub struct Deliveries {
     pub dropped_conflated: u64,
     /// Dropped for lack of memory.
     pub dropped_memory: u64,
+    /// Not wanted by the filter of the subscriber.
+    pub filtered: u64,
 }
 
 /// Messages between shards. The difference of sent and received counts is in mailboxes.
@@ -78,6 +82,18 @@ impl Publications {
 }
 
 impl Deliveries {
+    /// Counts messages that were sent. Of a single pattern there may be fewer than were taken back, where a topic has got another one;
+    /// the sum of all is right.
+    #[inline]
+    pub(crate) fn send(&mut self, messages: u64) {
+        self.sent = self.sent.wrapping_add(messages);
+    }
+
+    /// Counts messages that were taken back.
+    pub(crate) fn unsend(&mut self, messages: u64) {
+        self.sent = self.sent.wrapping_sub(messages);
+    }
+
     /// Adds the counts of another part.
     pub fn add(&mut self, other: &Deliveries) {
         let Deliveries {
@@ -88,6 +104,7 @@ impl Deliveries {
             dropped_oldest,
             dropped_conflated,
             dropped_memory,
+            filtered,
         } = other;
         for (sum, part) in [
             (&mut self.offered, offered),
@@ -97,8 +114,9 @@ impl Deliveries {
             (&mut self.dropped_oldest, dropped_oldest),
             (&mut self.dropped_conflated, dropped_conflated),
             (&mut self.dropped_memory, dropped_memory),
+            (&mut self.filtered, filtered),
         ] {
-            *sum += part;
+            *sum = sum.wrapping_add(*part);
         }
     }
 
@@ -109,7 +127,53 @@ impl Deliveries {
 
     /// Whether every message is accounted for.
     pub fn add_up(&self) -> bool {
-        self.offered == self.sent + self.dropped() + self.queued
+        self.offered == self.sent + self.dropped() + self.queued + self.filtered
+    }
+}
+
+/// Counts of the topics of one pattern, since the shard's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PatternCounts {
+    /// Publication counts of the topics that this shard owns.
+    pub publications: Publications,
+    /// Payload bytes of accepted messages.
+    pub published_bytes: u64,
+    /// Subscriptions of this shard's connections now.
+    pub subscribers: u64,
+    /// Delivery counts of these subscribers. `queued` is not known by pattern, and 0.
+    pub deliveries: Deliveries,
+    /// Bytes of the frames that they were sent, before TLS.
+    pub delivered_bytes: u64,
+    /// Histories that were evicted for lack of memory.
+    pub histories_evicted: u64,
+}
+
+impl PatternCounts {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &PatternCounts) {
+        let PatternCounts { publications, published_bytes, subscribers, .. } = other;
+        let PatternCounts { deliveries, delivered_bytes, histories_evicted, .. } = other;
+        self.publications.add(publications);
+        self.published_bytes += published_bytes;
+        self.subscribers += subscribers;
+        self.deliveries.add(deliveries);
+        self.delivered_bytes = self.delivered_bytes.wrapping_add(*delivered_bytes);
+        self.histories_evicted += histories_evicted;
+    }
+
+    /// Takes back bytes that were counted as delivered, as [`Deliveries::unsend`] does.
+    pub(crate) fn unsend_bytes(&mut self, bytes: u64) {
+        self.delivered_bytes = self.delivered_bytes.wrapping_sub(bytes);
+    }
+
+    /// The counts for a reader: none is less than nothing.
+    pub(crate) fn reported(mut self) -> PatternCounts {
+        let Deliveries { sent, filtered, .. } = &mut self.deliveries;
+        for count in [sent, filtered, &mut self.delivered_bytes] {
+            *count = u64::try_from(count.cast_signed()).unwrap_or(0);
+        }
+        self
     }
 }
 
@@ -162,7 +226,7 @@ impl TopicReport {
 }
 
 /// One shard's report of all topics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HubReport {
     /// Topics that have a log on this shard.
@@ -185,4 +249,8 @@ pub struct HubReport {
     pub held_publications: u64,
     /// Compression contexts of the topics on this shard.
     pub compression_contexts: u64,
+    /// Histories of this shard's topics that were evicted for lack of memory.
+    pub histories_evicted: u64,
+    /// Counts by the pattern that decides about a topic, [`DEFAULT_PATTERN`](crate::DEFAULT_PATTERN) among them.
+    pub patterns: BTreeMap<Box<str>, PatternCounts>,
 }

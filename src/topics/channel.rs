@@ -1,27 +1,34 @@
 //! One format of one topic on one shard: a log of its encoded frames, and the cursors of its subscribers.
 
 pub(crate) mod context;
+mod filtered;
 pub(crate) mod format;
 pub(crate) mod keyed;
 pub(crate) mod log;
 pub(crate) mod previous;
 pub(crate) mod sink;
+pub(crate) mod tag_filter;
 
 use self::context::{Arrivals, Context, Resumption};
+use self::filtered::Filtered;
 use self::format::{Base, Compression, Deltas, Encode, Format};
 use self::keyed::Keyed;
 use self::log::{Log, Origin, Sequence};
 use self::previous::Previous;
-use self::sink::{Gap, GapReason, Sink, SubscriberId};
-use super::accounts::Deliveries;
+use self::sink::{Gap, GapReason, SentLatest, Sink, SubscriberId};
+use self::tag_filter::TagFilter;
+use super::accounts::{Deliveries, PatternCounts};
 use super::settings::{SlowConsumerPolicy, TopicSettings};
+use crate::collections::by_pattern::{ByPattern, PatternNumber};
 use crate::collections::slab::Slab;
 use crate::limits::CONTEXT_SUBSCRIBERS_MIN;
+use crate::message::Tags;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
+use std::sync::Arc;
 
 /// Sums over all channels of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sums {
     pub(super) subscriptions: usize,
     /// Subscribers that have not been sent everything.
@@ -29,7 +36,7 @@ pub(super) struct Sums {
     /// Channels with a compressor of their own.
     pub(super) contexts: usize,
     /// `queued` is not maintained here: it follows from the cursors.
-    pub(super) deliveries: Deliveries,
+    pub(super) by_pattern: ByPattern,
 }
 
 /// The parts of its topic and its shard that a channel uses.
@@ -40,23 +47,39 @@ pub(super) struct ChannelContext<'a> {
     pub(super) keyed: &'a Keyed,
     pub(super) previous: &'a Previous,
     pub(super) sums: &'a mut Sums,
+    pub(super) pattern: PatternNumber,
     /// The topic's delivery counts.
     pub(super) deliveries: &'a mut Deliveries,
     pub(super) now: Nanos,
 }
 
 impl ChannelContext<'_> {
-    /// Adds to the counts of the topic and of the shard.
+    /// Adds to the counts of the topic and of its pattern on the shard.
     #[inline]
     fn count(&mut self, count: impl Fn(&mut Deliveries)) {
         count(self.deliveries);
-        count(&mut self.sums.deliveries);
+        count(&mut self.pattern().deliveries);
+    }
+
+    /// Counts messages that were sent, and the bytes of their frames.
+    #[inline]
+    fn count_sent(&mut self, messages: u64, bytes: u64) {
+        self.deliveries.send(messages);
+        let pattern = self.pattern();
+        pattern.deliveries.send(messages);
+        pattern.delivered_bytes = pattern.delivered_bytes.wrapping_add(bytes);
+    }
+
+    /// The counts of the topic's pattern.
+    #[inline]
+    fn pattern(&mut self) -> &mut PatternCounts {
+        self.sums.by_pattern.of(self.pattern)
     }
 }
 
 /// A frame to append: its offset and its publisher.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Append {
+pub(super) struct Append<'a> {
     /// The topic's offset with this frame; an event leaves it unchanged.
     pub(super) offset: u64,
     /// The publishing connection; 0 for none.
@@ -65,6 +88,8 @@ pub(super) struct Append {
     pub(super) publisher: Option<SubscriberId>,
     /// Whose channels get it.
     pub(super) audience: Audience,
+    /// The tags of a message.
+    pub(super) tags: Tags<'a>,
 }
 
 /// The subscribers that a frame is for.
@@ -146,6 +171,8 @@ pub(super) struct Channel<K> {
     arrivals: Arrivals,
     /// Subscribers that belong in another channel, in formats that subscribers may stay in.
     movers: usize,
+    /// Of a format whose subscribers have filters.
+    filtered: Option<Box<Filtered>>,
 }
 
 impl<K: Copy + Eq> Channel<K> {
@@ -173,6 +200,7 @@ impl<K: Copy + Eq> Channel<K> {
             context: Context::default(),
             arrivals: Arrivals::default(),
             movers: 0,
+            filtered: format.dialect.is_filtered().then(Box::default),
         }
     }
 
@@ -195,7 +223,13 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     /// Adds a subscriber that is sent everything that is appended from now on.
-    pub(super) fn subscribe(&mut self, key: K, skip: Origin, follows: bool, sums: &mut Sums) -> u32 {
+    pub(super) fn subscribe(
+        &mut self,
+        key: K,
+        skip: Origin,
+        follows: bool,
+        context: &mut ChannelContext<'_>,
+    ) -> u32 {
         // Frames that were appended earlier in this tick are not for it.
         let cursor = self.log.appended();
         let has = self.log.offset_before(cursor);
@@ -209,17 +243,28 @@ impl<K: Copy + Eq> Channel<K> {
             in_flight: 0,
             own: 0,
             behind: false,
-            follows,
+            follows: follows && self.filtered.is_none(),
             skipped: false,
         };
-        sums.subscriptions += 1;
+        context.sums.subscriptions += 1;
+        context.pattern().subscribers += 1;
         self.movers += usize::from(self.is_mover(&subscriber));
         self.subscribers.insert(|_| subscriber)
+    }
+
+    /// Sets the filter of a subscriber, in a format whose subscribers have filters.
+    pub(super) fn set_filter(&mut self, index: u32, filter: Arc<TagFilter>) {
+        if let Some(filtered) = &mut self.filtered {
+            filtered.set(index, filter);
+        }
     }
 
     /// Removes a subscriber; its unsent messages count as dropped.
     pub(super) fn remove(&mut self, index: u32, context: &mut ChannelContext<'_>) {
         let Some(subscriber) = self.subscribers.remove(index) else { return };
+        if let Some(filtered) = &mut self.filtered {
+            filtered.remove(index);
+        }
         let gone = self.gone_from(&subscriber);
         let missed = self.queued(&subscriber) + u64::from(subscriber.in_flight) - gone;
         context.count(|deliveries| {
@@ -231,6 +276,7 @@ impl<K: Copy + Eq> Channel<K> {
         self.behind -= behind;
         context.sums.laggards -= behind;
         context.sums.subscriptions -= 1;
+        context.pattern().subscribers -= 1;
     }
 
     /// Messages due to a subscriber and not sent, including those that are not readable yet.
@@ -286,7 +332,7 @@ impl<K: Copy + Eq> Channel<K> {
 
     /// Whether the channel's subscribers get this frame.
     #[inline]
-    pub(super) fn takes(&self, append: &Append) -> bool {
+    pub(super) fn takes(&self, append: &Append<'_>) -> bool {
         match append.audience {
             Audience::All => true,
             Audience::Events => self.format.dialect.has_events(),
@@ -295,7 +341,7 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     /// Whether the log has reached a frame's offset.
-    pub(super) fn has(&self, append: &Append) -> bool {
+    pub(super) fn has(&self, append: &Append<'_>) -> bool {
         self.log.offset_before(self.log.appended()) >= append.offset
     }
 
@@ -304,11 +350,16 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn append(
         &mut self,
         pool: &mut Pool,
-        append: &Append,
+        append: &Append<'_>,
         message: &mut impl Encode,
         context: &mut ChannelContext<'_>,
     ) -> bool {
-        let Append { offset, origin, publisher, .. } = *append;
+        let Append { offset, origin, publisher, audience, tags } = *append;
+        let (at, start) = (self.log.appended(), self.log.start());
+        let filtered = self.filtered.as_mut().filter(|_| audience == Audience::All);
+        if filtered.is_some_and(|filtered| !filtered.note(pool, at, tags, start)) {
+            return false;
+        }
         let before = self.log.offset_before(self.log.appended());
         let follows = self.format.dialect.deltas() == Deltas::Following;
         let previous = if follows { context.previous.get() } else { None };
@@ -320,6 +371,9 @@ impl<K: Copy + Eq> Channel<K> {
         if self.log.append(pool, origin, offset, &parts).is_err() {
             // The compressor has it, and no subscriber.
             self.context.restart(self.log.appended());
+            if let Some(filtered) = self.filtered.as_mut().filter(|_| audience == Audience::All) {
+                filtered.forget_latest(pool);
+            }
             return false;
         }
         let mut offered = (offset - before) * self.count() as u64;
@@ -345,7 +399,7 @@ impl<K: Copy + Eq> Channel<K> {
         &mut self,
         bits: u8,
         pool: &mut Pool,
-        append: &Append,
+        append: &Append<'_>,
         message: &mut impl Encode,
         context: &mut ChannelContext<'_>,
     ) {
@@ -398,6 +452,7 @@ impl<K: Copy + Eq> Channel<K> {
 
     /// Whether a subscriber may have messages that refer to earlier ones.
     pub(super) fn set_follows(&mut self, index: u32, follows: bool) {
+        let follows = follows && self.filtered.is_none();
         self.change(index, |subscriber| subscriber.follows = follows);
     }
 
@@ -468,7 +523,7 @@ impl<K: Copy + Eq> Channel<K> {
     /// Drops a message for lack of memory, together with everything that subscribers have not been sent. They are notified
     /// or disconnected at the next offer.
     #[cold]
-    pub(super) fn lose(&mut self, pool: &mut Pool, append: &Append, context: &mut ChannelContext<'_>) {
+    pub(super) fn lose(&mut self, pool: &mut Pool, append: &Append<'_>, context: &mut ChannelContext<'_>) {
         let Append { offset, publisher, .. } = *append;
         let messages = offset - self.log.offset_before(self.log.appended());
         for index in self.subscribers.indices() {
@@ -515,6 +570,9 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     fn offer_all(&mut self, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
+        if self.filtered.is_some() {
+            return self.subscribers.indices().for_each(|index| self.offer(index, context, sink));
+        }
         let mut index = 0;
         while let Some(stopped) = self.send_latest(index, context, sink) {
             index = stopped.index + 1;
@@ -535,7 +593,7 @@ impl<K: Copy + Eq> Channel<K> {
     ) -> Option<Stopped> {
         let latest = self.log.latest();
         let end_offset = self.log.end_offset();
-        let mut sent = 0;
+        let mut sent_to = 0;
         let mut stopped = None;
         for (index, subscriber) in self.subscribers.iter_mut(first) {
             let keeps_up = !subscriber.behind
@@ -553,9 +611,11 @@ impl<K: Copy + Eq> Channel<K> {
             }
             subscriber.cursor = latest.end;
             subscriber.has = end_offset;
-            sent += u64::from(latest.messages);
+            sent_to += 1;
         }
-        context.count(|deliveries| deliveries.sent += sent);
+        if let Some(latest) = latest {
+            context.count_sent(sent_to * u64::from(latest.messages), sent_to * latest.bytes.len() as u64);
+        }
         stopped
     }
 
@@ -658,7 +718,8 @@ impl<K: Copy + Eq> Channel<K> {
         if !self.tell_stale(index, subscriber, context, sink) {
             return;
         }
-        let Some((reached, sent)) = sink.send_latest(subscriber.key, context.topic, context.keyed, has)
+        let Some(SentLatest { reached, messages: sent, bytes }) =
+            sink.send_latest(subscriber.key, context.topic, context.keyed, has)
         else {
             return;
         };
@@ -678,24 +739,55 @@ impl<K: Copy + Eq> Channel<K> {
         let starved = missed.min(lost.min(reached).saturating_sub(has));
         context.count(|deliveries| {
             deliveries.offered += own;
-            deliveries.sent += u64::from(sent);
             deliveries.dropped_memory += starved;
             deliveries.dropped_conflated += missed - starved;
         });
+        context.count_sent(u64::from(sent), bytes as u64);
+    }
+
+    /// Sends the frames behind a subscriber's cursor that pass its filter.
+    fn send_filtered(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
+        let Channel { log, subscribers, filtered, id, .. } = self;
+        let (Some(filtered), Some(subscriber)) = (filtered, subscribers.get_mut(index)) else { return };
+        let (from, has) = (subscriber.cursor, subscriber.has);
+        if from < log.start() || !sink.is_writable(subscriber.key) {
+            return;
+        }
+        let tag = SubscriberId { channel: *id, index }.tag();
+        let (mut sent, mut sent_bytes) = (0, 0);
+        let mut reached = log.end();
+        for stretch in log.read_except(from, true, |at| !filtered.passes(index, at)) {
+            let bytes = stretch.bytes.len() as u64;
+            if sink.send(subscriber.key, stretch.bytes, stretch.messages, tag).is_err() {
+                reached = stretch.first;
+                break;
+            }
+            sent_bytes += bytes;
+            sent += u64::from(stretch.messages);
+        }
+        (subscriber.cursor, subscriber.has) = (reached, log.offset_before(reached));
+        let passed_over = subscriber.has - has - sent;
+        context.count(|deliveries| deliveries.filtered = deliveries.filtered.wrapping_add(passed_over));
+        context.count_sent(sent, sent_bytes);
     }
 
     fn send_log(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
+        if self.filtered.is_some() {
+            return self.send_filtered(index, context, sink);
+        }
         let Some(subscriber) = self.subscribers.get_mut(index) else { return };
         if subscriber.cursor < self.log.start() || subscriber.skipped || !sink.is_writable(subscriber.key) {
             return;
         }
         let tag = SubscriberId { channel: self.id, index }.tag();
         let skip = (subscriber.own_end > subscriber.cursor).then_some(subscriber.skip);
-        let mut sent = 0;
+        let (mut sent, mut sent_bytes) = (0, 0);
         for stretch in self.log.read(subscriber.cursor, skip) {
+            let bytes = stretch.bytes.len() as u64;
             if sink.send(subscriber.key, stretch.bytes, stretch.messages, tag).is_err() {
                 break;
             }
+            sent_bytes += bytes;
             sent += u64::from(stretch.messages);
             subscriber.cursor = stretch.end;
             subscriber.has = self.log.offset_before(stretch.end);
@@ -707,7 +799,7 @@ impl<K: Copy + Eq> Channel<K> {
             subscriber.has = self.log.end_offset();
         }
         self.recount_own(index, 0);
-        context.count(|deliveries| deliveries.sent += sent);
+        context.count_sent(sent, sent_bytes);
     }
 
     /// Counts the subscriber's own messages behind its cursor, all of which are still in the log. There were `before`; returns how many
@@ -781,6 +873,9 @@ impl<K: Copy + Eq> Channel<K> {
         let is_own = |origin| subscriber.skip != 0 && origin == subscriber.skip;
         let (mut left, mut at, mut cursor) = (unsent, subscriber.cursor, subscriber.cursor);
         let (mut messages, mut in_flight) = (0, 0);
+        // Messages that the filter has passed over behind the one that is looked at, and behind the cursor.
+        let (mut over, mut passed_over) = (0, 0);
+        let passes = |at| self.filtered.as_ref().is_none_or(|filtered| filtered.passes(index, at));
         while at > subscriber.since
             && left > 0
             && let Some((bytes, origin)) = self.log.frame(at - 1)
@@ -788,6 +883,10 @@ impl<K: Copy + Eq> Channel<K> {
             let message = self.log.offset_before(at) - self.log.offset_before(at - 1);
             at -= 1;
             if is_own(origin) {
+                continue;
+            }
+            if !passes(at) {
+                over += message;
                 continue;
             }
             if bytes > left || (all && bytes == left) {
@@ -798,6 +897,7 @@ impl<K: Copy + Eq> Channel<K> {
             left -= bytes;
             messages += message;
             cursor = at;
+            passed_over += std::mem::take(&mut over);
         }
         // A cursor that stays may have fallen off the log since, where nothing says its offset.
         if cursor != subscriber.cursor {
@@ -809,7 +909,11 @@ impl<K: Copy + Eq> Channel<K> {
             self.set_behind(index, true, context.sums);
         }
         self.recount_own(index, 0);
-        context.count(|deliveries| deliveries.sent -= messages + in_flight);
+        context.count(|deliveries| {
+            deliveries.unsend(messages + in_flight);
+            deliveries.filtered = deliveries.filtered.wrapping_sub(passed_over);
+        });
+        context.pattern().unsend_bytes((unsent - left) as u64);
         (unsent - left, messages as u32)
     }
 
@@ -836,7 +940,7 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn finished(&mut self, index: u32, context: &mut ChannelContext<'_>) {
         if let Some(subscriber) = self.subscribers.get_mut(index) {
             let sent = u64::from(std::mem::take(&mut subscriber.in_flight));
-            context.count(|deliveries| deliveries.sent += sent);
+            context.count(|deliveries| deliveries.send(sent));
         }
     }
 
@@ -872,6 +976,9 @@ impl<K: Copy + Eq> Channel<K> {
             self.remove(index, context);
         }
         self.end_context(pool, context.sums);
+        if let Some(filtered) = &mut self.filtered {
+            filtered.release(pool);
+        }
         self.log.release(pool);
     }
 }

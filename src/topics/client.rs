@@ -48,6 +48,41 @@ impl ClientId {
     }
 }
 
+/// What subscribers are told of a member, or of the author of a message, as one text: the subject of its credentials, which has no
+/// control characters, and data of the application about its connection and about its subscription, on lines of their own if there
+/// are any. Topics pass it on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Profile<'a>(pub &'a str);
+
+impl<'a> Profile<'a> {
+    /// Joins the parts. Data have no line feeds.
+    pub fn join(subject: &str, connection: &str, channel: &str) -> Box<str> {
+        match (connection, channel) {
+            ("", "") => subject.into(),
+            _ => format!("{subject}\n{connection}\n{channel}").into(),
+        }
+    }
+
+    /// The subject; empty for none.
+    pub fn subject(self) -> &'a str {
+        self.line(0)
+    }
+
+    /// Data about the connection; empty for none.
+    pub fn connection(self) -> &'a str {
+        self.line(1)
+    }
+
+    /// Data about the subscription; empty for none.
+    pub fn channel(self) -> &'a str {
+        self.line(2)
+    }
+
+    fn line(self, number: usize) -> &'a str {
+        self.0.split('\n').nth(number).unwrap_or_default()
+    }
+}
+
 impl fmt::LowerHex for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.bits())
@@ -74,6 +109,17 @@ mod tests {
         for text in ["", "+9", "-9", " 9", "9g", "100000000000000000000000000000000"] {
             assert_eq!(ClientId::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_profile_has_the_parts_of_which_it_was_joined() {
+        for parts in [["", "", ""], ["a", "", ""], ["a", "1", ""], ["", "", "2"], ["ü", "{\"a\":1}", "\"x\""]]
+        {
+            let text = Profile::join(parts[0], parts[1], parts[2]);
+            let profile = Profile(&text);
+            assert_eq!([profile.subject(), profile.connection(), profile.channel()], parts);
+        }
+        assert_eq!(&*Profile::join("alice", "", ""), "alice");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Collections that know no topics: tables with reusable indices, an order by size, and values that expire.
+//! Collections that know no topics: tables with reusable indices, counts by pattern, an order by size, and values that expire.
 
+pub(crate) mod by_pattern;
 pub(crate) mod by_size;
 pub(crate) mod retained;
 pub(crate) mod slab;

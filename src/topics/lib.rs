@@ -20,20 +20,24 @@ mod owner;
 mod settings;
 mod topic;
 
-pub use access::{Access, Permission, Right};
-pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
+pub use access::{Access, Permission, Right, names};
+pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, PatternCounts, Publications, TopicReport};
 pub use channel::format::{Base, CodecId, Compression, Deltas, Encode, Encoding, Format};
 pub use channel::keyed::Keyed;
 pub use channel::log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
-pub use channel::sink::{Gap, GapReason, Sink, SubscriberId};
-pub use client::ClientId;
+pub use channel::sink::{Gap, GapReason, SentLatest, Sink, SubscriberId};
+pub use channel::tag_filter::{FilterBuilder, Group as FilterGroup, TagFilter, Test as FilterTest};
+pub use client::{ClientId, Profile};
 pub use message::{
-    Content, Position, PositionError, Publication, Refused, Submission, is_topic_name, parse_epoch,
+    Author, Content, Keeping, Position, PositionError, Publication, Refused, Submission, Tags, Version,
+    is_topic_name, parse_epoch,
 };
 pub use owner::creators::{CreationLimits, Creator, Creators};
-pub use owner::owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
+pub use owner::owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed, TopicChanges};
 pub use owner::placement::Placement;
-pub use owner::replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
+pub use owner::replay::{
+    Members, Page, Replay, append_member, append_message, entries, is_members, member_bytes, members,
+};
 pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record, append_of_node};
 pub use settings::{
     AllowedDelta, DEFAULT_PATTERN, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy,

@@ -21,8 +21,27 @@ pub(crate) const IDEMPOTENCY_KEYS_PER_TOPIC_MAX: usize = 8_192;
 pub(crate) const IDEMPOTENCY_KEYS_PER_SHARD_MAX: usize = 65_536;
 /// Maximum bytes of a message's key.
 pub const KEY_BYTES_MAX: usize = 255;
+/// Maximum bytes of a message's tags as they are encoded: 3 bytes for each, and its key and value. It is charged beside the payload, which
+/// is meant to be longer.
+pub const TAGS_BYTES_MAX: usize = 4 * 1024;
+/// Maximum bytes of a subscriber's filter as it is encoded: a list of about 500 symbols.
+pub const FILTER_BYTES_MAX: usize = 4 * 1024;
+/// Maximum tests and groups of a filter, which is evaluated for each message: some microseconds for the worst one.
+pub const FILTER_NODES_MAX: usize = 64;
+/// Maximum levels of a filter, the tests included.
+pub const FILTER_DEPTH_MAX: usize = 8;
 /// Maximum keys of a conflated topic.
 pub(crate) const KEYS_MAX: usize = 4_096;
+/// Maximum bytes of a member's subject: a UUID, an e-mail address or a distinguished name.
+pub const SUBJECT_BYTES_MAX: usize = 255;
+/// Maximum bytes of the application's data about a client, and the same about its subscription: a name, the address of a picture, and
+/// some roles. They are in each entry of a member list and in each message that names its author.
+pub const INFO_BYTES_MAX: usize = 1_024;
+/// Maximum bytes of what subscribers are told of a member: its subject, both data, and a mark in front of each, which are base64 if
+/// they are bytes.
+pub const PROFILE_BYTES_MAX: usize = SUBJECT_BYTES_MAX + 2 * (2 + INFO_BYTES_MAX.div_ceil(3) * 4);
+/// Maximum bytes of a message's author: the length of its profile, its id, and the profile. They are charged beside the payload.
+pub const AUTHOR_BYTES_MAX: usize = 2 + 16 + PROFILE_BYTES_MAX;
 /// Default number of messages of a topic that are kept for replay.
 pub(crate) const HISTORY_MESSAGES_DEFAULT: u32 = 100;
 /// Default bytes of them.
@@ -41,6 +60,9 @@ pub const REMEMBERED_AGE: Nanos = 600 * SECOND;
 /// Bytes per shard for these positions, and the same for delivery counts of topics whose last subscriber has left.
 /// About 4,000 topics each.
 pub(crate) const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
+/// Patterns of topics that are counted each for itself; topics of those behind them count with the default. It bounds the series of a
+/// node's metrics: 11 of each pattern, besides the histograms of ages.
+pub(crate) const COUNTED_PATTERNS_MAX: usize = 256;
 /// Idle time of a topic after which its subscribers are sent its last offset.
 pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
 /// Idempotency keys, or members, that an export to another process writes at a time: about 64 KiB at most.

@@ -1,7 +1,15 @@
 //! Publications, their positions, and the reasons for refusing them.
 
+mod author;
+mod tags;
+mod version;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use self::author::Author;
+pub use self::tags::Tags;
+pub use self::version::Version;
 
 use crate::limits::{INTEGER_END, TOPIC_BYTES_MAX};
 
@@ -58,6 +66,76 @@ pub struct Publication<'a> {
     pub key: &'a str,
     /// The payload.
     pub payload: &'a [u8],
+    /// The client that published it, if subscribers are told.
+    pub author: Author<'a>,
+    /// The tags, by which subscribers may filter.
+    pub tags: Tags<'a>,
+    /// Whether the history has it.
+    pub keeping: Keeping,
+}
+
+/// Whether a history has a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Keeping {
+    /// It has.
+    #[default]
+    Kept = 0,
+    /// It has not, except for subscribers that move.
+    Skipped = 1 << 5,
+    /// The message is not there: this is its place in the history.
+    Omitted = 1 << 4,
+}
+
+/// Set in the first byte of a publication with tags.
+const HAS_TAGS: u8 = 1 << 7;
+/// Set in the first byte of a publication with an author.
+const HAS_AUTHOR: u8 = 1 << 2;
+/// The bits of the type in the first byte.
+const CONTENT: u8 = 3;
+
+impl<'a> Publication<'a> {
+    /// A message without an author and tags, to be kept in the history.
+    pub const fn new(content: Content, key: &'a str, payload: &'a [u8]) -> Publication<'a> {
+        let (author, tags, keeping) = (Author::NONE, Tags::NONE, Keeping::Kept);
+        Publication { content, key, payload, author, tags, keeping }
+    }
+
+    /// The type and what else is special about the message, in one byte, as mail and histories have it. Its [`body`](Publication::body)
+    /// is read with it. Without an author and tags, and if it is kept, it is the number of the type.
+    #[inline]
+    pub fn head(&self) -> u8 {
+        let author = if self.author.is_none() { 0 } else { HAS_AUTHOR };
+        let tags = if self.tags.is_empty() { 0 } else { HAS_TAGS };
+        self.content as u8 | author | tags | self.keeping as u8
+    }
+
+    /// The author, the tags and the payload.
+    #[inline]
+    pub fn body(&self) -> [&'a [u8]; 3] {
+        [self.author.as_bytes(), self.tags.as_bytes(), self.payload]
+    }
+
+    /// Bytes of the key, the author, the tags and the payload.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.body().iter().map(|part| part.len()).sum::<usize>()
+    }
+
+    /// The message with this head and body. `None` if they are malformed.
+    #[inline]
+    pub fn read(head: u8, key: &'a str, body: &'a [u8]) -> Option<Publication<'a>> {
+        let content = Content::from_number(head & CONTENT)?;
+        if head == content as u8 {
+            return Some(Publication::new(content, key, body));
+        }
+        let (author, body) = if head & HAS_AUTHOR == 0 { (Author::NONE, body) } else { Author::split(body)? };
+        let (tags, payload) = if head & HAS_TAGS == 0 { (Tags::NONE, body) } else { Tags::split(body)? };
+        let keepings = [Keeping::Kept, Keeping::Skipped, Keeping::Omitted];
+        let keeping = head & !HAS_AUTHOR & !HAS_TAGS & !CONTENT;
+        let keeping = keepings.into_iter().find(|known| keeping == *known as u8)?;
+        Some(Publication { author, tags, keeping, ..Publication::new(content, key, payload) })
+    }
 }
 
 /// A publication, with what its topic decides by.
@@ -67,6 +145,8 @@ pub struct Submission<'a> {
     pub publication: Publication<'a>,
     /// Identifies the publication if it is retried; empty for none.
     pub idempotency_key: &'a str,
+    /// The publication is skipped if the topic has a version that is as new.
+    pub version: Version<'a>,
     /// Whether it is not from the operator.
     pub by_client: bool,
 }
@@ -249,6 +329,7 @@ impl std::error::Error for Refused {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{ClientId, Profile};
 
     #[test]
     fn a_topic_name_is_short_and_shows_itself() {
@@ -258,6 +339,32 @@ mod tests {
         }
         for bad in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &format!("{longest}x")] {
             assert!(!is_topic_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_publication_is_read_from_its_head_and_its_body() {
+        let author = Author::encode(ClientId::local(7), Profile("alice"));
+        let tags = Tags::encode([("a", "b")].into_iter()).expect("short");
+        let (named, tagged) = (Author::new(&author), Tags::new(&tags));
+        for content in [Content::Json, Content::Text, Content::Binary] {
+            for (author, tags, keeping) in [
+                (Author::NONE, Tags::NONE, Keeping::Kept),
+                (named, Tags::NONE, Keeping::Skipped),
+                (named, tagged, Keeping::Kept),
+                (Author::NONE, tagged, Keeping::Omitted),
+            ] {
+                let plain = Publication::new(content, "k", b"payload");
+                let publication = Publication { author, tags, keeping, ..plain };
+                let body = publication.body().concat();
+                assert_eq!(Publication::read(publication.head(), "k", &body), Some(publication));
+            }
+        }
+        for head in [3, 7, 8, 0x30, 0x40] {
+            assert_eq!(Publication::read(head, "", &author), None, "{head}");
+        }
+        for has in [HAS_AUTHOR, HAS_TAGS] {
+            assert_eq!(Publication::read(has, "", b"\x05\0abc"), None);
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::access::{Access, Permission, Right};
 use crate::limits::{
-    DURABLE_AGE_DEFAULT, DURABLE_BYTES_DEFAULT, DURABLE_MESSAGES_DEFAULT, HEARTBEAT_INTERVAL,
-    HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
+    COUNTED_PATTERNS_MAX, DURABLE_AGE_DEFAULT, DURABLE_BYTES_DEFAULT, DURABLE_MESSAGES_DEFAULT,
+    HEARTBEAT_INTERVAL, HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
 };
 use echoring_proto::limits::{Nanos, QUEUE_BYTES_DEFAULT};
 
@@ -124,9 +124,15 @@ pub struct TopicSettings {
     pub durable: Durable,
     /// Deltas that subscribers may ask for.
     pub delta: AllowedDelta,
+    /// Whether subscribers may ask for messages with certain tags only.
+    pub allow_tags_filter: bool,
     /// Whether compressed messages may refer to earlier ones, where the server's compression has shared contexts. Whoever may publish
     /// to the topic and sees the lengths of what others are sent can then guess at other messages of it.
     pub compression_context: bool,
+    /// Whether messages of sessions name their publisher.
+    pub publisher_info: bool,
+    /// Identifies the application's hooks that are asked; 0 for those without a name.
+    pub hooks: u64,
 }
 
 impl TopicSettings {
@@ -173,7 +179,10 @@ impl Default for TopicSettings {
             local_epochs: false,
             durable: Durable::default(),
             delta: AllowedDelta::Off,
+            allow_tags_filter: false,
             compression_context: true,
+            publisher_info: false,
+            hooks: 0,
         }
     }
 }
@@ -188,6 +197,10 @@ pub struct Rules {
     default: TopicSettings,
     /// The rights that everybody has on all topics, in the order of [`Right::ALL`].
     for_everybody: [bool; 4],
+    /// Whether messages of some topic name their publishers.
+    some_name_publishers: bool,
+    /// The beginning of the names of personal topics; `None` for none.
+    personal: Option<Arc<str>>,
 }
 
 impl Default for Rules {
@@ -203,7 +216,23 @@ impl Rules {
             let mut all = rules.iter().map(|(_, settings)| settings).chain([&default]);
             all.all(|settings| settings.access.of(right) == Permission::Everybody)
         });
-        Rules { rules: rules.into(), default, for_everybody }
+        let some_name_publishers = rules
+            .iter()
+            .map(|(_, settings)| settings)
+            .chain([&default])
+            .any(|settings| settings.publisher_info);
+        Rules { rules: rules.into(), default, for_everybody, some_name_publishers, personal: None }
+    }
+
+    /// These rules where clients have personal topics: `prefix` with a client's subject behind it. `None` for none.
+    #[must_use]
+    pub fn with_personal(self, prefix: Option<&str>) -> Rules {
+        Rules { personal: prefix.map(Arc::from), ..self }
+    }
+
+    /// The name of the personal topic of a client; `None` if clients have none.
+    pub fn personal_topic(&self, subject: &str) -> Option<String> {
+        self.personal.as_ref().map(|prefix| format!("{prefix}{subject}"))
     }
 
     /// Identifies the part of the rules that all nodes of a cluster should share: the patterns, the stored messages,
@@ -225,13 +254,19 @@ impl Rules {
     pub fn with(&self, pattern: Pattern, settings: TopicSettings) -> Rules {
         let mut rules = self.rules.to_vec();
         rules.push((pattern, settings));
-        Rules::new(rules, self.default)
+        Rules { personal: self.personal.clone(), ..Rules::new(rules, self.default) }
     }
 
     /// Whether everybody has a right on all topics, so that nothing need be looked up.
     #[inline]
     pub fn is_for_everybody(&self, right: Right) -> bool {
         self.for_everybody[right as usize]
+    }
+
+    /// Whether messages of some topic name their publishers.
+    #[inline]
+    pub fn some_name_publishers(&self) -> bool {
+        self.some_name_publishers
     }
 
     /// The settings of the topic `name`.
@@ -242,6 +277,26 @@ impl Rules {
     /// The pattern whose settings the topic `name` has, or [`DEFAULT_PATTERN`].
     pub fn pattern(&self, name: &str) -> &str {
         self.rule(name).map_or(DEFAULT_PATTERN, |(pattern, _)| pattern.text())
+    }
+
+    /// The pattern under which the topic `name` is counted: its own, or [`DEFAULT_PATTERN`] if too many are before it.
+    pub fn counted_pattern(&self, name: &str) -> &str {
+        match self.counted_number(name).checked_sub(1) {
+            Some(rule) => self.rules[rule].0.text(),
+            None => DEFAULT_PATTERN,
+        }
+    }
+
+    /// All patterns of [`counted_pattern`](Self::counted_pattern), the default first.
+    pub fn counted_patterns(&self) -> impl Iterator<Item = &str> {
+        let counted = self.rules.iter().take(COUNTED_PATTERNS_MAX);
+        [DEFAULT_PATTERN].into_iter().chain(counted.map(|(pattern, _)| pattern.text()))
+    }
+
+    /// The number of the topic's pattern among the counted ones.
+    pub(crate) fn counted_number(&self, name: &str) -> usize {
+        let rule = self.rules.iter().position(|(pattern, _)| pattern.fits(name));
+        rule.filter(|rule| *rule < COUNTED_PATTERNS_MAX).map_or(0, |rule| rule + 1)
     }
 
     fn rule(&self, name: &str) -> Option<&(Pattern, TopicSettings)> {

@@ -4,6 +4,7 @@ mod accounts;
 mod contexts;
 mod delivery;
 mod deltas;
+mod filters;
 mod formats;
 mod history;
 mod idempotency;

@@ -1,17 +1,20 @@
 //! The topics of one shard: for each, one channel per format that subscribers use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::access::Right;
-use super::accounts::{Deliveries, TopicReport};
+use super::accounts::{Deliveries, PatternCounts, TopicReport};
 use super::channel::{Append, Audience, Channel, ChannelContext, Mover, Sums};
-use super::message::Publication;
+use super::message::{Publication, Tags};
 use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
 use crate::channel::format::{Compression, Deltas, Encode, Encoding, Format};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Origin;
 use crate::channel::previous::Previous;
 use crate::channel::sink::{Sink, SubscriberId};
+use crate::channel::tag_filter::TagFilter;
+use crate::collections::by_pattern::{ByPattern, PatternNumber};
 use crate::collections::by_size::BySize;
 use crate::collections::retained::Retained;
 use crate::collections::slab::Slab;
@@ -99,13 +102,15 @@ struct TopicState {
     /// The latest message, if a format may have deltas from it.
     previous: Previous,
     deliveries: Deliveries,
+    /// The place of its counts on the shard.
+    pattern: PatternNumber,
 }
 
 impl TopicState {
     #[inline]
     fn context<'a>(&'a mut self, sums: &'a mut Sums, now: Nanos) -> ChannelContext<'a> {
-        let TopicState { name, settings, keyed, previous, deliveries } = self;
-        ChannelContext { topic: name, settings, keyed, previous, sums, deliveries, now }
+        let TopicState { name, settings, keyed, previous, deliveries, pattern } = self;
+        ChannelContext { topic: name, settings, keyed, previous, sums, pattern: *pattern, deliveries, now }
     }
 }
 
@@ -204,8 +209,8 @@ impl<K: Copy + Eq> Topics<K> {
             waiting: 0,
             due_at: None,
             hurries: false,
+            sums: Sums { subscriptions: 0, laggards: 0, contexts: 0, by_pattern: ByPattern::new(&rules) },
             rules,
-            sums: Sums::default(),
             left: Retained::default(),
         }
     }
@@ -236,10 +241,21 @@ impl<K: Copy + Eq> Topics<K> {
         known.unwrap_or_else(|| self.rules.of(name))
     }
 
+    /// The name of the personal topic of a client; `None` if clients have none.
+    pub fn personal_topic(&self, subject: &str) -> Option<String> {
+        self.rules.personal_topic(subject)
+    }
+
     /// Whether everybody has a right on all topics.
     #[inline]
     pub fn is_for_everybody(&self, right: Right) -> bool {
         self.rules.is_for_everybody(right)
+    }
+
+    /// Whether messages of some topic name their publishers.
+    #[inline]
+    pub fn some_name_publishers(&self) -> bool {
+        self.rules.some_name_publishers()
     }
 
     /// The topic of this name, if it exists.
@@ -259,8 +275,13 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
     pub fn configure(&mut self, rules: Rules) {
-        for (_, Topic { state, .. }) in self.table.iter_mut() {
+        self.sums.by_pattern.configure(&rules);
+        for (_, Topic { state, channels, .. }) in self.table.iter_mut() {
             state.settings = rules.of(&state.name).renewing(&state.settings);
+            state.pattern = ByPattern::number_of(&rules, &state.name);
+            let subscribers =
+                channels.iter().filter_map(|number| self.channels.get(*number)).map(Channel::count);
+            self.sums.by_pattern.of(state.pattern).subscribers += subscribers.sum::<usize>() as u64;
         }
         self.rules = rules;
     }
@@ -276,6 +297,7 @@ impl<K: Copy + Eq> Topics<K> {
             name: name.into(),
             settings: *self.rules.of(name),
             deliveries: self.left.take(name, pool).unwrap_or_default(),
+            pattern: ByPattern::number_of(&self.rules, name),
             ..TopicState::default()
         };
         let id = TopicId::from_key(self.table.insert(Topic { state, spoke_at: now, ..Topic::default() }));
@@ -337,6 +359,13 @@ impl<K: Copy + Eq> Topics<K> {
         self.add(id, key, Format { compression, ..format }, skip, follows)
     }
 
+    /// Sets the filter of a subscriber, which has just subscribed in a format whose subscribers have filters.
+    pub fn set_filter(&mut self, subscriber: SubscriberId, filter: Arc<TagFilter>) {
+        if let Some(channel) = self.channels.get_mut(subscriber.channel) {
+            channel.set_filter(subscriber.index, filter);
+        }
+    }
+
     /// The number of the channel of a topic with this format.
     fn number_of(&self, id: TopicId, format: Format) -> Option<u32> {
         let channels = &self.table.get(id.key())?.channels;
@@ -381,7 +410,8 @@ impl<K: Copy + Eq> Topics<K> {
         if format.dialect.deltas() != Deltas::Off {
             topic.state.previous.want();
         }
-        let index = self.channels.get_mut(channel)?.subscribe(key, skip, follows, &mut self.sums);
+        let context = &mut topic.state.context(&mut self.sums, 0);
+        let index = self.channels.get_mut(channel)?.subscribe(key, skip, follows, context);
         Some(SubscriberId { channel, index })
     }
 
@@ -438,7 +468,8 @@ impl<K: Copy + Eq> Topics<K> {
             // missed.
             while !state.keyed.keep(memory.pool, offset, received_at, publication) && memory.shed() {}
         }
-        self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
+        let (audience, tags) = (Audience::All, publication.tags);
+        self.append_to(id, memory, &Append { offset, origin, publisher, audience, tags }, frames);
         if let Some(topic) = self.table.get_mut(id.key())
             && topic.state.previous.is_wanted()
         {
@@ -477,7 +508,8 @@ impl<K: Copy + Eq> Topics<K> {
         event: &mut impl Encode,
     ) {
         let offset = self.offset(id);
-        self.append_to(id, memory, &Append { offset, origin: 0, publisher: None, audience }, event);
+        let tags = Tags::NONE;
+        self.append_to(id, memory, &Append { offset, origin: 0, publisher: None, audience, tags }, event);
     }
 
     /// Appends a presence event. Subscribers that miss it are notified.
@@ -498,7 +530,7 @@ impl<K: Copy + Eq> Topics<K> {
         &mut self,
         id: TopicId,
         memory: &mut LogMemory<'_>,
-        append: &Append,
+        append: &Append<'_>,
         frames: &mut impl Encode,
     ) {
         let Some(topic) = self.table.get_mut(id.key()) else { return };
@@ -526,7 +558,7 @@ impl<K: Copy + Eq> Topics<K> {
         &mut self,
         id: TopicId,
         memory: &mut LogMemory<'_>,
-        append: &Append,
+        append: &Append<'_>,
         frames: &mut impl Encode,
     ) {
         let channels = self.table.get(id.key()).map(|topic| topic.channels.clone()).unwrap_or_default();
@@ -822,6 +854,16 @@ impl<K: Copy + Eq> Topics<K> {
         self.rules.pattern(name)
     }
 
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Adds this shard's counts by pattern to `report`.
+    pub fn add_patterns(&self, report: &mut BTreeMap<Box<str>, PatternCounts>) {
+        self.sums.by_pattern.add_to(report);
+    }
+
     /// Removes subscribers that have lagged for too long although nothing new was appended.
     pub fn drop_laggards(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
         if !self.has_laggards() {
@@ -866,7 +908,7 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// Delivery counts of this shard's subscribers.
     pub fn deliveries(&self) -> Deliveries {
-        let mut deliveries = self.sums.deliveries;
+        let mut deliveries = self.sums.by_pattern.total().deliveries;
         self.channels.iter(0).for_each(|(_, channel)| channel.complete(&mut deliveries));
         deliveries
     }

@@ -23,11 +23,13 @@ mod protobuf;
 pub mod push;
 pub mod received;
 pub mod reply;
+mod tags_filter;
+mod texts;
 
 pub use codes::{Disconnect, Error, ErrorCode, UnsubscribeCode};
 pub use command::{
     Command, Commands, Connect, History, Position, Publish, Request, Rpc, SubRefresh, Subscribe, decode,
-    encode,
+    decode_connect, encode,
 };
 pub use encoding::Encoding;
 pub use malformed::Malformed;
@@ -36,6 +38,8 @@ pub use messages::{
     SubscribeResult, Subscribed,
 };
 pub use payload::{Body, Payload};
+pub use tags_filter::FilterNode;
+pub use texts::{TakeText, Texts};
 
 #[cfg(test)]
 mod tests;

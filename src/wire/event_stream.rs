@@ -53,6 +53,21 @@ pub fn gap(out: &mut Vec<u8>, epoch: u64, gap: Gap<'_>) {
     event(out, "gap", Position { epoch: epoch.into(), offset: gap.to }, &Event::Gap(gap));
 }
 
+/// Appends a message to this client alone. It has no id, because it moves no position.
+pub fn direct(out: &mut Vec<u8>, payload: Payload<'_>) {
+    match payload {
+        Payload::Json(text) | Payload::Text(text) => {
+            event_stream::name(out, "direct");
+            event_stream::data(out, &[text]);
+        }
+        Payload::Binary(bytes) => {
+            event_stream::name(out, "direct-bytes");
+            event_stream::data(out, &[STANDARD.encode(bytes).as_bytes()]);
+        }
+    }
+    event_stream::complete(out);
+}
+
 /// Appends a comment with the position of a silent topic, for people who look at the stream.
 pub fn heartbeat(out: &mut Vec<u8>, position: Position<'_>) {
     event_stream::comment(out, position);
@@ -127,6 +142,17 @@ mod tests {
         ] {
             let expected = format!("id: 1f3a5c-41\n{expected}");
             assert_eq!(message_of(payload, key, skipped, snapshot), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_to_one_client_moves_no_position() {
+        for (payload, expected) in [
+            (Payload::Json(b"{\"a\":\n1}"), "event: direct\ndata: {\"a\":\ndata: 1}\n\n"),
+            (Payload::Text(b"stop"), "event: direct\ndata: stop\n\n"),
+            (Payload::Binary(b"\0\n\xff"), "event: direct-bytes\ndata: AAr/\n\n"),
+        ] {
+            assert_eq!(written(|out| direct(out, payload)), expected);
         }
     }
 

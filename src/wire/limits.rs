@@ -4,6 +4,10 @@
 pub const COMMANDS_PER_FRAME_MAX: usize = 1_024;
 /// Maximum number of server-side subscriptions that a connect command recovers: as many as a frame may have commands.
 pub const SUBSCRIPTIONS_PER_CONNECT_MAX: usize = 1_024;
+/// Maximum bytes of the filter of a subscription: twice those of its texts, for the names of fields.
+pub const TAGS_FILTER_BYTES_MAX: usize = 8 * 1024;
+/// Maximum levels of a filter in protobuf that are read.
+pub const TAGS_FILTER_DEPTH_MAX: usize = 32;
 /// Maximum bytes by which a delta exceeds its target: two lengths and a checksum of at most 6 digits each, with their
 /// separators, around the target as one literal.
 pub const DELTA_OVERHEAD_BYTES_MAX: usize = 21;

@@ -65,6 +65,8 @@ KEY_SET_READ_AT = "echoring_key_set_last_success_timestamp_seconds"
 
 LINK_AGE = 'echoring_cluster_link_unacknowledged_age_seconds{peer="b"}'
 CONNECTED = "echoring_cluster_connected"
+OPEN, STREAM_FAILURES = "echoring_cluster_open", "echoring_cluster_stream_failures_total"
+MOVES, SEGMENTS = "echoring_connection_moves_total", "echoring_tcp_sampled_segments_total"
 DIFFER, OTHER_KEY = 'echoring_cluster_settings_differ{peer="b"}', 'echoring_cluster_key_differs{peer="b"}'
 
 CASES = {
@@ -89,6 +91,7 @@ CASES = {
         {'echoring_deliveries_dropped_total{reason="memory"}': burst(3)},
         {'echoring_deliveries_dropped_total{reason="disconnect"}': burst(3)},
     ),
+    "EchoringHistoriesEvicted": Case({'echoring_histories_evicted_total{shard="1"}': burst(1)}),
     "EchoringSlowConsumers": Case(
         {CLOSED + '{code="3008",cause="local"}': per_s(2)}, {CLOSED + '{code="4008",cause="local"}': burst(105)}
     ),
@@ -102,6 +105,26 @@ CASES = {
     ),
     "EchoringAcceptFailures": Case({"echoring_accept_failures_total": burst(1)}),
     "EchoringHandlerFailures": Case({"echoring_handler_failures_total": burst(1)}),
+    "EchoringTakeoverFailed": Case({"echoring_takeovers_failed_total": burst(1)}),
+    "EchoringMovesRefused": Case({MOVES + '{result="refused"}': burst(1)}, {MOVES + '{result="left"}': burst(100)}),
+    "EchoringShardsUneven": Case(
+        {'echoring_connections{shard="0"}': at(3100), 'echoring_connections{shard="1"}': at(0)},
+        {'echoring_connections{shard="0"}': at(3100), 'echoring_connections{shard="1"}': at(1100)},
+    ),
+    "EchoringLivesEndEarly": Case(
+        {CLOSED + '{code="1001",cause="idle"}': per_s(20), 'echoring_connections{shard="0"}': at(2000)},
+        {CLOSED + '{code="1001",cause="idle"}': per_s(10), 'echoring_connections{shard="0"}': at(2000)},
+    ),
+    "EchoringRetransmissions": Case(
+        {SEGMENTS + '{kind="retransmitted"}': per_s(6), SEGMENTS + '{kind="sent"}': per_s(100)},
+        {SEGMENTS + '{kind="retransmitted"}': per_s(4), SEGMENTS + '{kind="sent"}': per_s(100)},
+    ),
+    "EchoringAdminGuesses": Case(
+        {'echoring_admin_refusals_total{reason="unauthorized"}': burst(30)},
+        {'echoring_admin_refusals_total{reason="unauthorized"}': burst(10)},
+    ),
+    "EchoringDurableTopicsFail": Case({STREAM_FAILURES: per_s(0.2)}, {STREAM_FAILURES: burst(1)}, peers={STREAM_FAILURES: 0}),
+    "EchoringClusterNotOpen": Case({OPEN: at(0)}, peers={OPEN: 1}),
     "EchoringDescriptorsNearLimit": Case(
         {"process_open_fds": at(950), "process_max_fds": at(1000)},
         {"process_open_fds": at(850), "process_max_fds": at(1000)},
@@ -113,6 +136,10 @@ CASES = {
     "EchoringAccessLogRecordsDropped": Case(
         {'echoring_access_log_records_total{result="dropped"}': burst(1)},
         {'echoring_access_log_records_total{result="written"}': burst(100)},
+    ),
+    "EchoringWebhookEventsLost": Case(
+        {'echoring_webhook_events_lost_total{cause="expired"}': burst(1)},
+        {},
     ),
     "EchoringAuthenticationUnavailable": Case(
         {'echoring_authentication_refusals_total{reason="unavailable"}': burst(1)},

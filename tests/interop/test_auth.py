@@ -28,6 +28,19 @@ KEYS = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
 }
+CURVES = {
+    "ES256": KEYS["ES256"],
+    "ES384": ec.generate_private_key(ec.SECP384R1()),
+    "ES512": ec.generate_private_key(ec.SECP521R1()),
+}
+LONG_SECRET = "a secret of at least sixty-four bytes, which is as long as SHA-512 is"
+# The key of each algorithm.
+EVERY = {
+    **{f"{kind}{bits}": KEYS["RS256"] for kind in ("RS", "PS") for bits in (256, 384, 512)},
+    **CURVES,
+    "EdDSA": KEYS["EdDSA"],
+    **{f"HS{bits}": LONG_SECRET for bits in (256, 384, 512)},
+}
 
 
 def public_pem(key):
@@ -37,8 +50,9 @@ def public_pem(key):
 
 
 def jwk(algorithm, key, kid):
-    kinds = {"RS256": jwt.algorithms.RSAAlgorithm, "ES256": jwt.algorithms.ECAlgorithm, "EdDSA": jwt.algorithms.OKPAlgorithm}
-    return {**json.loads(kinds[algorithm].to_jwk(key.public_key())), "kid": kid, "use": "sig", "alg": algorithm}
+    kinds = {"RS": jwt.algorithms.RSAAlgorithm, "PS": jwt.algorithms.RSAAlgorithm, "ES": jwt.algorithms.ECAlgorithm}
+    kind = kinds.get(algorithm[:2], jwt.algorithms.OKPAlgorithm)
+    return {**json.loads(kind.to_jwk(key.public_key())), "kid": kid, "use": "sig", "alg": algorithm}
 
 
 def claims(subject="alice", expires_in=600, **more):
@@ -89,17 +103,41 @@ class Tokens(WithFiles):
             ("ES256", ec.generate_private_key(ec.SECP256R1())),
             ("EdDSA", ed25519.Ed25519PrivateKey.generate()),
             ("HS256", SECRET + "x"),
-            ("RS512", KEYS["RS256"]),
-            ("PS256", KEYS["RS256"]),
+            ("ES384", CURVES["ES384"]),
             ("HS512", SECRET + "x" * 64),
             ("none", None),
         ]:
             with self.subTest(algorithm, forged=True):
                 self.assertEqual(status(server, token=jwt.encode(claims(), key, algorithm)), 401)
 
+    def test_every_algorithm_of_pyjwt_is_verified(self):
+        keys = {name: public_pem(key) for name, key in {**CURVES, "RSA": KEYS["RS256"], "EdDSA": KEYS["EdDSA"]}.items()}
+        flags = [f"--auth-jwt-key={self.file(name, key)}" for name, key in {**keys, "secret": LONG_SECRET}.items()]
+        by_files = self.server(*flags)
+        members = [jwk(name, key, name) for name, key in EVERY.items() if key != LONG_SECRET]
+        secret = base64.urlsafe_b64encode(LONG_SECRET.encode()).rstrip(b"=").decode()
+        members += [{"kty": "oct", "k": secret, "kid": f"HS{bits}", "alg": f"HS{bits}"} for bits in (256, 384, 512)]
+        by_set = self.server(f"--auth-jwks={self.file('jwks.json', json.dumps({'keys': members}))}")
+        for algorithm, key in EVERY.items():
+            with self.subTest(algorithm):
+                self.assertEqual(status(by_files, token=jwt.encode(claims(), key, algorithm)), 101)
+                named = jwt.encode(claims(), key, algorithm, headers={"kid": algorithm})
+                self.assertEqual(status(by_set, token=named), 101)
+                message, _, signature = named.rpartition(".")
+                self.assertEqual(status(by_set, token=f"{message}.{signature[:-8]}"), 401)
+        # A key of a set is for its algorithm alone.
+        confused = jwt.encode(claims(), KEYS["RS256"], "PS256", headers={"kid": "RS256"})
+        self.assertIn(status(by_set, token=confused), (401, 503))
+
     def test_keys_of_openssl_are_read(self):
-        for kind in (["RSA", "-pkeyopt", "rsa_keygen_bits:3072"], ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"], ["ed25519"]):
-            with self.subTest(kind[0]):
+        for kind, algorithm in (
+            (["RSA", "-pkeyopt", "rsa_keygen_bits:3072"], "PS384"),
+            (["EC", "-pkeyopt", "ec_paramgen_curve:P-256"], "ES256"),
+            (["EC", "-pkeyopt", "ec_paramgen_curve:P-384"], "ES384"),
+            (["EC", "-pkeyopt", "ec_paramgen_curve:P-521"], "ES512"),
+            (["ed25519"], "EdDSA"),
+        ):
+            with self.subTest(algorithm):
                 private = subprocess.run(
                     ["openssl", "genpkey", "-algorithm", *kind], check=True, capture_output=True
                 ).stdout
@@ -107,7 +145,6 @@ class Tokens(WithFiles):
                     ["openssl", "pkey", "-pubout"], input=private, check=True, capture_output=True
                 ).stdout
                 server = self.server(f"--auth-jwt-key={self.file('key', public)}")
-                algorithm = {"RSA": "RS256", "EC": "ES256", "ed25519": "EdDSA"}[kind[0]]
                 self.assertEqual(status(server, token=jwt.encode(claims(), private, algorithm)), 101)
                 wrong = subprocess.run(
                     [BINARY, "serve", "--check", f"--auth-jwt-key={self.file('private', private)}"],

@@ -177,7 +177,7 @@ class UpgradeRequests(unittest.TestCase):
             (("--sni", "x"), "only for wss://"),
             (("--message", "{{payload}}", "--mode", "broadcast"), "has no topics"),
             (("--protocol", "nonsense"), "is neither a file nor one of action-cable"),
-            (("--protocol", "json-rpc", "--param", "x=y"), "there is no parameter x; known: method"),
+            (("--protocol", "json-rpc", "--param", "x=y"), "there is no parameter x; known: equals, method"),
             (("--try",), "only with --protocol"),
         ):
             with self.subTest(words):

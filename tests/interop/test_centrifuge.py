@@ -466,7 +466,7 @@ class Sdk(SdkTests):
         self.fails(108, client, "presence_stats", channel="plain")
         self.fails(103, client, "history", channel="not subscribed", limit=1)
         client.do("subscribe", channel="closed.door")
-        self.assertEqual(client.next("unsubscribed", channel="closed.door")["code"], 103)
+        self.assertEqual(client.next("unsubscribed", channel="closed.door")["code"], 102)
         # It goes on.
         client.publish("plain", "still")
         self.assertEqual(client.publications("plain", 1)[0][1], "still")
@@ -689,7 +689,7 @@ class Wire(unittest.TestCase):
             ('"future":{}', 104),
             ('"subscribe":{"channel":""}', 107),
             ('"subscribe":{"channel":"c","type":1}', 108),
-            ('"subscribe":{"channel":"c","tf":{"key":"k","cmp":"ex"}}', 108),
+            ('"subscribe":{"channel":"c","tf":{"key":"k","cmp":"ex"}}', 107),
             ('"publish":{"channel":"c"}', 107),
             ('"publish":{"channel":"c","data":1,"removed":true}', 108),
             ('"sub_refresh":{"channel":"c","token":"t"}', 108),

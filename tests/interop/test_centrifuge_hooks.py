@@ -233,6 +233,28 @@ class Wire(unittest.TestCase):
         self.assertEqual((headers["cookie"], headers["x-request-id"], headers["authorization"]), ("session=7", "r1", None))
         self.assertRegex(headers["idempotency-key"], "^[0-9a-f]{32}$")
 
+    def test_emulated_header_fields_are_forwarded_as_those_of_the_handshake(self):
+        def connected(emulated, **headers):
+            url = self.server.url(sdk.PATH)
+            socket = connect(url, additional_headers=headers, open_timeout=PATIENCE_S)
+            self.addCleanup(socket.close)
+            socket.send(json.dumps({"id": 1, "connect": {"headers": emulated}}))
+            return socket, self.replies(socket, 1)[0]
+
+        emulated = {"Cookie": "emulated", "x-request-id": "r2", "X-Else": "no"}
+        for real, cookie in (({}, "emulated"), ({"Cookie": "real"}, "real")):
+            socket, reply = connected(emulated, **real)
+            self.assertIn("connect", reply)
+            socket.send('{"id":2,"rpc":{"method":"emulated","data":1}}')
+            self.replies(socket, 1)
+            _, headers = asked("/rpc", method="emulated")
+            self.assertEqual((headers["cookie"], headers["x-request-id"], headers["x-else"]), (cookie, "r2", None))
+        for bad in ("a\nb", "x" * (16 * 1024 + 1)):
+            _, reply = connected({"Cookie": bad})
+            self.assertEqual(reply["error"]["code"], 107)
+        _, reply = connected({"X-Else": "x" * (16 * 1024 + 1)})
+        self.assertIn("connect", reply)
+
     def test_publications_that_are_asked_about_stay_in_their_order(self):
         socket = self.session()
         socket.send('{"id":2,"subscribe":{"channel":"asked.order"}}')

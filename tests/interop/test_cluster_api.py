@@ -1,5 +1,6 @@
 """Centrifugo's HTTP API of nodes in a cluster: it answers the same wherever it is asked, about the topics and clients of all nodes."""
 
+import json
 import os
 import tempfile
 import time
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jwt
 import test_centrifuge as sdk
-from harness import wait_until
+from harness import request, wait_until
 from test_centrifuge_server_subscriptions import Session
 from test_cluster import InACluster, Nats
 
@@ -17,6 +18,10 @@ history_messages = 100
 subscribe = "authenticated"
 publish = "everybody"
 presence = true
+
+[[topics]]
+pattern = "tagged.*"
+allow_tags_filter = true
 
 [[topics]]
 pattern = "durable.*"
@@ -119,6 +124,42 @@ class Api(InACluster):
                 stats = self.call(node, "presence_stats", channel=topic)
                 self.assertEqual(stats, {"num_clients": 2, "num_users": 2})
 
+    def test_tags_versions_and_skipped_history_are_the_same_at_all_nodes(self):
+        for number in range(6):
+            topic = f"tagged.{number}"
+            session, _ = self.session(self.nodes[0], "alice")
+            session.send({"id": 2, "subscribe": {"channel": topic, "tf": {"key": "n", "cmp": "neq", "val": "0"}}})
+            while "id" not in session.take():
+                pass
+            for n, node in enumerate(self.nodes):
+                self.call(node, "publish", channel=topic, data=n, tags={"n": str(n)}, version=n + 1)
+                again = self.call(self.nodes[0], "publish", channel=topic, data=n, version=n + 1)
+                self.assertEqual(again["offset"], n + 1)
+            self.call(self.nodes[1], "publish", channel=topic, data="gone", skip_history=True)
+            pushed = []
+            while len(pushed) < 3:
+                push = session.take().get("push", {})
+                pushed += [push["pub"]] if "pub" in push else []
+            self.assertEqual([(pub["data"], pub.get("tags")) for pub in pushed], [(1, {"n": "1"}), (2, {"n": "2"}), ("gone", None)])
+            for node in self.nodes:
+                history = self.call(node, "history", channel=topic, limit=2, reverse=True)
+                self.assertEqual([each["data"] for each in history["publications"]], [2, 1], node.name)
+                self.assertEqual(history["publications"][0]["tags"], {"n": "2"})
+            self.assertEqual(self.call(self.nodes[2], "history_remove", channel=topic), {})
+            for node in self.nodes:
+                history = self.call(node, "history", channel=topic, limit=10)
+                self.assertEqual((history["publications"], history["offset"]), ([], 4), node.name)
+        self.assertEqual(self.nodes[0].call("history_remove", channel="durable.x")["error"]["code"], 108)
+
+    def test_users_are_refreshed_and_blocked_at_all_nodes(self):
+        sessions = [self.session(node, "alice")[0] for node in self.nodes]
+        self.call(self.nodes[0], "refresh", user="alice", expire_at=int(time.time()) + 3_600)
+        for session in sessions:
+            self.assertTrue(session.take()["push"]["refresh"]["expires"])
+        self.call(self.nodes[1], "block_user", user="alice")
+        for session in sessions:
+            self.assertEqual(session.closed(), 3005)
+
     def test_topics_that_nobody_has_are_empty_everywhere(self):
         for node in self.nodes:
             history = self.call(node, "history", channel="nothing", limit=5)
@@ -152,6 +193,30 @@ class Api(InACluster):
         self.assertEqual(sessions[2][0].take()["push"]["pub"]["data"], "after")
         self.call(self.nodes[0], "disconnect", user="alice", client=kept)
         self.assertEqual(sessions[2][0].closed(), 3503)
+
+    def test_a_message_to_an_identity_reaches_its_connections_at_all_nodes(self):
+        def send(node, user, body, media):
+            status, _, answer = request(node.admin, "POST", f"/identities/{user}", body, {"Content-Type": media})
+            return status, json.loads(answer)
+
+        sessions = [self.session(node, "alice")[0] for node in self.nodes]
+        other, _ = self.session(self.nodes[1], "bob")
+        for node in self.nodes:
+            for body, media, expected in ((b"{}", "application/json", {}), (b"hello", "text/plain", "hello"), (b"\0", "a/b", "AA==")):
+                status, answer = send(node, "alice", body, media)
+                self.assertEqual((status, answer["sent"], answer["busy"]), (200, 3, 0), answer)
+                self.assertNotIn("silent_nodes", answer)
+                for session in sessions:
+                    self.assertEqual(session.take()["push"], {"message": {"data": expected}})
+        self.assertEqual(send(self.nodes[0], "bob", b"1", "application/json")[1]["sent"], 1)
+        self.assertEqual(other.take()["push"], {"message": {"data": 1}})
+        self.assertEqual(send(self.nodes[0], "carol", b"1", "application/json")[0], 404)
+        silent = self.nodes[2]
+        silent.process.kill()
+        silent.wait()
+        status, answer = send(self.nodes[0], "alice", b"1", "application/json")
+        self.assertEqual((status, answer["sent"]), (200, 2), answer)
+        self.assertLessEqual(set(answer.get("silent_nodes", [])), {"c"})
 
     def test_a_node_that_does_not_answer_is_an_error_and_then_no_longer_asked(self):
         silent = self.nodes.pop()

@@ -54,6 +54,15 @@ async def notices(session, count, room):
     return [await session.next("presence", topic=room) for _ in range(count)]
 
 
+def close(node, session):
+    """Closes a session, as an operator does."""
+    address = "{}:{}".format(*session.socket.local_address)
+    connections = json.loads(node.get("/connections?topic=rooms.0")[2])["connections"]
+    [id] = [each["id"] for each in connections if each["address"] == address]
+    status, _, answer = node.get(f"/connections/{id}", "DELETE")
+    assert status == 200, answer
+
+
 async def quiet(session):
     """Nothing about members is told for a while."""
     try:
@@ -220,8 +229,7 @@ class Presence(InACluster):
     async def test_of_a_process_that_was_taken_over_are_gone_with_it_and_no_others(self):
         flags, tls = self.tls()
         for ends in ("drains", "is killed"):
-            drain = "1s" if ends == "drains" else "1h"
-            nodes = self.start("a", "b", flags=("--drain", drain, *flags, *self.flags))
+            nodes = self.start("a", "b", flags=("--drain", "1h", *flags, *self.flags))
             async with contextlib.AsyncExitStack() as open_until_here:
                 sessions = [Session(nodes[number], tls) for number in (0, 0, 1)]
                 leaving, late, one = [await open_until_here.enter_async_context(session) for session in sessions]
@@ -239,6 +247,10 @@ class Presence(InACluster):
                             await session.next("presence", topic=room, event="join", client=joined, count=len(ids))
                 if ends == "is killed":
                     nodes[0].terminate(signal.SIGKILL)
+                else:
+                    # A drain would close them at times of its own.
+                    for session in (leaving, late):
+                        await asyncio.to_thread(close, successor, session)
                 await asyncio.to_thread(nodes[0].wait)
                 for room in ROOMS:
                     for session in (one, back):

@@ -181,6 +181,16 @@ class JsonRpc(Checks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "json_rpc", "json-rpc", rb'"jsonrpc"'
     failing = ("method=fail",)
 
+    def test_a_scalar_result_is_computed_from_the_request(self):
+        sums = ("method=add", "params=[{{seq}},{{random.int(1, 99)}}]", "result=/result")
+        for equals, wrong in (("request(/params/0) + request(/params/1)", False), ("request(/params/1)", True)):
+            flags = self.flags(*sums, f"equals={{{{{equals}}}}}")
+            code, record, errors = bench(self.url, *flags, "-c", "2", "--rate", "200", "--allow-saturated")
+            self.assertEqual(code, int(wrong), errors)
+            # The first request of each connection adds 0.
+            answered = record["protocol"]["requests"][0]["answered"]
+            self.assertEqual(record["integrity"]["corrupted"], answered - 2 if wrong else 0, record["integrity"])
+
 
 class GraphqlWs(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "graphql_ws", "graphql-ws", rb'"type":"next"'

@@ -1,9 +1,10 @@
-"""Certificates by server name, certificates of clients, and stapled OCSP responses, judged by OpenSSL."""
+"""Certificates by server name, certificates of clients, stapled OCSP responses and key exchanges, judged by OpenSSL and Chromium."""
 
 import contextlib
 import datetime
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -13,9 +14,11 @@ import unittest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import ocsp
 
 from harness import PATIENCE_S, Server
+from webdriver import Browser, available
 
 UPGRADE = (
     "GET /echo HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -215,3 +218,93 @@ class Ocsp(unittest.TestCase):
                 self.assertEqual(status, 422, body)
                 self.assertIn(b"no OCSP response", body)
                 self.assertIn("Cert Status: good", self.stapled(server))
+
+
+def openssl_version():
+    shown = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.search(r"OpenSSL (\d+)\.(\d+)", shown).groups()))
+
+
+@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
+class KeyExchangeOfChromium(unittest.TestCase):
+    HEAVY = True
+
+    def test_chromium_and_the_server_agree_on_the_hybrid_with_ml_kem(self):
+        for driver in ["auto", "epoll"]:
+            with files() as folder, Browser(watched=True) as browser:
+                flags = folder.certificate("server", trustme.CA().issue_cert("localhost"))
+                with Server(*flags, "--driver", driver) as server:
+                    browser.open(f"https://localhost:{server.port}/")
+                    browser.until("document.querySelector('#state').dataset.state === 'open'")
+                    browser.type("#message", "through")
+                    browser.click("#send")
+                    browser.until("document.querySelector('#count').textContent === '1'")
+                    responses = [one["response"] for one in browser.network("Network.responseReceived")]
+                    details = [one["securityDetails"] for one in responses if one["url"].startswith("https://localhost:")]
+                    self.assertTrue(details, responses)
+                    for one in details:
+                        self.assertEqual((one["protocol"], one["keyExchangeGroup"]), ("TLS 1.3", "X25519MLKEM768"), one)
+
+
+class KeyExchangeOfOpenSsl(unittest.TestCase):
+    def test_openssl_and_the_server_agree_on_the_best_group_of_both(self):
+        # OpenSSL has ML-KEM since 3.5.
+        best = "X25519MLKEM768" if openssl_version() >= (3, 5) else "X25519"
+        self.assertRegex(self.negotiated(), rf"[ ]{best}(,|$)")
+
+    def test_a_client_of_openssl_without_the_hybrid_is_served(self):
+        for group, shown in [("X25519", "X25519"), ("P-256", "prime256v1"), ("P-384", "secp384r1")]:
+            self.assertIn(shown, self.negotiated("-groups", group), group)
+
+    def negotiated(self, *flags):
+        """The line of s_client about the key exchange."""
+        with files() as folder:
+            with Server(*folder.certificate("server", trustme.CA().issue_cert("localhost"))) as server:
+                command = ["openssl", "s_client", "-connect", f"{server.host}:{server.port}", *flags]
+                done = subprocess.run(command, input="", capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+                found = re.search(r"^(Server Temp Key|Negotiated TLS1\.3 group): .*$", done.stdout, re.MULTILINE)
+                self.assertIsNotNone(found, done.stdout + done.stderr)
+                return found[0]
+
+
+class CertificateMetrics(unittest.TestCase):
+    NAME = "echoring_tls_certificate_expiry_timestamp_seconds"
+
+    def reported(self, server):
+        """The expiry of each certificate, by its file, number and key."""
+        text = server.get("/metrics")[2].decode()
+        sample = re.compile(rf'^{self.NAME}{{file="([^"]*)",number="(\d+)",key="([^"]*)"}} (\d+)', re.MULTILINE)
+        return {(os.path.basename(file), int(number), key): int(at) for file, number, key, at in sample.findall(text)}
+
+    def expected(self, folder, names):
+        """The same as another library reads it from the files."""
+        expected = {}
+        for name in names:
+            with open(folder.path(name), "rb") as file:
+                for number, one in enumerate(x509.load_pem_x509_certificates(file.read()), 1):
+                    key = one.public_key()
+                    kind = f"rsa-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"ecdsa-p{key.key_size}"
+                    expected[name, number, kind] = int(one.not_valid_after_utc.timestamp())
+        return expected
+
+    def test_each_certificate_has_its_expiry_and_key_and_a_reload_renews_them(self):
+        authority, clients, others = trustme.CA(), trustme.CA(), trustme.CA()
+        names = ["ec.pem", "rsa.pem", "clients.pem"]
+        with files() as folder:
+            ca = folder.write("clients.pem", clients.cert_pem.bytes())
+            flags = folder.certificate("ec", authority.issue_cert("a.example", key_type=trustme.KeyType.ECDSA))
+            later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=40)
+            renewed = authority.issue_cert("b.example", key_type=trustme.KeyType.RSA, not_after=later)
+            flags += folder.certificate("rsa", authority.issue_cert("b.example", key_type=trustme.KeyType.ECDSA))
+            with Server(*flags, "--tls-client-ca", ca, "--watch", "off") as server:
+                before = self.reported(server)
+                self.assertEqual(before, self.expected(folder, names))
+                folder.certificate("rsa", renewed)
+                folder.write("clients.pem", clients.cert_pem.bytes() + others.cert_pem.bytes())
+                self.assertEqual(self.reported(server), before)
+                status, _, body = server.get("/reload", method="POST")
+                self.assertEqual(status, 200, body)
+                after = self.reported(server)
+                self.assertEqual(after, self.expected(folder, names))
+                self.assertIn(("rsa.pem", 1, "rsa-2048"), after)
+                self.assertIn(("clients.pem", 2), {key[:2] for key in after})

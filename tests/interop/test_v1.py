@@ -674,6 +674,15 @@ class V1:
             self.assertEqual([message["data"] for message in ledger.messages], list(range(first + 1, number + 1)))
             self.assertTrue(all(message["snapshot"] for message in ledger.messages))
 
+    async def test_a_ping_is_answered_and_is_no_failure(self):
+        client = await self.open()
+        for _ in range(COMPLAINTS_MAX + 1):
+            self.assertEqual((await client.answer(type="unsubscribe", topic="never"))["code"], "not-subscribed")
+            number = await client.send(type="ping")
+            self.assertEqual(await client.hear(), {"type": "pong", "id": number})
+        await client.connection.send('{"type":"ping"}')
+        self.assertEqual(await client.hear(), {"type": "pong"})
+
     async def test_a_silent_topic_tells_its_last_offset(self):
         client, publisher = await self.open(), await self.open()
         ledger = Ledger(await client.subscribe("quiet.topic"))
@@ -871,7 +880,7 @@ class Accounts(unittest.TestCase):
         for part in [stats["node"], *stats["shards"]]:
             publications, deliveries = part["publications"], part["deliveries"]
             self.assertEqual(publications["published"], publications["accepted"] + publications["refused"])
-            become = deliveries["sent"] + sum(deliveries["dropped"].values()) + deliveries["queued"]
+            become = deliveries["sent"] + sum(deliveries["dropped"].values()) + deliveries["queued"] + deliveries["filtered"]
             self.assertEqual(deliveries["offered"], become, part)
 
 

@@ -39,9 +39,12 @@ def available():
 
 
 class Browser:
-    """Runs Chromium with a new profile for the duration of the block."""
+    """Runs Chromium with a new profile for the duration of the block.
 
-    def __init__(self):
+    With `watched`, it notes what the network does (`network`), and trusts every certificate.
+    """
+
+    def __init__(self, watched=False):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.driver = subprocess.Popen(
             ["chromedriver", "--port=0", "--allowed-ips="],
@@ -54,8 +57,9 @@ class Browser:
         try:
             self.port = self._port()
             options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={self.profile.name}"]}
-            logging = {"browser": "ALL"}
+            logging = {"browser": "ALL", **({"performance": "ALL"} if watched else {})}
             chrome = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logging}
+            chrome["acceptInsecureCerts"] = watched
             capabilities = {"alwaysMatch": chrome}
             created = self._call("POST", "/session", {"capabilities": capabilities})
             self.session = f"/session/{created['sessionId']}"
@@ -156,6 +160,12 @@ class Browser:
     def log(self):
         """The lines that the browser has written to its console since the last call."""
         return [entry["message"] for entry in self._call("POST", f"{self.session}/se/log", {"type": "browser"})]
+
+    def network(self, event):
+        """The parameters of the events of this name, such as Network.responseReceived, since the last call."""
+        entries = self._call("POST", f"{self.session}/se/log", {"type": "performance"})
+        events = [json.loads(entry["message"])["message"] for entry in entries]
+        return [one["params"] for one in events if one["method"] == event]
 
     def look(self, width, height, scheme):
         """Sets the viewport in CSS pixels, and the preferred colour scheme, light or dark."""

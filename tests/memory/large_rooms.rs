@@ -227,7 +227,7 @@ fn driver(network: &Network, connections: usize) -> Sim {
         receive_bytes: 32 << 20,
         ..Options::default()
     });
-    driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+    driver.listen(network.listener().expect("a descriptor"), 0).expect("a simulated driver listens");
     driver
 }
 

@@ -113,7 +113,6 @@ fn a_calibration_has_a_server_and_loads_of_its_own() {
     for (flags, refused) in [
         (&["--calibrate", "ws://127.0.0.1:9001"][..], "URL: not with --calibrate"),
         (&["--calibrate", "--rate", "1000"], "--rate: not with --calibrate"),
-        (&["--calibrate", "--find-max", "p99<2ms"], "--find-max: not with --calibrate"),
         (&["--calibrate", "--duration", "61s"], "--duration: a calibration takes up to 60s"),
     ] {
         let run = state.bench(flags);

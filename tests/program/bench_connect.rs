@@ -242,21 +242,6 @@ fn connections_are_opened_at_the_rate_that_is_asked_for() {
 }
 
 #[test]
-fn a_search_finds_how_many_connections_a_second_hold_an_objective() {
-    let server = Serve::start(&["--shards", "1"]);
-    // Eight places, each taken for 20 ms and a little: at most 400 a second.
-    let flags = ["--mode", "connect", "--find-max", "p50<5s", "--rate", "200", "--precision", "50%"];
-    let (run, record) = bench(&server.url(), &[&flags[..], &["-c", "8", "--hold", "20ms"]].concat());
-    let found = &record["search"];
-    if found["limited_by"] == "generator" {
-        // A machine that is busy elsewhere makes it late.
-        return assert_eq!(run.code, Some(4), "{run}");
-    }
-    assert_eq!((run.code, &found["limited_by"]), (Some(0), &json!("rate")), "{run}");
-    assert!((200..=400).contains(&count(&found["max_rate"])), "{run}");
-}
-
-#[test]
 fn the_scenario_of_connections_runs() {
     let server = Serve::start(&["--shards", "1"]);
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/scenarios/connect.toml");
@@ -517,7 +502,6 @@ fn a_wrong_flag_of_a_listener_is_one_line_that_names_it() {
         (push(&["--rate", "10"]), "--rate"),
         (push(&["--depth", "2"]), "--depth"),
         (push(&["--message-bytes", "20"]), "--message-bytes"),
-        (push(&["--find-max", "gap.p99<1s"]), "--find-max"),
         (push(&["--hold", "1s"]), "--hold"),
         (push(&["--time-field", "a..b"]), "--time-field"),
         (vec!["--hello", "x"], "--hello"),

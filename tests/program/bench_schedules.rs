@@ -175,7 +175,6 @@ fn contradictions_are_refused_before_the_first_connection() {
         (&["--stage", "5s@10", "--duration", "5s"][..], "--duration: not with --stage"),
         (&["--stage", "5s@10", "--rate", "10"], "--rate: not with --stage"),
         (&["--stage", "5s@10", "--depth", "2"], "--depth: not with --stage"),
-        (&["--stage", "5s@10", "--find-max", "p99<2ms"], "--find-max: not with --stage"),
         (&["--stage", "5s@fast"], "--stage"),
         (&["--stage", "0s@10"], "such as --stage 30s@10k"),
         (&["--ramp", "2s"], "such as --rate 10k --ramp 5s"),

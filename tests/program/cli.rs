@@ -504,7 +504,8 @@ fn connect_talks_over_a_socket_file_and_sends_the_origin_it_is_given() {
 #[test]
 fn the_example_in_the_documentation_is_taken() {
     let documentation = include_str!("../../docs/reference/configuration.md");
-    let example = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let (_, section) = documentation.split_once("\n## Example\n").expect("a section");
+    let example = section.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
     let files = certificate();
     let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
     let example = example

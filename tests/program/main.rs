@@ -26,6 +26,8 @@ mod bench_schedules;
 mod bisect;
 mod cli;
 mod faults;
+mod import;
+mod key_exchange;
 mod lifecycle;
 mod operate;
 mod planted_faults;

@@ -176,6 +176,28 @@ fn a_server_that_was_taken_over_kicks_the_watchdog_no_more() {
 }
 
 #[test]
+fn a_new_server_is_the_main_process_when_the_grace_of_the_old_one_is_over() {
+    let [address] = ports::free();
+    let listen = address.to_string();
+    let start = |manager: &str, grace: &str| {
+        let flags = ["--listen", &listen, "--takeover", "--takeover-grace", grace];
+        Server::start(serve(&flags).env("NOTIFY_SOCKET", manager), 1)
+    };
+    let ((socket, name), (next_socket, next_name)) = (manager("grace"), manager("settled"));
+    let first = start(&name, "1h");
+    assert!(notified(&socket).starts_with("READY=1\n"));
+    let successor = start(&next_name, "0s");
+    next_socket.set_nonblocking(true).expect("non-blocking");
+    assert!(next_socket.recv(&mut [0; 4096]).is_err(), "its end would still give everything back");
+    next_socket.set_nonblocking(false).expect("blocking");
+    // A server that drains does not serve again.
+    first.signal(Signal::TERM);
+    let main = format!("READY=1\nMAINPID={}\n", successor.process.id());
+    assert!(notified(&next_socket).starts_with(&main));
+    assert_eq!(first.exit_code(), Some(0));
+}
+
+#[test]
 fn a_watchdog_of_another_process_is_left_alone() {
     let (socket, name) = manager("other");
     let mut command = serve(&["--listen", "127.0.0.1:0"]);

@@ -3,6 +3,7 @@
 
 mod connections;
 mod draining;
+mod grace;
 mod killed;
 mod other_users;
 

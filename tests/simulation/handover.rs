@@ -2,7 +2,7 @@
 //! is given up at any step leaves the first process as it was.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use echoring_async::limits::DRAIN_TIMEOUT;
@@ -314,4 +314,124 @@ fn members_leave(seed: u64) {
 #[test]
 fn members_that_leave_while_their_topic_moves_are_announced() {
     for_each_seed("members_that_leave_while_their_topic_moves_are_announced", members_leave);
+}
+
+/// The successor is lost within the grace, at any moment of its work: the first process orders the topics again. Nobody hangs, and what was
+/// received fits together, in each epoch.
+fn is_given_back(seed: u64) {
+    let mut random = Random::new(seed ^ 0xfeed);
+    let processes = [random.between(1, 4), random.between(1, 4)];
+    let mut model = Model::new(seed, processes);
+    model.publish();
+    model.settle(|| true);
+    let (shards, topics) = (model.world.remotes(), placement(seed, 1));
+    let (first, second) = shards.split_at(processes[0]);
+    let begun = Rehearsal::begin(first.to_vec(), second.to_vec(), topics, MESSAGE_BYTES_MAX, 1).with_grace();
+    let handover = Rc::new(RefCell::new(Some(begun)));
+    model.publish();
+    model.subscribe();
+    let (steps, left) = (Cell::new(random.below(3_000)), Cell::new(None));
+    let random = Rc::new(RefCell::new(random));
+    let goes_on = {
+        let (handover, random) = (Rc::clone(&handover), Rc::clone(&random));
+        move || step(&handover, &random, &left)
+    };
+    let linking = goes_on.clone();
+    model.world.run(move |_| linking());
+    model.publish();
+    model.world.run_or_quiet(move |_| {
+        steps.set(steps.get().saturating_sub(1));
+        goes_on() && steps.get() == 0
+    });
+    let handover = handover.take().expect("it has begun");
+    model.world.lose_last_process();
+    // Requests that waited for the handover are answered in the new epochs already.
+    let before = model.epochs();
+    let taking = RefCell::new(handover.take_back());
+    model.world.run(move |_| taking.borrow_mut()());
+    model.world.run_until_quiet();
+    model.check_in_epochs();
+    // Those that are still connected return, and everything goes on.
+    let clients = model.world.clients.borrow();
+    let is_open = |client: usize| clients[client].end.is_none() && !closed(&clients[client]);
+    let open: Vec<bool> = model.sessions.iter().map(|session| is_open(session.client)).collect();
+    drop(clients);
+    let mut has_returned = false;
+    for (number, session) in model.sessions.iter_mut().enumerate().filter(|(number, _)| open[*number]) {
+        for topic in std::mem::take(&mut model.topics[number]) {
+            let mut random = random.borrow_mut();
+            session.subscribe(&model.world, &mut random, topic, None);
+            session.publish(&model.world, &mut random, topic, "", 40);
+            has_returned = true;
+        }
+    }
+    model.world.run_until_quiet();
+    model.check_in_epochs();
+    assert!(!has_returned || !model.epochs().is_subset(&before), "they go on in new epochs");
+}
+
+/// Whether a client was told the end.
+fn closed(client: &Client) -> bool {
+    matches!(client.heard.last(), Some(Item::Close(_)))
+}
+
+impl Model {
+    /// The epochs that clients know, with their topics.
+    fn epochs(&self) -> BTreeSet<(String, String)> {
+        let clients = self.world.clients.borrow();
+        let all = self.sessions.iter().flat_map(|session| notices(&clients[session.client]).0);
+        let known = all.filter(|notice| notice.get("epoch").is_some());
+        known.map(|notice| (text(&notice, "topic").to_owned(), text(&notice, "epoch").to_owned())).collect()
+    }
+
+    /// Every request of an open session is answered. In an epoch, no offset has two messages or two acknowledgements, and no subscription
+    /// skips or repeats one.
+    fn check_in_epochs(&self) {
+        let clients = self.world.clients.borrow();
+        let mut known: BTreeMap<(String, String, u64), serde_json::Value> = BTreeMap::new();
+        let mut acknowledged: BTreeSet<(String, String, u64)> = BTreeSet::new();
+        for session in &self.sessions {
+            let client = &clients[session.client];
+            let mut reached: BTreeMap<String, (String, u64)> = BTreeMap::new();
+            let mut answers = 0;
+            for notice in notices(client).0 {
+                let topic =
+                    notice.get("topic").map_or("", |topic| topic.as_str().expect("a name")).to_owned();
+                let kind = text(&notice, "type");
+                answers += usize::from(matches!(kind, "published" | "subscribed" | "error"));
+                let epoch = || text(&notice, "epoch").to_owned();
+                match kind {
+                    "subscribed" => drop(reached.insert(topic, (epoch(), number(&notice, "offset")))),
+                    "unsubscribed" => {
+                        let (epoch, offset) = reached.remove(&topic).expect("subscribed");
+                        let told = (text(&notice, "epoch"), number(&notice, "offset"));
+                        assert_eq!(told, (&*epoch, offset), "it may return from there");
+                    }
+                    "published" => {
+                        let place = (topic, epoch(), number(&notice, "offset"));
+                        assert!(acknowledged.insert(place), "no other has it: {notice}");
+                    }
+                    "message" => {
+                        let (epoch, offset) = reached.get_mut(&topic).expect("subscribed");
+                        assert_eq!(number(&notice, "offset"), *offset + 1, "nothing is left out or repeated");
+                        *offset += 1;
+                        let said = ["data", "text", "base64"].map(|field| notice.get(field).cloned());
+                        let said = serde_json::json!(said);
+                        let place = (topic.clone(), epoch.clone(), *offset);
+                        assert_eq!(*known.entry(place).or_insert_with(|| said.clone()), said, "one order");
+                    }
+                    _ => {}
+                }
+            }
+            assert!(
+                answers == session.requests.len() || closed(client) || client.end.is_some(),
+                "nobody hangs"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_successor_that_is_lost_within_the_grace_gives_the_topics_back() {
+    for_each_seed("a_successor_that_is_lost_within_the_grace_gives_the_topics_back", is_given_back);
 }

@@ -93,8 +93,8 @@ impl Driver for Late {
         self.0.abort(token);
     }
 
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        self.0.listen(listener)
+    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()> {
+        self.0.listen(listener, number)
     }
 
     fn stop_listening(&mut self) {
@@ -107,6 +107,10 @@ impl Driver for Late {
 
     fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
         self.0.connect(address, source)
+    }
+
+    fn generation_at(&self, index: u32) -> Option<u32> {
+        self.0.generation_at(index)
     }
 
     fn find_address(&mut self, token: Token) {
@@ -151,7 +155,7 @@ impl Node {
         let network = Network::new(seed, Faults::NONE);
         let options = Options { connections: 8, ..Options::default() };
         let mut driver = Late(network.driver(&options));
-        driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+        driver.listen(network.listener().expect("a descriptor"), 0).expect("a simulated driver listens");
         let connection = config();
         let service = service(connection.message_bytes_max, connection.queue_bytes);
         let config =

@@ -27,6 +27,8 @@ pub struct Rehearsal {
     ways: Vec<Way>,
     /// Those of the predecessor's shards, until they follow.
     bridges: Vec<Bridge<ShardMail>>,
+    /// The predecessor keeps its topics.
+    has_grace: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,13 @@ impl Rehearsal {
             owner,
             ways,
             bridges: Vec::new(),
+            has_grace: false,
         }
+    }
+
+    /// The predecessor keeps its topics, which it may [take back](Rehearsal::take_back).
+    pub fn with_grace(self) -> Rehearsal {
+        Rehearsal { has_grace: true, ..self }
     }
 
     /// Whether the successor orders the messages.
@@ -106,6 +114,23 @@ impl Rehearsal {
     /// The successor has ended.
     pub fn lose_successor(self) {
         command(&self.predecessor, || ShardCommand::LoseSuccessor);
+    }
+
+    /// The successor has ended within the grace. Returns whether the predecessor serves again, to be called until it does.
+    pub fn take_back(self) -> impl FnMut() -> bool {
+        let shards = self.predecessor;
+        let (done, answers) = mpsc::sync_channel(shards.len());
+        command(&shards, || ShardCommand::TakeBack(done.clone()));
+        let mut left = shards.len();
+        move || {
+            while left > 0 && answers.try_recv().is_ok() {
+                left -= 1;
+                if left == 0 {
+                    command(&shards, || ShardCommand::Thaw);
+                }
+            }
+            left == 0
+        }
     }
 
     /// Takes the steps that the shards' answers allow, and carries up to `mail` messages in each direction.
@@ -213,6 +238,9 @@ impl Rehearsal {
         for (remote, bridge) in self.predecessor.iter().zip(self.bridges.drain(..)) {
             let follow = ShardCommand::Follow { bridge, message_bytes_max };
             remote.send(ControlMessage::Command(follow));
+            if !self.has_grace {
+                remote.send(ControlMessage::Command(ShardCommand::ForgetTopics));
+            }
         }
         self.step = Step::Linked;
     }

@@ -147,7 +147,7 @@ impl Proxies {
         self.driver.tick(&mut self.pool, Some(0), &mut events).expect("a simulated driver works");
         for event in events {
             match event {
-                Event::Accepted { token } => {
+                Event::Accepted { token, .. } => {
                     let client = ProxyClient {
                         stage: Stage::First,
                         heard: Vec::new(),
@@ -189,7 +189,7 @@ fn tunnel(seed: u64) {
     let network = Network::new(seed, faults);
     let options = Options { connections: 16, ..Options::default() };
     let mut driver = network.driver(&options);
-    driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+    driver.listen(network.listener().expect("a descriptor"), 0).expect("a simulated driver listens");
     let mut proxies = Proxies { driver, pool: Pool::standalone(), clients: BTreeMap::new() };
 
     let plans: Vec<Plan> = (0..CONNECTIONS).map(|_| Plan::ALL[random.below(Plan::ALL.len())]).collect();

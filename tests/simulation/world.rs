@@ -220,7 +220,9 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         for shard in 0..shards {
             let mut driver = network.driver(&Options { connections, notsent_lowat, ..Options::default() });
             if shard < processes[0] {
-                driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+                driver
+                    .listen(network.listener().expect("a descriptor"), 0)
+                    .expect("a simulated driver listens");
             }
             drivers.push(driver);
         }

@@ -97,7 +97,9 @@ macro_rules! sockets_suite {
                 a_dial_can_be_aborted,
                 an_acknowledgement_is_told_of,
                 a_unix_socket_has_no_acknowledgements,
+                the_kernels_times_are_those_of_the_bytes,
                 an_address_is_the_peers,
+                the_state_of_tcp_is_told,
                 a_wake_from_another_thread_ends_the_wait,
                 a_deadline_is_kept_and_never_early,
                 a_long_echo_arrives_whole,
@@ -110,7 +112,7 @@ macro_rules! sockets_suite {
 }
 
 mod epoll {
-    sockets_suite!([Make::new(Epoll::new)]);
+    sockets_suite!([Make::new(Epoll::new), Make::new(Epoll::new).stamping(1)]);
 }
 
 mod ring {

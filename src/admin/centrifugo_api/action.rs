@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use echoring_auth::{AppData, ServerSubscription};
+use echoring_auth::{AppData, Info, ServerSubscription};
 use echoring_proto::CloseCode;
 use echoring_topics::limits::INTEGER_END;
-use echoring_topics::{ClientId, Content, Pattern, is_topic_name};
+use echoring_topics::{ClientId, Content, Keeping, Pattern, Tags, Version, is_topic_name};
 use echoring_wire::centrifuge::{Disconnect, Encoding, ErrorCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -18,9 +18,11 @@ use super::super::publications::{InvalidBody, owned, present};
 use super::error::ApiError;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_broker::broadcast::{HistoryRange, content_of};
+use echoring_broker::gate::unix_now;
 use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
-use echoring_server::OwnedPublication;
+use echoring_broker::publications::PublicationOptions;
 use echoring_server::machinery::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
+use echoring_server::{Block, Blocked, OwnedPublication};
 use echoring_wire::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 /// The action, or the reason why it is impossible.
@@ -32,18 +34,29 @@ pub(super) enum Action {
     Publish(String, OwnedPublication),
     Broadcast(Vec<String>, OwnedPublication),
     History(String, HistoryRange, Epoch),
+    RemoveHistory(String),
     Presence(String),
     PresenceStats(String),
     Channels(Pattern),
     /// The action for connections.
     Change(ConnectionFilter, ScanAction),
+    Block(Block),
+    Unblock(Blocked),
     Info,
 }
 
 impl Action {
-    /// Whether each node of a cluster runs it for itself. Topics and their messages are the same at all nodes.
+    /// Whether each node of a cluster runs it for itself. Topics and their messages are the same at all nodes, which have copies of
+    /// their histories.
     pub(super) fn is_about_all_nodes(&self) -> bool {
-        matches!(self, Action::Channels(_) | Action::Change(..) | Action::Info)
+        !matches!(
+            self,
+            Action::Publish(..)
+                | Action::Broadcast(..)
+                | Action::History(..)
+                | Action::Presence(_)
+                | Action::PresenceStats(_)
+        )
     }
 }
 
@@ -76,8 +89,13 @@ pub(super) fn call(method: &str, parameters: &[u8]) -> Result<Call, InvalidBody>
         "disconnect" => disconnect(object(parameters)?),
         "subscribe" => subscribe(object(parameters)?),
         "unsubscribe" => unsubscribe(object(parameters)?),
+        "block_user" | "revoke_token" => block(object(parameters)?).map(Action::Block),
+        "unblock_user" => block(object(parameters)?).map(|block| Action::Unblock(block.who)),
         "info" => object::<IgnoredAny>(parameters).map(|_| Ok(Action::Info))?,
-        "history_remove" | "refresh" => Err(ErrorCode::NotAvailable.into()),
+        "history_remove" => {
+            channel(object::<ChannelParameters>(parameters)?.channel).map(Action::RemoveHistory)
+        }
+        "refresh" => refresh(object(parameters)?),
         _ => Err(ErrorCode::MethodNotFound.into()),
     })
 }
@@ -92,8 +110,9 @@ struct PublishParameters<'a> {
     b64data: Option<String>,
     idempotency_key: Option<String>,
     skip_history: Option<bool>,
-    tags: Option<BTreeMap<String, IgnoredAny>>,
+    tags: Option<BTreeMap<String, String>>,
     version: Option<u64>,
+    version_epoch: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,6 +139,14 @@ struct ChannelsParameters {
     pattern: Option<String>,
 }
 
+/// Who is blocked: a user, or the clients with a token of this id.
+#[derive(Debug, Deserialize)]
+struct BlockParameters {
+    user: Option<String>,
+    uid: Option<String>,
+    expire_at: Option<u64>,
+}
+
 /// Whose connections are meant.
 #[derive(Debug, Deserialize)]
 struct Whose {
@@ -137,7 +164,8 @@ struct SubscribeParameters<'a> {
     data: Option<&'a RawValue>,
     b64data: Option<String>,
     expire_at: Option<u64>,
-    info: Option<IgnoredAny>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
     b64info: Option<String>,
     recover_since: Option<IgnoredAny>,
     r#override: Option<BTreeMap<String, IgnoredAny>>,
@@ -148,6 +176,15 @@ struct UnsubscribeParameters {
     #[serde(flatten)]
     whose: Whose,
     channel: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RefreshParameters {
+    #[serde(flatten)]
+    whose: Whose,
+    expired: Option<bool>,
+    expire_at: Option<u64>,
+    info: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,17 +223,16 @@ fn broadcast(mut parameters: PublishParameters<'_>) -> Call {
 }
 
 fn publication(parameters: PublishParameters<'_>) -> Result<OwnedPublication, ApiError> {
-    let PublishParameters { data, b64data, idempotency_key, skip_history, tags, version, .. } = parameters;
-    let unavailable = |detail| Err(ApiError::new(ErrorCode::NotAvailable, detail));
-    if skip_history == Some(true) {
-        return unavailable("skip_history: the settings of the topic decide");
-    }
-    if tags.is_some_and(|tags| !tags.is_empty()) {
-        return unavailable("tags");
-    }
-    if version.is_some_and(|version| version != 0) {
-        return unavailable("version");
-    }
+    let PublishParameters { data, b64data, idempotency_key, tags, .. } = parameters;
+    let tags = tags.unwrap_or_default();
+    let tags = Tags::encode(tags.iter().map(|(key, value)| (&**key, &**value)))
+        .ok_or_else(|| bad("tags have at most 4 KiB, and their keys 255 bytes"))?;
+    let version = match parameters.version.unwrap_or(0) {
+        0 => Box::default(),
+        number => Version::encode(number, &parameters.version_epoch.unwrap_or_default())
+            .ok_or_else(|| bad("a version_epoch has at most 255 bytes"))?,
+    };
+    let keeping = if parameters.skip_history == Some(true) { Keeping::Skipped } else { Keeping::Kept };
     // An empty `b64data` counts only without `data`: client libraries send both.
     let (content, payload) = match (b64data, data) {
         (Some(text), data) if !text.is_empty() || data.is_none() => {
@@ -211,7 +247,9 @@ fn publication(parameters: PublishParameters<'_>) -> Result<OwnedPublication, Ap
     if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX || idempotency_key.chars().any(char::is_control) {
         return Err(bad("an idempotency_key has at most 255 bytes without control characters"));
     }
-    Ok(owned(content, "", idempotency_key, payload))
+    let mut message = owned(content, "", idempotency_key, payload);
+    message.options = PublicationOptions { tags, version, keeping };
+    Ok(message)
 }
 
 fn history(parameters: HistoryParameters) -> Call {
@@ -263,16 +301,40 @@ fn subscribe(parameters: SubscribeParameters<'_>) -> Call {
     if recover_since.is_some() {
         return Err(ApiError::new(ErrorCode::NotAvailable, "recover_since"));
     }
-    if info.is_some() || b64info.is_some_and(|text| !text.is_empty()) {
-        return Err(ApiError::new(ErrorCode::NotAvailable, "info"));
-    }
     if r#override.is_some_and(|options| !options.is_empty()) {
         return Err(ApiError::new(ErrorCode::NotAvailable, "override: the settings of the topic decide"));
     }
     let data = AppData::read(data, b64data).map_err(|_| bad("b64data is not base64"))?;
+    let info = Info::read(info, b64info).ok_or_else(|| bad("info is too long, or b64info is not base64"))?;
     let expire_at = expire_at.filter(|at| *at > 0);
-    let subscription = ServerSubscription { channel: channel(name)?.into(), data, expire_at };
+    let subscription = ServerSubscription { channel: channel(name)?.into(), data, info, expire_at };
     Ok(Action::Change(whose.filter()?, ScanAction::Subscribe(subscription)))
+}
+
+fn refresh(parameters: RefreshParameters) -> Call {
+    let RefreshParameters { whose, expired, expire_at, info } = parameters;
+    if info.is_some() {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "info"));
+    }
+    let expire_at = expire_at.filter(|at| *at > 0);
+    let action = if expired == Some(true) || expire_at.is_some_and(|at| at <= unix_now()) {
+        let (code, reason) = (Disconnect::Expired.code(), Disconnect::Expired.reason());
+        ScanAction::Close(OperatorClose { code: CloseCode(code), reason: reason.into() })
+    } else {
+        ScanAction::Refresh(expire_at)
+    };
+    Ok(Action::Change(whose.filter()?, action))
+}
+
+fn block(parameters: BlockParameters) -> Result<Block, ApiError> {
+    let BlockParameters { user, uid, expire_at } = parameters;
+    let who = match (&user, &uid) {
+        (Some(user), None) => Blocked::subject(user),
+        (None, Some(uid)) => Blocked::token_id(uid),
+        _ => None,
+    };
+    let who = who.ok_or_else(|| bad("a user, and the uid of a token, has 1 to 255 bytes"))?;
+    Ok(Block { who, until: expire_at.filter(|at| *at > 0) })
 }
 
 fn unsubscribe(parameters: UnsubscribeParameters) -> Call {
@@ -347,9 +409,8 @@ mod tests {
             ("publish", format!(r#"{{"channel":"{long}","data":1}}"#), 107),
             ("publish", r#"{"channel":"a","b64data":"?"}"#.to_owned(), 107),
             ("publish", format!(r#"{{"channel":"a","data":1,"idempotency_key":"{long}"}}"#), 107),
-            ("publish", r#"{"channel":"a","data":1,"skip_history":true}"#.to_owned(), 108),
-            ("publish", r#"{"channel":"a","data":1,"tags":{"a":"b"}}"#.to_owned(), 108),
-            ("publish", r#"{"channel":"a","data":1,"version":3}"#.to_owned(), 108),
+            ("publish", format!(r#"{{"channel":"a","data":1,"version":1,"version_epoch":"{long}"}}"#), 107),
+            ("publish", format!(r#"{{"channel":"a","data":1,"tags":{{"{long}":"b"}}}}"#), 107),
             ("broadcast", r#"{"channels":[],"data":1}"#.to_owned(), 107),
             ("history", r#"{"channel":"a","since":{"offset":9007199254740992}}"#.to_owned(), 107),
             ("presence", "{}".to_owned(), 107),
@@ -368,16 +429,55 @@ mod tests {
             ),
             ("subscribe", r#"{"user":"a","channel":"b","data":{"x":[1]},"expire_at":0}"#.to_owned(), 0),
             ("subscribe", r#"{"user":"a","channel":"b","info":null,"b64info":""}"#.to_owned(), 0),
-            ("subscribe", r#"{"user":"a","channel":"b","info":{"name":"Ann"}}"#.to_owned(), 108),
-            ("subscribe", r#"{"user":"a","channel":"b","b64info":"AA=="}"#.to_owned(), 108),
+            ("subscribe", r#"{"user":"a","channel":"b","info":{"name":"Ann"}}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","b64info":"AA=="}"#.to_owned(), 0),
             ("unsubscribe", r#"{"user":"a"}"#.to_owned(), 107),
             ("unsubscribe", r#"{"user":"a","channel":"b","client":"7f"}"#.to_owned(), 0),
-            ("refresh", "{}".to_owned(), 108),
+            ("history_remove", "{}".to_owned(), 107),
+            ("history_remove", r#"{"channel":"a"}"#.to_owned(), 0),
+            ("refresh", "{}".to_owned(), 107),
+            ("refresh", r#"{"user":"a","expire_at":1,"session":""}"#.to_owned(), 0),
+            ("refresh", r#"{"user":"a","info":{}}"#.to_owned(), 108),
+            ("block_user", r#"{"user":""}"#.to_owned(), 107),
+            ("block_user", r#"{"user":"a","expire_at":1900000000}"#.to_owned(), 0),
+            ("revoke_token", r#"{"uid":"b"}"#.to_owned(), 0),
+            ("unblock_user", r#"{"user":"a"}"#.to_owned(), 0),
             ("rpc", "{}".to_owned(), 104),
             ("PUBLISH", "{}".to_owned(), 104),
             ("info", "{}".to_owned(), 0),
         ] {
             assert_eq!(code(single(method, &body)), expected, "{method} {body}");
+        }
+    }
+
+    #[test]
+    fn a_publication_may_have_tags_skip_the_history_and_have_a_version() {
+        let body = r#"{"channel":"a","data":1,"tags":{"b":"2","a":""},"skip_history":true,"version":3,"version_epoch":"e"}"#;
+        let Ok(Action::Publish(_, message)) = single("publish", body) else { panic!("{body}") };
+        let version = Version::encode(3, "e").expect("short");
+        let tags = Tags::encode([("a", ""), ("b", "2")].into_iter()).expect("short");
+        let expected = PublicationOptions { tags, version, keeping: Keeping::Skipped };
+        assert_eq!(message.options, expected);
+        let body = r#"{"channel":"a","data":1,"skip_history":false,"version":0,"version_epoch":"e"}"#;
+        let Ok(Action::Publish(_, message)) = single("publish", body) else { panic!("{body}") };
+        assert_eq!(message.options, PublicationOptions::default());
+    }
+
+    #[test]
+    fn a_refreshed_user_expires_then_or_now() {
+        let action = |body: &str| match single("refresh", body) {
+            Ok(Action::Change(_, action)) => action,
+            other => panic!("{other:?}"),
+        };
+        let reason = "connection expired".into();
+        let expired = ScanAction::Close(OperatorClose { code: CloseCode(3005), reason });
+        for (body, expected) in [
+            (r#"{"user":"a","expire_at":99999999999}"#, ScanAction::Refresh(Some(99_999_999_999))),
+            (r#"{"user":"a","expire_at":0}"#, ScanAction::Refresh(None)),
+            (r#"{"user":"a","expire_at":1}"#, expired.clone()),
+            (r#"{"user":"a","expire_at":99999999999,"expired":true}"#, expired),
+        ] {
+            assert_eq!(action(body), expected, "{body}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The errors of commands: codes of the client protocol.
 
 use echoring_wire::centrifuge::ErrorCode;
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use echoring_server::PublishError;
@@ -21,6 +22,20 @@ impl ApiError {
     /// The same error, of another node.
     pub(super) fn at_node(self, node: &str) -> ApiError {
         ApiError { message: format!("node {node}: {}", self.message), ..self }
+    }
+}
+
+impl ApiError {
+    /// The status of an answer that is this error.
+    pub(super) fn status(&self) -> StatusCode {
+        match self.code {
+            102 | 104 => StatusCode::NOT_FOUND,
+            103 => StatusCode::FORBIDDEN,
+            106..=110 => StatusCode::BAD_REQUEST,
+            111 => StatusCode::TOO_MANY_REQUESTS,
+            112 => StatusCode::RANGE_NOT_SATISFIABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
     }
 }
 

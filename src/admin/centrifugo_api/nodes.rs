@@ -29,7 +29,7 @@ pub(super) async fn at_all(
     own: impl Future<Output = Result<Outcome, ApiError>>,
 ) -> Result<Outcome, ApiError> {
     let line = format!("POST /api/{method}");
-    let (own, others) = tokio::join!(own, cluster.ask_others(|_| true, &line, parameters));
+    let (own, others) = tokio::join!(own, cluster.ask_others(|_| true, &line, ("", parameters)));
     let mut outcome = own?;
     for (node, answer) in others {
         match add(&mut outcome, &answer) {

@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 
 use super::command::Form;
 use super::error::ApiError;
-use echoring_topics::Position;
+use echoring_auth::{AppData, Info};
+use echoring_topics::{ClientId, Position, Profile};
+use echoring_wire::centrifuge::{Encoding, ErrorCode, Payload};
 
 /// The reply to a command.
 #[derive(Debug, Serialize)]
@@ -50,7 +52,11 @@ pub(super) enum Outcome {
 #[derive(Debug, Serialize)]
 pub(super) struct StoredPublication {
     pub(super) data: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) info: Option<Client>,
     pub(super) offset: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) tags: BTreeMap<String, String>,
 }
 
 /// A subscriber with presence.
@@ -58,6 +64,28 @@ pub(super) struct StoredPublication {
 pub(super) struct Client {
     pub(super) client: String,
     pub(super) user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<Box<RawValue>>,
+}
+
+impl Client {
+    /// The description of a client for others.
+    pub(super) fn new(id: ClientId, profile: Profile<'_>) -> Result<Client, ApiError> {
+        let json = |line: &str| {
+            let Some(data) = Info::data_of(line) else { return Ok(None) };
+            let data = match &data {
+                AppData::Json(value) => Payload::Json(value),
+                AppData::Bytes(bytes) => Payload::Bytes(bytes),
+            };
+            let mut text = Vec::new();
+            data.write(Encoding::Json, &mut text);
+            serde_json::from_slice(&text).map(Some).map_err(|_| ErrorCode::Internal)
+        };
+        let (conn_info, chan_info) = (json(profile.connection())?, json(profile.channel())?);
+        Ok(Client { client: format!("{id:x}"), user: profile.subject().to_owned(), conn_info, chan_info })
+    }
 }
 
 /// Topics with subscribers, by name.
@@ -165,8 +193,6 @@ struct StreamReply<'a> {
 
 #[cfg(test)]
 mod tests {
-    use echoring_wire::centrifuge::ErrorCode;
-
     use super::*;
 
     fn body(form: Form<'_>, responses: Vec<(u32, &str, Response)>) -> String {
@@ -183,7 +209,7 @@ mod tests {
         let failed = || Response::Error(ErrorCode::MethodNotFound.into());
         let data = RawValue::from_string("[1e400]".to_owned()).expect("JSON");
         let history = Outcome::History {
-            publications: vec![StoredPublication { data, offset: 1 }],
+            publications: vec![StoredPublication { data, info: None, offset: 1, tags: BTreeMap::new() }],
             offset: 2,
             epoch: "a".to_owned(),
         };

@@ -62,8 +62,10 @@ pub(crate) enum ScanError {
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) connections: Vec<ConnectionReport>,
-    /// How many were closed, subscribed or unsubscribed.
+    /// How many were closed, subscribed or unsubscribed, or were sent a message.
     pub(crate) changed: usize,
+    /// How many were not sent a message, because too much is queued for them.
+    pub(crate) busy: usize,
     /// Why a session was not subscribed.
     pub(crate) failed: Option<ErrorCode>,
     /// Why those of the predecessor are not among them.
@@ -134,7 +136,8 @@ impl ConnectionPages<'_> {
         })
     }
 
-    /// Closes, subscribes or unsubscribes the connections from `from` on, or all. Blocks for seconds, and may stop before the end.
+    /// Closes, subscribes or unsubscribes the connections from `from` on, or all, or sends them a message. Blocks for seconds, and may
+    /// stop before the end.
     pub(crate) fn change(
         &self,
         filter: &ConnectionFilter,
@@ -173,6 +176,7 @@ impl ConnectionPages<'_> {
             };
             gathered.connections.append(&mut report.connections);
             gathered.changed += report.changed;
+            gathered.busy += report.busy;
             gathered.failed = gathered.failed.or(report.failed);
             (step, index) = report.next.map_or((step + 1, 0), |next| (step, next));
         }
@@ -249,13 +253,27 @@ impl ConnectionPages<'_> {
         Ok(connections)
     }
 
+    /// The shard of this process that has the open connection.
+    pub(crate) fn own_shard(&self, id: ConnectionId) -> Result<Option<usize>, ScanError> {
+        let walk = self.walk();
+        let Some(step) = walk.step(id.number) else { return Ok(None) };
+        let (None, shard) = walk.shard(step) else { return Ok(None) };
+        let all = &ConnectionFilter::default();
+        let report = self.ask(&walk, step, all, ScanAction::List(1), Candidates::These(vec![id.token]))?;
+        Ok((!report.connections.is_empty()).then_some(shard))
+    }
+
     /// Closes one connection. False if it is not open.
     pub(crate) fn close(&self, id: ConnectionId) -> Result<bool, ScanError> {
+        Ok(self.change_one(id, ScanAction::Close(OperatorClose::default()))?.changed > 0)
+    }
+
+    /// Closes one connection, or sends it a message.
+    pub(crate) fn change_one(&self, id: ConnectionId, change: ScanAction) -> Result<ScanReport, ScanError> {
         let walk = self.walk();
-        let Some(step) = walk.step(id.number) else { return Ok(false) };
+        let Some(step) = walk.step(id.number) else { return Ok(ScanReport::default()) };
         let all = &ConnectionFilter::default();
-        let close = ScanAction::Close(OperatorClose::default());
-        Ok(self.ask(&walk, step, all, close, Candidates::These(vec![id.token]))?.changed > 0)
+        self.ask(&walk, step, all, change, Candidates::These(vec![id.token]))
     }
 
     /// Asks the shard of a step.

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! New ──request──► Answering ──► Sending ──sent──► Kept ──request──► Answering …
+//!                      ├──► Streaming
 //!                      └──► Delayed ──►┘    └──► Discarding
 //! ```
 //!
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_IDLE_MIN, ADMIN_KEPT_TIMEOUT, ADMIN_LINGER,
-    ADMIN_REQUESTS_MAX, ADMIN_TIMEOUT,
+    ADMIN_REQUESTS_MAX, ADMIN_STREAM_TIMEOUT, ADMIN_TIMEOUT,
 };
 use echoring_proto::limits::Nanos;
 
@@ -60,6 +61,8 @@ enum State {
     Delayed,
     /// The answer is being sent.
     Sending { counts: bool },
+    /// An answer is being sent that takes minutes. It does not count as a request in progress.
+    Streaming,
     /// An answer was sent, and another request may come.
     Kept,
     /// The last answer was sent, and the rest of the request is discarded, so that the peer sees the answer.
@@ -185,6 +188,16 @@ impl ConnectionSlot {
         !self.table.is_closing.get()
     }
 
+    /// The answer is sent as it comes, and the connection ends with it. Returns that it is not kept.
+    pub(crate) fn streaming(&self) -> bool {
+        self.end_request();
+        self.slot.since.set(Instant::now());
+        self.enter(State::Streaming);
+        // Another request may begin.
+        self.table.left.notify_one();
+        false
+    }
+
     /// All that was to be sent has been sent.
     pub(crate) fn sent(&self) {
         if matches!(self.slot.state.get(), State::Sending { .. }) {
@@ -234,6 +247,8 @@ impl ConnectionSlot {
             State::New => (ADMIN_HEAD_TIMEOUT, "the request head timed out"),
             // Who has just been answered may have sent another request.
             State::Kept if self.table.is_closing.get() => (ADMIN_LINGER, "no connection is kept"),
+            State::Streaming if self.table.is_closing.get() => (ADMIN_LINGER, "nothing is followed any more"),
+            State::Streaming => (ADMIN_STREAM_TIMEOUT, "it took too long"),
             State::Kept => (ADMIN_KEPT_TIMEOUT, "no further request came"),
             State::Discarding => (ADMIN_LINGER, "its peer still sends"),
             State::Answering { .. } | State::Delayed | State::Sending { .. } => {

@@ -1,5 +1,6 @@
 //! Where the admin address listens: TCP, or a Unix socket.
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -77,6 +78,16 @@ pub(crate) enum AdminPeer {
     Tcp(SocketAddr),
     /// The user of the process that connected; `None` if the kernel cannot tell.
     Unix(Option<u32>),
+}
+
+impl fmt::Display for AdminPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminPeer::Tcp(address) => address.fmt(f),
+            AdminPeer::Unix(Some(user)) => write!(f, "user {user}"),
+            AdminPeer::Unix(None) => f.write_str("unknown user"),
+        }
+    }
 }
 
 /// A listening admin socket on the control thread.

@@ -1,5 +1,6 @@
 //! The metrics by name. `docs/reference/metrics.md` is generated from here.
 
+mod backends;
 mod cluster;
 mod connections;
 mod memory;
@@ -23,8 +24,11 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
     operation::reloads(&mut out, &node.reloads);
+    operation::takeovers(&mut out, node.failed_takeovers);
     operation::auth(&mut out, &node.auth, node.uptime_s);
+    operation::webhooks(&mut out);
     operation::admin(&mut out, node.admin);
+    backends::collect(&mut out, &node.backends);
     operation::certificates(&mut out, &node.certificates);
     cluster::collect(&mut out, node.cluster.as_ref());
     connections::collect(&mut out, node.bans, snapshots, &counters);

@@ -12,6 +12,8 @@ use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
 use crate::access::failed_attempts::AttemptFigures;
 use crate::report::Node;
+use echoring_async::tls::CertificateReport;
+use echoring_auth::BackendFigures;
 use echoring_runtime::stats::End;
 use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, NodeStatus, Snapshot};
 
@@ -35,8 +37,15 @@ fn all() -> Families {
         reloads: Arc::default(),
         auth: AuthFigures { key_set: Some(KeySetFigures::default()), ..AuthCounters::default().figures() },
         admin: AttemptFigures::default(),
+        backends: vec![BackendFigures::default()],
+        failed_takeovers: 0,
         bans: 0,
-        certificates: vec![("server.pem".into(), 0)],
+        certificates: vec![CertificateReport {
+            file: "server.pem".into(),
+            number: 1,
+            expires_at: 0,
+            key: "ecdsa-p256".to_owned(),
+        }],
         cluster: Some(ClusterStatus { members: vec![member], ..ClusterStatus::default() }),
     };
     families(node, &[snapshot])

@@ -214,7 +214,7 @@ function topics_in_words({ topics = [], topic_count = 0 }) {
 
 /** The counters of `limited` by the key of their limit. */
 const COUNTER_OF = {
-  max_connections_per_address: "connections_per_address", handshake_rate: "handshakes",
+  max_connections_per_address: "connections_per_address", max_connections_per_identity: "connections_per_identity", handshake_rate: "handshakes",
   handshake_rate_per_address: "handshakes_per_address", message_rate: "messages", byte_rate: "bytes",
   publish_rate: "publications", publish_rate_per_identity: "publications_per_identity", ban_after: "banned",
   subscribe_rate: "subscribe_rate", subscribe_rate_per_identity: "subscribe_rate_per_identity",

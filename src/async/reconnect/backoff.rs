@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use echoring_proto::random::scale;
+
 /// Delays that double up to a maximum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
@@ -23,8 +25,7 @@ impl Backoff {
             return bound;
         }
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        // The upper half of the product: uniform from 0 to the bound.
-        Duration::from_nanos(((u128::from(nanos) * u128::from(random)) >> 64) as u64)
+        Duration::from_nanos(scale(random, nanos))
     }
 }
 

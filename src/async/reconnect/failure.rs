@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::limits::RETRY_AFTER_MAX;
 use crate::{DialError, Error};
 use echoring_proto::CloseCode;
+use echoring_proto::connection::CloseFrame;
 
 /// Any error of a program, as [`on_open`](super::Reconnecting::on_open) returns it.
 ///
@@ -68,13 +69,17 @@ impl Failure {
 
     /// The code of the server's Close frame, if one ended the connection.
     pub fn close_code(&self) -> Option<CloseCode> {
+        self.close_frame().map(|frame| frame.code)
+    }
+
+    fn close_frame(&self) -> Option<&CloseFrame> {
         let ended = match self {
             Failure::Lost(error) => Some(error),
             Failure::OnOpen(error) => error.downcast_ref(),
             Failure::Dial(_) | Failure::Connect(_) | Failure::Timeout => None,
         };
         match ended {
-            Some(Error::Closed(frame)) => Some(frame.code),
+            Some(Error::Closed(frame)) => Some(frame),
             _ => None,
         }
     }
@@ -94,7 +99,8 @@ impl Failure {
 
     /// How long the server asks to wait, within reason.
     pub(super) fn retry_after(&self) -> Duration {
-        let asked = self.dial().and_then(DialError::retry_after);
+        let at_its_end = || self.close_frame().and_then(CloseFrame::retry_after);
+        let asked = self.dial().and_then(DialError::retry_after).or_else(at_its_end);
         asked.map_or(Duration::ZERO, |delay| delay.min(Duration::from_nanos(RETRY_AFTER_MAX)))
     }
 }

@@ -33,6 +33,8 @@ enum Script {
 enum End {
     Cut,
     Close(u16),
+    /// With this reason.
+    Ask(&'static str),
 }
 
 /// The result of a run: messages, events, and why it ended.
@@ -109,8 +111,10 @@ async fn serve(stream: DuplexStream, attempt: usize, script: Script) {
         sleep(Duration::from_millis(pause)).await;
         let _ = conn.write(format!("message {message} of connection {attempt}")).await;
     }
-    if let End::Close(code) = end {
-        let _ = conn.close(CloseCode(code), "").await;
+    match end {
+        End::Cut => {}
+        End::Close(code) => drop(conn.close(CloseCode(code), "").await),
+        End::Ask(reason) => drop(conn.close(CloseCode::GOING_AWAY, reason).await),
     }
 }
 
@@ -375,6 +379,19 @@ fn a_server_that_asks_to_wait_is_waited_for() {
         let error = impatient.give_up_after(Duration::from_secs(5)).read().await.expect_err("too long");
         let ReconnectError::GaveUp(gave_up) = &error else { panic!("{error:?}") };
         assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Time, 1));
+    });
+}
+
+#[test]
+fn a_server_that_closes_and_asks_to_wait_is_waited_for() {
+    on_a_paused_clock(async {
+        let asks = |reason| serve_one(End::Ask(reason));
+        let scripts = vec![asks("drain; retry after 7000 ms"), asks("retry after all"), serve_one(End::Cut)];
+        let (mut client, events) = client(scripts);
+        for _ in 0..3 {
+            client.read().await.expect("a message");
+        }
+        assert_eq!(delays(&events), [7_100, 200]);
     });
 }
 

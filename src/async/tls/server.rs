@@ -1,28 +1,22 @@
 //! TLS configurations of servers: certificates by server name, stapled OCSP responses, and the certificates of clients.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, RootCertStore, ServerConfig};
 use webpki::EndEntityCert;
 
 use super::cause::Cause;
-use super::{ALPN, TlsError, VERSIONS, certificates, private_key, provider, roots_of};
+use super::{ALPN, Source, TlsError, VERSIONS, certificates, private_key, provider, roots_of};
 use crate::limits::OCSP_RESPONSE_BYTES_MAX;
 use echoring_proto::limits::TLS_TICKETS;
 
-/// The files of a certificate.
+/// The files of a certificate, or their contents in memory.
 ///
 /// ```
 /// use echoring::tls::{CertificateFiles, ServerTls};
@@ -39,11 +33,11 @@ use echoring_proto::limits::TLS_TICKETS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The chain in PEM (RFC 7468), leaf certificate first.
-    pub chain: PathBuf,
+    pub chain: Source,
     /// The leaf's private key in PEM: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
-    pub key: PathBuf,
+    pub key: Source,
     /// An OCSP response in DER (RFC 6960) to send with the certificate (RFC 6066, 8).
-    pub ocsp: Option<PathBuf>,
+    pub ocsp: Option<Source>,
 }
 
 /// Whether clients must have a certificate.
@@ -62,26 +56,30 @@ pub enum ClientAuth {
     Required,
 }
 
-/// The files and choices of a server's TLS configuration.
+/// The certificates, keys and choices of a server's TLS configuration.
 ///
 /// ```
-/// use echoring::tls::ServerTls;
+/// use echoring::tls::{ServerTls, Source};
 ///
 /// let tls = ServerTls::new("server.pem", "server.key");
 /// assert_eq!(tls.files().count(), 2);
+/// // From memory, as PEM too.
+/// let [chain, key] = ["-----BEGIN CERTIFICATE-----\n…", "-----BEGIN PRIVATE KEY-----\n…"].map(Vec::from);
+/// let tls = ServerTls::new(Source::Memory(chain), Source::Memory(key));
+/// assert_eq!(tls.files().count(), 0);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// The certificates. A client gets the first one for the name that it asks for (SNI; RFC 6066, 3) with a key that it
     /// supports, or else the first of all.
     pub certificates: Vec<CertificateFiles>,
-    /// The certificates under which those of clients are issued, as a PEM file; `None` asks clients for none.
-    pub clients: Option<(PathBuf, ClientAuth)>,
+    /// The certificates under which those of clients are issued, in PEM; `None` asks clients for none.
+    pub clients: Option<(Source, ClientAuth)>,
 }
 
 impl ServerTls {
     /// One certificate and its key, for clients without certificates.
-    pub fn new(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> ServerTls {
+    pub fn new(chain: impl Into<Source>, key: impl Into<Source>) -> ServerTls {
         let files = CertificateFiles { chain: chain.into(), key: key.into(), ocsp: None };
         ServerTls { certificates: vec![files], clients: None }
     }
@@ -91,7 +89,13 @@ impl ServerTls {
         let certificates = self.certificates.iter();
         let certificates =
             certificates.flat_map(|files| [Some(&files.chain), Some(&files.key), files.ocsp.as_ref()]);
-        certificates.flatten().chain(self.clients.iter().map(|(ca, _)| ca)).map(PathBuf::as_path)
+        certificates.flatten().chain(self.clients.iter().map(|(ca, _)| ca)).filter_map(Source::path)
+    }
+
+    /// Where all certificates are: those of the server, and those of the issuers of client certificates.
+    pub fn chains(&self) -> impl Iterator<Item = &Source> {
+        let chains = self.certificates.iter().map(|files| &files.chain);
+        chains.chain(self.clients.iter().map(|(ca, _)| ca))
     }
 }
 
@@ -148,7 +152,7 @@ pub fn with_ticket_keys_of(mut config: Arc<ServerConfig>, used: &ServerConfig) -
     config
 }
 
-fn client_verifier(ca: &Path, auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn client_verifier(ca: &Source, auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(roots_of(ca)?);
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
     let builder = match auth {
@@ -206,106 +210,23 @@ fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(chain_pem)?;
     let key = private_key(key_pem)?;
     let unusable = |error: rustls::Error| TlsError::Unusable {
-        cert: chain_pem.clone(),
-        key: key_pem.clone(),
+        cert: chain_pem.name(),
+        key: key_pem.name(),
         error: Cause::of(error),
     };
     let mut certified = CertifiedKey::from_der(chain, key, &provider()).map_err(unusable)?;
-    certified.ocsp = ocsp.as_deref().map(ocsp_response).transpose()?;
+    certified.ocsp = ocsp.as_ref().map(ocsp_response).transpose()?;
     Ok(certified)
 }
 
-fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let response = fs::read(file).map_err(|error| TlsError::Read { file: file.into(), error })?;
+fn ocsp_response(source: &Source) -> Result<Vec<u8>, TlsError> {
+    let response = source.contents()?;
     // A SEQUENCE that begins with the status ENUMERATED `successful` (RFC 6960, 4.2.1).
     let is_successful = response.first() == Some(&0x30)
         && response.get(..16).is_some_and(|head| head.windows(3).any(|bytes| bytes == [0x0a, 1, 0]));
     if is_successful && response.len() <= OCSP_RESPONSE_BYTES_MAX {
-        Ok(response)
+        Ok(response.into_owned())
     } else {
-        Err(TlsError::NoOcspResponse(file.into()))
-    }
-}
-
-/// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
-///
-/// ```
-/// use std::path::Path;
-///
-/// use echoring::tls::{TlsError, expiry_warnings};
-/// use rustls::pki_types::UnixTime;
-///
-/// fn warn(chain: &Path) -> Result<(), TlsError> {
-///     for warning in expiry_warnings(chain, UnixTime::now())? {
-///         eprintln!("{warning}");
-///     }
-///     Ok(())
-/// }
-/// ```
-///
-/// # Errors
-/// If the file cannot be read, or has no certificate in it.
-pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
-    let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
-        let what = match period_error(certificate, now)? {
-            CertificateError::ExpiredContext { not_after, .. } => {
-                format!("expired {} ago; renew it", shown(now, not_after))
-            }
-            CertificateError::NotValidYetContext { not_before, .. } => {
-                format!("becomes valid in {}; check this host's clock", shown(not_before, now))
-            }
-            _ => return None,
-        };
-        Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
-    };
-    Ok(certificates(cert_pem)?.iter().enumerate().filter_map(warn).collect())
-}
-
-/// When the first certificate in a PEM file to expire does so; `None` if that cannot be read from any of them.
-///
-/// ```
-/// use std::path::Path;
-///
-/// use echoring::tls::{TlsError, expiry};
-///
-/// fn days_left(chain: &Path, now_s: u64) -> Result<Option<u64>, TlsError> {
-///     Ok(expiry(chain)?.map(|at| at.as_secs().saturating_sub(now_s) / 86_400))
-/// }
-/// ```
-///
-/// # Errors
-/// If the file cannot be read, or has no certificate in it.
-pub fn expiry(cert_pem: &Path) -> Result<Option<UnixTime>, TlsError> {
-    // 9999-12-31, the last day that certificates can name (RFC 5280, 4.1.2.5): whatever expires has expired then.
-    const LAST_DAY: Duration = Duration::from_secs(253_402_214_400);
-    let ends = |certificate: &CertificateDer<'_>| match period_error(
-        certificate,
-        UnixTime::since_unix_epoch(LAST_DAY),
-    )? {
-        CertificateError::ExpiredContext { not_after, .. } => Some(not_after),
-        _ => None,
-    };
-    Ok(certificates(cert_pem)?.iter().filter_map(ends).min())
-}
-
-/// The error of a certificate outside its validity period at the time `now`.
-fn period_error(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertificateError> {
-    let algorithms = provider().signature_verification_algorithms;
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
-    let (roots, nobody) = (RootCertStore::empty(), &[]);
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all) {
-        Err(rustls::Error::InvalidCertificate(error)) => Some(error),
-        _ => None,
-    }
-}
-
-/// The difference between two times, in whole units.
-fn shown(later: UnixTime, earlier: UnixTime) -> String {
-    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
-    match seconds {
-        0..7_200 => format!("{} minutes", seconds / 60),
-        7_200..172_800 => format!("{} hours", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+        Err(TlsError::NoOcspResponse(source.name()))
     }
 }

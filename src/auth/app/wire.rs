@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{AppAnswer, AppConnected, AppEvent, Call, ClientProgram};
 use crate::identity::app_data::AppData;
+use crate::identity::info::Info;
 use crate::identity::server_subscriptions::Listed;
 use crate::identity::{Identity, Method};
 
@@ -84,6 +85,10 @@ struct ResultOf<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     b64data: Option<String>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
+    b64info: Option<String>,
+    expired: bool,
     expire_at: u64,
 }
 
@@ -126,21 +131,25 @@ pub(super) fn answer(event: AppEvent, body: &[u8]) -> Option<AppAnswer> {
         return CODES.contains(&code).then_some(AppAnswer::Refused { code, message, temporary });
     }
     let result = result.filter(|value| value.get().starts_with('{'))?.get();
-    let ResultOf { data, b64data, expire_at } = serde_json::from_str(result).ok()?;
-    let data = AppData::read(data, b64data).ok()?;
+    let ResultOf { data, b64data, info, b64info, expired, expire_at } = serde_json::from_str(result).ok()?;
+    let (data, info) = (AppData::read(data, b64data).ok()?, Info::read(info, b64info)?);
+    if expired && matches!(event, AppEvent::Refresh | AppEvent::SubRefresh) {
+        return Some(AppAnswer::Expired);
+    }
     if event != AppEvent::Connect {
-        return Some(AppAnswer::Agreed { data, expire_at });
+        return Some(AppAnswer::Agreed { data, info, expire_at });
     }
     let ConnectResult { user } = serde_json::from_str(result).ok()?;
     let identity = match &*user {
         "" => None,
         user => {
             let expires_at = Some(expire_at).filter(|at| *at > 0);
-            Some(Arc::new(Identity::authenticated(user, Method::ConnectHook, expires_at)?))
+            let identity = Identity::authenticated(user, Method::ConnectHook, expires_at)?;
+            Some(Arc::new(identity.with_info(info.clone())))
         }
     };
     let subscriptions = serde_json::from_str::<Listed<'_>>(result).ok()?.subscriptions()?;
-    Some(AppAnswer::Connected(Box::new(AppConnected { identity, subscriptions, data })))
+    Some(AppAnswer::Connected(Box::new(AppConnected { identity, subscriptions, data, info })))
 }
 
 #[cfg(test)]
@@ -152,6 +161,7 @@ mod tests {
     fn written(event: AppEvent, target: Option<&str>, data: Option<AppData>) -> Value {
         let call = Call {
             event,
+            hooks: 0,
             client: "7f".to_owned(),
             encoding: "protobuf",
             user: "alice".into(),
@@ -185,6 +195,29 @@ mod tests {
             written(AppEvent::Subscribe, Some("news"), None),
             with("json", json!({"channel": "news"}))
         );
+    }
+
+    #[test]
+    fn what_is_refreshed_goes_on_or_has_expired() {
+        for event in [AppEvent::Refresh, AppEvent::SubRefresh] {
+            let read = |text: &str| answer(event, text.as_bytes());
+            assert_eq!(read(r#"{"result":{"expired":true,"expire_at":9}}"#), Some(AppAnswer::Expired));
+            let Some(AppAnswer::Agreed { info, expire_at: 9, .. }) =
+                read(r#"{"result":{"expire_at":9,"info":[1]}}"#)
+            else {
+                panic!("it goes on");
+            };
+            assert_eq!(info.text(), "[1]");
+            assert_eq!(read(r#"{"result":{"expired":7}}"#), None);
+            assert_eq!(read(r#"{"result":null}"#), None);
+        }
+        let ignored = answer(AppEvent::Subscribe, br#"{"result":{"expired":true}}"#);
+        assert!(matches!(ignored, Some(AppAnswer::Agreed { .. })), "{ignored:?}");
+        let refreshed = json!({"client": "7f", "transport": "websocket", "protocol": "protobuf", "encoding": "json", "user": "alice"});
+        assert_eq!(written(AppEvent::Refresh, None, None), refreshed);
+        let mut refreshed = refreshed;
+        refreshed["channel"] = json!("news");
+        assert_eq!(written(AppEvent::SubRefresh, Some("news"), None), refreshed);
     }
 
     #[test]
@@ -225,7 +258,7 @@ mod tests {
         let refused = |code, message: &str, temporary| {
             Some(AppAnswer::Refused { code, message: message.to_owned(), temporary })
         };
-        let agreed = |data, expire_at| Some(AppAnswer::Agreed { data, expire_at });
+        let agreed = |data, expire_at| Some(AppAnswer::Agreed { data, info: Info::default(), expire_at });
         let disconnect = |code, reason: String| Some(AppAnswer::Disconnect { code, reason });
         for (text, expected) in [
             ("{}", None),

@@ -9,12 +9,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use echoring_async::tls::{self, Trust};
+use http::response::Parts;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use hyper::{Method, Request, Uri};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::error::LoadError;
-use crate::limits::{HOOK_REQUESTS_MAX, IDLE_CONNECTION_MAX};
+use crate::limits::{HOOK_REQUESTS_MAX, IDLE_CONNECTION_MAX, WEBHOOK_ANSWER_BYTES_MAX};
 
 /// The field with the id of a request. An intermediary that sends the request again keeps it, and a service may use it
 /// to do something only once (draft-ietf-httpapi-idempotency-key-header).
@@ -107,6 +110,11 @@ impl HttpClient {
         HttpClient { endpoint, client }
     }
 
+    /// The host and the port of the URL, which has neither a user name nor a path.
+    pub(crate) fn authority(&self) -> &str {
+        self.endpoint.authority.to_str().unwrap_or_default()
+    }
+
     /// Gets the URL. Returns the status and the body of at most `bytes_max`.
     pub(crate) async fn get(&self, bytes_max: usize) -> Result<(u16, Bytes), String> {
         self.send(Request::new(Full::default()), bytes_max).await
@@ -124,36 +132,95 @@ impl HttpClient {
         json: Vec<u8>,
         bytes_max: usize,
     ) -> Result<(u16, Bytes), String> {
-        let mut request = Request::new(Full::from(json));
-        *request.method_mut() = Method::POST;
-        for (name, value) in fields {
-            request.headers_mut().append(name, value.clone());
-        }
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut request = post_json(fields.iter().cloned(), json.into());
         request.headers_mut().insert(REQUEST_ID, request_id()?);
         self.send(request, bytes_max).await
     }
 
-    async fn send(
+    /// Posts JSON with these fields. Returns the status, and the time after which the service wants the next request.
+    pub(crate) async fn notify(
         &self,
-        mut request: Request<Full<Bytes>>,
+        fields: &[(HeaderName, HeaderValue)],
+        json: Bytes,
+    ) -> Result<(u16, Option<Duration>), String> {
+        let request = post_json(fields.iter().cloned(), json);
+        let response = self.request(request).await.map_err(|error| error.problem)?;
+        let (head, body) = response.into_parts();
+        // Read so that the connection is used again. The status has said everything.
+        let _ = Limited::new(body, WEBHOOK_ANSWER_BYTES_MAX).collect().await;
+        Ok((head.status.as_u16(), retry_after(&head.headers)))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>, bytes_max: usize) -> Result<(u16, Bytes), String> {
+        let (head, body) = self.exchange(request, bytes_max).await.map_err(|error| error.problem)?;
+        Ok((head.status.as_u16(), body))
+    }
+
+    /// Posts JSON with these fields and no others. Returns the head and the body of at most `bytes_max`.
+    pub(crate) async fn post_exactly(
+        &self,
+        fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+        json: Bytes,
         bytes_max: usize,
-    ) -> Result<(u16, Bytes), String> {
+    ) -> Result<(Parts, Bytes), HttpError> {
+        self.exchange(post_json(fields, json), bytes_max).await
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        bytes_max: usize,
+    ) -> Result<(Parts, Bytes), HttpError> {
+        let (head, body) = self.request(request).await?.into_parts();
+        match Limited::new(body, bytes_max).collect().await {
+            Ok(body) => Ok((head, body.to_bytes())),
+            Err(error) => Err(HttpError { is_unsent: false, problem: text_of(&*error) }),
+        }
+    }
+
+    async fn request(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
         *request.uri_mut() = self.endpoint.uri.clone();
         request.headers_mut().insert(HOST, self.endpoint.authority.clone());
-        let response = self.client.request(request).await.map_err(|error| text_of(&error))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), bytes_max).collect().await;
-        Ok((status, body.map_err(|error| text_of(&*error))?.to_bytes()))
+        let response = self.client.request(request).await;
+        response.map_err(|error| HttpError { is_unsent: error.is_connect(), problem: text_of(&error) })
     }
 }
 
-/// 128 random bits.
+/// A POST of JSON with these fields.
+fn post_json(
+    fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    json: Bytes,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::from(json));
+    *request.method_mut() = Method::POST;
+    request.headers_mut().extend(fields);
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request
+}
+
+/// The seconds of `Retry-After`; a date is not understood.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct HttpError {
+    /// No connection was made, so that no service has read the request.
+    pub(crate) is_unsent: bool,
+    pub(crate) problem: String,
+}
+
 fn request_id() -> Result<HeaderValue, String> {
+    HeaderValue::try_from(random_id()?).map_err(|error| text_of(&error))
+}
+
+/// 128 random bits in hexadecimal.
+pub(crate) fn random_id() -> Result<String, String> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|error| text_of(&error))?;
-    let id = format!("{:032x}", u128::from_ne_bytes(bits));
-    HeaderValue::try_from(id).map_err(|error| text_of(&error))
+    Ok(format!("{:032x}", u128::from_ne_bytes(bits)))
 }
 
 /// Opens connections, with TLS or without.
@@ -232,7 +299,7 @@ mod tests {
     use std::rc::Rc;
     use std::sync::{Barrier, mpsc};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use tokio::runtime::Builder;
     use tokio::task::LocalSet;

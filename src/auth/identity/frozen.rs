@@ -8,6 +8,7 @@ use echoring_topics::limits::TOPIC_BYTES_MAX;
 use serde_json::value::RawValue;
 
 use super::app_data::AppData;
+use super::info::Info;
 use super::patterns::Patterns;
 use super::server_subscriptions::{ServerSubscription, ServerSubscriptions};
 use super::{Identity, Method, Rights};
@@ -18,7 +19,7 @@ const _: () = assert!(SUBJECT_BYTES_MAX <= 255 && TOPIC_BYTES_MAX <= 255);
 const _: () = assert!(PATTERNS_MAX <= 255 && SERVER_SUBSCRIPTIONS_MAX <= 255);
 
 /// The version of the format. Bytes of another one are refused.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A method is its place in this list. New ones are appended.
 const METHODS: [Method; 6] =
@@ -28,7 +29,8 @@ impl Identity {
     /// Appends the identity to `out`.
     #[doc(hidden)]
     pub fn freeze(&self, out: &mut Vec<u8>) {
-        let Identity { subject, number: _, method, rights, expires_at, subscriptions, credential } = self;
+        let Identity { subject, number: _, method, rights, expires_at, subscriptions, info, credential } =
+            self;
         let Rights { subscribe, publish, presence, history } = rights;
         out.put_u8(VERSION);
         // A method that is not in the list is refused when it is read.
@@ -41,11 +43,13 @@ impl Identity {
         option(out, expires_at.as_ref(), |out, at| out.put_u64_le(*at));
         option(out, credential.as_ref(), |out, digest| out.put_slice(digest));
         out.put_u8(subscriptions.0.len() as u8);
-        for ServerSubscription { channel, data, expire_at } in &subscriptions.0 {
+        for ServerSubscription { channel, data, info, expire_at } in &subscriptions.0 {
             text(out, channel);
             option(out, data.as_ref(), app_data);
+            put_info(out, info);
             option(out, expire_at.as_ref(), |out, at| out.put_u64_le(*at));
         }
+        put_info(out, info);
     }
 
     /// The identity that `from` begins with, which is left with the bytes behind it. `None` if there is none of this version, or
@@ -66,8 +70,9 @@ impl Identity {
         let expires_at = read_option(from, |from| from.try_get_u64_le().ok())?;
         let credential = read_option(from, |from| from.split_off(..32)?.try_into().ok())?;
         let subscriptions = read_subscriptions(from)?;
+        let info = read_info(from)?;
         let identity = Identity::new(subject, method, rights, expires_at)?.with_subscriptions(subscriptions);
-        Some(Identity { credential, ..identity })
+        Some(Identity { credential, info, ..identity })
     }
 }
 
@@ -124,6 +129,16 @@ fn read_app_data(from: &mut &[u8]) -> Option<AppData> {
     }
 }
 
+fn put_info(out: &mut Vec<u8>, info: &Info) {
+    out.put_u16_le(info.text().len() as u16);
+    out.put_slice(info.text().as_bytes());
+}
+
+fn read_info(from: &mut &[u8]) -> Option<Info> {
+    let length = usize::from(from.try_get_u16_le().ok()?);
+    Info::of_text(str::from_utf8(from.split_off(..length)?).ok()?)
+}
+
 /// Each topic once, in the order of their names.
 fn read_subscriptions(from: &mut &[u8]) -> Option<ServerSubscriptions> {
     let count = usize::from(from.try_get_u8().ok()?);
@@ -134,9 +149,9 @@ fn read_subscriptions(from: &mut &[u8]) -> Option<ServerSubscriptions> {
         if !is_behind || !(1..=TOPIC_BYTES_MAX).contains(&channel.len()) {
             return None;
         }
-        let data = read_option(from, read_app_data)?;
+        let (data, info) = (read_option(from, read_app_data)?, read_info(from)?);
         let expire_at = read_option(from, |from| from.try_get_u64_le().ok())?;
-        all.push(ServerSubscription { channel: channel.into(), data, expire_at });
+        all.push(ServerSubscription { channel: channel.into(), data, info, expire_at });
     }
     (count <= SERVER_SUBSCRIPTIONS_MAX).then(|| ServerSubscriptions(all.into()))
 }
@@ -151,7 +166,8 @@ mod tests {
     use crate::identity::is_subject;
     use crate::identity::server_subscriptions::Listed;
 
-    const LISTED: &str = r#"{"channels":["a"],"subs":{"b":{"data":{"x":[1]}},"c":{"b64data":"/w=="}}}"#;
+    const LISTED: &str =
+        r#"{"channels":["a"],"subs":{"b":{"data":{"x":[1]},"info":[2]},"c":{"b64data":"/w=="}}}"#;
 
     fn frozen(identity: &Identity) -> Vec<u8> {
         let mut out = Vec::new();
@@ -186,7 +202,9 @@ mod tests {
             new("bob", Method::Password, Rights::default(), None).with_credential([0xFF; 32]),
             new("ü@example", Method::Hook, rights(None, None), Some(0)).with_subscriptions(expiring),
             Identity::authenticated("CN=bob", Method::Certificate, Some(9)).expect("a subject"),
-            Identity::authenticated("carol", Method::ConnectHook, None).expect("a subject"),
+            Identity::authenticated("carol", Method::ConnectHook, None)
+                .expect("a subject")
+                .with_info(Info::of_text("{\"name\":\"Carol\"}").expect("valid")),
             new(&long, Method::Hook, all, None).with_credential([1; 32]),
         ]
     }
@@ -225,8 +243,9 @@ mod tests {
             for channel in channels {
                 text(&mut out, channel);
                 option(&mut out, data, app_data);
-                out.put_u8(0);
+                out.extend([0; 3]);
             }
+            out.extend([0; 2]);
             Identity::thaw(&mut &out[..])
         };
         let json = |text: &str| Some(AppData::Json(text.into()));

@@ -36,6 +36,11 @@ impl Patterns {
         }
     }
 
+    /// The patterns as they were given.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Pattern::text)
+    }
+
     pub(crate) fn fit(&self, topic: &str) -> bool {
         self.0.iter().any(|pattern| pattern.fits(topic))
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::identity::app_data::AppData;
+use crate::identity::info::Info;
 use crate::identity::memory::allocated;
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
 
@@ -19,6 +20,8 @@ pub struct ServerSubscription {
     pub channel: Box<str>,
     /// Data for the client.
     pub data: Option<AppData>,
+    /// Data about the client in this topic, for others to see.
+    pub info: Info,
     /// When it expires, in seconds since 1970; `None` if it does not. Credentials and the connect hook set none.
     pub expire_at: Option<u64>,
 }
@@ -41,6 +44,9 @@ struct Options<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     b64data: Option<String>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
+    b64info: Option<String>,
 }
 
 /// The members `channels` and `subs` of the application's answer.
@@ -56,16 +62,18 @@ impl Listed<'_> {
     /// The subscriptions; `None` if there are too many, or one of them is malformed. A topic that is in both lists has the options
     /// of `subs`.
     pub(crate) fn subscriptions(self) -> Option<ServerSubscriptions> {
-        let mut all: BTreeMap<String, Option<AppData>> =
-            self.channels.unwrap_or_default().into_iter().map(|channel| (channel, None)).collect();
-        for (channel, Options { data, b64data }) in self.subs.unwrap_or_default() {
-            all.insert(channel, AppData::read(data, b64data).ok()?);
+        let plain = |channel| (channel, (None, Info::default()));
+        let mut all: BTreeMap<String, (Option<AppData>, Info)> =
+            self.channels.unwrap_or_default().into_iter().map(plain).collect();
+        for (channel, Options { data, b64data, info, b64info }) in self.subs.unwrap_or_default() {
+            all.insert(channel, (AppData::read(data, b64data).ok()?, Info::read(info, b64info)?));
         }
         let is_named = |channel: &String| (1..=TOPIC_BYTES_MAX).contains(&channel.len());
         let is_fit = all.len() <= SERVER_SUBSCRIPTIONS_MAX && all.keys().all(is_named);
-        let one = |(channel, data): (String, _)| ServerSubscription {
+        let one = |(channel, (data, info)): (String, _)| ServerSubscription {
             channel: channel.into(),
             data,
+            info,
             expire_at: None,
         };
         is_fit.then(|| ServerSubscriptions(all.into_iter().map(one).collect()))
@@ -82,7 +90,7 @@ impl ServerSubscriptions {
     pub(crate) fn held_bytes(&self) -> usize {
         let one = |subscription: &ServerSubscription| {
             let data = subscription.data.as_ref().map_or(0, |data| allocated(data.bytes().len()));
-            allocated(subscription.channel.len()) + data
+            allocated(subscription.channel.len()) + data + allocated(subscription.info.text().len())
         };
         allocated(size_of_val(&*self.0)) + self.0.iter().map(one).sum::<usize>()
     }
@@ -131,7 +139,8 @@ mod tests {
     fn what_they_hold_is_counted() {
         let held = |data: usize| {
             let data = Some(AppData::Json(vec![b'1'; data]));
-            let one = ServerSubscription { channel: "a".into(), data, expire_at: None };
+            let one =
+                ServerSubscription { channel: "a".into(), data, info: Info::default(), expire_at: None };
             ServerSubscriptions(Box::new([one])).held_bytes()
         };
         assert!(held(1_000) >= held(1) + 984);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::credentials::secret::sha256;
+use crate::identity::info::Info;
 use crate::identity::patterns::Patterns;
 use crate::identity::server_subscriptions::{Listed, ServerSubscriptions};
 use crate::identity::{Identity, Method, Right, Rights};
@@ -17,12 +19,16 @@ pub(crate) struct ClaimRules {
     pub(crate) issuer: Vec<String>,
     /// Seconds that clocks may differ.
     pub(crate) leeway: u64,
+    /// Whether a token has to expire.
+    pub(crate) requires_expiry: bool,
     /// The claim with the patterns of each right.
     pub(crate) names: [String; 4],
 }
 
 /// The claim that makes a token one of a subscription.
 const CHANNEL: &str = "channel";
+/// The claim with the id of a token, by which it can be blocked.
+const TOKEN_ID: &str = "jti";
 /// The claims with server-side subscriptions.
 const CHANNELS: &str = "channels";
 const SUBS: &str = "subs";
@@ -40,6 +46,8 @@ pub struct SubscriptionGrant {
     pub expires_at: Option<u64>,
     /// Data for the client, a JSON value.
     pub data: Option<Vec<u8>>,
+    /// Data about the client in the topic, for others to see.
+    pub info: Info,
 }
 
 // The subject is personal data.
@@ -65,7 +73,7 @@ pub(crate) enum BadClaim {
 impl Default for ClaimRules {
     fn default() -> ClaimRules {
         let names = Right::ALL.map(|right| right.word().to_owned());
-        ClaimRules { audience: Vec::new(), issuer: Vec::new(), leeway: 0, names }
+        ClaimRules { audience: Vec::new(), issuer: Vec::new(), leeway: 0, requires_expiry: true, names }
     }
 }
 
@@ -81,10 +89,14 @@ impl ClaimRules {
         }
         let subject = claims.get("sub").and_then(Value::as_str).ok_or(BadClaim::Malformed)?;
         let rights = rights(claims, &self.names).ok_or(BadClaim::Malformed)?;
-        let identity =
-            Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)?;
+        let identity = Identity::new(subject, Method::Jwt, rights, expires).ok_or(BadClaim::Malformed)?;
+        let identity = match claims.get(TOKEN_ID).and_then(Value::as_str) {
+            Some(id) => identity.with_credential(sha256(id.as_bytes())),
+            None => identity,
+        };
         let subscriptions = self.subscriptions(claims).ok_or(BadClaim::Malformed)?;
-        Ok(identity.with_subscriptions(subscriptions))
+        let info = info(claims).ok_or(BadClaim::Malformed)?;
+        Ok(identity.with_subscriptions(subscriptions).with_info(info))
     }
 
     /// The server-side subscriptions of a token; `None` if they are malformed. A claim with the name of a right's is not theirs.
@@ -111,7 +123,7 @@ impl ClaimRules {
         self.check_parties(claims)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let expires_at = match claims.get("expire_at").filter(|claim| !claim.is_null()) {
-            None => Some(expires),
+            None => expires,
             Some(claim) => Some(date(Some(claim)).ok_or(BadClaim::Malformed)?).filter(|at| *at > 0),
         };
         let data = claims.get("data").filter(|data| !data.is_null());
@@ -121,13 +133,17 @@ impl ClaimRules {
             client: text("client").filter(|client| !client.is_empty()).map(Into::into),
             expires_at,
             data: data.and_then(|data| serde_json::to_vec(data).ok()),
+            info: info(claims).ok_or(BadClaim::Malformed)?,
         })
     }
 
-    /// When a token expires, leeway included.
-    fn check_times(&self, claims: &Map<String, Value>, now: u64) -> Result<u64, BadClaim> {
-        let expires = date(claims.get("exp")).ok_or(BadClaim::Malformed)?.saturating_add(self.leeway);
-        if expires <= now {
+    /// When a token expires, leeway included; `None` if it does not.
+    fn check_times(&self, claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, BadClaim> {
+        let expires = match claims.get("exp") {
+            None if !self.requires_expiry => None,
+            claim => Some(date(claim).ok_or(BadClaim::Malformed)?.saturating_add(self.leeway)),
+        };
+        if expires.is_some_and(|expires| expires <= now) {
             return Err(BadClaim::Expired);
         }
         if let Some(claim) = claims.get("nbf") {
@@ -151,6 +167,16 @@ impl ClaimRules {
         let is_trusted = self.issuer.is_empty() || self.issuer.iter().any(|own| Some(own.as_str()) == issuer);
         if is_ours && is_trusted { Ok(()) } else { Err(BadClaim::Foreign) }
     }
+}
+
+/// The data for others to see; `None` if they are malformed or too long.
+fn info(claims: &Map<String, Value>) -> Option<Info> {
+    let json = claims.get("info").map(serde_json::value::to_raw_value).transpose().ok()?;
+    let bytes = match claims.get("b64info").filter(|claim| !claim.is_null()) {
+        None => None,
+        Some(claim) => Some(claim.as_str()?.to_owned()),
+    };
+    Info::read(json.as_deref(), bytes)
 }
 
 /// The topics that `claims` name, under the names of each right. `None` if one of them is malformed.
@@ -216,6 +242,24 @@ mod tests {
         }
         let known = identity(&rules, json!({"sub": "a", "exp": 1500})).expect("valid");
         assert_eq!(known.expires_at(), Some(1510));
+    }
+
+    #[test]
+    fn only_where_it_is_said_may_a_token_be_without_an_expiry() {
+        let rules = ClaimRules { requires_expiry: false, ..ClaimRules::default() };
+        let known = identity(&rules, json!({"sub": "a"})).expect("valid");
+        assert_eq!(known.expires_at(), None);
+        for (claims, expected) in [
+            (json!({"sub": "a", "exp": 1000}), BadClaim::Expired),
+            (json!({"sub": "a", "exp": null}), BadClaim::Malformed),
+            (json!({"sub": "a", "nbf": 1001}), BadClaim::NotYet),
+        ] {
+            assert_eq!(identity(&rules, claims.clone()), Err(expected), "{claims}");
+        }
+        let grant = |claims: Value| rules.subscription(claims.as_object().expect("an object"), NOW);
+        assert_eq!(grant(json!({"channel": "news"})).expect("valid").expires_at, None);
+        let until = grant(json!({"channel": "news", "expire_at": 1500})).expect("valid");
+        assert_eq!(until.expires_at, Some(1500));
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Keys that verify tokens. Each key has one algorithm, whatever a token says.
+//! Keys that verify tokens. A key has its algorithms, whatever a token says.
 //!
-//! The cryptography is that of aws-lc-rs, which also serves TLS.
+//! jsonwebtoken verifies signatures, with the cryptography of aws-lc-rs, which also serves TLS. It lacks ES512: aws-lc-rs verifies
+//! that directly.
 
 use std::fmt;
-use std::path::Path;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, VerificationAlgorithm as _};
+use echoring_async::tls::Source;
+use jsonwebtoken::crypto::aws_lc;
+use jsonwebtoken::{Algorithm as Known, AlgorithmFamily, DecodingKey};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_cert::der::Decode as _;
@@ -16,99 +16,120 @@ use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::error::LoadError;
-use crate::limits::{RSA_BITS_MIN, SECRET_BYTES_MIN};
+use crate::limits::{RSA_BITS_MAX, RSA_BITS_MIN, SECRET_BYTES_MIN};
 
 const SETTING: &str = "auth_jwt_key";
 
-/// Kinds of public keys and the curve, as certificates name them (RFC 3279, RFC 5480 and RFC 8410).
+/// Kinds of public keys and curves, as certificates name them (RFC 3279, RFC 5480 and RFC 8410).
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
 const ED25519_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// An algorithm of RFC 7518 or RFC 8037.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Algorithm {
-    Hs256,
-    Rs256,
-    Es256,
-    EdDsa,
+    /// One that jsonwebtoken has.
+    Known(Known),
+    Es512,
 }
 
 impl Algorithm {
     pub(crate) fn named(name: &str) -> Option<Algorithm> {
         match name {
-            "HS256" => Some(Algorithm::Hs256),
-            "RS256" => Some(Algorithm::Rs256),
-            "ES256" => Some(Algorithm::Es256),
-            "EdDSA" | "Ed25519" => Some(Algorithm::EdDsa),
-            _ => None,
+            "ES512" => Some(Algorithm::Es512),
+            // The name that RFC 9864 gives it.
+            "Ed25519" => Some(Algorithm::Known(Known::EdDSA)),
+            name => name.parse().ok().map(Algorithm::Known),
         }
     }
 }
 
-/// A key with its algorithm.
-#[derive(Clone)]
-pub(crate) struct Key {
-    /// The key id, by which tokens select the key; keys without one are tried for all tokens of their algorithm.
-    pub(crate) id: Option<Box<str>>,
-    kind: Kind,
+/// A curve of RFC 7518, 6.2.1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Curve {
+    P256,
+    P384,
+    P521,
 }
 
+/// A key with its algorithms.
 #[derive(Clone)]
-enum Kind {
-    Hs256(Box<hmac::Key>),
-    Rs256 {
-        n: Box<[u8]>,
-        e: Box<[u8]>,
-    },
-    /// An uncompressed point.
-    Es256(Box<[u8; 65]>),
-    EdDsa([u8; 32]),
+pub(crate) struct Key {
+    /// The key id, by which tokens select the key; keys without one are tried for all tokens of their algorithms.
+    pub(crate) id: Option<Box<str>>,
+    algorithms: Vec<Algorithm>,
+    /// Its memory is overwritten when it is dropped.
+    material: DecodingKey,
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm()).finish()
+        f.debug_struct("Key").field("id", &self.id).field("algorithms", &self.algorithms).finish()
     }
 }
 
 impl Key {
-    /// A secret of HS256.
-    pub(crate) fn secret(id: Option<Box<str>>, secret: &[u8]) -> Result<Key, String> {
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(format!("an HS256 secret has at least {SECRET_BYTES_MIN} bytes (RFC 7518, 3.2)"));
+    /// A secret of those of HS256, HS384 and HS512 whose hash is not longer (RFC 7518, 3.2).
+    pub(crate) fn secret(secret: &[u8]) -> Result<Key, String> {
+        let hashes = [(32, Known::HS256), (48, Known::HS384), (64, Known::HS512)];
+        let fitting = hashes.into_iter().filter(|(bytes, _)| secret.len() >= *bytes);
+        match DecodingKey::from_secret(secret) {
+            Ok(material) if secret.len() >= SECRET_BYTES_MIN => {
+                Ok(Key::new(fitting.map(|(_, algorithm)| algorithm), material))
+            }
+            _ => Err(format!("a secret of HS256 has at least {SECRET_BYTES_MIN} bytes (RFC 7518, 3.2)")),
         }
-        Ok(Key { id, kind: Kind::Hs256(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))) })
     }
 
-    /// An RSA public key of RS256, from big-endian integers.
-    pub(crate) fn rsa(id: Option<Box<str>>, n: &[u8], e: &[u8]) -> Result<Key, String> {
+    /// An RSA public key of RS256 to RS512 and PS256 to PS512, from big-endian integers.
+    pub(crate) fn rsa(n: &[u8], e: &[u8]) -> Result<Key, String> {
         let [n, e] = [n, e].map(without_leading_zeros);
-        if n.len() * 8 < RSA_BITS_MIN || n.len() * 8 > 8_192 {
-            return Err(format!("an RSA key has {RSA_BITS_MIN} to 8192 bits (RFC 7518, 3.3)"));
+        if n.len() * 8 < RSA_BITS_MIN || n.len() * 8 > RSA_BITS_MAX {
+            return Err(format!("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits (RFC 7518, 3.3)"));
         }
-        Ok(Key { id, kind: Kind::Rs256 { n: n.into(), e: e.into() } })
+        let algorithms = AlgorithmFamily::Rsa;
+        Ok(Key::new(algorithms.algorithms().iter().copied(), DecodingKey::from_rsa_raw_components(n, e)))
     }
 
-    /// A point on P-256 of ES256.
-    pub(crate) fn p256(id: Option<Box<str>>, point: &[u8]) -> Result<Key, String> {
-        match <[u8; 65]>::try_from(point) {
-            Ok(point) if point[0] == 4 => Ok(Key { id, kind: Kind::Es256(Box::new(point)) }),
-            _ => Err("not an uncompressed point on P-256".to_owned()),
+    /// An uncompressed point of the one algorithm of its curve.
+    pub(crate) fn point(curve: Curve, point: &[u8]) -> Result<Key, String> {
+        let (coordinate_bytes, algorithm) = match curve {
+            Curve::P256 => (32, Algorithm::Known(Known::ES256)),
+            Curve::P384 => (48, Algorithm::Known(Known::ES384)),
+            Curve::P521 => (66, Algorithm::Es512),
+        };
+        if point.len() != 1 + 2 * coordinate_bytes || point[0] != 4 {
+            return Err(format!("not an uncompressed point on {curve:?}"));
         }
+        Ok(Key { id: None, algorithms: vec![algorithm], material: DecodingKey::from_ec_der(point) })
     }
 
     /// An Ed25519 public key of EdDSA.
-    pub(crate) fn ed25519(id: Option<Box<str>>, key: &[u8]) -> Result<Key, String> {
-        let key = <[u8; 32]>::try_from(key).map_err(|_| "an Ed25519 key has 32 bytes".to_owned())?;
-        Ok(Key { id, kind: Kind::EdDsa(key) })
+    pub(crate) fn ed25519(key: &[u8]) -> Result<Key, String> {
+        if key.len() != 32 {
+            return Err("an Ed25519 key has 32 bytes".to_owned());
+        }
+        Ok(Key::new([Known::EdDSA], DecodingKey::from_ed_der(key)))
     }
 
-    /// Reads a key file: a public key in PEM (RFC 7468), whose type gives the algorithm, or else the secret of HS256, without
-    /// its line break.
-    pub(crate) fn read(path: &Path) -> Result<Key, LoadError> {
-        crate::file::load(SETTING, path, Key::parse)
+    fn new(algorithms: impl IntoIterator<Item = Known>, material: DecodingKey) -> Key {
+        Key { id: None, algorithms: algorithms.into_iter().map(Algorithm::Known).collect(), material }
+    }
+
+    /// The key for this algorithm alone; `None` if it is not one of its algorithms.
+    pub(crate) fn only(self, algorithm: Algorithm) -> Option<Key> {
+        self.is_for(algorithm).then(|| Key { algorithms: vec![algorithm], ..self })
+    }
+
+    /// Reads a key: a public key in PEM (RFC 7468), whose type gives the algorithms, or else a secret, without its line break.
+    pub(crate) fn read(source: &Source) -> Result<Key, LoadError> {
+        match source {
+            Source::File(path) => crate::file::load(SETTING, path, Key::parse),
+            Source::Memory(bytes) => Key::parse(bytes).map_err(|problem| LoadError::new(SETTING, problem)),
+        }
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Key, String> {
@@ -116,11 +137,11 @@ impl Key {
         let is_pem = bytes.windows(11).any(|window| window == b"-----BEGIN ");
         if !is_pem {
             let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            return Key::secret(None, secret.strip_suffix(b"\r").unwrap_or(secret));
+            return Key::secret(secret.strip_suffix(b"\r").unwrap_or(secret));
         }
         let key = SubjectPublicKeyInfoDer::from_pem_slice(bytes)
             .map_err(|_| "expected a public key (-----BEGIN PUBLIC KEY-----)".to_owned())?;
-        Key::of_info(&key).ok_or("expected an RSA, P-256 or Ed25519 key".to_owned())?
+        Key::of_info(&key).ok_or("expected an RSA, P-256, P-384, P-521 or Ed25519 key".to_owned())?
     }
 
     /// The key of a `SubjectPublicKeyInfo` (RFC 5280, 4.1); `None` for another kind of key.
@@ -130,35 +151,32 @@ impl Key {
         let key = info.subject_public_key.as_bytes()?;
         match (algorithm, curve, info.algorithm.parameters.is_some()) {
             (RSA_ENCRYPTION, None, true) => match Vec::<UintRef<'_>>::from_der(key).ok()?[..] {
-                [n, e] => Some(Key::rsa(None, n.as_bytes(), e.as_bytes())),
+                [n, e] => Some(Key::rsa(n.as_bytes(), e.as_bytes())),
                 _ => None,
             },
-            (EC_PUBLIC_KEY, Some(P256), _) => Some(Key::p256(None, key)),
-            (ED25519_ID, None, false) => Some(Key::ed25519(None, key)),
+            (EC_PUBLIC_KEY, Some(P256), _) => Some(Key::point(Curve::P256, key)),
+            (EC_PUBLIC_KEY, Some(P384), _) => Some(Key::point(Curve::P384, key)),
+            (EC_PUBLIC_KEY, Some(P521), _) => Some(Key::point(Curve::P521, key)),
+            (ED25519_ID, None, false) => Some(Key::ed25519(key)),
             _ => None,
         }
     }
 
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        match self.kind {
-            Kind::Hs256(_) => Algorithm::Hs256,
-            Kind::Rs256 { .. } => Algorithm::Rs256,
-            Kind::Es256(_) => Algorithm::Es256,
-            Kind::EdDsa(_) => Algorithm::EdDsa,
-        }
+    pub(crate) fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
     }
 
-    /// Whether `signature` is this key's signature of `message`. HMACs are compared in constant time.
-    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.kind {
-            Kind::Hs256(key) => hmac::verify(key, message, signature).is_ok(),
-            Kind::Rs256 { n, e } => RsaPublicKeyComponents { n, e }
-                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
-                .is_ok(),
-            Kind::Es256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point[..])
-                .verify(message, signature)
-                .is_ok(),
-            Kind::EdDsa(key) => UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok(),
+    /// Whether `signature` is this key's signature of `message` by `algorithm`. HMACs are compared in constant time.
+    pub(crate) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &Vec<u8>) -> bool {
+        match algorithm {
+            _ if !self.is_for(algorithm) => false,
+            // By this provider, and not by that of the process, which another crate may set or lack.
+            Algorithm::Known(known) => (aws_lc::DEFAULT_PROVIDER.verifier_factory)(&known, &self.material)
+                .is_ok_and(|verifier| verifier.verify(message, signature).is_ok()),
+            Algorithm::Es512 => self
+                .material
+                .try_get_as_bytes()
+                .is_ok_and(|point| ECDSA_P521_SHA512_FIXED.verify_sig(point, message, signature).is_ok()),
         }
     }
 }
@@ -178,19 +196,6 @@ mod tests {
         MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEtdnRgR9QbAWJVoUssx34Qsv0anIj\n\
         W5zklgnU37yqpMPrJaQ8UXG3xzuUri+pFdGlHYBD/vXgcXgtKGSbKbclfw==\n\
         -----END PUBLIC KEY-----\n";
-    const ED25519_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
-        MCowBQYDK2VwAyEAryrIcWuaijTVnhoQfg0gPj6ACJFwT1/TJds7mqozh6Q=\n\
-        -----END PUBLIC KEY-----\n";
-
-    #[test]
-    fn the_type_of_a_key_gives_its_algorithm() {
-        let algorithm = |text: &[u8]| Key::parse(text).map(|key| key.algorithm());
-        assert_eq!(algorithm(P256_PEM.as_bytes()), Ok(Algorithm::Es256));
-        assert_eq!(algorithm(ED25519_KEY.as_bytes()), Ok(Algorithm::EdDsa));
-        assert_eq!(algorithm(&[b'x'; 32]), Ok(Algorithm::Hs256));
-        assert_eq!(algorithm(&[0xff; 32]), Ok(Algorithm::Hs256));
-    }
-
     #[test]
     fn a_pem_is_never_taken_for_a_secret() {
         let private = P256_PEM.replace("PUBLIC", "PRIVATE");

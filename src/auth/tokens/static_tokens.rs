@@ -88,7 +88,7 @@ impl Entry {
             _ => return Err("needs either token or token_sha256".to_owned()),
         };
         let rights = Rights::of_lists(self.subscribe, self.publish, self.presence, self.history)?;
-        let expires_at = self.expires.map(|time| seconds(&time)).transpose()?;
+        let expires_at = self.expires.map(|time| seconds("expires", &time)).transpose()?;
         let identity = Identity::new(&self.subject, Method::Token, rights, expires_at);
         let identity = identity.ok_or("subject has 1 to 255 bytes without control characters")?;
         Ok((digest, Arc::new(identity.with_credential(digest))))
@@ -119,12 +119,12 @@ fn hexadecimal(digits: &str) -> Option<Digest> {
 }
 
 /// The time in seconds since 1970.
-fn seconds(time: &toml::value::Datetime) -> Result<u64, String> {
+pub(crate) fn seconds(key: &str, time: &toml::value::Datetime) -> Result<u64, String> {
     let parsed = humantime::parse_rfc3339(&time.to_string());
     let since = parsed.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     since
         .map(|since| since.as_secs())
-        .ok_or_else(|| "expires is a time in UTC such as 2027-01-01T00:00:00Z".to_owned())
+        .ok_or_else(|| format!("{key} is a time in UTC such as 2027-01-01T00:00:00Z"))
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ async fn refresh(
     let read = match (&method.endpoint, &settings.source) {
         (Some(endpoint), _) => fetch(endpoint.clone()).await,
         (None, JwksSource::File(path)) => read(path.clone().into_boxed_path()).await,
-        (None, JwksSource::Url(_)) => return false,
+        (None, JwksSource::Url(_) | JwksSource::Memory(_)) => return false,
     };
     let is_read = read.is_ok();
     let delay = match read {

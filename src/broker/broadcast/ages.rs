@@ -62,6 +62,8 @@ pub(super) struct Ages {
     samples: Vec<Sample>,
     /// The patterns of which there were samples.
     patterns: Vec<Box<str>>,
+    /// Whether the shard may have ages of patterns that are gone.
+    is_reconfigured: bool,
 }
 
 impl Ages {
@@ -73,7 +75,15 @@ impl Ages {
             chosen: Vec::new(),
             samples: Vec::new(),
             patterns: Vec::new(),
+            is_reconfigured: false,
         }
+    }
+
+    /// Topics may have other patterns from now on. The samples are given up: one delivery in a hundred is chosen again anyway.
+    pub(super) fn reconfigure(&mut self) {
+        self.samples.clear();
+        self.patterns.clear();
+        self.is_reconfigured = true;
     }
 
     /// The number of the message, from 0, that is chosen from `messages` in a send.
@@ -115,6 +125,10 @@ impl Ages {
     #[cold]
     pub(super) fn follow<D: Driver>(&mut self, topics: &Topics<Token>, cx: &mut Context<'_, D>) {
         let ended = cx.clock();
+        if std::mem::take(&mut self.is_reconfigured) {
+            let is_counted = |label: &str| topics.rules().counted_patterns().any(|pattern| pattern == label);
+            cx.counters().delivery_ages.retain(is_counted);
+        }
         let Ages { chosen, samples, patterns, .. } = self;
         // All at once: a sample must not allocate.
         samples.reserve_exact(AGE_SAMPLES_MAX - samples.len());
@@ -131,9 +145,11 @@ impl Ages {
                     let Some((received_at, topic)) = topics.received_at(*tag, token, *behind) else {
                         continue;
                     };
-                    (Some((*tag, *behind)), received_at, topics.pattern(topic))
+                    (Some((*tag, *behind)), received_at, topics.rules().counted_pattern(topic))
                 }
-                Chosen::Latest { topic, received_at, .. } => (None, *received_at, topics.pattern(topic)),
+                Chosen::Latest { topic, received_at, .. } => {
+                    (None, *received_at, topics.rules().counted_pattern(topic))
+                }
             };
             let state = State::Staged { ended, is_stamped: cx.stamp(token) };
             let pattern = patterns.iter().position(|known| **known == *pattern).unwrap_or_else(|| {

@@ -1,16 +1,17 @@
 //! Requests of sessions about which the application is asked by its hooks.
 
-use echoring_auth::{AppAnswer, AppData, AppEvent, Call, ClientProgram, Failed};
+use echoring_auth::{AppAnswer, AppData, AppEvent, Call, ClientProgram, Failed, Info};
 use echoring_proto::CloseCode;
 use echoring_topics::{Content, Publication, Refused};
 use echoring_wire::centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, content_of, disconnect, encoding_of};
-use super::centrifuge_events::{app_payload, number};
+use super::centrifuge_events::number;
+use super::described::app_payload;
 use super::open_calls::Asked;
 use super::requests::WantedSubscription;
-use super::session::{AllowedBy, Terms};
+use super::session::{AllowedBy, ApplicationData, Terms};
 use super::subscription_tokens::expires_at;
 use crate::gate::{AppAnswered, Gate};
 use crate::peer::ConnectionContext;
@@ -19,6 +20,8 @@ use crate::publications::TopicPublication;
 /// A question to the application, without its client.
 pub(super) struct Question<'a> {
     pub(super) event: AppEvent,
+    /// The id of the hooks that are asked.
+    pub(super) hooks: u64,
     /// The method, or the topic.
     pub(super) target: Option<&'a str>,
     pub(super) data: Option<AppData>,
@@ -31,22 +34,25 @@ struct Agreed {
     id: u32,
     asked: Asked,
     data: Option<AppData>,
+    info: Info,
     expire_at: u64,
 }
 
 impl Broadcast {
     /// A session calls the application.
     pub(super) fn take_rpc(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, id: u32, rpc: &Rpc<'_>) {
-        if !gate.asks_app(AppEvent::Rpc) {
+        let hooks = gate.hooks_of_method(&rpc.method);
+        if !gate.asks_app(AppEvent::Rpc, hooks) {
             return self.fail(link, id, ErrorCode::NotAvailable);
         }
-        let question = Question::new(AppEvent::Rpc, Some(&rpc.method), data_of(link, rpc.data));
+        let data = data_of(link, rpc.data);
+        let question = Question { hooks, ..Question::new(AppEvent::Rpc, Some(&rpc.method), data) };
         self.ask_app(link, gate, id, Asked::Rpc, question);
     }
 
     /// A session sends a message to the application. Without a hook, no one could answer it.
     pub(super) fn take_send(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, data: &[u8]) {
-        if gate.asks_app(AppEvent::Rpc) {
+        if gate.asks_app(AppEvent::Rpc, 0) {
             let question = Question::new(AppEvent::Rpc, None, data_of(link, data));
             self.ask_app(link, gate, 0, Asked::Send, question);
         }
@@ -60,20 +66,22 @@ impl Broadcast {
         id: u32,
         message: &TopicPublication<'_>,
     ) {
-        if !gate.asks_app(AppEvent::Publish) {
+        let hooks = self.hooks_of(message.topic);
+        if !gate.asks_app(AppEvent::Publish, hooks) {
             return self.fail(link, id, ErrorCode::PermissionDenied);
         }
         if let Err(limit) = gate.publish(link.token, link.now()) {
             link.note_excess(limit, false);
             return self.refuse_publication(link, Some(id.into()), message.topic, Refused::RateLimited);
         }
-        let Publication { content, key, payload } = message.publication;
+        let Publication { content, key, payload, .. } = message.publication;
         let asked = Asked::Publish { content, key: key.into() };
         let data = match content {
             Content::Json => AppData::Json(payload.to_vec()),
             Content::Text | Content::Binary => AppData::Bytes(payload.to_vec()),
         };
-        let question = Question::new(AppEvent::Publish, Some(message.topic), Some(data));
+        let question =
+            Question { hooks, ..Question::new(AppEvent::Publish, Some(message.topic), Some(data)) };
         self.ask_app(link, gate, id, asked, question);
     }
 
@@ -86,7 +94,8 @@ impl Broadcast {
         data: &[u8],
     ) {
         let WantedSubscription { id, name, request, .. } = *wanted;
-        if !gate.asks_app(AppEvent::Subscribe) {
+        let hooks = self.hooks_of(name);
+        if !gate.asks_app(AppEvent::Subscribe, hooks) {
             return self.fail(link, number(id), ErrorCode::PermissionDenied);
         }
         if self.has_waiting(link, name) {
@@ -103,7 +112,8 @@ impl Broadcast {
             return self.fail(link, number(id), ErrorCode::TooManyRequests);
         }
         let asked = Asked::Subscribe { name: name.into(), request };
-        let question = Question::new(AppEvent::Subscribe, Some(name), data_of(link, data));
+        let data = data_of(link, data);
+        let question = Question { hooks, ..Question::new(AppEvent::Subscribe, Some(name), data) };
         self.ask_app(link, gate, number(id), asked, question);
     }
 
@@ -125,18 +135,16 @@ impl Broadcast {
         asked: Asked,
         question: Question<'_>,
     ) {
-        let Question { event, target, data, program } = question;
+        let Question { event, hooks, target, data, program } = question;
         let (token, now, client) = (link.token, link.now(), format!("{:x}", self.client_id(link)));
         let Some(session) = link.peer.session_mut() else { return };
         let user = session.subject.clone();
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let call = Call {
             event,
+            hooks,
             client,
-            encoding: match centrifuge.encoding {
-                Encoding::Json => "json",
-                Encoding::Protobuf => "protobuf",
-            },
+            encoding: if centrifuge.encoding.is_binary() { "protobuf" } else { "json" },
             user,
             target: target.map(Into::into),
             data,
@@ -164,11 +172,16 @@ impl Broadcast {
             && let Some(centrifuge) = centrifuge(link)
             && let Some((id, asked, call, answer)) = centrifuge.calls.take_answered()
         {
+            if asked.is_refresh() {
+                self.refresh_answered(link, gate, &asked, answer);
+                continue;
+            }
             match answer {
-                AppAnswer::Agreed { data, expire_at } => {
-                    let agreed = Agreed { id, asked, data, expire_at };
+                AppAnswer::Agreed { data, info, expire_at } => {
+                    let agreed = Agreed { id, asked, data, info, expire_at };
                     self.app_agreed(link, gate, &call, agreed);
                 }
+                AppAnswer::Expired => {}
                 AppAnswer::Connected(connected) => self.app_connected(link, gate, *connected),
                 AppAnswer::Disconnect { code, reason } => link.close(CloseCode(code), &reason),
                 AppAnswer::Refused { code, message, temporary } => {
@@ -204,10 +217,10 @@ impl Broadcast {
     }
 
     fn app_agreed(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, call: &Call, agreed: Agreed) {
-        let Agreed { id, asked, data, expire_at } = agreed;
+        let Agreed { id, asked, data, info, expire_at } = agreed;
         match asked {
             // Answers about sessions that begin are others.
-            Asked::Send | Asked::Connect => {}
+            Asked::Send | Asked::Connect | Asked::Refresh | Asked::SubRefresh(_) => {}
             Asked::Rpc => {
                 let data = data.as_ref().map(app_payload);
                 self.sessions.reply(link, |encoding, out| reply::rpc(encoding, out, id, data));
@@ -222,14 +235,17 @@ impl Broadcast {
                     return self.fail(link, id, ErrorCode::Internal);
                 };
                 let payload = data.as_ref().or(call.data.as_ref()).map(AppData::bytes).unwrap_or_default();
-                self.publish_agreed(link, gate, id, call, Publication { content, key: &key, payload });
+                self.publish_agreed(link, gate, id, call, Publication::new(content, &key, payload));
             }
             Asked::Subscribe { name, request } => {
                 let expires_at = match expires_at(gate, link.now(), (expire_at > 0).then_some(expire_at)) {
                     Ok(expires_at) => expires_at,
                     Err(code) => return self.fail(link, id, code),
                 };
-                let terms = Terms { allowed_by: AllowedBy::Hook, data: data.map(Box::new), expires_at };
+                let event = (AppEvent::SubRefresh, call.hooks);
+                let refresh_at = gate.refresh_at(event, link.now(), expires_at);
+                let application = ApplicationData { data, info, refresh_at }.boxed();
+                let terms = Terms { allowed_by: AllowedBy::Hook, application, expires_at };
                 let wanted = WantedSubscription { id: Some(id.into()), name: &name, request, terms };
                 self.subscribe_session(link, gate, wanted);
             }
@@ -255,8 +271,13 @@ impl Broadcast {
         if let Some(refused) = refused {
             return self.refuse_publication(link, id, topic, refused);
         }
-        let message = TopicPublication { topic, publication, idempotency_key: "" };
+        let message = TopicPublication::plain(topic, publication);
         self.publish_allowed(link, gate.client(link.token), id, &message);
+    }
+
+    /// The id of the hooks that are asked about a topic.
+    pub(super) fn hooks_of(&self, topic: &str) -> u64 {
+        self.fan_out.topics.settings_of(topic).hooks
     }
 
     /// Reads a session again that has fewer open requests, unless it has publications that are held.
@@ -270,8 +291,8 @@ impl Broadcast {
 }
 
 impl<'a> Question<'a> {
-    fn new(event: AppEvent, target: Option<&'a str>, data: Option<AppData>) -> Question<'a> {
-        Question { event, target, data, program: None }
+    pub(super) fn new(event: AppEvent, target: Option<&'a str>, data: Option<AppData>) -> Question<'a> {
+        Question { event, hooks: 0, target, data, program: None }
     }
 }
 

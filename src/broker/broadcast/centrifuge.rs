@@ -11,8 +11,8 @@ use echoring_runtime::driver::Driver;
 use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
 use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
 use echoring_wire::centrifuge::{
-    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push,
-    reply,
+    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, decode_connect,
+    delta, push, reply,
 };
 use serde::de::IgnoredAny;
 
@@ -20,6 +20,7 @@ use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
+use super::filters::filter_of;
 use super::held_commands::charge_of;
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
@@ -30,6 +31,9 @@ use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS
 use crate::peer::{ConnectionContext, Context};
 use crate::publications::TopicPublication;
 use echoring_wire::is_too_deep;
+
+/// The id of the connect command of a client that sends no other.
+const CONNECT_ID: u32 = 1;
 
 impl Broadcast {
     /// A session sent a frame.
@@ -43,10 +47,33 @@ impl Broadcast {
         if kind != dialect_of(link).kind() {
             return disconnect(link, Disconnect::BadRequest);
         }
+        if encoding_of(link).is_unidirectional() {
+            return self.connect_unidirectional(link, gate, frame);
+        }
         if backlog(link).is_some() {
             return self.keep_frame(link, frame);
         }
         self.take_commands(link, gate, frame, 0);
+    }
+
+    /// The head of the answer to a client that sends only its connect command is queued. If the request had the command, it is
+    /// carried out; otherwise it is in the body.
+    pub fn begin_unidirectional(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
+        if let Some(command) = centrifuge(link).and_then(|own| own.command.take()) {
+            self.connect_unidirectional(link, gate, &command);
+        }
+    }
+
+    fn connect_unidirectional(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, command: &[u8]) {
+        let Some(session) = link.peer.session_mut() else { return };
+        let awaits = session.centrifuge().is_some_and(|own| matches!(own.stage, Stage::AwaitingConnect));
+        match decode_connect(command) {
+            Ok(connect) if awaits => {
+                session.requests.begin();
+                self.connect(link, gate, CONNECT_ID, &connect);
+            }
+            _ => disconnect(link, Disconnect::BadRequest),
+        }
     }
 
     /// Keeps a frame until the connect command is decided.
@@ -171,10 +198,16 @@ impl Broadcast {
 
     /// Answers a command with an error. Too many errors in a row end the session.
     pub(super) fn fail(&mut self, link: &mut ConnectionContext<'_>, id: u32, error: ErrorCode) {
+        if encoding_of(link).is_unidirectional() {
+            return disconnect(link, instead_of(error));
+        }
         let request = latest_request(link);
         let Some(session) = link.peer.session_mut() else { return };
         if !error.is_temporary() && session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many errors");
+        }
+        if self.sessions.watched.is_on() {
+            self.sessions.watched.note_error(link.token, error.code(), error.message());
         }
         self.sessions.reply(link, |encoding, out| reply::error(encoding, out, id, error));
     }
@@ -190,6 +223,7 @@ impl Broadcast {
             RefreshError::Denied(Denied::Expired) => ErrorCode::TokenExpired,
             RefreshError::Denied(Denied::Busy | Denied::Unavailable) => ErrorCode::Internal,
             RefreshError::Denied(Denied::Forbidden) => ErrorCode::PermissionDenied,
+            RefreshError::Denied(Denied::TooMany) => ErrorCode::LimitExceeded,
             _ => return disconnect(link, Disconnect::InvalidToken),
         };
         self.fail(link, number(id), code);
@@ -202,8 +236,8 @@ impl Broadcast {
         id: u32,
         subscribe: &Subscribe<'_>,
     ) {
-        // Subscriptions of other types, and filters, cannot be served as if they were ordinary.
-        if subscribe.kind != 0 || subscribe.has_tags_filter {
+        // Subscriptions of other types cannot be served as if they were ordinary.
+        if subscribe.kind != 0 {
             return self.fail(link, id, ErrorCode::NotAvailable);
         }
         let Some(position) = position_of(subscribe).filter(|_| is_topic_name(&subscribe.channel)) else {
@@ -213,15 +247,29 @@ impl Broadcast {
             from: subscribe.recover.then_some(position),
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
-            deltas: subscribe.delta == delta::NAME,
+            // A filter leaves out messages that deltas would be from.
+            deltas: subscribe.delta == delta::NAME && subscribe.tags_filter.is_none(),
             skips_own: false,
         };
         let name = &*subscribe.channel;
+        let settings = self.fan_out.topics.settings_of(name);
+        let (access, may_filter) = (settings.access, settings.allow_tags_filter);
+        if access.is_unknown() {
+            return self.fail(link, id, ErrorCode::UnknownChannel);
+        }
+        let encoding = encoding_of(link);
+        let filter = subscribe.tags_filter.map(|bytes| filter_of(encoding, bytes).filter(|_| may_filter));
+        if filter == Some(None) {
+            return self.fail(link, id, ErrorCode::BadRequest);
+        }
+        if !self.set_filter(link, name, filter.flatten()) {
+            return self.fail(link, id, ErrorCode::Internal);
+        }
         let wanted = WantedSubscription { id: Some(id.into()), name, request, terms: Terms::default() };
         if !subscribe.token.is_empty() && gate.is_on() {
             return self.subscribe_with_token(link, gate, wanted, &subscribe.token);
         }
-        if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
+        if access.subscribe == Permission::Hook {
             return self.ask_subscribe(link, gate, &wanted, subscribe.data);
         }
         self.subscribe_in_turn(link, gate, id, wanted);
@@ -242,9 +290,13 @@ impl Broadcast {
         let Some(content) = content.filter(|_| is_topic_name(channel) && key.len() <= KEY_BYTES_MAX) else {
             return self.fail(link, id, ErrorCode::BadRequest);
         };
-        let publication = Publication { content, key, payload: data };
-        let message = TopicPublication { topic: channel, publication, idempotency_key: "" };
-        if self.fan_out.topics.settings_of(channel).access.publish == Permission::Hook {
+        let publication = Publication::new(content, key, data);
+        let message = TopicPublication::plain(channel, publication);
+        let access = self.fan_out.topics.settings_of(channel).access;
+        if access.is_unknown() {
+            return self.fail(link, id, ErrorCode::UnknownChannel);
+        }
+        if access.publish == Permission::Hook {
             return self.ask_publish(link, gate, id, &message);
         }
         self.publish_within_rate(link, gate, Some(id.into()), &message);
@@ -286,6 +338,7 @@ impl Broadcast {
 
     fn attend_alarm(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
         self.end_expired(link, now);
+        self.note_refreshes(link, now);
         let (token, queued_bytes) = (link.token, link.queued_bytes());
         let Some(session) = link.peer.session_mut() else { return };
         let expires_at = session.next_expiry();
@@ -301,9 +354,31 @@ impl Broadcast {
         match due {
             Due::Stale => disconnect(link, Disconnect::Stale),
             Due::NoPong => disconnect(link, Disconnect::NoPong),
-            Due::Ping => self.sessions.reply(link, push::ping),
+            Due::Ping => {
+                self.sessions.reply(link, push::ping);
+                note_no_answer(link);
+            }
             Due::Nothing => {}
         }
+    }
+}
+
+/// How a session ends whose client gets no replies, instead of with an error.
+fn instead_of(error: ErrorCode) -> Disconnect {
+    match error {
+        ErrorCode::Expired | ErrorCode::TokenExpired => Disconnect::Expired,
+        ErrorCode::TooManyRequests => Disconnect::TooManyRequests,
+        ErrorCode::PermissionDenied => Disconnect::PermissionDenied,
+        ErrorCode::Unauthorized => Disconnect::InvalidToken,
+        ErrorCode::BadRequest => Disconnect::BadRequest,
+        _ => Disconnect::ServerError,
+    }
+}
+
+/// A client that sends nothing answers no ping.
+fn note_no_answer(link: &mut ConnectionContext<'_>) {
+    if let Some(own) = centrifuge(link).filter(|own| own.encoding.is_unidirectional()) {
+        own.note_pong();
     }
 }
 
@@ -375,11 +450,11 @@ pub(super) fn is_token(token: &str) -> bool {
 /// JSON for clients that speak JSON too. In JSON, no data are no value.
 pub fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
     let content = match encoding {
-        Encoding::Json if data.is_empty() => return None,
-        Encoding::Json => Content::Json,
         Encoding::Protobuf if serde_json::from_slice::<IgnoredAny>(data).is_ok() => Content::Json,
         Encoding::Protobuf if simdutf8::basic::from_utf8(data).is_ok() => Content::Text,
         Encoding::Protobuf => Content::Binary,
+        _ if data.is_empty() => return None,
+        _ => Content::Json,
     };
     (content != Content::Json || !is_too_deep(data)).then_some(content)
 }

@@ -1,14 +1,14 @@
 //! Events in Centrifuge's client protocol.
 
-use echoring_auth::AppData;
-use echoring_topics::{Publication, entries, members};
+use echoring_topics::{Profile, Publication, Tags, entries, members};
 use echoring_wire::centrifuge::{
-    Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
-    Subscribed, UnsubscribeCode, push, reply,
+    Body, Encoding, ErrorCode, PresenceStats, RefreshResult, SubscribeResult, Subscribed, Texts,
+    UnsubscribeCode, push, reply,
 };
 use echoring_wire::v1::ProtocolError;
 
 use super::deltas::{Written, payload};
+use super::described::{Described, app_payload};
 use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::limits::EXPIRY_NOTICE;
 use echoring_proto::limits::SECOND;
@@ -38,49 +38,44 @@ pub(super) fn write(encoding: Encoding, event: &SessionEvent<'_>, out: &mut Vec<
             reply::refresh(encoding, out, number(*id), &result);
         }
         SessionEvent::Error(error) => reply::error(encoding, out, number(error.id), code_of(error)),
-        SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) => {}
+        SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) | SessionEvent::Pong(_) => {}
     }
 }
 
 /// Appends an event for all sessions of a topic. The protocol has no heartbeats of a topic.
 pub(super) fn write_topic_event(encoding: Encoding, event: &TopicEvent<'_>, topic: &str, out: &mut Vec<u8>) {
-    let TopicEvent::Presence(&PresenceChange { client, subject, joined, .. }) = *event else { return };
-    let client = format!("{client:x}");
-    let info = ClientInfo { user: subject, client: &client, ..ClientInfo::default() };
+    let TopicEvent::Presence(&PresenceChange { client, profile, joined, .. }) = *event else { return };
+    let client = Described::new(client, profile);
+    let info = client.info();
     if joined { push::join(encoding, out, topic, &info) } else { push::leave(encoding, out, topic, &info) }
 }
 
-/// A message as a push, in one part: a JSON value may lose its line feeds, which end a push. The previous content of `out`
-/// is discarded.
+/// The message `offset` as a push with this data, in one part: a JSON value may lose its line feeds, which end a push. The previous
+/// content of `out` is discarded.
 #[inline]
 pub(super) fn message_parts<'a>(
     encoding: Encoding,
     out: &'a mut Vec<u8>,
     topic: &str,
-    offset: u64,
-    key: &str,
+    (offset, message): (u64, &Publication<'_>),
     body: Body<'_>,
 ) -> [&'a [u8]; 3] {
     out.clear();
-    let publication = echoring_wire::centrifuge::Publication { body, offset, info: None, key };
-    push::publication(encoding, out, topic, &publication);
+    let author = Described::author(message);
+    let published = publication(offset, message, author.as_ref());
+    push::publication(encoding, out, topic, &echoring_wire::centrifuge::Publication { body, ..published });
     [out, &[], &[]]
 }
 
-/// A message with its offset.
+/// A message with its offset and its author.
 pub(super) fn publication<'a>(
     offset: u64,
     message: &Publication<'a>,
+    author: Option<&'a Described<'_>>,
 ) -> echoring_wire::centrifuge::Publication<'a> {
-    echoring_wire::centrifuge::Publication { body: plain(message), offset, info: None, key: message.key }
-}
-
-/// Data of the application.
-pub(super) fn app_payload(data: &AppData) -> Payload<'_> {
-    match data {
-        AppData::Json(value) => Payload::Json(value),
-        AppData::Bytes(bytes) => Payload::Bytes(bytes),
-    }
+    let (body, tags) = (plain(message), Texts::new(message.tags.texts(), Tags::take));
+    let info = author.map(Described::info);
+    echoring_wire::centrifuge::Publication { body, offset, info, key: message.key, tags }
 }
 
 /// The data of a message for subscriptions without delta compression.
@@ -122,11 +117,13 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
         return push::subscribe(encoding, out, topic, &subscribed);
     }
     let written = if deltas { Written::new(encoding, messages) } else { Written::default() };
+    let authors: Vec<_> = entries(messages).map(|(_, message)| Described::author(&message)).collect();
     let publications: Vec<_> = entries(messages)
+        .zip(&authors)
         .enumerate()
-        .map(|(index, (offset, message))| {
+        .map(|(index, ((offset, message), author))| {
             let body = written.body(index).unwrap_or(plain(&message));
-            echoring_wire::centrifuge::Publication { body, ..publication(offset, &message) }
+            echoring_wire::centrifuge::Publication { body, ..publication(offset, &message, author.as_ref()) }
         })
         .collect();
     let result = SubscribeResult {
@@ -150,19 +147,16 @@ fn write_members(encoding: Encoding, event: &MembersEvent<'_>, out: &mut Vec<u8>
         // The protocol has no pages: a part would look like the whole.
         return reply::error(encoding, out, id, ErrorCode::LimitExceeded);
     }
-    let clients: Vec<(String, &str)> =
-        members(event.clients).map(|(client, user)| (format!("{client:x}"), user)).collect();
+    let described = members(event.clients).map(|(client, profile)| Described::new(client, Profile(profile)));
+    let clients: Vec<_> = described.collect();
     if event.stats {
-        let mut users: Vec<&str> = clients.iter().map(|(_, user)| *user).collect();
+        let mut users: Vec<&str> = clients.iter().map(|client| client.user).collect();
         users.sort_unstable();
         users.dedup();
         let stats = PresenceStats { clients: clients.len() as u32, users: users.len() as u32 };
         return reply::presence_stats(encoding, out, id, stats);
     }
-    let infos = clients
-        .iter()
-        .map(|(client, user)| (client.as_str(), ClientInfo { user, client, ..ClientInfo::default() }));
-    reply::presence(encoding, out, id, infos);
+    reply::presence(encoding, out, id, clients.iter().map(|client| (&*client.client, client.info())));
 }
 
 /// The protocol's code for an error.

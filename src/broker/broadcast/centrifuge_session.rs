@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use echoring_auth::{AppData, Forwarded};
+use echoring_auth::{AppData, Forwarded, Info};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Page, Position, Replay, TopicId};
 use echoring_wire::centrifuge::Encoding;
 
+use super::filters::Filters;
 use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;
 use super::session::{SubscriptionRequest, Terms};
@@ -36,6 +37,8 @@ pub struct CentrifugeSession {
     times: PingTimes,
     /// Requests of history that wait for pages.
     pub(super) histories: Vec<HistoryQuery>,
+    /// Requests of members, with the pages that have come.
+    pub(super) listings: Vec<(Option<u64>, Vec<u8>)>,
     /// Requests that want only the number of members.
     pub(super) stats: Vec<u64>,
     /// Requests that wait for the answer to an earlier one.
@@ -44,6 +47,16 @@ pub struct CentrifugeSession {
     pub(super) calls: AppCalls,
     /// Header fields of its handshake, for the application.
     pub(super) forwarded: Option<Forwarded>,
+    /// Data of the application about its client, for others to see.
+    pub(super) info: Info,
+    /// When the application is asked whether its client may stay.
+    pub(super) refresh_at: Option<Nanos>,
+    /// What it is to be asked about in the next tick: the client, or its subscription to a topic.
+    pub(super) refreshes: Vec<Option<TopicId>>,
+    /// The filters of its subscriptions.
+    pub(super) filters: Filters,
+    /// The connect command, if the request of a client that sends no other has it, until it is carried out.
+    pub(super) command: Option<Box<[u8]>>,
 }
 
 /// How far a session is.
@@ -163,11 +176,22 @@ impl CentrifugeSession {
             stage_at: connect_by,
             times: PingTimes::default(),
             histories: Vec::new(),
+            listings: Vec::new(),
             stats: Vec::new(),
             waiting: VecDeque::new(),
             calls: AppCalls::default(),
             forwarded,
+            info: Info::default(),
+            refresh_at: None,
+            refreshes: Vec::new(),
+            filters: Filters::default(),
+            command: None,
         }
+    }
+
+    /// The session of a client whose request has its connect command.
+    pub fn with_command(self, command: Box<[u8]>) -> CentrifugeSession {
+        CentrifugeSession { command: Some(command), ..self }
     }
 
     /// A connected session that has moved here.
@@ -190,18 +214,24 @@ impl CentrifugeSession {
         Some(FrozenPings { state, due_in, times: self.times })
     }
 
-    /// Whether it is connected, and no request of it is open.
+    /// Whether it is connected, no request of it is open, and it has frames.
     pub(super) fn has_no_request(&self) -> bool {
-        matches!(self.stage, Stage::Connected(_))
+        !self.encoding.is_unidirectional()
+            && matches!(self.stage, Stage::Connected(_))
             && self.histories.is_empty()
+            && self.listings.is_empty()
             && self.stats.is_empty()
             && self.waiting.is_empty()
             && self.calls.is_empty()
+            && self.refreshes.is_empty()
     }
 
-    /// Bytes of its forwarded fields and of its commands that wait, which are charged to the memory budget.
+    /// Bytes of its forwarded fields, of the data about its client, of its filters and of its commands that wait, which are charged to
+    /// the memory budget.
     pub(super) fn charged_bytes(&self) -> usize {
-        self.forwarded.as_ref().map_or(0, Forwarded::held_bytes) + self.calls.held.charged_bytes()
+        let forwarded_bytes = self.forwarded.as_ref().map_or(0, Forwarded::held_bytes);
+        let described_bytes = self.info.text().len() + self.filters.charged_bytes();
+        forwarded_bytes + described_bytes + self.calls.held.charged_bytes()
     }
 
     /// Bytes that it counts in the shard's [`KeptBytes`].
@@ -210,7 +240,10 @@ impl CentrifugeSession {
             Stage::Connecting(backlog) => backlog.bytes,
             Stage::AwaitingConnect | Stage::Connected(_) => 0,
         };
-        backlog_bytes + self.histories.iter().map(|query| query.pages.held_bytes()).sum::<usize>()
+        let listed_bytes = self.listings.iter().map(|(_, pages)| pages.len()).sum::<usize>();
+        backlog_bytes
+            + listed_bytes
+            + self.histories.iter().map(|query| query.pages.held_bytes()).sum::<usize>()
     }
 
     /// A pong arrived. One without a ping is ignored.

@@ -9,7 +9,8 @@
 //! Commands that come meanwhile are kept in the [`ConnectBacklog`].
 
 use echoring_auth::{
-    AppConnected, AppData, AppEvent, ClientProgram, Credentials, Decision, Identity, ServerSubscriptions,
+    AppConnected, AppData, AppEvent, ClientProgram, Credentials, Decision, Forwarded, Identity, Info,
+    ServerSubscription,
 };
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::Driver;
@@ -20,9 +21,10 @@ use echoring_wire::centrifuge::{
 
 use super::Broadcast;
 use super::app_calls::{Question, data_of};
-use super::centrifuge::{backlog, centrifuge, disconnect, is_token, ping_times, position_of};
-use super::centrifuge_events::{VERSION, app_payload, publication, refresh_in_s};
+use super::centrifuge::{backlog, centrifuge, disconnect, encoding_of, is_token, ping_times, position_of};
+use super::centrifuge_events::{VERSION, publication, refresh_in_s};
 use super::centrifuge_session::{ConnectBacklog, FirstPage, Stage};
+use super::described::{Described, app_payload};
 use super::open_calls::Asked;
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::{ReplayedPage, latest_request};
@@ -37,9 +39,19 @@ struct Begins {
     position: Position,
     recovered: Option<bool>,
     recoverable: bool,
-    data: Option<Box<AppData>>,
+    data: Option<AppData>,
     /// The first page of its history.
     page: Option<FirstPage>,
+}
+
+/// Who lets a client in, and with which data of the application.
+struct Admitted {
+    /// For the answer.
+    data: Option<AppData>,
+    /// About the client, for others to see.
+    info: Info,
+    /// Why it has its server-side subscriptions.
+    allowed_by: AllowedBy,
 }
 
 impl Broadcast {
@@ -52,10 +64,13 @@ impl Broadcast {
         id: u32,
         connect: &Connect<'_>,
     ) {
-        let asks_app = connect.token.is_empty() && gate.asks_app(AppEvent::Connect);
+        let asks_app = connect.token.is_empty() && gate.asks_app(AppEvent::Connect, 0);
         let is_checked = !connect.token.is_empty() && gate.is_on();
         if is_checked && !is_token(&connect.token) {
             return disconnect(link, Disconnect::InvalidToken);
+        }
+        if !emulate_fields(link, gate, connect) {
+            return self.fail(link, id, ErrorCode::BadRequest);
         }
         let recovered = connect.subscriptions.iter().filter(|wanted| wanted.recover);
         let positions = recovered.map(|wanted| Some((wanted.channel.as_ref().into(), position_of(wanted)?)));
@@ -81,6 +96,7 @@ impl Broadcast {
             };
             let question = Question {
                 event: AppEvent::Connect,
+                hooks: 0,
                 target: None,
                 data: data_of(link, connect.data),
                 program: Some(program),
@@ -118,7 +134,7 @@ impl Broadcast {
         gate: &mut Gate,
         connected: AppConnected,
     ) {
-        let AppConnected { identity, subscriptions, data } = connected;
+        let AppConnected { identity, subscriptions, data, info } = connected;
         let is_adopted = match identity {
             Some(identity) => self.adopt(link, gate, Ok(identity)),
             None => {
@@ -127,7 +143,9 @@ impl Broadcast {
             }
         };
         if is_adopted {
-            self.let_in(link, gate, &subscriptions, data, AllowedBy::ConnectHook);
+            let subscriptions = self.with_personal(gate, link.token, &subscriptions);
+            let admitted = Admitted { data, info, allowed_by: AllowedBy::ConnectHook };
+            self.let_in(link, gate, &subscriptions, admitted);
         }
     }
 
@@ -149,20 +167,24 @@ impl Broadcast {
 
     /// Lets the client in, with the subscriptions that its credentials list.
     fn let_known_in(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
-        let listed = gate.client(link.token).map(Identity::subscriptions);
-        let subscriptions = listed.cloned().unwrap_or_default();
-        self.let_in(link, gate, &subscriptions, None, AllowedBy::Credentials);
+        let subscriptions = self.listed(gate, link.token);
+        let info = gate.client(link.token).map(Identity::info).cloned().unwrap_or_default();
+        let admitted = Admitted { data: None, info, allowed_by: AllowedBy::Credentials };
+        self.let_in(link, gate, &subscriptions, admitted);
     }
 
     fn let_in(
         &mut self,
         link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
-        subscriptions: &ServerSubscriptions,
-        data: Option<AppData>,
-        allowed_by: AllowedBy,
+        subscriptions: &[ServerSubscription],
+        admitted: Admitted,
     ) {
-        for subscription in subscriptions.as_slice() {
+        let Admitted { data, info, allowed_by } = admitted;
+        if !self.set_info(link, info) {
+            return self.fail_connect(link, ErrorCode::Internal);
+        }
+        for subscription in subscriptions {
             let Some(from) = backlog(link).map(|backlog| backlog.position(&subscription.channel)) else {
                 return;
             };
@@ -178,12 +200,14 @@ impl Broadcast {
         }
     }
 
-    /// Answers the connect commands whose subscriptions may all have begun, and takes requests that have waited for an answer.
+    /// Answers the connect commands whose subscriptions may all have begun, asks the application what is to be refreshed, and takes
+    /// requests that have waited for an answer.
     pub fn complete_connects<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
         for _ in 0..self.sessions.connects_due.len() {
             let token = self.sessions.connects_due.pop_front();
             if let Some(mut link) = token.and_then(|token| cx.link(token)).filter(|link| link.is_open()) {
                 self.complete_connect(&mut link, gate);
+                self.ask_refreshes(&mut link, gate);
             }
         }
         self.take_waiting_requests(cx, gate);
@@ -207,6 +231,7 @@ impl Broadcast {
         };
         let Some(backlog) = self.take_backlog(link) else { return true };
         self.answer_connect(link, gate, &backlog, &begins);
+        self.plan_refresh(link, gate);
         for begins in &begins {
             self.go_on(link, begins);
         }
@@ -226,7 +251,7 @@ impl Broadcast {
         let Some(first) = page else { return self.go_live(link, *topic) };
         if first.recovered != Some(true) {
             let (page, messages) = (&first.page, &*first.messages);
-            let history = ReplayedPage { page, messages, snapshot: 0, deltas: false };
+            let history = ReplayedPage { page, messages, reached: first.reached, snapshot: 0, deltas: false };
             self.sessions.send_history(link, name, &history);
         }
         if first.reached == self.fan_out.topics.offset(*topic) {
@@ -301,7 +326,7 @@ impl Broadcast {
                 position,
                 recovered,
                 recoverable: subscription.granted.history,
-                data: subscription.data.take(),
+                data: subscription.take_data(),
                 page,
             });
         }
@@ -321,7 +346,9 @@ impl Broadcast {
             self.sessions.alarms.connect(token, centrifuge, now, times);
         }
         let client = format!("{:x}", self.client_id(link));
-        let publications: Vec<Vec<Publication<'_>>> = begins.iter().map(Begins::publications).collect();
+        let authors: Vec<_> = begins.iter().map(Begins::authors).collect();
+        let publications: Vec<Vec<Publication<'_>>> =
+            begins.iter().zip(&authors).map(|(begins, authors)| begins.publications(authors)).collect();
         let subscriptions: Vec<(&str, SubscribeResult<'_>)> = begins
             .iter()
             .zip(&publications)
@@ -336,7 +363,7 @@ impl Broadcast {
             data: backlog.data.as_ref().map(app_payload),
             subscriptions: &subscriptions,
             ping_s: u32::try_from(times.interval.div_ceil(SECOND)).unwrap_or(u32::MAX),
-            pong: times.interval > 0,
+            pong: times.interval > 0 && !encoding_of(link).is_unidirectional(),
             ..ConnectResult::default()
         };
         self.sessions.reply(link, |encoding, out| reply::connect(encoding, out, backlog.id, &result));
@@ -408,12 +435,35 @@ impl Broadcast {
     }
 }
 
+/// Takes the header fields that the client emulates. False if they are invalid, or there is no memory for them.
+fn emulate_fields(link: &mut ConnectionContext<'_>, gate: &Gate, connect: &Connect<'_>) -> bool {
+    let Some(app) = gate.app().filter(|_| !connect.headers.is_empty()) else { return true };
+    let Some(own) = centrifuge(link) else { return true };
+    let fields = connect.headers.iter().map(|(name, value)| (&**name, &**value));
+    let Ok(forwarded) = app.emulated(own.forwarded.as_ref(), fields) else { return false };
+    let bytes = |forwarded: Option<&Forwarded>| forwarded.map_or(0, Forwarded::held_bytes);
+    let more = bytes(forwarded.as_ref()) - bytes(own.forwarded.as_ref());
+    let has_room = link.pool().charge(more);
+    if has_room && let Some(own) = centrifuge(link) {
+        own.forwarded = forwarded;
+    }
+    has_room
+}
+
 impl Begins {
-    fn publications(&self) -> Vec<Publication<'_>> {
+    /// The recovered messages.
+    fn messages(&self) -> &[u8] {
         let page = self.page.as_ref().filter(|page| page.recovered == Some(true));
-        entries(page.map_or(&[][..], |page| &page.messages))
-            .map(|(offset, message)| publication(offset, &message))
-            .collect()
+        page.map_or(&[][..], |page| &page.messages)
+    }
+
+    fn authors(&self) -> Vec<Option<Described<'_>>> {
+        entries(self.messages()).map(|(_, message)| Described::author(&message)).collect()
+    }
+
+    fn publications<'a>(&'a self, authors: &'a [Option<Described<'a>>]) -> Vec<Publication<'a>> {
+        let messages = entries(self.messages()).zip(authors);
+        messages.map(|((offset, message), author)| publication(offset, &message, author.as_ref())).collect()
     }
 
     fn result<'a>(&'a self, publications: &'a [Publication<'a>]) -> SubscribeResult<'a> {
@@ -425,7 +475,7 @@ impl Begins {
             offset: self.position.offset,
             positioned: true,
             was_recovering: self.recovered.is_some(),
-            data: self.data.as_deref().map(app_payload),
+            data: self.data.as_ref().map(app_payload),
             ..SubscribeResult::default()
         }
     }

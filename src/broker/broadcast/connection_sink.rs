@@ -8,11 +8,12 @@ use super::ages::{Ages, Chosen};
 use super::dialect::Dialect;
 use super::frame_encoder::{Epochs, conflated_frames, event_frame};
 use super::v1_events;
+use super::watched::Watched;
 use crate::peer::{Context, Peer};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{Gap, GapReason, Keyed, Sink, SubscriberId};
+use echoring_topics::{Gap, GapReason, Keyed, SentLatest, Sink, SubscriberId};
 use echoring_wire::event_stream;
 use echoring_wire::v1::Event;
 
@@ -36,6 +37,8 @@ pub(super) struct FollowUps {
     pub(super) missed_presence: Vec<(Token, SubscriberId)>,
     /// Connections of handlers that are not sent some messages of a topic.
     pub(super) gaps: VecDeque<(Token, Box<str>, Gap)>,
+    /// The subscribers that an operator follows.
+    pub(super) watched: Watched,
 }
 
 /// A subscriber that fell behind and is no longer a member of its topic.
@@ -86,6 +89,9 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     }
 
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
+        if self.follow_ups.watched.is_on() {
+            self.follow_ups.watched.note_gap(token, topic, gap);
+        }
         let (dialect, epoch) = self.dialect(token);
         let frame = match dialect {
             Dialect::V1 | Dialect::Centrifuge(_) => {
@@ -113,19 +119,20 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
         taken
     }
 
-    fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
+    fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<SentLatest> {
         let (dialect, epoch) = self.dialect(token);
-        let (frames, reached, count) = conflated_frames(topic, latest, after, dialect, epoch);
-        if !self.send_charged(token, frames, count) {
+        let (frames, reached, messages) = conflated_frames(topic, latest, after, dialect, epoch);
+        let bytes = frames.len();
+        if !self.send_charged(token, frames, messages) {
             return None;
         }
-        if let Some(chosen) = self.ages.choose(count)
+        if let Some(chosen) = self.ages.choose(messages)
             && let Some((offset, _)) = latest.after(after).nth(chosen as usize)
         {
             let (topic, received_at) = (topic.into(), latest.received_at(offset));
             self.ages.add(Chosen::Latest { token, topic, received_at });
         }
-        Some((reached, count))
+        Some(SentLatest { reached, messages, bytes })
     }
 
     fn fell_behind(&mut self, token: Token, member: SubscriberId, reached: u64, reason: GapReason) {

@@ -111,7 +111,7 @@ mod tests {
                 .collect();
             let messages: Vec<_> = values
                 .iter()
-                .map(|(payload, content)| Publication { content: *content, key: "", payload })
+                .map(|(payload, content)| Publication::new(*content, "", payload))
                 .collect();
             let expected: Vec<_> = messages
                 .iter()
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_delta_that_is_not_shorter_is_no_delta() {
         let mut writer = DeltaWriter::default();
-        let message = |payload| Publication { content: Content::Text, key: "", payload };
+        let message = |payload| Publication::new(Content::Text, "", payload);
         let long = "the same words again and again, ".repeat(20);
         let changed = long.replacen("same", "very", 1);
         for encoding in [Encoding::Json, Encoding::Protobuf] {

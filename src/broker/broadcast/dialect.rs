@@ -11,6 +11,8 @@ const V1: CodecId = CodecId(0);
 const EVENT_STREAM: CodecId = CodecId(1);
 const CENTRIFUGE_JSON: CodecId = CodecId(2);
 const CENTRIFUGE_PROTOBUF: CodecId = CodecId(3);
+const CENTRIFUGE_EVENTS: CodecId = CodecId(4);
+const CENTRIFUGE_LINES: CodecId = CodecId(5);
 
 /// How a session speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +33,18 @@ impl Dialect {
     pub fn subprotocol(self) -> Option<&'static str> {
         match self {
             Dialect::V1 => Some(v1::SUBPROTOCOL),
-            Dialect::Centrifuge(encoding) => Some(encoding.subprotocol()),
+            Dialect::Centrifuge(encoding) => Some(encoding.subprotocol()).filter(|_| !self.is_stream()),
             Dialect::EventStream | Dialect::Handler => None,
+        }
+    }
+
+    /// Whether its events are those of a stream that answers a request, without frames.
+    #[inline]
+    pub(crate) fn is_stream(self) -> bool {
+        match self {
+            Dialect::EventStream => true,
+            Dialect::Centrifuge(encoding) => encoding.is_unidirectional(),
+            Dialect::V1 | Dialect::Handler => false,
         }
     }
 
@@ -52,17 +64,22 @@ impl Dialect {
         matches!(self, Dialect::V1 | Dialect::EventStream | Dialect::Handler)
     }
 
-    /// The encoding of a topic's log for sessions of this dialect, with or without presence events and deltas.
-    pub(super) fn of_log(self, sees_presence: bool, deltas: bool) -> LogEncoding {
+    /// The encoding of a topic's log for sessions of this dialect, with or without presence events, deltas and filters.
+    pub(super) fn of_log(self, sees_presence: bool, deltas: bool, filtered: bool) -> LogEncoding {
         match self {
             Dialect::V1 => LogEncoding::WithEvents { codec: V1, presence: sees_presence },
             // Its client is not told who else subscribes.
             Dialect::EventStream => LogEncoding::WithEvents { codec: EVENT_STREAM, presence: false },
             Dialect::Handler => LogEncoding::RawWithGaps,
             Dialect::Centrifuge(encoding) => {
-                let codec = if encoding.is_binary() { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON };
+                let codec = match encoding {
+                    Encoding::Json => CENTRIFUGE_JSON,
+                    Encoding::Protobuf => CENTRIFUGE_PROTOBUF,
+                    Encoding::Events => CENTRIFUGE_EVENTS,
+                    Encoding::Lines => CENTRIFUGE_LINES,
+                };
                 let deltas = if deltas { Deltas::Beginning } else { Deltas::Off };
-                LogEncoding::Resuming { codec, presence: sees_presence, deltas }
+                LogEncoding::Resuming { codec, presence: sees_presence, deltas, filtered }
             }
         }
     }
@@ -75,8 +92,12 @@ impl Dialect {
             LogEncoding::RawWithGaps => Some(Dialect::Handler),
             LogEncoding::WithEvents { codec: EVENT_STREAM, .. } => Some(Dialect::EventStream),
             LogEncoding::WithEvents { .. } => Some(Dialect::V1),
-            LogEncoding::Resuming { codec: CENTRIFUGE_JSON, .. } => Some(Dialect::Centrifuge(Encoding::Json)),
-            LogEncoding::Resuming { .. } => Some(Dialect::Centrifuge(Encoding::Protobuf)),
+            LogEncoding::Resuming { codec, .. } => Some(Dialect::Centrifuge(match codec {
+                CENTRIFUGE_JSON => Encoding::Json,
+                CENTRIFUGE_EVENTS => Encoding::Events,
+                CENTRIFUGE_LINES => Encoding::Lines,
+                _ => Encoding::Protobuf,
+            })),
         }
     }
 
@@ -106,19 +127,22 @@ pub(super) fn close(disconnect: Disconnect) -> (CloseCode, &'static str) {
 mod tests {
     use super::*;
 
-    const ALL: [Dialect; 5] = [
+    const ALL: [Dialect; 7] = [
         Dialect::V1,
         Dialect::EventStream,
         Dialect::Handler,
         Dialect::Centrifuge(Encoding::Json),
         Dialect::Centrifuge(Encoding::Protobuf),
+        Dialect::Centrifuge(Encoding::Events),
+        Dialect::Centrifuge(Encoding::Lines),
     ];
 
     #[test]
     fn each_dialect_has_logs_of_its_own() {
         for dialect in ALL {
-            for (sees_presence, deltas) in [(false, false), (true, false), (false, true), (true, true)] {
-                assert_eq!(Dialect::of(dialect.of_log(sees_presence, deltas)), Some(dialect));
+            for flags in 0..8 {
+                let [sees_presence, deltas, filtered] = [1, 2, 4].map(|flag| flags & flag != 0);
+                assert_eq!(Dialect::of(dialect.of_log(sees_presence, deltas, filtered)), Some(dialect));
             }
         }
         assert_eq!(Dialect::of(LogEncoding::Raw), None);

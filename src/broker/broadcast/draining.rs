@@ -87,6 +87,9 @@ impl Broadcast {
             drain.is_over = drain.has_ended(DrainStage::Everything, shards);
         }
         drain.waits_for_room = !told;
+        if is_over || drain.is_over {
+            self.tell_last_topic_events();
+        }
     }
 
     /// The same when a successor orders the messages: it waits for no other shard of this process.

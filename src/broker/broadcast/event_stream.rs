@@ -10,7 +10,7 @@ use super::subscribe::{BUSY, TopicRequest};
 use super::subscriptions::Waiting;
 use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::Answer;
+use echoring_runtime::shard::{Answer, StreamHead};
 use echoring_topics::Position;
 
 impl Broadcast {
@@ -43,7 +43,7 @@ impl Broadcast {
             skips_own: false,
             allowed_by: AllowedBy::Permission,
             expires_at: None,
-            data: None,
+            application: None,
             // The connection is counted for its identity, as that of a raw route.
             counted: None,
         });
@@ -53,7 +53,7 @@ impl Broadcast {
             subscription.waiting.push(Waiting::EventStream(token, headers));
             return Answer::Later { peer };
         }
-        Answer::EventStream { peer, headers }
+        Answer::EventStream { peer, head: StreamHead::events(headers) }
     }
 
     /// The head of an event stream is queued: the subscription begins.

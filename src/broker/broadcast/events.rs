@@ -3,7 +3,7 @@
 use super::dialect::Dialect;
 use super::{centrifuge_events, v1_events};
 use echoring_auth::AppData;
-use echoring_topics::{ClientId, Gap, GapReason, Members, Position};
+use echoring_topics::{ClientId, Gap, GapReason, Members, Position, Profile};
 use echoring_wire::v1::ProtocolError;
 use echoring_wire::{event_stream, v1};
 
@@ -33,6 +33,8 @@ pub(super) enum SessionEvent<'a> {
     Authenticated { id: Option<u64>, client: ClientId, subject: &'a str, expires_in_s: Option<u64> },
     /// The lifetime of the session's credentials, in seconds.
     TokenExpires(u64),
+    /// The answer to a ping.
+    Pong(Option<u64>),
     /// A request failed.
     Error(&'a ProtocolError),
 }
@@ -111,8 +113,7 @@ impl SessionEvent<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PresenceChange<'a> {
     pub(super) client: ClientId,
-    /// The subject of its credentials; empty for none.
-    pub(super) subject: &'a str,
+    pub(super) profile: Profile<'a>,
     pub(super) joined: bool,
     /// Subscribers after the change.
     pub(super) count: u64,

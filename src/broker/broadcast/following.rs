@@ -179,17 +179,17 @@ impl Following {
         publication: Publication<'_>,
     ) {
         if self.table.has_followers(name) {
-            let message = TopicPublication { topic: name, publication, idempotency_key: "" };
+            let message = TopicPublication::plain(name, publication);
             let entry = self.entry(publisher, &message);
             self.table.forward(&mut self.links, name, position, &entry);
         }
     }
 
     fn entry(&self, publisher: &Publisher, message: &TopicPublication<'_>) -> Vec<u8> {
-        let TopicPublication { publication, idempotency_key, .. } = *message;
         let mut bytes = Vec::new();
         let (origin, by_client) = (Origin::of(publisher), !publisher.is_operator());
-        Entry { node: self.node, origin, by_client, publication, idempotency_key }.write(&mut bytes);
+        let message = TopicPublication { topic: "", ..*message };
+        Entry { node: self.node, origin, by_client, message }.write(&mut bytes);
         bytes
     }
 

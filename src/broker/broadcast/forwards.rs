@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use echoring_runtime::shard::{Lane, Mailboxes};
-use echoring_topics::{Passed, Publication, TopicId};
+use echoring_topics::{Passed, TopicId};
 
 use super::shard_mail::{OrderedMessage, ShardMail};
 
@@ -57,10 +57,10 @@ impl Forwards {
         message: &OrderedMessage<'_>,
     ) -> Option<TopicId> {
         let OrderedMessage { publisher: &publisher, offset, publication } = *message;
-        let Publication { content, key, payload } = publication;
-        let key_bytes = key.len() as u8;
-        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
-        let (local, posted) = self.forward(mailboxes, shards, mail, &[key.as_bytes(), payload]);
+        let (head, key, [author, tags, payload]) = (publication.head(), publication.key, publication.body());
+        let (key_bytes, parts) = (key.len() as u8, [key.as_bytes(), author, tags, payload]);
+        let mail = |local| ShardMail::Deliver { local, publisher, offset, head, key_bytes };
+        let (local, posted) = self.forward(mailboxes, shards, mail, &parts);
         self.passed.messages_out += posted;
         local
     }

@@ -69,7 +69,7 @@ impl Encode for Frames<'_> {
         let Frames { publication, id, offset, encoder, codecs } = self;
         let (offset, publication) = (*offset, *publication);
         let FrameEncoder { head, text, joined, deltas, epochs } = &mut **encoder;
-        let Publication { content, key, payload } = publication;
+        let Publication { content, payload, .. } = publication;
         let (kind, body) = match Dialect::of(format.dialect) {
             None | Some(Dialect::Handler) => (raw_kind(content), [payload, &[], &[]]),
             Some(Dialect::EventStream) => {
@@ -90,7 +90,11 @@ impl Encode for Frames<'_> {
                         deltas.body(encoding, &publication, base.previous.as_ref())
                     }
                 };
-                let parts = centrifuge_events::message_parts(encoding, text, topic, offset, key, body);
+                let parts =
+                    centrifuge_events::message_parts(encoding, text, topic, (offset, &publication), body);
+                if encoding.is_unidirectional() {
+                    return [parts[0], &[], &[], &[]];
+                }
                 (dialect.kind(), parts)
             }
         };
@@ -130,7 +134,7 @@ impl Encode for EventFrame<'_> {
         let dialect = Dialect::of(format.dialect).unwrap_or_default();
         text.clear();
         self.event.write(dialect, topic, epochs.of(self.id), text);
-        if dialect == Dialect::EventStream {
+        if dialect.is_stream() {
             return [text, &[], &[], &[]];
         }
         [encode_header(head, dialect.kind(), false, text.len()), text, &[], &[]]

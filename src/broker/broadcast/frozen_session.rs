@@ -3,22 +3,24 @@
 //! Bytes that are not well formed are refused. The first byte is the version of the format.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _};
-use echoring_auth::Forwarded;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use echoring_auth::{Forwarded, Info};
 use echoring_proto::limits::Nanos;
 use echoring_topics::limits::INTEGER_END;
-use echoring_topics::{ClientId, Position, is_topic_name};
+use echoring_topics::{ClientId, Position, TagFilter, is_topic_name};
 use echoring_wire::centrifuge::Encoding;
 
 use super::centrifuge_session::{FrozenPings, PingTimes, Pings};
+use super::filters::Filters;
 use super::mail_codec::{Wire, structures};
 use super::request_history::RequestHistory;
 use super::session::{AllowedBy, Granted};
 use crate::limits::FROZEN_SUBSCRIPTIONS_MAX;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// A connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +68,9 @@ pub(super) enum FrozenProtocol {
         pings: FrozenPings,
         /// Header fields of its handshake, for the application.
         forwarded: Option<Forwarded>,
+        /// Data of the application about the client, for others to see.
+        info: Info,
+        filters: Filters,
     },
 }
 
@@ -86,6 +91,8 @@ pub(super) struct FrozenSubscription {
     pub(super) is_counted: bool,
     /// The time from which its client may have missed events of presence; `None` if it is not told of them.
     pub(super) presence_since: Option<Nanos>,
+    /// Data of the application about the client, for others to see.
+    pub(super) info: Info,
 }
 
 impl FrozenPeer {
@@ -183,7 +190,8 @@ structures! {
     FrozenSubscriber { topic, position, echo_own, may_publish }
     FrozenSession { client, is_client_own, subject, requests, protocol, subscriptions }
     FrozenSubscription {
-        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, presence_since
+        topic, position, granted, must_recover, deltas, skips_own, allowed_by, expires_in, is_counted, presence_since,
+        info
     }
     Granted { members, presence, history }
     RequestHistory { latest, errors, late, late_row }
@@ -223,10 +231,13 @@ impl Wire for Vec<FrozenSubscription> {
 }
 
 impl FrozenProtocol {
-    /// Bytes of forwarded fields, which are charged to the memory budget.
-    pub(super) fn forwarded_bytes(&self) -> usize {
+    /// Bytes of the forwarded fields, of the data about the client and of its filters, which are charged to the memory budget.
+    pub(super) fn charged_bytes(&self) -> usize {
         match self {
-            FrozenProtocol::Centrifuge { forwarded: Some(forwarded), .. } => forwarded.held_bytes(),
+            FrozenProtocol::Centrifuge { forwarded, info, filters, .. } => {
+                let forwarded_bytes = forwarded.as_ref().map_or(0, Forwarded::held_bytes);
+                forwarded_bytes + info.text().len() + filters.charged_bytes()
+            }
             _ => 0,
         }
     }
@@ -238,16 +249,23 @@ impl Wire for FrozenProtocol {
             FrozenProtocol::V1 => out.put_u8(0),
             FrozenProtocol::EventStream => out.put_u8(1),
             FrozenProtocol::Handler => out.put_u8(4),
-            FrozenProtocol::Centrifuge { encoding, pings, ref forwarded } => {
-                out.put_u8(if encoding.is_binary() { 3 } else { 2 });
+            FrozenProtocol::Centrifuge { encoding, pings, ref forwarded, ref info, ref filters } => {
+                let number = if encoding.is_binary() { 3 } else { 2 };
+                out.put_u8(if filters.is_empty() { number } else { number | HAS_FILTERS });
                 pings.put(out);
                 forwarded.put(out);
+                info.put(out);
+                if !filters.is_empty() {
+                    filters.put(out);
+                }
             }
         }
     }
 
     fn take(from: &mut &[u8]) -> Option<FrozenProtocol> {
-        let encoding = match u8::take(from)? {
+        let number = u8::take(from)?;
+        let encoding = match number & !HAS_FILTERS {
+            0 | 1 | 4 if number & HAS_FILTERS != 0 => return None,
             0 => return Some(FrozenProtocol::V1),
             1 => return Some(FrozenProtocol::EventStream),
             2 => Encoding::Json,
@@ -255,8 +273,35 @@ impl Wire for FrozenProtocol {
             4 => return Some(FrozenProtocol::Handler),
             _ => return None,
         };
-        let (pings, forwarded) = (Wire::take(from)?, Wire::take(from)?);
-        Some(FrozenProtocol::Centrifuge { encoding, pings, forwarded })
+        let (pings, forwarded, info) = (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
+        let filters = if number & HAS_FILTERS == 0 { Filters::default() } else { Wire::take(from)? };
+        Some(FrozenProtocol::Centrifuge { encoding, pings, forwarded, info, filters })
+    }
+}
+
+/// Set in the number of a protocol that has filters of subscriptions.
+const HAS_FILTERS: u8 = 1 << 3;
+
+/// One at least.
+impl Wire for Filters {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.iter().len() as u16).put(out);
+        for (name, filter) in self.iter() {
+            Box::<str>::from(name).put(out);
+            (filter.as_bytes().len() as u16).put(out);
+            out.put_slice(filter.as_bytes());
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Filters> {
+        let count = u16::take(from)?;
+        let mut filters = Vec::new();
+        for _ in 0..count {
+            let name = Box::<str>::take(from)?;
+            let bytes = usize::from(u16::take(from)?);
+            filters.push((name, Arc::new(TagFilter::read(from.split_off(..bytes)?)?)));
+        }
+        (count > 0).then(|| Filters::of(filters))
     }
 }
 
@@ -283,6 +328,16 @@ impl Wire for Forwarded {
 
     fn take(from: &mut &[u8]) -> Option<Forwarded> {
         Forwarded::thaw(from)
+    }
+}
+
+impl Wire for Info {
+    fn put(&self, out: &mut Vec<u8>) {
+        Box::<str>::from(self.text()).put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Info> {
+        Info::of_text(&Box::<str>::take(from)?)
     }
 }
 
@@ -314,6 +369,7 @@ impl Wire for AllowedBy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use echoring_topics::{FilterBuilder, FilterTest};
     use proptest::prelude::*;
 
     fn position() -> impl Strategy<Value = Position> {
@@ -337,18 +393,27 @@ mod tests {
                 expires_in,
                 is_counted,
                 presence_since,
+                info: Info::of_text(if must_recover { "[1]" } else { "" }).expect("valid"),
             }
         })
     }
 
     fn protocol() -> impl Strategy<Value = FrozenProtocol> {
-        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>(), any::<(u64, u64)>());
-        let centrifuge = centrifuge.prop_map(|(is_binary, state, due_in, (interval, timeout))| {
+        let filters = prop::collection::vec("[a-z]{1,9}", 0..3);
+        let centrifuge = (any::<bool>(), 0..PINGS.len(), any::<Option<u64>>(), any::<(u64, u64)>(), filters);
+        let centrifuge = centrifuge.prop_map(|(is_binary, state, due_in, (interval, timeout), filters)| {
+            let filter = |key: String| {
+                let mut builder = FilterBuilder::default();
+                builder.test(FilterTest::Equals, &key, ["value"].into_iter());
+                (key.into(), Arc::new(builder.finish().expect("valid")))
+            };
             let times = PingTimes { interval, timeout };
             FrozenProtocol::Centrifuge {
                 encoding: if is_binary { Encoding::Protobuf } else { Encoding::Json },
                 pings: FrozenPings { state: PINGS[state], due_in, times },
                 forwarded: None,
+                info: Info::of_text(if is_binary { "=/w==" } else { "" }).expect("valid"),
+                filters: Filters::of(filters.into_iter().map(filter).collect()),
             }
         });
         prop_oneof![
@@ -461,6 +526,7 @@ mod tests {
                 expires_in: None,
                 is_counted: false,
                 presence_since: None,
+                info: Info::default(),
             };
             let frozen = |protocol: &FrozenProtocol| FrozenSession {
                 client: ClientId::local(client),

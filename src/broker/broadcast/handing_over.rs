@@ -6,11 +6,12 @@ use super::Broadcast;
 use super::handover::{Freeze, OrderedBy};
 use super::presence::MembershipChange;
 use super::sequencer::Sequencer;
+use super::sessions::close_moved;
 use super::shard_mail::ShardMail;
 use crate::peer::Context;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, Lane};
-use echoring_topics::{ExportCursor, ImportError, OwnedTopicId, Record};
+use echoring_topics::{ExportCursor, ImportError, OwnedTopicId, Position, Record, Refused, TopicId};
 
 /// How far the export of a shard's topics is.
 #[derive(Clone, Debug)]
@@ -54,7 +55,8 @@ impl Broadcast {
         }
     }
 
-    /// The successor orders everything from now on.
+    /// The successor orders everything from now on. The topics of this shard stay as they are until they are
+    /// [forgotten](Broadcast::forget_topics) or [taken back](Broadcast::take_back).
     pub fn follow<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -64,6 +66,7 @@ impl Broadcast {
         // The successor knows them, and tells only what comes after.
         let now = cx.clock();
         self.tell_presence_changes(&mut cx.resources(), now);
+        self.end_topic_events();
         cx.attach(bridge);
         self.sequencer.ordered_by = OrderedBy::Successor;
         self.sequencer.following = None;
@@ -71,8 +74,55 @@ impl Broadcast {
         self.fence.end();
         self.sequencer.requests.forget_fences();
         self.sequencer.lower_message_bytes_max(message_bytes_max);
-        self.sequencer.topics.release_all(cx.pool());
         self.sequencer.requests.post(cx.resources().mailboxes, OrderedBy::Successor);
+    }
+
+    /// The successor stays: this shard orders nothing any more.
+    pub fn forget_topics<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.sequencer.topics.release_all(cx.pool());
+    }
+
+    /// The successor is lost, and this process serves again. Messages that it ordered may be missing here, so all topics continue in new
+    /// epochs, and their subscribers return for what they lack. Nothing is ordered before every shard has done this, and is
+    /// [thawed](Broadcast::thaw).
+    pub fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        cx.detach();
+        self.sequencer.ordered_by = OrderedBy::Nobody;
+        self.fence.end();
+        for (topic, is_answered) in self.subscriptions.topics() {
+            if is_answered {
+                self.interrupted(cx, topic, Position::default());
+                self.end_waiting(cx, topic);
+            } else {
+                self.subscribed(cx, 0, topic, Err(Refused::Busy));
+            }
+        }
+        for token in cx.tokens() {
+            let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
+            let Some(session) = link.peer.session_mut() else { continue };
+            // Whether they were accepted is not known here.
+            if session.unanswered.as_ref().is_some_and(|publications| !publications.is_empty()) {
+                close_moved(&mut link);
+            }
+        }
+        // All of them were for the successor.
+        self.sequencer.requests.clear();
+        self.subscriptions.forget_all_left();
+        self.sequencer.restore_message_bytes_max();
+        self.resume_topic_events();
+        let now = cx.now();
+        self.sequencer.topics.begin_epochs(now, cx.pool());
+    }
+
+    /// Closes the sessions that still wait for an answer about a topic, and leaves the topic.
+    fn end_waiting<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId) {
+        let Some(subscription) = self.subscriptions.get_mut(topic) else { return };
+        for waiting in std::mem::take(&mut subscription.waiting) {
+            if let Some(mut link) = cx.link(waiting.token()).filter(|link| link.is_open()) {
+                close_moved(&mut link);
+            }
+        }
+        self.leave_if_deserted(&mut cx.resources(), topic);
     }
 
     /// Whether publications of other threads have to wait.

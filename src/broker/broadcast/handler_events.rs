@@ -77,6 +77,7 @@ impl HandlerEvents {
             | SessionEvent::Members(_)
             | SessionEvent::Authenticated { .. }
             | SessionEvent::TokenExpires(_)
+            | SessionEvent::Pong(_)
             | SessionEvent::Error(_) => {}
         }
     }

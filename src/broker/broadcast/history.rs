@@ -9,6 +9,7 @@ use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
 use super::centrifuge_events::publication;
 use super::centrifuge_session::HistoryQuery;
+use super::described::Described;
 use super::history_range::{HistoryPages, HistoryRange, Progress};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::ConnectionContext;
@@ -90,8 +91,11 @@ impl Broadcast {
             Progress::More => self.request_history(link, query),
             Progress::Complete => {
                 let wanted = query.pages.wanted();
-                let publications: Vec<_> =
-                    wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
+                let authors: Vec<_> = wanted.iter().map(|(_, message)| Described::author(message)).collect();
+                let messages = wanted.iter().zip(&authors);
+                let publications: Vec<_> = messages
+                    .map(|((offset, message), author)| publication(*offset, message, author.as_ref()))
+                    .collect();
                 self.send_history(link, query.id, page.head, &publications);
             }
             Progress::TooLong => self.fail(link, query.id, ErrorCode::LimitExceeded),

@@ -2,6 +2,7 @@
 
 use echoring_topics::{Page, Publication, Replay, entries};
 
+use super::wanted::is_kept;
 use crate::limits::CENTRIFUGE_HISTORY_BYTES_MAX;
 
 /// A range of a topic's history.
@@ -33,7 +34,8 @@ impl HistoryRange {
     /// The wanted messages of these pages, in the order in which they are wanted.
     pub fn messages<'a>(&self, pages: &'a [u8]) -> Vec<(u64, Publication<'a>)> {
         let before = self.before();
-        let mut messages: Vec<_> = entries(pages).filter(|(offset, _)| *offset < before).collect();
+        let is_wanted = |(offset, message): &(u64, Publication<'_>)| *offset < before && is_kept(message);
+        let mut messages: Vec<_> = entries(pages).filter(is_wanted).collect();
         if self.reverse {
             messages.reverse();
         }
@@ -50,6 +52,9 @@ pub struct HistoryPages {
     pub from: Replay,
     bytes: Vec<u8>,
     messages: usize,
+    /// The offset after which the pages begin, and whether there may be messages before it.
+    start: u64,
+    has_earlier: bool,
 }
 
 /// How far a range is after another page.
@@ -66,7 +71,15 @@ pub enum Progress {
 impl HistoryPages {
     /// Nothing of the range, in a topic that has reached `head`.
     pub fn new(range: HistoryRange, head: u64) -> HistoryPages {
-        HistoryPages { range, from: Replay::After(range.after(head)), bytes: Vec::new(), messages: 0 }
+        let start = range.after(head);
+        HistoryPages {
+            range,
+            from: Replay::After(start),
+            bytes: Vec::new(),
+            messages: 0,
+            start,
+            has_earlier: false,
+        }
     }
 
     /// The bytes of the pages.
@@ -87,13 +100,16 @@ impl HistoryPages {
     /// Adds the page that begins at [`from`](HistoryPages::from).
     pub fn add(&mut self, page: &Page, messages: &[u8]) -> Progress {
         let last = entries(messages).last().map(|(offset, _)| offset);
+        if self.bytes.is_empty() {
+            self.has_earlier = self.start > 0 && page.first == self.start + 1 && !page.conflated;
+        }
         self.bytes.extend_from_slice(messages);
-        self.messages += page.messages as usize;
+        self.messages += entries(messages).filter(|(_, message)| is_kept(message)).count();
         let has_all = page.complete
             || last.is_none_or(|last| last + 1 >= self.range.before())
             || (!self.range.reverse && self.range.limit.is_some_and(|limit| self.messages >= limit));
         if has_all {
-            return Progress::Complete;
+            return if self.widen() { Progress::More } else { Progress::Complete };
         }
         if self.bytes.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
             return if self.range.reverse { Progress::TooLong } else { Progress::Complete };
@@ -101,6 +117,21 @@ impl HistoryPages {
         let reached = last.unwrap_or(page.after);
         self.from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
         Progress::More
+    }
+}
+
+impl HistoryPages {
+    /// The latest messages are wanted, and history has skipped some of them: begins earlier, if there
+    /// are earlier ones.
+    fn widen(&mut self) -> bool {
+        let (limit, kept) = (self.range.limit.unwrap_or(0), self.wanted().len());
+        if !self.range.reverse || kept >= limit || !self.has_earlier {
+            return false;
+        }
+        let last = entries(&self.bytes).last().map_or(self.start, |(offset, _)| offset);
+        self.start = self.start.saturating_sub((last - self.start).max(limit as u64));
+        (self.bytes, self.messages, self.from) = (Vec::new(), 0, Replay::After(self.start));
+        true
     }
 }
 
@@ -128,7 +159,7 @@ mod tests {
     #[test]
     fn pages_are_read_until_the_range_or_the_bound_is_reached() {
         let bytes = vec![b'x'; CENTRIFUGE_HISTORY_BYTES_MAX / 4];
-        let publication = Publication { content: echoring_topics::Content::Text, key: "", payload: &bytes };
+        let publication = Publication::new(echoring_topics::Content::Text, "", &bytes);
         // The offset after which the pages end, and the progress there.
         for (limit, reverse, last, expected) in [
             (None, false, 4, Progress::Complete),
@@ -152,6 +183,45 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn messages_that_history_skips_do_not_count() {
+        use echoring_topics::{Content, Keeping, Position, append_message};
+        let all = |offset: u64| match offset {
+            3 | 7 => Keeping::Kept,
+            _ => Keeping::Omitted,
+        };
+        // The first offset that is kept, and those that a request gets.
+        for (oldest, limit, reverse, expected) in [
+            (1, Some(1), true, &[7][..]),
+            (1, Some(2), true, &[7, 3]),
+            (1, Some(3), true, &[7, 3]),
+            (5, Some(2), true, &[7]),
+            (1, Some(1), false, &[3]),
+            (1, None, false, &[3, 7]),
+        ] {
+            let mut pages = HistoryPages::new(HistoryRange { limit, since: None, reverse }, 10);
+            loop {
+                let Replay::After(after) = pages.from else { panic!("{:?}", pages.from) };
+                let (first, mut messages) = (oldest.max(after + 1), Vec::new());
+                // Two messages on each page.
+                let last = (first + 1).min(10);
+                for offset in first..=last {
+                    let publication =
+                        Publication { keeping: all(offset), ..Publication::new(Content::Binary, "", b"") };
+                    append_message(&mut messages, offset, &publication);
+                }
+                let (head, count) = (Position { epoch: 1, offset: 10 }, (last + 1 - first) as u32);
+                let page =
+                    Page { head, after, conflated: false, first, messages: count, complete: last == 10 };
+                if pages.add(&page, &messages) == Progress::Complete {
+                    break;
+                }
+            }
+            let offsets: Vec<u64> = pages.wanted().iter().map(|(offset, _)| *offset).collect();
+            assert_eq!(offsets, expected, "{limit:?} {reverse}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::shard_mail::{OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::peer::Context;
 use crate::publications::{TopicPublication, split_text};
 use echoring_runtime::driver::Driver;
-use echoring_topics::{Page, Publication, Refused, Replay};
+use echoring_topics::{Page, Profile, Publication, Refused, Replay};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
@@ -41,10 +41,11 @@ impl Broadcast {
                 self.publish_for_shard(cx, publisher, &message);
             }
             ShardMail::PublishResult { publisher, result } => self.result(cx, &publisher, result, bytes),
-            ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
+            ShardMail::Deliver { local, publisher, offset, head, key_bytes } => {
                 self.sequencer.forwards.passed.messages_in += 1;
-                let Some((key, payload)) = split_text(bytes, key_bytes) else { return };
-                let publication = Publication { content, key, payload };
+                let publication =
+                    split_text(bytes, key_bytes).and_then(|(key, body)| Publication::read(head, key, body));
+                let Some(publication) = publication else { return };
                 self.deliver(cx, local, &OrderedMessage { publisher: &publisher, offset, publication });
             }
             ShardMail::ReplayRequest { owned, local, token, from: replay } => {
@@ -56,7 +57,8 @@ impl Broadcast {
                 self.replay_page(&mut link, local, from, page, bytes);
             }
             ShardMail::MembersRequest { owned, local, query } => {
-                let (members, page) = self.sequencer.members(owned, query);
+                let bytes_max = self.sequencer.mail_bytes_max();
+                let (members, page) = self.sequencer.members(owned, query, bytes_max);
                 self.answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
             }
             ShardMail::MembersPage { local, query, members } => {
@@ -85,14 +87,14 @@ impl Broadcast {
     ) {
         match mail {
             ShardMail::Presence { owned, client, joined } => {
-                let Ok(subject) = std::str::from_utf8(bytes) else { return };
-                let (joined, is_far) = (joined.then_some(subject), from >= cx.shards());
+                let Ok(profile) = std::str::from_utf8(bytes) else { return };
+                let (joined, is_far) = (joined.then_some(profile), from >= cx.shards());
                 let change = MembershipChange { client, joined, is_far };
                 self.change_presence(&mut cx.resources(), owned, &change);
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
-                let Ok(subject) = std::str::from_utf8(bytes) else { return };
-                let change = PresenceChange { client, subject, joined, count };
+                let Ok(profile) = std::str::from_utf8(bytes) else { return };
+                let change = PresenceChange { client, profile: Profile(profile), joined, count };
                 self.presence_changed(&mut cx.resources(), local, &change);
             }
             ShardMail::PresenceSince { owned, local, token, since }

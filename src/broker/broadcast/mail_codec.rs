@@ -6,11 +6,11 @@
 use bytes::{Buf as _, BufMut as _};
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
-use crate::publications::{PublicationHead, is_payload};
-use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use crate::publications::{PublicationHead, is_payload, split_text};
 use echoring_runtime::driver::Token;
+use echoring_topics::limits::PROFILE_BYTES_MAX;
 use echoring_topics::{
-    ClientId, Content, Creator, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
+    ClientId, Creator, Members, OwnedTopicId, Page, Position, Publication, Refused, Replay, Subscribed,
     SubscriberId, TopicId, entries, is_members, is_topic_name,
 };
 
@@ -55,7 +55,7 @@ kinds! {
     4 => Unsubscribed { local }
     5 => Publish { publisher, head }
     6 => PublishResult { publisher, result }
-    7 => Deliver { local, publisher, offset, content, key_bytes }
+    7 => Deliver { local, publisher, offset, head, key_bytes }
     8 => ReplayRequest { owned, local, token, from }
     9 => ReplayPage { local, token, from, page }
     10 => MembersRequest { owned, local, query }
@@ -93,18 +93,23 @@ fn has_its_bytes(mail: &ShardMail, bytes: &[u8]) -> bool {
     match *mail {
         ShardMail::Subscribe { .. } => is_name(bytes),
         ShardMail::PublishResult { .. } => bytes.is_empty() || is_name(bytes),
-        ShardMail::Publish { head, .. } => head.read(bytes).is_some_and(|message| {
-            is_topic_name(message.topic) && is_payload(head.content, message.publication.payload)
-        }),
-        ShardMail::Deliver { offset, content, key_bytes, .. } => {
-            let parts = bytes.split_at_checked(usize::from(key_bytes));
-            offset > 0 && parts.is_some_and(|(key, payload)| is_text(key) && is_payload(content, payload))
+        ShardMail::Publish { head, .. } => head
+            .read(bytes)
+            .is_some_and(|message| is_topic_name(message.topic) && has_payload(&message.publication)),
+        ShardMail::Deliver { offset, head, key_bytes, .. } => {
+            let message =
+                split_text(bytes, key_bytes).and_then(|(key, body)| Publication::read(head, key, body));
+            offset > 0 && message.is_some_and(|message| has_payload(&message))
         }
         ShardMail::ReplayPage { page: Ok(page), .. } => is_page(&page, bytes),
         ShardMail::MembersPage { members: Some(_), .. } => is_members(bytes),
-        ShardMail::Presence { joined: true, .. } | ShardMail::PresenceChanged { .. } => is_subject(bytes),
+        ShardMail::Presence { joined: true, .. } | ShardMail::PresenceChanged { .. } => is_profile(bytes),
         _ => bytes.is_empty(),
     }
+}
+
+fn has_payload(message: &Publication<'_>) -> bool {
+    is_payload(message.content, message.payload)
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -115,8 +120,8 @@ fn is_name(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(is_topic_name)
 }
 
-fn is_subject(bytes: &[u8]) -> bool {
-    bytes.len() <= SUBJECT_BYTES_MAX && is_text(bytes)
+fn is_profile(bytes: &[u8]) -> bool {
+    bytes.len() <= PROFILE_BYTES_MAX && is_text(bytes)
 }
 
 /// Whether the messages are in order, and within the range of the page.
@@ -128,7 +133,7 @@ fn is_page(page: &Page, bytes: &[u8]) -> bool {
     let (mut reached, mut messages) = (page.after, 0);
     for (offset, publication) in entries(bytes) {
         let is_next = if page.conflated || messages == 0 { offset > reached } else { offset == reached + 1 };
-        if !is_next || offset < page.first || !is_payload(publication.content, publication.payload) {
+        if !is_next || offset < page.first || !has_payload(&publication) {
             return false;
         }
         reached = offset;
@@ -193,7 +198,7 @@ structures! {
     Position { epoch, offset }
     Subscribed { id, position, present }
     Publisher { shard, number, token, identity, member, request, ack_mode, received_at }
-    PublicationHead { content, text_bytes }
+    PublicationHead { head, text_bytes }
     Page { head, after, first, messages, conflated, complete }
     MembersQuery { token, pushed, id, after, limit }
     Members { count, unlisted, next }
@@ -231,16 +236,6 @@ impl Wire for [u8; 3] {
 
     fn take(from: &mut &[u8]) -> Option<[u8; 3]> {
         from.split_off(..3)?.try_into().ok()
-    }
-}
-
-impl Wire for Content {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.put_u8(*self as u8);
-    }
-
-    fn take(from: &mut &[u8]) -> Option<Content> {
-        Content::from_number(u8::take(from)?)
     }
 }
 

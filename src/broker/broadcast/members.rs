@@ -4,16 +4,19 @@
 //! A page is as old as its place in the forward lane: presence events behind it are newer. It may overtake events before it,
 //! each of which says no more than the page. A client that keeps the latest state of each member is therefore right.
 
+use std::borrow::Cow;
+
 use super::Broadcast;
+use super::centrifuge::centrifuge;
 use super::events::{MembersEvent, SessionEvent};
 use super::session::PushedPage;
 use super::shard_mail::{MembersQuery, ShardMail};
-use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
+use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{ConnectionContext, Context, Peer};
 use crate::v1::forbidden;
 use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
-use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings};
+use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings, members};
 use echoring_wire::v1::ProtocolError;
 
 /// A page of a member list that a session requests.
@@ -63,7 +66,7 @@ impl Broadcast {
     fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
         let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if self.sequencer.orders(owner_shard, link.mailboxes.shard()) {
-            let (members, page) = self.sequencer.members(owned, query);
+            let (members, page) = self.sequencer.members(owned, query, CENTRIFUGE_PRESENCE_BYTES_MAX);
             self.members_page(link, topic, query, members, &page);
         } else {
             let mail = ShardMail::MembersRequest { owned, local: topic, query };
@@ -85,11 +88,14 @@ impl Broadcast {
         let Some(page) = page.filter(|_| session.find(topic).is_some()) else {
             if !pushed {
                 session.take_stats(id);
+                self.pages_before(link, id);
                 let error = ProtocolError::not_subscribed(id);
                 self.sessions.send(link, &SessionEvent::Error(&error));
             }
             return;
         };
+        let Some(clients) = self.whole_list(link, topic, query, page, clients) else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let stats = session.take_stats(id);
         let continues = match pushed.then(|| session.accept_members_page(topic, after, page.next)) {
             None => false,
@@ -98,12 +104,51 @@ impl Broadcast {
             Some(PushedPage::Stale) => return self.sessions.members_due.push_back(token),
         };
         let Broadcast { fan_out, sessions, .. } = self;
-        let event = MembersEvent { id, topic: fan_out.name(topic), after, members: page, clients, stats };
+        let (topic, clients) = (fan_out.name(topic), &clients);
+        let event = MembersEvent { id, topic, after, members: page, clients, stats };
         sessions.send(link, &SessionEvent::Members(event));
         // A blocked connection continues when it is writable.
         if continues && !link.is_blocked() {
             sessions.members_due.push_back(token);
         }
+    }
+
+    /// Adds a page to those before it of the same request; `None` if another page is requested. Centrifuge's protocol has no pages.
+    fn whole_list<'a>(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        query: MembersQuery,
+        page: Members,
+        clients: &'a [u8],
+    ) -> Option<Cow<'a, [u8]>> {
+        if query.pushed || centrifuge(link).is_none() {
+            return Some(Cow::Borrowed(clients));
+        }
+        let mut all: Cow<'a, [u8]> = Cow::Owned(self.pages_before(link, query.id));
+        match all.is_empty() {
+            true => all = Cow::Borrowed(clients),
+            false => all.to_mut().extend_from_slice(clients),
+        }
+        let limit = usize::from(query.limit).saturating_sub(members(clients).count()) as u16;
+        let Some(after) = page.next.filter(|_| limit > 0 && page.unlisted == 0) else { return Some(all) };
+        if !self.sessions.kept.add(all.len(), link.pool()) {
+            return Some(all);
+        }
+        if let Some(own) = centrifuge(link) {
+            own.listings.push((query.id, all.into_owned()));
+        }
+        self.request_members(link, topic, MembersQuery { after: Some(after), limit, ..query });
+        None
+    }
+
+    /// Takes the pages that a request of a session has got so far.
+    fn pages_before(&mut self, link: &mut ConnectionContext<'_>, id: Option<u64>) -> Vec<u8> {
+        let Some(own) = centrifuge(link) else { return Vec::new() };
+        let at = own.listings.iter().position(|(other, _)| *other == id);
+        let pages = at.map(|at| own.listings.swap_remove(at).1).unwrap_or_default();
+        self.sessions.kept.remove(pages.len(), link.pool());
+        pages
     }
 
     /// Starts the member lists of sessions that missed presence events.

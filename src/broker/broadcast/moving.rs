@@ -18,10 +18,14 @@ use super::frozen_session::{
     FrozenPeer, FrozenProtocol, FrozenSession, FrozenSubscriber, FrozenSubscription,
 };
 use super::handover::OrderedBy;
-use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::refreshing::refresh_of;
+use super::session::{
+    AllowedBy, ApplicationData, Protocol, Session, SessionSubscription, Subscriber, SubscriptionState,
+};
 use super::unanswered::Unanswered;
 use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context, DrainPhase, HandlerPeer, Peer, ShardResources};
+use echoring_auth::AppEvent;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
@@ -141,6 +145,7 @@ impl Broadcast {
                 allowed_by: own.allowed_by,
                 expires_in: own.expires_at.map(|at| at.saturating_sub(now)),
                 is_counted: own.counted.is_some(),
+                info: own.application.as_deref().map(|data| data.info.clone()).unwrap_or_default(),
                 presence_since: is_told(own).then_some(self.fence.since),
             })
         };
@@ -149,7 +154,8 @@ impl Broadcast {
             Protocol::EventStream => FrozenProtocol::EventStream,
             Protocol::Centrifuge(own) => {
                 let (pings, forwarded) = (own.frozen(now)?, own.forwarded.clone());
-                FrozenProtocol::Centrifuge { encoding: own.encoding, pings, forwarded }
+                let (encoding, info, filters) = (own.encoding, own.info.clone(), own.filters.clone());
+                FrozenProtocol::Centrifuge { encoding, pings, forwarded, info, filters }
             }
             Protocol::Handler => FrozenProtocol::Handler,
         };
@@ -192,7 +198,7 @@ impl Broadcast {
                 Peer::Subscriber(self.thaw_subscriber(cx, token, gate, &frozen))
             }
             FrozenPeer::Session(frozen) => {
-                if !cx.pool().charge(frozen.protocol.forwarded_bytes()) {
+                if !cx.pool().charge(frozen.protocol.charged_bytes()) {
                     return None;
                 }
                 Peer::Session(Box::new(self.thaw_session(cx, token, gate, *frozen)))
@@ -253,7 +259,8 @@ impl Broadcast {
                     if let Some(since) = frozen.presence_since {
                         self.arrivals.note_presence_since(token, topic, since);
                     }
-                    session.subscriptions.push(thawed(topic, &frozen, token, gate, now));
+                    let hooks = self.hooks_of(&frozen.topic);
+                    session.subscriptions.push(thawed((topic, hooks), &frozen, token, gate, now));
                 }
                 Err(_) => {
                     let FrozenSubscription { topic, position, allowed_by, .. } = frozen;
@@ -268,9 +275,10 @@ impl Broadcast {
                 Protocol::EventStream
             }
             FrozenProtocol::Handler => Protocol::Handler,
-            FrozenProtocol::Centrifuge { encoding, pings, forwarded } => {
+            FrozenProtocol::Centrifuge { encoding, pings, forwarded, info, filters } => {
                 let mut own = CentrifugeSession::thawed(encoding, pings, forwarded, now);
-                if let Some(at) = session.next_expiry() {
+                (own.info, own.filters, own.refresh_at) = (info, filters, refresh_of(gate, token, now));
+                if let Some(at) = session.next_expiry().into_iter().chain(own.refresh_at).min() {
                     own.wake_by(at);
                 }
                 self.sessions.alarms.add(token, &own);
@@ -339,12 +347,16 @@ fn count_connection(gate: &mut Gate, token: Token, now: Nanos) {
 }
 
 fn thawed(
-    topic: TopicId,
+    (topic, hooks): (TopicId, u64),
     frozen: &FrozenSubscription,
     token: Token,
     gate: &mut Gate,
     now: Nanos,
 ) -> SessionSubscription {
+    let expires_at = frozen.expires_in.map(|left| now.saturating_add(left));
+    let by_hook = expires_at.filter(|_| frozen.allowed_by == AllowedBy::Hook);
+    let refresh_at = gate.refresh_at((AppEvent::SubRefresh, hooks), now, by_hook);
+    let application = ApplicationData { data: None, info: frozen.info.clone(), refresh_at }.boxed();
     SessionSubscription {
         topic,
         state: SubscriptionState::Resuming(frozen.position),
@@ -353,8 +365,8 @@ fn thawed(
         deltas: frozen.deltas,
         skips_own: frozen.skips_own,
         allowed_by: frozen.allowed_by,
-        expires_at: frozen.expires_in.map(|left| now.saturating_add(left)),
-        data: None,
+        expires_at,
+        application,
         counted: if frozen.is_counted { gate.resume_subscription(token, now) } else { None },
     }
 }

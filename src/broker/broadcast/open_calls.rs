@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echoring_auth::{AppAnswer, Call};
-use echoring_topics::Content;
+use echoring_topics::{Content, TopicId};
 
 use super::held_commands::{HeldCommands, HeldFrame};
 use super::session::SubscriptionRequest;
@@ -47,6 +47,17 @@ pub(super) enum Asked {
     Publish { content: Content, key: Box<str> },
     /// Subscribe.
     Subscribe { name: Box<str>, request: SubscriptionRequest },
+    /// Let the client stay.
+    Refresh,
+    /// Let the client keep its subscription to a topic.
+    SubRefresh(TopicId),
+}
+
+impl Asked {
+    /// Whether the server has asked by itself.
+    pub(super) fn is_refresh(&self) -> bool {
+        matches!(self, Asked::Refresh | Asked::SubRefresh(_))
+    }
 }
 
 impl AppCalls {
@@ -117,11 +128,12 @@ impl OpenCall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use echoring_auth::AppEvent;
+    use echoring_auth::{AppEvent, Info};
 
     fn call() -> Box<Call> {
         Box::new(Call {
             event: AppEvent::Rpc,
+            hooks: 0,
             client: String::new(),
             encoding: "json",
             user: "".into(),
@@ -140,7 +152,11 @@ mod tests {
         let numbers: Vec<u32> = (1..).zip(numbers).map(|(id, asked)| calls.begin(id, asked)).collect();
         let mut done = Vec::new();
         for answered in [3, 1, 0, 4, 2] {
-            calls.answer(numbers[answered], call(), AppAnswer::Agreed { data: None, expire_at: 0 });
+            calls.answer(
+                numbers[answered],
+                call(),
+                AppAnswer::Agreed { data: None, info: Info::default(), expire_at: 0 },
+            );
             while let Some((id, ..)) = calls.take_answered() {
                 done.push(id);
             }
@@ -156,7 +172,7 @@ mod tests {
         let number = calls.begin(7, Asked::Subscribe { name: "a".into(), request });
         assert!(calls.subscribes("a") && !calls.subscribes("b"));
         assert_eq!((calls.cancel_subscribe("b"), calls.cancel_subscribe("a")), (None, Some(7)));
-        calls.answer(number, call(), AppAnswer::Agreed { data: None, expire_at: 0 });
+        calls.answer(number, call(), AppAnswer::Agreed { data: None, info: Info::default(), expire_at: 0 });
         assert!(calls.take_answered().is_none());
     }
 }

@@ -24,10 +24,16 @@ impl Broadcast {
             TopicQuestion::History(_) => {
                 settings.history.messages > 0 || settings.slow == SlowConsumerPolicy::Conflate
             }
+            // What a stream has stays there.
+            TopicQuestion::Removal => settings.history.messages > 0 && !settings.durable.is_on,
             TopicQuestion::Members => settings.has_presence(),
         };
         if !is_kept {
             return read.answer(cx.shard(), TopicAnswer::NotKept);
+        }
+        if read.question == TopicQuestion::Removal {
+            self.sequencer.topics.forget_messages(&read.topic, cx.pool());
+            return read.answer(cx.shard(), TopicAnswer::Removed);
         }
         let until = cx.now() + SNAPSHOT_TIMEOUT;
         let read = match &mut self.sequencer.following {
@@ -51,7 +57,7 @@ impl Broadcast {
             (TopicQuestion::History(range), Some((owned, head))) if range.limit != Some(0) => {
                 self.read_pages(cx, owned, HistoryRead::new(read, range, head));
             }
-            (TopicQuestion::History(_), known) => {
+            (TopicQuestion::History(_) | TopicQuestion::Removal, known) => {
                 let head = known.map(|(_, head)| head);
                 read.answer(cx.shard(), TopicAnswer::History(head, Vec::new()));
             }

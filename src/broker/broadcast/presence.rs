@@ -8,9 +8,9 @@ use super::shard_mail::ShardMail;
 use crate::peer::{ConnectionContext, ShardResources};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::Lane;
-use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
+use echoring_topics::{ClientId, OwnedTopicId, Profile, TopicId, TopicSettings};
 
-/// A subscriber that joins a topic, with the subject of its credentials or an empty one, or leaves it.
+/// A subscriber that joins a topic, with its profile, or leaves it.
 pub(super) struct MembershipChange<'a> {
     pub(super) client: ClientId,
     pub(super) joined: Option<&'a str>,
@@ -46,8 +46,8 @@ impl Broadcast {
             return;
         }
         let client = self.client_id(link);
-        let subject = link.peer.session().map(|session| session.subject.clone()).unwrap_or_default();
-        self.post_presence(&mut link.resources(), topic, client, Some(&subject));
+        let profile = link.peer.session().map(|session| session.profile_in(Some(topic))).unwrap_or_default();
+        self.post_presence(&mut link.resources(), topic, client, Some(&profile));
     }
 
     fn post_presence(
@@ -92,7 +92,7 @@ impl Broadcast {
         change: &MembershipChange<'_>,
     ) {
         let MembershipChange { client, joined, is_far } = *change;
-        let Broadcast { sequencer, presence_changes, subscriptions, .. } = self;
+        let Broadcast { sequencer, presence_changes, subscriptions, topic_events, .. } = self;
         let topics = &mut sequencer.topics;
         let is_far = is_far && joined.is_some();
         let subject = if topics.lists_forgotten() {
@@ -115,6 +115,9 @@ impl Broadcast {
             }
             subject
         };
+        if let (Some(events), Some(topic)) = (topic_events, topics.name(owned)) {
+            events.note_topic(owned, topic);
+        }
         let before = joined.is_none().then_some(subject);
         presence_changes.note((owned, client), before, joined.map(Box::from));
     }
@@ -171,12 +174,16 @@ impl Broadcast {
         joined: bool,
     ) {
         let Sequencer { topics, forwards, .. } = &mut self.sequencer;
+        if let Some(events) = &mut self.topic_events {
+            events.note_member(owned, topics.name(owned), (client, subject), joined);
+        }
         topics.note_presence_told(owned, self.presence_told_at);
         let Some((count, shards)) = topics.present(owned) else { return };
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
         let (local, _) = forwards.forward(resources.mailboxes, shards, mail, &[subject.as_bytes()]);
         if let Some(local) = local {
-            self.presence_changed(resources, local, &PresenceChange { client, subject, joined, count });
+            let change = PresenceChange { client, profile: Profile(subject), joined, count };
+            self.presence_changed(resources, local, &change);
         }
     }
 

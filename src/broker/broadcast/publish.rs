@@ -17,7 +17,7 @@ use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Full;
 use echoring_runtime::traces;
-use echoring_topics::{Content, Position, Publication, Refused, Right, SubscriberId, TopicId};
+use echoring_topics::{Author, Content, Position, Publication, Refused, SubscriberId, TopicId};
 
 /// The outcome of a publication of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ impl Broadcast {
         };
         // Its topic exists, so it creates none.
         let publisher = self.publisher(link, None, skipping, AckMode::Never);
-        let publication = Publication { content, key: "", payload };
+        let publication = Publication::new(content, "", payload);
         let Broadcast { sequencer, held, fan_out, arrivals, .. } = self;
-        let message = TopicPublication { topic: fan_out.name(topic), publication, idempotency_key: "" };
+        let message = TopicPublication::plain(fan_out.name(topic), publication);
         if member.is_none() {
             return arrivals.hold(link, publisher, &message);
         }
@@ -88,7 +88,7 @@ impl Broadcast {
         let client = gate.client(link.token);
         if self.drain.is_on() {
             self.refuse_publication(link, id, message.topic, Refused::Draining);
-        } else if !self.may(client, Right::Publish, message.topic) {
+        } else if !self.may_publish(link, client, message.topic) {
             self.refuse_publication(link, id, message.topic, Refused::Forbidden);
         } else {
             self.publish_allowed(link, client, id, message);
@@ -116,6 +116,9 @@ impl Broadcast {
         message: &TopicPublication<'_>,
     ) {
         let publisher = self.publisher(link, client, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
+        let author = self.author_of(link, message);
+        let publication = Publication { author: Author::new(&author), ..message.publication };
+        let message = &TopicPublication { publication, ..*message };
         let topic = message.topic;
         let Broadcast { sequencer, held, fan_out, .. } = self;
         let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, message) else {

@@ -7,9 +7,10 @@ use super::events::SessionEvent;
 use super::requests::{Begun, subscription};
 use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::{ReplayedPage, dialect_of, latest_request};
+use super::wanted::{is_kept, wanted};
 use crate::peer::{ConnectionContext, Peer};
 use echoring_proto::CloseCode;
-use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
+use echoring_topics::{GapReason, Keeping, Page, Position, Refused, Replay, TopicId, entries};
 use echoring_wire::centrifuge::ErrorCode;
 
 impl Broadcast {
@@ -163,17 +164,18 @@ impl Broadcast {
         {
             return self.refuse_unrecovered(link, topic, replay.id);
         }
+        let reached = reach(page, messages);
+        let (resumes, filter) = (replay.resumes, self.filter(link, topic));
+        let messages = wanted(messages, |message| {
+            (is_kept(message) || resumes && message.keeping == Keeping::Skipped)
+                && filter.as_ref().is_none_or(|filter| filter.matches(message.tags))
+        });
         if !replay.answered && self.awaits_connect(link, topic) {
-            let first = FirstPage {
-                topic,
-                page: *page,
-                reached: reach(page, messages),
-                recovered: recovered(&replay, page),
-                messages: messages.into(),
-            };
+            let recovered = recovered(&replay, page);
+            let first = FirstPage { topic, page: *page, reached, recovered, messages: (*messages).into() };
             return self.await_connect_with_page(link, first);
         }
-        let reached = self.send_replayed(link, topic, &replay, page, messages);
+        self.send_replayed(link, topic, &replay, ReachingPage { page, messages: &messages, reached });
         if page.complete {
             return self.go_live(link, topic);
         }
@@ -184,22 +186,19 @@ impl Broadcast {
         }
     }
 
-    /// Answers the subscribe request with the first page, and sends the messages of every page. Returns the offset that the
-    /// page reaches.
+    /// Answers the subscribe request with the first page, and sends the messages of every page.
     fn send_replayed(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
         replay: &ReplayState,
-        page: &Page,
-        messages: &[u8],
-    ) -> u64 {
+        ReachingPage { page, messages, reached }: ReachingPage<'_>,
+    ) {
         // Without gap events, the answer carries the messages, and is what tells the client of a gap before them.
         let is_asked_for = !replay.answered && !dialect_of(link).has_gaps();
-        let Some(own) = subscription(link, topic) else { return page.after };
+        let Some(own) = subscription(link, topic) else { return };
         let (is_carried, deltas) = (is_asked_for && !own.allowed_by.is_server_side(), own.deltas);
-        let (offset, carried) =
-            if is_carried { (reach(page, messages), messages) } else { (page.after, &[][..]) };
+        let (offset, carried) = if is_carried { (reached, messages) } else { (page.after, &[][..]) };
         if !replay.answered {
             let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
             let (position, recovered) = (Position { offset, ..page.head }, recovered(replay, page));
@@ -207,11 +206,11 @@ impl Broadcast {
             self.send_subscribed(link, topic, &begun);
         }
         if is_carried {
-            return offset;
+            return;
         }
-        let history = ReplayedPage { page, messages, snapshot: replay.snapshot, deltas };
+        let history = ReplayedPage { page, messages, reached, snapshot: replay.snapshot, deltas };
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.send_history(link, fan_out.name(topic), &history)
+        sessions.send_history(link, fan_out.name(topic), &history);
     }
 
     /// The client wants no subscription from which messages are missing.
@@ -267,6 +266,14 @@ impl Broadcast {
         self.depart_if_resumed(&mut link.resources(), client, &taken);
         Some(taken.allowed_by)
     }
+}
+
+/// A page with the messages that its subscription gets, and the offset that it reaches.
+#[derive(Clone, Copy)]
+struct ReachingPage<'a> {
+    page: &'a Page,
+    messages: &'a [u8],
+    reached: u64,
 }
 
 /// Whether a replay that begins with this page has all messages after the position that the client asked for; `None` if it

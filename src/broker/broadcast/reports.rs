@@ -1,9 +1,11 @@
 //! Reports about topics, for the admin address.
 
 use super::Broadcast;
+use super::watched::SessionNote;
 use crate::peer::Peer;
 use echoring_proto::limits::Nanos;
-use echoring_topics::{HubReport, TopicReport};
+use echoring_runtime::driver::Token;
+use echoring_topics::{HubReport, TopicId, TopicReport};
 
 /// The subscriptions of one connection.
 #[derive(Debug, Default)]
@@ -64,6 +66,9 @@ impl Broadcast {
         report.topics_limit = owned.budget().units();
         report.held_publications = self.held.len() as u64;
         report.compression_contexts = local.contexts() as u64;
+        report.histories_evicted = owned.histories_evicted();
+        local.add_patterns(&mut report.patterns);
+        owned.add_patterns(&mut report.patterns);
         report
     }
 
@@ -93,5 +98,38 @@ impl Broadcast {
         };
         report.pattern = local.pattern(name).to_owned();
         Some(report)
+    }
+
+    /// Notes from now on what these connections are told, and of no others.
+    pub fn watch(&mut self, tokens: Vec<Token>) {
+        self.fan_out.follow_ups.watched.set(tokens.clone());
+        self.sessions.watched.set(tokens);
+    }
+
+    /// The notes since the last call, and how many were lost.
+    pub fn take_notes(&mut self) -> (Vec<(Token, SessionNote)>, u64) {
+        let (mut notes, lost) = self.sessions.watched.take();
+        let (mut gaps, others) = self.fan_out.follow_ups.watched.take();
+        notes.append(&mut gaps);
+        (notes, lost + others)
+    }
+
+    /// The topics of a connection that it gets messages of, with the offsets up to which it was sent everything, or was told of the
+    /// loss.
+    pub fn reached_by(&self, peer: &Peer) -> Vec<(TopicId, u64)> {
+        let topics = &self.fan_out.topics;
+        match (peer, peer.session()) {
+            (Peer::Subscriber(subscriber), _) => {
+                let reached = subscriber.member.and_then(|member| topics.reached(member));
+                reached.map(|(offset, _)| (subscriber.topic, offset)).into_iter().collect()
+            }
+            (_, Some(session)) => session.reached(topics).map(|(topic, offset, _)| (topic, offset)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The name of a topic of [`reached_by`](Broadcast::reached_by).
+    pub fn topic_name(&self, topic: TopicId) -> &str {
+        self.fan_out.name(topic)
     }
 }

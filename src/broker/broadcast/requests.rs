@@ -86,7 +86,8 @@ impl Broadcast {
             Ok(Command::Publish { id, topic, key, idempotency_key, value }) => {
                 let publication = v1::publication(key.as_deref(), &value);
                 let idempotency_key = idempotency_key.as_deref().unwrap_or_default();
-                let message = TopicPublication { topic: &topic, publication, idempotency_key };
+                let message =
+                    TopicPublication { idempotency_key, ..TopicPublication::plain(&topic, publication) };
                 self.publish_within_rate(link, gate, id, &message);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
@@ -101,6 +102,7 @@ impl Broadcast {
                 let _ = self.list_members(link, client, &page);
             }
             Ok(Command::Authenticate { id, token }) => self.authenticate(link, gate, id, &token),
+            Ok(Command::Ping { id }) => self.sessions.send(link, &SessionEvent::Pong(id)),
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
             Err(error) => self.sessions.reject(link, &error),
         }
@@ -134,7 +136,7 @@ impl Broadcast {
     ) -> Result<(), Rejected> {
         let WantedSubscription { id, name, request, terms } = wanted;
         let SubscriptionRequest { from, presence, must_recover, deltas, skips_own } = request;
-        let Terms { allowed_by, data, expires_at } = terms;
+        let Terms { allowed_by, application, expires_at } = terms;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return Err(Rejected::Refused(Refused::Draining));
@@ -168,7 +170,7 @@ impl Broadcast {
             skips_own,
             allowed_by,
             expires_at,
-            data,
+            application,
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -279,7 +281,8 @@ impl Broadcast {
         let is_replayed = matches!(&own.state, SubscriptionState::Replaying(replay) if replay.from == all);
         let (granted, deltas) = (own.granted, own.deltas);
         let (allowed_by, expires_at) = (own.allowed_by, own.expires_at);
-        let data = own.data.take();
+        let wake_at = own.refresh_at().or(expires_at);
+        let data = own.take_data();
         // Without a token there is none to refresh.
         let refresh_by = expires_at.filter(|_| allowed_by == AllowedBy::Token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
@@ -297,11 +300,11 @@ impl Broadcast {
             is_server_side: allowed_by.is_server_side(),
             deltas,
             expires_in_s: refresh_by.map(|at| at.saturating_sub(now) / SECOND),
-            data: data.as_deref(),
+            data: data.as_ref(),
             messages,
         };
         sessions.send(link, &SessionEvent::Subscribed(event));
-        if let Some(at) = expires_at {
+        if let Some(at) = wake_at {
             self.wake_by(link, at);
         }
     }
@@ -328,24 +331,29 @@ impl Broadcast {
 
     pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
-        let compression = self.session_compression(link, topic);
+        let filter = self.filter(link, topic);
+        let compression = self.session_compression(link, topic, filter.is_none());
         let (token, dialect, client) = (link.token, dialect_of(link), self.client_id(link));
         let own_origin = origin(self.number(link.mailboxes.shard()), token);
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         let Some(session) = link.peer.session_mut() else { return };
         let Some(own) = session.find(topic) else { return };
-        let format = Format { dialect: dialect.of_log(own.granted.presence, own.deltas), compression };
+        let dialect = dialect.of_log(own.granted.presence, own.deltas, filter.is_some());
+        let format = Format { dialect, compression };
         let skip = if own.skips_own { own_origin } else { 0 };
         let resumes = own.resumes();
         let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
+        if let Some(filter) = filter {
+            self.fan_out.topics.set_filter(member, filter);
+        }
         own.state = SubscriptionState::Live(member);
-        let subject = session.subject.clone();
+        let profile = session.profile_in(Some(topic));
         if resumes {
             // The owner lists it already.
             self.resumed(link, topic);
         } else {
-            self.report_presence(&mut link.resources(), topic, client, Some(&subject));
+            self.report_presence(&mut link.resources(), topic, client, Some(&profile));
         }
     }
 

@@ -8,7 +8,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Encoding, Format, OwnedTopicId, Page, Refused, Replay, SubscriberId, TopicId, entries,
+    ClientId, Encoding, Format, Keeping, OwnedTopicId, Page, Refused, Replay, SubscriberId, TopicId, entries,
 };
 
 use super::Broadcast;
@@ -243,7 +243,7 @@ fn send_raw(link: &mut ConnectionContext<'_>, page: &Page, messages: &[u8]) -> O
     }
     let mut reached = page.after;
     for (offset, publication) in entries(messages) {
-        if offset != reached + 1 {
+        if offset != reached + 1 || publication.keeping == Keeping::Omitted {
             return None;
         }
         // A connection that is closed meanwhile is sent nothing more.

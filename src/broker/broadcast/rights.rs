@@ -34,19 +34,46 @@ impl Broadcast {
                 AllowedBy::Permission => false,
                 AllowedBy::Hook => permission() == Permission::Hook,
                 AllowedBy::Token | AllowedBy::Credentials | AllowedBy::ConnectHook => {
-                    matches!(permission(), Permission::Claim | Permission::Hook)
+                    matches!(permission(), Permission::Claim | Permission::Named | Permission::Hook)
                 }
                 AllowedBy::Operator | AllowedBy::Handler => true,
             }
     }
 
+    /// Whether a client may publish to a topic to which it subscribes.
+    pub(super) fn may_publish_subscribed(&self, client: Option<&Identity>, name: &str) -> bool {
+        self.may(client, Right::Publish, name) || self.subscribers_publish(name)
+    }
+
+    fn subscribers_publish(&self, name: &str) -> bool {
+        self.fan_out.topics.settings_of(name).access.publish == Permission::Subscriber
+    }
+
+    /// Whether a session may publish to a topic.
+    pub(super) fn may_publish(
+        &self,
+        link: &ConnectionContext<'_>,
+        client: Option<&Identity>,
+        name: &str,
+    ) -> bool {
+        let is_subscribed = || {
+            let topic = self.fan_out.topics.find(name)?;
+            link.peer.session()?.subscriptions.iter().find(|subscription| subscription.topic == topic)
+        };
+        self.may(client, Right::Publish, name)
+            || (self.subscribers_publish(name) && is_subscribed().is_some())
+    }
+
     pub(super) fn granted(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> Granted {
         let may = |right| {
-            let access = || self.fan_out.topics.settings_of(name).access.of(right);
             let names_it = allowed_by == AllowedBy::Token || allowed_by.is_server_side();
             allowed_by == AllowedBy::Handler
                 || self.may(client, right, name)
-                || (names_it && access() == Permission::Claim)
+                || match self.fan_out.topics.settings_of(name).access.of(right) {
+                    Permission::Subscriber => true,
+                    Permission::Claim | Permission::Named => names_it,
+                    _ => false,
+                }
         };
         let members = may(Right::Presence);
         Granted { members, presence: members, history: may(Right::History) }
@@ -89,6 +116,9 @@ impl Broadcast {
         match gate.present(link.token, decision, true, link.pool(), now) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
+                let info = gate.client(link.token).map(Identity::info).cloned().unwrap_or_default();
+                // Without memory for them, the earlier data stay.
+                let _ = self.set_info(link, info);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
                 if let Some(session) = link.peer.session_mut() {
                     session.subject = subject.into();
@@ -125,7 +155,7 @@ impl Broadcast {
         let topics: Vec<TopicId> = match &mut *link.peer {
             Peer::Subscriber(subscriber) => {
                 let name = self.fan_out.name(subscriber.topic);
-                subscriber.may_publish = self.may(client, Right::Publish, name);
+                subscriber.may_publish = self.may_publish_subscribed(client, name);
                 if !self.may(client, Right::Subscribe, name) && link.is_open() {
                     link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);
                 }
@@ -191,6 +221,7 @@ fn reason(error: RefreshError) -> &'static str {
         RefreshError::Denied(Denied::NotYet) => "the token is not valid yet",
         RefreshError::Denied(Denied::Foreign) => "the token is not for this server",
         RefreshError::Denied(Denied::Forbidden) => "not allowed",
+        RefreshError::Denied(Denied::TooMany) => "too many connections of this client",
         RefreshError::Denied(_) => "the token is invalid",
     }
 }

@@ -10,10 +10,10 @@ use echoring_cluster::Ticket;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes};
-use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::limits::{AUTHOR_BYTES_MAX, KEY_BYTES_MAX, TAGS_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Placement, Position,
-    Publication, Refused, Relay, Replay, Rules, Submission, Subscribed, TopicId,
+    Publication, Refused, Relay, Replay, Rules, Submission, Subscribed, TopicId, Version,
 };
 
 use super::fan_out::FanOut;
@@ -32,7 +32,13 @@ use crate::peer::{ConnectionContext, ShardResources};
 use crate::publications::TopicPublication;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
-pub const MAIL_OVERHEAD_BYTES: usize = TOPIC_BYTES_MAX + KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 16;
+pub const MAIL_OVERHEAD_BYTES: usize = TOPIC_BYTES_MAX
+    + KEY_BYTES_MAX
+    + IDEMPOTENCY_KEY_BYTES_MAX
+    + Version::BYTES_MAX
+    + AUTHOR_BYTES_MAX
+    + TAGS_BYTES_MAX
+    + 16;
 /// Bytes of a page of history, unless a single message is longer.
 pub(super) const PAGE_BYTES: usize = 32 * 1024;
 
@@ -45,6 +51,8 @@ pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
     placement: Placement,
     message_bytes_max: usize,
+    /// The same before a successor lowered it.
+    own_message_bytes_max: usize,
     pub(super) ordered_by: OrderedBy,
     pub(super) forwards: Forwards,
     /// Requests to the owner shards of topics that wait for room.
@@ -61,7 +69,7 @@ pub(super) struct Sequencer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sequenced {
     pub(super) position: Position,
-    /// It was published before with the same idempotency key, and is not forwarded again.
+    /// It was published before with the same idempotency key, or is an old version, and is not forwarded.
     pub(super) duplicate: bool,
     /// The topic on this shard, if this shard subscribes to it: the message is then to be [delivered](Sequencer::deliver_here).
     local: Option<TopicId>,
@@ -91,6 +99,7 @@ impl Sequencer {
             topics,
             placement,
             message_bytes_max,
+            own_message_bytes_max: message_bytes_max,
             ordered_by: OrderedBy::default(),
             forwards: Forwards::default(),
             requests: PendingRequests::default(),
@@ -208,7 +217,13 @@ impl Sequencer {
 
     /// A successor accepts messages of this size.
     pub(super) fn lower_message_bytes_max(&mut self, bytes: u64) {
+        self.own_message_bytes_max = self.message_bytes_max;
         self.message_bytes_max = self.message_bytes_max.min(bytes as usize);
+    }
+
+    /// The successor is lost: its limit has no effect any more.
+    pub(super) fn restore_message_bytes_max(&mut self) {
+        self.message_bytes_max = self.message_bytes_max.max(self.own_message_bytes_max);
     }
 
     /// The shard that owns the topic `name`.
@@ -265,7 +280,7 @@ impl Sequencer {
         message: &TopicPublication<'_>,
     ) -> Result<Routed, Full> {
         let owner_shard = self.owner_shard_of(message.topic, resources.mailboxes.shards());
-        let Publication { key, payload, .. } = message.publication;
+        let payload = message.publication.payload;
         if self.ordered_by == OrderedBy::Nobody {
             return Err(Full);
         }
@@ -276,7 +291,7 @@ impl Sequencer {
             self.post(resources.mailboxes, owner_shard, publisher, message)?;
             return Ok(Routed::Posted);
         }
-        let bytes = payload.len() + key.len();
+        let bytes = message.publication.bytes();
         if !resources.mailboxes.all_have_room(Lane::Forward, bytes) || !self.has_room_for_others() {
             return Err(Full);
         }
@@ -314,7 +329,7 @@ impl Sequencer {
         publisher: Publisher,
         message: &TopicPublication<'_>,
     ) -> Result<Sequenced, Refused> {
-        let TopicPublication { topic, publication, idempotency_key } = *message;
+        let TopicPublication { topic, publication, idempotency_key, version } = *message;
         let by_client = !publisher.is_operator();
         let Sequencer { topics, forwards, following, relay, .. } = self;
         let owned = topics
@@ -324,11 +339,11 @@ impl Sequencer {
             .as_mut()
             .map(|outbox| (topics.relay(owned), outbox))
             .filter(|(format, _)| *format != Relay::Off);
-        let (position, shards) = if idempotency_key.is_empty() {
+        let (position, shards) = if idempotency_key.is_empty() && version.is_none() {
             topics.publish(owned, &publication, by_client, now, resources.pool)?
         } else {
             let pool = &mut *resources.pool;
-            let submission = Submission { publication, idempotency_key, by_client };
+            let submission = Submission { publication, idempotency_key, by_client, version };
             match topics.publish_once(owned, &submission, now, pool)? {
                 Accepted::New(position, shards) => (position, shards),
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
@@ -492,9 +507,14 @@ impl Sequencer {
     }
 
     /// A page of a topic's member list. It fits one message to another shard.
-    pub(super) fn members(&mut self, owned: OwnedTopicId, query: MembersQuery) -> (Option<Members>, Vec<u8>) {
+    pub(super) fn members(
+        &mut self,
+        owned: OwnedTopicId,
+        query: MembersQuery,
+        bytes_max: usize,
+    ) -> (Option<Members>, Vec<u8>) {
         let mut bytes = Vec::new();
-        let (most, bytes_max) = (usize::from(query.limit), self.mail_bytes_max());
+        let most = usize::from(query.limit);
         let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
     }

@@ -4,7 +4,7 @@
 //! No I/O: a session records its requests and the progress of each subscription. Its wire format is its
 //! [dialect](Dialect).
 
-use echoring_auth::{AppData, Identity};
+use echoring_auth::{AppData, Identity, Info};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{ClientId, Position, Replay, SubscriberId, TopicId, Topics};
@@ -79,8 +79,8 @@ pub(super) struct SessionSubscription {
     pub(super) allowed_by: AllowedBy,
     /// When it expires.
     pub(super) expires_at: Option<Nanos>,
-    /// Data of the application for the answer.
-    pub(super) data: Option<Box<AppData>>,
+    /// Data of the application.
+    pub(super) application: Option<Box<ApplicationData>>,
     /// Counts it for its identity, until it is dropped.
     pub(super) counted: Option<CountedSubscription>,
 }
@@ -104,10 +104,33 @@ pub(super) struct SubscriptionRequest {
 #[derive(Debug, Default)]
 pub(super) struct Terms {
     pub(super) allowed_by: AllowedBy,
-    /// Data of the application for the answer.
-    pub(super) data: Option<Box<AppData>>,
+    /// Data of the application.
+    pub(super) application: Option<Box<ApplicationData>>,
     /// When the subscription expires.
     pub(super) expires_at: Option<Nanos>,
+}
+
+/// Data of the application about a subscription.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ApplicationData {
+    /// For the answer; `None` once it was sent.
+    pub(super) data: Option<AppData>,
+    /// About the client, for others to see.
+    pub(super) info: Info,
+    /// When the application is asked whether the subscription goes on.
+    pub(super) refresh_at: Option<Nanos>,
+}
+
+impl ApplicationData {
+    /// `None` if there are none.
+    pub(super) fn new(data: Option<AppData>, info: Info) -> Option<Box<ApplicationData>> {
+        ApplicationData { data, info, refresh_at: None }.boxed()
+    }
+
+    /// The same with the time of a refresh.
+    pub(super) fn boxed(self) -> Option<Box<ApplicationData>> {
+        (self != ApplicationData::default()).then(|| Box::new(self))
+    }
 }
 
 /// Why a client may have a subscription.
@@ -240,6 +263,21 @@ impl SubscriptionState {
 }
 
 impl SessionSubscription {
+    /// When the application is asked whether it goes on.
+    pub(super) fn refresh_at(&self) -> Option<Nanos> {
+        self.application.as_deref()?.refresh_at
+    }
+
+    /// Takes the data of the application for the answer.
+    pub(super) fn take_data(&mut self) -> Option<AppData> {
+        let application = self.application.as_deref_mut()?;
+        let data = application.data.take();
+        if *application == ApplicationData::default() {
+            self.application = None;
+        }
+        data
+    }
+
     pub(super) fn member(&self) -> Option<SubscriberId> {
         match self.state {
             SubscriptionState::Live(member) => Some(member),
@@ -343,9 +381,10 @@ impl Session {
         live.map(|subscription| subscription.topic)
     }
 
-    /// When the next subscription expires, if one does.
+    /// When the next subscription expires, or the application is asked about one, if there is such a time.
     pub(super) fn next_expiry(&self) -> Option<Nanos> {
-        self.subscriptions.iter().filter_map(|subscription| subscription.expires_at).min()
+        let times = self.subscriptions.iter().flat_map(|own| [own.expires_at, own.refresh_at()]);
+        times.flatten().chain(self.centrifuge().and_then(|own| own.refresh_at)).min()
     }
 
     /// A live subscription continues under another id.

@@ -22,6 +22,7 @@ use super::held_publications::{hold_one, is_paused, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
 use super::unanswered::{RefusedPublication, Unanswered};
+use super::watched::Watched;
 use crate::limits::REFUSAL_WAIT_MAX;
 use crate::peer::{ConnectionContext, Peer};
 use crate::v1::{message, refused as refused_error};
@@ -53,6 +54,8 @@ pub(super) struct Sessions {
     pub(super) kept: KeptBytes,
     /// The events for handlers.
     pub(super) handler_events: HandlerEvents,
+    /// The sessions that an operator follows.
+    pub(super) watched: Watched,
     event: Vec<u8>,
     message_head: Vec<u8>,
     deltas: DeltaWriter,
@@ -69,6 +72,9 @@ impl Sessions {
     /// ([`Connection::pause_wanted`](echoring_proto::connection::Connection::pause_wanted)), so only earlier requests can
     /// add answers.
     pub(super) fn send(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
+        if self.watched.is_on() {
+            self.watched.note_event(link.token, event);
+        }
         let dialect = dialect_of(link);
         if dialect == Dialect::Handler {
             return self.handler_events.session_event(link.token, event);
@@ -83,7 +89,7 @@ impl Sessions {
         if self.event.is_empty() {
             return;
         }
-        if link.peer.is_event_stream() {
+        if dialect_of(link) == Dialect::EventStream {
             // It answers the only request, so it needs no bound.
             return link.send_event(&self.event);
         }
@@ -106,6 +112,9 @@ impl Sessions {
     /// it needs no bound: the rest of a large send may be queued in front of it, and without it the client would have
     /// to be disconnected.
     pub(super) fn send_end(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
+        if self.watched.is_on() {
+            self.watched.note_event(link.token, event);
+        }
         let dialect = dialect_of(link);
         if dialect == Dialect::Handler {
             return self.handler_events.session_event(link.token, event);
@@ -116,8 +125,10 @@ impl Sessions {
     }
 
     fn send_written(&mut self, link: &mut ConnectionContext<'_>, full: bool) {
-        let kind = dialect_of(link).kind();
-        if link.is_open() && (full || !link.send_past(kind, &self.event)) {
+        let dialect = dialect_of(link);
+        if dialect.is_stream() && !full {
+            link.send_event(&self.event);
+        } else if link.is_open() && (full || !link.send_past(dialect.kind(), &self.event)) {
             close_slow(link);
         }
     }
@@ -261,28 +272,43 @@ impl Sessions {
         }
     }
 
-    /// Sends a page of history, with a gap event for messages that are missing before it. Returns the offset that the page
-    /// reaches.
+    /// Sends a page of history, with gap events for messages that are missing before it, or that history skips.
     pub(super) fn send_history(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: &str,
         history: &ReplayedPage<'_>,
-    ) -> u64 {
+    ) {
         let ReplayedPage { page, messages, .. } = *history;
-        let mut reached = page.after;
-        if page.first > reached + 1 {
-            let (from, to) = (reached + 1, page.first - 1);
-            let epoch = page.head.epoch;
-            let reason = GapReason::History;
-            self.send(link, &SessionEvent::Gap { topic, epoch, from, to, reason });
-            reached = to;
-        }
+        let (mut reached, has_gaps) = (page.after, dialect_of(link).has_gaps());
+        self.send_gap(link, topic, history, &mut reached, page.first);
         for (offset, publication) in entries(messages) {
+            if has_gaps && !page.conflated {
+                self.send_gap(link, topic, history, &mut reached, offset);
+            }
             self.send_replayed(link, topic, history, offset - reached - 1, (offset, &publication));
             reached = offset;
         }
-        reached
+        if has_gaps {
+            self.send_gap(link, topic, history, &mut reached, history.reached + 1);
+        }
+    }
+
+    /// Sends a gap event for the messages behind the offset `reached` that are missing before `next`.
+    fn send_gap(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: &str,
+        history: &ReplayedPage<'_>,
+        reached: &mut u64,
+        next: u64,
+    ) {
+        if next > *reached + 1 {
+            let (from, to, epoch) = (*reached + 1, next - 1, history.page.head.epoch);
+            let reason = GapReason::History;
+            self.send(link, &SessionEvent::Gap { topic, epoch, from, to, reason });
+            *reached = to;
+        }
     }
 
     /// Sends a message of the history, before which so many were `skipped` because they were conflated away.
@@ -298,7 +324,7 @@ impl Sessions {
         let dialect = dialect_of(link);
         let Sessions { event, message_head, deltas: writer, .. } = self;
         event.clear();
-        let Publication { content, key, payload } = *publication;
+        let Publication { content, payload, .. } = *publication;
         let v1_message = || {
             let (message, payload) = message(topic, offset, publication);
             (Message { skipped, snapshot: offset <= snapshot, ..message }, payload)
@@ -328,9 +354,12 @@ impl Sessions {
                 } else {
                     centrifuge_events::plain(publication)
                 };
-                centrifuge_events::message_parts(encoding, message_head, topic, offset, key, body)
+                centrifuge_events::message_parts(encoding, message_head, topic, (offset, publication), body)
                     .iter()
                     .for_each(|part| event.extend_from_slice(part));
+                if encoding.is_unidirectional() {
+                    return link.send_event(event);
+                }
             }
         }
         if link.is_open() && !link.send_past(dialect.kind(), event) {
@@ -343,6 +372,8 @@ impl Sessions {
 pub(super) struct ReplayedPage<'a> {
     pub(super) page: &'a Page,
     pub(super) messages: &'a [u8],
+    /// The offset that the page reaches.
+    pub(super) reached: u64,
     /// Messages up to this offset are marked as parts of a snapshot.
     pub(super) snapshot: u64,
     /// Whether the subscription may have deltas.

@@ -3,7 +3,7 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    ClientId, Content, Creator, Members, Origin, OwnedTopicId, Page, Position, Publication, Refused, Replay,
+    ClientId, Creator, Members, Origin, OwnedTopicId, Page, Position, Publication, Refused, Replay,
     Subscribed, SubscriberId, TopicId,
 };
 
@@ -43,7 +43,7 @@ pub enum ShardMail {
         /// The topic on the shard that unsubscribed.
         local: TopicId,
     },
-    /// To the owner: sequence a publication. The bytes are the topic's name, the key, the idempotency key and the payload.
+    /// To the owner: sequence a publication. The bytes are the topic's name, the keys, the version, the author, the tags and the payload.
     Publish {
         /// The publisher.
         publisher: Publisher,
@@ -58,7 +58,7 @@ pub enum ShardMail {
         /// The position, or the refusal.
         result: Result<Position, Refused>,
     },
-    /// To a subscribing shard: the next message of a topic. The bytes are the key and the payload.
+    /// To a subscribing shard: the next message of a topic. The bytes are the key, the author, the tags and the payload.
     Deliver {
         /// The topic on the receiving shard.
         local: TopicId,
@@ -66,8 +66,8 @@ pub enum ShardMail {
         publisher: Publisher,
         /// The offset of the message.
         offset: u64,
-        /// The type of the payload.
-        content: Content,
+        /// See [`Publication::head`].
+        head: u8,
         /// Length of the key in bytes.
         key_bytes: u8,
     },
@@ -113,7 +113,7 @@ pub enum ShardMail {
         /// A description of the bytes; `None` if the owner no longer knows the topic.
         members: Option<Members>,
     },
-    /// To the owner: a subscriber joined or left a topic with presence. The bytes are the subject of one that joined.
+    /// To the owner: a subscriber joined or left a topic with presence. The bytes are the profile of one that joined.
     Presence {
         /// The topic on its owner.
         owned: OwnedTopicId,
@@ -122,7 +122,7 @@ pub enum ShardMail {
         /// Joined; otherwise left.
         joined: bool,
     },
-    /// To a subscribing shard: the same, in the order of the topic. The bytes are the subject.
+    /// To a subscribing shard: the same, in the order of the topic. The bytes are the profile.
     PresenceChanged {
         /// The topic on the receiving shard.
         local: TopicId,

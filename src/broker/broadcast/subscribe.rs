@@ -14,7 +14,7 @@ use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Answer;
+use echoring_runtime::shard::{Answer, StreamHead};
 use echoring_topics::{
     ClientId, Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId,
 };
@@ -83,7 +83,7 @@ impl Broadcast {
             Ok(topic) => topic,
             Err(refusal) => return Answer::Refuse(refusal),
         };
-        let may_publish = self.may(gate.client(token), Right::Publish, name);
+        let may_publish = self.may_publish_subscribed(gate.client(token), name);
         let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         if subscription.owned.is_none() {
@@ -142,10 +142,31 @@ impl Broadcast {
         subprotocol: Option<&'static str>,
         session: CentrifugeSession,
     ) -> Answer<Peer> {
+        let peer = self.centrifuge_peer(token, client, session);
+        Answer::Upgrade { peer, subprotocol, whole: true }
+    }
+
+    /// Opens the session of a client that sends only its connect command, and is answered with a stream. The same holds.
+    pub fn open_unidirectional(
+        &mut self,
+        token: Token,
+        client: Option<&Identity>,
+        session: CentrifugeSession,
+        head: StreamHead,
+    ) -> Answer<Peer> {
+        let peer = self.centrifuge_peer(token, client, session);
+        Answer::EventStream { peer, head }
+    }
+
+    fn centrifuge_peer(
+        &mut self,
+        token: Token,
+        client: Option<&Identity>,
+        session: CentrifugeSession,
+    ) -> Peer {
         self.sessions.count += 1;
         self.sessions.alarms.add(token, &session);
-        let session = Session::new(client, Protocol::Centrifuge(Box::new(session)));
-        Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
+        Peer::Session(Box::new(Session::new(client, Protocol::Centrifuge(Box::new(session)))))
     }
 
     /// A client, as the creator of a topic.
@@ -248,7 +269,7 @@ impl Broadcast {
         match *waiting {
             Waiting::EventStream(token, ref headers) => {
                 self.subscriptions.stop_waiting(topic, token);
-                cx.begin_event_stream(token, headers);
+                cx.begin_event_stream(token, &StreamHead::events(headers.clone()));
                 if let Some(mut link) = cx.link(token) {
                     self.begin_event_stream(&mut link);
                 }

@@ -8,7 +8,7 @@ use super::Broadcast;
 use super::centrifuge::is_token;
 use super::centrifuge_events::{number, refresh_in_s};
 use super::requests::WantedSubscription;
-use super::session::{AllowedBy, Terms};
+use super::session::{AllowedBy, ApplicationData, Terms};
 use crate::gate::Gate;
 use crate::peer::ConnectionContext;
 
@@ -23,11 +23,11 @@ impl Broadcast {
     ) {
         let granted = self
             .check_token(link, gate, wanted.name, token)
-            .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted.data)));
+            .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted)));
         match granted {
-            Ok((expires_at, data)) => {
-                let data = data.map(AppData::Json).map(Box::new);
-                let terms = Terms { allowed_by: AllowedBy::Token, data, expires_at };
+            Ok((expires_at, SubscriptionGrant { data, info, .. })) => {
+                let application = ApplicationData::new(data.map(AppData::Json), info);
+                let terms = Terms { allowed_by: AllowedBy::Token, application, expires_at };
                 self.subscribe_in_turn(link, gate, number(wanted.id), WantedSubscription { terms, ..wanted });
             }
             Err(code) => self.fail(link, number(wanted.id), code),
@@ -48,9 +48,9 @@ impl Broadcast {
         }
         let granted = self
             .check_token(link, gate, channel, token)
-            .and_then(|granted| expires_at(gate, link.now(), granted.expires_at));
-        let expires_at = match granted {
-            Ok(expires_at) => expires_at,
+            .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted.info)));
+        let (expires_at, info) = match granted {
+            Ok(granted) => granted,
             Err(code) => return self.fail(link, id, code),
         };
         let topic = self.fan_out.topics.find(channel);
@@ -59,6 +59,7 @@ impl Broadcast {
             return self.fail(link, id, ErrorCode::PermissionDenied);
         };
         subscription.expires_at = expires_at;
+        subscription.application = ApplicationData::new(None, info);
         let now = link.now();
         let expires_in_s = expires_at.map(|at| refresh_in_s(at.saturating_sub(now) / SECOND));
         self.sessions.reply(link, |encoding, out| reply::sub_refresh(encoding, out, id, expires_in_s));

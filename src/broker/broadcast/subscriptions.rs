@@ -128,6 +128,17 @@ impl Subscriptions {
         Some((&left.name, left.epoch))
     }
 
+    /// Nobody confirms any more.
+    pub(super) fn forget_all_left(&mut self) {
+        self.left.clear();
+    }
+
+    /// The topics, and whether their owners have answered.
+    pub(super) fn topics(&self) -> Vec<(TopicId, bool)> {
+        let known = self.by_topic.iter().flatten();
+        known.map(|subscription| (subscription.topic, subscription.owned.is_some())).collect()
+    }
+
     /// Keeps the shard from leaving a topic while a session waits for messages of its history, or for another answer.
     pub(super) fn keep_for(&mut self, topic: TopicId, token: Token, now: Nanos) {
         if let Some(subscription) = self.get_mut(topic) {

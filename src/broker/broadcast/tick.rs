@@ -68,6 +68,9 @@ impl Broadcast {
         } else if !self.drain.remaining.is_empty() && !self.fan_out.topics.is_dirty() {
             self.close_served(cx, false);
         }
+        if self.has_topic_events() {
+            self.tell_topic_events();
+        }
     }
 
     /// Refuses overdue subscriptions and appends heartbeats.
@@ -205,7 +208,7 @@ impl Broadcast {
             || !members_due.is_empty()
             || !connects_due.is_empty()
             || !handler_events.is_empty();
-        if has_sessions_due || self.fan_out.topics.has_fresh() {
+        if has_sessions_due || self.sequencer.topics.has_changes() || self.fan_out.topics.has_fresh() {
             return Some(0);
         }
         let waits =
@@ -225,6 +228,7 @@ impl Broadcast {
             self.fan_out.topics.due_at(),
             self.sessions.alarms.next(),
             self.following_deadline(),
+            self.topic_events.as_ref().and_then(|events| events.due()),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

@@ -13,6 +13,8 @@ pub enum TopicQuestion {
     History(HistoryRange),
     /// The subscribers with presence.
     Members,
+    /// That its history is removed, from the memory of this node.
+    Removal,
 }
 
 /// The answer of a shard that has the topic.
@@ -21,6 +23,8 @@ pub enum TopicAnswer {
     /// The position of the topic, none if there is no such topic; and messages, see [`entries`](echoring_topics::entries), that
     /// contain those of the range.
     History(Option<Position>, Vec<u8>),
+    /// The history is removed.
+    Removed,
     /// All subscribers with presence; see [`members`](echoring_topics::members).
     Members(Vec<u8>),
     /// The topic keeps nothing of the kind.

@@ -2,7 +2,7 @@
 
 use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::v1::digits;
-use echoring_topics::{Gap, Position, members};
+use echoring_topics::{Gap, Position, Profile, members};
 use echoring_wire::v1::{self, Event};
 
 /// Appends an event.
@@ -37,6 +37,7 @@ pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
             })
         }
         SessionEvent::TokenExpires(seconds) => Event::TokenExpires(v1::TokenExpires { expires_in: *seconds }),
+        SessionEvent::Pong(id) => Event::Pong(v1::Pong { id: *id }),
         SessionEvent::Error(error) => Event::Error((*error).clone()),
     };
     event.write(out);
@@ -46,7 +47,8 @@ pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
 pub(super) fn write_topic_event(event: &TopicEvent<'_>, topic: &str, out: &mut Vec<u8>) {
     let topic = topic.into();
     let event = match *event {
-        TopicEvent::Presence(&PresenceChange { client, subject, joined, count }) => {
+        TopicEvent::Presence(&PresenceChange { client, profile, joined, count }) => {
+            let subject = profile.subject();
             Event::Presence(v1::Presence {
                 topic,
                 event: if joined { v1::PresenceChange::Join } else { v1::PresenceChange::Leave },
@@ -98,7 +100,9 @@ fn ended<'a>(topic: &'a str, Position { epoch, offset }: Position, reason: &'sta
 }
 
 fn members_page<'a>(event: &MembersEvent<'a>) -> v1::MembersPage<'a> {
-    let known = members(event.clients).filter(|(_, subject)| !subject.is_empty());
+    // The data of an application for Centrifuge's protocol are not part of this one.
+    let subjects = members(event.clients).map(|(client, profile)| (client, Profile(profile).subject()));
+    let known = subjects.filter(|(_, subject)| !subject.is_empty());
     v1::MembersPage {
         id: event.id,
         topic: event.topic.into(),

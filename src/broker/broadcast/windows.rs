@@ -40,12 +40,14 @@ impl Broadcast {
         Compression::Single { bits }
     }
 
-    /// How messages are compressed for a subscription of a session, which begins now. The topic that had the window gives it up; if its
+    /// How messages are compressed for a subscription of a session, which begins now, and gets all messages unless it has a filter.
+    /// The topic that had the window gives it up; if its
     /// subscriber has not been sent everything yet, it keeps the window, and the messages of this topic are not compressed.
     pub(super) fn session_compression(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
+        gets_all: bool,
     ) -> Compression {
         let Some(SharedWindow { bits, has_context }) = link.share_window() else { return Compression::Off };
         if !has_context {
@@ -53,7 +55,7 @@ impl Broadcast {
         }
         let now = link.now();
         let others = link.peer.session_mut().map(|session| live_members(session)).unwrap_or_default();
-        if others.is_empty() && self.shares_context(topic) {
+        if others.is_empty() && gets_all && self.shares_context(topic) {
             link.leave_window_to_topic();
             return Compression::Following { bits };
         }

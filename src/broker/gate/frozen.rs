@@ -54,6 +54,7 @@ impl Gate {
         if !self.known.insert(token, &client, pool, now, unix_now()) {
             return Some(Thawed::Withdrawn);
         }
+        self.quotas.resume_connection(token, client.subject(), now);
         if is_noticed {
             self.known.note_noticed(token);
         }
@@ -64,7 +65,7 @@ impl Gate {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
 
     use echoring_auth::{Authenticator, Credentials, Method, Presented, Settings, Verdict};
@@ -74,10 +75,10 @@ mod tests {
     use super::super::{AuthCounters, Due};
     use super::*;
 
-    const SECRET: &str = "0123456789abcdef";
+    pub(in crate::gate) const SECRET: &str = "0123456789abcdef";
 
     /// An authenticator with one token. `rights` are further lines of its entry.
-    fn authenticator(test: &str, secret: &str, rights: &str) -> Arc<Authenticator> {
+    pub(in crate::gate) fn authenticator(test: &str, secret: &str, rights: &str) -> Arc<Authenticator> {
         let name = format!("echoring-gate-frozen-{test}-{}", std::process::id());
         let file: PathBuf = std::env::temp_dir().join(name);
         let text = format!("[[tokens]]\ntoken = \"{secret}\"\nsubject = \"alice\"\n{rights}\n");
@@ -87,11 +88,11 @@ mod tests {
         Arc::new(authenticator)
     }
 
-    fn gate(authenticator: Option<&Arc<Authenticator>>) -> Gate {
+    pub(in crate::gate) fn gate(authenticator: Option<&Arc<Authenticator>>) -> Gate {
         Gate::new(authenticator.cloned(), Arc::new(AuthCounters::default()))
     }
 
-    fn token(index: u32) -> Token {
+    pub(in crate::gate) fn token(index: u32) -> Token {
         Token { index, generation: 1 }
     }
 

@@ -29,28 +29,8 @@ struct Known {
 pub struct IdentityUse {
     /// By [`Use`].
     rates: [SharedBucket; 2],
-    subscriptions: AtomicU32,
-    /// Calls that wait for the application.
-    calls: AtomicU32,
-}
-
-/// A call that counts for its identity, until it is dropped.
-#[derive(Debug)]
-pub struct CountedCall(Arc<IdentityUse>);
-
-impl CountedCall {
-    /// `None` if as many of the identity wait as may.
-    pub(crate) fn of(identity: &Arc<IdentityUse>) -> Option<CountedCall> {
-        let add = |count| (count < APP_CALLS_PER_IDENTITY_MAX).then_some(count + 1);
-        identity.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
-        Some(CountedCall(Arc::clone(identity)))
-    }
-}
-
-impl Drop for CountedCall {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Of each kind of [`Counted`].
+    counts: [AtomicU32; 3],
 }
 
 /// The subject of a rate.
@@ -83,28 +63,42 @@ impl IdentityUse {
     }
 }
 
-/// A subscription that counts for its identity, until it is dropped.
+/// One of what an identity has at most so many of, until it is dropped. `OF` is its place among the counts of the identity.
 #[derive(Debug)]
-pub struct CountedSubscription(Arc<IdentityUse>);
+pub struct Counted<const OF: usize>(Arc<IdentityUse>);
 
-impl CountedSubscription {
+/// A connection of an identity.
+pub type CountedConnection = Counted<0>;
+/// A subscription of an identity.
+pub type CountedSubscription = Counted<1>;
+/// A call of an identity that waits for the application.
+pub type CountedCall = Counted<2>;
+
+impl<const OF: usize> Counted<OF> {
     /// `None` if the identity has `most` of them.
-    fn of(identity: &Arc<IdentityUse>, most: u32) -> Option<CountedSubscription> {
+    fn of(identity: &Arc<IdentityUse>, most: u32) -> Option<Counted<OF>> {
         let add = |count| (count < most).then_some(count + 1);
-        identity.subscriptions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
-        Some(CountedSubscription(Arc::clone(identity)))
+        identity.counts[OF].fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Counted(Arc::clone(identity)))
     }
 
     /// Counts one beyond any limit.
-    fn beyond_limit(identity: &Arc<IdentityUse>) -> CountedSubscription {
-        identity.subscriptions.fetch_add(1, Ordering::Relaxed);
-        CountedSubscription(Arc::clone(identity))
+    fn beyond_limit(identity: &Arc<IdentityUse>) -> Counted<OF> {
+        identity.counts[OF].fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(identity))
     }
 }
 
-impl Drop for CountedSubscription {
+impl CountedCall {
+    /// `None` if as many of the identity wait as may.
+    pub(crate) fn waiting(identity: &Arc<IdentityUse>) -> Option<CountedCall> {
+        Counted::of(identity, APP_CALLS_PER_IDENTITY_MAX)
+    }
+}
+
+impl<const OF: usize> Drop for Counted<OF> {
     fn drop(&mut self) {
-        self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        self.0.counts[OF].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -141,6 +135,8 @@ struct ConnectionUse {
     /// By [`Use`].
     rates: [Bucket; 2],
     identity: Option<Arc<IdentityUse>>,
+    /// The connection itself.
+    connection: Option<CountedConnection>,
     /// The subscription of a raw connection.
     subscription: Option<CountedSubscription>,
 }
@@ -162,6 +158,35 @@ impl Quotas {
         if self.limits.is_none() {
             self.connections = HashMap::new();
         }
+    }
+
+    /// A connection becomes one of `subject`.
+    ///
+    /// # Errors
+    /// The exceeded limit.
+    pub(crate) fn connect(&mut self, token: Token, subject: &str, now: Nanos) -> Result<(), Limit> {
+        let Some(most) = self.limits.connections_per_identity else { return Ok(()) };
+        let known = self.identified(token, subject, now);
+        if known.connection.is_none() {
+            let counted = known.identity.as_ref().and_then(|identity| Counted::of(identity, most));
+            known.connection = Some(counted.ok_or(Limit::ConnectionsPerIdentity)?);
+        }
+        Ok(())
+    }
+
+    /// A connection of `subject` has moved here. It counts, even if the limit is exceeded.
+    pub(crate) fn resume_connection(&mut self, token: Token, subject: &str, now: Nanos) {
+        if self.limits.connections_per_identity.is_some() {
+            let known = self.identified(token, subject, now);
+            known.connection = known.identity.as_ref().map(Counted::beyond_limit);
+        }
+    }
+
+    fn identified(&mut self, token: Token, subject: &str, now: Nanos) -> &mut ConnectionUse {
+        let Quotas { identities, connections, .. } = self;
+        let known = of_connection(connections, token);
+        known.identity.get_or_insert_with(|| identities.of(subject, now));
+        known
     }
 
     /// A connection of `subject` publishes.
@@ -273,7 +298,13 @@ fn of_connection(connections: &mut HashMap<u32, ConnectionUse>, token: Token) ->
 
 impl ConnectionUse {
     fn new(token: Token) -> ConnectionUse {
-        ConnectionUse { token, rates: Default::default(), identity: None, subscription: None }
+        ConnectionUse {
+            token,
+            rates: Default::default(),
+            identity: None,
+            connection: None,
+            subscription: None,
+        }
     }
 }
 
@@ -336,7 +367,25 @@ mod tests {
         let again = subscribe(&mut one, 2, Some("a")).expect("room");
         drop(session);
         one.forget(token(1));
-        assert!(again.is_some_and(|again| again.0.subscriptions.load(Ordering::Relaxed) == 1));
+        assert!(again.is_some_and(|again| again.0.counts[1].load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn an_identity_has_its_connections_on_all_shards_together() {
+        let limits = TopicUseLimits { connections_per_identity: Some(2), ..TopicUseLimits::default() };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        assert_eq!(one.connect(token(1), "a", SECOND), Ok(()));
+        assert_eq!(one.connect(token(1), "a", SECOND), Ok(()), "it presents a new token");
+        assert_eq!(other.connect(token(1), "a", SECOND), Ok(()));
+        assert_eq!(other.connect(token(2), "a", SECOND), Err(Limit::ConnectionsPerIdentity));
+        assert_eq!(other.connect(token(3), "b", SECOND), Ok(()));
+        // One moves: it is counted at its new place before it has left the old one.
+        other.resume_connection(token(4), "a", SECOND);
+        one.forget(token(1));
+        assert!(other.connect(token(5), "a", SECOND).is_err());
+        other.forget(token(4));
+        assert_eq!(other.connect(token(5), "a", SECOND), Ok(()));
     }
 
     #[test]
@@ -360,12 +409,12 @@ mod tests {
         let (here, there) = (one.identity("a", SECOND), other.identity("a", SECOND));
         let calls: Vec<_> = (0..APP_CALLS_PER_IDENTITY_MAX / 2)
             .flat_map(|_| [&here, &there])
-            .map(|identity| CountedCall::of(identity).expect("room"))
+            .map(|identity| CountedCall::waiting(identity).expect("room"))
             .collect();
-        assert!(CountedCall::of(&here).is_none() && CountedCall::of(&there).is_none());
-        assert!(CountedCall::of(&one.identity("b", SECOND)).is_some());
+        assert!(CountedCall::waiting(&here).is_none() && CountedCall::waiting(&there).is_none());
+        assert!(CountedCall::waiting(&one.identity("b", SECOND)).is_some());
         drop(calls);
-        assert!(CountedCall::of(&there).is_some());
+        assert!(CountedCall::waiting(&there).is_some());
     }
 
     #[test]

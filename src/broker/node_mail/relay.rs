@@ -92,7 +92,7 @@ impl RelayOutbox {
         format: Relay,
         publication: Publication<'_>,
     ) {
-        let Publication { content, key, payload } = publication;
+        let Publication { content, key, payload, .. } = publication;
         let bytes = HEAD_BYTES + topic.len() + key.len() + payload.len();
         let load = &self.sender.load;
         let waiting = load.waiting_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -168,7 +168,7 @@ mod tests {
         let mut outbox = RelayOutbox::new(RelaySender::new(batches, Arc::clone(&load)));
         outbox.flush();
         assert!(sent.try_recv().is_err(), "an empty batch is not sent");
-        let of = |content, key, payload| Publication { content, key, payload };
+        let of = |content, key, payload| Publication::new(content, key, payload);
         outbox.push("a", POSITION, Relay::Raw, of(Content::Text, "kü", b"one"));
         outbox.push("b.c", POSITION, Relay::Json, of(Content::Binary, "", b""));
         outbox.flush();

@@ -81,7 +81,8 @@ impl OnClose {
     }
 
     fn thaw_one(&mut self, from: &mut &[u8], pool: &mut Pool) -> Option<()> {
-        let TopicPublication { topic, publication, idempotency_key } = StoredPublication::read_frozen(from)?;
+        let TopicPublication { topic, publication, idempotency_key, .. } =
+            StoredPublication::read_frozen(from)?;
         if self.has(topic) {
             return None;
         }

@@ -4,11 +4,10 @@
 //! as long as a connection. Either is charged to the node's budget. Whoever takes a publication gives its memory back with
 //! `release`.
 
+use crate::publications::{PublicationHead, TopicPublication, check, is_payload};
 use bytes::{Buf as _, BufMut as _};
 use echoring_proto::buffer::{Buffer, Pool, allocated_bytes};
-use echoring_topics::Content;
-
-use crate::publications::{PublicationHead, TopicPublication, check, is_payload};
+use echoring_topics::Publication;
 
 /// A publication in memory that is charged.
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub enum Storage {
     Own,
 }
 
-/// The topic's name, the key, the idempotency key and the payload.
+/// The parts of the publication.
 #[derive(Debug)]
 enum Memory {
     Pooled(Buffer),
@@ -35,7 +34,7 @@ enum Memory {
 
 impl Memory {
     /// Copies the parts; `None` without memory.
-    fn copy(parts: [&[u8]; 4], storage: Storage, pool: &mut Pool) -> Option<Memory> {
+    fn copy(parts: [&[u8]; 7], storage: Storage, pool: &mut Pool) -> Option<Memory> {
         let bytes = parts.iter().map(|part| part.len()).sum();
         match storage {
             Storage::Pooled => {
@@ -87,7 +86,7 @@ impl StoredPublication {
 
     /// Appends it, for [`read_frozen`](StoredPublication::read_frozen).
     pub(crate) fn freeze(&self, out: &mut Vec<u8>) {
-        out.put_u8(self.head.content as u8);
+        out.put_u8(self.head.head);
         out.put_slice(&self.head.text_bytes);
         out.put_u32_le(self.len() as u32);
         out.put_slice(self.memory.as_slice());
@@ -95,11 +94,12 @@ impl StoredPublication {
 
     /// The publication that `from` begins with. `None` if it is malformed, or could not have been published.
     pub(crate) fn read_frozen<'a>(from: &mut &'a [u8]) -> Option<TopicPublication<'a>> {
-        let content = Content::from_number(from.try_get_u8().ok()?)?;
+        let head = from.try_get_u8().ok()?;
         let text_bytes = from.split_off(..3)?.try_into().ok()?;
         let bytes = from.try_get_u32_le().ok()? as usize;
-        let message = PublicationHead { content, text_bytes }.read(from.split_off(..bytes)?)?;
-        let is_valid = is_payload(content, message.publication.payload) && check(&message, 0).is_ok();
+        let message = PublicationHead { head, text_bytes }.read(from.split_off(..bytes)?)?;
+        let Publication { content, payload, .. } = message.publication;
+        let is_valid = is_payload(content, payload) && check(&message, 0).is_ok();
         is_valid.then_some(message)
     }
 
@@ -120,7 +120,23 @@ fn own_bytes(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use echoring_topics::Publication;
+    use echoring_topics::{Author, ClientId, Content, Keeping, Profile, Tags, Version};
+
+    #[test]
+    fn a_frozen_publication_keeps_its_author() {
+        let author = Author::encode(ClientId::local(7), Profile("alice"));
+        let publication =
+            Publication { author: Author::new(&author), ..Publication::new(Content::Json, "key", b"[1]") };
+        let message = TopicPublication::plain("topic", publication);
+        let mut pool = Pool::standalone();
+        let stored = StoredPublication::new(&mut pool, Storage::Own, &message).expect("there is memory");
+        let mut frozen = Vec::new();
+        stored.freeze(&mut frozen);
+        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(message));
+        for end in 0..frozen.len() {
+            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
+        }
+    }
 
     #[test]
     fn a_stored_publication_is_what_was_stored_and_its_memory_is_given_back() {
@@ -131,8 +147,8 @@ mod tests {
             (&longest, &longest, &longest, &[0xff; 100_000]),
             (&longest, "", &longest, b"x"),
         ] {
-            let publication = Publication { content: Content::Binary, key, payload };
-            let message = TopicPublication { topic: name, publication, idempotency_key };
+            let publication = Publication::new(Content::Binary, key, payload);
+            let message = TopicPublication { idempotency_key, ..TopicPublication::plain(name, publication) };
             let mut pool = Pool::standalone();
             let stored = [Storage::Pooled, Storage::Own].map(|storage| {
                 StoredPublication::new(&mut pool, storage, &message).expect("there is memory")
@@ -148,6 +164,27 @@ mod tests {
                 assert!(pool.used_bytes() < charged);
             }
             assert_eq!(pool.used_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_frozen_publication_keeps_its_tags_and_its_version() {
+        let tags = Tags::encode([("a", "b")].into_iter()).expect("short");
+        let version = Version::encode(3, "epoch").expect("short");
+        let publication = Publication {
+            tags: Tags::new(&tags),
+            keeping: Keeping::Skipped,
+            ..Publication::new(Content::Json, "key", b"[1]")
+        };
+        let version = Version::new(&version);
+        let message = TopicPublication { version, ..TopicPublication::plain("topic", publication) };
+        let mut pool = Pool::standalone();
+        let stored = StoredPublication::new(&mut pool, Storage::Own, &message).expect("there is memory");
+        let mut frozen = Vec::new();
+        stored.freeze(&mut frozen);
+        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(message));
+        for end in 0..frozen.len() {
+            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
         }
     }
 }

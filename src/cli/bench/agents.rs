@@ -64,7 +64,7 @@ pub(super) struct Args {
         value_name = "K/N",
         value_parser = segment,
         requires = "json",
-        conflicts_with_all = ["agents", "find_max", "repeat", "against"],
+        conflicts_with_all = ["agents", "repeat", "against"],
     )]
     segment: Option<Segment>,
 

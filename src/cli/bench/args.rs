@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::headings::{GENERATOR, SCHEDULE};
 use super::machine::THREADS_MAX;
-use super::parsers::{DRIVERS, MODES};
+use super::parsers::{self, DRIVERS, DURATION_MAX, MODES};
 use super::{
     agents, baseline, calibrate, churn, dial, listen, messages, outputs, pace, protocol, replay, request,
-    verdicts,
+    until, verdicts,
 };
 use crate::common::values;
-use echoring_load::{DriverChoice, Mode};
+use echoring_load::{DriverChoice, Mode, Timestamps};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,10 +52,12 @@ Examples:
       exit code 1, with the failed condition, if the server is too slow or loses messages
   echoring bench ws://127.0.0.1:9001 --rate 20000 -d 1h --abort-if 'p99>100ms'
       ends with exit code 1 as soon as the server is that slow
-  echoring bench ws://127.0.0.1:9001 -c 200 --find-max 'p99<2ms'
-      the highest rate with a p99 below 2 ms, with the latency curve up to that rate and its knee
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --until 'p99±5%' --max-duration 5m
+      ends as soon as the p99 is known to within 5 %
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
       two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --against ws://127.0.0.1:9101 --until 'p99±3%'
+      the same until it is known which has the lower p99, if by more than 3 %: echoring compare URL URL is this, too
   echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --save-baseline main
   echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --baseline main
       exit code 1 if the server is worse than in the results that the first command kept
@@ -76,23 +78,22 @@ Examples:
   echoring bench -f scenario.toml --duration 5s
       the runs of a file, each for 5 s
 
-In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
-distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm), or one of
+In --fail-if a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
+distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm; in session mode session and session.setup), or one of
 lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched unsolicited messages messages_per_s
-bytes_per_s reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
+bytes_per_s reach gaps cpu_per_message run_delay max_rate unreached; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
 Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
 so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76).
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline, --fail-on, --find-max held at no rate or
---calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
+Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline or, by --fail-on or --until, than the
+first server, or --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
 /// For options among which some have no heading: that of the options before them would be theirs.
 const NONE: Option<&str> = None;
-const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]
@@ -109,24 +110,22 @@ pub struct Args {
     #[arg(long, value_parser = values::one_of(MODES))]
     pub(super) mode: Option<Mode>,
 
-    /// Number of connections, publishers included [default: 100; in --mode connect 1000]
+    /// Number of connections, publishers included [default: 100; in --mode connect and session 1000]
     ///
-    /// In --mode connect, the maximum number of connections open at once, by default --depth if given.
+    /// In --mode connect and --mode session, the maximum number of connections open at once; in --mode connect by default --depth
+    /// if given. A session that finds none free is refused, and counts as unsent.
     #[arg(short, long, value_name = "N")]
     pub(super) connections: Option<u32>,
 
-    /// Measured time [default: 10s; 5s for each run of --find-max]
+    /// Measured time [default: 10s; for each run of --against with --until 2s]
     #[arg(short, long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX))]
     pub(super) duration: Option<Duration>,
 
-    /// Time under load before the measurement starts [default: 1s, or --ramp if that is longer]
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = values::duration_in(..=DURATION_MAX),
-        help_heading = SCHEDULE
-    )]
-    pub(super) warmup: Option<Duration>,
+    /// Time under load before the measurement; auto: until it is steady [default: 1s, or a longer --ramp]
+    ///
+    /// auto waits until the response times and the rate have no trend any more (MSER-5), 6.5 s to 60 s after --ramp.
+    #[arg(long, value_name = "TIME|auto", value_parser = parsers::warm_up, help_heading = SCHEDULE)]
+    pub(super) warmup: Option<parsers::WarmUp>,
 
     /// Number of generator threads [default: one per CPU of --cpus, otherwise half of the CPUs]
     #[arg(
@@ -150,6 +149,20 @@ pub struct Args {
     /// I/O driver
     #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = GENERATOR)]
     pub(super) driver: DriverChoice,
+
+    /// Timestamps of messages: the program's, or also the kernel's (of one in N sends); auto: where cheap
+    ///
+    /// With the kernel's timestamps, response times are split into waiting in the generator, its kernel, network and server, and
+    /// from the kernel to the program. Echoes and pings over TCP without TLS have them (Linux 6.2). auto uses them in an open loop at
+    /// a moderate rate.
+    #[arg(
+        long,
+        value_name = "auto|program|kernel[:1/N]",
+        value_parser = parsers::timestamps,
+        default_value = "auto",
+        help_heading = GENERATOR
+    )]
+    pub(super) timestamps: Timestamps,
 
     /// Seed of payloads, of random arrivals and of the order of data [default: random]
     #[arg(long, value_name = "N", help_heading = GENERATOR)]
@@ -184,6 +197,9 @@ pub struct Args {
 
     #[command(flatten, next_help_heading = NONE)]
     pub(super) verdicts: verdicts::Args,
+
+    #[command(flatten)]
+    pub(super) until: until::Args,
 
     #[command(flatten)]
     pub(super) baseline: baseline::Args,

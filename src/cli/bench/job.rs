@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use super::machine::{check_cpus, check_sources, ip_of, threads_or_default};
+use super::parsers::WarmUp;
+use super::search::SearchArgs;
 use super::target::{GivenUrl, Lookup, start_server};
 use super::usage::{refuse, refuse_typed, usage};
 use super::{Args, agents, listen, messages, replay};
@@ -16,20 +18,26 @@ use crate::Failure;
 use crate::common::environment;
 use crate::common::values::flag_of;
 use echoring_cluster::nats::NatsOptions;
+use echoring_load::analyse::capacity::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::analyse::compare::PlannedLoad;
-use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
     self, Baseline, Churn, Cut, Endpoint, Experiment, Mode, Pace, Plan, RateControl, Resources, SAMPLES_MAX,
     Segment, Target, Template, Workload,
 };
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+/// Measured time of each run of a pair: with longer ones, few pairs fit into the time of a comparison.
+const PAIR_TIME_DEFAULT: Duration = Duration::from_secs(2);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
+/// Time after the ramp in which a load must become steady.
+const WARMUP_MAX: Duration = Duration::from_secs(60);
 const CONNECTIONS_DEFAULT: u32 = 100;
 /// The longest conversation of `--try` by default.
 const TRY_TIME: Duration = Duration::from_secs(10);
 /// Runs of a search whose samples are in memory: the best, the last and the current one.
 const SEARCH_SAMPLES_MAX: usize = 3;
+/// Runs of a comparison whose number is not known before, among which the samples in memory are divided.
+const PAIRED_RUNS_SAMPLED: usize = 1_000;
 /// Pings of each connection in --mode ping.
 const PINGS_PER_S_DEFAULT: u64 = 10;
 
@@ -49,7 +57,7 @@ impl Job {
     /// The loads, for comparisons with kept results.
     pub(super) fn planned(&self) -> impl Iterator<Item = PlannedLoad<'_>> {
         let objective = match &self.experiment {
-            Experiment::Search(options) => Some(&options.objective),
+            Experiment::Capacity(options) => Some(&options.objective),
             _ => None,
         };
         self.plan.workloads.iter().map(move |load| PlannedLoad { load, objective })
@@ -85,9 +93,13 @@ impl Args {
         rate_control: Arc<RateControl>,
         descriptors: u64,
     ) -> Result<Job, Failure> {
-        self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
+        self.verdicts.check(!self.url.is_empty(), self.until.is_given())?;
+        let is_shared = self.agents.agents()?.is_some() || !self.agents.segment().is_whole();
+        if self.verdicts.capacity.is_none() {
+            self.until.check(typed, is_shared, self.compares())?;
+        }
         self.baseline.check(typed, self.verdicts.against.is_some())?;
-        self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
+        self.pace.check(typed, self.duration.is_some(), self.verdicts.capacity.is_some())?;
         let agents = self.agents.agents()?;
         let lookup = self.lookup()?;
         let urls = self.urls()?;
@@ -99,6 +111,7 @@ impl Args {
         self.check_tls(&urls, rival.as_ref())?;
         let offered = self.messages.compress.clone();
         let mut workloads = self.workloads(typed, &urls, &offered)?;
+        self.until.check_loads(&workloads, self.server_known(targets.is_empty()))?;
         self.check_shares(typed, &workloads, agents.is_some())?;
         let sources = self.sources(targets.first().and_then(ip_of))?;
         let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
@@ -118,8 +131,7 @@ impl Args {
         self.outputs.check()?;
         let share = self.share(agents, urls, lookup, &resources);
         let target = self.target(targets, &workloads, offered);
-        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
-        let experiment = self.verdicts.experiment(start, rival)?;
+        let experiment = self.experiment(rival, descriptors)?;
         limit_samples(&mut workloads, &experiment);
         Ok(Job {
             is_changeable: self.is_changeable(&experiment, &workloads)?,
@@ -127,6 +139,17 @@ impl Args {
             experiment,
             args: self,
             share,
+        })
+    }
+
+    fn experiment(&self, rival: Option<Baseline>, descriptors: u64) -> Result<Experiment, Failure> {
+        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
+        Ok(match (&self.verdicts.capacity, rival) {
+            (Some(search), _) => {
+                Experiment::Capacity(search.options(start, self.until.max_duration, descriptors)?)
+            }
+            (None, Some(rival)) if self.compares() => Experiment::Compare(self.until.pairs(rival)),
+            (None, rival) => self.verdicts.experiment(rival),
         })
     }
 
@@ -214,14 +237,25 @@ impl Args {
     /// Refuses conditions on metrics that these loads do not have. Those of a server need its process.
     fn check_metrics(&self, workloads: &[Workload], is_embedded: bool) -> Result<(), Failure> {
         check_pid("--server-pid", self.server_pid)?;
+        let has_goals = self.until.is_given() && !self.compares();
+        self.verdicts.check_metrics(workloads, self.server_known(is_embedded), has_goals)
+    }
+
+    /// Whether the CPU time of the servers is known.
+    fn server_known(&self, is_embedded: bool) -> bool {
         let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
-        let server_known = (is_embedded || self.server_pid.is_some()) && rival_known;
-        self.verdicts.check_metrics(workloads, server_known)
+        (is_embedded || self.server_pid.is_some()) && rival_known
+    }
+
+    /// Whether pairs of runs of two servers are made until it is known which is better.
+    pub(super) fn compares(&self) -> bool {
+        self.until.is_given() && self.verdicts.against.is_some() && self.verdicts.repeat.is_none()
     }
 
     /// Whether the rate can be changed while it runs.
     fn is_changeable(&self, experiment: &Experiment, workloads: &[Workload]) -> Result<bool, Failure> {
         let is_changeable = matches!(experiment, Experiment::Once)
+            && !self.until.is_given()
             && self.agents.segment().is_whole()
             && workloads.iter().all(|load| load.changeable_rate().is_some());
         let why = "only for a single run with a whole --rate, such as --rate 5000";
@@ -236,6 +270,10 @@ impl Args {
         has_agents: bool,
     ) -> Result<(), Failure> {
         let segment = self.agents.segment();
+        let is_shared = has_agents || !segment.is_whole();
+        let why =
+            "auto is not for shared loads, whose generators begin together: use a time such as --warmup 5s";
+        refuse([("--warmup", is_shared && self.warmup == Some(WarmUp::Auto))], why)?;
         if has_agents {
             // Of the generator, on its own machine.
             for flag in ["threads", "cpus", "driver", "source_addr"] {
@@ -283,7 +321,7 @@ impl Args {
     ) -> Result<Vec<Workload>, Failure> {
         let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
         let speaks = self.protocol.is_given();
-        let modes = match self.mode {
+        let modes = match self.mode.or(self.verdicts.capacity.as_ref().map(SearchArgs::mode)) {
             Some(mode) => vec![mode],
             None if speaks || !self.url.is_empty() => vec![Mode::Echo],
             None => vec![Mode::Echo, Mode::Broadcast],
@@ -304,9 +342,10 @@ impl Args {
             let why = "not in --mode ping, where pings are the load: leave it out";
             refuse_typed(typed, &messages::OF_SENDERS, why)?;
         }
+        let why = "shows one conversation: leave out --mode session";
+        refuse([("--try", self.protocol.r#try && modes.contains(&Mode::Session))], why)?;
         if modes.contains(&Mode::Push) {
-            let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
-            listen::check(&self.pace, has_url, searches, typed)?;
+            listen::check(&self.pace, !self.url.is_empty(), typed)?;
         }
         let seed = self.seed.unwrap_or_else(environment::random_seed);
         let of_mode =
@@ -318,7 +357,7 @@ impl Args {
     fn checked(&self, load: Workload, paths: &[Option<Template>]) -> Result<Workload, Failure> {
         let load = if self.protocol.r#try { tried(load, self.duration) } else { load };
         let load = match self.replay.read()? {
-            Some(replay) => replay::replayed(load, replay, self.duration, self.warmup),
+            Some(replay) => replay::replayed(load, replay, self.duration, self.warmup.and_then(WarmUp::time)),
             None => load,
         };
         let check_paths = || paths.iter().try_for_each(|path| load.check_path(path.as_ref()));
@@ -329,6 +368,7 @@ impl Args {
     fn connections_in(&self, mode: Mode) -> u32 {
         self.connections.unwrap_or(match mode {
             Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
+            Mode::Session => echoring_load::CONNECT_SLOTS_DEFAULT,
             _ => CONNECTIONS_DEFAULT,
         })
     }
@@ -355,14 +395,12 @@ impl Args {
         let churn = self.churn.churn(typed, mode)?;
         self.request.fields(&mut connecting)?;
         let binary = self.messages.kind == echoring_load::Style::Binary;
-        let protocol = self.protocol.read(typed, binary)?;
+        let mut protocols = self.protocol.read(typed, binary)?.into_iter();
         let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);
         let Parts { publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
         let messages = self.messages.describe(typed, mode)?;
-        let searches = self.verdicts.find_max.is_some();
-        let measured = self.duration.or(self.pace.staged_time());
-        let ramp = self.pace.ramp;
+        let searches = self.verdicts.capacity.is_some();
         Ok(Workload {
             mode,
             connections,
@@ -370,20 +408,23 @@ impl Args {
             topics,
             stalled,
             trickle,
-            duration: measured.unwrap_or(if searches { STEP_TIME_DEFAULT } else { DURATION_DEFAULT }),
-            warmup: self.warmup.unwrap_or(WARMUP_DEFAULT.max(ramp)),
+            duration: self.measured_time(),
+            warmup: self.longest_warmup(),
+            finds_warmup: self.warmup == Some(WarmUp::Auto),
             message_bytes: messages.message_bytes,
             spread: messages.spread,
             style: messages.style,
             lines: messages.lines,
-            protocol,
+            protocol: protocols.next(),
+            more_protocols: protocols.collect(),
             rows: self.request.rows()?,
             traces: self.protocol.r#try,
+            timestamps: self.timestamps,
             pace,
             rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
             arrivals: self.pace.arrivals,
             burst: self.pace.burst,
-            ramp,
+            ramp: self.pace.ramp,
             drain: self.pace.drain,
             late_after: self.pace.late_after,
             allow_saturated: self.pace.allow_saturated,
@@ -403,10 +444,28 @@ impl Args {
         })
     }
 
+    /// The measured time of a run, or the longest.
+    fn measured_time(&self) -> Duration {
+        let longest = self.until.longest().filter(|_| !self.compares());
+        longest.or(self.duration).or(self.pace.staged_time()).unwrap_or(match () {
+            () if self.verdicts.capacity.is_some() => STEP_TIME_DEFAULT,
+            () if self.compares() => PAIR_TIME_DEFAULT,
+            () => DURATION_DEFAULT,
+        })
+    }
+
+    /// The length of the warm-up, or the longest.
+    fn longest_warmup(&self) -> Duration {
+        let ramp = self.pace.ramp;
+        match self.warmup {
+            Some(WarmUp::Time(time)) => time,
+            Some(WarmUp::Auto) => ramp + WARMUP_MAX,
+            None => WARMUP_DEFAULT.max(ramp),
+        }
+    }
+
     /// Refuses options that a storm cannot have.
     fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
-        let searches = self.verdicts.find_max.is_some();
-        refuse([("--find-max", searches)], "not in --mode storm, which has one load")?;
         let why = "storm needs a URL, such as bench ws://localhost:9001 --mode storm";
         refuse([("--mode", self.url.is_empty())], why)?;
         let why = "not in --mode storm, where publishers have a rate, e.g. --rate 500";
@@ -421,7 +480,7 @@ impl Args {
     /// Returns the pace at which messages are sent, or connections begun.
     fn pace_of(&self, mode: Mode, connections: u32) -> Pace {
         let default = match mode {
-            _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
+            _ if self.verdicts.capacity.is_some() => Some(START_DEFAULT),
             Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
             // Servers limit how often they are pinged.
             Mode::Ping if self.pace.depth.is_none() => Some(u64::from(connections) * PINGS_PER_S_DEFAULT),
@@ -462,7 +521,8 @@ impl Args {
 fn limit_samples(workloads: &mut [Workload], experiment: &Experiment) {
     let sampled = match experiment {
         Experiment::Once => 1,
-        Experiment::Search(_) => SEARCH_SAMPLES_MAX,
+        Experiment::Capacity(_) => SEARCH_SAMPLES_MAX,
+        Experiment::Compare(_) => PAIRED_RUNS_SAMPLED,
         Experiment::Repeat { times, against } => *times as usize * if against.is_some() { 2 } else { 1 },
     };
     workloads.iter_mut().for_each(|load| load.sample_rows_max = SAMPLES_MAX / sampled.max(1));
@@ -483,6 +543,7 @@ fn tried(load: Workload, duration: Option<Duration>) -> Workload {
         // Nobody cuts the conversation.
         churn: Churn { reconnect: load.churn.reconnect, cut: Cut::Server, ..Churn::default() },
         warmup: Duration::ZERO,
+        finds_warmup: false,
         duration: duration.unwrap_or(TRY_TIME),
         ..load
     }

@@ -39,12 +39,7 @@ impl Args {
 }
 
 /// Refuses flags about what to send and when, for connections that only listen.
-pub(super) fn check(
-    pace: &pace::Args,
-    has_url: bool,
-    searches: bool,
-    typed: &ArgMatches,
-) -> Result<(), Failure> {
+pub(super) fn check(pace: &pace::Args, has_url: bool, typed: &ArgMatches) -> Result<(), Failure> {
     if !has_url {
         let why = "--mode push listens to a server that sends by itself, such as bench ws://127.0.0.1:9001/push?ms=100 \
                    --mode push";
@@ -54,7 +49,6 @@ pub(super) fn check(
         ("--rate", pace.rate.is_some()),
         ("--stage", !pace.stage.is_empty()),
         ("--depth", pace.depth.is_some()),
-        ("--find-max", searches),
     ];
     let why = "in --mode push the server decides what to send and when: leave it out";
     refuse(of_pace, why)?;

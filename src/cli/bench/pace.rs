@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Total messages per second, such as 2000, 10k, 1.5M/s or 0.5
     ///
     /// The load is an open loop: latency counts from the time at which a message was due. In --mode connect it is
-    /// connections per second, 2000 by default.
+    /// connections per second, 2000 by default, and in --mode session sessions per second.
     #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
     pub(super) rate: Option<Rate>,
 
@@ -103,7 +103,7 @@ pub(super) struct Args {
 }
 
 /// The flags that stages replace.
-pub(super) const IN_PLACE_OF: [&str; 4] = ["duration", "rate", "depth", "find_max"];
+pub(super) const IN_PLACE_OF: [&str; 3] = ["duration", "rate", "depth"];
 
 /// Whether two flags, by their names, cannot be typed together although the parser takes them.
 pub(super) fn contradict(one: &str, other: &str) -> bool {
@@ -112,7 +112,7 @@ pub(super) fn contradict(one: &str, other: &str) -> bool {
 }
 
 impl Args {
-    /// Refuses flags that contradict one another. `duration` and `searches`: whether --duration and --find-max were typed.
+    /// Refuses flags that contradict one another. `duration`: whether --duration was typed; `searches`: whether the rate is searched.
     pub(super) fn check(&self, typed: &ArgMatches, duration: bool, searches: bool) -> Result<(), Failure> {
         let in_place_of = [
             ("--duration", duration, "the stages set the measured time, e.g. --stage 30s@10k"),
@@ -122,11 +122,6 @@ impl Args {
                 "each stage has its own rate, e.g. --stage 30s@10k --stage 30s@20k",
             ),
             ("--depth", self.depth.is_some(), "stages need a rate, e.g. --stage 30s@10k"),
-            (
-                "--find-max",
-                searches,
-                "a search has its own rates: leave --stage out, as in --find-max 'p99<2ms'",
-            ),
         ];
         if let Some((flag, _, why)) =
             in_place_of.iter().find(|(_, typed, _)| *typed && !self.stage.is_empty())

@@ -1,13 +1,16 @@
 //! Parsers of values that only `bench` has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::common::compress::Compress;
 use crate::common::values::{self, Word};
-use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit};
+use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit, Timestamps};
 
+/// The longest measured time, and the longest warm-up.
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Maximum addresses of one `--source-addr`.
 const SOURCES_MAX: usize = 65_536;
 
@@ -16,6 +19,11 @@ pub(super) const MODES: &[Word<Mode>] = &[
     ("echo", "Every connection sends messages and receives them back", Mode::Echo),
     ("broadcast", "Publishers send to topics, subscribers receive", Mode::Broadcast),
     ("connect", "Each connection opens, echoes one message and closes", Mode::Connect),
+    (
+        "session",
+        "Users arrive at --rate; each goes through a conversation of --protocol, and leaves",
+        Mode::Session,
+    ),
     ("push", "Connections only receive; messages from the server are counted and timed", Mode::Push),
     ("ping", "Every connection sends WebSocket pings, 10 a second by default", Mode::Ping),
     (
@@ -114,6 +122,21 @@ pub(super) const DRIVERS: &[Word<DriverChoice>] = &[
     ("epoll", "epoll", DriverChoice::Epoll),
 ];
 
+/// `--timestamps`.
+pub(super) fn timestamps(word: &str) -> Result<Timestamps, String> {
+    const EXPECTED: &str = "expected auto, program, kernel, or kernel:1/N such as kernel:1/100";
+    match word {
+        "auto" => Ok(Timestamps::Auto),
+        "program" => Ok(Timestamps::Program),
+        "kernel" => Ok(Timestamps::Kernel { every: 1 }),
+        _ => {
+            let every = word.strip_prefix("kernel:1/").and_then(|every| every.parse().ok());
+            let every = every.filter(|every| *every > 0).ok_or(EXPECTED)?;
+            Ok(Timestamps::Kernel { every })
+        }
+    }
+}
+
 /// `--message-bytes`: minimum, maximum, and distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes(pub(super) usize, pub(super) usize, pub(super) echoring_load::Spread);
@@ -205,6 +228,33 @@ pub(super) fn resolve(word: &str) -> Result<Resolve, String> {
 /// A template whose environment variables were read.
 pub(super) fn expanded(text: &str) -> Result<String, String> {
     echoring_load::expand_variables(text, &|name| std::env::var(name).ok())
+}
+
+/// A warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WarmUp {
+    Time(Duration),
+    /// Until the load is steady.
+    Auto,
+}
+
+impl WarmUp {
+    /// A given time.
+    pub(super) fn time(self) -> Option<Duration> {
+        match self {
+            WarmUp::Time(time) => Some(time),
+            WarmUp::Auto => None,
+        }
+    }
+}
+
+pub(super) fn warm_up(word: &str) -> Result<WarmUp, String> {
+    if word == "auto" {
+        return Ok(WarmUp::Auto);
+    }
+    let time = values::duration(word).map_err(|why| format!("{why}, or auto"))?;
+    let why = || format!("expected a time of at most {} or auto", values::shown_duration(DURATION_MAX));
+    if time <= DURATION_MAX { Ok(WarmUp::Time(time)) } else { Err(why()) }
 }
 
 #[cfg(test)]

@@ -20,12 +20,13 @@ const SHOWN_BYTES_MAX: usize = 2_000;
 #[group(skip)]
 #[command(next_help_heading = PROTOCOL)]
 pub(super) struct Args {
-    /// Speak an application protocol: a name or a TOML file
+    /// Speak an application protocol: a name or a TOML file; repeatable, with weights as in chat.toml=3
     ///
+    /// With several, connections or sessions are dealt out by weight (default 1).
     /// Names: action-cable, centrifuge, echo, echoring.v1, graphql-ws, json-rpc, mqtt, mqtt5, phoenix, signalr, socket.io, stomp,
     /// wamp. Each request is matched with its answer by its id.
-    #[arg(long, value_name = "NAME|FILE")]
-    pub(super) protocol: Option<String>,
+    #[arg(long, value_name = "NAME|FILE[=WEIGHT]")]
+    pub(super) protocol: Vec<String>,
 
     /// Set a parameter of the protocol, such as method=add; repeatable
     #[arg(long, value_name = "NAME=VALUE", requires = "protocol")]
@@ -47,23 +48,28 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The protocol, if one is declared.
-    pub(super) fn read(&self, typed: &ArgMatches, binary: bool) -> Result<Option<Protocol>, Failure> {
+    /// The protocols, if some are declared.
+    pub(super) fn read(&self, typed: &ArgMatches, binary: bool) -> Result<Vec<Protocol>, Failure> {
         if let Some(message) = &self.message {
             let message = expanded(message).map_err(|why| usage("--message", &why))?;
-            return Ok(Some(Protocol::of_message(&message, binary)));
+            return Ok(vec![Protocol::of_message(&message, binary)]);
         }
-        let Some(name) = &self.protocol else {
-            return match self.r#try {
-                true => {
-                    Err(usage("--try", "only with --protocol or --message, e.g. --protocol json-rpc --try"))
-                }
-                false => Ok(None),
-            };
-        };
-        if binary && is_given(typed, "kind") {
+        if self.protocol.is_empty() && self.r#try {
+            return Err(usage("--try", "only with --protocol or --message, e.g. --protocol json-rpc --try"));
+        }
+        if binary && is_given(typed, "kind") && !self.protocol.is_empty() {
             return Err(usage("--kind", "the protocol decides whether messages are binary: leave it out"));
         }
+        if self.protocol.len() > 1 && !self.param.is_empty() {
+            return Err(usage("--param", "only for one --protocol: write the parameters into the files"));
+        }
+        self.protocol.iter().map(|word| self.read_one(word)).collect()
+    }
+
+    /// A protocol by its name or file, with its weight.
+    fn read_one(&self, word: &str) -> Result<Protocol, Failure> {
+        let weighted = word.rsplit_once('=').and_then(|(name, weight)| Some((name, weight.parse().ok()?)));
+        let (name, weight) = weighted.unwrap_or((word, 1));
         let mut parameters = Vec::new();
         for word in &self.param {
             let (name, value) = word
@@ -80,12 +86,15 @@ impl Args {
             }
         };
         let variable = |name: &str| std::env::var(name).ok();
-        Protocol::parse(name, text, &parameters, &variable).map(Some).map_err(|why| usage("--protocol", &why))
+        let protocol = Protocol::parse(name, text, &parameters, &variable);
+        let mut protocol = protocol.map_err(|why| usage("--protocol", &why))?;
+        protocol.weight = weight;
+        Ok(protocol)
     }
 
     /// Whether messages are those of an application.
     pub(super) fn is_given(&self) -> bool {
-        self.protocol.is_some() || self.message.is_some()
+        !self.protocol.is_empty() || self.message.is_some()
     }
 
     /// Prints the declaration of a preset.

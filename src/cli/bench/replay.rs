@@ -16,7 +16,7 @@ use echoring_load::{AnswerComparison, ComparisonRule, Mode, Replay, Speed, Workl
 /// The largest value of `--replay-copies`.
 const COPIES_MAX: u32 = 1_000_000;
 /// Flags of other loads, by their ids.
-const OF_OTHER_LOADS: [&str; 34] = [
+const OF_OTHER_LOADS: [&str; 33] = [
     "mode",
     "connections",
     "depth",
@@ -46,7 +46,6 @@ const OF_OTHER_LOADS: [&str; 34] = [
     "topics",
     "slow",
     "verify",
-    "find_max",
     "cut",
     "show_protocol",
     "agents",

@@ -218,7 +218,9 @@ impl Lookup {
         let name = ServerName::try_from(name)
             .map_err(|_| usage(flag, "no certificate can name that host: give a name or an address"))?;
         let trust = trust(self.ca_file.as_deref(), self.insecure);
-        let identity = self.identity.clone().map(|(certificates, key)| tls::Identity { certificates, key });
+        let identity = self.identity.as_ref();
+        let identity = identity
+            .map(|(certificates, key)| tls::Identity { certificates: certificates.into(), key: key.into() });
         let config = tls::client_config_with(&trust, identity.as_ref());
         Ok((config.map_err(|error| Failure::Environment(error.to_string()))?, name))
     }

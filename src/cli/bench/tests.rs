@@ -6,7 +6,6 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::target::Lookup;
 use super::*;
-use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{Pace, Target, Template};
 
 #[derive(Debug, clap::Parser)]
@@ -132,6 +131,18 @@ fn messages_are_what_their_flags_say() {
 }
 
 #[test]
+fn a_run_may_end_by_its_results_and_find_its_warm_up() {
+    let load = |flags: &[&str]| plan(&[&[URL], flags].concat()).expect("these agree").workloads.remove(0);
+    assert_eq!(load(&["--until", "p99±5%"]).duration, Duration::from_secs(600));
+    let flags = ["--until", "p50+-5%", "--until", "p99+-5%", "--max-duration", "90s", "--repeat", "3"];
+    assert_eq!(load(&flags).duration, Duration::from_secs(90));
+    let found = load(&["--warmup", "auto", "--rate", "10", "--ramp", "5s"]);
+    assert_eq!((found.warmup, found.finds_warmup), (Duration::from_secs(65), true));
+    let given = load(&["--warmup", "2s"]);
+    assert_eq!((given.warmup, given.finds_warmup), (Duration::from_secs(2), false));
+}
+
+#[test]
 fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
     for (words, named) in [
         (&["http://127.0.0.1"][..], "URL"),
@@ -146,7 +157,6 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--stage", "5s@10", "-d", "5s"], "--duration: not with --stage"),
         (&[URL, "--stage", "5s@10", "--rate", "10"], "e.g. --stage 30s@10k"),
         (&[URL, "--stage", "5s@10", "--depth", "1"], "--depth: not with --stage"),
-        (&[URL, "--stage", "5s@10", "--find-max", "p99<2ms"], "--find-max"),
         (&[URL, "--stage", "5s"], "30s@1k..10k"),
         (&[URL, "--stage", "5s@0"], "--stage"),
         (&[URL, "--ramp", "5s"], "--rate 10k --ramp 5s"),
@@ -207,24 +217,13 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--csv", ".."], "--csv run.txt"),
         (&[URL, "--prometheus", "9464"], "--prometheus"),
         (&[URL, "--mode", "dance"], "--mode"),
-        (&[URL, "--find-max", "x"], "--find-max"),
-        (&[URL, "--find-max", "p99<2"], "ns, us, ms or s"),
-        (&[URL, "--find-max", "p99>2ms"], "--find-max 'p99<2ms'"),
-        (&[URL, "--find-max", "max_rate>5"], "--find-max"),
-        (&[URL, "--find-max", "p99<2ms", "--depth", "2"], "--depth"),
-        (&[URL, "--find-max", "p99<2ms", "--repeat", "3"], "--repeat 10"),
-        (&[URL, "--find-max", "p99<2ms", "--precision", "0.1%"], "must be from 0.5% to 50%"),
-        (&[URL, "--find-max", "p99<2ms", "--precision", "some"], "--precision"),
-        (&[URL, "--find-max", "last.p99<2ms"], "--mode broadcast"),
-        (&["--find-max", "last.p99<2ms"], "--find-max"),
-        (&[URL, "--precision", "5%"], "--find-max"),
         (&[URL, "--fail-if", "p9x>2ms"], "unknown metric `p9x`"),
         (&[URL, "--fail-if", "lost"], "--fail-if"),
         (&[URL, "--fail-if", "reach<1"], "--mode broadcast"),
         (&[URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
         (&[URL, "--repeat", "9", "--against", URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
         (&[URL, "--fail-if", "lateness.p99>1ms"], "--rate 5000"),
-        (&[URL, "--fail-if", "max_rate<5k"], "--find-max 'p99<2ms'"),
+        (&[URL, "--fail-if", "max_rate<5k"], "echoring capacity"),
         (&[URL, "--repeat", "1"], "must be from 2 to 1000"),
         (&[URL, "--repeat", "0"], "must be from 2 to 1000"),
         (&[URL, "--against", URL], "--repeat 10"),
@@ -232,7 +231,6 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--against-pid", "1"], "--against ws://"),
         (&[URL, "--repeat", "2", "--against", URL, "--against-pid", "4194999"], "4194999"),
         (&[URL, "--repeat", "2", "--against", "http://x"], "--against"),
-        (&[URL, "--find-max", "p99.9<2ms", "--rate", "50"], "--rate 84"),
         (
             &[
                 URL,
@@ -254,18 +252,7 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
 }
 
 #[test]
-fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
-    let searching = job(&[URL, "--find-max", "p99<2ms && lost==0"]).expect("valid");
-    assert_eq!(searching.plan.workloads[0].pace, Pace::Rate(START_DEFAULT));
-    assert_eq!(searching.plan.workloads[0].duration, STEP_TIME_DEFAULT);
-    let Experiment::Search(terms) = searching.experiment else { panic!("a search") };
-    assert_eq!((terms.start, terms.precision), (START_DEFAULT, 0.05));
-    let words = [URL, "--find-max", "p99<2ms", "--rate", "9000", "--precision", "2%", "-d", "3s"];
-    let searching = job(&words).expect("valid");
-    assert_eq!(searching.plan.workloads[0].duration, Duration::from_secs(3));
-    let Experiment::Search(terms) = searching.experiment else { panic!("a search") };
-    assert_eq!((terms.start, terms.precision), (9_000, 0.02));
-
+fn repetitions_take_a_rival() {
     let own = std::process::id().to_string();
     let words = [URL, "--repeat", "4", "--against", "ws://127.0.0.1:9/x", "--against-pid", &own];
     let Experiment::Repeat { times, against: Some(rival) } = job(&words).expect("valid").experiment else {
@@ -274,6 +261,15 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
     assert_eq!((times, rival.server_pid), (4, Some(std::process::id())));
     let Target::Urls(rivals) = rival.target else { panic!("URLs") };
     assert_eq!(rivals[0].path, Some(Template::parse("/x").expect("a path")));
+    let paired =
+        [URL, "--against", "ws://127.0.0.1:9101", "--until", "messages_per_s±3%", "--max-duration", "7m"];
+    let compared = job(&paired).expect("valid");
+    assert_eq!(compared.plan.workloads[0].duration, Duration::from_secs(2), "of each run");
+    let Experiment::Compare(pairs) = compared.experiment else { panic!("a comparison") };
+    assert_eq!((pairs.longest, pairs.goals.len()), (Duration::from_secs(420), 1));
+    // Each of a number of runs ends by its own results.
+    let repeated = [&paired[..3], &["--until", "p99±3%", "--repeat", "2"]].concat();
+    assert!(matches!(job(&repeated).expect("valid").experiment, Experiment::Repeat { times: 2, .. }));
     assert!(matches!(job(&[URL]).expect("valid").experiment, Experiment::Once));
     let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
     assert_eq!(

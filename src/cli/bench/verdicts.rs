@@ -4,16 +4,16 @@ use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use clap::{ArgMatches, ValueEnum};
+use clap::ValueEnum;
 
 use super::headings::EXPERIMENTS;
-use super::usage::{refuse, refuse_typed, usage};
+use super::search::SearchArgs;
+use super::usage::{refuse, usage};
 use crate::common::output::note;
 use crate::common::values;
 use crate::{EXIT_ENVIRONMENT, Failure};
 use echoring_load::analyse::compare::JUDGED;
 use echoring_load::analyse::objective::{Metric, Objective};
-use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, SearchOptions};
 use echoring_load::record::comparison::{BaselineComparison, Comparison};
 use echoring_load::record::failures;
 use echoring_load::record::search::Limit;
@@ -45,23 +45,6 @@ pub(super) struct Args {
     #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
     pub(super) abort_if: Vec<Objective>,
 
-    /// Find the highest rate in messages per second at which this holds, such as 'p99<2ms'
-    ///
-    /// The search starts at --rate (1000 by default), doubles it, then bisects. Each run takes --duration (5s by default), or
-    /// longer if the quantile needs more messages.
-    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
-    pub(super) find_max: Option<Objective>,
-
-    /// Relative precision of --find-max
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value = format!("{}%", PRECISION_DEFAULT * 100.0),
-        value_parser = values::share_in(PRECISIONS.0..=PRECISIONS.1),
-        help_heading = EXPERIMENTS
-    )]
-    pub(super) precision: f64,
-
     /// Number of runs; the results include their spread [default: 1]
     #[arg(
         long,
@@ -71,7 +54,7 @@ pub(super) struct Args {
     )]
     pub(super) repeat: Option<u32>,
 
-    /// Compare with this server: alternate --repeat pairs of runs between both servers
+    /// Compare with this server: in --repeat pairs of runs, or as many as --until needs
     #[arg(long, value_name = "URL", help_heading = EXPERIMENTS)]
     pub(super) against: Option<String>,
 
@@ -82,77 +65,57 @@ pub(super) struct Args {
     /// Process of the server of --against; its CPU time and memory become part of the results
     #[arg(long, value_name = "PID", help_heading = EXPERIMENTS)]
     pub(super) against_pid: Option<u32>,
+
+    /// The search of `capacity`.
+    #[arg(skip)]
+    pub(super) capacity: Option<SearchArgs>,
 }
 
 impl Args {
     /// Refuses flags that contradict one another, whatever the load is.
-    pub(super) fn check(&self, typed: &ArgMatches, has_url: bool, has_depth: bool) -> Result<(), Failure> {
-        if let Some(objective) = &self.find_max {
-            let why = "describes a slow server; state the objective instead, such as --find-max 'p99<2ms'";
-            refuse([(FIND_MAX, objective.demands_worse_results())], &format!("{objective} {why}"))?;
-            let why = "the search sets the rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
-            refuse([("--depth", has_depth)], why)?;
-            let why = "not with --find-max, which ends each rate by its own condition";
-            refuse([(ABORT_IF, !self.abort_if.is_empty())], why)?;
-            let why = "not with --find-max, which repeats failed runs; e.g. --repeat 10 --rate 5000";
-            refuse([("--repeat", self.repeat.is_some())], why)?;
-        } else {
-            let why = "only with --find-max, such as --find-max 'p99<2ms' --precision 2%";
-            refuse_typed(typed, &["precision"], why)?;
-        }
+    pub(super) fn check(&self, has_url: bool, has_goals: bool) -> Result<(), Failure> {
         let example = "such as bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101";
         let has_rival = self.against.is_some();
-        let why = format!("set the number of pairs of runs with --repeat, {example}");
-        refuse([("--against", has_rival && self.repeat.is_none())], &why)?;
+        let why =
+            format!("set the number of pairs of runs with --repeat, {example}, or their goal with --until");
+        refuse([("--against", has_rival && self.repeat.is_none() && !has_goals)], &why)?;
         refuse([("--against", has_rival && !has_url)], &format!("name the first server too, {example}"))?;
         let why = format!("only with --against, {example} --against-pid 4711");
         refuse([("--against-pid", self.against_pid.is_some() && !has_rival)], &why)
     }
 
-    /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is.
-    pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
-        let all = [
-            ("--fail-if", &self.fail_if[..]),
-            (FIND_MAX, self.find_max.as_slice()),
-            (ABORT_IF, &self.abort_if),
-        ];
+    /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is; `has_goals`: whether
+    /// runs end by goals.
+    pub(super) fn check_metrics(
+        &self,
+        workloads: &[Workload],
+        server_known: bool,
+        has_goals: bool,
+    ) -> Result<(), Failure> {
+        let all = [("--fail-if", &self.fail_if[..]), (ABORT_IF, &self.abort_if)];
+        let all = all.into_iter().chain(self.capacity.as_ref().map(SearchArgs::condition));
         let all = all.into_iter().flat_map(|(flag, list)| list.iter().map(move |one| (flag, one)));
         for (flag, expression) in all {
-            let searches = self.find_max.is_some();
+            let searches = self.capacity.is_some();
             if let Some(why) = unknown_metric(flag, expression, workloads, server_known, searches) {
+                return Err(usage(flag, &format!("{expression}: {why}")));
+            }
+            if !has_goals && expression.metrics().any(Metric::needs_goals) {
+                let why =
+                    "only runs with --until have goals, such as --until 'p99±5%' --fail-if 'unreached>0'";
                 return Err(usage(flag, &format!("{expression}: {why}")));
             }
         }
         Ok(())
     }
 
-    /// How often and at which rates; a search begins at `rate`.
-    pub(super) fn experiment(
-        &self,
-        rate: Option<u64>,
-        rival: Option<Baseline>,
-    ) -> Result<Experiment, Failure> {
-        let Some(objective) = self.find_max.clone() else {
-            return Ok(match self.repeat {
-                Some(times) => Experiment::Repeat { times, against: rival },
-                None => Experiment::Once,
-            });
-        };
-        let start = rate.unwrap_or(START_DEFAULT);
-        let terms = SearchOptions { objective, start, precision: self.precision };
-        let least = terms.least_start();
-        if start < least {
-            let needed = terms.objective.messages_needed();
-            let why = format!(
-                "the quantile needs {needed} messages, so start at {least} or above, as in --rate {least}"
-            );
-            return Err(usage("--rate", &why));
-        }
-        Ok(Experiment::Search(terms))
+    /// How often the loads run.
+    pub(super) fn experiment(&self, rival: Option<Baseline>) -> Experiment {
+        self.repeat.map_or(Experiment::Once, |times| Experiment::Repeat { times, against: rival })
     }
 }
 
-const FIND_MAX: &str = "--find-max";
+const OBJECTIVE: &str = "--objective";
 const ABORT_IF: &str = "--abort-if";
 
 /// Why a metric of `expression` is in no run of these loads, if one is.
@@ -165,7 +128,7 @@ fn unknown_metric(
 ) -> Option<&'static str> {
     let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
     // A search is made for each load, while a condition passes over those that it does not fit.
-    let fit = if flag == FIND_MAX { workloads.iter().all(fits) } else { workloads.iter().any(fits) };
+    let fit = if flag == OBJECTIVE { workloads.iter().all(fits) } else { workloads.iter().any(fits) };
     let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
     // All that it fits have the same options.
     let missing = |load: &Workload| expression.metrics().find_map(|metric| metric.missing_in(load));
@@ -181,8 +144,8 @@ fn unknown_metric(
         Some("the server's CPU time is known only with its process, such as --server-pid 4711")
     } else if has(|metric| metric.needs_schedule()) && is_closed {
         Some("only an open loop has lateness, such as --rate 5000")
-    } else if has(|metric| metric.needs_search()) && (!searches || flag == FIND_MAX) {
-        Some("only a search has that metric, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
+    } else if has(|metric| metric.needs_search()) && (!searches || flag == OBJECTIVE) {
+        Some("only a search has that metric, such as echoring capacity --fail-if 'max_rate<20k'")
     } else {
         None
     }
@@ -195,19 +158,17 @@ pub(super) enum FailOn {
     Worse,
 }
 
-impl FailOn {
-    /// The metrics in which the second server is worse, a line each.
-    pub(super) fn lines(self, comparison: &[Comparison]) -> impl Iterator<Item = String> {
-        let FailOn::Worse = self;
-        let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
-        of_two.flat_map(|(load, b)| {
-            let judged = load.metrics.iter().filter(|finding| JUDGED.contains(&finding.metric.as_str()));
-            judged.filter_map(move |finding| {
-                let (mode, metric, by) = (&load.mode, &finding.metric, finding.worse_by()?);
-                Some(format!("{mode}: {metric} of {} is worse: {by} {}", b.target, load.a.target))
-            })
+/// The judged metrics in which the second server is worse, a line each. Where pairs had goals, these are judged.
+pub(super) fn worse(comparison: &[Comparison]) -> impl Iterator<Item = String> {
+    let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
+    of_two.flat_map(|(load, b)| {
+        let is_judged = |name: &str| load.until.is_some() || JUDGED.contains(&name);
+        let judged = load.metrics.iter().filter(move |finding| is_judged(&finding.metric));
+        judged.filter_map(move |finding| {
+            let (mode, metric, by) = (&load.mode, &finding.metric, finding.worse_by()?);
+            Some(format!("{mode}: {metric} of {} is worse: {by} {}", b.target, load.a.target))
         })
-    }
+    })
 }
 
 /// Ends runs by the conditions of `--abort-if`.

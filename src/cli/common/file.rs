@@ -22,7 +22,7 @@ use echoring_proto::limits::Nanos;
 /// Maximum size of a file in bytes, enough for ten thousand patterns.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Maximum number of keys that an error lists.
-const KEYS_LISTED_MAX: usize = 24;
+const KEYS_LISTED_MAX: usize = 32;
 
 /// The beginning of a file: one byte more than `bytes_max` of one that is longer.
 pub(crate) fn beginning(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
@@ -118,6 +118,11 @@ impl Place {
         self.source.wrong(self.at, &format!("{}: {explanation}", self.path))
     }
 
+    /// The place of a table of the same array, which begins at the byte `at`.
+    pub(crate) fn of_table(&self, at: usize) -> Place {
+        Place { at, ..self.clone() }
+    }
+
     /// The file and the line.
     pub(crate) fn line(&self) -> String {
         self.source.line(self.at)
@@ -183,6 +188,23 @@ impl<'a> Entry<'a> {
         self.source.wrong(self.key_at, &format!("{}: there is no such key; {hint}", self.place.path))
     }
 
+    /// Whether it is a table.
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
+    /// A string, or a list of strings.
+    pub(crate) fn texts(&self, expected: &str) -> Result<Vec<String>, Failure> {
+        let texts: Option<Vec<String>> = match self.value {
+            DeValue::Array(items) => {
+                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+            }
+            value => value.as_str().map(|text| vec![text.to_owned()]),
+        };
+        let is_full = |texts: &Vec<String>| texts.iter().all(|text| !text.is_empty());
+        texts.filter(is_full).ok_or_else(|| self.expected(expected))
+    }
+
     /// The entries of a table.
     pub(crate) fn table(&self) -> Result<Vec<Entry<'a>>, Failure> {
         match self.value {
@@ -209,10 +231,24 @@ impl<'a> Entry<'a> {
 
     /// One of `words`, each with what it stands for.
     pub(crate) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Failure> {
-        let written = self.value.as_str();
+        self.meaning(self.value, words)
+    }
+
+    /// One of `words` or a list of some, each with what it stands for.
+    pub(crate) fn words<T: Copy>(&self, words: &[(&str, T)]) -> Result<Vec<T>, Failure> {
+        match self.value {
+            DeValue::Array(items) if !items.is_empty() => {
+                items.iter().map(|item| self.meaning(item.get_ref(), words)).collect()
+            }
+            one => self.meaning(one, words).map(|meaning| vec![meaning]),
+        }
+    }
+
+    fn meaning<T: Copy>(&self, value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Failure> {
+        let written = value.as_str();
         words.iter().find(|(word, _)| Some(*word) == written).map(|&(_, meaning)| meaning).ok_or_else(|| {
             let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            self.expected(&quoted.join(" or "))
+            self.wrong(&format!("expected {}, found {}", quoted.join(" or "), found(value)))
         })
     }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Id};
 
-use crate::serve::topic_keys::{KEYS, PATTERN};
+use crate::serve::topic_keys::{HOOK, KEYS, PATTERN};
+use crate::serve::{BACKEND_KEYS, ROUTE_KEYS, ROUTE_MATCHES, WEBHOOK_KEYS};
 use crate::serve::{Reload, reload_of};
 use crate::{Cli, serve};
 use echoring_topics::TopicSettings;
@@ -24,7 +25,16 @@ fn the_configuration_reference_is_what_the_declarations_say() {
     // A program with the feature `otel` has one more key, which docs/guide/operate.md describes.
     let keys: Vec<Arg> =
         serve::keys(&command).filter(|key| key.get_id() != "trace_sample").cloned().collect();
-    check("configuration.md", &[("keys", &key_table(&mut command, &keys)), ("topics", &topics())]);
+    check(
+        "configuration.md",
+        &[
+            ("keys", &key_table(&mut command, &keys)),
+            ("topics", &topics()),
+            ("routes", &routes()),
+            ("backends", &backends()),
+            ("webhooks", &webhooks()),
+        ],
+    );
 }
 
 #[test]
@@ -125,7 +135,7 @@ fn options(name: &str) -> Command {
 /// The flags of a command, in the order of its help.
 fn flags(name: &str) -> String {
     let mut command = options(name);
-    let mut args: Vec<Arg> = command.get_arguments().cloned().collect();
+    let mut args: Vec<Arg> = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned().collect();
     if name == "serve" {
         // docs/reference/configuration.md has the others.
         let keys: Vec<Id> = serve::keys(&command).map(|arg| arg.get_id().clone()).collect();
@@ -163,11 +173,46 @@ fn topics() -> String {
     let mut table = key_table_head([Reload::Live].into_iter());
     // Writing to a string does not fail.
     let _ = writeln!(table, "| `{pattern}` | text; required in `[[topics]]` | – | {} |", marked(effect));
+    let (hook, effect) = HOOK;
+    let _ = writeln!(table, "| `{hook}`{LIVE} | text | – | {} |", marked(effect));
     for key in &KEYS {
         let values = key.values().split(", ").map(quoted_code).collect::<Vec<_>>().join(", ");
         let default = key.show(TopicSettings::default());
         let name = key.name;
         let _ = writeln!(table, "| `{name}`{LIVE} | {values} | `{default}` | {} |", marked(key.help));
+    }
+    table
+}
+
+fn routes() -> String {
+    let mut table = "| key | values | effect |\n|---|---|---|\n".to_owned();
+    // Writing to a string does not fail.
+    for (name, values, effect) in ROUTE_MATCHES {
+        let _ = writeln!(table, "| `{name}` | {} | {} |", marked(values), marked(effect));
+    }
+    for key in &ROUTE_KEYS {
+        let _ = writeln!(table, "| `{0}`{LIVE} | {1} | as [`{0}`](#keys) |", key.name, key.values());
+    }
+    table
+}
+
+fn backends() -> String {
+    let mut table = "| key | values | default | effect |\n|---|---|---|---|\n".to_owned();
+    for key in &BACKEND_KEYS {
+        let ((values, default), effect) = ((key.values)(), marked(key.help));
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "| `{}`{LIVE} | {} | {default} | {effect} |", key.name, marked(&values));
+    }
+    table
+}
+
+fn webhooks() -> String {
+    let mut table = key_table_head([Reload::Live].into_iter());
+    for key in &WEBHOOK_KEYS {
+        let default = (key.default)().map_or("–".to_owned(), |default| format!("`{default}`"));
+        let values = marked(&(key.values)());
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "| `{}`{LIVE} | {values} | {default} | {} |", key.name, marked(key.help));
     }
     table
 }

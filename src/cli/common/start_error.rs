@@ -26,6 +26,7 @@ pub(crate) fn key_of(setting: &str) -> Option<&'static str> {
     match setting {
         "congestion" => Some("congestion"),
         "connections_max" => Some("max_connections"),
+        "connections_per_identity" => Some("max_connections_per_identity"),
         "cpus" => Some("cpus"),
         "hosts" => Some("allow_host"),
         "memory_budget_bytes" => Some("memory_budget"),

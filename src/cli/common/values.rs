@@ -14,14 +14,14 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use echoring_proto::handshake::is_subprotocol;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
-/// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
-/// same powers of 1024) behind it.
-///
 /// The flag as it is typed of the option with this id.
 pub(crate) fn flag_of(id: &str) -> String {
     format!("--{}", id.replace('_', "-"))
 }
 
+/// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
+/// same powers of 1024) behind it.
+///
 /// # Errors
 /// When it is not a whole number of bytes below 2^64.
 pub fn bytes(word: &str) -> Result<u64, String> {
@@ -289,7 +289,7 @@ pub(crate) fn subprotocol(word: &str) -> Result<String, String> {
 }
 
 /// An origin as browsers send it (RFC 6454, section 6.2): scheme, host and, unless it is the scheme's own,
-/// port; or `*` for any, or `null`. Given back in lower case.
+/// port; or `*` for any, or `null`. `*.` in front of the host stands for all hosts below it. Given back in lower case.
 ///
 /// # Errors
 /// When it has a path, no scheme, or no host.
@@ -300,6 +300,7 @@ pub fn origin(word: &str) -> Result<String, String> {
     let Some((scheme, host)) = word.split_once("://") else {
         return Err("expected an origin such as https://app.example, or *".to_owned());
     };
+    let host = host.strip_prefix("*.").unwrap_or(host);
     if scheme.is_empty() || host.is_empty() {
         return Err("expected an origin such as https://app.example, or *".to_owned());
     }
@@ -456,8 +457,18 @@ mod tests {
     fn origins_have_no_path() {
         assert_eq!(origin("https://App.example:8443"), Ok("https://app.example:8443".to_owned()));
         assert_eq!(origin("*"), Ok("*".to_owned()));
-        for wrong in
-            ["", "app.example", "https://", "://x", "https://a/", "https://a/b", "https://*.a", "http://a b"]
+        assert_eq!(origin("https://*.App.example"), Ok("https://*.app.example".to_owned()));
+        for wrong in ["", "app.example", "https://", "://x", "https://a/", "https://a/b", "http://a b"]
+            .into_iter()
+            .chain([
+                "https://*a",
+                "https://*",
+                "https://*.",
+                "https://*.*.a",
+                "https://a.*",
+                "http://localhost:*",
+                "*.a",
+            ])
         {
             assert!(origin(wrong).is_err(), "{wrong}");
         }

@@ -3,17 +3,19 @@
 use super::check::Check;
 use super::host::Host;
 use super::plan::Plan;
+use super::probes::Probes;
 use echoring_async::limits::CONNECTIONS_DEFAULT;
+use echoring_server::connections_on_rings;
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 
-pub(super) fn checks(host: &Host, plan: &Plan) -> Vec<Check> {
+pub(super) fn checks(host: &Host, plan: &Plan, probes: &Probes) -> Vec<Check> {
     let wanted = plan.config.connections_max.unwrap_or(CONNECTIONS_DEFAULT);
     let needed = u64::from(wanted) + u64::from(RESERVED_DESCRIPTORS);
-    [of_process(host, plan, needed), of_host(host, needed)].into_iter().flatten().collect()
+    [of_process(host, plan, probes, needed), of_host(host, needed)].into_iter().flatten().collect()
 }
 
 /// A start raises the soft limit to the hard one.
-fn of_process(host: &Host, plan: &Plan, needed: u64) -> Option<Check> {
+fn of_process(host: &Host, plan: &Plan, probes: &Probes, needed: u64) -> Option<Check> {
     const ID: &str = "descriptors";
     let hard = host.limit("Max open files")?.hard;
     let ceiling = host.number::<u64>("proc/sys/fs/nr_open").unwrap_or(u64::MAX);
@@ -25,6 +27,13 @@ fn of_process(host: &Host, plan: &Plan, needed: u64) -> Option<Check> {
     Some(if hard >= needed {
         Check::green(ID, format!("{hard} allowed, {needed} needed"))
     } else if let Some(asked) = plan.config.connections_max {
+        let shards = plan.resolved.shards;
+        if asked <= connections_on_rings(&plan.config, &probes.uring, shards, hard) {
+            return Some(Check::green(
+                ID,
+                format!("{hard} allowed, in each of the rings of {shards} shards"),
+            ));
+        }
         Check::red(ID, format!("{hard} allowed; max_connections = {asked} needs {needed}"), cure)
     } else {
         let connections = plan.connections();

@@ -28,7 +28,8 @@ impl Plan {
         let cpus = if config.cpus.is_empty() { allowed_cpus.clone() } else { config.cpus.clone() };
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         let connections_max = config.connections_max.unwrap_or_else(|| default_connections(host));
-        Plan { config, changes_user, allowed_cpus, resolved: Resolved { shards, cpus, connections_max } }
+        let resolved = Resolved::new(shards, cpus, connections_max, descriptors(host));
+        Plan { config, changes_user, allowed_cpus, resolved }
     }
 
     pub(super) fn shards(&self) -> u64 {
@@ -65,7 +66,11 @@ fn host_memory(host: &Host, probes: &Probes) -> HostMemory {
 /// As a start chooses: the default, or the number that the descriptors allow after the soft limit was raised to the
 /// hard one.
 fn default_connections(host: &Host) -> u32 {
-    let hard = host.limit("Max open files").map_or(u64::MAX, |limit| limit.hard);
-    let allowed = hard.saturating_sub(RESERVED_DESCRIPTORS.into()).max(1);
+    let allowed = descriptors(host).saturating_sub(RESERVED_DESCRIPTORS.into()).max(1);
     u32::try_from(allowed).unwrap_or(u32::MAX).min(CONNECTIONS_DEFAULT)
+}
+
+/// Descriptors that this process may have after a start.
+fn descriptors(host: &Host) -> u64 {
+    host.limit("Max open files").map_or(u64::MAX, |limit| limit.hard)
 }

@@ -256,6 +256,7 @@ fn this_process_is_judged_by_its_status_and_its_limits() {
     let (allowed, none) = (probes(Features::NONE), denied(libc::EPERM));
     let default = ServerConfig::default();
     let many = ServerConfig { connections_max: Some(50_000), ..ServerConfig::default() };
+    let on_rings = ServerConfig { shards: Some(15), ..many.clone() };
     let three = ServerConfig { shards: Some(3), ..ServerConfig::default() };
     let elsewhere = ServerConfig { cpus: vec![0, 7], ..ServerConfig::default() };
     let uring = ServerConfig { driver: DriverChoice::Uring, ..ServerConfig::default() };
@@ -278,6 +279,24 @@ fn this_process_is_judged_by_its_status_and_its_limits() {
             "4032 connections",
         ),
         ("limits", limit("Max open files", "4096"), &many, &allowed, "descriptors", Red, "LimitNOFILE=50064"),
+        (
+            "limits",
+            limit("Max open files", "4096"),
+            &on_rings,
+            &allowed,
+            "descriptors",
+            Green,
+            "each of the rings",
+        ),
+        (
+            "limits",
+            limit("Max open files", "4096"),
+            &on_rings,
+            &none,
+            "descriptors",
+            Red,
+            "LimitNOFILE=50064",
+        ),
         ("limits", limit("Max open files", "unlimited"), &many, &allowed, "descriptors", Green, "needed"),
         (
             "limits",

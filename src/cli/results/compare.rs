@@ -1,5 +1,6 @@
-//! `echoring compare`: compares results of `bench --json`.
+//! `echoring compare`: compares results of `bench --json`. Two URLs instead are a run of `bench` ([`with_servers_measured`]).
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -25,13 +26,18 @@ Examples:
       two servers, measured in turn: changes on the machine affect both alike
   echoring compare before.json after.json --threshold 3% --metric p99.9 --metric messages_per_s
       exit code 1 when one of these is worse by more than 3 %, surely
+  echoring compare ws://127.0.0.1:9001/echo ws://127.0.0.1:9101/echo --until 'p99±3%' --rate 5000 -c 100
+      two running servers, measured in pairs of runs until it is known which has the lower p99, if by more than 3 %
 
 B is better or worse where the whole interval of B / A lies beyond the threshold, slightly better or worse where it
 lies on one side of 1, the same where it lies within the threshold, and undecided otherwise. The interval comes from
 pairs of runs that were made in turn or from repeated runs. A single run of each decides nothing unless --trust-single
 uses their seconds as repetitions: see docs/guide/comparing.md.
 
-Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it.";
+Two URLs with --until are measured in turn, as by bench URL_A --against URL_B --until, until every verdict is known: with the options
+of bench, such as --rate, --connections, --message-bytes, --duration of each run, --seed and --json, whose results are runs.
+
+Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it, 4 the generator was the bottleneck.";
 
 /// Name and version of the JSON.
 const SCHEMA: &str = "echoring.comparison/1";
@@ -46,13 +52,24 @@ const EXIT_WORSE: u8 = 1;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Results of bench --json; a single file needs runs of --repeat with --against
-    #[arg(value_name = "A.json", required_unless_present = "pairs")]
+    /// File of bench --json, or URL of a server; a single file needs runs of --repeat with --against
+    #[arg(value_name = "A", required_unless_present = "pairs")]
     a: Option<PathBuf>,
 
-    /// Results to compare with A.json
-    #[arg(value_name = "B.json")]
+    /// File or server to compare with A
+    #[arg(value_name = "B")]
     b: Option<PathBuf>,
+
+    /// Measure two servers until it is known which is better, if by more than this; repeatable
+    ///
+    /// A time or a rate, as in bench --fail-if, and the difference that matters: p99±3%, messages_per_s+-5%. Of several metrics, each
+    /// has a part of the error rate of 5 %, and the same difference.
+    #[arg(long, value_name = "METRIC±SHARE")]
+    until: Vec<String>,
+
+    /// Longest time of all pairs with --until [default: 10m]
+    #[arg(long, value_name = "TIME", requires = "until")]
+    max_duration: Option<String>,
 
     /// Smallest difference that matters, such as 5% or 0.05
     #[arg(long, value_name = "SHARE", value_parser = values::share_in(..=THRESHOLD_MAX), default_value = "5%")]
@@ -85,12 +102,35 @@ pub(crate) struct Args {
     json: Option<FileOrStream>,
 }
 
+/// The command line of `bench` that measures the two servers named in one of `compare`; others as they are.
+pub(crate) fn with_servers_measured(words: Vec<OsString>) -> Vec<OsString> {
+    let is_url = |word: &OsString| {
+        word.to_str().is_some_and(|word| ["ws://", "wss://"].iter().any(|scheme| word.starts_with(scheme)))
+    };
+    let urls: Vec<usize> = (2..words.len()).filter(|at| is_url(&words[*at])).collect();
+    let [_, second] = urls[..] else { return words };
+    let is_goal =
+        |word: &OsString| word.to_str().is_some_and(|word| word == "--until" || word.starts_with("--until="));
+    if words[1] != "compare" || !words.iter().any(is_goal) {
+        return words;
+    }
+    let mut words = words;
+    words[1] = "bench".into();
+    words.insert(second, "--against".into());
+    words
+}
+
 /// Compares, and returns the exit code that says whether the second target is worse.
 pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     if let Some(path) = &arguments.pairs {
         return compare_pairs(path);
     }
-    let Some(path) = &arguments.a else { return Err(Failure::Usage("A.json: expected a file".to_owned())) };
+    let is_url = |path: &&PathBuf| path.to_str().is_some_and(|word| word.contains("://"));
+    if !arguments.until.is_empty() || arguments.a.iter().chain(&arguments.b).any(|path| is_url(&path)) {
+        let example = "echoring compare ws://127.0.0.1:9001 ws://127.0.0.1:9101 --until 'p99±3%'";
+        return Err(Failure::Usage(format!("servers are compared by two URLs and a goal, as in {example}")));
+    }
+    let Some(path) = &arguments.a else { return Err(Failure::Usage("A: expected a file".to_owned())) };
     let (a, b) = sides(path, arguments.b.as_deref())?;
     let (shown, judged) = chosen(&arguments.metric)?;
     let terms = compare::CompareOptions {
@@ -247,4 +287,35 @@ fn write(found: &[Comparison], json: Option<&FileOrStream>) -> Result<(), Failur
     let mut text = serde_json::to_string_pretty(&file).expect("names are the only keys");
     text.push('\n');
     crate::write(json, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_servers_with_a_goal_are_measured_by_bench_and_all_else_is_as_typed() {
+        let line = |text: &str| {
+            let words = text.split(' ').map(OsString::from).collect();
+            with_servers_measured(words).join(std::ffi::OsStr::new(" ")).into_string().expect("text")
+        };
+        assert_eq!(
+            line("echoring compare ws://a -c 2 wss://b --until p99+-3%"),
+            "echoring bench ws://a -c 2 --against wss://b --until p99+-3%"
+        );
+        assert_eq!(
+            line("echoring compare --until=p99+-3% ws://a ws://b"),
+            "echoring bench --until=p99+-3% ws://a --against ws://b"
+        );
+        for same in [
+            "echoring compare a.json b.json",
+            "echoring compare ws://a ws://b",
+            "echoring compare ws://a --until p99+-3%",
+            "echoring compare ws://a ws://b ws://c --until p99+-3%",
+            "echoring bench ws://a ws://b --until p99+-3%",
+            "echoring",
+        ] {
+            assert_eq!(line(same), same);
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod notes;
 mod page;
 mod run;
 mod series;
+mod split;
 mod svg;
 mod timeline;
 
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use self::run::{Run, read_all};
 use crate::Failure;
 use crate::common::values::FileOrStream;
+use echoring_load::record::comparison::Comparison;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +30,8 @@ Examples:
       writes report.html
   echoring report before.json after.json --out change.html --title 'With and without'
       both in the same charts, heat maps with the same scales, and a comparison
+  echoring report before-1.json before-2.json --against after-1.json --against after-2.json
+      the same of several files: the runs of each side are added up
   echoring report run.json --svg charts
       report.html, and a file per chart for documents, such as charts/percentiles.svg
 
@@ -40,6 +44,12 @@ pub struct Args {
     /// Files that bench --json wrote; each may hold several runs
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
+
+    /// Compare the RUNs, side A, with this file, which is side B; repeatable
+    ///
+    /// The page compares the metrics of both sides, and charts have both. Two RUNs without --against are compared as well.
+    #[arg(long, value_name = "RUN")]
+    against: Vec<PathBuf>,
 
     /// The page to write; - writes it to stdout
     #[arg(long, value_name = "FILE|-", default_value = "report.html")]
@@ -56,11 +66,24 @@ pub struct Args {
 
 /// Draws the runs.
 pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
-    let runs = read_all(&arguments.runs)?;
-    let (charts, timeline) = (charts::all(&runs), timeline::timeline(&runs));
-    let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));
-    let comparisons = comparison::comparisons(&runs);
-    let page = page::page(&title, &runs, &charts, timeline.as_ref(), &comparisons);
+    let (mut runs, ended) = read_all(&arguments.runs, &arguments.against)?;
+    if !ended.is_empty() {
+        // In each pair the first server first, whichever was measured first.
+        runs.sort_by_key(|run| run.record.repetition.as_ref().map(|pair| (pair.number, pair.side.clone())));
+    }
+    let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs, &ended));
+    // Pairs may be hundreds: the page has details of the first.
+    let (shown, mut charts, timeline, comparisons) = if ended.is_empty() {
+        (&runs[..], charts::all(&runs), timeline::timeline(&runs), comparison::comparisons(&runs))
+    } else {
+        (&runs[..runs.len().min(2)], charts::of_pairs(&runs, &ended), None, ended)
+    };
+    if comparisons.is_empty() && !arguments.against.is_empty() {
+        let why = "--against: no load is on both sides; compare runs of the same mode, messages and rate";
+        return Err(Failure::Usage(why.to_owned()));
+    }
+    charts.extend(comparison::chart(&comparisons));
+    let page = page::page(&title, shown, &charts, timeline.as_ref(), &comparisons);
     crate::write(&arguments.out, page.as_bytes())?;
     if let Some(directory) = &arguments.svg {
         fs::create_dir_all(directory).map_err(|error| {
@@ -75,7 +98,10 @@ pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn default_title(runs: &[Run]) -> String {
+fn default_title(runs: &[Run], ended: &[Comparison]) -> String {
+    if let [Comparison { mode, a, b: Some(b), .. }, ..] = ended {
+        return format!("{mode} of {} and {}", a.target, b.target);
+    }
     match runs {
         [only] => only.name.clone(),
         [first, rest @ ..] => format!("{} and {} more", first.name, rest.len()),

@@ -12,12 +12,15 @@ use std::time::Duration;
 use clap::{ArgAction, ValueEnum};
 
 use super::auth::AuthArgs;
+use super::backends;
 use super::cluster::ClusterArgs;
 use super::draining::DrainSettings;
-use super::hooks::HookArgs;
+use super::hooks::{self, HookArgs};
 use super::peers::PeerArgs;
 use super::reload::Reload;
+use super::routes;
 use super::topics::keys;
+use super::webhooks;
 use crate::common::compress::Compress;
 use crate::common::values::{self, CpuList, Word};
 use crate::logging::{Destination, Form};
@@ -28,6 +31,7 @@ use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
 use echoring_server::limits::{DRAIN_RATE_DEFAULT, NOTSENT_LOWAT_BYTES, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
+use echoring_topics::is_topic_name;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,20 +69,30 @@ const PROTOCOL: &str = "Protocol and pages";
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
 /// Up to the largest power of two in 31 bits; the kernel's own bound is the send buffer.
 const NOTSENT_LOWAT: RangeInclusive<u64> = 0..=1 << 30;
+/// Up to a time in which a new release has shown itself.
+const TAKEOVER_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 /// From a second, for the slowest clients, to the longest time of an orchestrator.
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// From a second, a round trip of the slowest network and a retransmission, to a time that no link survives.
-const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+pub(super) const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Values of `--ping-interval` and `--pong-timeout`.
-const PING_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+pub(super) const PING_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Values of `--idle-timeout` and `--max-lifetime`.
-const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+pub(super) const LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+
+/// What follows the options in their long help.
+fn after_help() -> String {
+    let tables = [keys::help(), hooks::tables::help(), routes::help(), backends::help(), webhooks::help()];
+    format!("{}\n{EXAMPLES}", tables.join("\n"))
+}
 
 /// The options of `serve`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_long_help = format!("{}\n{EXAMPLES}", keys::help()))]
+#[command(after_long_help = after_help())]
 pub(crate) struct Args {
     /// Accept WebSocket connections at ADDR:PORT or unix:PATH; repeatable
     ///
@@ -101,7 +115,8 @@ pub(crate) struct Args {
 
     /// Allow browsers to connect from this origin; repeatable
     ///
-    /// The server's own host is always allowed. * allows all origins. See docs/guide/operate.md#listen-to-the-world-origins.
+    /// The server's own host is always allowed. https://*.example.com allows all hosts below example.com, * all origins. See
+    /// docs/guide/operate.md#listen-to-the-world-origins.
     #[arg(long, add = Reload::Live, value_name = "ORIGIN", value_parser = values::origin)]
     pub(super) allow_origin: Vec<String>,
 
@@ -143,7 +158,8 @@ pub(crate) struct Args {
 
     /// Maximum number of connections; further ones are refused with 503 [default: 100000]
     ///
-    /// The default is lower if the limit on open files is lower.
+    /// The default is lower if the limit on open files is lower. On io_uring with Linux 6.8 or later each shard has that limit for itself,
+    /// so more can be asked for.
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_connections: Option<u32>,
 
@@ -229,8 +245,9 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /api, /reload
-    /// and /rebalance, PUT /log-level, and DELETE /connections. See docs/reference/admin.md.
+    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /broadcast,
+    /// /connections/ID, /identities/ID, /api, /reload and /rebalance, PUT /log-level, and DELETE /connections. See
+    /// docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", value_parser = admin, help_heading = OPERATION)]
     pub(super) admin: Admin,
 
@@ -273,6 +290,19 @@ pub(crate) struct Args {
     /// For processes in separate network namespaces, such as containers, that share a directory.
     #[arg(long, value_name = "PATH", help_heading = OPERATION)]
     pub(super) takeover_socket: Option<PathBuf>,
+
+    /// After another server has taken over from this one, serve again if that ends within this time
+    ///
+    /// This server meanwhile keeps its listening sockets, topics and connections, and drains afterwards. 0s for no such time, as in a
+    /// cluster. See docs/reference/admin.md#taking-over.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "0s",
+        value_parser = values::duration_in(TAKEOVER_GRACE),
+        help_heading = OPERATION
+    )]
+    pub(super) takeover_grace: Duration,
 
     /// Time over which a drain closes connections [default: 60s in a takeover, else 8s, all at once]
     ///
@@ -414,6 +444,13 @@ pub(crate) struct Args {
     )]
     pub(super) max_subscriptions: u32,
 
+    /// Subscribe clients of Centrifuge's protocol to the topic with this name and their subject behind it
+    ///
+    /// Such as personal:# for the topic personal:#alice of alice. The topic must allow the subscription, for example by
+    /// subscribe = "named". See docs/reference/centrifuge.md#server-side-subscriptions.
+    #[arg(long, add = Reload::Live, value_name = "PREFIX", value_parser = topic_prefix, help_heading = PROTOCOL)]
+    pub(super) personal_topic: Option<String>,
+
     /// Maximum number of existing topics that one connection has created [default: 4096]
     ///
     /// A connection creates a topic by publishing or subscribing to it first. The default is --max-subscriptions if that is
@@ -490,6 +527,20 @@ pub(crate) struct Args {
     /// a message.
     #[arg(long, add = Reload::Live, value_name = "TIME", value_parser = values::duration_in(LIFETIMES), help_heading = LIMITS)]
     pub(super) max_lifetime: Option<Duration>,
+
+    /// Tell clients to wait for up to this long before they return
+    ///
+    /// Each is told another time, at random: the reason of a Close with 1001, 1012, 1013 or 4008, and of Centrifuge's 3000 to 3499, ends
+    /// with "retry after N ms", and an event stream has it as retry. The clients of this project wait. 0s for nothing about that.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = "0s",
+        value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
+        help_heading = LIMITS
+    )]
+    pub(super) reconnect_delay: Duration,
 
     /// Minimum bytes of an unfinished message that must arrive within --message-progress-time
     ///
@@ -627,7 +678,7 @@ fn part(word: &str) -> Result<f64, String> {
 }
 
 /// An address of `--listen`.
-fn listen_address(word: &str) -> Result<ListenAddress, String> {
+pub(super) fn listen_address(word: &str) -> Result<ListenAddress, String> {
     match word.strip_prefix("unix:") {
         Some("") => Err("unix: needs a path after it".to_owned()),
         // The kernel's `sun_path` has 108 bytes, one of them the terminator.
@@ -637,6 +688,11 @@ fn listen_address(word: &str) -> Result<ListenAddress, String> {
             .map(ListenAddress::Tcp)
             .map_err(|expected| format!("{expected}, or unix:PATH")),
     }
+}
+
+/// The beginning of topics' names.
+fn topic_prefix(word: &str) -> Result<String, String> {
+    if is_topic_name(word) { Ok(word.to_owned()) } else { Err("expected text such as personal:#".to_owned()) }
 }
 
 /// A name of `--congestion`. Which ones there are only the kernel knows.

@@ -35,10 +35,16 @@ pub(super) struct AuthArgs {
 
     /// Authenticate clients by JWT, verified with this key; repeatable
     ///
-    /// A public key in PEM verifies RS256, ES256 or EdDSA, by its type. Any other file is the secret of HS256, of at least
-    /// 32 bytes. See docs/guide/authenticate.md#jwt.
+    /// A public key in PEM (RSA, P-256, P-384, P-521, Ed25519) verifies the algorithms of its type. Any other file is the secret of HS256,
+    /// of at least 32 bytes; of 48 also of HS384, of 64 also of HS512. See docs/guide/authenticate.md#jwt.
     #[arg(long, add = Reload::Live, value_name = "FILE")]
     auth_jwt_key: Vec<PathBuf>,
+
+    /// Verify tokens of subscriptions with this key, not with those of connections; repeatable
+    ///
+    /// Such tokens are of Centrifuge's client protocol. See docs/reference/centrifuge.md#tokens-of-subscriptions.
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
+    auth_subscription_jwt_key: Vec<PathBuf>,
 
     /// Authenticate clients by JWT, verified with a key of this JWKS
     ///
@@ -75,6 +81,12 @@ pub(super) struct AuthArgs {
         value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
     )]
     auth_leeway: Duration,
+
+    /// Accept JWT without an expiry (exp), which are valid until their key is removed
+    ///
+    /// A token that was stolen cannot be withdrawn.
+    #[arg(long, add = Reload::Live)]
+    auth_token_without_exp: bool,
 
     /// JWT claim that lists the topic patterns of a right; repeatable
     ///
@@ -139,6 +151,13 @@ pub(super) struct AuthArgs {
     /// The permissions of topics decide what they may do. Wrong credentials are still refused.
     #[arg(long, add = Reload::Live)]
     auth_anonymous: bool,
+
+    /// Refuse the subjects and tokens in this TOML file, and close their connections
+    ///
+    /// It has [[blocked]] with subject or token_id (the claim jti of a JWT), and until, a time. See
+    /// docs/guide/authenticate.md#block-clients.
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
+    auth_blocked: Option<PathBuf>,
 }
 
 /// The part of a certificate's subject that is the identity, if any.
@@ -171,12 +190,13 @@ fn token_name(word: &str) -> Result<String, String> {
 impl AuthArgs {
     /// The files that are read.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let Settings { tokens, jwt_keys, jwks, basic, .. } = self.settings();
+        let Settings { tokens, subscription_jwt_keys, jwks, basic, blocked, .. } = self.settings();
         let jwks = jwks.and_then(|jwks| match jwks.source {
             JwksSource::File(file) => Some(file),
             _ => None,
         });
-        tokens.into_iter().chain(jwt_keys).chain(jwks).chain(basic).collect()
+        let keys = self.auth_jwt_key.iter().cloned().chain(subscription_jwt_keys);
+        tokens.into_iter().chain(keys).chain(jwks).chain(basic).chain(blocked).collect()
     }
 
     /// Whether clients may present passwords.
@@ -201,7 +221,7 @@ impl AuthArgs {
                 self.auth_certificate.unwrap_or(Some(CertificateSubject::DistinguishedName));
         }
         if !settings.is_on() {
-            self.check_unused(origins)?;
+            self.check_unused(origins, settings.certificate.is_some())?;
             if settings.certificate.is_none() {
                 return Ok(None);
             }
@@ -212,13 +232,15 @@ impl AuthArgs {
     }
 
     /// Refuses options that have no effect without a method: whoever set them expects protection.
-    fn check_unused(&self, origins: &Origins) -> Result<(), Failure> {
+    fn check_unused(&self, origins: &Origins, has_certificates: bool) -> Result<(), Failure> {
         let unused = [
             ("--auth-audience", !self.auth_audience.is_empty()),
             ("--auth-issuer", !self.auth_issuer.is_empty()),
+            ("--auth-token-without-exp", self.auth_token_without_exp),
             ("--auth-claim", !self.auth_claim.is_empty()),
             ("--auth-cookie", self.auth_cookie.is_some()),
             ("--auth-query", self.auth_query.is_some()),
+            ("--auth-blocked", self.auth_blocked.is_some() && !has_certificates),
         ];
         let line =
             "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";
@@ -241,12 +263,15 @@ impl AuthArgs {
             .claims(Right::ALL.map(|right| named(right).unwrap_or(right.word())))
             .cache(self.auth_cache)
             .anonymous(self.auth_anonymous);
+        settings.subscription_jwt_keys = self.auth_subscription_jwt_key.clone();
+        settings.token_without_exp = self.auth_token_without_exp;
         settings.tokens = self.auth_tokens.clone();
         settings.jwks = jwks_source.map(|source| Jwks::new(source).refresh(self.auth_jwks_refresh));
         settings.basic = self.auth_basic.clone();
         settings.hook = self.auth_hook.clone().map(|url| Hook::new(url).timeout(self.auth_hook_timeout));
         settings.cookie = self.auth_cookie.clone();
         settings.query = self.auth_query.clone();
+        settings.blocked = self.auth_blocked.clone();
         settings
     }
 

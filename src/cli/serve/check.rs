@@ -6,19 +6,23 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::args::Args;
 use super::auth;
+use super::backends::BackendTable;
 use super::cluster;
 use super::config;
 use super::hooks;
+use super::routes::RouteTable;
 use super::settings::Settings;
-use super::topics::Topic;
-use super::topics::keys::KEYS;
+use super::toml_text::{list, quoted};
+use super::topics::keys::{HOOK, KEYS};
+use super::topics::{Tables, Topic};
+use super::webhooks::WebhookTable;
 use crate::common::compress::Compress;
 use crate::common::file::{Place, flags};
 use crate::common::values::{CpuList, shown_bytes, shown_cpus, shown_duration};
@@ -29,7 +33,7 @@ use echoring_server::{ListenAddress, Resolved};
 
 /// The settings, below their results on this host and the environment variables that are not used.
 pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) -> String {
-    let Resolved { shards, cpus, connections_max } = resolved;
+    let Resolved { shards, cpus, connections_max, .. } = resolved;
     let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
     let host = format!(
         "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
@@ -71,7 +75,29 @@ impl Settings {
         let rules = self.topics.rules.iter();
         let rules =
             rules.flat_map(|(pattern, topic)| topic_values(&format!("topics.{}", quoted(pattern)), topic));
-        options.chain([("topics".to_owned(), patterns)]).chain(default).chain(rules).collect()
+        let named = self.named_tables().flat_map(|(table, name, shown)| {
+            let of_key = move |(key, value, _): &(&str, String, Place)| {
+                (format!("{table}.{}.{key}", quoted(&name)), value.clone())
+            };
+            shown.iter().map(of_key)
+        });
+        let tables = [
+            ("topics".to_owned(), patterns),
+            ("routes".to_owned(), list(self.tables.routes.iter().map(RouteTable::name))),
+            ("backends".to_owned(), list(self.tables.backends.iter().map(BackendTable::name))),
+            ("webhooks".to_owned(), list(self.tables.webhooks.iter().map(WebhookTable::name))),
+        ];
+        let hooks = self.tables.hooks.values();
+        options.chain(tables).chain(hooks).chain(default).chain(rules).chain(named).collect()
+    }
+
+    /// The tables that are shown as they were read, each with its kind and its name.
+    fn named_tables(&self) -> impl Iterator<Item = (&'static str, String, &[(&'static str, String, Place)])> {
+        let Tables { routes, backends, webhooks, .. } = &self.tables;
+        let routes = routes.iter().map(|table| ("routes", table.name(), &table.shown[..]));
+        let backends = backends.iter().map(|table| ("backends", table.name(), &table.shown[..]));
+        let webhooks = webhooks.iter().map(|table| ("webhooks", table.name(), &table.shown[..]));
+        routes.chain(backends).chain(webhooks)
     }
 
     /// The value of an option; `None` where it has none.
@@ -90,7 +116,9 @@ impl Settings {
 }
 
 fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
-    KEYS.iter().map(|key| (format!("{table}.{}", key.name), key.show(topic.settings))).collect()
+    let hook = topic.hook.iter().map(|name| (format!("{table}.{}", HOOK.0), quoted(name)));
+    let keys = KEYS.iter().map(|key| (format!("{table}.{}", key.name), key.show(topic.settings)));
+    hook.chain(keys).collect()
 }
 
 impl fmt::Display for Settings {
@@ -111,12 +139,30 @@ impl fmt::Display for Settings {
                     None => write_unset(f, key, arg)?,
                 }
             }
+            if table == hooks::TABLE {
+                f.write_str(&self.tables.hooks.text())?;
+            }
         }
         writeln!(f, "\n[topic_defaults]")?;
         write_topic(f, &self.topics.default)?;
         for (pattern, topic) in &self.topics.rules {
             writeln!(f, "\n[[topics]]\npattern = {}", quoted(pattern))?;
             write_topic(f, topic)?;
+        }
+        for (table, _, shown) in self.named_tables() {
+            writeln!(f, "\n[[{table}]]")?;
+            for (key, value, place) in shown {
+                write_value(f, key, value, Some(place.line()))?;
+            }
+        }
+        for table in &self.tables.backends {
+            writeln!(f, "\n[[backends]]")?;
+            for (key, value, place) in &table.shown {
+                match *key {
+                    "secret" => writeln!(f, "# secret is not shown")?,
+                    key => write_value(f, key, value, Some(place.line()))?,
+                }
+            }
         }
         Ok(())
     }
@@ -174,6 +220,9 @@ where
 }
 
 fn write_topic(f: &mut fmt::Formatter<'_>, topic: &Topic) -> fmt::Result {
+    if let Some(name) = &topic.hook {
+        write_value(f, HOOK.0, &quoted(name), topic.places.get(HOOK.0).map(Place::line))?;
+    }
     let history = topic.settings.history;
     // Beside a bound of 0, which keeps no message, others have no effect and would be refused.
     let is_kept = history.messages > 0 && history.bytes > 0 && history.age > 0;
@@ -195,26 +244,6 @@ fn write_topic(f: &mut fmt::Formatter<'_>, topic: &Topic) -> fmt::Result {
         }
     }
     Ok(())
-}
-
-fn list<T: AsRef<str>>(words: impl IntoIterator<Item = T>) -> String {
-    let quoted: Vec<String> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
-    format!("[{}]", quoted.join(", "))
-}
-
-/// A basic string of TOML.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            // Writing to a string does not fail.
-            _ if character.is_control() => drop(write!(quoted, "\\u{:04X}", u32::from(character))),
-            _ => quoted.push(character),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]

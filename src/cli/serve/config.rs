@@ -13,13 +13,16 @@ use clap::{Arg, ArgMatches, Command, Id};
 
 use super::args::Args;
 use super::auth;
+use super::backends;
 use super::cluster;
 use super::hooks;
 use super::reload::{Reload, reload_of};
+use super::routes;
 use super::settings::Settings;
 use super::topics::Tables;
 use super::variables::{Variables, variable};
 use super::watch::Version;
+use super::webhooks;
 use crate::Failure;
 use crate::common::file::flags::{self, Flag, Given, Naming};
 use crate::common::file::{Entry, Source, entries};
@@ -30,7 +33,8 @@ use echoring_server::ListenAddress;
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 5] = [auth::TABLE, hooks::TABLE, cluster::TABLE, "topic_defaults", "topics"];
+const TABLES: [&str; 8] =
+    [auth::TABLE, hooks::TABLE, cluster::TABLE, "topic_defaults", "topics", "routes", "backends", "webhooks"];
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -181,6 +185,9 @@ impl ConfigFile {
         for entry in entries(&source, "", root.get_ref()) {
             match (entry.key, find(&command, entry.key)) {
                 ("topics", _) => file.tables.read_topics(&entry)?,
+                ("routes", _) => file.tables.routes = routes::read(&entry)?,
+                ("backends", _) => file.tables.backends = backends::read(&entry)?,
+                ("webhooks", _) => file.tables.webhooks = webhooks::read(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
                 (auth::TABLE | hooks::TABLE | cluster::TABLE, _) => file.read_options(&command, &entry)?,
@@ -201,6 +208,9 @@ impl ConfigFile {
             (own == table.key).then(|| key.to_owned())
         };
         for entry in table.table()? {
+            if table.key == hooks::TABLE && self.tables.hooks.read(&entry)? {
+                continue;
+            }
             let Some(arg) = keys(command).find(|arg| key(arg).as_deref() == Some(entry.key)) else {
                 let known: Vec<String> = keys(command).filter_map(key).collect();
                 return Err(entry.unknown(&known.iter().map(String::as_str).collect::<Vec<_>>()));

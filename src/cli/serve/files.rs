@@ -1,18 +1,16 @@
 //! The files that the settings name, while the server runs.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use super::settings::Settings;
-use echoring_async::tls;
+use echoring_async::tls::{self, CertificateReport, ServerTls, Source};
 
 impl Settings {
     /// The files with the server's certificates, and with those of the issuers of client certificates.
-    pub(super) fn certificate_files(&self) -> impl Iterator<Item = &PathBuf> {
-        let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
-        chains.chain(self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca))
+    pub(super) fn certificate_files(&self) -> impl Iterator<Item = &Source> {
+        self.tls.iter().flat_map(ServerTls::chains)
     }
 
     /// Warnings about files that a reload could not read, because the process has given up the right to.
@@ -30,11 +28,11 @@ impl Settings {
         files.filter_map(warning).collect()
     }
 
-    /// When the certificates in these files expire, as the control plane reports it. A file that cannot be read any more is left
-    /// out.
-    pub(super) fn certificate_expiries(&self) -> Vec<(PathBuf, u64)> {
-        let expiry = |file: &PathBuf| Some((file.clone(), tls::expiry(file).ok()??.as_secs()));
-        let expiries: BTreeMap<PathBuf, u64> = self.certificate_files().filter_map(expiry).collect();
-        expiries.into_iter().collect()
+    /// The certificates in these files, as the control plane reports them. A file that cannot be read any more is left out.
+    pub(super) fn certificate_reports(&self) -> Vec<CertificateReport> {
+        let mut files: Vec<&Source> = self.certificate_files().collect();
+        files.sort_by_key(|file| file.path());
+        files.dedup();
+        files.into_iter().filter_map(|file| tls::certificate_reports(file).ok()).flatten().collect()
     }
 }

@@ -1,9 +1,12 @@
 //! The options of `[hooks]`: the application that is asked about requests of clients of Centrifuge's client protocol. In the file
 //! they are the keys of one table, without the prefix `hooks_`.
 
+pub(crate) mod tables;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::tables::HookTables;
 use super::auth::is_exposed;
 use crate::Failure;
 use crate::common::file::flags::Origins;
@@ -46,6 +49,18 @@ pub(super) struct HookArgs {
     #[arg(long, value_name = "URL")]
     hooks_connect: Option<String>,
 
+    /// Ask this URL whether a client may stay that --hooks-connect lets in until a time
+    ///
+    /// The format is that of Centrifugo's refresh proxy. Without it, the connection ends at that time.
+    #[arg(long, value_name = "URL")]
+    hooks_refresh: Option<String>,
+
+    /// Ask this URL whether a subscription goes on that --hooks-subscribe allows until a time
+    ///
+    /// The format is that of Centrifugo's sub refresh proxy. Without it, the subscription ends at that time.
+    #[arg(long, value_name = "URL")]
+    hooks_sub_refresh: Option<String>,
+
     /// Forward this header field of the handshake to the hooks; repeatable
     #[arg(long, value_name = "NAME")]
     hooks_header: Vec<String>,
@@ -65,19 +80,34 @@ impl HookArgs {
     ///
     /// # Errors
     /// [`Failure::Environment`] for URLs and names that cannot be used, [`Failure::Usage`] for options without an effect.
-    pub(super) fn load(&self, origins: &Origins) -> Result<Option<Arc<App>>, Failure> {
-        if self.urls().next().is_none() {
+    pub(super) fn load(&self, origins: &Origins, tables: &HookTables) -> Result<Option<Arc<App>>, Failure> {
+        if self.urls().next().is_none() && tables.is_empty() {
             let line = "has no effect without the URL of a hook, such as --hooks-rpc";
             return origins.refuse([("--hooks-header", !self.hooks_header.is_empty())], line).map(|()| None);
         }
-        let settings = AppSettings {
+        for (refresh, of) in [
+            (("--hooks-refresh", self.hooks_refresh.is_some()), ("--hooks-connect", &self.hooks_connect)),
+            (
+                ("--hooks-sub-refresh", self.hooks_sub_refresh.is_some()),
+                ("--hooks-subscribe", &self.hooks_subscribe),
+            ),
+        ] {
+            if of.1.is_none() && tables.is_empty() {
+                origins.refuse([refresh], &format!("has no effect without {}", of.0))?;
+            }
+        }
+        let mut settings = AppSettings {
             rpc: self.hooks_rpc.clone(),
             publish: self.hooks_publish.clone(),
             subscribe: self.hooks_subscribe.clone(),
             connect: self.hooks_connect.clone(),
+            refresh: self.hooks_refresh.clone(),
+            sub_refresh: self.hooks_sub_refresh.clone(),
             timeout: self.hooks_timeout,
             headers: self.hooks_header.clone(),
+            ..AppSettings::default()
         };
+        tables.add_to(&mut settings);
         let loaded = App::load(&settings)
             .map_err(|error| origins.unusable(&flag_of(error.setting), &error.to_string()))?;
         Ok(Some(Arc::new(loaded)))
@@ -90,13 +120,16 @@ impl HookArgs {
             ("hooks_publish", &self.hooks_publish),
             ("hooks_subscribe", &self.hooks_subscribe),
             ("hooks_connect", &self.hooks_connect),
+            ("hooks_refresh", &self.hooks_refresh),
+            ("hooks_sub_refresh", &self.hooks_sub_refresh),
         ];
         all.into_iter().filter_map(|(key, url)| Some((key, url.as_deref()?)))
     }
 
     /// Warnings about these options.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let open = self.urls().filter(|(_, url)| is_exposed(url));
+    pub(super) fn warnings(&self, tables: &HookTables) -> Vec<String> {
+        let own = self.urls().map(|(key, url)| (key.to_owned(), url));
+        let open = own.chain(tables.urls()).filter(|(_, url)| is_exposed(url));
         open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))
             .collect()
     }

@@ -36,15 +36,20 @@ use crate::limits::{
 };
 
 /// Requests of nodes to each other: each answers for itself.
-const OF_NODES: [&str; 9] = [
+const OF_NODES: [&str; 14] = [
     "/topics",
     "/connections",
     "/stats",
     "/limits",
+    "/api/block_user",
     "/api/channels",
     "/api/disconnect",
+    "/api/history_remove",
     "/api/info",
+    "/api/refresh",
+    "/api/revoke_token",
     "/api/subscribe",
+    "/api/unblock_user",
     "/api/unsubscribe",
 ];
 
@@ -222,9 +227,11 @@ fn stream_settings(durable: &Durable) -> StreamSettings {
 }
 
 async fn ask(sender: ClientSender, query: PeerQuery) {
-    let PeerQuery { node, line, body, reply } = query;
+    let PeerQuery { node, line, content_type, body, reply } = query;
+    let fields = [("Content-Type", content_type)];
+    let fields = if content_type.is_empty() { &[] } else { &fields[..] };
     // Nobody may wait any more.
-    let _ = reply.send(sender.ask(&node, &line, &[], &body).await);
+    let _ = reply.send(sender.ask(&node, &line, fields, &body).await);
 }
 
 /// The state of the node towards clients of NATS.

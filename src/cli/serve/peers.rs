@@ -91,6 +91,12 @@ pub(super) struct PeerArgs {
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     max_subscriptions_per_identity: Option<u32>,
 
+    /// Maximum number of open connections of an identity; further ones are refused with 429
+    ///
+    /// An identity is a subject of [auth], or a user that --hooks-connect names. A session of Centrifuge's protocol gets the error 106.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
+    max_connections_per_identity: Option<u32>,
+
     /// Maximum number of existing topics that all connections of an identity have created
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_topics_per_identity: Option<u32>,
@@ -184,6 +190,7 @@ impl PeerArgs {
                 subscribe_rate_per_connection: rate(self.subscribe_rate),
                 subscribe_rate_per_identity: rate(self.subscribe_rate_per_identity),
                 subscriptions_per_identity: self.max_subscriptions_per_identity,
+                connections_per_identity: self.max_connections_per_identity,
             },
             proxies: self.proxies(),
         };

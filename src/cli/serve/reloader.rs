@@ -222,7 +222,7 @@ impl Running {
         }
         if let Some(control) = &self.resizer.control {
             control.set_tokens(tokens);
-            control.set_certificates(settings.certificate_expiries());
+            control.set_certificates(settings.certificate_reports());
         }
         if !has_resized {
             server.reconfigure(&settings.server);
@@ -244,6 +244,16 @@ impl Running {
         let auth_changed = files.iter().any(|file| next.auth_files.contains(file))
             || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
         next.keep_auth_of(&self.settings, auth_changed);
+        next.server.backends.keep(&self.settings.server.backends);
+        next.server.backends.start().map_err(|error| {
+            Failure::Environment(format!(
+                "cannot start the thread for a back end: {error}; raise the limit on processes"
+            ))
+        })?;
+        next.server.webhooks = Arc::new(next.server.webhooks.continuing(&self.settings.server.webhooks));
+        let no_thread =
+            |error| Failure::Environment(format!("cannot start the thread for webhooks: {error}"));
+        next.server.webhooks.start().map_err(no_thread)?;
         if let Some(auth) = &next.server.auth {
             auth.start().map_err(|error| {
                 Failure::Environment(format!(

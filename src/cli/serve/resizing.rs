@@ -9,13 +9,13 @@ use std::sync::{Arc, mpsc};
 
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
-use echoring_server::handover::{Event, Offering, Predecessor};
+use echoring_server::handover::{Event, Predecessor};
 use echoring_server::{Handle, ListenAddress, Resolved, Server, ServerConfig, StartError, StartErrorKind};
 
 use super::cluster_node::Membership;
 use super::servers::Servers;
 use super::settings::Settings;
-use super::{meeting_points, unmap_start_code, wait_for_successor};
+use super::{offering, unmap_start_code, wait_for_successor};
 use crate::Failure;
 use crate::common::start_error;
 use crate::limits::RESIZE_LEAVE_TIMEOUT;
@@ -72,10 +72,9 @@ impl Resizer {
         tracing::info!(from = shards_before, to = shards, "the number of shards has changed");
         // Until the old server has left its meeting points. If that takes longer, the new one tries to meet there for some time.
         let _ = has_left.recv_timeout(RESIZE_LEAVE_TIMEOUT);
-        let points = meeting_points(settings, server.addresses());
-        let drain = settings.args.drain().handover();
-        let offering = Offering { points, admin, tickets: self.tickets.clone(), drain };
-        wait_for_successor(&server, self.control.clone(), self.cluster.as_ref(), offering);
+        let offering = offering(settings, server.addresses(), admin, self.tickets.clone());
+        let (control, cluster) = (self.control.clone(), self.cluster.as_ref());
+        wait_for_successor(&server, control, cluster, offering, &settings.server.webhooks);
         self.servers.replace(joiner, server);
         unmap_start_code();
         Ok(true)

@@ -12,10 +12,12 @@ use rustls::pki_types::UnixTime;
 
 use super::args::{Args, Demo, Profile, Rebalance};
 use super::auth;
+use super::backends::{self, BackendTable};
 use super::cluster::ClusterOptions;
 use super::config;
 use super::topics::{Beside, Tables, Topics};
 use super::watch::Version;
+use super::webhooks::{self, WebhookTable};
 use crate::Failure;
 use crate::common::file::flags::{Flag, Given, Origins, is_given};
 use crate::common::locked;
@@ -63,7 +65,7 @@ pub(crate) struct Settings {
     pub(super) auth_files: Vec<PathBuf>,
     /// The sources of the options and of the topics.
     flags: Vec<Flag>,
-    tables: Tables,
+    pub(super) tables: Tables,
     activated: Vec<ListenAddress>,
 }
 
@@ -84,19 +86,35 @@ impl Settings {
         let tls = server_tls(&args, &origins)?;
         let auth_files = args.auth.files();
         let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
-        let secret_files =
-            tls_files.chain(args.admin_token_files().cloned()).chain(auth_files.iter().cloned());
+        let backend_files = tables.backends.iter().filter_map(BackendTable::secret_file).map(Path::to_owned);
+        let secret_files = tls_files
+            .chain(args.admin_token_files().cloned())
+            .chain(auth_files.iter().cloned())
+            .chain(backend_files)
+            .chain(tables.webhooks.iter().map(|table| table.file().clone()));
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
-        let security_warnings = security_warnings(&args);
-        let server = server_config(&args, &origins, &topics, tls.as_ref())?;
+        let mut security_warnings = security_warnings(&args, &tables);
+        security_warnings.extend(tables.backends.iter().filter_map(BackendTable::warning));
+        security_warnings.extend(tables.webhooks.iter().filter_map(WebhookTable::warning));
+        let app = args.hooks.load(&origins, &tables.hooks)?;
+        let server = ServerConfig { app, ..server_config(&args, &origins, &topics, tls.as_ref())? };
+        tables.routes.iter().try_for_each(|table| table.check(&args.listen))?;
+        let times = tables.routes.iter().map(|table| table.over(&args)).collect();
         let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
         let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
         let needed = "needs --admin, whose thread publishes for them";
         origins.refuse([("--cluster-nats-clients", relays && args.admin.is_none())], needed)?;
         let auth_is_said = server.auth.is_some() || gives_auth(&matches);
-        topics.check(&beside(&server, relays, cluster.is_some(), auth_is_said))?;
-        let server = ServerConfig { relays, ..server };
+        let beside = beside(&server, relays, cluster.is_some(), auth_is_said);
+        let is_unused = args.personal_topic.is_some() && !beside.identities;
+        origins
+            .refuse([("--personal-topic", is_unused)], "has no effect without [auth] or --hooks-connect")?;
+        topics.check(&beside, &tables.hooks)?;
+        let node = cluster.as_ref().map(|options| &*options.node);
+        let webhooks = Arc::new(webhooks::load(&tables.webhooks, node)?);
+        let backends = backends::load(&tables.backends)?;
+        let server = ServerConfig { relays, times, backends, webhooks, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         Ok(Settings {
             server,
@@ -167,6 +185,7 @@ impl Settings {
     /// Keeps what `running` has learned of clients: all of it if nothing of authentication has changed, otherwise the keys
     /// that were fetched from the same place, so that no token waits for them again.
     pub(super) fn keep_auth_of(&mut self, running: &Settings, has_changed: bool) {
+        self.server.blocks = Arc::clone(&running.server.blocks);
         match (&self.server.auth, &running.server.auth) {
             (Some(auth), Some(used)) if has_changed => auth.keep_keys_of(used),
             (Some(_), Some(used)) => self.server.auth = Some(Arc::clone(used)),
@@ -294,9 +313,8 @@ fn server_config(
     tls: Option<&ServerTls>,
 ) -> Result<ServerConfig, Failure> {
     let server = ServerConfig {
-        topics: topics.rules(),
+        topics: topics.rules().with_personal(args.personal_topic.as_deref()),
         auth: args.auth.load(origins, args.tls_client_ca.is_some())?,
-        app: args.hooks.load(origins)?,
         peers: args.peers.limits(origins, args.auth.checks_passwords())?,
         tls: tls.map(|tls| secured(tls, args, origins)).transpose()?,
         ..with_limits(ServerConfig::default(), args)
@@ -326,11 +344,11 @@ fn server_config(
 }
 
 /// The warnings of authentication, hooks and the cluster.
-fn security_warnings(args: &Args) -> Vec<String> {
+fn security_warnings(args: &Args, tables: &Tables) -> Vec<String> {
     let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == ClientAuth::Required;
     let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
     let mut warnings = args.auth.warnings(is_open);
-    warnings.extend(args.hooks.warnings());
+    warnings.extend(args.hooks.warnings(&tables.hooks));
     warnings.extend(args.cluster.warnings());
     warnings
 }
@@ -343,7 +361,7 @@ fn gives_auth(matches: &ArgMatches) -> bool {
 
 /// The other settings that options of topics may need.
 fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool) -> Beside {
-    let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event));
+    let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event, 0));
     Beside {
         relays,
         cluster,
@@ -382,6 +400,7 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
         send_timeout: nanos(args.send_timeout),
         ping_interval: nanos(args.ping_interval),
         pong_timeout: nanos(args.pong_timeout),
+        reconnect_delay: nanos(args.reconnect_delay),
         lifetime: Lifetime {
             max: args.max_lifetime.map_or(0, nanos),
             idle: args.idle_timeout.map_or(0, nanos),
@@ -409,11 +428,11 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
     }
     let mut ocsp = tls_ocsp.iter();
     let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
-        chain: chain.clone(),
-        key: key.clone(),
-        ocsp: ocsp.next().cloned(),
+        chain: chain.into(),
+        key: key.into(),
+        ocsp: ocsp.next().map(Into::into),
     });
-    let clients = tls_client_ca.clone().map(|ca| (ca, *tls_client));
+    let clients = tls_client_ca.as_ref().map(|ca| (ca.into(), *tls_client));
     Ok(Some(ServerTls { certificates: certificates.collect(), clients }))
 }
 

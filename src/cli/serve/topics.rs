@@ -8,11 +8,16 @@ pub(crate) mod keys;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::keys::{KEYS, PATTERN};
+use self::keys::{HOOK, KEYS, PATTERN};
+use super::backends::BackendTable;
+use super::hooks::tables::HookTables;
+use super::routes::RouteTable;
+use super::webhooks::WebhookTable;
 
 use crate::Failure;
 use crate::common::file::{Entry, Place, Source};
 use crate::common::values;
+use echoring_auth::hooks_id;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Pattern, Permission, Relay, Right, Rules, SlowConsumerPolicy, TopicSettings};
 
@@ -27,6 +32,8 @@ pub(super) struct Topics {
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) settings: TopicSettings,
+    /// The name of the hooks that are asked; `None` for those without.
+    pub(super) hook: Option<String>,
     /// The keys that a file gives.
     pub(super) places: BTreeMap<&'static str, Place>,
 }
@@ -45,7 +52,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`Failure::Usage`], with the place of the first one.
-    pub(super) fn check(&self, beside: &Beside) -> Result<(), Failure> {
+    pub(super) fn check(&self, beside: &Beside, hooks: &HookTables) -> Result<(), Failure> {
         let Beside { relays, cluster, subscribe_hook, publish_hook, identities } = *beside;
         let asks = |right: Right, permission| {
             move |settings: &TopicSettings| settings.access.of(right) == permission
@@ -64,13 +71,20 @@ impl Topics {
         ] {
             if !is_there {
                 let needed = format!("\"hook\" needs {hook}, the URL to ask");
-                self.refuse(right.word(), asks(right, Permission::Hook), &needed)?;
+                let asks = asks(right, Permission::Hook);
+                let named =
+                    |topic: &Topic| topic.hook.as_deref().is_some_and(|name| hooks.asks(name, right.word()));
+                self.refuse_topic(right.word(), |topic| asks(&topic.settings) && !named(topic), &needed)?;
             }
         }
+        let is_unknown = |topic: &Topic| topic.hook.as_deref().is_some_and(|name| !hooks.has(name));
+        self.refuse_topic(HOOK.0, is_unknown, "there is no table [hooks.NAME] of this name")?;
         if !identities {
-            for (permission, word) in
-                [(Permission::Claim, "claim"), (Permission::Authenticated, "authenticated")]
-            {
+            for (permission, word) in [
+                (Permission::Claim, "claim"),
+                (Permission::Authenticated, "authenticated"),
+                (Permission::Named, "named"),
+            ] {
                 let needed = format!("\"{word}\" lets nobody in without [auth]");
                 Right::ALL
                     .iter()
@@ -87,8 +101,18 @@ impl Topics {
         is_so: impl Fn(&TopicSettings) -> bool,
         explanation: &str,
     ) -> Result<(), Failure> {
+        self.refuse_topic(key, |topic| is_so(&topic.settings), explanation)
+    }
+
+    /// The same, of topics.
+    fn refuse_topic(
+        &self,
+        key: &'static str,
+        is_so: impl Fn(&Topic) -> bool,
+        explanation: &str,
+    ) -> Result<(), Failure> {
         let mut all = self.rules.iter().map(|(_, topic)| topic).chain([&self.default]);
-        let Some(found) = all.find(|topic| is_so(&topic.settings)) else { return Ok(()) };
+        let Some(found) = all.find(|topic| is_so(topic)) else { return Ok(()) };
         let named = || Failure::Usage(format!("{key}: {explanation}"));
         Err(found.places.get(key).map_or_else(named, |place| place.wrong(explanation)))
     }
@@ -132,6 +156,14 @@ fn stored(pattern: &str, mut settings: TopicSettings) -> TopicSettings {
 pub(super) struct Tables {
     defaults: Option<Table>,
     topics: Vec<(String, Table)>,
+    /// `[[routes]]`.
+    pub(super) routes: Vec<RouteTable>,
+    /// `[[backends]]`.
+    pub(super) backends: Vec<BackendTable>,
+    /// What `[hooks]` has beside options.
+    pub(super) hooks: HookTables,
+    /// `[[webhooks]]`.
+    pub(super) webhooks: Vec<WebhookTable>,
 }
 
 impl Tables {
@@ -192,7 +224,7 @@ impl Tables {
             let topic = table.over(base);
             table.check(&topic.settings, memory_budget_bytes).map(|()| topic)
         };
-        let base = Topic { settings: base, places: BTreeMap::new() };
+        let base = Topic { settings: base, hook: None, places: BTreeMap::new() };
         let default = match &self.defaults {
             Some(table) => resolve(table, &base)?,
             None => base,
@@ -219,19 +251,28 @@ struct Table {
     at: usize,
     /// The keys that it has.
     places: BTreeMap<&'static str, Place>,
+    /// The name of the hooks that are asked.
+    hook: Option<String>,
     /// The values of those keys; the other fields have no meaning.
     values: TopicSettings,
 }
 
 impl Table {
     fn new(source: &Arc<Source>, at: usize) -> Table {
-        Table { source: source.clone(), at, places: BTreeMap::new(), values: TopicSettings::default() }
+        let values = TopicSettings::default();
+        Table { source: source.clone(), at, places: BTreeMap::new(), hook: None, values }
     }
 
     /// Reads one key.
     fn read(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
+        if entry.key == HOOK.0 {
+            self.hook = Some(entry.text("the name of a table [hooks.NAME]")?.to_owned());
+            self.places.insert(HOOK.0, entry.place.clone());
+            return Ok(());
+        }
         let Some(key) = KEYS.iter().find(|key| key.name == entry.key) else {
-            let known = std::iter::once(PATTERN.0).chain(KEYS.iter().map(|key| key.name));
+            let keys = KEYS.iter().map(|key| key.name);
+            let known = std::iter::once(PATTERN.0).chain(keys).chain([HOOK.0]);
             return Err(entry.unknown(&known.collect::<Vec<_>>()));
         };
         key.read(entry, &mut self.values)?;
@@ -244,6 +285,10 @@ impl Table {
         let mut topic = base.clone();
         for key in KEYS.iter().filter(|key| self.places.contains_key(key.name)) {
             key.copy(self.values, &mut topic.settings);
+        }
+        if let Some(name) = &self.hook {
+            topic.settings.hooks = hooks_id(name);
+            topic.hook = Some(name.clone());
         }
         topic.places.extend(self.places.iter().map(|(key, place)| (*key, place.clone())));
         topic

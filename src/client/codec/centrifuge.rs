@@ -68,7 +68,9 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request) -> Frame {
     match encoding {
         Encoding::Protobuf => Frame::Binary(frame.into()),
         // JSON of ours is UTF-8; a value of the program was checked when it was made.
-        Encoding::Json => Frame::Text(Text::from_utf8(Bytes::from(frame)).unwrap_or_default()),
+        Encoding::Json | Encoding::Events | Encoding::Lines => {
+            Frame::Text(Text::from_utf8(Bytes::from(frame)).unwrap_or_default())
+        }
     }
 }
 
@@ -108,7 +110,7 @@ fn data(encoding: Encoding, payload: &Payload) -> Cow<'_, [u8]> {
 fn payload(encoding: Encoding, data: &[u8]) -> Payload {
     match encoding {
         Encoding::Protobuf => Payload::Bytes(Bytes::copy_from_slice(data)),
-        Encoding::Json => {
+        Encoding::Json | Encoding::Events | Encoding::Lines => {
             let value = str::from_utf8(data).ok().filter(|text| !text.is_empty());
             let value = value.and_then(|text| RawValue::from_string(text.to_owned()).ok());
             Payload::Json(value.unwrap_or_else(|| RawValue::NULL.to_owned()))

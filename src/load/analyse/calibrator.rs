@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::calibration::{MESSAGES_BEYOND, believed};
+use super::capacity::search::{BLOCKS, CapacitySearch, Evidence};
 use super::experiment::Progress;
-use super::search::Search;
 use crate::engine::calibration_server::{Behaviour, CalibrationServer, ServerLog};
 use crate::engine::{Outcome, RunVerdict, TargetSession};
 use crate::measure::Integrity;
@@ -110,13 +110,14 @@ impl Calibrator<'_> {
             let name = duration(level.as_nanos() as u64);
             self.step(BASE_RATE, &name, &[(1.0, level)], drain, show)?;
         }
-        let mut search = Search::new(START_RATE, (BASE_RATE, RATE_MAX), PRECISION);
+        let mut search = CapacitySearch::new(START_RATE, (BASE_RATE, RATE_MAX), PRECISION);
         let name = duration(RATE_DELAY.as_nanos() as u64);
         for _ in 0..RATE_STEPS {
-            let Some(rate) = search.next_rate().filter(|_| !self.session.is_stopped()) else { break };
-            self.step(rate, &name, &[(1.0, RATE_DELAY)], RATE_DRAIN, show)?;
-            let is_held = self.steps.last().is_some_and(|step| step.why.is_none());
-            search.tell(rate, (!is_held).then_some(Limit::Rate));
+            let Some(next) = search.next_step().filter(|_| !self.session.is_stopped()) else { break };
+            self.step(next.load, &name, &[(1.0, RATE_DELAY)], RATE_DRAIN, show)?;
+            let held = self.steps.last().is_some_and(|step| step.why.is_none());
+            let blocks = vec![if held { -1.0 } else { 1.0 }; BLOCKS];
+            search.tell(next, &Evidence { blocks, held: Some(held), limit: (!held).then_some(Limit::Rate) });
         }
         Ok((!self.session.is_stopped()).then_some(faults))
     }

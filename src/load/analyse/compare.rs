@@ -28,12 +28,13 @@ mod intervals;
 /// Differences below this do not matter by default: 5 %.
 pub const THRESHOLD_DEFAULT: f64 = 0.05;
 /// Metrics that are compared by default.
-pub const METRICS: [&str; 6] = ["messages_per_s", "p50", "p99", "p99.9", "cpu_per_message", "max_rate"];
+pub const METRICS: [&str; 7] =
+    ["messages_per_s", "p50", "p99", "p99.9", "kernel.p99", "cpu_per_message", "max_rate"];
 /// Metrics that must not get worse by default.
 pub const JUDGED: [&str; 4] = ["p50", "p99", "messages_per_s", "cpu_per_message"];
 
 /// Options that may differ between runs of one load.
-const VARIABLE_OPTIONS: [&str; 12] = [
+const VARIABLE_OPTIONS: [&str; 14] = [
     "allow",
     "allow_saturated",
     "max_lateness_s",
@@ -46,9 +47,11 @@ const VARIABLE_OPTIONS: [&str; 12] = [
     "drain_s",
     "verify",
     "sequenced",
+    "timestamps",
+    "timestamps_why",
 ];
 /// Those whose difference is reported.
-const REPORTED_OPTIONS: [&str; 4] = ["threads", "duration_s", "warmup_s", "verify"];
+const REPORTED_OPTIONS: [&str; 5] = ["threads", "duration_s", "warmup_s", "verify", "timestamps"];
 /// Members of an environment whose difference is reported.
 const REPORTED_ENVIRONMENT: [&str; 5] = ["cpu", "cpus", "kernel", "driver", "optimized"];
 /// Members of an environment that identify the machine.
@@ -161,6 +164,7 @@ pub fn spread(runs: &[Value], metrics: &[Metric]) -> Vec<Comparison> {
                 .collect(),
             differences: Vec::new(),
             warnings: group.warnings("of the runs"),
+            until: None,
         })
         .collect()
 }
@@ -201,7 +205,7 @@ fn load_of(run: &Value) -> Map<String, Value> {
     // A search is defined by its objective; the rate is a result.
     if let Some(objective) = run["search"].get("objective").filter(|objective| !objective.is_null()) {
         load.remove("rate");
-        load.insert("find_max".to_owned(), objective.clone());
+        load.insert("objective".to_owned(), objective.clone());
     }
     load
 }
@@ -323,6 +327,7 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         metrics,
         differences: load_differences(a, b),
         warnings: warnings(a, b, basis, is_decided, options.trust_single),
+        until: None,
     }
 }
 
@@ -512,7 +517,7 @@ fn conclude(finding: MetricComparison, found: Option<Estimate>, threshold: f64) 
 }
 
 /// The verdict that the interval of a ratio supports.
-fn verdict_of(ratio: Estimate, threshold: f64, more_is_better: bool) -> ComparisonVerdict {
+pub(super) fn verdict_of(ratio: Estimate, threshold: f64, more_is_better: bool) -> ComparisonVerdict {
     // How many times as bad the second target is.
     let (low, high) =
         if more_is_better { (1.0 / ratio.high, 1.0 / ratio.low) } else { (ratio.low, ratio.high) };

@@ -1,17 +1,24 @@
-//! Experiments: a plan's loads run once, as a search for the highest rate that meets an objective, or repeatedly,
-//! alternating with a baseline if there is one.
+//! Experiments: a plan's loads run once, as a search for the capacity of the server, or repeatedly, alternating with a
+//! baseline if there is one, or until it is known which of two targets is better.
 //!
-//! Never: counting or timing anything itself.
+//! Never: counting or timing messages itself.
+
+mod paired;
+
+use std::time::Instant;
 
 use serde_json::Value;
 
+pub use self::paired::PairedOptions;
+use super::capacity::{CapacityOptions, step};
 use super::compare::{self, THRESHOLD_DEFAULT};
-use super::search::{self, Search, SearchOptions};
-use crate::engine::{Outcome, RunProgress, RunVerdict, TargetSession};
-use crate::plan::{Pace, Plan, Refused, Resources, Target, Workload, count, duration};
+use super::objective::Metric;
+use crate::engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession};
+use crate::measure::host;
+use crate::plan::{Plan, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Repetition;
 use crate::record::comparison::Comparison;
-use crate::record::search::{Limit, SearchResult, SearchStep};
+use crate::record::search::{Axis, CpuUse, Limit, SearchStep};
 use echoring_proto::random::{SplitMix64, mix};
 
 /// How often the loads run, and at which rates.
@@ -19,8 +26,8 @@ use echoring_proto::random::{SplitMix64, mix};
 pub enum Experiment {
     /// Each load once.
     Once,
-    /// Each load at rates that follow from the results so far.
-    Search(SearchOptions),
+    /// Each load at levels that follow from the results so far.
+    Capacity(CapacityOptions),
     /// Each load this many times.
     Repeat {
         /// Runs of each load, at least 1.
@@ -28,6 +35,8 @@ pub enum Experiment {
         /// The baseline, measured as often, in turn.
         against: Option<Baseline>,
     },
+    /// Each load on two targets, in pairs of runs, until the verdicts are known.
+    Compare(PairedOptions),
 }
 
 /// The second of two targets.
@@ -37,6 +46,12 @@ pub struct Baseline {
     pub target: Target,
     /// A process whose CPU time and memory are sampled.
     pub server_pid: Option<u32>,
+}
+
+impl Baseline {
+    fn resources(&self, of_first: &Resources) -> Resources {
+        Resources { server_pid: self.server_pid, ..of_first.clone() }
+    }
 }
 
 /// A target that can be put under a load, by this process or by others.
@@ -105,16 +120,22 @@ pub fn run_experiment(
     let Plan { target, workloads, resources } = plan;
     let (times, baseline) = match experiment {
         Experiment::Repeat { times, against } => (Some(times), against),
-        Experiment::Search(options) => {
+        Experiment::Compare(PairedOptions { against, goals, longest }) => {
+            let other = against.resources(&resources);
+            let session = TargetSession::open(target, resources)?;
+            let other = TargetSession::open(against.target, other)?;
+            let targets: paired::Targets<'_> = [(&session, "a"), (&other, "b")];
+            return or_refused(paired::compare(targets, &workloads, (&goals, longest), show));
+        }
+        Experiment::Capacity(options) => {
             let session = TargetSession::open(target, resources)?;
             return or_refused(search_all(&session, &workloads, &options, show));
         }
         Experiment::Once => (None, None),
     };
-    let baseline = baseline
-        .map(|Baseline { target, server_pid }| (target, Resources { server_pid, ..resources.clone() }));
+    let baseline = baseline.map(|baseline| (baseline.resources(&resources), baseline.target));
     let session = TargetSession::open(target, resources)?;
-    let other = baseline.map(|(target, resources)| TargetSession::open(target, resources)).transpose()?;
+    let other = baseline.map(|(resources, target)| TargetSession::open(target, resources)).transpose()?;
     let other = other.as_ref().map(|other| other as &dyn Measures);
     or_refused(repeat(&session, other, &workloads, times, show))
 }
@@ -131,8 +152,11 @@ pub fn run_experiment_on(
 ) -> Result<Results, Refused> {
     or_refused(match experiment {
         Experiment::Once => repeat(target, None, workloads, None, show),
-        Experiment::Search(options) => search_all(target, workloads, options, show),
+        Experiment::Capacity(options) => search_all(target, workloads, options, show),
         Experiment::Repeat { times, .. } => repeat(target, None, workloads, Some(*times), show),
+        Experiment::Compare(_) => {
+            return Err(Refused("a comparison measures both targets from one process".to_owned()));
+        }
     })
 }
 
@@ -155,7 +179,8 @@ fn repeat(
 ) -> Results {
     let mut results = repeat_all(target, other, workloads, repetitions.unwrap_or(1), show);
     if repetitions.is_some() {
-        results.comparison = compare_all(&results.outcomes);
+        let metrics = compare::metrics(&compare::METRICS).unwrap_or_default();
+        results.comparison = compare_all(&results.outcomes, metrics, THRESHOLD_DEFAULT);
     }
     results
 }
@@ -211,23 +236,17 @@ fn second_first(seed: u64, number: u32) -> bool {
     drawn ^ number.is_multiple_of(2)
 }
 
-fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
+fn compare_all(outcomes: &[Outcome], metrics: Vec<Metric>, threshold: f64) -> Vec<Comparison> {
     let side = |wanted: &str| -> Vec<Value> {
         let own = |outcome: &&Outcome| outcome.record.repetition.as_ref().is_some_and(|r| r.side == wanted);
         outcomes.iter().filter(own).map(|outcome| outcome.record.value()).collect()
     };
-    let metrics = compare::metrics(&compare::METRICS).unwrap_or_default();
     let (a, b) = (side("a"), side("b"));
     if b.is_empty() {
         return compare::spread(&a, &metrics);
     }
     // Without a complete run on each side there is nothing to compare.
-    let options = compare::CompareOptions {
-        metrics,
-        threshold: THRESHOLD_DEFAULT,
-        trust_single: false,
-        one_machine: true,
-    };
+    let options = compare::CompareOptions { metrics, threshold, trust_single: false, one_machine: true };
     compare::compare(&a, &b, &options).unwrap_or_default()
 }
 
@@ -236,7 +255,7 @@ fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
 fn search_all(
     session: &dyn Measures,
     workloads: &[Workload],
-    options: &SearchOptions,
+    options: &CapacityOptions,
     show: &mut dyn FnMut(Progress<'_>),
 ) -> Results {
     let mut results = Results::default();
@@ -255,58 +274,83 @@ fn search_all(
 fn search_one(
     session: &dyn Measures,
     load: &Workload,
-    options: &SearchOptions,
+    options: &CapacityOptions,
     show: &mut dyn FnMut(Progress<'_>),
 ) -> (Option<Outcome>, Option<Refused>) {
-    let mut search = Search::new(options.start, search::bounds(options), options.precision);
+    let began = Instant::now();
+    let mut search = options.search(load);
     let mut steps: Vec<SearchStep> = Vec::new();
-    let (mut best, mut last) = (None, None);
+    let (mut best, mut last): (Option<(u64, Outcome)>, Option<Outcome>) = (None, None);
     let (mut refused, mut ended_by) = (None, None);
-    while let Some(rate) = search.next_rate() {
-        let duration = options.step_time(load.duration, rate);
+    while let Some(next) = search.next_step() {
         let seed = mix(load.seed ^ steps.len() as u64);
-        let one = Workload { pace: Pace::Rate(rate), duration, seed, ..load.clone() };
-        let outcome = match session.measure(one.clone(), &mut |moment| show(Progress::Run(moment))) {
-            Ok(outcome) => outcome,
+        let one = Workload { seed, ..options.at(load, next.load, next.times) };
+        if !steps.is_empty() && began.elapsed() + one.warmup + one.duration > options.max_duration {
+            ended_by = Some(Limit::Time);
+            break;
+        }
+        let (outcome, cpus) = match measure_with_cpus(session, &one, show) {
+            Ok(measured) => measured,
             Err(reason) => {
                 (refused, ended_by) = (Some(reason), Some(Limit::Target));
                 break;
             }
         };
-        let step = search::evaluate(&outcome, &one, rate, &options.objective);
-        show(Progress::Note(&text(load, &step)));
-        if step.held && search.max_rate().is_none_or(|held| rate > held) {
-            best = Some(outcome);
+        let mut step = step::evaluate(&outcome, &one, cpus, &options.objective);
+        step.load = (options.axis != Axis::Rate).then_some(next.load);
+        let unit = options.axis.unit(load.mode.name());
+        show(Progress::Note(&format!("{} {unit} {}", count(next.load), text(&step))));
+        search.tell(next, &step::evidence(&outcome, &one, &step, &options.objective));
+        if step.held && best.as_ref().is_none_or(|(load, _)| *load <= next.load) {
+            best = Some((next.load, outcome));
         } else {
             last = Some(outcome);
         }
-        search.tell(rate, step.limit);
         steps.push(step);
         if session.is_stopped() {
             ended_by = Some(Limit::Interrupted);
             break;
         }
     }
-    let mut outcome: Option<Outcome> = best.or(last);
+    let mut outcome = best.map(|(_, outcome)| outcome).or(last);
     if let Some(outcome) = &mut outcome {
-        outcome.record.search = Some(SearchResult {
-            objective: options.objective.to_string(),
-            precision: options.precision,
-            max_rate: search.max_rate(),
-            knee: search::knee(&steps),
-            limited_by: ended_by.unwrap_or_else(|| search.limited_by()),
-            steps,
-        });
+        let mut found = options.answer(&search, steps, ended_by, &outcome.record.target);
+        found.elapsed_s = began.elapsed().as_secs_f64();
+        outcome.record.search = Some(found);
     }
     (outcome, refused)
 }
 
-fn text(load: &Workload, step: &SearchStep) -> String {
-    let came = match &step.why {
-        None => format!("meets the objective, p99 {}", duration(step.p99_ns)),
-        Some(why) => format!("fails: {why}"),
+/// A run, and what the CPUs of this host did during its measured time.
+fn measure_with_cpus(
+    session: &dyn Measures,
+    load: &Workload,
+    show: &mut dyn FnMut(Progress<'_>),
+) -> Result<(Outcome, Vec<CpuUse>), Refused> {
+    let (mut from, mut until) = (None, None);
+    let outcome = session.measure(load.clone(), &mut |moment| {
+        match moment.stage {
+            RunStage::Connecting | RunStage::WarmingUp => {}
+            RunStage::Measuring => _ = from.get_or_insert_with(host::cpu_times),
+            RunStage::Draining | RunStage::Done => _ = until.get_or_insert_with(host::cpu_times),
+        }
+        show(Progress::Run(moment));
+    })?;
+    let (from, until) = (from.unwrap_or_default(), until.unwrap_or_default());
+    let of = |(from, until): (&host::CpuTime, &host::CpuTime)| {
+        let all = until.all.saturating_sub(from.all).max(1) as f64;
+        let share = |part: fn(&host::CpuTime) -> u64| part(until).saturating_sub(part(from)) as f64 / all;
+        let (idle, stolen) = (share(|time| time.idle), share(|time| time.stolen));
+        CpuUse { cpu: until.cpu, busy: (1.0 - idle - stolen).max(0.0), stolen }
     };
-    format!("{}: {} messages/s {came}", load.mode.name(), count(step.rate))
+    Ok((outcome, from.iter().zip(&until).map(of).collect()))
+}
+
+fn text(step: &SearchStep) -> String {
+    match &step.why {
+        None => format!("meet the objective, p99 {}", duration(step.p99_ns)),
+        Some(why) => format!("fail: {why}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Objectives: expressions such as `p99.9<5ms && lost==0`, and whether a record meets them.
 //!
-//! An expression is a list of conditions `METRIC OP VALUE[UNIT]`, joined by `&&`. Metrics are looked up in the JSON of
+//! An expression is a list of conditions `METRIC OP VALUE[UNIT]`, joined by `&&` or commas. Metrics are looked up in the JSON of
 //! a record, so an expression can use every figure there. A missing metric never counts as zero: see
 //! [`Evaluation::Unknown`].
 //!
@@ -11,6 +11,7 @@ mod metric;
 use std::fmt;
 use std::str::FromStr;
 
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::measure::LiveResults;
@@ -37,13 +38,14 @@ enum Operator {
 }
 
 /// Longer operators first, so that `<=` is not parsed as `<`.
-const OPERATORS: [(&str, Operator); 6] = [
+const OPERATORS: [(&str, Operator); 7] = [
     ("<=", Operator::AtMost),
     (">=", Operator::AtLeast),
     ("==", Operator::Equal),
     ("!=", Operator::NotEqual),
     ("<", Operator::Less),
     (">", Operator::More),
+    ("=", Operator::Equal),
 ];
 
 impl Operator {
@@ -174,6 +176,17 @@ impl Objective {
         }
     }
 
+    /// How far these response times lie beyond the upper bounds that the expression has for them, as a logarithm: below 0
+    /// they hold. `None` without such bounds or times.
+    pub(crate) fn excess(&self, response: &Histogram<u64>) -> Option<f64> {
+        let excess = |condition: &Condition| {
+            let is_bound = matches!(condition.operator, Operator::Less | Operator::AtMost);
+            let value = condition.metric.of_response(response).filter(|_| is_bound)?;
+            Some((value.max(1.0) / condition.bound.max(1.0)).ln())
+        };
+        self.conditions.iter().filter_map(excess).max_by(f64::total_cmp)
+    }
+
     /// The metrics of the expression.
     pub fn metrics(&self) -> impl Iterator<Item = &Metric> {
         self.conditions.iter().map(|condition| &condition.metric)
@@ -207,7 +220,11 @@ impl FromStr for Objective {
     type Err = String;
 
     fn from_str(words: &str) -> Result<Objective, String> {
-        let conditions = words.split("&&").map(str::parse).collect::<Result<Vec<Condition>, String>>()?;
+        let conditions = words
+            .split("&&")
+            .flat_map(|part| part.split(','))
+            .map(str::parse)
+            .collect::<Result<Vec<Condition>, String>>()?;
         Ok(Objective { words: words.trim().to_owned(), conditions })
     }
 }
@@ -231,6 +248,7 @@ mod tests {
             "response_ns": {"p50": 1_000_000, "p99": 1_900_000, "p999": 6_200_000, "p9999": 9_000_000,
                 "max": 12_000_000, "mean": 1_100_000.5, "count": 10_000},
             "service_ns": {"p99": 900_000, "count": 10_000},
+            "server_and_network_ns": {"p99": 700_000, "count": 1_000},
             "generator": {"lateness_ns": {"p99": 0, "count": 0}, "unsent": 3},
             "broadcast": {"last_ns": {"p50": 5_000, "count": 9}, "reach": 0.999, "gaps": 2},
             "handshake": {"total_ns": {"p99": 7_000_000, "count": 5}, "tls_ns": {"p99": 4_000_000, "count": 5}},
@@ -259,6 +277,7 @@ mod tests {
             "mean>1ms",
             "response.p50==1000000ns",
             "service.p99<1ms",
+            "kernel.p99==700us",
             "lost==0",
             "lost<=0",
             "duplicated>0",
@@ -278,6 +297,7 @@ mod tests {
             "handshake.p99<8ms",
             "handshake.tls.p99==4ms",
             "p99<2ms && lost==0&&reach>=0.999",
+            "p99<2ms, lost=0",
         ] {
             assert_eq!(evaluated(holds), Evaluation::Holds, "{holds}");
         }
@@ -321,7 +341,6 @@ mod tests {
             ("p9x<2ms", "unknown metric `p9x`"),
             ("slowest.p99<2ms", "service.p99"),
             ("p99", "p99<VALUE"),
-            ("p99=2ms", "== or !="),
             ("p99<2", "ns, us, ms or s"),
             ("p99<fast", "ns, us, ms or s"),
             ("p99<2ms!", "ns, us, ms or s"),
@@ -399,6 +418,7 @@ mod tests {
         assert_eq!(of("bytes_per_s"), Some(OfIntervals::PerSecond("bytes")));
         assert_eq!(of("p50"), Some(OfIntervals::Quantile("response_histogram", 0.5)));
         assert_eq!(of("service.p99.9"), Some(OfIntervals::Quantile("service_histogram", 0.999)));
+        assert_eq!(of("kernel.p99"), Some(OfIntervals::Quantile("server_and_network_histogram", 0.99)));
         assert_eq!(of("mean"), Some(OfIntervals::Mean("response_histogram")));
         for whole in ["max", "cpu_per_message", "lateness.p99", "first.p99", "lost"] {
             assert_eq!(of(whole), None, "{whole}");

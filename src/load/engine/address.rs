@@ -8,7 +8,7 @@ use rustls::client::Resumption;
 use super::shared::Shared;
 use crate::plan::replay::script::Dialogue;
 use crate::plan::template::{BoundTemplate, Scope};
-use crate::plan::{Endpoint, Template, Workload};
+use crate::plan::{Endpoint, Template, Workload, turns};
 use echoring_proto::handshake::Dial;
 use echoring_runtime::shard::Route;
 
@@ -34,7 +34,10 @@ impl TargetAddress {
 pub struct UpgradeRequests {
     /// The servers.
     pub(super) endpoints: Arc<[Endpoint]>,
-    paths: Vec<BoundTemplate>,
+    /// By protocol, and by server.
+    paths: Vec<Vec<BoundTemplate>>,
+    /// The subprotocols of each protocol, if there are several.
+    subprotocols: Vec<Vec<String>>,
     headers: Vec<(String, BoundTemplate)>,
     host: Option<BoundTemplate>,
     origin: Option<BoundTemplate>,
@@ -49,26 +52,35 @@ impl UpgradeRequests {
     /// The requests of a load that was checked.
     pub(super) fn new(load: &Workload, endpoints: Arc<[Endpoint]>) -> UpgradeRequests {
         let bind = |template: &Template| load.bind(template).unwrap_or_default();
-        let default_path = load.default_path();
-        let paths: Vec<BoundTemplate> =
-            endpoints.iter().map(|endpoint| bind(endpoint.path.as_ref().unwrap_or(&default_path))).collect();
+        let paths_of = |protocol| -> Vec<BoundTemplate> {
+            let default_path = load.default_path(protocol);
+            endpoints.iter().map(|endpoint| bind(endpoint.path.as_ref().unwrap_or(&default_path))).collect()
+        };
+        let mut paths: Vec<_> = load.protocols().map(|protocol| paths_of(Some(protocol))).collect();
+        if paths.is_empty() {
+            paths.push(paths_of(None));
+        }
+        let names_subprotocols = !load.connecting.subprotocols.is_empty();
+        let differ = paths.len() > 1 && !names_subprotocols;
+        let offered = load.protocols().filter(|_| differ).map(|protocol| protocol.subprotocols().to_vec());
         let (hosts, others): (Vec<_>, Vec<_>) =
             load.connecting.headers.iter().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
         let headers: Vec<_> = others.into_iter().map(|(name, value)| (name.clone(), bind(value))).collect();
         let host = hosts.last().map(|(_, value)| bind(value));
         let origin = load.connecting.origin.as_ref().map(bind);
         let values = headers.iter().map(|(_, value)| value);
-        let is_constant = values.chain(&paths).chain(&host).chain(&origin).all(BoundTemplate::is_constant)
-            && paths.len() == 1;
+        let mut all = values.chain(paths.iter().flatten()).chain(&host).chain(&origin);
+        let is_constant = all.all(BoundTemplate::is_constant) && paths.len() == 1 && endpoints.len() == 1;
         UpgradeRequests {
-            turns: turns(&endpoints),
+            subprotocols: offered.collect(),
+            turns: turns(endpoints.iter().map(|endpoint| endpoint.weight)),
             endpoints,
             paths,
             headers,
             host,
             origin,
             is_constant,
-            names_subprotocols: !load.connecting.subprotocols.is_empty(),
+            names_subprotocols,
         }
     }
 
@@ -78,7 +90,7 @@ impl UpgradeRequests {
     }
 
     /// Writes the request of a connection over the previous one's.
-    pub(super) fn write(&self, dial: &mut Dial, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
+    pub(super) fn write(&self, dial: &mut Dial, protocol: usize, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
         if self.is_constant && !dial.path.is_empty() {
             return;
         }
@@ -90,7 +102,10 @@ impl UpgradeRequests {
         };
         let index = self.endpoint(scope.connection);
         let endpoint = &self.endpoints[index];
-        expand(&self.paths[index], &mut dial.path);
+        expand(&self.paths[protocol][index], &mut dial.path);
+        if let Some(offered) = self.subprotocols.get(protocol) {
+            dial.subprotocols.clone_from(offered);
+        }
         match &self.host {
             Some(host) => expand(host, &mut dial.host),
             None => dial.host.clone_from(&endpoint.authority),
@@ -120,23 +135,6 @@ impl UpgradeRequests {
             dial.subprotocols.extend(recorded.subprotocol.clone());
         }
     }
-}
-
-/// The servers in turn, each as often as its weight says, evenly spread.
-fn turns(endpoints: &[Endpoint]) -> Vec<u16> {
-    let total: u32 = endpoints.iter().map(|endpoint| endpoint.weight).sum();
-    let mut credit = vec![0_i64; endpoints.len()];
-    let mut turns = Vec::new();
-    for _ in 0..total {
-        for (credit, endpoint) in credit.iter_mut().zip(endpoints) {
-            *credit += i64::from(endpoint.weight);
-        }
-        // Of equals the first.
-        let next = (0..credit.len()).rev().max_by_key(|&index| credit[index]).unwrap_or(0);
-        credit[next] -= i64::from(total);
-        turns.push(next as u16);
-    }
-    turns
 }
 
 impl Shared {

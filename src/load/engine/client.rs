@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use crate::engine::shared::{RunEvent, Shared};
 use crate::measure::live::SnapshotTaker;
 use crate::measure::meter::Sample;
+use crate::measure::warm_up::WarmUpRecorder;
 use crate::measure::{MessageName, Tally, Window, host};
 
 use crate::plan::Mode;
@@ -49,8 +50,10 @@ mod session;
 mod slots;
 mod slow;
 mod slow_readers;
+mod stamped;
 mod timers;
 mod topic;
+mod visits;
 
 use agenda::Agenda;
 use backlog::Backlog;
@@ -61,6 +64,7 @@ use delay_meter::DelayMeter;
 use pacer::Pacer;
 use slots::ConnectionSlots;
 use slow_readers::SlowReaders;
+use stamped::StampedAnswers;
 use timers::Timers;
 
 /// Time limit of the closing handshakes.
@@ -135,11 +139,12 @@ pub struct Client {
     clock_offset: ClockOffset,
     timers: Timers,
     delay_meter: DelayMeter,
+    stamped: StampedAnswers,
     snapshots: SnapshotTaker,
     /// The ways to the servers.
     routes: Vec<Route>,
-    /// The protocol of the messages, if one is declared; a copy of this thread.
-    protocol: Option<Arc<CompiledProtocol>>,
+    /// The protocols of the messages, if some are declared; copies of this thread.
+    protocols: Vec<Arc<CompiledProtocol>>,
     agenda: Agenda,
     /// The next message; kept for its capacity.
     message: Vec<u8>,
@@ -157,10 +162,12 @@ impl Client {
         let connections: Vec<Connection> =
             shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
         let late_after_ns = shared.load.late_after.map(|bound| bound.as_nanos() as Nanos);
-        let requests = shared.protocol.as_ref().map_or(0, |protocol| protocol.requests.len());
+        let requests = shared.protocols.iter().map(|protocol| protocol.requests.len()).sum();
+        let mut tally = Tally::for_load(late_after_ns, requests, shared.sampler(thread));
+        tally.answered = (shared.stamping.every > 0).then(Vec::new);
         Client {
             thread,
-            tally: Tally::for_load(late_after_ns, requests, shared.sampler(thread)),
+            tally,
             pacer: Pacer::new(&shared.load, &connections),
             connections,
             phase: Phase::Connecting,
@@ -171,9 +178,10 @@ impl Client {
             clock_offset: ClockOffset::default(),
             timers: Timers::default(),
             delay_meter: DelayMeter::default(),
+            stamped: StampedAnswers::default(),
             snapshots: SnapshotTaker::default(),
             routes: shared.own_routes(),
-            protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
+            protocols: shared.protocols.iter().cloned().map(Arc::new).collect(),
             agenda: Agenda::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max),
             payload: Vec::new(),
@@ -181,6 +189,12 @@ impl Client {
             run_delay_before: None,
             shared,
         }
+    }
+
+    /// The protocol of a connection, if one is declared.
+    #[inline]
+    fn protocol_of(&self, position: usize) -> Option<Arc<CompiledProtocol>> {
+        self.protocols.get(self.connections[position].protocol).cloned()
     }
 
     /// The results of this thread, complete once its shard has ended.
@@ -236,6 +250,8 @@ impl Client {
         let window = Window { from, until: from + load.duration.as_nanos() as Nanos };
         self.tally.open(window);
         self.tally.open_stages(load.pace.stages());
+        let ramp_ends = start + load.ramp.as_nanos() as Nanos;
+        self.tally.warm_up = load.finds_warmup.then(|| Box::new(WarmUpRecorder::new(ramp_ends)));
         self.begin_delays(now);
         self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
         self.store_audiences();
@@ -249,12 +265,13 @@ impl Client {
     fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         self.beat(cx.now());
         let now = cx.clock();
+        self.follow_window();
         self.open_window(cx, now);
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
         self.follow_rate(now);
         self.send_due(cx, now.min(stop_at - 1));
-        if self.shared.load.mode == Mode::Connect && !stopped {
+        if self.shared.load.mode.opens_when_due() && !stopped {
             self.attempt(cx, now, stop_at);
         }
         if now >= stop_at || stopped || self.has_no_connections() {
@@ -291,6 +308,22 @@ impl Client {
         }
     }
 
+    /// Moves the ends of the measured time to where they were decided.
+    #[inline]
+    fn follow_window(&mut self) {
+        let window = self.shared.measured_time.of(self.tally.window);
+        if let Phase::Running { stop_at, .. } = &mut self.phase
+            && window != self.tally.window
+        {
+            *stop_at = window.until;
+            match window.from == self.tally.window.from {
+                true => self.tally.window = window,
+                // Nothing was recorded yet.
+                false => self.tally.open(window),
+            }
+        }
+    }
+
     /// Begins the measured time when it is due.
     fn open_window<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         let Phase::Running { cpu_before: None, stop_at } = self.phase else { return };
@@ -298,6 +331,7 @@ impl Client {
         if now < from {
             return self.timers.wake_by(from);
         }
+        self.tally.warm_up = None;
         self.tally.began_at = Some(SystemTime::now());
         self.tally.cpu_span.first = self.sample(now);
         self.run_delay_before = host::run_delay_ns();
@@ -365,7 +399,7 @@ impl Client {
     }
 
     fn settle_connection(&mut self, position: usize, until: Nanos) {
-        let Client { connections, tally, protocol, shared, .. } = self;
+        let Client { connections, tally, protocols, shared, .. } = self;
         let connection = &mut connections[position];
         if !connection.has_user(shared) {
             return;
@@ -373,7 +407,8 @@ impl Client {
         let number = connection.number;
         match &mut connection.flow {
             Flow::Echo(awaited) => {
-                let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
+                let protocol = protocols.get(connection.protocol);
+                let protocol = protocol.map(|protocol| (&**protocol, shared.load.seed));
                 for replaced in awaited.take_replaced() {
                     replaced::settle_replaced(tally, protocol, number, replaced);
                 }
@@ -408,6 +443,10 @@ impl Client {
     }
 
     fn show_progress(&mut self, now: Nanos) {
+        while let Some(block) = self.tally.warm_up.as_mut().and_then(|warm_up| warm_up.over(now)) {
+            // A session that has ended needs no events.
+            let _ = self.shared.events.send(RunEvent::WarmUp(block));
+        }
         let progress = &self.shared.progress[self.thread];
         progress.open.store(self.connector.open as u64, Ordering::Relaxed);
         progress.messages.store(self.tally.counts.received, Ordering::Relaxed);
@@ -483,26 +522,33 @@ impl Application for Client {
     fn chunk(&mut self, link: &mut Link<'_>, chunk: Chunk<'_>) -> Disposition {
         self.note_tick(link.now());
         let position = link.peer.position as usize;
-        if self.protocol.is_some() {
+        if !self.protocols.is_empty() {
             self.protocol_arrived(link, position, &chunk);
+            self.note_answers(link);
             return Disposition::Done;
         }
         match self.shared.load.mode {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
             Mode::Storm if !self.shared.load.has_topics() => self.push_arrived(link, position, &chunk),
             Mode::Broadcast | Mode::Storm => self.delivery_arrived(link, position, &chunk),
-            Mode::Connect => self.attempt_answered(link, position, &chunk),
+            Mode::Connect | Mode::Session => self.attempt_answered(link, position, &chunk),
             Mode::Push => self.push_arrived(link, position, &chunk),
             Mode::Replay => self.replay_arrived(link, position, &chunk),
             // Only pongs answer its pings.
             Mode::Ping => self.tally.counts.unsolicited += u64::from(chunk.last),
         }
+        self.note_answers(link);
         Disposition::Done
     }
 
     fn pong(&mut self, link: &mut Link<'_>, payload: &[u8]) {
         self.note_tick(link.now());
         self.pong_arrived(link, payload);
+        self.note_answers(link);
+    }
+
+    fn arrived<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, at: Nanos) {
+        self.begin_receive(cx, token, at);
     }
 
     fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
@@ -542,6 +588,9 @@ impl Application for Client {
         let now = cx.now();
         // What is sent below belongs to the time that begins with this tick.
         self.tally.roll_if_due(now);
+        if self.shared.stamping.every > 0 {
+            self.find_kernel_times(cx);
+        }
         self.step(cx);
         self.show_progress(now);
         self.tally.slices.open_now = self.connector.open as u64;

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use crate::measure::samples::Sampler;
 use crate::measure::{Samples, Timeline};
-use crate::plan::Workload;
+use crate::plan::{Mode, Workload};
 use crate::record::segment::SegmentResult;
 use crate::record::{Agent, Record, describe};
 
@@ -72,12 +72,22 @@ impl Outcome {
 /// The sampled messages, with the names of their requests.
 fn samples_of(load: &Workload, sampler: Sampler, result: &SegmentResult) -> Samples {
     let mut samples = sampler.finish(result.tally.window.from);
-    if let Some(protocol) = load.compiled_protocol() {
-        let names = protocol.requests.iter().map(|request| request.name.clone()).collect();
-        let has_requests = !load.has_topics() && !protocol.requests.is_empty();
+    let protocols = load.compiled_protocols();
+    if !protocols.is_empty() {
+        let requests = protocols.iter().flat_map(|protocol| &protocol.requests);
+        let names: Vec<String> = requests.map(|request| request.name.clone()).collect();
+        // The requests of sessions do not follow from the numbers of messages, nor do the protocols of slots.
+        let follows = match load.mode {
+            Mode::Session => false,
+            Mode::Connect => protocols.len() == 1,
+            _ => !load.has_topics(),
+        };
+        let turns = load.protocol_turns();
+        let is_known = follows && !names.is_empty();
         samples.name_requests(names, |name| {
-            let sequence = name.sequence.filter(|_| has_requests)?;
-            Some(protocol.request(load.seed, name.connection, sequence))
+            let sequence = name.sequence.filter(|_| is_known)?;
+            let protocol = &protocols[usize::from(turns[name.connection as usize % turns.len()])];
+            Some(protocol.first_request + protocol.request(load.seed, name.connection, sequence))
         });
     }
     samples

@@ -1,5 +1,6 @@
 //! The progress of a run.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::trace::Traced;
@@ -45,6 +46,8 @@ pub struct RunProgress<'a> {
     pub live: &'a LiveResults,
     /// The generators that the others, or the end of this stage, wait for; a run of one generator has none.
     pub awaited: &'a [&'a str],
+    /// Set to end the measured time now, as if its duration were over; `None` where that is not possible.
+    pub end: Option<&'a AtomicBool>,
     /// The events since the last progress, if the load [traces](Workload::traces).
     pub traced: &'a [Traced],
 }

@@ -1,6 +1,6 @@
 //! A target that is measured repeatedly, one load at a time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use super::address::TargetAddress;
 use super::coordination::Part;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
+use super::rate_changes::NOTICE;
 use super::server_sampler::ServerSampler;
 use super::shared::{Addresses, RunEvent, Shared};
 use super::sources::spread;
@@ -15,10 +16,13 @@ use super::trace::Traced;
 use super::workers::Workers;
 use crate::measure::live::LiveThreads;
 use crate::measure::meter::{Meter, ServerSamples};
+use crate::measure::warm_up::SteadyState;
 use crate::measure::{LiveResults, Tally, host};
 use crate::plan::{Endpoint, Refused, Resources, Target, WEIGHT_MAX, Workload};
+use crate::record::WarmUp;
 use crate::record::segment::SegmentResult;
 use crate::record::{describe, failures};
+use echoring_runtime::driver::monotonic_now;
 
 /// Interval of progress updates.
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -149,6 +153,7 @@ fn run_part(
     if !is_alone || !shared.segment.is_whole() {
         tally.conclude();
     }
+    let warm_up = Duration::from_nanos(tally.window.from.saturating_sub(shared.start().unwrap_or(0)));
     let failed = shared.sum(|progress| &progress.failed);
     show_done(&shared.load, &target.text(), failed, &tally, show);
     let samples = shared.load.sample_share.map(|_| std::mem::take(&mut tally.samples));
@@ -159,7 +164,9 @@ fn run_part(
         sources: shared.sources.clone(),
         sequenced: !shared.payloads.bare,
         interrupted: shared.is_stopped(),
+        warm_up: seen.warm_up.map(|found| WarmUp { seconds: warm_up.as_secs_f64(), ..found }),
         environment: describe::describe_environment(driver),
+        stamping: shared.stamping.clone(),
         server_rss_bytes: seen.server_rss_bytes,
         stolen_ns: seen.stolen_ns,
         rate_changes: shared.rate_changes.all(),
@@ -187,6 +194,7 @@ fn show_done(
         messages: tally.counts.received,
         live: &LiveResults::of(tally),
         awaited: &[],
+        end: None,
         traced: &[],
     });
 }
@@ -213,6 +221,8 @@ struct Seen {
     server_samples: ServerSamples,
     /// Time that the hypervisor took from the generator's CPUs in the measured time.
     stolen_ns: Option<u64>,
+    /// How the warm-up ended, if that was to be found.
+    warm_up: Option<WarmUp>,
 }
 
 /// Shows progress until the last thread ends.
@@ -235,7 +245,19 @@ fn watch(
         sampler.sample_if_due();
         match event {
             Ok(RunEvent::Started) => display.enter(RunStage::WarmingUp),
+            Ok(RunEvent::WarmUp(block)) => {
+                display.is_steady = display.is_steady || display.steady_state.take(&block);
+                if display.is_steady {
+                    shared.measured_time.begin_at(monotonic_now() + NOTICE);
+                }
+                continue;
+            }
             Ok(RunEvent::Measuring) => {
+                seen.warm_up = shared.load.finds_warmup.then(|| WarmUp {
+                    seconds: display.since.elapsed().as_secs_f64(),
+                    longest_s: shared.load.warmup.as_secs_f64(),
+                    steady: display.is_steady,
+                });
                 sampler.begin();
                 stolen_before = host::stolen_ns(&cpus);
                 display.enter(RunStage::Measuring);
@@ -274,6 +296,11 @@ struct Display<'a> {
     shown: Instant,
     live: LiveThreads,
     traced: Vec<Traced>,
+    /// The warm-up, if its length is to be found.
+    steady_state: SteadyState,
+    is_steady: bool,
+    /// Set by whoever the progress is shown to: the measured time ends.
+    end: AtomicBool,
 }
 
 impl<'a> Display<'a> {
@@ -283,8 +310,19 @@ impl<'a> Display<'a> {
         show: &'a mut (dyn FnMut(&RunProgress<'_>) + 'a),
     ) -> Display<'a> {
         let now = Instant::now();
-        let (live, traced) = (LiveThreads::default(), Vec::new());
-        Display { shared, target, show, stage: RunStage::Connecting, since: now, shown: now, live, traced }
+        Display {
+            shared,
+            target,
+            show,
+            stage: RunStage::Connecting,
+            since: now,
+            shown: now,
+            live: LiveThreads::default(),
+            traced: Vec::new(),
+            steady_state: SteadyState::new(shared.threads),
+            is_steady: false,
+            end: AtomicBool::new(false),
+        }
     }
 
     fn enter(&mut self, stage: RunStage) {
@@ -298,7 +336,7 @@ impl<'a> Display<'a> {
         match event {
             RunEvent::Snapshot(part) => self.live.take(*part),
             RunEvent::Trace(event) => self.traced.push(event),
-            RunEvent::Started | RunEvent::Measuring | RunEvent::Measured => {}
+            RunEvent::Started | RunEvent::WarmUp(_) | RunEvent::Measuring | RunEvent::Measured => {}
         }
     }
 
@@ -316,8 +354,12 @@ impl<'a> Display<'a> {
             messages: shared.sum(|progress| &progress.messages),
             live: &self.live.sum,
             awaited: &[],
+            end: Some(&self.end),
             traced: &std::mem::take(&mut self.traced),
         });
+        if self.stage == RunStage::Measuring && self.end.load(Ordering::Relaxed) {
+            shared.measured_time.end_at(monotonic_now() + NOTICE);
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 
 use super::address::UpgradeRequests;
 use super::coordination::{Coordination, Part};
+use super::measured_time::MeasuredTime;
 use super::rate_changes::RateChanges;
+use super::stamping::stamping;
 use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
@@ -14,10 +16,12 @@ use crate::measure::meter::{Meter, Sample};
 use crate::measure::own_delays::DelayLog;
 use crate::measure::samples::{Picker, Sampler};
 use crate::measure::shares::Sender;
+use crate::measure::warm_up::WarmUpBlock;
 use crate::plan::payload::{read_time, written_time};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::rows::{Row, RowSequence};
-use crate::plan::{Endpoint, Mode, Payloads, RateControl, Resources, SAMPLES_MAX, Segment, Workload};
+use crate::plan::timestamps::Stamping;
+use crate::plan::{Endpoint, Payloads, RateControl, Resources, SAMPLES_MAX, Segment, Workload};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Delay between the opening of the last connection and the first message, so that every thread notices.
@@ -40,6 +44,8 @@ pub(crate) struct ThreadProgress {
 pub(crate) enum RunEvent {
     /// All connections are open or have failed; the load begins.
     Started,
+    /// A thread's part of a block of the warm-up.
+    WarmUp(WarmUpBlock),
     /// The measured time begins.
     Measuring,
     /// The measured time is over.
@@ -69,12 +75,16 @@ pub struct Shared {
     pub payloads: Payloads,
     /// The upgrade requests.
     pub requests: UpgradeRequests,
-    /// The protocol of the messages, if one is declared.
-    pub protocol: Option<CompiledProtocol>,
+    /// The protocols of the messages, if some are declared.
+    pub protocols: Vec<CompiledProtocol>,
+    /// Their places in turn.
+    protocol_turns: Vec<u16>,
     /// Whether messages or upgrade requests contain wall clock times.
     pub needs_wall_clock: bool,
     /// Whether conversations are traced.
     pub traces: bool,
+    /// Whether the kernel's times are noted.
+    pub(crate) stamping: Stamping,
     /// Names of the topics, for templates.
     pub topic_names: Vec<String>,
     /// The rows of the connections.
@@ -112,6 +122,8 @@ pub struct Shared {
     connecting: AtomicU64,
     start: AtomicU64,
     sending: AtomicU32,
+    /// Ends of the measured time that are decided while the load runs.
+    pub(super) measured_time: MeasuredTime,
     /// When the connections of a storm were cut; 0 before.
     cut_at: AtomicU64,
 }
@@ -147,7 +159,8 @@ impl Shared {
             fan_out: load.has_topics().then(|| FanOutTracker::new(&load, depth)),
             progress: (0..threads).map(|_| ThreadProgress::default()).collect(),
             delay_logs: (0..threads).map(|_| DelayLog::default()).collect(),
-            protocol: load.compiled_protocol(),
+            protocols: load.compiled_protocols(),
+            protocol_turns: load.protocol_turns(),
             needs_wall_clock: load.needs_wall_clock(),
             traces: load.traces,
             topic_names: (0..load.topics).map(|topic| load.topic_name(topic)).collect(),
@@ -158,7 +171,9 @@ impl Shared {
             connecting: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sending: AtomicU32::new(threads as u32),
+            measured_time: MeasuredTime::default(),
             cut_at: AtomicU64::new(0),
+            stamping: stamping(&load, &endpoints, threads),
             requests: UpgradeRequests::new(&load, endpoints),
             load,
             sources,
@@ -305,13 +320,19 @@ impl Shared {
     pub(crate) fn take_row(&self, number: u32) -> Result<Option<u32>, NoRowLeft> {
         let Some(sequence) = &self.row_sequence else { return Ok(None) };
         let ordinal = match self.load.mode {
-            Mode::Connect => {
+            mode if mode.opens_when_due() => {
                 let taken = self.rows_taken.fetch_add(1, Ordering::Relaxed);
                 taken * u64::from(self.segment.of()) + u64::from(self.segment.index())
             }
             _ => number.into(),
         };
         sequence.of(ordinal).map(Some).ok_or(NoRowLeft)
+    }
+
+    /// The place of the protocol whose turn it is for a connection or session with this number; 0 if there is none.
+    pub(crate) fn protocol_for(&self, number: u64) -> usize {
+        let turn = number.checked_rem(self.protocol_turns.len() as u64);
+        turn.map_or(0, |turn| self.protocol_turns[turn as usize].into())
     }
 
     /// The row with this number.

@@ -42,7 +42,9 @@ impl Workers {
         let mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES);
         let specs = mailboxes.into_iter().enumerate().map(|(thread, mailboxes)| {
             let config = config(shared, thread);
-            let driver = Options { connections: config.connections, ..Options::default() };
+            let (connections, stamps_every) = (config.connections, shared.stamping.every);
+            let receive_bytes = if stamps_every > 0 { stamped_receive_bytes(connections) } else { 0 };
+            let driver = Options { connections, stamps_every, receive_bytes, ..Options::default() };
             let contexts = Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES);
             let setup = ClientSetup { shared: shared.clone(), thread, config, mailboxes, contexts };
             ShardSpec { cpu: resources.cpu_of(thread), driver, setup }
@@ -122,6 +124,13 @@ impl ShardSetup for ClientSetup {
         tally.connections.tls_resumed = snapshot.counters.tls_resumed;
         tally
     }
+}
+
+/// Receive memory of a thread whose connections have the kernel's times: four receives of each, so that buffers are hot and do not run
+/// out. A receive takes at most a page.
+fn stamped_receive_bytes(connections: u32) -> usize {
+    const PAGE_BYTES: usize = 4096;
+    (4 * connections as usize).clamp(128, 2048) * PAGE_BYTES
 }
 
 fn enough_descriptors(

@@ -77,6 +77,32 @@ pub(crate) fn stolen_ns(cpus: &[usize]) -> Option<u64> {
     stolen_ns_in(&fs::read_to_string("/proc/stat").ok()?, cpus)
 }
 
+/// The times of a CPU since the host was started, in hundredths of a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CpuTime {
+    pub(crate) cpu: usize,
+    /// In all states.
+    pub(crate) all: u64,
+    pub(crate) idle: u64,
+    pub(crate) stolen: u64,
+}
+
+/// The times of all CPUs of this host; none if the kernel does not report them.
+pub(crate) fn cpu_times() -> Vec<CpuTime> {
+    cpu_times_in(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn cpu_times_in(stat: &str) -> Vec<CpuTime> {
+    let of = |line: &str| {
+        let (cpu, fields) = line.strip_prefix("cpu")?.split_once(' ')?;
+        let fields: Vec<u64> = fields.split_whitespace().map_while(|field| field.parse().ok()).collect();
+        // Idle and iowait; guest times are part of the user's.
+        let (idle, stolen) = (fields.get(3)? + fields.get(4)?, *fields.get(7)?);
+        Some(CpuTime { cpu: cpu.parse().ok()?, all: fields.iter().take(8).sum(), idle, stolen })
+    };
+    stat.lines().filter_map(of).collect()
+}
+
 fn stolen_ns_in(stat: &str, cpus: &[usize]) -> Option<u64> {
     let stolen = |cpu: &usize| {
         let name = format!("cpu{cpu} ");
@@ -175,6 +201,9 @@ mod tests {
         assert_eq!(stolen_ns_in(stat, &[0]), Some(200 * MILLISECOND));
         assert_eq!(stolen_ns_in(stat, &[1, 0]), Some(700 * MILLISECOND));
         assert_eq!(stolen_ns_in(stat, &[0, 2]), None, "there is no such CPU");
+        let [first, second] = cpu_times_in(stat)[..] else { panic!("two CPUs") };
+        assert_eq!(first, CpuTime { cpu: 0, all: 48, idle: 9, stolen: 20 });
+        assert_eq!((second.cpu, second.stolen), (1, 50));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use echoring_proto::limits::Nanos;
 
 /// Significant digits.
 const DIGITS: u8 = 3;
+/// Distributions of an interval: response, service, and server and network, which is empty without stamps.
+const PACKED: usize = 3;
 /// Bytes reserved for each interval.
 const PACKED_BYTES: usize = 2 * 1_024;
 /// Bits of a number per byte of its packed form.
@@ -46,8 +48,8 @@ impl TryFrom<Written> for Series {
 
     fn try_from(Written { entries, base64 }: Written) -> Result<Series, &'static str> {
         let packed = STANDARD.decode(base64).map_err(|_| "intervals that are not in Base64")?;
-        let ends = entries.iter().flat_map(|entry| [entry.response_end, entry.service_end]);
-        if !ends.is_sorted() || entries.last().is_some_and(|last| last.service_end > packed.len()) {
+        let ends = entries.iter().flat_map(|entry| entry.ends);
+        if !ends.is_sorted() || entries.last().is_some_and(|last| last.ends[PACKED - 1] > packed.len()) {
             return Err("intervals that are not in order");
         }
         Ok(Series { entries, packed })
@@ -60,8 +62,7 @@ struct Entry {
     messages: u64,
     bytes: u64,
     /// Where its packed distributions end.
-    response_end: usize,
-    service_end: usize,
+    ends: [usize; PACKED],
 }
 
 impl Series {
@@ -84,24 +85,39 @@ impl Series {
 
     /// Packed response times of an interval.
     pub fn response(&self, at: usize) -> &[u8] {
-        self.entries.get(at).map_or(&[], |entry| &self.packed[self.begin(at)..entry.response_end])
+        self.distribution(at, 0)
     }
 
     /// Packed service times of an interval.
     pub fn service(&self, at: usize) -> &[u8] {
-        self.entries.get(at).map_or(&[], |entry| &self.packed[entry.response_end..entry.service_end])
+        self.distribution(at, 1)
     }
 
-    fn begin(&self, at: usize) -> usize {
-        at.checked_sub(1).map_or(0, |before| self.entries[before].service_end)
+    /// Packed times of server and network of an interval; none if no message was stamped.
+    pub fn server_and_network(&self, at: usize) -> &[u8] {
+        self.distribution(at, 2)
     }
 
-    fn push(&mut self, arrived: Arrived, response: &Histogram<u32>, service: &Histogram<u32>) {
-        pack(response, &mut self.packed);
-        let response_end = self.packed.len();
-        pack(service, &mut self.packed);
-        let Arrived { messages, bytes } = arrived;
-        self.entries.push(Entry { messages, bytes, response_end, service_end: self.packed.len() });
+    /// Whether any message was stamped.
+    pub fn is_stamped(&self) -> bool {
+        self.entries.iter().any(|entry| entry.ends[2] > entry.ends[1])
+    }
+
+    fn distribution(&self, at: usize, number: usize) -> &[u8] {
+        let Some(entry) = self.entries.get(at) else { return &[] };
+        let begin = match number.checked_sub(1) {
+            Some(before) => entry.ends[before],
+            None => at.checked_sub(1).map_or(0, |before| self.entries[before].ends[PACKED - 1]),
+        };
+        &self.packed[begin..entry.ends[number]]
+    }
+
+    fn push(&mut self, Arrived { messages, bytes }: Arrived, distributions: [&Histogram<u32>; PACKED]) {
+        let ends = distributions.map(|distribution| {
+            pack(distribution, &mut self.packed);
+            self.packed.len()
+        });
+        self.entries.push(Entry { messages, bytes, ends });
     }
 }
 
@@ -127,6 +143,7 @@ pub struct Recorder {
     /// The distributions of the current interval.
     response: Histogram<u32>,
     service: Histogram<u32>,
+    server_and_network: Histogram<u32>,
     series: Series,
 }
 
@@ -144,6 +161,7 @@ impl Recorder {
             before: Arrived::default(),
             response: histogram(),
             service: histogram(),
+            server_and_network: histogram(),
             series: Series::with_capacity(stretches),
         }
     }
@@ -155,6 +173,12 @@ impl Recorder {
         self.service.saturating_record(service);
     }
 
+    /// The stamps of a message are known.
+    #[inline]
+    pub fn record_server_and_network(&mut self, took: Nanos) {
+        self.server_and_network.saturating_record(took);
+    }
+
     /// Packs the intervals that are over at `now`, with `arrived` messages so far.
     #[cold]
     pub(crate) fn roll(&mut self, now: Nanos, arrived: Arrived) {
@@ -164,10 +188,11 @@ impl Recorder {
                 bytes: arrived.bytes - self.before.bytes,
             };
             self.before = arrived;
-            self.series.push(passed, &self.response, &self.service);
-            if passed.messages > 0 {
-                self.response.reset();
-                self.service.reset();
+            self.series.push(passed, [&self.response, &self.service, &self.server_and_network]);
+            for distribution in [&mut self.response, &mut self.service, &mut self.server_and_network] {
+                if !distribution.is_empty() {
+                    distribution.reset();
+                }
             }
             self.ends = self.ends.saturating_add(self.interval_ns);
         }
@@ -205,6 +230,16 @@ pub(crate) fn unpack(mut packed: &[u8], sum: &mut Histogram<u64>) {
         value = value.saturating_add(distance);
         sum.saturating_record_n(value, count);
     }
+}
+
+/// Numbers of values below and from `value` on, in a distribution that [`pack`] appended.
+pub(crate) fn below_and_from(mut packed: &[u8], value: u64) -> (f64, f64) {
+    let (mut at, mut below, mut from) = (0_u64, 0, 0);
+    while let (Some(distance), Some(count)) = (take(&mut packed), take(&mut packed)) {
+        at = at.saturating_add(distance);
+        *(if at < value { &mut below } else { &mut from }) += count;
+    }
+    (below as f64, from as f64)
 }
 
 /// LEB128: lowest bits first; the highest bit of a byte means that more bytes follow.
@@ -245,26 +280,28 @@ mod tests {
             messages in prop::collection::vec((0..5_u64, 0..3_u64, 0..2 * LATENCY_NS_MAX), 0..200)
         ) {
             let mut recorder = Recorder::new(WINDOW);
-            let mut slow: Vec<_> = (0..5).map(|_| (0, 0, histogram(), histogram())).collect();
+            let mut slow: Vec<_> = (0..5).map(|_| (0, 0, [(); 3].map(|()| histogram()))).collect();
             let mut messages = messages;
             messages.sort_unstable();
             let mut arrived = Arrived::default();
             for (second, fraction, response) in messages {
                 recorder.roll(WINDOW.from + second * SECOND + fraction * SECOND / 3, arrived);
                 recorder.record(response, response / 7);
+                recorder.record_server_and_network(response / 9);
                 arrived = Arrived { messages: arrived.messages + 1, bytes: arrived.bytes + 10 };
-                let (count, bytes, responses, services) = &mut slow[second as usize];
+                let (count, bytes, distributions) = &mut slow[second as usize];
                 *count += 1;
                 *bytes += 10;
-                responses.saturating_record(response);
-                services.saturating_record(response / 7);
+                for (values, divisor) in distributions.iter_mut().zip([1, 7, 9]) {
+                    values.saturating_record(response / divisor);
+                }
             }
             let series = recorder.finish(arrived);
             prop_assert_eq!(series.len(), 5);
-            for (at, (count, bytes, responses, services)) in slow.iter().enumerate() {
+            for (at, (count, bytes, distributions)) in slow.iter().enumerate() {
                 prop_assert_eq!(series.counts(at), (*count, *bytes));
-                prop_assert_eq!(&unpacked(series.response(at)), responses);
-                prop_assert_eq!(&unpacked(series.service(at)), services);
+                let packed = [series.response(at), series.service(at), series.server_and_network(at)];
+                prop_assert_eq!(&packed.map(unpacked), distributions);
             }
         }
     }

@@ -3,6 +3,9 @@
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
+/// Values above a quantile below which it is mostly chance.
+const VALUES_ABOVE_MIN: u64 = 10;
+
 /// A distribution in nanoseconds, exact to three digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
@@ -56,6 +59,21 @@ impl Quantiles {
             mean: histogram.mean(),
             count: histogram.len(),
         }
+    }
+
+    /// The same; `None` if nothing was recorded.
+    pub fn of_some<T: Counter>(histogram: &Histogram<T>) -> Option<Quantiles> {
+        (!histogram.is_empty()).then(|| Quantiles::of(histogram))
+    }
+
+    /// How many of the values lie above the quantile above which `share` of 10,000 values lie.
+    pub fn above(&self, share: u64) -> u64 {
+        self.count.saturating_mul(share) / 10_000
+    }
+
+    /// Whether so few values lie above that quantile that it is mostly chance.
+    pub fn is_chance(&self, share: u64) -> bool {
+        self.above(share) < VALUES_ABOVE_MIN
     }
 
     /// An upper bound of the generator's part of these response times: the excess over the same quantile of the service

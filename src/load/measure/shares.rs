@@ -1,51 +1,29 @@
 //! The shares of the response time: how much of a quantile is the generator's, the host's, the server's.
 //!
-//! Quantiles do not add: the p99 of a sum is not the sum of two p99. So the shares of a quantile are those of the messages
-//! that took about as long: beside the histogram, the delays of the messages in each bucket of response times are summed
-//! up. A bucket is about 6 % wide. Of a message, the generator's and the host's share are upper bounds
-//! ([`own_delays`](super::own_delays)), and the rest is what the server and the network took at least.
+//! The shares of a quantile are those of the messages that took about as long ([`by_response`](super::by_response)). Of a
+//! message, the generator's and the host's share are upper bounds ([`own_delays`](super::own_delays)), and the rest is
+//! what the server and the network took at least.
 //!
-//! Never: an allocation per message, or a share of a quantile from the quantiles of shares.
+//! Never: an allocation per message.
 
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::LATENCY_NS_MAX;
+use crate::measure::by_response::ByResponse;
 use crate::measure::merge::Merge;
 use crate::measure::own_delays::{DelayLog, Delays};
 use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
 
-/// Buckets for each power of two, as a power of two.
-const FINE_BITS: u32 = 4;
-/// Number of buckets, up to that of the longest recorded response time.
-const BUCKETS: usize = bucket_of(LATENCY_NS_MAX) + 1;
-
 /// The delays of the messages of one thread, or of a whole run once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ShareTally {
-    /// By response time; none before the window opens.
-    buckets: Vec<Bucket>,
+    /// The generator's and the host's delays.
+    delays: ByResponse<2>,
     #[serde(skip)]
     recorder: Option<Recorder>,
-}
-
-/// Messages with about the same response time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Bucket {
-    messages: u64,
-    generator_ns: u64,
-    host_ns: u64,
-}
-
-impl Merge for Bucket {
-    fn merge(&mut self, other: &Bucket) {
-        self.messages += other.messages;
-        self.generator_ns = self.generator_ns.saturating_add(other.generator_ns);
-        self.host_ns = self.host_ns.saturating_add(other.host_ns);
-    }
 }
 
 /// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
@@ -67,7 +45,7 @@ pub struct QuantileShares {
 impl ShareTally {
     /// Reserves memory, so that recording allocates nothing.
     pub(super) fn open(&mut self) {
-        self.buckets = vec![Bucket::default(); BUCKETS];
+        self.delays.open();
     }
 
     /// Records delays from now on. `logs` are those of all threads, this one's at `thread`.
@@ -94,7 +72,7 @@ impl ShareTally {
     pub(super) fn arrived(&mut self, now: Nanos, times: Times, sender: Sender) {
         let Some(recorder) = &self.recorder else { return };
         let delays = recorder.delays(now, times, sender);
-        self.record(now.saturating_sub(times.intended), delays, 1);
+        self.delays.record(now.saturating_sub(times.intended), [delays.generator, delays.host], 1);
     }
 
     /// Some messages did not arrive until `until`. They wait for the server, but for the time that they were late.
@@ -102,25 +80,15 @@ impl ShareTally {
         let logs = self.recorder.iter().flat_map(|recorder| recorder.logs.iter());
         let lateness_max = logs.map(DelayLog::lateness_max).max().unwrap_or(0);
         let generator = times.sent.saturating_sub(times.intended).min(lateness_max);
-        self.record(until.saturating_sub(times.intended), Delays { generator, host: 0 }, copies);
-    }
-
-    #[inline]
-    fn record(&mut self, response: Nanos, delays: Delays, copies: u64) {
-        if let Some(bucket) = self.buckets.get_mut(bucket_of(response.min(LATENCY_NS_MAX))) {
-            bucket.messages += copies;
-            bucket.generator_ns = bucket.generator_ns.saturating_add(delays.generator.saturating_mul(copies));
-            bucket.host_ns = bucket.host_ns.saturating_add(delays.host.saturating_mul(copies));
-        }
+        self.delays.record(until.saturating_sub(times.intended), [generator, 0], copies);
     }
 
     /// The shares of a quantile of the response times, which are those that were recorded here. `None` if nothing was.
     pub fn of(&self, response: &Histogram<u64>, quantile: f64) -> Option<QuantileShares> {
         let total_ns = response.value_at_quantile(quantile).min(response.max());
-        let Bucket { messages, generator_ns, host_ns } = *self.buckets.get(bucket_of(total_ns))?;
-        let mean = |sum_ns: u64| sum_ns.checked_div(messages);
-        let host_ns = mean(host_ns)?.min(total_ns);
-        let generator_ns = mean(generator_ns)?.min(total_ns - host_ns);
+        let (messages, [generator_ns, host_ns]) = self.delays.means(total_ns)?;
+        let host_ns = host_ns.min(total_ns);
+        let generator_ns = generator_ns.min(total_ns - host_ns);
         let server_ns = total_ns - generator_ns - host_ns;
         Some(QuantileShares { total_ns, generator_ns, host_ns: Some(host_ns), server_ns, messages })
     }
@@ -128,7 +96,7 @@ impl ShareTally {
 
 impl Merge for ShareTally {
     fn merge(&mut self, other: &ShareTally) {
-        self.buckets.merge(&other.buckets);
+        self.delays.merge(&other.delays);
     }
 }
 
@@ -201,16 +169,6 @@ fn late(log: &DelayLog, intended: Nanos, lateness: Nanos) -> Delays {
     Delays { generator: lateness - host, host }
 }
 
-/// The bucket of a response time. The edges are also those of a histogram with three digits.
-#[inline]
-const fn bucket_of(ns: u64) -> usize {
-    if ns < 1 << FINE_BITS {
-        return ns as usize;
-    }
-    let shift = ns.ilog2() - FINE_BITS;
-    ((shift as usize) << FINE_BITS) + (ns >> shift) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,21 +214,6 @@ mod tests {
     fn is_near(found: u64, expected: u64) -> bool {
         // A bucket is 6 % wide.
         found.abs_diff(expected) <= expected / 16 + 40_000
-    }
-
-    #[test]
-    fn buckets_are_in_order_and_at_most_a_sixteenth_wide() {
-        let mut before = (0, 0);
-        for ns in (0..2_000).chain((0..42).flat_map(|bits| [(1_u64 << bits) - 1, 1 << bits, 3 << bits >> 1]))
-        {
-            let bucket = bucket_of(ns.min(LATENCY_NS_MAX));
-            assert!(bucket < BUCKETS, "{ns}");
-            if ns > before.0 {
-                assert!(bucket >= before.1, "{ns}");
-                assert!(ns < 16 || bucket > before.1 || (ns - before.0) * 16 <= ns, "{ns}");
-                before = (ns, bucket);
-            }
-        }
     }
 
     #[test]

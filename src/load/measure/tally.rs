@@ -13,6 +13,7 @@ pub(crate) mod pings;
 pub(crate) mod protocol;
 pub(crate) mod reconnects;
 pub(crate) mod replay;
+pub(crate) mod sessions;
 pub(crate) mod slices;
 
 use std::time::SystemTime;
@@ -27,19 +28,23 @@ use pings::PingTally;
 use protocol::{ProtocolTally, RequestTally};
 use reconnects::{HerdInterval, ReconnectTally};
 use replay::ReplayTally;
+use sessions::SessionTally;
 use slices::{SliceTally, Totals};
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::integrity::Integrity;
 use crate::measure::interval::Arrived;
+use crate::measure::kernel_times::KernelTimes;
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::merge::merge_each;
 use crate::measure::meter::CpuSpan;
 use crate::measure::push_tally::PushTally;
 use crate::measure::samples::{MessageName, Sample, SampleOutcome, Sampler};
 use crate::measure::shares::{Sender, ShareTally};
+use crate::measure::split::SplitTally;
 use crate::measure::times::Times;
+use crate::measure::warm_up::WarmUpRecorder;
 use crate::measure::window::Window;
 use crate::plan::RateStage;
 use echoring_proto::limits::Nanos;
@@ -57,6 +62,8 @@ pub struct Tally {
     pub latency: LatencyTally,
     /// The delays that this side added to response times.
     pub shares: ShareTally,
+    /// Response times by the kernel's times.
+    pub split: SplitTally,
     /// Messages sent, received and unsent.
     pub counts: MessageCounts,
     /// Integrity failures of messages, except for their order across publishers.
@@ -81,6 +88,8 @@ pub struct Tally {
     pub pings: PingTally,
     /// Conversations of a declared protocol.
     pub protocol: ProtocolTally,
+    /// Session mode: sessions of users.
+    pub sessions: SessionTally,
     /// Connections that ended and opened again.
     pub reconnects: ReconnectTally,
     /// A replay.
@@ -88,9 +97,24 @@ pub struct Tally {
     /// When the current interval or slice ends; 0 if that is not known yet.
     #[serde(skip)]
     rolls_at: Nanos,
+    /// The time before the window, while it is watched for a steady state.
+    #[serde(skip)]
+    pub(crate) warm_up: Option<Box<WarmUpRecorder>>,
     /// Single messages, until they are taken out in the end.
     #[serde(skip)]
     pub samples: Sampler,
+    /// Answers that were read since these were taken out, if the kernel's times are noted.
+    #[serde(skip)]
+    pub(crate) answered: Option<Vec<Answered>>,
+}
+
+/// A message whose answer was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    pub times: Times,
+    /// When the answer was read.
+    pub read: Nanos,
+    pub payload_bytes: usize,
 }
 
 /// A complete message that arrived.
@@ -116,6 +140,7 @@ impl Tally {
         self.window = window;
         self.latency.missing = LostMessages::new(window);
         self.shares.open();
+        self.split.open();
         self.intervals.open(window);
         self.slices.open(window);
         self.rolls_at = self.intervals.ends().min(self.slices.ends());
@@ -158,6 +183,9 @@ impl Tally {
         let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
         let is_late = self.late_after_ns.is_some_and(|bound| response > bound);
         self.counts.received += 1;
+        if let Some(answered) = &mut self.answered {
+            answered.push(Answered { times, read: now, payload_bytes });
+        }
         self.integrity.late += u64::from(is_late);
         if self.window.contains(intended) {
             self.latency.record(intended, response, service);
@@ -167,6 +195,8 @@ impl Tally {
                     if is_late && outcome == SampleOutcome::Ok { SampleOutcome::Late } else { outcome };
                 Sample::new(name, times, now, outcome).of_bytes(payload_bytes)
             });
+        } else if let Some(warm_up) = &mut self.warm_up {
+            warm_up.record(response);
         }
         if self.window.contains(now) {
             self.roll_if_due(now);
@@ -178,6 +208,23 @@ impl Tally {
                 stage.messages += 1;
             }
         }
+    }
+
+    /// The kernel's times of an answered message are known, as far as they will be. The answer was read at `read`.
+    #[inline]
+    pub fn stamped(&mut self, times: Times, kernel: KernelTimes, read: Nanos) {
+        if self.window.contains(times.intended)
+            && let Some(took) = self.split.record(times, kernel, read)
+            && self.window.contains(read)
+        {
+            self.intervals.record_server_and_network(took);
+        }
+    }
+
+    /// A message that was due at `intended` was to be stamped, and no stamp can be attributed to it.
+    #[cold]
+    pub fn unattributed(&mut self, intended: Nanos) {
+        self.split.unattributed += u64::from(self.window.contains(intended));
     }
 
     /// A damaged message arrived in the place of another, or a due connection failed, as `outcome` tells: nothing
@@ -399,8 +446,8 @@ impl Tally {
         self.cpu_span.first = self.cpu_span.first.or(other.cpu_span.first);
         self.cpu_span.last = self.cpu_span.last.or(other.cpu_span.last);
         merge_each!(
-            self, other: latency, shares, counts, integrity, connections, intervals, slices, health, fan_out,
-            slow, pushes, pings, protocol, reconnects, replay, samples,
+            self, other: latency, shares, split, counts, integrity, connections, intervals, slices, health, fan_out,
+            slow, pushes, pings, protocol, sessions, reconnects, replay, samples,
         );
     }
 }
@@ -416,6 +463,31 @@ mod tests {
 
     const NAME: MessageName = MessageName { connection: 0, publisher: None, sequence: None };
     const WINDOW: Window = Window { from: 10 * SECOND, until: 13 * SECOND };
+
+    #[test]
+    fn only_stamped_messages_of_the_window_count() {
+        let mut tally = Tally::default();
+        tally.open(WINDOW);
+        for (intended, count) in [(10 * SECOND - 1, 0), (10 * SECOND, 1), (13 * SECOND - MILLISECOND, 2)] {
+            let (times, read) = (Times { intended, sent: intended }, intended + 2 * MILLISECOND);
+            let arrived = Some(intended + MILLISECOND);
+            tally.stamped(
+                times,
+                KernelTimes { left: Some(intended), arrived, ..KernelTimes::default() },
+                read,
+            );
+            tally.unattributed(intended);
+            let split = &tally.split;
+            assert_eq!((split.server_and_network.len(), split.unattributed), (count, count), "{intended}");
+        }
+        tally.cut(WINDOW.until);
+        let took: Vec<(&str, u64)> = Timeline::take(&mut tally)
+            .intervals()
+            .filter_map(|interval| interval.distributions.last().map(|(name, took)| (*name, took.len())))
+            .collect();
+        // The last one was read after the window.
+        assert_eq!(took, [("server_and_network", 1), ("server_and_network", 0), ("server_and_network", 0)]);
+    }
 
     #[test]
     fn merged_threads_equal_one_thread() {

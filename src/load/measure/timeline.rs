@@ -51,20 +51,26 @@ impl Timeline {
     /// The intervals that began before the run was over.
     pub fn intervals(&self) -> impl Iterator<Item = TimelineInterval> {
         let all = self.series.iter().map(Series::len).max().unwrap_or(0) as u64;
+        let is_stamped = self.series.iter().any(Series::is_stamped);
         let starts = (0..all).map(|number| (number, number * self.interval_ns));
-        starts.take_while(|(_, start)| *start < self.length_ns).map(|(number, start)| {
+        starts.take_while(|(_, start)| *start < self.length_ns).map(move |(number, start)| {
             let at = number as usize;
             let counts = self.series.iter().map(|series| series.counts(at));
+            let mut distributions = vec![
+                ("response", sum(self.series.iter().map(|series| series.response(at)))),
+                ("service", sum(self.series.iter().map(|series| series.service(at)))),
+            ];
+            if is_stamped {
+                let took = sum(self.series.iter().map(|series| series.server_and_network(at)));
+                distributions.push(("server_and_network", took));
+            }
             let (messages, bytes) = counts.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
             TimelineInterval {
                 at: Duration::from_nanos(start),
                 duration: Duration::from_nanos(self.interval_ns.min(self.length_ns - start)),
                 messages,
                 bytes,
-                distributions: vec![
-                    ("response", sum(self.series.iter().map(|series| series.response(at)))),
-                    ("service", sum(self.series.iter().map(|series| series.service(at)))),
-                ],
+                distributions,
             }
         })
     }
@@ -117,6 +123,7 @@ pub(crate) mod tests {
         let counts: Vec<(u64, u64)> =
             intervals.iter().map(|stretch| (stretch.messages, stretch.bytes)).collect();
         assert_eq!(counts, [(1, 16), (0, 0), (1, 32)]);
+        assert!(intervals.iter().all(|stretch| stretch.distributions.len() == 2), "nothing was stamped");
         for (at, expected) in ["response", "service"].into_iter().enumerate() {
             let (name, values) = &intervals[2].distributions[at];
             assert_eq!((*name, values.len()), (expected, 1));

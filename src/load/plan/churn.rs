@@ -103,8 +103,8 @@ impl Churn {
         let why = "connections of a storm come back, e.g. --reconnect 500ms..20s";
         refuse(load.mode == Mode::Storm && self.reconnect.is_none(), "--reconnect", why)?;
         let Some(flag) = self.first_flag() else { return Ok(()) };
-        let why = "in --mode connect, connections are the load, e.g. --rate 500 --hold 10s";
-        refuse(load.mode == Mode::Connect, flag, why)?;
+        let why = "in --mode connect and --mode session, connections are the load, e.g. --rate 500";
+        refuse(load.mode.opens_when_due(), flag, why)?;
         let is_zero = self.lifetime.is_some_and(RandomTime::is_zero);
         refuse(is_zero, "--lifetime", "expected a time above 0, such as --lifetime exp:60s")?;
         let why = "expected at most 24h, such as --connect-ramp 30s";

@@ -13,7 +13,7 @@ use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
 /// Default rate of [`Mode::Connect`] in connections per second.
 pub const CONNECT_RATE_DEFAULT: u64 = 2_000;
-/// Default maximum of concurrent connections of [`Mode::Connect`].
+/// Default maximum of concurrent connections of [`Mode::Connect`] and [`Mode::Session`].
 pub const CONNECT_SLOTS_DEFAULT: u32 = 1_000;
 /// The longest connect timeout or hold time.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -66,14 +66,15 @@ impl ConnectOptions {
         let is_wrong = timeout.is_zero() || timeout > TIME_MAX;
         refuse(is_wrong, "--connect-timeout", "expected up to 24h, such as --connect-timeout 5s")?;
         refuse(hold > TIME_MAX, "--hold", "expected at most 24h, such as --hold 10s")?;
-        let (flag, connects) = ("--connect-rate", mode == Mode::Connect);
+        let flag = "--connect-rate";
         let why = "expected at least 1 connection per second, such as --connect-rate 500/s";
         refuse(rate == Some(0), flag, why)?;
         let why = format!("expected at most {RATE_MAX} connections per second");
         refuse(rate.is_some_and(|rate| rate > RATE_MAX), flag, why)?;
-        let why = "in --mode connect, --rate sets the connection rate, such as --rate 2000/s";
-        refuse(connects && rate.is_some(), flag, why)?;
-        if connects { self.check_slots(pace, connections) } else { Ok(()) }
+        let why =
+            "in --mode connect and --mode session, --rate sets the connection rate, such as --rate 2000/s";
+        refuse(mode.opens_when_due() && rate.is_some(), flag, why)?;
+        if mode == Mode::Connect { self.check_slots(pace, connections) } else { Ok(()) }
     }
 
     /// Checks that there are slots for all connections that are open at once.

@@ -14,6 +14,8 @@ pub enum Mode {
     Broadcast,
     /// Connections are the load: each is opened, receives one message back, and is closed.
     Connect,
+    /// Users arrive, each of whom opens a connection, goes through the conversation of a protocol, and leaves.
+    Session,
     /// Connections listen; the server's messages are counted and timed.
     Push,
     /// Every connection sends pings, which the server's WebSocket layer answers.
@@ -31,6 +33,7 @@ impl Mode {
             Mode::Echo => "echo",
             Mode::Broadcast => "broadcast",
             Mode::Connect => "connect",
+            Mode::Session => "session",
             Mode::Push => "push",
             Mode::Ping => "ping",
             Mode::Storm => "storm",
@@ -43,14 +46,20 @@ impl Mode {
         match self {
             Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Storm | Mode::Replay => "messages",
             Mode::Connect => "connections",
+            Mode::Session => "sessions",
             Mode::Ping => "pings",
         }
+    }
+
+    /// Whether what is due is a connection, which is opened then and closed when its messages are answered.
+    pub(crate) fn opens_when_due(self) -> bool {
+        matches!(self, Mode::Connect | Mode::Session)
     }
 
     /// The fields in the header of its messages.
     pub fn form(self) -> Form {
         match self {
-            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping | Mode::Replay => Form::Echo,
+            Mode::Echo | Mode::Connect | Mode::Session | Mode::Push | Mode::Ping | Mode::Replay => Form::Echo,
             Mode::Broadcast | Mode::Storm => Form::Broadcast,
         }
     }

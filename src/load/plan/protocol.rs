@@ -18,10 +18,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(in crate::plan) use compile::REQUESTS_MAX;
 pub use compiled::CompiledProtocol;
 use definition::Definition;
 pub use presets::preset_names;
 
+use crate::plan::target::WEIGHT_MAX;
 use crate::plan::template::expand_variables;
 
 /// A protocol in which environment variables and parameters are expanded.
@@ -29,6 +31,8 @@ use crate::plan::template::expand_variables;
 pub struct Protocol {
     /// Name of the preset or of the file.
     pub name: String,
+    /// Its share of the connections or sessions where there are several protocols, from 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
     pub(crate) definition: Definition,
 }
 
@@ -87,17 +91,21 @@ impl Protocol {
         let mut value = toml::Value::Table(table);
         expand_strings(&mut value, &expand).map_err(wrong)?;
         let definition = Definition::deserialize(value).map_err(|error| wrong(error.message().to_owned()))?;
-        Ok(Protocol { name: name.to_owned(), definition })
+        Ok(Protocol { name: name.to_owned(), weight: 1, definition })
     }
 
     /// A protocol whose connections send `message`, and get it back.
     pub fn of_message(message: &str, binary: bool) -> Protocol {
-        Protocol { name: "message".to_owned(), definition: Definition::of_message(message, binary) }
+        Protocol {
+            name: "message".to_owned(),
+            weight: 1,
+            definition: Definition::of_message(message, binary),
+        }
     }
 
     /// The same with only the names of its requests.
     pub(crate) fn without_messages(self) -> Protocol {
-        Protocol { name: self.name, definition: self.definition.names() }
+        Protocol { definition: self.definition.names(), ..self }
     }
 
     /// The path of its servers' URLs, if it has a usual one.
@@ -135,6 +143,9 @@ impl Protocol {
     /// # Errors
     /// The problem, in one line that names the entry.
     pub fn compile(&self, columns: &[String]) -> Result<CompiledProtocol, String> {
+        if !(1..=WEIGHT_MAX).contains(&self.weight) {
+            return Err(format!("{}: expected a weight from 1 to {WEIGHT_MAX}", self.name));
+        }
         compile::compile(&self.definition, columns).map_err(|why| format!("{}: {why}", self.name))
     }
 }

@@ -60,3 +60,21 @@ pub struct Embedded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
+
+/// The places of these weights in turn, each as often as its weight says, evenly spread.
+pub(crate) fn turns(weights: impl Iterator<Item = u32>) -> Vec<u16> {
+    let weights: Vec<i64> = weights.map(i64::from).collect();
+    let total: i64 = weights.iter().sum();
+    let mut credit = vec![0; weights.len()];
+    let mut turns = Vec::new();
+    for _ in 0..total {
+        for (credit, weight) in credit.iter_mut().zip(&weights) {
+            *credit += weight;
+        }
+        // Of equals the first.
+        let next = (0..credit.len()).rev().max_by_key(|&index| credit[index]).unwrap_or(0);
+        credit[next] -= total;
+        turns.push(next as u16);
+    }
+    turns
+}

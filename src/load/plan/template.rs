@@ -7,7 +7,8 @@
 //! ```text
 //! {{ VALUE }}  {{ VALUE | FORMAT }}
 //!   VALUE   connection, seq, id, row, now_ms (now_s, now_us, now_ns), data.COLUMN, capture.NAME, payload, topic,
-//!           random.hex(DIGITS), random.int(FIRST, LAST), random.uuid, 'text'
+//!           random.hex(DIGITS), random.int(FIRST, LAST), random.uuid, request(POINTER), 'text';
+//!           integers and values that are integers, with " + ", " - " and " * " between them
 //!   FORMAT  text, json (within a JSON string), url, base64, u8, u16, u32, u64 (big-endian)
 //! {{ length | FORMAT }} … {{ end }}   bytes up to the matching end, or to the end of the message
 //!   FORMAT  text, varint (as in MQTT), u8, u16, u32
@@ -49,11 +50,21 @@ pub struct Template {
 enum Part {
     Literal(Vec<u8>),
     Value(Value, Format),
+    /// Integers that are added up.
+    Sum(Vec<Term>, Format),
     /// The length of the parts up to the index `until`.
     Length {
         format: LengthFormat,
         until: usize,
     },
+}
+
+/// A product of a sum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Term {
+    is_subtracted: bool,
+    /// Numbers, and values in decimal.
+    factors: Vec<Part>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +81,8 @@ enum Value {
     RandomHex(u32),
     RandomInteger(u64, u64),
     RandomUuid,
+    /// A value of the request by its JSON pointer.
+    Request(String),
 }
 
 /// The values that a template may use, besides those that are always known: the connection, its row, the clock and
@@ -82,6 +95,8 @@ pub struct Names<'a> {
     pub captures: &'a [String],
     /// Whether `payload` and `id` are known: in requests.
     pub requests: bool,
+    /// Whether the request is known: in what its answer is expected to be.
+    pub answers: bool,
     /// Whether `topic` is known.
     pub topics: bool,
 }
@@ -129,6 +144,12 @@ impl Template {
 }
 
 impl Value {
+    /// Whether it may be an integer, and is the same in each expansion for a message.
+    fn is_number(&self) -> bool {
+        use Value::{Captured, Connection, Data, Id, Request, Row, Sequence};
+        matches!(self, Connection | Sequence | Id | Row | Data(_) | Captured(_) | Request(_))
+    }
+
     fn name(&self) -> String {
         match self {
             Value::Connection => "connection".to_owned(),
@@ -143,6 +164,7 @@ impl Value {
             Value::RandomHex(_) => "random.hex".to_owned(),
             Value::RandomInteger(..) => "random.int".to_owned(),
             Value::RandomUuid => "random.uuid".to_owned(),
+            Value::Request(pointer) => format!("request({pointer})"),
         }
     }
 }

@@ -15,12 +15,14 @@ use super::payload::lines::Lines;
 use super::payload::sizes::Spread;
 use super::payload::style::{Form, Style};
 use super::payload::{CONNECTIONS_MAX, Payloads};
-use super::protocol::{CompiledProtocol, Protocol};
+use super::protocol::{CompiledProtocol, Protocol, REQUESTS_MAX};
 use super::replay::Replay;
 use super::rows::{RowOrder, Rows};
 use super::schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 use super::schedule::{Arrivals, BURST_MAX};
+use super::target::turns;
 use super::template::{BoundTemplate, Names, Template};
+use super::timestamps::Timestamps;
 use echoring_proto::connection::Compression;
 use echoring_proto::limits::{MESSAGE_BYTES_MAX, MILLISECOND};
 use echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT;
@@ -84,12 +86,16 @@ pub struct Workload {
     pub duration: Duration,
     /// Time before the measured time, in which the load runs without being recorded.
     pub warmup: Duration,
+    /// Whether the warm-up ends before, as soon as the load is steady.
+    pub finds_warmup: bool,
     /// Smallest and largest payload.
     pub message_bytes: (usize, usize),
     /// Distribution of sizes between the two.
     pub spread: Spread,
     /// The protocol of the messages, which contain the payloads; `None` sends the payloads themselves.
     pub protocol: Option<Protocol>,
+    /// Further protocols: connections or sessions are dealt out among all by their weights.
+    pub more_protocols: Vec<Protocol>,
     /// Data for templates, a row for each connection.
     pub rows: Option<Rows>,
     /// Whether every message is shown to the caller; for runs of one connection.
@@ -118,6 +124,8 @@ pub struct Workload {
     pub max_lateness: Duration,
     /// Whether and how messages are compressed.
     pub compress: Compress,
+    /// Whose times of messages are used.
+    pub timestamps: Timestamps,
     /// Interval of the pings that each connection sends in addition to the load.
     pub ping_every: Option<Duration>,
     /// How connections are opened.
@@ -154,9 +162,11 @@ impl Default for Workload {
             trickle: None,
             duration: Duration::from_secs(10),
             warmup: Duration::ZERO,
+            finds_warmup: false,
             message_bytes: (64, 64),
             spread: Spread::Even,
             protocol: None,
+            more_protocols: Vec::new(),
             rows: None,
             traces: false,
             style: Style::Text,
@@ -171,6 +181,7 @@ impl Default for Workload {
             allow_saturated: false,
             max_lateness: MAX_LATENESS_DEFAULT,
             compress: Compress::off(),
+            timestamps: Timestamps::default(),
             ping_every: None,
             connecting: ConnectOptions::default(),
             churn: Churn::default(),
@@ -276,23 +287,44 @@ impl Workload {
             rows.name(),
             rows.count()
         );
-        let is_short = self.mode != Mode::Connect && rows.count() < self.connections;
+        let is_short = !self.mode.opens_when_due() && rows.count() < self.connections;
         refuse(is_short, "--data-order", why)
     }
 
     fn check_protocol(&self) -> Result<(), Contradiction> {
-        let Some(protocol) = &self.protocol else { return Ok(()) };
         let flag = "--protocol";
-        let compiled = protocol.compile(self.columns()).map_err(|why| Contradiction { flag, why })?;
-        let name = &protocol.name;
-        let has_none = matches!(self.mode, Mode::Echo | Mode::Connect) && compiled.requests.is_empty();
-        refuse(has_none, flag, format!("{name} has no requests; use --mode broadcast or --mode push"))?;
-        let publishes = matches!(self.mode, Mode::Broadcast | Mode::Storm) && self.has_topics();
-        let has_none = publishes && !protocol.has_topics();
-        refuse(has_none, flag, format!("{name} has no topics; use --mode echo"))?;
-        let thinks = protocol.has_think_times() && self.pace.depth().is_none();
-        let why = format!("{name} has think times, which need a closed loop; leave out --rate and --stage");
-        refuse(thinks, flag, why)
+        let has_sessions = self.mode == Mode::Session;
+        let why = "sessions arrive at a rate, such as --rate 20 or --stage 1m@20";
+        refuse(has_sessions && self.pace.depth().is_some(), "--rate", why)?;
+        let why = "sessions go through the conversation of a protocol, such as --protocol shop.toml";
+        refuse(has_sessions && self.protocol.is_none(), flag, why)?;
+        let has_requests = matches!(self.mode, Mode::Echo | Mode::Connect | Mode::Session);
+        let why = "several are only for --mode echo, connect and session, and not for --try";
+        refuse(!self.more_protocols.is_empty() && (!has_requests || self.traces), flag, why)?;
+        let mut requests = 0;
+        for protocol in self.protocols() {
+            let compiled = protocol.compile(self.columns()).map_err(|why| Contradiction { flag, why })?;
+            let name = &protocol.name;
+            let has_none = has_requests && compiled.requests.is_empty();
+            refuse(has_none, flag, format!("{name} has no requests; use --mode broadcast or --mode push"))?;
+            let publishes = matches!(self.mode, Mode::Broadcast | Mode::Storm) && self.has_topics();
+            let has_none = publishes && !protocol.has_topics();
+            refuse(has_none, flag, format!("{name} has no topics; use --mode echo"))?;
+            let thinks = protocol.has_think_times() && self.pace.depth().is_none() && !has_sessions;
+            let why = format!(
+                "{name} has think times, which need a closed loop or sessions; leave out --rate and --stage, or use \
+                 --mode session"
+            );
+            refuse(thinks, flag, why)?;
+            requests += compiled.requests.len();
+        }
+        let why = format!("expected at most {REQUESTS_MAX} requests in all protocols together");
+        refuse(requests > REQUESTS_MAX, flag, why)
+    }
+
+    /// The protocols of the messages.
+    pub fn protocols(&self) -> impl Iterator<Item = &Protocol> {
+        self.protocol.iter().chain(&self.more_protocols)
     }
 
     /// The columns of the data.
@@ -303,7 +335,7 @@ impl Workload {
     /// Looks up the names in a template of the upgrade request.
     pub(crate) fn bind(&self, template: &Template) -> Result<BoundTemplate, String> {
         let topics = self.has_topics();
-        template.bind(&Names { columns: self.columns(), captures: &[], requests: false, topics })
+        template.bind(&Names { columns: self.columns(), topics, ..Names::default() })
     }
 
     /// Whether messages or upgrade requests may contain wall clock times.
@@ -312,11 +344,22 @@ impl Workload {
         self.listening.time.is_some() || self.protocol.is_some() || !headers.is_empty() || origin.is_some()
     }
 
-    /// The protocol, if one is declared. It was [checked](Workload::check).
-    pub(crate) fn compiled_protocol(&self) -> Option<CompiledProtocol> {
-        let mut compiled = self.protocol.as_ref()?.compile(self.columns()).ok()?;
-        compiled.takes_turns = self.traces;
-        Some(compiled)
+    /// The places of the protocols in turn, by their weights.
+    pub(crate) fn protocol_turns(&self) -> Vec<u16> {
+        turns(self.protocols().map(|protocol| protocol.weight))
+    }
+
+    /// The protocols that are declared. They were [checked](Workload::check).
+    pub(crate) fn compiled_protocols(&self) -> Vec<CompiledProtocol> {
+        let mut first_request = 0;
+        let compiled = self.protocols().filter_map(|protocol| protocol.compile(self.columns()).ok());
+        compiled
+            .map(|mut compiled| {
+                (compiled.takes_turns, compiled.first_request) = (self.traces, first_request);
+                first_request += compiled.requests.len();
+                compiled
+            })
+            .collect()
     }
 
     fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
@@ -339,6 +382,9 @@ impl Workload {
 
     /// Validates the times around the measured time, and bursts.
     fn check_times(&self) -> Result<(), Contradiction> {
+        let follows = !self.pace.stages().is_empty() || matches!(self.mode, Mode::Storm | Mode::Replay);
+        let why = "not with stages, storms and recordings, which begin at a given time: use a time such as --warmup 5s";
+        refuse(self.finds_warmup && follows, "--warmup", why)?;
         let is_closed = self.pace.depth().is_some();
         let why = format!("expected 1 to {BURST_MAX} messages, such as --rate 10k --burst 20");
         refuse(!(1..=BURST_MAX).contains(&self.burst), "--burst", why)?;
@@ -407,6 +453,7 @@ impl Workload {
         load.connecting.origin = None;
         load.listening.hello = None;
         load.protocol = load.protocol.map(Protocol::without_messages);
+        load.more_protocols = load.more_protocols.into_iter().map(Protocol::without_messages).collect();
         Workload { rows: None, lines: None, ..load }
     }
 
@@ -441,7 +488,7 @@ impl Workload {
     /// Connections that send.
     pub fn senders(&self) -> u32 {
         match self.mode {
-            Mode::Echo | Mode::Connect | Mode::Ping => self.connections,
+            Mode::Echo | Mode::Connect | Mode::Session | Mode::Ping => self.connections,
             Mode::Broadcast | Mode::Storm => self.publishers,
             // A replay has a schedule of its own.
             Mode::Push | Mode::Replay => 0,
@@ -484,12 +531,12 @@ impl Workload {
         format!("bench-{:08x}-{topic}", self.seed as u32)
     }
 
-    /// The request target where the URL has none.
-    pub(crate) fn default_path(&self) -> Template {
-        let text = match (&self.protocol, self.mode) {
+    /// The request target of connections of a protocol where the URL has none.
+    pub(crate) fn default_path(&self, protocol: Option<&Protocol>) -> Template {
+        let text = match (protocol, self.mode) {
             (Some(protocol), _) => protocol.path().unwrap_or("/"),
             // Each connection of a replay has its recorded path.
-            (None, Mode::Echo | Mode::Connect | Mode::Ping | Mode::Replay) => ECHO_PATH,
+            (None, Mode::Echo | Mode::Connect | Mode::Session | Mode::Ping | Mode::Replay) => ECHO_PATH,
             (None, Mode::Push) => PUSH_PATH,
             (None, Mode::Storm) if !self.has_topics() => ECHO_PATH,
             (None, Mode::Broadcast | Mode::Storm) => TOPIC_PATH,

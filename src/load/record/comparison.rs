@@ -116,6 +116,48 @@ pub struct Comparison {
     pub differences: Vec<String>,
     /// Warnings, one line each.
     pub warnings: Vec<String>,
+    /// How the pairs ended, if that depended on their results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<PairsUntil>,
+}
+
+/// Pairs of runs that were made until the verdicts were known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairsUntil {
+    /// Number of complete pairs.
+    pub pairs: u32,
+    /// Seconds that they took, with connecting, warm-up and drain.
+    pub seconds: f64,
+    /// Whether every verdict was known before the time was up.
+    pub decided: bool,
+    /// Each goal.
+    pub goals: Vec<PairsGoal>,
+}
+
+/// A metric that was compared until its verdict was known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairsGoal {
+    /// As given.
+    pub expression: String,
+    /// Its metric.
+    pub metric: String,
+    /// The number of pairs after which the verdict was known.
+    pub known_after: Option<u32>,
+    /// The ratio after each pair, from the first that has an interval.
+    pub course: Vec<RatioLook>,
+}
+
+/// The ratio of the second to the first after some pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RatioLook {
+    /// Number of pairs.
+    pub pairs: u32,
+    /// The pseudo-median of their ratios.
+    pub ratio: f64,
+    /// Lower end of its interval; all intervals of a course contain the true value together.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
 }
 
 /// Runs compared with results that are stored under a name.

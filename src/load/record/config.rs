@@ -7,7 +7,7 @@ use crate::plan::Flaw;
 /// The options of a run, defaults included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `echo`, `broadcast`, `connect`, `push`, `ping`, `storm` or `replay`.
+    /// `echo`, `broadcast`, `connect`, `session`, `push`, `ping`, `storm` or `replay`.
     pub mode: String,
     /// Publishers included.
     pub connections: u32,
@@ -86,9 +86,15 @@ pub struct Config {
     /// How connections took its rows: `in-order`, `shuffled` or `once`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_order: Option<String>,
-    /// Name of the declared protocol.
+    /// Name of the declared protocol, or of each with its weight: `shop.toml=3, chat.toml=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// Whose times of messages were used: `kernel`, `kernel:1/100` or `program`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamps: Option<String>,
+    /// Why the kernel's were not, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamps_why: Option<String>,
     /// Interval of the pings in addition to the load, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_every_s: Option<f64>,

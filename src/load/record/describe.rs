@@ -10,15 +10,15 @@ use crate::measure::handshakes::HandshakeTally;
 use crate::measure::push_tally::PushTally;
 use crate::measure::tally::connections::{ConnectionTally, SlowTally};
 use crate::measure::tally::latency::StageTally;
-use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::tally::reconnects::ReconnectTally;
 use crate::measure::tally::slices::Slice;
 use crate::measure::{Quantiles, Samples, Tally, Timeline, TimelineInterval, distribution, host};
 use crate::plan::schedule::profile::{MESSAGE, Volume};
-use crate::plan::{ConnectOptions, Mode, Protocol, RateStage, TimeField, Workload};
+use crate::plan::{ConnectOptions, Mode, RateStage, TimeField, Workload};
 use crate::record::segment::SegmentResult;
+use crate::record::split::Split;
 use crate::record::time_series::TimeSeries;
-use crate::record::{self, Record};
+use crate::record::{self, Record, users};
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Description;
 
@@ -34,6 +34,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
         duration_s,
         interrupted: result.interrupted,
+        warm_up: result.warm_up,
         messages: tally.counts.messages,
         received: Some(tally.counts.received),
         messages_per_s: per_s(tally.counts.messages),
@@ -43,10 +44,15 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
         shares: describe_shares(tally),
+        server_and_network_ns: Quantiles::of_some(&tally.split.server_and_network),
+        server_and_network_histogram: encoded(&tally.split.server_and_network),
+        split: Split::of(tally),
         unmatched: tally.counts.unmatched,
         unsolicited: tally.counts.unsolicited,
         broadcast: load.has_topics().then(|| describe_broadcast(tally)),
-        protocol: load.protocol.as_ref().map(|protocol| describe_protocol(protocol, &tally.protocol)),
+        protocol: load.protocol.as_ref().map(|_| users::describe_protocol(load, &tally.protocol)),
+        protocols: users::describe_protocols(load, &tally.protocol),
+        sessions: (load.mode == Mode::Session).then(|| users::describe_sessions(&tally.sessions)),
         ping: describe_pings(load, tally),
         rate_changes: result.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
         reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
@@ -83,6 +89,8 @@ fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
         cpus: result.cpus.clone(),
         source_addresses: result.sources.iter().map(ToString::to_string).collect(),
         sequenced: result.sequenced,
+        timestamps: Some(result.stamping.timestamps().to_string()),
+        timestamps_why: result.stamping.why_not.clone(),
         ..planned_config(load)
     }
 }
@@ -163,7 +171,7 @@ fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
     (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
         sent,
         answered,
-        rtt_ns: quantiles_of_some(round_trip),
+        rtt_ns: Quantiles::of_some(round_trip),
         skipped: tally.pings.skipped,
     })
 }
@@ -177,32 +185,14 @@ fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
         // Handshakes that all ended in one tick have no rate.
         per_s: (span_ns > 0).then(|| count as f64 * SECOND as f64 / span_ns as f64),
         connect_ns: Quantiles::of(&found.connect),
-        tls_ns: quantiles_of_some(&found.tls),
+        tls_ns: Quantiles::of_some(&found.tls),
         upgrade_ns: Quantiles::of(&found.upgrade),
-        first_message_ns: quantiles_of_some(&found.first_message),
+        first_message_ns: Quantiles::of_some(&found.first_message),
         total_ns: Quantiles::of(&found.total),
-        failed_ns: quantiles_of_some(&found.failed),
+        failed_ns: Quantiles::of_some(&found.failed),
         resumed: found.resumed,
         waited: found.waited,
     })
-}
-
-fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Protocol {
-    let requests = protocol.request_names().zip(&found.requests).map(|(name, found)| record::Request {
-        name: name.to_owned(),
-        sent: found.sent,
-        answered: found.answered,
-        errors: found.errors,
-        response_ns: quantiles_of_some(&found.times.response),
-        service_ns: quantiles_of_some(&found.times.service),
-    });
-    record::Protocol {
-        requests: requests.collect(),
-        opening_ns: quantiles_of_some(&found.opening),
-        heartbeats_answered: found.heartbeats_answered,
-        heartbeats_sent: found.heartbeats_sent,
-        unexpected: found.unexpected,
-    }
 }
 
 /// The sample of single messages.
@@ -224,7 +214,7 @@ fn describe_reconnects(load: &Workload, found: &ReconnectTally) -> record::Recon
         attempts: found.attempts,
         refused: found.refused.clone(),
         not_back: found.away,
-        back_ns: quantiles_of_some(&found.back),
+        back_ns: Quantiles::of_some(&found.back),
         missed: load.has_topics().then(|| found.published_away - found.recovered),
         recovered: load.has_topics().then_some(found.recovered),
     }
@@ -250,10 +240,6 @@ fn describe_storm(load: &Workload, found: &ReconnectTally) -> record::Storm {
 
 fn describe_push(found: &PushTally) -> record::Push {
     record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
-}
-
-fn quantiles_of_some(values: &Histogram<u64>) -> Option<Quantiles> {
-    (!values.is_empty()).then(|| Quantiles::of(values))
 }
 
 fn encoded(histogram: &Histogram<u64>) -> Option<String> {
@@ -326,7 +312,7 @@ pub(crate) fn planned_config(load: &Workload) -> record::Config {
         headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
         data: load.rows.as_ref().map(|rows| rows.name().to_owned()),
         data_order: load.rows.as_ref().map(|rows| rows.order.name().to_owned()),
-        protocol: load.protocol.as_ref().map(|protocol| protocol.name.clone()),
+        protocol: users::describe_names(load),
         ping_every_s: load.ping_every.map(|every| every.as_secs_f64()),
         lifetime: load.churn.lifetime.map(|time| time.to_string()),
         reconnect: load.churn.reconnect.map(|backoff| backoff.to_string()),
@@ -441,10 +427,14 @@ fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries
     })
 }
 
-/// Messages that were due in each slice of an open loop.
+/// Messages that were due in each slice of an open loop. How many those of sessions are depends on the answers.
 fn describe_due(load: &Workload, result: &SegmentResult) -> Option<Vec<u64>> {
+    if load.mode == Mode::Session {
+        return None;
+    }
     let tally = &result.tally;
-    let begun_at = tally.window.from.saturating_sub(load.warmup.as_nanos() as Nanos);
+    let warmup = result.warm_up.map_or(load.warmup, |found| Duration::from_secs_f64(found.seconds));
+    let begun_at = tally.window.from.saturating_sub(warmup.as_nanos() as Nanos);
     let mut profile = load.profile()?;
     for &(at, rate) in &result.rate_changes {
         profile = profile.changed(at.saturating_sub(begun_at), rate);
@@ -488,6 +478,7 @@ fn describe_interval(interval: &TimelineInterval) -> record::Interval {
         service_max_ns: Some(service.max),
         response_histogram: histogram("response"),
         service_histogram: histogram("service"),
+        server_and_network_histogram: histogram("server_and_network"),
     }
 }
 

@@ -1,11 +1,11 @@
-//! A search for the highest rate, as in records.
+//! A search for the capacity of a server, as in records.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::count;
 
 /// The limit of a rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// The objective did not hold.
@@ -16,10 +16,15 @@ pub enum Limit {
     Integrity,
     /// The generator was late; without its lateness the step would have met the objective.
     Generator,
-    /// The highest allowed rate.
+    /// The highest allowed load.
+    #[default]
     Bound,
     /// The search reached its maximum number of steps.
     Steps,
+    /// The host gave the generator or the server too little CPU time for a decision.
+    Host,
+    /// The time of the search was over.
+    Time,
     /// A signal.
     Interrupted,
     /// The server could no longer be measured.
@@ -34,21 +39,73 @@ impl Limit {
             Limit::Rate => "the server's throughput",
             Limit::Integrity => "message or connection failures",
             Limit::Generator => "the generator, not the server",
-            Limit::Bound => "the range of rates",
+            Limit::Bound => "the range of loads",
             Limit::Steps => "the maximum number of steps",
+            Limit::Host => "the host, which takes CPU time away",
+            Limit::Time => "the time of the search",
             Limit::Interrupted => "an interruption",
             Limit::Target => "an unreachable server",
         }
     }
 }
 
+/// The load that a search varies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Axis {
+    /// Messages per second.
+    #[default]
+    Rate,
+    /// Connections, each with the same rate.
+    Connections,
+    /// Subscribers of the topics.
+    Subscribers,
+}
+
+impl Axis {
+    /// The unit of a load.
+    pub fn unit(self, mode: &str) -> &'static str {
+        match self {
+            Axis::Rate if mode == "connect" => "connections a second",
+            Axis::Rate => "messages a second",
+            Axis::Connections => "connections",
+            Axis::Subscribers => "subscribers",
+        }
+    }
+}
+
 /// A search, as in records.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SearchResult {
     /// The objective.
     pub objective: String,
-    /// The relative distance of the two rates at which the search ended: 0.05 is 5 %.
+    /// The load that was varied; the rate in records from older versions.
+    #[serde(default)]
+    pub axis: Axis,
+    /// The relative distance of the two loads at which the search ended: 0.05 is 5 %.
     pub precision: f64,
+    /// The capacity lies at or above this load with `confidence`, rounded down to three digits; `null` if no load held. This and
+    /// the following fields are missing in records from older versions.
+    #[serde(default)]
+    pub low: Option<u64>,
+    /// The capacity lies at or below this load, rounded up; `null` if no load missed because of the server.
+    #[serde(default)]
+    pub high: Option<u64>,
+    /// The chance that the interval contains the capacity: 0.95.
+    #[serde(default)]
+    pub confidence: f64,
+    /// What is full beyond, or prevents a decision.
+    #[serde(default)]
+    pub beyond: Option<String>,
+    /// The experiment that would tell more.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// The load of `--at-least`, if that was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<u64>,
+    /// Length of the search in seconds.
+    #[serde(default)]
+    pub elapsed_s: f64,
     /// The highest rate that met the objective, in messages per second over all senders; `null` if none did.
     pub max_rate: Option<u64>,
     /// The rate above which p99 grows, in messages per second; `null` if it does not within the curve.
@@ -60,23 +117,44 @@ pub struct SearchResult {
 }
 
 impl SearchResult {
-    /// Why a search failed, in one line; `None` if it did not, or was interrupted.
+    /// The answer in one sentence. `mode`: that of the load.
+    pub fn sentence(&self, mode: &str) -> String {
+        let unit = self.axis.unit(mode);
+        let sure = format!("at {} ({:.0} %)", self.objective, 100.0 * self.confidence);
+        let known = match (self.low, self.high) {
+            (Some(low), Some(high)) => format!("holds {} to {} {unit} {sure}", count(low), count(high)),
+            (Some(low), None) => format!("holds at least {} {unit} {sure}", count(low)),
+            (None, Some(high)) => format!("holds less than {} {unit} {sure}", count(high)),
+            (None, None) => format!("holds an unknown number of {unit} {sure}"),
+        };
+        let beyond = self.beyond.as_ref().map_or(String::new(), |beyond| format!("; beyond that, {beyond}"));
+        format!("this server {known}{beyond}")
+    }
+
+    /// Why a search has no answer, in one line; `None` if it has one, or was interrupted.
     pub fn failure_text(&self) -> Option<String> {
+        if self.at_least.is_some_and(|least| self.low.is_some_and(|low| low >= least)) {
+            return None;
+        }
         let last = self.steps.last();
-        match (self.limited_by, self.max_rate) {
-            (Limit::Generator, rate) => {
-                let more = rate.map_or("any rate".to_owned(), |rate| format!("more than {}/s", count(rate)));
+        match (self.limited_by, self.low.or(self.max_rate)) {
+            (Limit::Generator, load) => {
+                let more = load.map_or("any load".to_owned(), |load| format!("more than {}", count(load)));
                 Some(format!(
-                    "the generator is the limit of --find-max {}, so the server may hold {more}: give the generator \
-                     more --threads or CPUs",
+                    "the generator is the limit of {}, so the server may hold {more}: give the generator more \
+                     --threads or CPUs, or use --agents",
                     self.objective
                 ))
             }
             (Limit::Interrupted | Limit::Target, _) | (_, Some(_)) => None,
+            (Limit::Host | Limit::Time | Limit::Steps, None) => Some(format!(
+                "no load was decided: {}",
+                self.beyond.as_deref().unwrap_or(self.limited_by.words())
+            )),
             (_, None) => Some(format!(
-                "--find-max {} was met at no rate: at {}/s {}; start lower with --rate",
+                "{} was met at no load: at {} {}; start lower",
                 self.objective,
-                count(last.map_or(0, |step| step.rate)),
+                count(last.map_or(0, SearchStep::on_axis)),
                 last.and_then(|step| step.why.as_deref()).unwrap_or("nothing was measured")
             )),
         }
@@ -84,8 +162,11 @@ impl SearchResult {
 }
 
 /// One step of a search.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SearchStep {
+    /// Connections or subscribers, if the search varies them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<u64>,
     /// The offered rate, in messages per second over all senders.
     pub rate: u64,
     /// Messages that arrived per second.
@@ -102,4 +183,31 @@ pub struct SearchStep {
     pub limit: Option<Limit>,
     /// The limit as text.
     pub why: Option<String>,
+    /// The CPUs of this host. Records from older versions have neither these nor the following fields.
+    #[serde(default)]
+    pub cpus: Vec<CpuUse>,
+    /// CPU time of the server's process as a share of the wall time, if that is known: 1 is one CPU.
+    #[serde(default)]
+    pub server_cpu: Option<f64>,
+    /// CPU share of the generator's busiest thread.
+    #[serde(default)]
+    pub generator_cpu: f64,
+}
+
+impl SearchStep {
+    /// The load on the axis of the search.
+    pub fn on_axis(&self) -> u64 {
+        self.load.unwrap_or(self.rate)
+    }
+}
+
+/// The use of a CPU of this host during a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CpuUse {
+    /// Its number.
+    pub cpu: usize,
+    /// Share of the time in which it ran something.
+    pub busy: f64,
+    /// Share of the time in which the hypervisor ran something else on it.
+    pub stolen: f64,
 }

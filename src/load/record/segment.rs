@@ -11,12 +11,13 @@ use flate2::write::ZlibEncoder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Environment, GeneratorThread};
+use super::{Environment, GeneratorThread, WarmUp};
 use crate::measure::Tally;
 use crate::measure::merge::Merge as _;
 use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
 use crate::plan::Workload;
+use crate::plan::timestamps::Stamping;
 use echoring_proto::limits::Nanos;
 
 /// Maximum bytes of a serialised result: histograms of a day of many stages and requests are far below.
@@ -35,7 +36,13 @@ pub struct SegmentResult {
     /// Whether messages were long enough to identify themselves.
     pub(crate) sequenced: bool,
     pub(crate) interrupted: bool,
+    /// How the warm-up ended, if that was to be found.
+    #[serde(default)]
+    pub(crate) warm_up: Option<WarmUp>,
     pub(crate) environment: Environment,
+    /// Whose times were used.
+    #[serde(default)]
+    pub(crate) stamping: Stamping,
     pub(crate) server_rss_bytes: Option<u64>,
     /// Time that the hypervisor took from the generator's CPUs in the measured time.
     pub(crate) stolen_ns: Option<u64>,
@@ -224,6 +231,8 @@ mod tests {
             sources: Vec::new(),
             sequenced: true,
             interrupted: false,
+            warm_up: None,
+            stamping: Stamping::default(),
             environment: Environment {
                 commit: None,
                 version: "1".to_owned(),

@@ -9,7 +9,7 @@ pub use crate::measure::meter::ServerSamples;
 pub struct TimeSeries {
     /// Length of a slice in seconds: 0.1, or more if that would be more than 1,200 slices. The last slice may be shorter.
     pub slice_s: f64,
-    /// Messages that were due, according to the rate; open loop only. With random arrivals it is the mean.
+    /// Messages that were due, according to the rate; open loop only, and not in session mode. With random arrivals it is the mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<Vec<u64>>,
     /// Messages that were sent.

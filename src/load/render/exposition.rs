@@ -114,6 +114,7 @@ mod tests {
             messages: 100,
             live: &live,
             awaited: &[],
+            end: None,
             traced: &[],
         };
         let text = exposition(&figures(&moment, 2, 66.5));
@@ -175,6 +176,7 @@ mod tests {
             messages: 0,
             live: &live,
             awaited: &[],
+            end: None,
             traced: &[],
         };
         let text = exposition(&figures(&moment, 1, 0.0));

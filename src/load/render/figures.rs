@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use crate::engine::{RunProgress, RunStage};
 use crate::measure::{LiveResults, Quantiles};
+use crate::plan::Mode;
 
 /// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
 const BUCKETS_NS: [u64; 19] = [
@@ -141,7 +142,8 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
     list.counter("messages_received_total", "Messages that arrived, warm-up included.", moment.messages);
     list.gauge("messages_per_second", "Current rate of arriving messages.", messages_per_s);
     let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
-    if let Some(rate) = load.pace.rate_at(measured) {
+    // The rate of sessions is not that of their messages.
+    if let Some(rate) = load.pace.rate_at(measured).filter(|_| load.mode != Mode::Session) {
         let rate = moment.rate.map_or(rate / f64::from(load.rate_period_s), |changed| changed as f64);
         list.gauge("target_messages_per_second", "Messages that are due.", rate);
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::checks::{PASSED, baseline_checks, checks, title, verdict};
 use super::summary;
-use super::tables::comparison_rows;
+use super::tables::{chance, comparison_rows};
 use crate::engine::Outcome;
 use crate::record::comparison::{BaselineComparison, ComparisonVerdict};
 
@@ -26,6 +26,9 @@ pub fn markdown(
             writeln!(out, "{}\n", escaped(&summary::headline(record)))?;
         }
         writeln!(out, "{}\n\n{}\n", escaped(&summary::throughput(record)), summary::latencies(record))?;
+        if let Some(chance) = chance(&record.response_ns) {
+            writeln!(out, "{}\n", escaped(&chance))?;
+        }
         writeln!(out, "| check | result |\n|---|---|")?;
         for check in &checks {
             let result = check

@@ -194,6 +194,7 @@ mod tests {
                 messages: 9,
                 live: &live,
                 awaited,
+                end: None,
                 traced: &[],
             };
             let mut reporter = ProgressReporter {
@@ -227,6 +228,7 @@ mod tests {
             messages,
             live: &live,
             awaited: &[],
+            end: None,
             traced: &[],
         };
         let (mut speed, start) = (MessageRate::default(), Instant::now());

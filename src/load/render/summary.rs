@@ -9,6 +9,7 @@ use comfy_table::Table;
 use crate::engine::{Outcome, RunVerdict};
 use crate::measure::WireBytes;
 use crate::plan::{bytes, count, duration};
+use crate::record::split::Split;
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
 use crate::render::{calibration, replay, tables};
 
@@ -27,10 +28,26 @@ const RUN_DELAY_SHARE_SHOWN: f64 = 0.01;
 /// The writer's error.
 pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     let record = &outcome.record;
+    if let Some(found) = &record.search {
+        return tables::search(found, &record.config.mode, out);
+    }
     writeln!(out, "{}", headline(record))?;
     writeln!(out, "{}", throughput(record))?;
-    writeln!(out, "\n{}\n", latencies(record))?;
-    row(out, "shares", record.shares.iter().flat_map(all_shares))?;
+    writeln!(out, "\n{}", latencies(record))?;
+    if let Some(chance) = tables::chance(&record.response_ns) {
+        writeln!(out, "{chance}")?;
+    }
+    writeln!(out)?;
+    row(out, "warm-up", record.warm_up.map(warm_up))?;
+    row(out, "until", record.until.iter().flat_map(until))?;
+    match &record.split {
+        // Its parts are known, where shares are bounds.
+        Some(found) if found.stamped > 0 => row(out, "split", split(found))?,
+        _ => {
+            row(out, "shares", record.shares.iter().flat_map(all_shares))?;
+            row(out, "split", record.split.map(|found| stamped(&found)))?;
+        }
+    }
     row(out, "calibrated", calibration::notes(record))?;
     messages(record, out)?;
     row(out, "reconnects", record.reconnects.as_ref().map(reconnects))?;
@@ -43,16 +60,17 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(found) = &record.protocol {
         row(out, "protocol", Some(protocol(found)))?;
+        if !record.protocols.is_empty() {
+            tables::protocols(&record.protocols, out)?;
+        }
         if found.requests.len() > 1 {
             tables::requests(&found.requests, out)?;
         }
     }
+    row(out, "sessions", record.sessions.as_ref().map(sessions))?;
     connections(record, out)?;
     row(out, "generator", Some(generator(record)))?;
     row(out, "server", record.server.as_ref().map(server))?;
-    if let Some(found) = &record.search {
-        tables::search(found, out)?;
-    }
     if let Some(condition) = &record.aborted_by {
         writeln!(out, "This is a partial result: --abort-if {condition} ended the run.")?;
     } else if record.interrupted {
@@ -153,6 +171,57 @@ pub(super) fn shares(name: &str, shares: &record::QuantileShares) -> String {
         time(shares.generator_ns),
         time(shares.server_ns)
     )
+}
+
+/// The split of each quantile, such as `p99 442 ms: 2.00 ms waiting in the generator, 1.00 ms generator's kernel, 430 ms
+/// server and network, 9.00 ms kernel to program`, and what it rests on.
+fn split(found: &Split) -> impl Iterator<Item = String> {
+    let time = |ns: u64| if ns == 0 { "0".to_owned() } else { duration(ns) };
+    let quantiles = found.quantiles().map(move |(name, split)| {
+        let parts = split.parts().map(|(part, ns)| format!("{} {part}", time(ns)));
+        format!("{name} {}: {}", time(split.total_ns), parts.join(", "))
+    });
+    quantiles.chain([stamped(found)])
+}
+
+/// Of how many messages the kernel's times are known.
+pub fn stamped(found: &Split) -> String {
+    let unattributed = match found.unattributed {
+        0 => String::new(),
+        messages => format!("; {} without attributable stamps", count(messages)),
+    };
+    let (stamped, sampled) = (count(found.stamped), count(found.sampled));
+    format!("by the kernel's timestamps of {stamped} of {sampled} sampled messages{unattributed}")
+}
+
+/// How the warm-up ended.
+fn warm_up(found: record::WarmUp) -> String {
+    let record::WarmUp { seconds, longest_s, steady } = found;
+    match steady {
+        true => format!("steady after {seconds:.1} s"),
+        false => format!("not steady within {longest_s} s: the figures may contain a trend"),
+    }
+}
+
+/// How exactly each quantile that was to be known is known.
+fn until(found: &record::until::Until) -> impl Iterator<Item = String> {
+    let record::until::Until { confidence, at_s, .. } = *found;
+    found.goals.iter().map(move |goal| {
+        let reached = if goal.reached { "reached" } else { "not reached" };
+        let known = goal.value_ns.zip(goal.low_ns).zip(goal.high_ns).zip(goal.width);
+        let text = match known {
+            Some((((value, low), high), width)) => format!(
+                "{}, {:.0} % between {} and {} (±{:.2} %)",
+                duration(value),
+                100.0 * confidence,
+                duration(low),
+                duration(high),
+                100.0 * width
+            ),
+            None => "too few messages or too short a time for an interval".to_owned(),
+        };
+        format!("{} {reached} after {at_s} s: {text}", goal.expression)
+    })
 }
 
 /// The arrivals, and their rate.
@@ -296,6 +365,28 @@ fn protocol(found: &record::Protocol) -> String {
     line
 }
 
+/// Sessions by their ends, and their times.
+fn sessions(found: &record::Sessions) -> String {
+    let mut parts = vec![format!("{} started, {} completed", count(found.started), count(found.completed))];
+    for (cause, times) in &found.failed {
+        parts.push(format!("{} failed: {cause}", count(*times)));
+    }
+    if found.unfinished > 0 {
+        parts.push(format!("{} cut off by the end", count(found.unfinished)));
+    }
+    if found.refused > 0 {
+        parts.push(format!("{} refused for lack of a slot", count(found.refused)));
+    }
+    for (name, times) in [("open after", &found.setup_ns), ("lasted", &found.duration_ns)] {
+        if let Some(times) = times {
+            let [p50, p99] =
+                [(5_000, times.p50), (100, times.p99)].map(|(share, ns)| tables::quantile(times, share, ns));
+            parts.push(format!("{name} p50 {p50} p99 {p99} max {}", duration(times.max)));
+        }
+    }
+    parts.join("; ")
+}
+
 /// Failures of time fields.
 fn timing(push: &Push) -> String {
     let parts = [(push.untimed, "without a time field"), (push.ahead, "with a time after their arrival")];
@@ -349,7 +440,7 @@ pub fn headline(record: &Record) -> String {
         (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
         _ => String::new(),
     };
-    let at_most = if config.mode == "connect" { "at most " } else { "" };
+    let at_most = if matches!(config.mode.as_str(), "connect" | "session") { "at most " } else { "" };
     let over = config.protocol.as_ref().map_or(String::new(), |protocol| format!(" over {protocol}"));
     format!(
         "{} of {}{over}: {at_most}{} connections{fan_out}{sent}, on {}{}",
@@ -364,7 +455,11 @@ pub fn headline(record: &Record) -> String {
 /// The pace of a load in a few words.
 fn pace(config: &Config) -> String {
     let is_connect = config.mode == "connect";
-    let unit = if is_connect { "connections" } else { "messages" };
+    let unit = match config.mode.as_str() {
+        "connect" => "connections",
+        "session" => "sessions",
+        _ => "messages",
+    };
     let mut words = match (config.depth, &config.rate) {
         (_, Some(rate)) => {
             let rate = rate.as_u64().map_or_else(|| rate.to_string(), count);
@@ -397,16 +492,33 @@ pub(super) fn latencies(record: &Record) -> Table {
             let Quantiles { p50, p90, p99, p999, p9999, max, mean, .. } = *quantiles;
             let Quantiles { min, p75, p95, p995, stddev, .. } = *quantiles;
             let (stddev, mean) = (stddev.map(|stddev| stddev as u64), mean as u64);
-            let known = [p50, p90, p99, p999, p9999, max, mean].map(Some);
-            let [p50, p90, p99, p999, p9999, max, mean] = known;
-            let values = [min, p50, p75, p90, p95, p99, p995, p999, p9999, max, mean, stddev];
             // Older records do not have all of them.
-            let values = values.map(|ns| ns.map_or("–".to_owned(), duration));
+            let quantile = |share, ns: Option<u64>| {
+                ns.map_or("–".to_owned(), |ns| tables::quantile(quantiles, share, ns))
+            };
+            let other = |ns: Option<u64>| ns.map_or("–".to_owned(), duration);
+            let values = [
+                other(min),
+                quantile(5_000, Some(p50)),
+                quantile(2_500, p75),
+                quantile(1_000, Some(p90)),
+                quantile(500, p95),
+                quantile(100, Some(p99)),
+                quantile(50, p995),
+                quantile(10, Some(p999)),
+                quantile(1, Some(p9999)),
+                other(Some(max)),
+                other(Some(mean)),
+                other(stddev),
+            ];
             table.add_row(std::iter::once(name.to_owned()).chain(values));
         }
     };
     row("response", &record.response_ns);
     row("service", &record.service_ns);
+    if let Some(server_and_network) = &record.server_and_network_ns {
+        row("server and network", server_and_network);
+    }
     if let Some(own) = &record.generator.own_ns {
         row("generator's part", own);
     }
@@ -476,6 +588,7 @@ fn unsent(record: &Record) -> Option<String> {
     let (unit, place, remedy) = match record.config.mode.as_str() {
         _ if record.generator.saturated => ("messages", "the generator was late", "lower the rate"),
         "connect" => ("connections", "no slot was free", "raise --connections"),
+        "session" => ("sessions", "no slot was free", "raise --connections"),
         _ => ("messages", "the server accepts less than that, or answers only part of it", "lower the rate"),
     };
     let why = match unsent_gone {

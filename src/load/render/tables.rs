@@ -9,9 +9,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::analyse::objective::{Dimension, Metric};
 use crate::measure::Quantiles;
 use crate::plan::{count, duration};
-use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
-use crate::record::search::{Limit, SearchResult};
-use crate::record::{HERD_INTERVAL, HerdInterval, RateStage, Request, StageResult, Storm};
+use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
+use crate::record::search::SearchResult;
+use crate::record::{HERD_INTERVAL, HerdInterval, ProtocolShare, RateStage, Request, StageResult, Storm};
 
 /// Writes the results of the stages of a rate, one row each.
 ///
@@ -33,19 +33,20 @@ pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
     for (number, stage) in stages.iter().enumerate() {
         let RateStage { seconds, from, to } = stage.asked;
         let asked = if from == to { count(from) } else { format!("{} to {}", count(from), count(to)) };
-        let times = |quantiles: &Quantiles, wanted: fn(&Quantiles) -> u64| match quantiles.count {
+        let times = |quantiles: &Quantiles, share: u64, ns: u64| match quantiles.count {
             0 => "–".to_owned(),
-            _ => duration(wanted(quantiles)),
+            _ => quantile(quantiles, share, ns),
         };
+        let (response, service) = (&stage.response_ns, &stage.service_ns);
         table.add_row([
             format!("{} ({seconds} s)", number + 1),
             asked,
             format!("{}/s", count(stage.messages_per_s as u64)),
-            times(&stage.response_ns, |response| response.p50),
-            times(&stage.response_ns, |response| response.p99),
-            times(&stage.response_ns, |response| response.p999),
-            times(&stage.response_ns, |response| response.max),
-            times(&stage.service_ns, |service| service.p99),
+            times(response, 5_000, response.p50),
+            times(response, 100, response.p99),
+            times(response, 10, response.p999),
+            if response.count > 0 { duration(response.max) } else { "–".to_owned() },
+            times(service, 100, service.p99),
             duration(stage.lateness_ns_p99),
         ]);
     }
@@ -60,22 +61,68 @@ pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
 pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
     let mut table = table(["request", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"]);
     for request in requests {
-        let time = |wanted: fn(&Quantiles) -> u64| {
-            request.response_ns.as_ref().map_or("–".to_owned(), |times| duration(wanted(times)))
-        };
+        let [p50, p99, p999, max] = times(request.response_ns.as_ref());
+        let of = request.protocol.as_ref().map_or(String::new(), |protocol| format!("{protocol}: "));
         table.add_row([
-            request.name.clone(),
+            of + &request.name,
             count(request.sent),
             count(request.answered),
             count(request.errors),
-            time(|times| times.p50),
-            time(|times| times.p99),
-            time(|times| times.p999),
-            time(|times| times.max),
+            p50,
+            p99,
+            p999,
+            max,
         ]);
     }
     align(&mut table, 1..8);
     writeln!(out, "\n{table}\n")
+}
+
+/// The p50, p99, p99.9 and maximum of some times.
+fn times(found: Option<&Quantiles>) -> [String; 4] {
+    found.map_or(["–"; 4].map(str::to_owned), |times| {
+        [
+            quantile(times, 5_000, times.p50),
+            quantile(times, 100, times.p99),
+            quantile(times, 10, times.p999),
+            duration(times.max),
+        ]
+    })
+}
+
+/// The columns of [`protocol_rows`].
+pub const PROTOCOL_HEAD: [&str; 10] =
+    ["protocol", "weight", "conversations", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"];
+
+/// Several protocols, one row each.
+pub fn protocol_rows(protocols: &[ProtocolShare]) -> Vec<[String; 10]> {
+    let row = |it: &ProtocolShare| {
+        let [p50, p99, p999, max] = times(it.response_ns.as_ref());
+        [
+            it.name.clone(),
+            count(it.weight.into()),
+            count(it.conversations),
+            count(it.sent),
+            count(it.answered),
+            count(it.errors),
+            p50,
+            p99,
+            p999,
+            max,
+        ]
+    };
+    protocols.iter().map(row).collect()
+}
+
+/// Writes several protocols.
+///
+/// # Errors
+/// The writer's error.
+pub fn protocols(protocols: &[ProtocolShare], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = table(PROTOCOL_HEAD);
+    table.add_rows(protocol_rows(protocols));
+    align(&mut table, 1..10);
+    writeln!(out, "\n{table}")
 }
 
 /// Writes how connections came back after a storm: a row for each interval from the first end on, and a bar for those
@@ -112,37 +159,26 @@ pub fn herd(storm: &Storm, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{table}\n")
 }
 
-/// Writes a search: its result, and its curve by ascending rates.
+/// Writes a search: its answer, the experiment that would tell more, and its curve by ascending loads.
 ///
 /// # Errors
 /// The writer's error.
-pub fn search(found: &SearchResult, out: &mut dyn Write) -> io::Result<()> {
-    let (objective, limit) = (&found.objective, found.limited_by.words());
-    match found.max_rate {
-        Some(rate) => {
-            let within = percent(found.precision);
-            let rate = count(rate);
-            writeln!(
-                out,
-                "\n{objective} is met up to {rate} messages/s (within {within} %), limited by {limit}"
-            )?;
-        }
-        None => writeln!(out, "\n{objective} was met at no rate, limited by {limit}")?,
+pub fn search(found: &SearchResult, mode: &str, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", found.sentence(mode))?;
+    if let Some(next) = &found.next {
+        writeln!(out, "to know more, {next}")?;
     }
-    if found.limited_by == Limit::Generator {
-        writeln!(out, "The generator is the limit: the server may handle more.")?;
-    }
-    match found.knee {
-        Some(knee) => writeln!(out, "knee: p99 grows above {} messages/s\n", count(knee))?,
-        None => writeln!(out, "no knee: p99 does not grow twofold within the curve\n")?,
-    }
-    let mut table = table(["offered messages/s", "arrived", "p50", "p99", "p99.9", "met"]);
+    let knee = found.knee.map_or("p99 does not grow twofold within the curve".to_owned(), |knee| {
+        format!("knee: p99 grows above {} messages/s", count(knee))
+    });
+    writeln!(out, "\n{} steps in {:.0} s; {knee}\n", found.steps.len(), found.elapsed_s)?;
+    let mut table = table([found.axis.unit(mode), "arrived/s", "p50", "p99", "p99.9", "met"]);
     let mut steps: Vec<_> = found.steps.iter().collect();
-    steps.sort_by_key(|step| step.rate);
+    steps.sort_by_key(|step| step.on_axis());
     for step in steps {
         let held = if step.held { "yes" } else { step.why.as_deref().unwrap_or("no") };
         table.add_row([
-            count(step.rate),
+            count(step.on_axis()),
             count(step.messages_per_s as u64),
             duration(step.p50_ns),
             duration(step.p99_ns),
@@ -187,7 +223,42 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
         table.add_row(row);
     }
     align(&mut table, 1..5);
-    writeln!(out, "{table}")
+    writeln!(out, "{table}")?;
+    let verdicts = verdicts(found);
+    if !verdicts.is_empty() {
+        writeln!(out)?;
+    }
+    verdicts.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+/// The verdicts of a comparison whose pairs ended by their results, a sentence each.
+pub fn verdicts(found: &Comparison) -> Vec<String> {
+    let Some(until) = &found.until else { return Vec::new() };
+    let sentence = |finding: &MetricComparison| {
+        let known = until.goals.iter().find(|goal| goal.metric == finding.metric)?.known_after;
+        let margin = percent(found.threshold);
+        let how = match (finding.verdict?, known) {
+            (verdict @ (ComparisonVerdict::Better | ComparisonVerdict::Worse), _) => {
+                format!("{} by more than {margin} %", verdict.name())
+            }
+            (ComparisonVerdict::Same, _) => format!("the same within {margin} %"),
+            (verdict, _) => format!("{}, with a margin of {margin} %", verdict.name()),
+        };
+        let ratio = match (finding.ratio, finding.ratio_low, finding.ratio_high) {
+            (Some(ratio), Some(low), Some(high)) => {
+                let confidence = percent(found.confidence);
+                format!("is {ratio:.3} × that of A ({low:.3} to {high:.3}, {confidence} %)")
+            }
+            _ => "has no interval".to_owned(),
+        };
+        let when = match known {
+            Some(pairs) => format!("known after {pairs} pairs"),
+            None if until.pairs == 1 => "after one pair".to_owned(),
+            None => format!("after {} pairs", until.pairs),
+        };
+        Some(format!("{} of B {ratio}: {how}, {when} in {:.0} s", finding.metric, until.seconds))
+    };
+    found.metrics.iter().filter_map(sentence).collect()
 }
 
 /// The compared sides, and the difference that matters: two lines.
@@ -233,6 +304,31 @@ pub fn comparison_rows(found: &Comparison) -> Vec<[String; 6]> {
     found.metrics.iter().map(row).collect()
 }
 
+/// A quantile above which `share` of 10,000 values lie, with a mark if it is mostly chance.
+pub fn quantile(quantiles: &Quantiles, share: u64, ns: u64) -> String {
+    duration(ns) + if quantiles.is_chance(share) { CHANCE } else { "" }
+}
+
+/// The mark of quantiles that are mostly chance.
+const CHANCE: &str = "*";
+
+/// Explains the mark below tables, with the percentiles of the response time that have it.
+pub fn chance(response: &Quantiles) -> Option<String> {
+    let tail = [("p50", 5_000), ("p90", 1_000), ("p99", 100), ("p99.9", 10), ("p99.99", 1)];
+    let few: Vec<String> = tail
+        .into_iter()
+        .filter(|(_, share)| response.count > 0 && response.is_chance(*share))
+        .map(|(name, share)| format!("{name} ({})", response.above(share)))
+        .collect();
+    (!few.is_empty()).then(|| {
+        format!(
+            "{CHANCE} fewer than ten values lie above, so it is mostly chance; of {} response times: {}",
+            count(response.count),
+            few.join(", ")
+        )
+    })
+}
+
 /// A share in percent, without digits caused by binary fractions.
 fn percent(share: f64) -> f64 {
     (100_000.0 * share).round() / 1_000.0
@@ -267,8 +363,8 @@ pub(super) fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::comparison::{ComparisonVerdict, Side};
-    use crate::record::search::SearchStep;
+    use crate::record::comparison::{PairsGoal, PairsUntil};
+    use crate::record::search::{Limit, SearchStep};
 
     fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = Vec::new();
@@ -278,44 +374,28 @@ mod tests {
 
     fn step(rate: u64, limit: Option<Limit>) -> SearchStep {
         let why = limit.map(|_| "p99 is 3.00 ms".to_owned());
-        let (p50_ns, p99_ns, p999_ns) = (1_000_000, 2_000_000, 3_000_000);
-        SearchStep {
-            rate,
-            messages_per_s: rate as f64,
-            held: limit.is_none(),
-            p50_ns,
-            p99_ns,
-            p999_ns,
-            limit,
-            why,
-        }
+        SearchStep { rate, held: limit.is_none(), p99_ns: 2_000_000, limit, why, ..SearchStep::default() }
     }
 
     #[test]
-    fn the_curve_of_a_search_rises() {
-        let mut found = SearchResult {
+    fn the_curve_of_a_search_rises_below_its_answer() {
+        let found = SearchResult {
             objective: "p99<2ms".to_owned(),
-            precision: 0.05,
-            max_rate: Some(12_000),
+            low: Some(12_000),
+            high: Some(16_000),
+            confidence: 0.95,
+            next: Some("watch it".to_owned()),
             knee: Some(8_000),
-            limited_by: Limit::Objective,
             steps: vec![step(8_000, None), step(16_000, Some(Limit::Objective)), step(12_000, None)],
+            ..SearchResult::default()
         };
-        let output = text(|out| search(&found, out));
-        assert!(
-            output.contains("p99<2ms is met up to 12,000 messages/s (within 5 %), limited by the objective")
-        );
-        assert!(output.contains("knee: p99 grows above 8,000 messages/s"), "{output}");
+        let output = text(|out| search(&found, "echo", out));
+        let answer = "this server holds 12,000 to 16,000 messages a second at p99<2ms (95 %)\nto know more, watch it\n";
+        assert!(output.starts_with(answer), "{output}");
+        assert!(output.contains("3 steps in 0 s; knee: p99 grows above 8,000 messages/s"), "{output}");
         let place = |rate: &str| output.find(&format!("| {rate} |")).or(output.find(rate)).expect("a row");
         assert!(place("12,000 |") < place("16,000 |"), "{output}");
         assert!(output.contains("p99 is 3.00 ms") && output.contains("2.00 ms"), "{output}");
-        found.limited_by = Limit::Generator;
-        found.max_rate = None;
-        let output = text(|out| search(&found, out));
-        assert!(
-            output.contains("was met at no rate") && output.contains("The generator is the limit"),
-            "{output}"
-        );
     }
 
     #[test]
@@ -352,6 +432,7 @@ mod tests {
             metrics: vec![finding("p99", 1e6), finding("messages_per_s", 50_000.0)],
             differences: Vec::new(),
             warnings: Vec::new(),
+            until: None,
         };
         let output = text(|out| comparison(&found, out));
         for words in [
@@ -369,5 +450,43 @@ mod tests {
         found.b = None;
         let output = text(|out| comparison(&found, out));
         assert!(output.contains("echo: 10 runs of ws://one") && output.contains("500 µs"), "{output}");
+    }
+
+    #[test]
+    fn verdicts_by_which_pairs_ended_are_sentences() {
+        let finding = |metric: &str, known: bool| MetricComparison {
+            metric: metric.to_owned(),
+            ratio: Some(1.2),
+            ratio_low: known.then_some(1.1),
+            ratio_high: Some(1.3),
+            verdict: Some(if known { ComparisonVerdict::Worse } else { ComparisonVerdict::Undecided }),
+            ..MetricComparison::default()
+        };
+        let goal = |metric: &str, known_after| PairsGoal {
+            expression: format!("{metric}±5%"),
+            metric: metric.to_owned(),
+            known_after,
+            course: Vec::new(),
+        };
+        let goals = vec![goal("p99", Some(9)), goal("messages_per_s", None)];
+        let found = Comparison {
+            mode: "echo".to_owned(),
+            a: Side { target: "ws://one".to_owned(), runs: 12 },
+            b: Some(Side { target: "ws://two".to_owned(), runs: 12 }),
+            basis: Basis::Pairs,
+            threshold: 0.05,
+            confidence: 0.95,
+            metrics: vec![finding("p99", true), finding("messages_per_s", false)],
+            differences: Vec::new(),
+            warnings: Vec::new(),
+            until: Some(PairsUntil { pairs: 12, seconds: 61.4, decided: false, goals }),
+        };
+        assert_eq!(
+            verdicts(&found),
+            [
+                "p99 of B is 1.200 × that of A (1.100 to 1.300, 95 %): worse by more than 5 %, known after 9 pairs in 61 s",
+                "messages_per_s of B has no interval: undecided, with a margin of 5 %, after 12 pairs in 61 s"
+            ]
+        );
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::ProtocolError;
-use crate::close::CloseCode;
+use crate::close::{self, CloseCode};
 use crate::handshake::BadHandshake;
 use crate::tunnel::TunnelError;
 
@@ -121,6 +122,23 @@ pub struct CloseFrame {
     pub code: CloseCode,
     /// At most 123 bytes; empty when none was given.
     pub reason: String,
+}
+
+impl CloseFrame {
+    /// How long the server asks to wait before the next connection, if its reason [says so](crate::close::retry_after).
+    ///
+    /// ```
+    /// # mod echoring { pub use echoring_proto::{CloseCode, connection::CloseFrame}; }
+    /// use std::time::Duration;
+    ///
+    /// use echoring::{CloseCode, CloseFrame};
+    ///
+    /// let frame = CloseFrame { code: CloseCode::GOING_AWAY, reason: "drain; retry after 250 ms".to_owned() };
+    /// assert_eq!(frame.retry_after(), Some(Duration::from_millis(250)));
+    /// ```
+    pub fn retry_after(&self) -> Option<Duration> {
+        close::retry_after(&self.reason)
+    }
 }
 
 impl fmt::Display for CloseFrame {

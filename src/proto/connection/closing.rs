@@ -13,9 +13,9 @@ use super::{
 };
 use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
-use crate::event_stream;
+use crate::event_stream::{self, StreamFormat, WriteEnd};
 use crate::frame::Opcode;
-use crate::limits::{DISCARD_BYTES_MAX, Nanos, REASON_BYTES_MAX};
+use crate::limits::{DISCARD_BYTES_MAX, MILLISECOND, Nanos, REASON_BYTES_MAX};
 use crate::{ProtocolError, Role};
 
 /// How to close a connection: with or without the queued messages and the closing handshake.
@@ -195,7 +195,14 @@ impl Connection {
             return 0;
         }
         let dropped = if mode == CloseMode::Graceful { 0 } else { self.outbox.drop_messages(env.pool) };
-        if self.queue_close(code, reason, env).is_err() {
+        let delay = env.config.reconnect_delay;
+        let queued = if delay > 0 && code.invites_return() {
+            let reason = close::with_retry_after(reason, env.entropy.below(delay) / MILLISECOND);
+            self.queue_close(code, &reason, env)
+        } else {
+            self.queue_close(code, reason, env)
+        };
+        if queued.is_err() {
             self.abort(Cause::OutOfMemory);
             return dropped;
         }
@@ -304,9 +311,12 @@ impl Connection {
     }
 
     fn queue_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        if self.is_event_stream() {
+        if let Some(format) = self.reader.stream() {
             let mut event = Vec::new();
-            event_stream::end(&mut event, code, reason);
+            match (format, env.config.stream_end) {
+                (StreamFormat::Events, _) | (_, None) => event_stream::end(&mut event, code, reason),
+                (_, Some(WriteEnd(write))) => write(format, &mut event, code, reason),
+            }
             return self.outbox.raw(env.pool, &event);
         }
         let mut payload = [0; 125];
@@ -557,9 +567,10 @@ impl Connection {
     }
 
     fn ping_or_abort(&mut self, env: &mut Env<'_>) {
-        let queued = match self.is_event_stream() {
-            true => self.outbox.raw(env.pool, event_stream::HEARTBEAT),
-            false => self.ping(&[], env),
+        let queued = match self.reader.stream() {
+            Some(StreamFormat::Events) => self.outbox.raw(env.pool, event_stream::HEARTBEAT),
+            Some(StreamFormat::Messages | StreamFormat::Lines) => Ok(()),
+            None => self.ping(&[], env),
         };
         if queued.is_err() {
             self.abort(Cause::OutOfMemory);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::event_stream::WriteEnd;
 use crate::handshake::Dial;
 use crate::limits::{self, Nanos};
 
@@ -115,6 +116,9 @@ pub struct ConnectionConfig {
     pub pong_timeout: Nanos,
     /// From our Close frame to the end of the connection.
     pub close_timeout: Nanos,
+    /// Maximum time that a server tells clients to wait before they [return](crate::close::retry_after), each another one at random, in
+    /// Close frames whose code invites them to; 0 for never.
+    pub reconnect_delay: Nanos,
     /// Time without progress after which a send fails; 0 for never.
     pub send_timeout: Nanos,
     /// Maximum number of pings that a peer may send in a second; 2^16 or more for no limit.
@@ -128,6 +132,8 @@ pub struct ConnectionConfig {
     pub compression: Option<Compression>,
     /// The request of connections in the client role.
     pub dial: Option<Dial>,
+    /// Writes the last message of streams in formats of the application; `None` if there are none.
+    pub stream_end: Option<WriteEnd>,
 }
 
 impl Default for ConnectionConfig {
@@ -143,12 +149,14 @@ impl Default for ConnectionConfig {
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
+            reconnect_delay: 0,
             send_timeout: limits::SEND_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             pings: Pings::default(),
             answers_closes: true,
             compression: None,
             dial: None,
+            stream_end: None,
         }
     }
 }

@@ -9,6 +9,8 @@ use chacha20::ChaCha12Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
 use getrandom::SysRng;
 
+use crate::random::scale;
+
 /// The source of the seed of an [`Entropy`].
 #[derive(Clone, Copy, Debug)]
 pub enum Seed {
@@ -54,6 +56,11 @@ impl Entropy {
     #[expect(clippy::should_implement_trait, reason = "it never ends, so it is not an iterator")]
     pub fn next(&mut self) -> u64 {
         self.cipher().next_u64()
+    }
+
+    /// A number below `bound`, or 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        scale(self.next(), bound)
     }
 
     /// A masking key (RFC 6455, 5.3).

@@ -37,7 +37,8 @@ impl Connection {
     pub fn may_move(&self) -> bool {
         match &self.phase {
             Phase::Head { .. } | Phase::Deciding { .. } => false,
-            Phase::Open => true,
+            // The body of a request comes before the stream.
+            Phase::Open => !(self.is_event_stream() && self.reader.is_in_message()),
             Phase::Closing(closing) => closing.may_move(),
         }
     }

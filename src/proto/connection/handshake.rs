@@ -6,7 +6,7 @@ use super::{Cause, Connection, ConnectionConfig, Delivery, Env, OutOfMemory, Pha
 use crate::Role;
 use crate::buffer::Buffer;
 use crate::deflate::Agreement;
-use crate::event_stream;
+use crate::event_stream::{self, StreamFormat};
 use crate::handshake::{self, Refusal};
 use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_DEFAULT, Nanos};
 
@@ -181,22 +181,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers the request with an event stream. The connection is open from now on; [encoded](Connection::send_encoded)
-    /// events may be sent, and nothing of the peer is read. Pings are comments, and the last event takes the place of the
-    /// Close frame. `headers` are further lines of the head, each terminated by CRLF.
+    /// Answers the request with an event stream, or another stream. The connection is open from now on;
+    /// [encoded](Connection::send_encoded) events may be sent, and nothing of the peer is read but the body of its request, if that has
+    /// `body_bytes`: it is shown as one text message. The last event takes the place of the Close frame. `headers` are further lines of
+    /// the head, each terminated by CRLF.
     ///
     /// # Errors
     /// When the memory budget of the node is spent.
-    pub fn begin_event_stream(&mut self, headers: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+    pub fn begin_event_stream(
+        &mut self,
+        format: StreamFormat,
+        headers: &str,
+        body_bytes: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
         if !self.is_in_handshake() {
             return Ok(());
         }
         let mut head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len()).ok_or(OutOfMemory)?;
         let jitter_ms = env.entropy.next() % EVENT_STREAM_RETRY_JITTER_MS;
-        handshake::write_event_stream_head(head.vec(), headers);
-        event_stream::retry(head.vec(), EVENT_STREAM_RETRY_MS_MIN + jitter_ms);
+        handshake::write_event_stream_head(head.vec(), format.content_type(), headers);
+        if format.has_retry() {
+            event_stream::retry(head.vec(), EVENT_STREAM_RETRY_MS_MIN + jitter_ms);
+        }
         self.outbox.push_first(head);
-        self.reader.ignore_input(env.pool);
+        self.reader.begin_stream(format, body_bytes, env.pool);
         self.open();
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::{
     ChunkFlags, ConnectionConfig, Delivery, Env, MessageKind, MessageProgress, OutOfMemory, Piece, SpanCursor,
 };
 use crate::buffer::{Buffer, Pool};
+use crate::event_stream::StreamFormat;
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, DEFERRED_BYTES_MAX, EVENT_STREAM_INPUT_BYTES_MAX, Nanos};
 use crate::utf8::{self, Utf8};
@@ -28,6 +29,8 @@ pub(super) struct Reader {
     waits_since: Nanos,
     role: Role,
     delivery: Delivery,
+    /// The format of the stream that the peer is sent, if it is no WebSocket.
+    stream: Option<StreamFormat>,
 }
 
 /// The part of a frame to which the next byte of the peer belongs.
@@ -143,6 +146,7 @@ impl Reader {
             waits_since: 0,
             role,
             delivery: Delivery::Frames,
+            stream: None,
         }
     }
 
@@ -270,15 +274,32 @@ impl Reader {
         }
     }
 
-    /// From now on the peer's bytes are discarded, those that wait included.
-    pub(super) fn ignore_input(&mut self, pool: &mut Pool) {
+    /// There are no frames from now on. The next `body_bytes` are a text message, as those of one frame that is not masked; all other
+    /// bytes of the peer are discarded, those that wait included.
+    pub(super) fn begin_stream(&mut self, format: StreamFormat, body_bytes: u32, pool: &mut Pool) {
         self.release(pool);
-        self.state = State::Ignored { left: EVENT_STREAM_INPUT_BYTES_MAX };
+        self.stream = Some(format);
+        self.state = self.between_frames();
+        if body_bytes > 0 {
+            self.delivery = Delivery::Whole;
+            self.message = Message { kind: MessageKind::Text, open: true, ..Message::default() };
+            self.message.bytes = body_bytes;
+            let left = u64::from(body_bytes);
+            self.state = State::Data(DataFrame { left, key: [0; 4], fin: true, assemble: true });
+        }
     }
 
-    /// Whether the peer's bytes are discarded.
-    pub(super) fn ignores_input(&self) -> bool {
-        matches!(self.state, State::Ignored { .. })
+    /// The format of the stream that the peer is sent, if it is no WebSocket.
+    pub(super) fn stream(&self) -> Option<StreamFormat> {
+        self.stream
+    }
+
+    /// The state behind a frame, or behind the body of a request.
+    fn between_frames(&self) -> State {
+        match self.stream {
+            None => State::default(),
+            Some(_) => State::Ignored { left: EVENT_STREAM_INPUT_BYTES_MAX },
+        }
     }
 
     /// The part of a head that has arrived.
@@ -695,7 +716,7 @@ impl Reader {
         let flags = ChunkFlags { kind, first: !shown, last, compressed };
         self.message.shown = true;
         if frame_ends {
-            self.state = State::default();
+            self.state = self.between_frames();
         }
         if last {
             if kind == MessageKind::Text {

@@ -13,7 +13,7 @@ use crate::buffer::{Budget, Lease};
 use crate::frame::{self, HEADER_BYTES_MAX, Header};
 use crate::handshake::{BadHandshake, Dial};
 use crate::limits::{MILLISECOND, SECOND};
-use crate::{CloseCode, ProtocolError, deflate, mask};
+use crate::{CloseCode, ProtocolError, close, deflate, mask};
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -284,6 +284,35 @@ fn text_and_binary_messages_are_echoed_with_their_type() {
         (Opcode::Text, true, vec![]),
     ];
     assert_eq!(echo.frames(), expected);
+}
+
+#[test]
+fn clients_are_told_when_to_return_if_they_may() {
+    let delayed = || ConnectionConfig { reconnect_delay: 2 * SECOND, ..ConnectionConfig::default() };
+    for (config, code, is_told) in [
+        (delayed(), 1001, true),
+        (delayed(), 1012, true),
+        (delayed(), 3001, true),
+        (delayed(), 4008, true),
+        (delayed(), 1000, false),
+        (delayed(), 1008, false),
+        (delayed(), 3500, false),
+        (ConnectionConfig::default(), 1001, false),
+    ] {
+        let mut echo = Echo::open_with(config, false);
+        let (connection, mut env) = echo.env();
+        connection.close(CloseCode(code), "bye", CloseMode::Graceful, &mut env);
+        echo.flush();
+        let frames = echo.frames();
+        let close = close::parse(&frames[0].2).expect("a Close");
+        assert_eq!(close.code, CloseCode(code));
+        match close::retry_after(close.reason) {
+            Some(delay) => {
+                assert!(is_told && delay.as_secs() < 2 && close.reason.starts_with("bye; "), "{close:?}")
+            }
+            None => assert!(!is_told && close.reason == "bye", "{close:?}"),
+        }
+    }
 }
 
 #[test]

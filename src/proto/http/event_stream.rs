@@ -7,9 +7,48 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io::Write as _;
 
 use crate::CloseCode;
+use crate::close::retry_after;
+
+/// How a response goes on that ends only with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StreamFormat {
+    /// As events of an event stream. Pings are comments, and there is a last event.
+    Events,
+    /// As events too, each of which is a message of a protocol of the application, which has pings and a last message.
+    Messages,
+    /// The same messages, one on each line.
+    Lines,
+}
+
+impl StreamFormat {
+    /// The type of the response.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            StreamFormat::Events | StreamFormat::Messages => "text/event-stream",
+            StreamFormat::Lines => "application/x-ndjson",
+        }
+    }
+
+    /// Whether clients are told when to return.
+    pub fn has_retry(self) -> bool {
+        self != StreamFormat::Lines
+    }
+}
+
+/// Appends the last message of a stream in a format other than [`StreamFormat::Events`].
+#[derive(Clone, Copy)]
+pub struct WriteEnd(pub fn(StreamFormat, &mut Vec<u8>, CloseCode, &str));
+
+impl fmt::Debug for WriteEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteEnd")
+    }
+}
 
 /// A comment, which readers skip. It is a line and not an event, so that no reader mistakes it for an empty message.
 pub const HEARTBEAT: &[u8] = b":\n";
@@ -73,8 +112,12 @@ pub fn complete(out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends the last event of a stream: its data is the code and the reason that a Close frame would have.
+/// Appends the last event of a stream: its data is the code and the reason that a Close frame would have. If that [tells](retry_after) when
+/// to return, the client's reconnection time is set to it.
 pub fn end(out: &mut Vec<u8>, code: CloseCode, reason: &str) {
+    if let Some(delay) = retry_after(reason) {
+        retry(out, delay.as_millis() as u64);
+    }
     name(out, "end");
     data(out, &[code.0.to_string().as_bytes(), b" ", reason.as_bytes()]);
     complete(out);

@@ -23,14 +23,15 @@ use self::dials::WaitingDials;
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
 use self::sys::{Poller, Timeout};
-use super::addresses::{Addresses, PeerAddress, peer_of};
+use super::addresses::Addresses;
+use super::kernel_times::KernelTimes;
 use super::notsent::NotsentLowat;
 use super::regions::Regions;
 use super::sockets::{set_option, shutdown_write};
-use super::stamps::{REPORTING, Stamps};
+use super::stamps::{Asked, REPORTING, Stamps};
 use super::{
-    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
-    clock, take_released,
+    Description, Driver, Event, Features, Options, Released, RemoteAddress, SendTimes, Source, Span, TcpInfo,
+    Token, Waker, clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -80,6 +81,7 @@ pub struct Epoll {
     addresses: Addresses,
     notsent: NotsentLowat,
     stamps: Stamps,
+    kernel_times: Option<KernelTimes>,
     /// Connections that the latest tick gave up.
     released: Vec<(Token, Released<OwnedFd>)>,
     /// Events that arose outside a tick.
@@ -98,6 +100,7 @@ pub struct Epoll {
 #[derive(Debug)]
 struct Listener {
     fd: OwnedFd,
+    number: u8,
     /// Reported by the latest wait.
     ready: bool,
 }
@@ -147,6 +150,7 @@ impl Epoll {
             addresses: Addresses::default(),
             notsent: NotsentLowat::new(options.notsent_lowat),
             stamps: Stamps::default(),
+            kernel_times: KernelTimes::new(options.stamps_every),
             released: Vec::new(),
             notices: Vec::new(),
             listeners: Vec::new(),
@@ -162,6 +166,9 @@ impl Epoll {
     /// Carries out the staged work of every connection.
     fn settle_staged(&mut self, pool: &mut Pool, events: &mut Vec<Event>) {
         let mut dirty = std::mem::take(&mut self.dirty);
+        if let Some(times) = &mut self.kernel_times {
+            times.begin_tick();
+        }
         for &index in &dirty {
             let slot = self.slots.at(index);
             slot.flags.clear(SlotFlags::STAGED);
@@ -189,13 +196,20 @@ impl Epoll {
         let slot = self.slots.at(index);
         let Some(fd) = slot.fd.as_ref() else { return };
         let (fd, last) = (fd.as_fd(), slot.phase == Phase::Closing);
-        let stamped = slot.flags.has(SlotFlags::STAMPED);
+        let mut asked = slot.flags.has(SlotFlags::STAMPED).then_some(Asked::Acknowledgement);
         slot.flags.clear(SlotFlags::STAMPED);
-        let (total, result) = match self.staged.single(slot, &self.regions) {
-            Some(bytes) if !stamped => (bytes.len(), sys::send(fd, bytes, last)),
+        if let Some(times) = &mut self.kernel_times
+            && times.carry(index, self.staged.bytes(slot), fd)
+        {
+            asked = Some(Asked::Stages);
+        }
+        let (total, result) = match (self.staged.single(slot, &self.regions), asked) {
+            (Some(bytes), None) => (bytes.len(), sys::send(fd, bytes, last)),
             _ => {
-                let call = if stamped { sys::send_stamped } else { sys::send_pieces };
-                let send = |pieces: &[io::IoSlice<'_>]| call(fd, pieces, last);
+                let send = |pieces: &[io::IoSlice<'_>]| match asked {
+                    Some(asked) => sys::send_stamped(fd, pieces, last, asked),
+                    None => sys::send_pieces(fd, pieces, last),
+                };
                 (self.staged.bytes(slot), self.staged.with_pieces(slot, &self.regions, send))
             }
         };
@@ -208,6 +222,9 @@ impl Epoll {
             return self.staged.discard(slot, pool);
         }
         self.stamps.void(token);
+        if let Some(times) = &mut self.kernel_times {
+            times.void(index);
+        }
         if !slot.flags.has(SlotFlags::WRITE_ARMED) {
             let interest = INTEREST | libc::EPOLLOUT;
             let armed = self.poller.modify(fd, interest, data(index, token.generation));
@@ -323,7 +340,17 @@ impl Epoll {
             }
             let Some(fd) = &slot.fd else { return };
             let room = Span { offset: self.filled as u32, bytes: self.receive_bytes as u32 };
-            match sys::receive(fd.as_fd(), self.regions.slice_mut(room)) {
+            let memory = self.regions.slice_mut(room);
+            let received = match &mut self.kernel_times {
+                None => sys::receive(fd.as_fd(), memory),
+                Some(times) => sys::receive_stamped(fd.as_fd(), memory).map(|(bytes, control)| {
+                    if let Some(at) = times.arrival(&control).filter(|_| bytes > 0) {
+                        events.push(Event::Arrived { token, at });
+                    }
+                    bytes
+                }),
+            };
+            match received {
                 Ok(0) => {
                     slot.flags.set(SlotFlags::ENDED);
                     slot.flags.clear(SlotFlags::READABLE);
@@ -358,6 +385,9 @@ impl Epoll {
             let Some(fd) = &slot.fd else { return };
             match sys::socket_error(fd.as_fd()) {
                 Ok(()) if has(libc::EPOLLOUT) => {
+                    if let Some(times) = &mut self.kernel_times {
+                        times.begin(token.index, fd.as_fd());
+                    }
                     slot.phase = Phase::Open;
                     events.push(Event::Connected { token });
                 }
@@ -499,7 +529,7 @@ impl Epoll {
                 let error = match inserted {
                     Ok(token) => {
                         self.accepting = Accepting::Yes;
-                        events.push(Event::Accepted { token });
+                        events.push(Event::Accepted { token, listener: self.listeners[position].number });
                         continue;
                     }
                     Err(error) => error,
@@ -563,8 +593,7 @@ impl Epoll {
     fn look_up_addresses(&mut self) {
         for &token in &self.unaddressed {
             if let Some(slot) = self.slots.get(token).filter(|slot| slot.phase == Phase::Open) {
-                let address = slot.fd.as_ref().map_or(PeerAddress::Unknown, peer_of);
-                self.addresses.keep(token, address);
+                self.addresses.look(token, slot.fd.as_ref());
             }
         }
     }
@@ -692,6 +721,11 @@ impl Driver for Epoll {
         is_possible
     }
 
+    fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
+        let socket = self.slots.peek(token)?.fd.as_ref()?;
+        self.kernel_times.as_mut()?.of(token.index, socket.as_fd(), handed_at)
+    }
+
     fn set_notsent_lowat(&mut self, token: Token) {
         if let Some(slot) = self.slots.peek(token)
             && let Some(fd) = &slot.fd
@@ -769,10 +803,10 @@ impl Driver for Epoll {
         Ok(token)
     }
 
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()> {
         SockRef::from(&listener).set_nonblocking(true)?;
         self.stamps.heed(&listener);
-        self.listeners.push(Listener { fd: listener, ready: false });
+        self.listeners.push(Listener { fd: listener, number, ready: false });
         if matches!(self.accepting, Accepting::Full | Accepting::Failed { .. }) {
             return Ok(());
         }
@@ -803,6 +837,19 @@ impl Driver for Epoll {
 
     fn address(&self, token: Token) -> Option<SocketAddr> {
         self.addresses.of(token)
+    }
+
+    fn find_tcp_info(&mut self, token: Token) {
+        self.addresses.want_tcp(token);
+        self.find_address(token);
+    }
+
+    fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
+        self.addresses.tcp(token)
+    }
+
+    fn generation_at(&self, index: u32) -> Option<u32> {
+        self.slots.generation(index)
     }
 
     fn is_unix(&self, token: Token) -> bool {

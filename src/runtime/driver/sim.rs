@@ -442,7 +442,7 @@ impl Driver for Sim {
         Ok(token)
     }
 
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+    fn listen(&mut self, listener: OwnedFd, _: u8) -> io::Result<()> {
         drop(listener);
         self.network.state().nodes[self.number].listening = true;
         Ok(())
@@ -477,6 +477,10 @@ impl Driver for Sim {
 
     fn address(&self, token: Token) -> Option<SocketAddr> {
         self.addresses.of(token)
+    }
+
+    fn generation_at(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).map(|slot| slot.generation)
     }
 
     fn is_unix(&self, token: Token) -> bool {

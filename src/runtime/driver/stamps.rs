@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, SockRef};
 
+use super::kernel_times::SEND_STAGES;
 use super::sockets::message;
 use super::{Token, clock};
 use crate::limits::STAMPS_MAX;
@@ -48,23 +49,36 @@ struct Control {
     padding: u32,
 }
 
-/// Asks for the time of the acknowledgement.
-static CONTROL: Control = Control {
-    head: ControlHead {
-        length: size_of::<ControlHead>() + size_of::<u32>(),
-        level: libc::SOL_SOCKET,
-        kind: libc::SO_TIMESTAMPING,
-    },
-    flags: libc::SOF_TIMESTAMPING_TX_ACK,
-    padding: 0,
-};
+impl Control {
+    const fn of(flags: u32) -> Control {
+        let length = size_of::<ControlHead>() + size_of::<u32>();
+        let head = ControlHead { length, level: libc::SOL_SOCKET, kind: libc::SO_TIMESTAMPING };
+        Control { head, flags, padding: 0 }
+    }
+}
+
+/// The times that a send asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// That of the acknowledgement.
+    Acknowledgement,
+    /// Those of all stages.
+    Stages,
+}
+
+static ACKNOWLEDGEMENT: Control = Control::of(libc::SOF_TIMESTAMPING_TX_ACK);
+static STAGES: Control = Control::of(SEND_STAGES);
 
 /// Flags of a look.
 pub(super) const LOOKING: i32 = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
 
 /// Makes the send with this header a stamped one.
-pub(super) fn ask_for_time(header: &mut libc::msghdr) {
-    header.msg_control = (&raw const CONTROL).cast_mut().cast();
+pub(super) fn ask_for_time(header: &mut libc::msghdr, asked: Asked) {
+    let control = match asked {
+        Asked::Acknowledgement => &ACKNOWLEDGEMENT,
+        Asked::Stages => &STAGES,
+    };
+    header.msg_control = ptr::from_ref(control).cast_mut().cast();
     header.msg_controllen = size_of::<Control>() as _;
 }
 
@@ -92,22 +106,31 @@ impl Look {
 
     /// The time in the message that a look has found, since the epoch.
     fn time(&self) -> Option<Nanos> {
-        const HEAD: usize = size_of::<ControlHead>() / size_of::<u64>();
         #[allow(clippy::unnecessary_cast, reason = "musl has a smaller type")]
         let bytes = self.header.msg_controllen as usize;
-        let mut left = self.control.get(..bytes / size_of::<u64>())?;
-        // Two words of the head, and for a time two of the first `timespec`: its seconds and its nanoseconds.
-        while let [length, level_and_kind, data @ ..] = left {
-            let [level, kind] = halves(*level_and_kind);
-            if let ([seconds, nanos, ..], (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING)) = (data, (level, kind))
-            {
-                return Some(seconds * SECOND + nanos);
-            }
-            let words = (*length as usize).div_ceil(size_of::<u64>()).max(HEAD);
-            left = left.get(words..)?;
-        }
-        None
+        time(self.control.get(..bytes / size_of::<u64>())?)
     }
+}
+
+/// The first time in control messages, since the epoch.
+pub(super) fn time(control: &[u64]) -> Option<Nanos> {
+    control_messages(control).find_map(|(level, kind, data)| match (level, kind, data) {
+        // Two words of the first `timespec`: its seconds and its nanoseconds.
+        (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING, [seconds, nanos, ..]) => Some(seconds * SECOND + nanos),
+        _ => None,
+    })
+}
+
+/// The level, the kind and the data of each control message.
+pub(super) fn control_messages(mut left: &[u64]) -> impl Iterator<Item = (i32, i32, &[u64])> {
+    const HEAD: usize = size_of::<ControlHead>() / size_of::<u64>();
+    std::iter::from_fn(move || {
+        let [length, level_and_kind, data @ ..] = left else { return None };
+        let [level, kind] = halves(*level_and_kind);
+        let words = (*length as usize).div_ceil(size_of::<u64>()).max(HEAD);
+        left = left.get(words..).unwrap_or_default();
+        Some((level, kind, data))
+    })
 }
 
 /// The two integers in a word, in the order of their addresses.
@@ -253,7 +276,7 @@ impl Stamps {
 }
 
 /// Now, on the clock of the kernel's timestamps.
-fn since_epoch() -> Nanos {
+pub(super) fn since_epoch() -> Nanos {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Nanos::try_from(now.as_nanos()).unwrap_or_default()
 }

@@ -9,7 +9,8 @@ use echoring_proto::buffer::Pool;
 use super::epoll::Epoll;
 use super::uring::Uring;
 use super::{
-    Description, Driver, DriverWork, Event, Nanos, Released, RemoteAddress, Source, Span, Token, Waker, Work,
+    Description, Driver, DriverWork, Event, Nanos, Released, RemoteAddress, SendTimes, Source, Span, TcpInfo,
+    Token, Waker, Work,
 };
 
 /// A driver of the operating system.
@@ -89,6 +90,10 @@ impl Driver for SystemDriver {
         on_either!(self, driver => driver.stamp(token))
     }
 
+    fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
+        on_either!(self, driver => driver.send_times(token, handed_at))
+    }
+
     fn set_notsent_lowat(&mut self, token: Token) {
         on_either!(self, driver => driver.set_notsent_lowat(token))
     }
@@ -128,8 +133,8 @@ impl Driver for SystemDriver {
         on_either!(self, driver => driver.adopt(socket, has_fallen_behind))
     }
 
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        on_either!(self, driver => driver.listen(listener))
+    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()> {
+        on_either!(self, driver => driver.listen(listener, number))
     }
 
     fn stop_listening(&mut self) {
@@ -150,6 +155,18 @@ impl Driver for SystemDriver {
 
     fn address(&self, token: Token) -> Option<SocketAddr> {
         on_either!(self, driver => driver.address(token))
+    }
+
+    fn find_tcp_info(&mut self, token: Token) {
+        on_either!(self, driver => driver.find_tcp_info(token))
+    }
+
+    fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
+        on_either!(self, driver => driver.tcp_info(token))
+    }
+
+    fn generation_at(&self, index: u32) -> Option<u32> {
+        on_either!(self, driver => driver.generation_at(index))
     }
 
     fn is_unix(&self, token: Token) -> bool {

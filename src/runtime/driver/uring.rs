@@ -42,11 +42,12 @@ use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
+use super::kernel_times::KernelTimes;
 use super::notsent::NotsentLowat;
 use super::unsent::Unsent;
 use super::{
-    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
-    clock, take_released,
+    Description, Driver, Event, Features, Options, Released, RemoteAddress, SendTimes, Source, Span, TcpInfo,
+    Token, Waker, clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -118,6 +119,13 @@ impl Uring {
             // A direct descriptor that cannot be installed has no name to look up.
             used = used.less(Features::DIRECT);
         }
+        let kernel_times = KernelTimes::new(options.stamps_every);
+        if kernel_times.is_some() {
+            // Error queues are read by ordinary system calls. A receive with control messages has no total, and fails where less is left
+            // of a buffer than these need.
+            let others = Features::INCREMENTAL.with(Features::RECEIVE_TOTAL).with(Features::DIRECT);
+            used = used.less(others);
+        }
         let mut ring = Ring::new(&mut used, submissions, completions)?;
         let direct = used.has(Features::DIRECT);
         if direct {
@@ -141,6 +149,7 @@ impl Uring {
             receiver,
             NotsentLowat::new(options.notsent_lowat),
             used,
+            kernel_times,
         );
         Ok(Uring {
             ring,
@@ -357,6 +366,10 @@ impl Driver for Uring {
         self.connections.stamp(token)
     }
 
+    fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
+        self.connections.send_times(token, handed_at)
+    }
+
     fn set_notsent_lowat(&mut self, token: Token) {
         self.connections.set_notsent_lowat(token);
     }
@@ -401,14 +414,14 @@ impl Driver for Uring {
         Ok(token)
     }
 
-    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()> {
         self.dials.protect(&self.ring)?;
         self.connections.stamps.heed(&listener);
         if !self.used.has(Features::SOCKET_OPTIONS) {
             // Nothing can set it later. A Unix socket has no such option.
             let _ = self.connections.notsent.set(&listener);
         }
-        self.listeners.add(listener);
+        self.listeners.add(listener, number);
         Ok(())
     }
 
@@ -434,6 +447,19 @@ impl Driver for Uring {
 
     fn address(&self, token: Token) -> Option<SocketAddr> {
         self.connections.addresses.of(token)
+    }
+
+    fn find_tcp_info(&mut self, token: Token) {
+        self.connections.addresses.want_tcp(token);
+        self.find_address(token);
+    }
+
+    fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
+        self.connections.addresses.tcp(token)
+    }
+
+    fn generation_at(&self, index: u32) -> Option<u32> {
+        self.connections.slots.generation(index)
     }
 
     fn is_unix(&self, token: Token) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use echoring_proto::connection::Reply;
+use echoring_proto::event_stream::StreamFormat;
 use echoring_proto::handshake::Refusal;
 
 /// The application's decision about a chunk.
@@ -49,12 +50,13 @@ pub enum Answer<P> {
         /// Assemble fragmented and split messages.
         whole: bool,
     },
-    /// 200: the connection becomes an event stream with `peer` as its state. Nothing more of the client is read.
+    /// 200: the connection becomes an event stream, or another stream, with `peer` as its state. Nothing more of the client is read,
+    /// except for the body of its request.
     EventStream {
         /// State kept with the connection.
         peer: P,
-        /// Further header lines, each ended by CRLF.
-        headers: Box<str>,
+        /// The answer.
+        head: StreamHead,
     },
     /// The answer follows through [`Context::accept`](super::Context::accept),
     /// [`Context::begin_event_stream`](super::Context::begin_event_stream) or
@@ -70,6 +72,24 @@ pub enum Answer<P> {
     RespondWith(Box<OwnedReply>),
     /// A refusal; the connection is closed after it, and it is counted and logged.
     Refuse(Refusal),
+}
+
+/// The head of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamHead {
+    /// The format of what follows.
+    pub format: StreamFormat,
+    /// Further header lines, each ended by CRLF.
+    pub headers: Box<str>,
+    /// Bytes of the body of the request, which the application gets as a text message.
+    pub body_bytes: u32,
+}
+
+impl StreamHead {
+    /// The head of an event stream.
+    pub fn events(headers: Box<str>) -> StreamHead {
+        StreamHead { format: StreamFormat::Events, headers, body_bytes: 0 }
+    }
 }
 
 /// Fields of a 101 for one request.

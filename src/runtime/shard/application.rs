@@ -97,6 +97,10 @@ pub trait Application: Sized {
     /// The peer's TCP has acknowledged the last byte of a [stamped](Context::stamp) send at `at`.
     fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, at: Nanos) {}
 
+    /// The last byte of the receive that follows arrived at the kernel at `at`. Only with
+    /// [`Options::stamps_every`](crate::driver::Options::stamps_every).
+    fn arrived<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, at: Nanos) {}
+
     /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {}
 

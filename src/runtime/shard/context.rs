@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::answer::Extras;
+use super::answer::{Extras, StreamHead};
 use super::control::Goodbye;
 use super::core::Core;
 use super::kinds::Kinds;
@@ -14,7 +14,7 @@ use super::moving::Destination;
 use super::route::Route;
 use super::slots::Slot;
 use crate::admission::Limit;
-use crate::driver::{Driver, Shared, Source, Token};
+use crate::driver::{Driver, SendTimes, Shared, Source, TcpInfo, Token};
 use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
@@ -115,6 +115,11 @@ impl<K: Kinds> ConnectionContext<'_, K> {
     /// Whether the connection echoes a message in fragments that is not complete, so that no other may be sent (RFC 6455, 5.4).
     pub fn sends_fragments(&self) -> bool {
         self.connection.sends_fragments()
+    }
+
+    /// Whether the peer's next byte begins a message, so that none of its messages is being echoed.
+    pub fn is_between_messages(&self) -> bool {
+        self.connection.is_between_messages()
     }
 
     /// A message whose chunks are echoed begins, or is about to end. Until then the application sends nothing else, and
@@ -550,6 +555,16 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.driver.stamp(token)
     }
 
+    /// When the kernel saw what was sent to a connection at `sent`, see [`Driver::send_times`].
+    pub fn send_times(&mut self, token: Token, sent: Nanos) -> Option<SendTimes> {
+        self.core.driver.send_times(token, sent)
+    }
+
+    /// Whether the latest bytes of a connection ended a message.
+    pub fn is_between_messages(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_between_messages())
+    }
+
     /// From now on the kernel holds few unsent bytes of a connection, see [`Driver::set_notsent_lowat`].
     pub fn set_notsent_lowat(&mut self, token: Token) {
         self.core.driver.set_notsent_lowat(token);
@@ -560,6 +575,29 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     pub fn find_address(&mut self, token: Token) {
         self.core.log.asked(token);
         self.core.driver.find_address(token);
+    }
+
+    /// The name of the route whose [times](super::RouteTimes) a connection has, if it has those of one. At its request that is the address
+    /// of its listener, where times are set under this name.
+    pub fn route(&self, token: Token) -> Option<&str> {
+        let place = self.core.slots.get(token)?.connection.own_times()?;
+        self.core.lifetimes.route(place)
+    }
+
+    /// Gives a connection that is not open yet the [times](super::RouteTimes) of a route, if this route sets any.
+    pub fn set_route(&mut self, token: Token, name: &str) {
+        self.core.set_route(token, name);
+    }
+
+    /// The same, and looks up the state of the connection's TCP, which [`tcp_info`](Context::tcp_info) returns during the answer.
+    pub fn find_tcp_info(&mut self, token: Token) {
+        self.core.log.asked(token);
+        self.core.driver.find_tcp_info(token);
+    }
+
+    /// `TCP_INFO` of a connection. `None` unless it was just looked up, and on Unix sockets.
+    pub fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
+        self.core.driver.tcp_info(token)
     }
 
     /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later). Input that arrived meanwhile is read
@@ -578,8 +616,8 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see
     /// [`Answer::EventStream`](super::Answer::EventStream).
-    pub fn begin_event_stream(&mut self, token: Token, headers: &str) {
-        self.core.begin_event_stream(token, headers);
+    pub fn begin_event_stream(&mut self, token: Token, head: &StreamHead) {
+        self.core.begin_event_stream(token, head);
     }
 
     /// Whether a request was answered with [`Answer::Later`](super::Answer::Later), and neither accepted nor refused.

@@ -10,6 +10,7 @@ mod handshakes;
 mod held;
 mod keeping;
 mod lifetimes;
+mod listeners;
 mod memory;
 mod moved_record;
 mod moving;
@@ -19,6 +20,8 @@ mod refusing;
 mod relief;
 mod sealing;
 mod secure;
+mod tcp_samples;
+mod tcp_sampling;
 mod throttle;
 mod throttling;
 
@@ -36,6 +39,7 @@ use self::lifetimes::Lifetimes;
 use self::moving::Leaving;
 use self::relief::{MemoryRelief, UnfinishedSend};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
+use self::tcp_samples::TcpSamples;
 use self::throttle::Throttle;
 use super::access::AccessRecord;
 use super::config::{Allowance, ShardConfig};
@@ -129,6 +133,9 @@ pub struct Core<D: Driver, K: Kinds> {
     pub(super) throttle: Throttle,
     pub(super) leaving: Leaving,
     pub(super) lifetimes: Lifetimes,
+    /// The addresses of the listeners, by the numbers that the driver knows.
+    listeners: Vec<Box<str>>,
+    tcp_samples: TcpSamples,
     /// The ways to other shards; `None` where connections stay.
     pub(super) exits: Option<Arc<Exits<D::Socket>>>,
     /// Limits of the application that connections were over, and whether that ended them.
@@ -186,6 +193,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             throttle: Throttle::default(),
             leaving: Leaving::default(),
             lifetimes: Lifetimes::default(),
+            listeners: Vec::new(),
+            tcp_samples: TcpSamples::default(),
             exits: None,
             excesses: Vec::new(),
             due: Vec::new(),
@@ -199,11 +208,12 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
     // ---- events ----
 
-    pub(super) fn accepted(&mut self, token: Token) {
+    pub(super) fn accepted(&mut self, token: Token, listener: u8) {
         self.counters.accepted += 1;
         let admitted = self.lease.take(1);
         let connection = Connection::server(&self.env.lend());
         self.slots.insert(token, connection, None).leased = admitted;
+        self.set_listener(token, listener);
         self.env.pool.budget().add_holder();
         traces::accepted(token, self.env.now);
         let noted = self.log.accepted(token, self.env.now);
@@ -298,6 +308,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     pub(super) fn traffic_of(&mut self, token: Token) -> &mut Traffic {
         let account = self.slots.get(token).map_or(Account::HANDSHAKE, |slot| slot.account);
         self.counters.traffic.at(account)
+    }
+
+    /// Gives a connection an account of its own. Its echoes take the common path then.
+    pub(super) fn count_apart(&mut self, token: Token) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && !slot.account.is_own()
+        {
+            slot.account = self.counters.traffic.open(slot.account.class());
+            slot.leave_fast_path();
+        }
     }
 
     /// Measures the tick that began at `now` and that has staged all its sends. Returns how long it took if that was too long.

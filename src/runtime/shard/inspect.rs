@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::context::Context;
 use super::kinds::Kinds;
 use crate::driver::{Driver, Token};
+use crate::stats::Traffic;
 use echoring_proto::limits::Nanos;
 
 /// A connection between two ticks.
@@ -12,6 +13,10 @@ use echoring_proto::limits::Nanos;
 pub struct ConnectionView<'a> {
     /// Bytes queued to the peer, those of a partial send included.
     pub queued_bytes: u32,
+    /// Whether a send is unfinished: the peer does not read as fast as it is sent to.
+    pub is_blocked: bool,
+    /// Whether the peer was pinged and not heard since.
+    pub is_pinged: bool,
     /// Whether it is encrypted.
     pub is_tls: bool,
     /// The peer's address, as far as the log has it: `None` if it must be [looked up](Context::find_address),
@@ -34,17 +39,41 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.slots.token_at(index)
     }
 
+    /// Whether a token is that of a connection that is closed, is closing, or has left this shard. False for one that no
+    /// connection has had, and for some of the past once generations have begun anew, after 2^24 connections at one index.
+    pub fn has_ended(&self, token: Token) -> bool {
+        match self.core.slots.get(token) {
+            Some(slot) => slot.connection.closed().is_some(),
+            None => {
+                self.core.driver.generation_at(token.index).is_some_and(|present| token.generation < present)
+            }
+        }
+    }
+
     /// A connection, if it still exists.
     pub fn inspect(&self, token: Token) -> Option<ConnectionView<'_>> {
         let slot = self.core.slots.get(token)?;
         let note = self.core.log.note(token);
         Some(ConnectionView {
             queued_bytes: slot.connection.queued_bytes(),
+            is_blocked: slot.connection.is_blocked(),
+            is_pinged: slot.connection.is_pinged(),
             is_tls: self.core.sessions.has(token.index),
             address: note.and_then(|note| note.address),
             accepted_at: note.and_then(|note| note.access).map(|access| access.accepted_at),
             path: note.and_then(|note| note.path.as_deref()),
         })
+    }
+
+    /// Counts the messages of a connection by themselves from now on, for [`traffic`](Context::traffic). Its echoes take the common path
+    /// instead of the shortest.
+    pub fn count_apart(&mut self, token: Token) {
+        self.core.count_apart(token);
+    }
+
+    /// Messages and bytes of a connection that is [counted apart](Context::count_apart), since that began. `None` for others.
+    pub fn traffic(&self, token: Token) -> Option<Traffic> {
+        self.core.counters.traffic.own(self.core.slots.get(token)?.account)
     }
 
     /// The verified certificate in DER that the peer has shown in its TLS handshake.

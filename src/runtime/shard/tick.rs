@@ -115,7 +115,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// # Errors
     /// The kernel's error.
     pub fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        self.core.driver.listen(listener)
+        self.core.listen(listener)
     }
 
     /// Records ended connections from now on. Recorded connections cost memory, and a lookup of their address.
@@ -312,7 +312,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let core = &mut self.core;
         match *event {
             Event::Received { token, span } => self.received(token, span),
-            Event::Accepted { token } => core.accepted(token),
+            Event::Accepted { token, listener } => core.accepted(token, listener),
             Event::Connected { token } => self.connected(token),
             Event::Ended { token } => core.ended(token),
             Event::HalfClosed { token } => {
@@ -349,6 +349,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Acknowledged { token, at } => {
                 self.application.acknowledged(&mut Context { core }, token, at);
             }
+            Event::Arrived { token, at } => {
+                self.application.arrived(&mut Context { core }, token, at);
+            }
             Event::Woken => self.woken = true,
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -375,6 +378,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 ControlMessage::Snapshot(to) => {
                     // Fails if nobody waits any more.
                     let _ = to.try_send(self.core.snapshot(self.application.report()));
+                    self.core.sample_tcp();
                 }
                 ControlMessage::Answer(to) => drop(to.try_send(())),
                 ControlMessage::Command(ask) => {

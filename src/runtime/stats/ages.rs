@@ -28,6 +28,12 @@ impl DeliveryAges {
         self.0.get_mut(label).expect("it is there now")
     }
 
+    /// Forgets the ages of all other labels.
+    #[doc(hidden)]
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
+        self.0.retain(|label, _| is_kept(label));
+    }
+
     /// The ages with each label.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &DeliveryAge)> {
         self.0.iter().map(|(label, age)| (&**label, age))

@@ -18,7 +18,10 @@ pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
         Denied::Foreign => {
             ("credentials are not for this server", "check the audience and the issuer of the token")
         }
-        Denied::Forbidden => ("not allowed", "the authentication hook refuses this client"),
+        Denied::Forbidden => ("not allowed", "the client is blocked, or the authentication hook refuses it"),
+        Denied::TooMany => {
+            ("too many connections of this client", "end some, or raise `connections_per_identity`")
+        }
         Denied::Unavailable => {
             ("authentication is unavailable", "try again; the server's log has the reason")
         }
@@ -26,6 +29,7 @@ pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
     };
     let (status, headers) = match denied {
         Denied::Forbidden => (403, ""),
+        Denied::TooMany => (429, "Retry-After: 5\r\n"),
         Denied::Unavailable | Denied::Busy => (503, "Retry-After: 2\r\n"),
         Denied::Missing => (401, challenge(sources, false)),
         _ => (401, challenge(sources, true)),
@@ -67,7 +71,7 @@ mod tests {
                         assert_eq!(headers.contains("Bearer"), sources.tokens, "{denied:?}");
                         assert_eq!(headers.contains("Basic"), sources.passwords, "{denied:?}");
                     }
-                    503 => assert!(headers.contains("Retry-After"), "{denied:?}"),
+                    429 | 503 => assert!(headers.contains("Retry-After"), "{denied:?}"),
                     _ => assert_eq!((status, denied), (403, Denied::Forbidden)),
                 }
             }

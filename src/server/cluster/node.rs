@@ -78,12 +78,13 @@ impl ClusterNode {
         ClusterNode { id, queries, commands, shared: Arc::default() }
     }
 
-    /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
+    /// Asks the control threads of other nodes, all at once. `line` is the method and the path. The body has a type, which is empty
+    /// for none.
     pub async fn ask_others(
         &self,
         is_asked: impl Fn(&NodeStatus) -> bool,
         line: &str,
-        body: Bytes,
+        (content_type, body): (&'static str, Bytes),
     ) -> Vec<(NodeStatus, PeerAnswer)> {
         let members = self.status().members.into_iter();
         let mut asked = JoinSet::new();
@@ -92,7 +93,8 @@ impl ClusterNode {
             asked.spawn(async move {
                 let (reply, answer) = oneshot::channel();
                 // Fails only if nobody carries requests; then the answer fails too.
-                let _ = queries.send(PeerQuery { node: member.id.clone(), line, body, reply });
+                let query = PeerQuery { node: member.id.clone(), line, content_type, body, reply };
+                let _ = queries.send(query);
                 (member, answer.await.unwrap_or(Err("this node has no connection for requests")))
             });
         }

@@ -13,6 +13,8 @@ pub struct PeerQuery {
     pub node: String,
     /// The method and the path, with a space between them.
     pub line: String,
+    /// The type of the body; empty for none.
+    pub content_type: &'static str,
     /// The body; may be empty.
     pub body: Bytes,
     /// Gets the answer.

@@ -27,6 +27,8 @@ pub(crate) struct Scan {
     ranked: BinaryHeap<Reverse<(u64, Token)>>,
     pub(crate) changed: usize,
     pub(crate) failed: Option<ErrorCode>,
+    pub(crate) busy: usize,
+    pub(crate) ended: usize,
     /// When it ends with its results so far.
     pub(crate) until: Nanos,
 }
@@ -48,6 +50,8 @@ impl Scan {
             ranked: BinaryHeap::new(),
             changed: 0,
             failed: None,
+            busy: 0,
+            ended: 0,
             until: now.saturating_add(time),
         }
     }
@@ -59,7 +63,12 @@ impl Scan {
 
     /// Whether the address of a connection matters.
     pub(crate) fn wants_address(&self) -> bool {
-        self.question.filter.address.is_some() || matches!(self.question.action, ScanAction::List(_))
+        self.question.filter.address.is_some() || self.lists()
+    }
+
+    /// Whether connections are described, with their TCP.
+    pub(crate) fn lists(&self) -> bool {
+        matches!(self.question.action, ScanAction::List(_))
     }
 
     /// Whether another connection may be checked. A list is full with those whose address is awaited.
@@ -69,7 +78,9 @@ impl Scan {
             ScanAction::Rank(..)
             | ScanAction::Close(_)
             | ScanAction::Subscribe(_)
-            | ScanAction::Unsubscribe(_) => false,
+            | ScanAction::Unsubscribe(_)
+            | ScanAction::Refresh(_)
+            | ScanAction::Send(_) => false,
         };
         !is_full && !self.is_at_end && self.waiting.len() < CONNECTION_LOOKUPS_MAX
     }
@@ -119,6 +130,8 @@ impl Scan {
             ranked: self.ranked.into_iter().map(|Reverse(ranked)| ranked).collect(),
             changed: self.changed,
             failed: self.failed,
+            busy: self.busy,
+            ended: self.ended,
             next: (self.index < indexes).then_some(self.index),
         };
         let _ = self.question.reply.try_send((shard, report));

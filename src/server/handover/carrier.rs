@@ -44,14 +44,32 @@ pub(crate) enum CarrierEnd {
     Broken(io::Error),
 }
 
+/// What a bridge's threads report.
+#[derive(Debug)]
+enum CarrierEvent {
+    /// The predecessor's grace is over.
+    Settled,
+    Ended(CarrierEnd),
+}
+
 /// The threads of a bridge.
 #[derive(Debug)]
 pub(crate) struct Carrier {
-    ended: mpsc::Receiver<CarrierEnd>,
+    events: mpsc::Receiver<CarrierEvent>,
+    flags: Arc<Flags>,
+}
+
+/// What threads of a bridge tell one another.
+#[derive(Debug, Default)]
+struct Flags {
+    /// The last mail has been written.
+    is_over: AtomicBool,
+    /// The grace is over, which the other process has to be told.
+    is_settled: AtomicBool,
 }
 
 /// The arguments of the writing thread.
-type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<CarrierEnd>);
+type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<Flags>, mpsc::Sender<CarrierEvent>);
 
 /// The thread that writes, before there are bridges to it.
 #[derive(Debug)]
@@ -65,11 +83,11 @@ impl WriterThread {
     pub(crate) fn spawn() -> io::Result<WriterThread> {
         let (start, started) = mpsc::sync_channel::<WriterStart>(1);
         let thread = thread::Builder::new().name("link-out".to_owned()).spawn(move || {
-            let Ok((inlets, stream, is_over, ended)) = started.recv() else { return };
-            let end = write(inlets, &stream, &is_over);
+            let Ok((inlets, stream, flags, events)) = started.recv() else { return };
+            let end = write(inlets, &stream, &flags);
             // The reader notices the end of the stream.
             let _ = stream.shutdown(std::net::Shutdown::Both);
-            let _ = ended.send(end);
+            let _ = events.send(CarrierEvent::Ended(end));
         })?;
         Ok(WriterThread { thread: thread.thread().clone(), start })
     }
@@ -91,35 +109,53 @@ impl Carrier {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
         let (inlets, outlets) = ends.into_iter().map(FarEnd::split).unzip::<_, _, Vec<_>, Vec<_>>();
-        let (ending, ended) = mpsc::channel();
+        let (reporting, events) = mpsc::channel();
         let reading = stream.try_clone()?;
-        let reader_ends = ending.clone();
-        let is_over = Arc::new(AtomicBool::new(false));
-        let is_last = Arc::clone(&is_over);
+        let reported = reporting.clone();
+        let flags = Arc::new(Flags::default());
+        let of_writer = Arc::clone(&flags);
         thread::Builder::new().name("link-in".to_owned()).spawn(move || {
-            let end = match read(outlets, &reading, translate) {
+            let end = match read(outlets, &reading, translate, &reported) {
                 // The other side leaves when it has heard the goodbye.
-                CarrierEnd::Broken(_) if is_last.load(Ordering::Acquire) => CarrierEnd::Bye,
+                CarrierEnd::Broken(_) if of_writer.is_over.load(Ordering::Acquire) => CarrierEnd::Bye,
                 end => end,
             };
             let _ = reading.shutdown(std::net::Shutdown::Both);
-            let _ = reader_ends.send(end);
+            let _ = reported.send(CarrierEvent::Ended(end));
         })?;
-        let started = writer.start.send((inlets, stream, is_over, ending));
+        let started = writer.start.send((inlets, stream, Arc::clone(&flags), reporting));
         started.map_err(|_| io::Error::other("the link's thread has ended"))?;
-        Ok(Carrier { ended })
+        Ok(Carrier { events, flags })
     }
 
-    /// Waits for the end of the bridge.
-    pub(crate) fn wait(&self) -> CarrierEnd {
-        self.ended
-            .recv()
-            .unwrap_or_else(|_| CarrierEnd::Broken(io::Error::other("the link's threads have ended")))
+    /// Waits for the end of the bridge. Calls `settled` when the predecessor's grace is over.
+    pub(crate) fn wait(&self, settled: impl Fn()) -> CarrierEnd {
+        loop {
+            match self.events.recv() {
+                Ok(CarrierEvent::Settled) => settled(),
+                Ok(CarrierEvent::Ended(end)) => return end,
+                Err(_) => return CarrierEnd::Broken(io::Error::other("the link's threads have ended")),
+            }
+        }
+    }
+
+    /// Waits for its end for so long. `None` if it has not ended by then.
+    pub(crate) fn wait_for(&self, time: Duration) -> Option<CarrierEnd> {
+        match self.events.recv_timeout(time) {
+            Ok(CarrierEvent::Ended(end)) => Some(end),
+            // A successor says nothing of this kind.
+            Ok(CarrierEvent::Settled) | Err(_) => None,
+        }
+    }
+
+    /// Tells the successor that the grace is over.
+    pub(crate) fn settle(&self) {
+        self.flags.is_settled.store(true, Ordering::Release);
     }
 }
 
 /// Writes mail until all shards have left their bridges; then says goodbye.
-fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &AtomicBool) -> CarrierEnd {
+fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, flags: &Flags) -> CarrierEnd {
     let (mut batch, mut payload) = (Vec::new(), Vec::new());
     loop {
         let is_last = inlets.iter().all(FarInlet::is_over);
@@ -137,8 +173,11 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &At
             }
         }
         let is_idle = batch.is_empty();
+        if flags.is_settled.swap(false, Ordering::AcqRel) {
+            append_frame(&mut batch, FrameKind::SETTLED, |_| {});
+        }
         if is_idle && is_last {
-            is_over.store(true, Ordering::Release);
+            flags.is_over.store(true, Ordering::Release);
             append_frame(&mut batch, FrameKind::BYE, |_| {});
         }
         if let Err(error) = (&*stream).write_all(&batch) {
@@ -158,6 +197,7 @@ fn read(
     mut outlets: Vec<FarOutlet<ShardMail>>,
     stream: &UnixStream,
     mut translate: impl Translate,
+    events: &mpsc::Sender<CarrierEvent>,
 ) -> CarrierEnd {
     let mut stream = BufReader::with_capacity(HANDOVER_BATCH_BYTES, stream);
     let mut body = Vec::new();
@@ -165,6 +205,10 @@ fn read(
         let carried = match receive(&mut stream, &mut body) {
             Ok(FrameKind::MAIL) => carry(&mut outlets, &mut translate, &body),
             Ok(FrameKind::BYE) => return CarrierEnd::Bye,
+            Ok(FrameKind::SETTLED) => {
+                let _ = events.send(CarrierEvent::Settled);
+                Ok(())
+            }
             Ok(_) => Err(invalid("an unexpected frame")),
             Err(error) => Err(error),
         };

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use rustix::net::sockopt::socket_peercred;
 
-use crate::node::config::ListenAddress;
+use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
 

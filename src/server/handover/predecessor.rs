@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,21 +44,31 @@ pub struct Offering {
     pub tickets: Option<Arc<Tickets>>,
     /// Its drain.
     pub drain: PacedDrain,
+    /// How long it stays as it was, and serves again if another process that has taken over ends.
+    pub grace: Duration,
 }
 
 struct Waiting {
     server: Handle,
     offer: Offer,
+    points: Vec<MeetingPoint>,
     admin: Mutex<Option<InheritedListener>>,
     tickets: Option<Arc<Tickets>>,
     drain: PacedDrain,
+    grace: Duration,
     listeners: Mutex<Vec<UnixListener>>,
     /// The attempts so far. One at a time; `None` once a successor has taken over.
     rounds: Mutex<Option<u32>>,
+    /// For successors that are other processes.
+    on: Box<dyn Fn(Event<'_>) + Send + Sync>,
 }
 
 /// A successor that has taken over.
 struct Successor {
+    /// In which of the attempts.
+    round: u32,
+    /// Its end within this time gives everything back.
+    grace: Duration,
     /// For the mail to its topics.
     topics: CarrierParts,
     /// Where it asks about connections.
@@ -79,7 +90,7 @@ pub(crate) fn wait_for_successor(
     offering: Offering,
     on: impl Fn(Event<'_>) + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let Offering { points, admin, tickets, drain } = offering;
+    let Offering { points, admin, tickets, drain, grace } = offering;
     let (first_number, digest_seed) = numbers;
     let listeners = server.kept();
     let offer = Offer {
@@ -95,41 +106,25 @@ pub(crate) fn wait_for_successor(
         answers: false,
         gives: false,
         node_version: NODE_VERSION,
+        settles: false,
     };
-    let meeting = |point: &MeetingPoint| {
-        let listener = point.listen().map_err(failed(&point.to_string()))?;
-        Ok((listener.try_clone()?, listener))
-    };
-    let met = points.iter().map(meeting).collect::<io::Result<Vec<_>>>();
-    // Without a meeting point, a server of this process can still take over.
-    let (unmet, (listeners, listening)) = match met {
-        Ok(listeners) => (None, listeners.into_iter().unzip()),
-        Err(error) => (Some(error), (Vec::new(), Vec::new())),
-    };
-    let listeners = Mutex::new(listeners);
-    let waiting = Waiting {
+    let waiting = Arc::new(Waiting {
         server,
         offer,
+        points,
         admin: Mutex::new(admin),
         tickets,
         drain,
-        listeners,
+        grace,
+        listeners: Mutex::default(),
         rounds: Mutex::new(Some(0)),
-    };
-    let (waiting, on) = (Arc::new(waiting), Arc::new(on));
+        on: Box::new(on),
+    });
     let own = Arc::clone(&waiting);
     let serve = move |stream, on: OnEvent| Arc::clone(&own).serve_on_thread(stream, on);
     *waiting.server.handover.waiting() = Some(OwnSuccessor(Arc::new(serve)));
-    for listener in listening {
-        let (waiting, on) = (Arc::clone(&waiting), Arc::clone(&on));
-        thread::Builder::new().name("takeover".to_owned()).spawn(move || {
-            // An end is always reported.
-            if catch_unwind(AssertUnwindSafe(|| waiting.wait(listener, &*on))).is_err() {
-                on(Event::Broken("the takeover thread panicked"));
-            }
-        })?;
-    }
-    unmet.map_or(Ok(()), Err)
+    // Without a meeting point, a server of this process can still take over.
+    waiting.meet()
 }
 
 /// The number of its sockets, and whether the server removes its file.
@@ -138,7 +133,29 @@ fn counted(listener: &InheritedListener) -> (u16, bool) {
 }
 
 impl Waiting {
-    fn wait(&self, listener: UnixListener, on: &dyn Fn(Event<'_>)) {
+    /// Waits at the meeting points.
+    fn meet(self: &Arc<Waiting>) -> io::Result<()> {
+        let listen = |point: &MeetingPoint| {
+            let listener = point.listen().map_err(failed(&point.to_string()))?;
+            Ok((listener.try_clone()?, listener))
+        };
+        let (kept, listening): (Vec<_>, Vec<_>) =
+            self.points.iter().map(listen).collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        for listener in listening {
+            let waiting = Arc::clone(self);
+            thread::Builder::new().name("takeover".to_owned()).spawn(move || {
+                // An end is always reported.
+                if catch_unwind(AssertUnwindSafe(|| waiting.wait(listener))).is_err() {
+                    (waiting.on)(Event::Broken("the takeover thread panicked"));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn wait(self: &Arc<Waiting>, listener: UnixListener) {
+        let on = &*self.on;
         loop {
             let stream = listener.accept().map(|(stream, _)| stream);
             let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,6 +176,7 @@ impl Waiting {
                 }
                 Ok(None) => {}
                 Err(error) => {
+                    self.note_failure();
                     tracing::warn!(%error, "a successor did not take over; this server continues");
                     // Descriptors may be exhausted: pause before the next attempt.
                     thread::sleep(Duration::from_millis(10));
@@ -177,7 +195,7 @@ impl Waiting {
         Ok(())
     }
 
-    fn serve_once(&self, stream: UnixStream, on: &dyn Fn(Event<'_>)) {
+    fn serve_once(self: &Arc<Waiting>, stream: UnixStream, on: &dyn Fn(Event<'_>)) {
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(round) = rounds.as_mut() else { return refuse(&stream) };
         *round += 1;
@@ -188,8 +206,15 @@ impl Waiting {
                 self.taken_over(successor, on);
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "new shards did not take over; the old ones continue"),
+            Err(error) => {
+                self.note_failure();
+                tracing::warn!(%error, "new shards did not take over; the old ones continue");
+            }
         }
+    }
+
+    fn note_failure(&self) {
+        self.server.handover.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Serves one successor. `None` if the peer was no successor, or gave up before anything had changed.
@@ -218,7 +243,8 @@ impl Waiting {
         expect(&stream, &mut body, FrameKind::HELLO)?;
         let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
         self.wait_for_own_predecessor(&stream)?;
-        let Sockets { questions, connections } = self.offer(&stream, hello)?;
+        let grace = self.grace(hello);
+        let Sockets { questions, connections } = self.offer(&stream, hello, !grace.is_zero())?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
@@ -229,7 +255,14 @@ impl Waiting {
         }
         let topics = self.hand_over(stream, hello, round, on)?;
         let connections = connections.map(|stream| (stream, hello.takes as usize));
-        Ok(Some(Successor { topics, questions, connections }))
+        Ok(Some(Successor { round, grace, topics, questions, connections }))
+    }
+
+    /// How long the end of this successor gives everything back.
+    fn grace(&self, hello: Hello) -> Duration {
+        let is_own = hello.pid == self.offer.pid;
+        let has_grace = hello.settles && !is_own && self.server.cluster().is_none();
+        if has_grace { self.grace } else { Duration::ZERO }
     }
 
     /// A server is linked to one other at a time.
@@ -242,7 +275,7 @@ impl Waiting {
     }
 
     /// Offers everything. Returns the ends of the sockets whose other ends are passed to a successor that knows of them.
-    fn offer(&self, stream: &UnixStream, hello: Hello) -> io::Result<Sockets> {
+    fn offer(&self, stream: &UnixStream, hello: Hello, settles: bool) -> io::Result<Sockets> {
         let mut body = Vec::new();
         let pair = |is_wanted| if is_wanted { UnixStream::pair().map(Some) } else { Ok(None) };
         let (questions, asking) = pair(hello.asks)?.unzip();
@@ -250,7 +283,7 @@ impl Waiting {
         let (connections, taking) = pair(gives)?.unzip();
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
-        Offer { tickets, answers: hello.asks, gives, ..self.offer.clone() }.write(&mut body);
+        Offer { tickets, answers: hello.asks, gives, settles, ..self.offer.clone() }.write(&mut body);
         send(stream, FrameKind::OFFER, &body)?;
         let listeners = self.server.kept();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
@@ -320,11 +353,14 @@ impl Waiting {
     /// The successor has failed: this server orders the topics again, is the node of its cluster again, and accepts connections.
     fn stay(&self, stream: &UnixStream, error: &io::Error, has_stopped: bool, on: &dyn Fn(Event<'_>)) {
         let _ = send(stream, FrameKind::FAILED, error.to_string().as_bytes());
+        self.serve_again(has_stopped, on);
+    }
+
+    fn serve_again(&self, has_stopped: bool, on: &dyn Fn(Event<'_>)) {
         self.command_all(|| ShardCommand::Thaw);
         self.server.cluster().into_iter().for_each(ClusterNode::go_on);
         if has_stopped && let Err(error) = self.accept_again() {
-            self.server
-                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
+            self.server.fail(&format!("no connections are accepted after a successor has failed: {error}"));
         }
         on(Event::Staying);
     }
@@ -434,27 +470,51 @@ impl Waiting {
         Ok(CarrierParts { stream: stream.try_clone()?, hello, writer, bridges, ends })
     }
 
-    /// The successor orders everything, and this server drains.
-    fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
-        let Successor { topics, questions, connections } = successor;
+    /// The successor orders everything, and this server drains, once its grace is over.
+    fn taken_over(self: &Arc<Waiting>, successor: Successor, on: &dyn Fn(Event<'_>)) {
+        let Successor { round, grace, topics, questions, connections } = successor;
         if let Some(stream) = questions
             && let Err(error) = self.answer_questions(stream)
         {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
         let carried = self.follow(topics);
+        self.server.handover.set_succeeded(true);
+        self.leave_points();
+        let mut end = None;
+        if let Ok(carrier) = &carried
+            && !grace.is_zero()
+        {
+            end = carrier.wait_for(grace);
+            carrier.settle();
+        }
+        match end {
+            Some(CarrierEnd::Broken(error)) if !self.server.is_leaving() => self.take_back(round, &error, on),
+            end => self.leave(carried, end, connections, on),
+        }
+    }
+
+    /// The successor stays: moves connections to it, and drains.
+    fn leave(
+        &self,
+        carried: io::Result<Carrier>,
+        end: Option<CarrierEnd>,
+        connections: Option<(UnixStream, usize)>,
+        on: &dyn Fn(Event<'_>),
+    ) {
+        self.command_all(|| ShardCommand::ForgetTopics);
         self.server.cluster().into_iter().for_each(ClusterNode::end);
-        self.server.handover.set_succeeded();
         self.server.handover.end_waiting();
-        self.leave();
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
         on(Event::TakenOver);
-        if let Some((stream, room)) = connections.filter(|_| carried.is_ok()) {
+        if let Some((stream, room)) = connections.filter(|_| carried.is_ok() && end.is_none()) {
             self.give_connections(&stream, room);
         }
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
-        let end = match carried {
-            Ok(carrier) => carrier.wait(),
-            Err(error) => CarrierEnd::Broken(error),
+        let end = match (end, carried) {
+            (Some(end), _) => end,
+            (None, Ok(carrier)) => carrier.wait(|| {}),
+            (None, Err(error)) => CarrierEnd::Broken(error),
         };
         match end {
             CarrierEnd::Bye => tracing::debug!("the last mail has left"),
@@ -466,6 +526,25 @@ impl Waiting {
             }
         }
         self.server.handover.set_carrying(false);
+    }
+
+    /// The successor has ended within the grace: this server serves again.
+    fn take_back(self: &Arc<Waiting>, round: u32, error: &io::Error, on: &dyn Fn(Event<'_>)) {
+        tracing::warn!(%error, "the new server has ended within the grace; this server serves again");
+        self.note_failure();
+        let handover = &self.server.handover;
+        handover.end_questions();
+        let taken = self.ask_all(|done| ControlMessage::Command(ShardCommand::TakeBack(done)));
+        handover.set_succeeded(false);
+        handover.set_carrying(false);
+        if let Err(error) = taken {
+            self.server.fail(&format!("the topics are not taken back after a successor has ended: {error}"));
+        }
+        self.serve_again(true, on);
+        *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) = Some(round);
+        if let Err(error) = self.meet() {
+            tracing::warn!(%error, "no other server can take over any more");
+        }
     }
 
     /// Moves the connections that can move. The others are for the drain.
@@ -480,7 +559,8 @@ impl Waiting {
     }
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
-        let _ = self.server.handover.questions.set(stream.try_clone()?);
+        let kept = stream.try_clone()?;
+        *self.server.handover.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         answer_on_thread(self.server.clone(), stream)
     }
 
@@ -496,9 +576,8 @@ impl Waiting {
         Carrier::start(writer, stream, ends, translator)
     }
 
-    /// Stops listening everywhere, so that the successor can listen.
-    fn leave(&self) {
-        self.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Leaves the meeting points, so that the successor can wait there.
+    fn leave_points(&self) {
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // The other threads wait in `accept`, and close the socket when that ends.
             let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
@@ -536,7 +615,7 @@ fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> i
     }
 }
 
-/// The parts of a parts, made before the successor is told to go.
+/// The parts of a carrier, made before the successor is told to go.
 struct CarrierParts {
     stream: UnixStream,
     hello: Hello,

@@ -3,13 +3,16 @@
 //! A question with anything that this version does not know is not understood, and nothing is done: a filter that is ignored would
 //! close too many. Unknown parts of an answer are skipped.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use echoring_auth::{AppData, ServerSubscription};
+use echoring_auth::{AppData, Info, ServerSubscription};
+use echoring_broker::publications::OwnedPublication;
 use echoring_proto::CloseCode;
 use echoring_runtime::admission::AddressBlock;
 use echoring_runtime::driver::Token;
-use echoring_topics::ClientId;
+use echoring_topics::{ClientId, Content};
 use echoring_wire::centrifuge::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -127,12 +130,37 @@ impl FilterForm {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum ActionForm {
-    List { most: usize },
-    RankByQueued { most: usize },
-    RankByLag { most: usize },
-    Close { code: u16, reason: Box<str> },
-    Subscribe { channel: Box<str>, data: Option<DataForm>, expire_at: Option<u64> },
-    Unsubscribe { topic: Box<str> },
+    List {
+        most: usize,
+    },
+    RankByQueued {
+        most: usize,
+    },
+    RankByLag {
+        most: usize,
+    },
+    Close {
+        code: u16,
+        reason: Box<str>,
+    },
+    Subscribe {
+        channel: Box<str>,
+        data: Option<DataForm>,
+        /// Older versions do not have it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        info: Option<Box<str>>,
+        expire_at: Option<u64>,
+    },
+    Unsubscribe {
+        topic: Box<str>,
+    },
+    Refresh {
+        expire_at: Option<u64>,
+    },
+    Send {
+        content: u8,
+        payload: String,
+    },
 }
 
 /// Data in base64.
@@ -152,14 +180,19 @@ impl ActionForm {
             ScanAction::Close(OperatorClose { code, reason }) => {
                 ActionForm::Close { code: code.0, reason: reason.clone() }
             }
-            ScanAction::Subscribe(ServerSubscription { channel, data, expire_at }) => {
+            ScanAction::Subscribe(ServerSubscription { channel, data, info, expire_at }) => {
                 let data = data.as_ref().map(|data| match data {
                     AppData::Json(bytes) => DataForm::Json(BASE64.encode(bytes)),
                     AppData::Bytes(bytes) => DataForm::Bytes(BASE64.encode(bytes)),
                 });
-                ActionForm::Subscribe { channel: channel.clone(), data, expire_at: *expire_at }
+                let info = Some(info.text()).filter(|text| !text.is_empty()).map(Into::into);
+                ActionForm::Subscribe { channel: channel.clone(), data, info, expire_at: *expire_at }
             }
             ScanAction::Unsubscribe(topic) => ActionForm::Unsubscribe { topic: topic.clone() },
+            ScanAction::Refresh(expire_at) => ActionForm::Refresh { expire_at: *expire_at },
+            ScanAction::Send(message) => {
+                ActionForm::Send { content: message.content as u8, payload: BASE64.encode(&message.payload) }
+            }
         }
     }
 
@@ -173,15 +206,22 @@ impl ActionForm {
             ActionForm::Close { code, reason } => {
                 ScanAction::Close(OperatorClose { code: CloseCode(code), reason })
             }
-            ActionForm::Subscribe { channel, data, expire_at } => {
+            ActionForm::Subscribe { channel, data, info, expire_at } => {
                 let data = match data {
                     Some(DataForm::Json(text)) => Some(AppData::Json(BASE64.decode(text).ok()?)),
                     Some(DataForm::Bytes(text)) => Some(AppData::Bytes(BASE64.decode(text).ok()?)),
                     None => None,
                 };
-                ScanAction::Subscribe(ServerSubscription { channel, data, expire_at })
+                let info = Info::of_text(&info.unwrap_or_default())?;
+                ScanAction::Subscribe(ServerSubscription { channel, data, info, expire_at })
             }
             ActionForm::Unsubscribe { topic } => ScanAction::Unsubscribe(topic),
+            ActionForm::Refresh { expire_at } => ScanAction::Refresh(expire_at),
+            ActionForm::Send { content, payload } => {
+                let mut message = OwnedPublication::binary(BASE64.decode(payload).ok()?);
+                message.content = Content::from_number(content)?;
+                ScanAction::Send(Arc::new(message))
+            }
         })
     }
 }
@@ -265,12 +305,16 @@ struct ReportForm {
     ranked: Vec<(u64, TokenForm)>,
     changed: usize,
     failed: Option<u32>,
+    #[serde(default)]
+    busy: usize,
+    #[serde(default)]
+    ended: usize,
     next: Option<u32>,
 }
 
 impl ReportForm {
     fn of(report: ScanReport) -> ReportForm {
-        let ScanReport { connections, ranked, changed, failed, mut next } = report;
+        let ScanReport { connections, ranked, changed, failed, busy, ended, mut next } = report;
         let (mut listed, mut bytes) = (Vec::new(), 0);
         for connection in connections {
             // Plain data cannot fail.
@@ -291,12 +335,14 @@ impl ReportForm {
             ranked: ranked.collect(),
             changed,
             failed: failed.map(ErrorCode::code),
+            busy,
+            ended,
             next,
         }
     }
 
     fn report(self) -> Option<ScanReport> {
-        let ReportForm { connections, ranked, changed, failed, next } = self;
+        let ReportForm { connections, ranked, changed, failed, busy, ended, next } = self;
         let connection = |form: Box<RawValue>| serde_json::from_str::<ConnectionReport>(form.get()).ok();
         Some(ScanReport {
             connections: connections.into_iter().map(connection).collect::<Option<_>>()?,
@@ -306,6 +352,8 @@ impl ReportForm {
             failed: failed.map(|code| {
                 ErrorCode::ALL.into_iter().find(|known| known.code() == code).unwrap_or(ErrorCode::Internal)
             }),
+            busy,
+            ended,
             next,
         })
     }
@@ -319,7 +367,7 @@ fn json(form: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::address_block;
+    use crate::connections::{TcpReport, address_block};
 
     fn question(action: ScanAction, candidates: Candidates) -> Question {
         let filter = ConnectionFilter {
@@ -333,7 +381,12 @@ mod tests {
     }
 
     fn subscription(data: Option<AppData>) -> ScanAction {
-        ScanAction::Subscribe(ServerSubscription { channel: "c".into(), data, expire_at: Some(u64::MAX) })
+        ScanAction::Subscribe(ServerSubscription {
+            channel: "c".into(),
+            data,
+            info: Info::of_text("[1]").expect("valid"),
+            expire_at: Some(u64::MAX),
+        })
     }
 
     fn connection(index: u32, topic: &str) -> ConnectionReport {
@@ -352,6 +405,7 @@ mod tests {
             queued_bytes: u32::MAX,
             lag_bytes: Some(u64::MAX),
             is_tls: true,
+            tcp: Some(TcpReport { round_trip_us: 1, segments_sent: u32::MAX, segments_retransmitted: 3 }),
         }
     }
 
@@ -368,6 +422,9 @@ mod tests {
             (subscription(Some(AppData::Json(b"{\"a\": 1.10}".to_vec()))), Candidates::From(0)),
             (subscription(Some(AppData::Bytes(vec![0, 0xff]))), Candidates::From(0)),
             (ScanAction::Unsubscribe("t".into()), Candidates::From(0)),
+            (ScanAction::Refresh(Some(1_900_000_000)), Candidates::From(0)),
+            (ScanAction::Send(Arc::new(OwnedPublication::text("gr\u{fc}n"))), Candidates::From(0)),
+            (ScanAction::Send(Arc::new(OwnedPublication::binary(vec![0, 0xff]))), Candidates::From(0)),
         ] {
             let asked = question(action, candidates);
             assert_eq!(Question::read(&asked.write()), Ok(asked));
@@ -424,6 +481,8 @@ mod tests {
             ranked: vec![(u64::MAX, Token { index: 1, generation: 2 })],
             changed: 3,
             failed: Some(ErrorCode::PermissionDenied),
+            busy: 5,
+            ended: 6,
             next: Some(4),
         };
         for answer in [
@@ -444,6 +503,10 @@ mod tests {
         let failed = Some(ErrorCode::Internal);
         let expected = QuestionAnswer::Report(ScanReport { failed, ..report() });
         assert_eq!(QuestionAnswer::read(more.as_bytes()), Some((u32::MAX, expected)));
+        // An earlier one says less.
+        let less = text.replace("\"busy\":5,\"ended\":6,", "");
+        let expected = QuestionAnswer::Report(ScanReport { busy: 0, ended: 0, ..report() });
+        assert_eq!(QuestionAnswer::read(less.as_bytes()), Some((u32::MAX, expected)));
     }
 
     #[test]

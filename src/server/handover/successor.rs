@@ -18,8 +18,9 @@ use crate::commands::ShardCommand;
 use crate::limits::{
     CLUSTER_JOIN_TIMEOUT, HANDOVER_SHARD_DESCRIPTORS, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT,
 };
-use crate::node::config::{ListenAddress, mailbox_bytes};
+use crate::node::config::mailbox_bytes;
 use crate::node::handle::Handle;
+use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
@@ -104,6 +105,7 @@ impl Predecessor {
             asks: true,
             takes: room_for_connections(),
             node_version: NODE_VERSION,
+            settles: true,
         };
         let mut body = Vec::new();
         hello.write(&mut body);
@@ -210,6 +212,7 @@ impl Predecessor {
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
         server.handover.set_carrying(true);
+        server.handover.set_unsettled(offer.settles);
         if let Some(stream) = connections {
             take_on_threads(server, stream)?;
         }
@@ -223,7 +226,9 @@ impl Predecessor {
         let _ = server.handover.predecessor.set(Arc::clone(&draining));
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
-            match carrier.wait() {
+            let end = carrier.wait(|| waiting.handover.set_unsettled(false));
+            waiting.handover.set_unsettled(false);
+            match end {
                 CarrierEnd::Bye if offer.pid == std::process::id() => {
                     tracing::info!("the previous shards have ended");
                 }

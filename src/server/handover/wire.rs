@@ -55,6 +55,8 @@ impl FrameKind {
     pub(crate) const TAKEN: FrameKind = FrameKind(16);
     /// Predecessor, behind the topics: the state of its node in the cluster.
     pub(crate) const NODE: FrameKind = FrameKind(17);
+    /// Predecessor: its grace is over, and nothing comes back to it any more.
+    pub(crate) const SETTLED: FrameKind = FrameKind(18);
 }
 
 /// Bytes before the body: its length with the kind, and the kind.
@@ -103,7 +105,7 @@ pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<
 pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::Result<(FrameKind, usize)> {
     let [length @ .., kind] = head;
     let length = u32::from_le_bytes(length) as usize;
-    let is_known = (FrameKind::HELLO.0..=FrameKind::NODE.0).contains(&kind);
+    let is_known = (FrameKind::HELLO.0..=FrameKind::SETTLED.0).contains(&kind);
     if is_known && (1..=bytes_max).contains(&length) {
         Ok((FrameKind(kind), length - 1))
     } else {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
+use crate::node::config::{Compression, DriverChoice, RefusalHook, ServerConfig, StartError};
 use crate::node::handle::PacedDrain;
+use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::InheritedListener;
 use crate::node::server::Server;
 use crate::node::topic_options::TopicOptions;
@@ -14,6 +15,7 @@ use crate::routes::factory::{AnswerRequest, MakeHandler};
 use crate::routes::request_context::RequestContext;
 use crate::routes::response::Response;
 use crate::routes::route::Route;
+use crate::routes::times::ConnectionTimes;
 use echoring_auth::Authenticator;
 use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
@@ -59,6 +61,7 @@ use echoring_topics::Pattern;
 pub struct Builder {
     config: ServerConfig,
     takeover: Option<PacedDrain>,
+    takeover_grace: Duration,
 }
 
 impl Default for Builder {
@@ -71,7 +74,7 @@ impl Default for Builder {
 impl From<ServerConfig> for Builder {
     /// Starts from a configuration.
     fn from(config: ServerConfig) -> Builder {
-        Builder { config, takeover: None }
+        Builder { config, takeover: None, takeover_grace: Duration::ZERO }
     }
 }
 
@@ -85,7 +88,7 @@ impl Builder {
             pinned: false,
             ..ServerConfig::default()
         };
-        Builder { config, takeover: None }
+        Builder { config, takeover: None, takeover_grace: Duration::ZERO }
     }
 
     /// Accepts connections on an address; port 0 selects a free port. Repeatable.
@@ -466,6 +469,21 @@ impl Builder {
         self
     }
 
+    /// Tells clients to wait for up to this time, each for another one at random, before they connect again: in the reason of Close frames
+    /// with 1001, 1012, 1013 and 4008, which then ends with `retry after N ms`, and as `retry:` of event streams.
+    /// A reconnecting client of this library waits for it. Zero, the default, for nothing about that.
+    pub fn reconnect_delay(mut self, time: Duration) -> Builder {
+        self.config.reconnect_delay = nanos(time);
+        self
+    }
+
+    /// The times of some connections, by their path and their listener. Repeatable; the first that fits a connection applies. Those of a
+    /// [`Route`](crate::Route) come before.
+    pub fn times(mut self, times: ConnectionTimes) -> Builder {
+        self.config.times.push(times);
+        self
+    }
+
     /// TCP congestion control of accepted connections, such as `cubic`, instead of the default of the host. Inherited
     /// sockets keep their own.
     pub fn congestion(mut self, name: impl Into<String>) -> Builder {
@@ -516,13 +534,21 @@ impl Builder {
         self
     }
 
+    /// For this time after another process has [taken over](Builder::takeover), this server keeps its listening sockets, topics and
+    /// connections, and serves again if that process ends. Zero by default. It has no effect in a cluster, nor if the other process is
+    /// of a version that does not know it.
+    pub fn takeover_grace(mut self, time: Duration) -> Builder {
+        self.takeover_grace = time;
+        self
+    }
+
     /// Starts the server; it accepts connections when this returns.
     ///
     /// # Errors
     /// The problem and its remedy, see [`StartError::kind`].
     pub fn start(self) -> Result<Server, StartError> {
         match self.takeover {
-            Some(drain) => Server::start_in_place(self.config, drain),
+            Some(drain) => Server::start_in_place(self.config, drain, self.takeover_grace),
             None => Server::start(self.config),
         }
     }

@@ -3,51 +3,27 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::limits::MAILBOX_BYTES_MIN;
+use crate::node::backends::Backends;
+use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::InheritedListener;
 use crate::routes::response::Response;
 use crate::routes::route::Routes;
-use echoring_auth::{App, Authenticator};
+use crate::routes::times::{ConnectionTimes, TimesTable};
+use echoring_auth::{App, Authenticator, SharedBlocklist, Webhooks};
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_broker::node_mail::ClusterIdentity;
+use echoring_proto::CloseCode;
 use echoring_proto::connection::{self, MessageProgress, Pings};
+use echoring_proto::event_stream::{StreamFormat, WriteEnd};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Features;
 use echoring_topics::{CreationLimits, Rules};
-
-/// An address to accept connections on.
-///
-/// ```
-/// use echoring::server::{ListenAddress, Server};
-///
-/// fn port(server: &Server) -> Option<u16> {
-///     server.addresses().iter().find_map(|address| match address {
-///         ListenAddress::Tcp(address) => Some(address.port()),
-///         _ => None,
-///     })
-/// }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// An IP address and port; port 0 selects a free one.
-    Tcp(SocketAddr),
-    /// A Unix socket. A socket at the path that nothing listens on is replaced.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ListenAddress::Tcp(address) => write!(f, "{address}"),
-            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
+use echoring_wire::centrifuge::{Encoding, push};
 
 pub use echoring_proto::connection::Compression;
 use echoring_runtime::admission::PeerLimits;
@@ -139,7 +115,8 @@ pub struct ServerConfig {
     /// Maximum message size in bytes.
     pub message_bytes_max: u64,
     /// Maximum connections of the node; `None` for the descriptor limit, up to
-    /// [`CONNECTIONS_DEFAULT`](echoring_async::limits::CONNECTIONS_DEFAULT).
+    /// [`CONNECTIONS_DEFAULT`](echoring_async::limits::CONNECTIONS_DEFAULT). Where all are direct descriptors of rings, the limit holds for each
+    /// shard.
     pub connections_max: Option<u32>,
     /// Bytes queued to a connection above which it is not read.
     pub queue_bytes: u32,
@@ -165,8 +142,12 @@ pub struct ServerConfig {
     pub hosts: HostPolicy,
     /// Who may connect; `None` lets everybody in. Topics decide about the rights of clients.
     pub auth: Option<Arc<Authenticator>>,
+    /// Clients that operators have blocked.
+    pub blocks: Arc<SharedBlocklist>,
     /// The hooks of the application.
     pub app: Option<Arc<App>>,
+    /// Back ends over HTTP, whose paths are matched before all others.
+    pub backends: Backends,
     /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
     /// Whether the order of the server or of the client selects among several.
@@ -183,8 +164,12 @@ pub struct ServerConfig {
     pub ping_interval: Nanos,
     /// Time from a ping to the next byte of the peer.
     pub pong_timeout: Nanos,
+    /// Clients are told to return within this time; 0 for nothing about that.
+    pub reconnect_delay: Nanos,
     /// How long connections last.
     pub lifetime: Lifetime,
+    /// The times of some connections instead; the first that fits one applies.
+    pub times: Vec<ConnectionTimes>,
     /// Pings per second of a peer before it is closed with 1008.
     pub pings_per_second_max: u32,
     /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
@@ -195,6 +180,8 @@ pub struct ServerConfig {
     pub notsent_lowat: u32,
     /// The age of one delivery in so many is sampled; 0 for none.
     pub age_sample: u32,
+    /// The webhooks that are told what happens.
+    pub webhooks: Arc<Webhooks>,
     /// Records of ended connections.
     pub access_log: Option<AccessLog>,
     /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
@@ -234,7 +221,9 @@ impl Default for ServerConfig {
             origins: OriginPolicy::SameHost,
             hosts: HostPolicy::Any,
             auth: None,
+            blocks: Arc::default(),
             app: None,
+            backends: Backends::default(),
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             peers: Arc::default(),
@@ -243,12 +232,15 @@ impl Default for ServerConfig {
             message_progress: MessageProgress::default(),
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
+            reconnect_delay: 0,
             lifetime: Lifetime::default(),
+            times: Vec::new(),
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
             notsent_lowat: crate::limits::NOTSENT_LOWAT_BYTES,
             age_sample: echoring_broker::limits::AGE_SAMPLE_DEFAULT,
+            webhooks: Arc::default(),
             access_log: None,
             has_successors: false,
         }
@@ -263,7 +255,9 @@ pub(crate) fn mailbox_bytes(message_bytes_max: u64) -> usize {
 impl ServerConfig {
     /// The times of connections that are not in [`connection`](ServerConfig::connection).
     pub(crate) fn times(&self) -> TimesConfig {
-        TimesConfig { lifetime: self.lifetime, routes: self.routes.times().collect() }
+        let of_paths = TimesTable::new(&self.times);
+        let routes = of_paths.by_name().into_iter().chain(self.routes.times());
+        TimesConfig { lifetime: self.lifetime, routes: routes.collect() }
     }
 
     pub(crate) fn connection(&self) -> connection::ConnectionConfig {
@@ -276,13 +270,24 @@ impl ServerConfig {
             message_progress: self.message_progress,
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
+            reconnect_delay: self.reconnect_delay,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
             // Only handlers of the program see pings.
             pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
+            stream_end: Some(WriteEnd(write_stream_end)),
             ..connection::ConnectionConfig::default()
         }
     }
+}
+
+/// The last message of a stream of pushes.
+fn write_stream_end(format: StreamFormat, out: &mut Vec<u8>, code: CloseCode, reason: &str) {
+    let encoding = match format {
+        StreamFormat::Lines => Encoding::Lines,
+        StreamFormat::Events | StreamFormat::Messages => Encoding::Events,
+    };
+    push::disconnect(encoding, out, code.0, reason);
 }
 
 /// The kind of a [`StartError`].

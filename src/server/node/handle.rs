@@ -9,13 +9,14 @@ use crate::cluster::ClusterNode;
 use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, WhenFull, only};
 use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
+use crate::node::backends::UsedBackends;
 use crate::node::config::ServerConfig;
 use crate::node::listeners::InheritedListener;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_auth::{Authenticator, KeySetState};
-use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
+use echoring_auth::{Authenticator, BackendFigures, Block, Blocked, KeySetState, SharedBlocklist};
+use echoring_broker::gate::{AuthCommand, AuthCounters, AuthFigures, KeySetFigures, unix_now};
 use echoring_broker::node_mail::StreamCommand;
 use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
@@ -61,6 +62,8 @@ pub struct Handle {
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
     pub(crate) auth_counters: Arc<AuthCounters>,
+    pub(crate) blocks: Arc<SharedBlocklist>,
+    pub(crate) backends: Arc<UsedBackends>,
     /// The addresses of clients.
     pub(crate) admission: Arc<Admission>,
     /// The limits on clients that hold.
@@ -195,6 +198,38 @@ impl Handle {
     /// answer is omitted.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.commands.gather(ControlMessage::Snapshot, |snapshot| snapshot.shard)
+    }
+
+    /// Blocks clients: their handshakes are refused with 403, and those that are connected are closed with 4001. The node forgets it when
+    /// its process ends; lasting blocks belong in the file of [`AuthSettings::blocked`](crate::AuthSettings::blocked). False if 10,000
+    /// other blocks have not ended.
+    ///
+    /// ```
+    /// use echoring::server::{Block, Blocked, Handle};
+    ///
+    /// fn ban(server: &Handle, user: &str) -> bool {
+    ///     Blocked::subject(user).is_some_and(|who| server.block(Block { who, until: None }))
+    /// }
+    /// ```
+    #[must_use]
+    pub fn block(&self, block: Block) -> bool {
+        let is_added = self.blocks.add(block, unix_now());
+        if is_added {
+            for shard in self.remotes.iter() {
+                shard.send(ControlMessage::Command(ShardCommand::Auth(AuthCommand::Blocked)));
+            }
+        }
+        is_added
+    }
+
+    /// Ends a block of [`block`](Handle::block), if there is one.
+    pub fn unblock(&self, who: &Blocked) {
+        self.blocks.remove(who);
+    }
+
+    /// The blocks of [`block`](Handle::block) that have not ended.
+    pub fn blocks(&self) -> Vec<Block> {
+        self.blocks.list(unix_now())
     }
 
     /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room
@@ -356,6 +391,12 @@ impl Handle {
         self.commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
     }
 
+    /// The state of the back ends.
+    #[doc(hidden)]
+    pub fn backends(&self) -> Vec<BackendFigures> {
+        self.backends.figures()
+    }
+
     /// Counts of authentication.
     #[doc(hidden)]
     pub fn auth(&self) -> AuthFigures {
@@ -430,6 +471,18 @@ impl Handle {
     #[doc(hidden)]
     pub fn has_successor(&self) -> bool {
         self.handover.has_successor()
+    }
+
+    /// Whether the predecessor has a grace that is not over: the end of this server would give everything back to it.
+    #[doc(hidden)]
+    pub fn is_unsettled(&self) -> bool {
+        self.handover.is_unsettled()
+    }
+
+    /// Waits until no predecessor has a grace.
+    #[doc(hidden)]
+    pub fn wait_until_settled(&self) {
+        self.handover.wait_until_settled();
     }
 
     /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else

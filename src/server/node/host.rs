@@ -1,10 +1,16 @@
 //! Resolves a configuration on this host: CPUs, shards and connections.
 
-use crate::limits::RESERVED_DESCRIPTORS;
+use std::io;
+
+use crate::limits::{REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SHARD_SHARE_MAX};
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::listeners;
 use echoring_async::limits::CONNECTIONS_DEFAULT;
+use echoring_runtime::driver::{Description, DriverChoice, Features, uring};
 use rustix::process::{Resource, getrlimit};
+
+/// The limit of descriptors where the kernel reports none.
+const DESCRIPTORS_DEFAULT: u64 = 1024;
 
 /// The values that a configuration leaves to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +21,8 @@ pub struct Resolved {
     pub cpus: Vec<usize>,
     /// Maximum concurrent connections.
     pub connections_max: u32,
+    /// Maximum concurrent connections of one shard, those that it refuses included.
+    pub shard_connections_max: u32,
 }
 
 impl Resolved {
@@ -27,8 +35,41 @@ impl Resolved {
         let cpus = cpus(&config.cpus)?;
         listeners::check_congestion(config).map_err(|error| error.of_setting("congestion"))?;
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
-        Ok(Resolved { shards, cpus, connections_max: connections_max(config.connections_max)? })
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_DEFAULT);
+        let connections_max = connections_max(config, shards, descriptors)?;
+        Ok(Resolved::new(shards, cpus, connections_max, descriptors))
     }
+
+    /// The same values on a host that allows a process this many descriptors.
+    pub fn new(shards: usize, cpus: Vec<usize>, connections_max: u32, descriptors: u64) -> Resolved {
+        // No ring has a larger table.
+        let allowed = u32::try_from(descriptors).unwrap_or(u32::MAX);
+        let shard_connections_max = connections_max.saturating_add(REFUSING_CONNECTIONS_MAX).min(allowed);
+        Resolved { shards, cpus, connections_max, shard_connections_max }
+    }
+}
+
+/// Connections that a limit of descriptors allows.
+fn within(descriptors: u64) -> u32 {
+    u32::try_from(descriptors.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX)
+}
+
+/// Connections that a limit of descriptors allows where each shard's ring has a table of its own, as large as that limit; 0 where a
+/// connection needs a descriptor of the process. It needs none if the ring has direct descriptors and the kernel can make an ordinary one
+/// of a direct one, for the moment in which that is needed.
+pub fn connections_on_rings(
+    config: &ServerConfig,
+    uring: &io::Result<Description>,
+    shards: usize,
+    descriptors: u64,
+) -> u32 {
+    let found = uring.as_ref().map_or(Features::NONE, |found| found.features.less(config.without));
+    if config.driver == DriverChoice::Epoll || !found.has(Features::DIRECT.with(Features::FD_INSTALL)) {
+        return 0;
+    }
+    let (part, whole) = SHARD_SHARE_MAX;
+    let most = u64::from(within(descriptors)).saturating_mul(shards as u64) / whole * part;
+    u32::try_from(most).unwrap_or(u32::MAX)
 }
 
 fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
@@ -50,27 +91,30 @@ fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
 }
 
 /// Maximum connections of the node: as configured, or as the descriptor limit allows.
-fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(1024);
-    let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
+fn connections_max(config: &ServerConfig, shards: usize, descriptors: u64) -> Result<u32, StartError> {
+    let allowed = within(descriptors);
     if allowed == 0 {
         return Err(StartError::new(
             StartErrorKind::Descriptors,
-            format!("only {limit} descriptors are allowed"),
+            format!("only {descriptors} descriptors are allowed"),
             "raise the limit: ulimit -n 65536, or LimitNOFILE= of the service",
         ));
     }
-    match asked {
-        Some(asked) if asked > allowed => Err(StartError::new(
-            StartErrorKind::Descriptors,
-            format!("{asked} connections need more than the limit of {limit} descriptors"),
-            format!(
-                "raise the limit (ulimit -n {}), or configure at most {allowed}",
-                u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
-            ),
-        )
-        .of_setting("connections_max")),
-        Some(asked) => Ok(asked),
-        None => Ok(allowed.min(CONNECTIONS_DEFAULT)),
+    let Some(asked) = config.connections_max else { return Ok(allowed.min(CONNECTIONS_DEFAULT)) };
+    if asked <= allowed {
+        return Ok(asked);
     }
+    let allowed = allowed.max(connections_on_rings(config, &uring::probe(), shards, descriptors));
+    if asked <= allowed {
+        return Ok(asked);
+    }
+    Err(StartError::new(
+        StartErrorKind::Descriptors,
+        format!("{asked} connections need more than the limit of {descriptors} descriptors"),
+        format!(
+            "raise the limit (ulimit -n {}), or configure at most {allowed}",
+            u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
+        ),
+    )
+    .of_setting("connections_max"))
 }

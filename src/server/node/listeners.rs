@@ -13,7 +13,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 pub use inherited::InheritedListener;
 
 use crate::limits::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
-use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
+use crate::node::config::{ServerConfig, StartError, StartErrorKind};
+use crate::node::listen_address::ListenAddress;
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_runtime::listening::{descriptors_hint, retry_busy};
 

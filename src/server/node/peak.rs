@@ -1,14 +1,18 @@
 //! [`MemoryPeak`]: the most memory that a node takes, computed from its configuration. docs/memory.md explains the formula.
 
+use std::sync::Arc;
+
 use crate::limits::{
     MAILBOX_BYTES_MIN, PEAK_ACCESS_BYTES, PEAK_ADDRESS_BYTES, PEAK_ALLOCATOR_BYTES, PEAK_CLIENT_BYTES,
     PEAK_CONNECTION_BYTES, PEAK_DECISIONS_BYTES, PEAK_MAILBOX_BYTES, PEAK_PROGRAM_BYTES, PEAK_SESSION_BYTES,
     PEAK_SHARD_BYTES, PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL, PEAK_SOCKET_BYTES, PEAK_SUBSCRIPTION_BYTES,
-    PEAK_TOPIC_BYTES, PEAK_TOPIC_SHARD_BYTES, PEAK_TOPIC_USE_BYTES, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES,
+    PEAK_TOLD_BYTES, PEAK_TOPIC_BYTES, PEAK_TOPIC_SHARD_BYTES, PEAK_TOPIC_USE_BYTES, SOCKET_RECEIVE_BYTES,
+    SOCKET_SEND_BYTES,
 };
 use crate::node::config::ServerConfig;
 use crate::node::host::Resolved;
-use echoring_auth::limits::CACHE_IDENTITIES_BYTES_MAX;
+use echoring_auth::limits::{BACKEND_ANSWER_BYTES_MAX, CACHE_IDENTITIES_BYTES_MAX};
+use echoring_auth::{Backend, WebhookKinds};
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_runtime::limits::ADDRESSES_REMEMBERED_MAX;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
@@ -77,9 +81,12 @@ fn sum(parts: &[MemoryPart]) -> u64 {
 fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<MemoryPart> {
     let (shards, connections) = (resolved.shards as u64, u64::from(resolved.connections_max));
     let subscriptions = connections.saturating_mul(u64::from(config.subscriptions_max));
-    let (has_auth, has_topic_limits) = (config.auth.is_some(), !config.peers.topics.is_none());
+    // Back ends may name clients.
+    let has_auth = config.auth.is_some() || !config.backends.0.is_empty();
+    let (has_auth, has_topic_limits) = (has_auth, !config.peers.topics.is_none());
     // Any connection may be one of the sample.
     let has_access_log = config.access_log.as_ref().is_some_and(|log| log.sample > 0.0);
+    let told = config.webhooks.kinds().overlap(WebhookKinds::CONNECTIONS);
     let decisions_bytes = PEAK_DECISIONS_BYTES + CACHE_IDENTITIES_BYTES_MAX as u64;
     let shard_bytes =
         if host.incremental_buffers { PEAK_SHARD_BYTES } else { PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL };
@@ -95,8 +102,11 @@ fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<Mem
         part("remembered decisions", u64::from(has_auth), decisions_bytes),
         part("use of topics", if has_topic_limits { connections } else { 0 }, PEAK_TOPIC_USE_BYTES),
         part("notes for the access log", if has_access_log { connections } else { 0 }, PEAK_ACCESS_BYTES),
+        part("queues of webhooks", config.webhooks.memory_bytes(), 1),
+        part("notes for webhooks", if told { connections } else { 0 }, PEAK_TOLD_BYTES),
         part("receive regions, rings and codecs", shards, shard_bytes),
         part("unfilled pages of the allocator", shards, PEAK_ALLOCATOR_BYTES),
+        part("back ends", 1, backend_bytes(config)),
         part("mailboxes", 2 * shards * shards.saturating_sub(1), mailbox_bytes(config)),
         part("program and admin address", 1, PEAK_PROGRAM_BYTES),
     ]
@@ -127,6 +137,16 @@ fn addresses(config: &ServerConfig, connections: u64) -> u64 {
     if config.peers.addresses.is_none() { 0 } else { connections.saturating_add(remembered) }
 }
 
+/// The events that wait for back ends, and the answers that arrive, as text and as read.
+fn backend_bytes(config: &ServerConfig) -> u64 {
+    let bytes = |backend: &Arc<Backend>| {
+        let settings = backend.settings();
+        let events = settings.queue_bytes + settings.queue_bytes / 4;
+        (events + settings.requests_max * 2 * BACKEND_ANSWER_BYTES_MAX) as u64
+    };
+    config.backends.0.iter().map(bytes).sum()
+}
+
 /// Windows are kept only where a direction may keep its context.
 fn window_bytes(config: &ServerConfig) -> u64 {
     let keeps = |compression: &crate::Compression| {
@@ -154,14 +174,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use echoring_auth::{Authenticator, Settings};
+    use std::time::Duration;
+
+    use echoring_auth::{Authenticator, Settings, SigningSecrets, Webhook, Webhooks};
     use echoring_runtime::admission::{AddressLimits, PeerLimits, TopicUseLimits};
     use echoring_runtime::shard::AccessLog;
 
     const MIB: u64 = 1 << 20;
 
     fn peak(config: &ServerConfig, shards: usize, connections_max: u32) -> MemoryPeak {
-        let resolved = Resolved { shards, cpus: Vec::new(), connections_max };
+        let resolved = Resolved::new(shards, Vec::new(), connections_max, u64::MAX);
         MemoryPeak::of(config, &resolved, HostMemory::default())
     }
 
@@ -176,7 +198,7 @@ mod tests {
         };
         let peak = peak(&config, 2, 20_000);
         let mebibytes: Vec<u64> = peak.user.iter().map(|part| part.bytes.div_ceil(MIB)).collect();
-        assert_eq!(mebibytes, [512, 0, 5, 5, 4, 5, 0, 0, 0, 0, 0, 6, 8, 5, 6]);
+        assert_eq!(mebibytes, [512, 0, 5, 5, 4, 5, 0, 0, 0, 0, 0, 0, 0, 6, 8, 0, 5, 6]);
         assert_eq!(peak.user_bytes().div_ceil(MIB), 555);
         assert_eq!(peak.kernel_bytes() / MIB, 10_078);
     }
@@ -216,6 +238,19 @@ mod tests {
             let log = AccessLog { sample, write: Arc::new(|_| {}) };
             assert_eq!(more(ServerConfig { access_log: Some(log), ..plain.clone() }), expected);
         }
+        let webhook = Webhook {
+            url: "http://a/".to_owned(),
+            secrets: SigningSecrets::parse("a secret of twenty-four bytes").expect("a secret"),
+            events: WebhookKinds::CONNECTIONS,
+            topics: None,
+            path: None,
+            queue_bytes: 5 * MIB,
+            batch: 1,
+            timeout: Duration::from_secs(1),
+            give_up_after: Duration::from_secs(1),
+        };
+        let webhooks = Arc::new(Webhooks::load(&[webhook], None).expect("a URL"));
+        assert_eq!(more(ServerConfig { webhooks, ..plain.clone() }), 5 * MIB + 512 * 1024 + 1_000 * 768);
     }
 
     #[test]

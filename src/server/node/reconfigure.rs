@@ -62,6 +62,7 @@ impl Handle {
             times: config.times(),
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
+        self.backends.replace(&config.backends);
         self.readiness.set_auth(config.auth.as_ref());
         self.set_rebalance(config.rebalance);
         self.send_all(|| ControlMessage::Configure(Box::new(live.clone())));

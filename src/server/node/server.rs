@@ -10,17 +10,20 @@ use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
 use crate::commands::CommandSender;
 use crate::handover::{self, Event, MeetingPoint, Offering, Predecessor};
 use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS};
-use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
+use crate::node::backends::UsedBackends;
+use crate::node::config::{ServerConfig, StartError, StartErrorKind, mailbox_bytes};
 use crate::node::handle::{ClientLimits, End, FailureState, Handle, PacedDrain, Readiness, Snapshot};
 use crate::node::host::Resolved;
 use crate::node::identity::NodeIdentity;
 use crate::node::join_error::JoinError;
+use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::{self, InheritedListener, Listeners};
 use crate::node::randomness::Randomness;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::shard_thread::{Budgets, NodeShared, ServiceSetup, launch_error};
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
+use echoring_auth::WebhookEvent;
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_broker::broadcast::following::FollowingSettings;
 use echoring_broker::node_mail::{
@@ -107,7 +110,11 @@ impl Server {
     ///
     /// # Errors
     /// As for [`start`](Server::start). Also if the running server does not hand over, or no successor could find this one.
-    pub(crate) fn start_in_place(config: ServerConfig, drain: PacedDrain) -> Result<Server, StartError> {
+    pub(crate) fn start_in_place(
+        config: ServerConfig,
+        drain: PacedDrain,
+        grace: Duration,
+    ) -> Result<Server, StartError> {
         let points = |addresses: &[ListenAddress]| addresses.iter().filter_map(MeetingPoint::of).collect();
         let (shards, user) = (Resolved::of(&config)?.shards, rustix::process::geteuid().as_raw());
         let met: Vec<MeetingPoint> = points(&config.listen);
@@ -116,7 +123,8 @@ impl Server {
         let config = ServerConfig { has_successors: true, ..config };
         let mut server = Server::bind(config, predecessor.as_ref())?.start_after(predecessor)?;
         server.take_over()?;
-        let offering = Offering { points: points(&server.addresses), admin: None, tickets: None, drain };
+        let points = points(&server.addresses);
+        let offering = Offering { points, admin: None, tickets: None, drain, grace };
         let failing = server.handle();
         let on = move |event: Event<'_>| match event {
             Event::Leaving | Event::Staying | Event::TakenOver => {}
@@ -280,11 +288,13 @@ impl Server {
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(JoinError::new(reason));
         }
+        // All their connections have ended.
+        self.handle.backends.finish();
         self.handle.handover.end_questions();
         self.handle.handover.end_waiting();
         // The last mail to a successor leaves after the shards have ended.
         self.handle.handover.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
-        if self.handle.handover.has_successor() {
+        if self.handle.handover.has_successor() || self.handle.handover.is_unsettled() {
             self.files.clear();
         }
         for path in self.files.drain(..) {
@@ -347,8 +357,13 @@ impl Bound {
         if let Some(app) = &self.config.app {
             app.start().map_err(cannot_start("the application's hooks"))?;
         }
+        self.config.backends.start().map_err(cannot_start("a back end"))?;
         if let Some(auth) = &self.config.auth {
             auth.start().map_err(cannot_start("authentication"))?;
+        }
+        self.config.webhooks.start().map_err(cannot_start("webhooks"))?;
+        if predecessor.is_none() {
+            self.config.webhooks.tell(&WebhookEvent::HistoryLost { topic: None, reason: "restart" });
         }
         reserve_descriptors(
             u64::from(self.resolved.connections_max).saturating_add(HANDOVER_SPARE_DESCRIPTORS),
@@ -371,16 +386,16 @@ impl Bound {
     ) -> Result<Server, StartError> {
         let Bound { config, resolved, listeners } = self;
         let Listeners { by_shard, addresses, files, later, kept } = listeners;
-        let Resolved { shards, cpus, connections_max: connections } = resolved;
+        let Resolved { shards, cpus, connections_max: connections, shard_connections_max } = resolved;
         let node = NodeIdentity::new(&config, predecessor.as_ref(), &mut randomness);
         let budgets = Budgets::new(&config, connections);
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.message_bytes_max));
         let resumes = predecessor.is_some();
         let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config, resumes));
-        let rebalances = config.rebalance;
-        let cluster_node = cluster.as_ref().map(|cluster| cluster.node.clone());
+        let (rebalances, cluster_node) = (config.rebalance, cluster.as_ref().map(|it| it.node.clone()));
         let shared = NodeShared {
             connections,
+            shard_connections: shard_connections_max,
             node,
             creators: Creators::default(),
             readiness: Readiness::of(cluster_node.clone(), config.auth.as_ref()),
@@ -449,6 +464,8 @@ fn handle(
         failure: Arc::new(failure),
         client_limits: Arc::new(Mutex::new(ClientLimits::of(config))),
         auth_counters: shared.auth_counters,
+        blocks: Arc::clone(&config.blocks),
+        backends: Arc::new(UsedBackends::new(&config.backends)),
         admission: shared.admission,
         readiness: shared.readiness,
         kept: Arc::new(Mutex::new(kept)),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::commands::blocking;
-use crate::limits::{CONNECTION_LEASE, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE};
+use crate::limits::{CONNECTION_LEASE, TOPIC_LEASE};
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::handle::{Readiness, Snapshot};
 use crate::node::identity::NodeIdentity;
@@ -29,6 +29,8 @@ use echoring_topics::Creators;
 pub(crate) struct NodeShared {
     pub(crate) config: ServerConfig,
     pub(crate) connections: u32,
+    /// Of one shard, those that it refuses included.
+    pub(crate) shard_connections: u32,
     pub(crate) node: NodeIdentity,
     pub(crate) creators: Creators,
     pub(crate) readiness: Readiness,
@@ -97,13 +99,14 @@ impl ServiceSetup {
 
     /// The thread of the setup, on this CPU if threads are pinned.
     pub(crate) fn on(self, cpu: Option<usize>) -> ShardSpec<ServiceSetup> {
-        let NodeShared { config, connections, .. } = &self.shared;
+        let NodeShared { config, shard_connections, .. } = &self.shared;
         let driver = Options {
-            connections: connections + REFUSING_CONNECTIONS_MAX,
+            connections: *shard_connections,
             without: config.without,
             receive_bytes: 0,
             finds_addresses: !config.peers.is_none(),
             notsent_lowat: config.notsent_lowat,
+            stamps_every: 0,
         };
         ShardSpec { cpu: cpu.filter(|_| config.pinned), driver, setup: self }
     }
@@ -116,14 +119,14 @@ impl ShardSetup for ServiceSetup {
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
         blocking::mark_shard();
         let ServiceSetup { shared, sockets, mailboxes, allowance, topics, seed, entropy } = self;
-        let NodeShared { config, connections, node, creators, readiness, auth_counters, .. } = shared;
+        let NodeShared { config, shard_connections, node, creators, readiness, auth_counters, .. } = shared;
         let broadcast = node.broadcast(&config, topics, creators, seed);
         let quotas = Quotas::new(shared.identities, &config.peers.topics);
         let service =
             Service::new(&config, broadcast, auth_counters).with_node(readiness, quotas, shared.cluster);
         let shard_config = ShardConfig {
             connection: config.connection(),
-            connections: connections + REFUSING_CONNECTIONS_MAX,
+            connections: shard_connections,
             security: Security { server: config.tls.clone() },
             seed: entropy,
         };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handlers::backend::BackendHandler;
 use crate::handlers::handler::Handler;
 use crate::handlers::message::MessageFilter;
 use crate::handlers::migrate::{Migrate, Migration};
@@ -14,6 +15,7 @@ use crate::routes::pattern::Pattern;
 use crate::routes::request_context::{Opening, RequestContext};
 use crate::routes::response::Response;
 use crate::routes::states::{MissingState, Requirements, ShardStates, States};
+use echoring_auth::Backend;
 use echoring_proto::connection::{MessageKind, MessageProgress, nanos};
 use echoring_proto::handshake::{OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field};
 use echoring_runtime::shard::RouteTimes;
@@ -58,6 +60,8 @@ pub struct Route {
     message_bytes_max: u64,
     times: RouteTimes,
     migration: Option<Migration>,
+    /// The service that decides about its connections.
+    backend: Option<Arc<Backend>>,
 }
 
 impl fmt::Debug for Route {
@@ -122,7 +126,18 @@ impl Route {
             message_bytes_max: u64::MAX,
             times: RouteTimes::default(),
             migration: None,
+            backend: None,
         }
+    }
+
+    /// A route whose connections are those of a back end.
+    pub(crate) fn of_backend(backend: Arc<Backend>) -> Route {
+        let route = Route::new(&backend.settings().path, BackendHandler::of);
+        Route { backend: Some(backend), ..route }
+    }
+
+    pub(crate) fn backend(&self) -> Option<&Arc<Backend>> {
+        self.backend.as_ref()
     }
 
     /// Calls `check` before the handler is made, behind the functions of [`Builder::before`](crate::Builder::before) and the

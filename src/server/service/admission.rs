@@ -56,7 +56,12 @@ impl Service {
             }
             Verdict::Known(client) => match self.gate.let_in(token, &client, cx.pool(), now) {
                 Ok(()) => Admission::Open,
-                Err(denied) => auth::refused(&self.gate, denied),
+                Err(denied) => {
+                    if let Some(limit) = auth::limit_of(denied) {
+                        cx.note_excess(token, limit, false);
+                    }
+                    auth::refused(&self.gate, denied)
+                }
             },
             Verdict::Denied(denied) => auth::refused(&self.gate, denied),
             Verdict::Ask => {
@@ -74,6 +79,7 @@ impl Service {
     pub(super) fn forget_client(&mut self, token: Token, pool: &mut Pool) {
         self.gate.forget(token, pool);
         self.handshakes.forget(token);
+        self.connects.forget(token);
     }
 
     /// Serves an upgrade of a client that was let in.
@@ -86,7 +92,10 @@ impl Service {
         route: Option<Arc<Route>>,
     ) -> Answer<Peer> {
         let answer = match route {
-            Some(route) => self.open(token, &route, request, upgrade),
+            Some(route) => match route.backend() {
+                Some(backend) => self.open_backend(cx, token, request, upgrade, (&route, backend)),
+                None => self.open(token, &route, request, upgrade, None),
+            },
             None => match self.refused_before(token, request) {
                 Some(refused) => refused,
                 None => self.serve_builtin(cx, token, request, upgrade),
@@ -152,12 +161,17 @@ impl Service {
                 let now = cx.now();
                 let decided = self.handshakes.decided(&mut self.gate, token, decision, cx.pool(), now);
                 let Some(decided) = decided else { return };
-                let Decided { head, refusal, is_wrong_password } = decided;
-                if is_wrong_password {
-                    cx.note_excess(token, Limit::Passwords, true);
+                let Decided { head, refusal, exceeded } = decided;
+                if let Some(limit) = exceeded {
+                    cx.note_excess(token, limit, limit == Limit::Passwords);
                 }
                 // A head that was parsed once is parsed again.
                 let _ = head.with(|request| self.resume(cx, token, request, refusal));
+            }
+            AuthCommand::Blocked => {
+                for token in self.gate.blocked() {
+                    self.end_credentials(cx, token, Due::Withdrawn);
+                }
             }
             AuthCommand::Refreshed { token, id, decision } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
@@ -210,12 +224,23 @@ impl Service {
         }
         let answer = match request.upgrade() {
             Ok(Some(upgrade)) => {
-                let route = self.routes.find(request.path, &upgrade, self.preference);
+                let route = self.find_route(request.path, &upgrade);
                 self.serve_known(cx, token, request, &upgrade, route)
             }
+            Ok(None) if self.is_unidirectional(request) => self.serve_unidirectional(cx, token, request),
             Ok(None) => self.serve_event_stream(cx, token, request),
             Err(refusal) => Answer::Refuse(refusal),
         };
+        self.answer_later(cx, token, answer);
+    }
+
+    /// Answers a request that has waited.
+    pub(super) fn answer_later<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        answer: Answer<Peer>,
+    ) {
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
                 cx.set_peer(token, peer);
@@ -227,9 +252,9 @@ impl Service {
                 cx.accept_with(token, &extras, whole);
                 self.opened(cx, token, None);
             }
-            Answer::EventStream { peer, headers } => {
+            Answer::EventStream { peer, head } => {
                 cx.set_peer(token, peer);
-                cx.begin_event_stream(token, &headers);
+                cx.begin_event_stream(token, &head);
                 self.opened(cx, token, None);
             }
             Answer::Later { peer } => cx.set_peer(token, peer),

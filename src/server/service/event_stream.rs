@@ -34,7 +34,10 @@ const HEAD: Reply<'static> = Reply {
 impl Service {
     /// Whether a request without an upgrade is for an event stream. The program's own routes come first.
     pub(super) fn is_event_stream(&self, request: &Request<'_>) -> bool {
-        self.builtin_routes && request.path.starts_with(PREFIX) && !self.routes.has(request.path)
+        self.builtin_routes
+            && request.path.starts_with(PREFIX)
+            && !self.routes.has(request.path)
+            && !self.backends.has_upgrade(request.path)
     }
 
     /// Answers a request for an event stream, or first authenticates the client.
@@ -102,7 +105,10 @@ fn requested_position(request: &Request<'_>) -> Option<Position> {
 ///
 /// # Errors
 /// If the origin may not connect.
-fn cross_origin_headers(origins: &OriginPolicy, request: &Request<'_>) -> Result<Box<str>, Refusal> {
+pub(super) fn cross_origin_headers(
+    origins: &OriginPolicy,
+    request: &Request<'_>,
+) -> Result<Box<str>, Refusal> {
     let Some(origin) = request.origin()? else { return Ok(Box::default()) };
     if !origins.allows(request.host, Some(origin)) {
         return Err(Refusal::ORIGIN);

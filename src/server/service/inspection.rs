@@ -1,4 +1,5 @@
-//! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports, closes or subscribes them.
+//! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports, closes or subscribes them, or sends
+//! them a message.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -8,9 +9,11 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Kinds as _;
 
 use super::Service;
-use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
+use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction, TcpReport};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
+use echoring_broker::broadcast::direct::DirectResult;
 use echoring_broker::peer::{Context, Peer, ServerKinds, class};
+use echoring_wire::centrifuge::ErrorCode;
 
 impl Service {
     /// Continues the scans.
@@ -47,7 +50,11 @@ impl Service {
     }
 
     fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan, token: Token) {
-        if !cx.is_open(token) || !self.matches(cx, scan, token) {
+        if !cx.is_open(token) {
+            scan.ended += usize::from(cx.has_ended(token));
+            return;
+        }
+        if !self.matches(cx, scan, token) {
             return;
         }
         if !scan.wants_address() {
@@ -55,10 +62,11 @@ impl Service {
         }
         // `Some(None)`: the client has none.
         match cx.inspect(token).and_then(|view| view.address) {
-            Some(address) => self.take(cx, scan, token, address),
-            None => {
+            // One of another address needs no look.
+            Some(address) if !scan.lists() || !scan.takes(address) => self.take(cx, scan, token, address),
+            _ => {
                 scan.waiting.push(token);
-                cx.find_address(token);
+                if scan.lists() { cx.find_tcp_info(token) } else { cx.find_address(token) }
             }
         }
     }
@@ -83,6 +91,8 @@ impl Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
+        // A proxy has named another one.
+        let address = cx.inspect(token).and_then(|view| view.address).unwrap_or(address);
         let mut scans = mem::take(&mut self.errands().scans);
         for scan in &mut scans {
             if scan.stop_waiting(token) && cx.is_open(token) {
@@ -134,6 +144,24 @@ impl Service {
                     scan.changed += 1;
                 }
             }
+            &ScanAction::Refresh(expire_at) => {
+                let Some(mut link) = cx.link(token) else { return };
+                match self.broadcast.refresh_for_operator(&mut link, &mut self.gate, expire_at) {
+                    true => scan.changed += 1,
+                    false => scan.failed = Some(ErrorCode::Internal),
+                }
+            }
+            ScanAction::Send(message) => {
+                // One without a link is about to leave this shard.
+                let sent = cx.link(token).map_or(DirectResult::Busy, |mut link| {
+                    self.broadcast.send_direct(&mut link, &message.for_topic("").publication)
+                });
+                match sent {
+                    DirectResult::Queued => scan.changed += 1,
+                    DirectResult::Busy => scan.busy += 1,
+                    DirectResult::Closed => scan.ended += 1,
+                }
+            }
         }
     }
 
@@ -164,10 +192,15 @@ impl Service {
             queued_bytes: view.queued_bytes,
             lag_bytes: subscribed.lag_bytes,
             is_tls: view.is_tls,
+            tcp: cx.tcp_info(token).map(|info| TcpReport {
+                round_trip_us: info.round_trip / 1_000,
+                segments_sent: info.segments_sent,
+                segments_retransmitted: info.segments_retransmitted,
+            }),
         })
     }
 
-    fn route_of(&self, peer: &Peer) -> &'static str {
+    pub(super) fn route_of(&self, peer: &Peer) -> &'static str {
         let own = ServerKinds::class(peer);
         class::NAMES.iter().find(|(class, _)| *class == own).map_or("none", |(_, name)| name)
     }

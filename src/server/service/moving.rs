@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bytes::{Buf as _, BufMut as _};
 
 use super::Service;
+use super::connection_events::Told;
 use crate::commands::move_order::MoveOrder;
 use crate::handlers::handler_slots::HandlerSlots;
 use crate::handlers::migrate::ThawContext;
@@ -20,6 +21,8 @@ use echoring_runtime::driver::{Driver, Token};
 
 /// The version of the state's format. States of another one are refused.
 const VERSION: u8 = 1;
+/// The same behind what webhooks were told of the connection.
+const VERSION_TOLD: u8 = 2;
 
 /// The kind of a connection. Its number is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +221,10 @@ impl Service {
         if !self.may_leave(cx, token, order) {
             return None;
         }
-        let mut state = vec![VERSION];
+        let mut state = vec![VERSION_TOLD];
+        if !self.connection_events.as_ref().is_some_and(|events| events.freeze(token, &mut state)) {
+            state[0] = VERSION;
+        }
         self.gate.freeze_client(token, &mut state);
         let slot = cx.peer_of(token)?.handler_slot();
         let kind = match (cx.peer_of(token)?, slot) {
@@ -242,6 +248,9 @@ impl Service {
             self.handlers.move_out(slot, cx.pool());
         }
         self.forget_client(token, cx.pool());
+        if let Some(events) = &mut self.connection_events {
+            events.moved(token, None);
+        }
         Some(state)
     }
 
@@ -256,8 +265,13 @@ impl Service {
             moving.note_return(token);
         }
         let from = &mut state;
-        if from.try_get_u8().ok()? != VERSION {
-            return None;
+        let told = match from.try_get_u8().ok()? {
+            VERSION => None,
+            VERSION_TOLD => Some(Told::thaw(from)?),
+            _ => return None,
+        };
+        if let (Some(events), Some(told)) = (&mut self.connection_events, told) {
+            events.moved(token, Some(told));
         }
         let now = cx.now();
         let client = self.gate.thaw_client(token, from, cx.pool(), now)?;

@@ -111,11 +111,8 @@ impl TestServer {
         assert!(config.cluster.is_none(), "a node of a cluster needs the other nodes");
         let network = Network::new(seed, Faults::NONE);
         let shards = config.shards.unwrap_or(1).max(1);
-        let resolved = Resolved {
-            shards,
-            cpus: Vec::new(),
-            connections_max: config.connections_max.unwrap_or(TEST_CONNECTIONS_DEFAULT),
-        };
+        let connections_max = config.connections_max.unwrap_or(TEST_CONNECTIONS_DEFAULT);
+        let resolved = Resolved::new(shards, Vec::new(), connections_max, u64::MAX);
         let listener = || vec![network.listener().expect("a descriptor for /dev/null")];
         let listeners =
             Listeners { by_shard: (0..shards).map(|_| listener()).collect(), ..Listeners::default() };

@@ -29,6 +29,8 @@ pub enum Encoding {
         presence: bool,
         /// Whether messages may be deltas.
         deltas: Deltas,
+        /// Whether subscribers have filters. They get no deltas, and no messages that refer to earlier ones.
+        filtered: bool,
     },
 }
 
@@ -68,6 +70,11 @@ impl Encoding {
         self.has_events() || self == Encoding::RawWithGaps
     }
 
+    /// Whether subscribers have filters.
+    pub(crate) fn is_filtered(self) -> bool {
+        matches!(self, Encoding::Resuming { filtered: true, .. })
+    }
+
     /// Whether messages may be deltas.
     pub fn deltas(self) -> Deltas {
         if let Encoding::Resuming { deltas, .. } = self { deltas } else { Deltas::Off }
@@ -75,8 +82,10 @@ impl Encoding {
 
     /// The encoding in which a subscriber continues that has been sent a message; `None` if that is this one.
     pub(crate) fn following(self) -> Option<Encoding> {
-        let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning } = self else { return None };
-        Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following })
+        let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning, filtered } = self else {
+            return None;
+        };
+        Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following, filtered })
     }
 }
 

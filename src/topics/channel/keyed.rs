@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::message::{Content, Publication};
+use crate::message::{Keeping, Publication};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 
@@ -26,8 +26,9 @@ struct Entry {
     key: Box<str>,
     offset: u64,
     received_at: Nanos,
-    content: Content,
-    payload: Vec<u8>,
+    /// The head and the body of the message.
+    head: u8,
+    body: Vec<u8>,
     older: u32,
     newer: u32,
 }
@@ -48,13 +49,16 @@ impl Keyed {
         received_at: Nanos,
         publication: &Publication<'_>,
     ) -> bool {
-        let Publication { content, key, payload } = *publication;
+        // The latest message of its key is there, whether the history has it or not.
+        let publication = Publication { keeping: Keeping::Kept, ..*publication };
+        let (head, key, parts) = (publication.head(), publication.key, publication.body());
+        let length = publication.bytes() - key.len();
         let known = self.by_key.get(key).copied();
-        let has = known.map_or(0, |at| self.entries[at as usize].payload.capacity());
+        let has = known.map_or(0, |at| self.entries[at as usize].body.capacity());
         let more = match known {
             // The list of entries doubles, and the tree has nodes that are not full.
-            None => 2 * (allocated_bytes(key.len()) + size_of::<Entry>()) + allocated_bytes(payload.len()),
-            Some(_) if payload.len() > has => allocated_bytes(payload.len()) - allocated_bytes(has),
+            None => 2 * (allocated_bytes(key.len()) + size_of::<Entry>()) + allocated_bytes(length),
+            Some(_) if length > has => allocated_bytes(length) - allocated_bytes(has),
             Some(_) => 0,
         };
         if more > 0 && !pool.charge_retained(more) {
@@ -68,23 +72,23 @@ impl Keyed {
             }
             None => {
                 let at = self.entries.len() as u32;
-                let (payload, key) = (Vec::new(), Box::from(key));
+                let (body, key) = (Vec::new(), Box::from(key));
                 let (older, newer) = (NONE, NONE);
-                self.entries.push(Entry { key, offset, received_at, content, payload, older, newer });
+                self.entries.push(Entry { key, offset, received_at, head, body, older, newer });
                 self.by_key.insert(self.entries[at as usize].key.clone(), at);
                 at
             }
         };
         let newest = std::mem::replace(&mut self.newest, at);
         let entry = &mut self.entries[at as usize];
-        (entry.offset, entry.received_at, entry.content) = (offset, received_at, content);
-        if entry.payload.capacity() < payload.len() {
+        (entry.offset, entry.received_at, entry.head) = (offset, received_at, head);
+        if entry.body.capacity() < length {
             // Replaces the smaller one.
-            entry.payload = Vec::new();
-            entry.payload.reserve_exact(allocated_bytes(payload.len()));
+            entry.body = Vec::new();
+            entry.body.reserve_exact(allocated_bytes(length));
         }
-        entry.payload.clear();
-        entry.payload.extend_from_slice(payload);
+        entry.body.clear();
+        parts.iter().for_each(|part| entry.body.extend_from_slice(part));
         (entry.older, entry.newer) = (newest, NONE);
         match self.entries.get_mut(newest as usize) {
             Some(before) => before.newer = at,
@@ -142,8 +146,8 @@ impl Keyed {
         std::iter::from_fn(move || {
             let entry = self.entries.get(next as usize)?;
             next = entry.newer;
-            let Entry { key, content, payload, offset, .. } = entry;
-            Some((*offset, Publication { content: *content, key, payload }))
+            let Entry { key, head, body, offset, .. } = entry;
+            Some((*offset, Publication::read(*head, key, body)?))
         })
     }
 
@@ -157,9 +161,11 @@ impl Keyed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{ClientId, Profile};
+    use crate::message::{Author, Content, Tags};
 
     fn keep(keyed: &mut Keyed, pool: &mut Pool, offset: u64, key: &str, payload: &[u8]) -> bool {
-        keyed.keep(pool, offset, 0, &Publication { content: Content::Text, key, payload })
+        keyed.keep(pool, offset, 0, &Publication::new(Content::Text, key, payload))
     }
 
     fn after(keyed: &Keyed, offset: u64) -> Vec<(u64, String)> {
@@ -185,6 +191,25 @@ mod tests {
         }
         keyed.release(&mut pool);
         assert_eq!((after(&keyed, 0).len(), pool.used_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_latest_message_keeps_its_author_and_its_tags() {
+        let (mut pool, mut keyed) = (Pool::standalone(), Keyed::default());
+        let author = Author::encode(ClientId::local(7), Profile("alice"));
+        let tags = Tags::encode([("a", "b")].into_iter()).expect("short");
+        let plain = Publication::new(Content::Text, "a", b"payload");
+        let named = Publication { author: Author::new(&author), ..plain };
+        let tagged = Publication { tags: Tags::new(&tags), ..plain };
+        let both = Publication { tags: Tags::new(&tags), ..named };
+        for (offset, publication) in (1..).zip([both, tagged, named, plain, both]) {
+            assert!(keyed.keep(&mut pool, offset, 0, &publication));
+            assert_eq!(keyed.after(0).collect::<Vec<_>>(), [(offset, publication)]);
+        }
+        // A snapshot has the latest message of each key, also one that the history skips.
+        let skipped = Publication { keeping: Keeping::Skipped, ..tagged };
+        assert!(keyed.keep(&mut pool, 9, 0, &skipped));
+        assert_eq!(keyed.after(0).collect::<Vec<_>>(), [(9, tagged)]);
     }
 
     #[test]

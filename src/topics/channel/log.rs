@@ -164,12 +164,12 @@ impl Log {
     ///
     /// # Errors
     /// [`OutOfMemory`] if the node's budget has no room for another segment.
-    pub fn append(
+    pub fn append<const PARTS: usize>(
         &mut self,
         pool: &mut Pool,
         origin: Origin,
         offset: u64,
-        frame: &Parts<'_>,
+        frame: &[&[u8]; PARTS],
     ) -> Result<(), OutOfMemory> {
         let frame_bytes: usize = frame.iter().map(|part| part.len()).sum();
         if self.frames.len() == self.frames.capacity() {
@@ -446,29 +446,40 @@ impl Log {
     /// The frames from `from` on, except those of `skip`, as ranges of pieces with their numbers of messages. `from`
     /// must not be before [`start`](Log::start).
     pub fn read(&self, from: Sequence, skip: Option<Origin>) -> impl Iterator<Item = LogRange> + '_ {
-        let first = self.pieces.partition_point(|piece| piece.end() <= from);
-        self.pieces.range(first..).flat_map(move |piece| self.stretches(piece, from, skip))
+        self.read_except(from, skip.is_some(), move |at| self.is_of(at, skip))
     }
 
-    fn stretches(
-        &self,
+    /// The same, except those that `is_skipped` names; all of them if it `skips` none.
+    pub(crate) fn read_except<'l>(
+        &'l self,
+        from: Sequence,
+        skips: bool,
+        is_skipped: impl Fn(Sequence) -> bool + Copy + 'l,
+    ) -> impl Iterator<Item = LogRange> + 'l {
+        let first = self.pieces.partition_point(|piece| piece.end() <= from);
+        self.pieces.range(first..).flat_map(move |piece| self.stretches(piece, from, skips, is_skipped))
+    }
+
+    fn stretches<'l>(
+        &'l self,
         piece: &Piece,
         from: Sequence,
-        skip: Option<Origin>,
-    ) -> impl Iterator<Item = LogRange> + '_ {
+        skips: bool,
+        is_skipped: impl Fn(Sequence) -> bool + 'l,
+    ) -> impl Iterator<Item = LogRange> + 'l {
         let (bytes, start_bytes, piece_end) = (piece.bytes.clone(), piece.start_bytes, piece.end());
         let mut at = piece.first.max(from);
-        let mut whole = (at == piece.first && skip.is_none()).then_some(piece.messages);
+        let mut whole = (at == piece.first && !skips).then_some(piece.messages);
         std::iter::from_fn(move || {
             if let Some(messages) = whole.take() {
                 let first = std::mem::replace(&mut at, piece_end);
                 return Some(LogRange { bytes: bytes.clone(), messages, first, end: piece_end });
             }
-            while at < piece_end && self.is_of(at, skip) {
+            while at < piece_end && is_skipped(at) {
                 at += 1;
             }
             let first = at;
-            while at < piece_end && !self.is_of(at, skip) {
+            while at < piece_end && !is_skipped(at) {
                 at += 1;
             }
             if first == at {

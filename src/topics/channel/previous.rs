@@ -27,7 +27,7 @@ impl Previous {
 
     /// The message, if there is one.
     pub(crate) fn get(&self) -> Option<Publication<'_>> {
-        self.content.map(|content| Publication { content, key: "", payload: &self.payload })
+        self.content.map(|content| Publication::new(content, "", &self.payload))
     }
 
     /// Keeps a message in place of the one before it. Without memory there is none: the next message is sent whole.
@@ -66,7 +66,7 @@ mod tests {
         let (mut pool, mut previous) = (Pool::standalone(), Previous::default());
         assert_eq!(previous.get(), None);
         for payload in [&[1; 100][..], &[2; 5_000], &[3; 7], b""] {
-            let message = Publication { content: Content::Binary, key: "k", payload };
+            let message = Publication::new(Content::Binary, "k", payload);
             previous.keep(&mut pool, &message);
             assert_eq!(previous.get(), Some(Publication { key: "", ..message }));
         }
@@ -79,7 +79,7 @@ mod tests {
     fn without_memory_there_is_no_previous_message() {
         let mut pool = Pool::new(Budget::new(1 << 20));
         let mut previous = Previous::default();
-        let message = |payload| Publication { content: Content::Binary, key: "", payload };
+        let message = |payload| Publication::new(Content::Binary, "", payload);
         previous.keep(&mut pool, &message(b"a"));
         previous.keep(&mut pool, &message(&[0; 2 << 20]));
         assert_eq!(previous.get(), None);

@@ -71,6 +71,17 @@ impl GapReason {
     }
 }
 
+/// The latest messages of keys that a subscriber was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentLatest {
+    /// The offset of the last one.
+    pub reached: u64,
+    /// Their number.
+    pub messages: u32,
+    /// Bytes of their frames.
+    pub bytes: usize,
+}
+
 /// Receives a topic's frames. Implemented by the shard; `K` identifies a connection.
 pub trait Sink<K> {
     /// Whether a send would be accepted now.
@@ -85,9 +96,9 @@ pub trait Sink<K> {
     fn tell_gap(&mut self, key: K, topic: &str, gap: Gap) -> bool;
     /// Reports that presence events were missed, in order with the messages. False if it is not accepted now.
     fn tell_stale(&mut self, key: K, subscriber: SubscriberId, topic: &str) -> bool;
-    /// Sends the latest messages of some keys, which replace earlier ones, in order with the messages. Returns the
-    /// offset of the last one and their number; `None` if nothing is accepted now. It may send only a part of them.
-    fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
+    /// Sends the latest messages of some keys, which replace earlier ones, in order with the messages. `None` if nothing is
+    /// accepted now. It may send only a part of them.
+    fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<SentLatest>;
     /// The subscriber exceeded its lag bound and is removed from the topic. It was sent everything up to the offset
     /// `reached`, and was not notified that there is more.
     fn fell_behind(&mut self, key: K, subscriber: SubscriberId, reached: u64, reason: GapReason);

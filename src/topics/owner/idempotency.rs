@@ -29,12 +29,14 @@ pub(crate) struct Known {
 
 /// A hash of the publication: the same key with another message is an error, not a retry.
 pub(crate) fn digest(seed: u64, publication: &Publication<'_>) -> u64 {
-    let Publication { content, key, payload } = publication;
+    // A client that tries again may have another connection: its author is another.
+    let Publication { key, payload, tags, .. } = publication;
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(seed);
-    hasher.write_u8(*content as u8);
+    hasher.write_u8(publication.head());
     hasher.write_usize(key.len());
     hasher.write(key.as_bytes());
+    hasher.write(tags.as_bytes());
     hasher.write(payload);
     hasher.finish()
 }
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn another_message_has_another_digest() {
         use crate::Content;
-        let of = |content, key, payload: &[u8]| digest(1, &Publication { content, key, payload });
+        let of = |content, key, payload: &[u8]| digest(1, &Publication::new(content, key, payload));
         let one = of(Content::Json, "k", b"1");
         assert_eq!(one, of(Content::Json, "k", b"1"));
         for other in

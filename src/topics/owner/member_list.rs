@@ -80,6 +80,11 @@ impl MemberList {
         self.listed.contains_key(&client)
     }
 
+    /// Those that are listed, with their subjects.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ClientId, &str)> {
+        self.listed.iter().map(|(client, subject)| (*client, &**subject))
+    }
+
     /// See [`members`](crate::OwnedTopics::members).
     pub(crate) fn read(
         &self,

@@ -7,8 +7,9 @@ use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
 use crate::accounts::{OwnerReport, Publications};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Log;
+use crate::collections::by_pattern::PatternNumber;
 use crate::limits::{KEYS_MAX, RETAINED_BYTES_MAX};
-use crate::message::{Position, Publication, Refused};
+use crate::message::{Content, Keeping, Position, Publication, Refused, Version};
 use crate::settings::{SlowConsumerPolicy, TopicSettings};
 use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
@@ -25,6 +26,8 @@ pub(crate) struct OwnedTopic {
     pub(crate) shards: Vec<(usize, TopicId)>,
     pub(crate) publications: Publications,
     pub(crate) payload_bytes: u64,
+    /// The place of its counts on the shard.
+    pub(crate) pattern: PatternNumber,
     pub(crate) rate: Rate,
     pub(crate) history: Log,
     /// The latest message of each key, if the topic conflates.
@@ -34,6 +37,8 @@ pub(crate) struct OwnedTopic {
     /// Idempotency keys: the operator's, and the clients', which must not interfere with the operator's. Few topics
     /// have any.
     pub(crate) idempotent: Option<Box<[Keys; 2]>>,
+    /// The version of the latest publication, encoded. Few topics have any.
+    pub(crate) version: Box<[u8]>,
     /// Subscribers with presence.
     pub(crate) members: MemberList,
     pub(crate) creator: Creator,
@@ -86,6 +91,25 @@ impl OwnedTopic {
         None
     }
 
+    /// Whether a publication of this version is not newer than the latest one. Only topics with history compare versions.
+    pub(crate) fn is_stale(&self, version: Version<'_>) -> bool {
+        self.settings.history.messages > 0 && version.is_stale(Version::new(&self.version))
+    }
+
+    /// A publication of this version was accepted.
+    pub(crate) fn note_version(&mut self, version: Version<'_>) {
+        if !version.is_none() {
+            self.version = version.as_bytes().into();
+        }
+    }
+
+    /// Forgets all messages that are stored for replay or for new subscribers.
+    pub(crate) fn forget_messages(&mut self, pool: &mut Pool) {
+        self.history.forget_all(self.offset, pool);
+        self.keyed.release(pool);
+        self.keyed_since = self.offset;
+    }
+
     /// Stores a message for replay. False if there is no memory for it.
     pub(crate) fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
         if self.settings.history.messages == 0 && self.retained_after.is_none() {
@@ -110,9 +134,15 @@ impl OwnedTopic {
         now: Nanos,
         pool: &mut Pool,
     ) -> bool {
-        let Publication { content, key, payload } = *publication;
-        let meta: [u8; KEPT_BYTES] = [content as u8, key.len() as u8];
-        let parts = [&meta[..], key.as_bytes(), payload, &[]];
+        let publication = match publication.keeping {
+            Keeping::Skipped if self.retained_after.is_none() => {
+                Publication { keeping: Keeping::Omitted, ..Publication::new(Content::Binary, "", &[]) }
+            }
+            _ => *publication,
+        };
+        let meta: [u8; KEPT_BYTES] = [publication.head(), publication.key.len() as u8];
+        let [author, tags, payload] = publication.body();
+        let parts = [&meta[..], publication.key.as_bytes(), author, tags, payload];
         if self.history.append(pool, 0, offset, &parts).is_err() {
             return false;
         }
@@ -147,7 +177,7 @@ impl OwnedTopic {
         let first = after.max(self.keyed_since) + 1;
         let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
         for (offset, publication) in self.keyed.after(after) {
-            let bytes = KEPT_BYTES + publication.key.len() + publication.payload.len();
+            let bytes = KEPT_BYTES + publication.bytes();
             if told.messages > 0 && page.len() + bytes + ENTRY_BYTES > bytes_max {
                 told.complete = false;
                 break;

@@ -1,5 +1,7 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
+mod changes;
+mod collecting;
 mod durable;
 mod import;
 mod retention;
@@ -8,14 +10,16 @@ mod shared;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+pub use self::changes::TopicChanges;
 pub(crate) use self::import::ImportedTopic;
 use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::{Known, digest};
 use super::owned_topic::OwnedTopic;
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
-use crate::accounts::{OwnerReport, Publications};
+use crate::accounts::{OwnerReport, PatternCounts, Publications};
 use crate::channel::log::Log;
 use crate::client::ClientId;
+use crate::collections::by_pattern::ByPattern;
 use crate::collections::by_size::BySize;
 use crate::collections::retained::Retained;
 use crate::collections::slot_map::SlotMap;
@@ -86,7 +90,7 @@ pub struct OwnedTopics {
     /// The lease of the node's topics, one each.
     lease: Lease,
     epochs: SplitMix64,
-    publications: Publications,
+    by_pattern: ByPattern,
     /// The topics of all idempotency keys, the oldest key first. Some no longer exist.
     idempotent: VecDeque<(Nanos, OwnedTopicId, bool)>,
     /// Of the digests of publications with idempotency keys.
@@ -99,6 +103,8 @@ pub struct OwnedTopics {
     retained: Vec<OwnedTopicId>,
     /// The recently forgotten topics, if they are collected.
     names_forgotten: Option<Vec<Box<str>>>,
+    /// Changes since they were last taken, if they are collected.
+    changes: Option<Box<TopicChanges>>,
 }
 
 /// The position and counts of a forgotten topic, for returning subscribers.
@@ -120,16 +126,17 @@ impl OwnedTopics {
             by_size: BySize::default(),
             creators: Creators::default(),
             creation: CreationLimits::default(),
+            by_pattern: ByPattern::new(&rules),
             rules,
             lease,
             epochs: SplitMix64::new(seed),
-            publications: Publications::default(),
             forgotten: Retained::default(),
             idempotent: VecDeque::new(),
             seed,
             retain_until: 0,
             retained: Vec::new(),
             names_forgotten: None,
+            changes: None,
         }
     }
 
@@ -147,8 +154,10 @@ impl OwnedTopics {
     /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
     pub fn configure(&mut self, rules: Rules, creation: CreationLimits) {
         self.creation = creation;
+        self.by_pattern.configure(&rules);
         for (_, owned) in self.table.iter_mut() {
             owned.settings = rules.of(&owned.name).renewing(&owned.settings);
+            owned.pattern = ByPattern::number_of(&rules, &owned.name);
             match owned.retained_after {
                 Some(after) => owned.retain_after(after),
                 None => owned.history.set_bytes_max(owned.settings.history.bytes),
@@ -172,6 +181,9 @@ impl OwnedTopics {
     ) -> Result<Subscribed, Refused> {
         let id = self.find_or_create(name, creator, 0, pool)?;
         let owned = self.table.get_mut(id.key()).ok_or(Refused::TooManyTopics)?;
+        if owned.shards.is_empty() {
+            changes::note_occupied(&mut self.changes, name, true);
+        }
         owned.shards.retain(|(other, _)| *other != shard);
         owned.shards.push((shard, local));
         if let Some(since) = owned.idle_since.take() {
@@ -193,7 +205,11 @@ impl OwnedTopics {
     ) {
         let retains = self.retains(now);
         let Some(owned) = self.table.get_mut(id.key()) else { return };
+        let was_occupied = !owned.shards.is_empty();
         owned.shards.retain(|entry| *entry != (shard, local));
+        if was_occupied && owned.shards.is_empty() {
+            changes::note_occupied(&mut self.changes, &owned.name, false);
+        }
         if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
             owned.idle_since = Some(now);
             if owned.keeps_nothing() && !retains {
@@ -246,10 +262,10 @@ impl OwnedTopics {
         pool: &mut Pool,
     ) -> Result<(Position, Shards<'_>), Refused> {
         let refused = self.refusal(id, publication, by_client, pool);
-        let OwnedTopics { table, publications, .. } = self;
-        let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
-        owned.publications.count(refused.is_none());
-        publications.count(refused.is_none());
+        if self.table.get(id.key()).is_none() {
+            return Err(Refused::Busy);
+        }
+        self.count(id, refused.is_none());
         if let Some(refused) = refused {
             return Err(refused);
         }
@@ -280,6 +296,7 @@ impl OwnedTopics {
         let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.offset += 1;
         owned.payload_bytes += publication.payload.len() as u64;
+        self.by_pattern.of(owned.pattern).published_bytes += publication.payload.len() as u64;
         owned.rate.count(now);
         self.retain(id, now);
         for tries in 0.. {
@@ -295,13 +312,18 @@ impl OwnedTopics {
         }
         if let Some(owned) = self.table.get_mut(id.key()) {
             // A replay reports the gap.
+            if owned.history.bytes() > 0 {
+                self.by_pattern.of(owned.pattern).histories_evicted += 1;
+                changes::note_lost(&mut self.changes, &owned.name, "memory");
+            }
             owned.history.forget_all(owned.offset, pool);
             self.by_size.set(id.index, 0);
         }
     }
 
     /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same idempotency key within the
-    /// last [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are separate.
+    /// last [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are separate. Neither is one whose
+    /// version is not newer than that of the topic's latest message: its position is the topic's.
     ///
     /// # Errors
     /// Why the topic refuses it. [`Refused::KeyReused`] if the key was used with another message, and
@@ -313,13 +335,19 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Accepted<'_>, Refused> {
-        let &Submission { publication, idempotency_key, by_client } = submission;
+        let &Submission { publication, idempotency_key, by_client, version } = submission;
         let digest = digest(self.seed, &publication);
         if let Some(position) = self.published_before(id, submission, digest, now)? {
             return Ok(Accepted::Again(position));
         }
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let (epoch, offset) = (owned.epoch, owned.offset + 1);
+        if idempotency_key.is_empty() {
+            let _ = self.publish(id, &publication, by_client, now, pool)?;
+            let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+            owned.note_version(version);
+            return Ok(Accepted::New(Position { epoch, offset }, &owned.shards));
+        }
         // Without memory for the key nothing is published, because its publisher relies on safe retries.
         let known = Known { offset, digest, at: now };
         while let Some(owned) = self.table.get_mut(id.key())
@@ -337,10 +365,11 @@ impl OwnedTopics {
         }
         self.list_key(id, by_client, now, pool);
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        owned.note_version(version);
         Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
     }
 
-    /// Where the publication with this digest was accepted before, if it was.
+    /// Where the publication with this digest was accepted before, if it was; or the position of the topic, if it is an old version.
     fn published_before(
         &mut self,
         id: OwnedTopicId,
@@ -349,11 +378,17 @@ impl OwnedTopics {
         now: Nanos,
     ) -> Result<Option<Position>, Refused> {
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
-        let epoch = owned.epoch;
-        match owned.keys(submission.by_client).find(submission.idempotency_key, now) {
+        let Submission { idempotency_key, by_client, version, .. } = *submission;
+        let (epoch, position) = (owned.epoch, owned.position());
+        let is_stale = owned.is_stale(version);
+        let known = match idempotency_key {
+            "" => None,
+            key => owned.keys(by_client).find(key, now),
+        };
+        match known {
             Some(known) if known.digest == digest => Ok(Some(Position { epoch, offset: known.offset })),
             Some(_) => Err(self.refuse(id, Refused::KeyReused)),
-            None => Ok(None),
+            None => Ok(is_stale.then_some(position)),
         }
     }
 
@@ -375,16 +410,24 @@ impl OwnedTopics {
 
     /// Counts a message that was refused before its topic decided about it.
     fn refuse(&mut self, id: OwnedTopicId, refused: Refused) -> Refused {
-        self.publications.count(false);
-        if let Some(owned) = self.table.get_mut(id.key()) {
-            owned.publications.count(false);
-        }
+        self.count(id, false);
         refused
+    }
+
+    /// Counts a decided message of a topic.
+    fn count(&mut self, id: OwnedTopicId, is_accepted: bool) {
+        match self.table.get_mut(id.key()) {
+            Some(owned) => {
+                owned.publications.count(is_accepted);
+                self.by_pattern.of(owned.pattern).publications.count(is_accepted);
+            }
+            None => self.by_pattern.note_refused(),
+        }
     }
 
     /// A message was refused before it reached its topic.
     pub fn note_refused(&mut self) {
-        self.publications.count(false);
+        self.by_pattern.note_refused();
     }
 
     /// A page of a replay, with its messages: about `bytes_max` bytes and at least one message; see `entries`.
@@ -431,6 +474,15 @@ impl OwnedTopics {
             }
         }
         Some((told, page))
+    }
+
+    /// Forgets the messages that are stored of the topic `name`, if it exists. Subscribers keep what they have.
+    pub fn forget_messages(&mut self, name: &str, pool: &mut Pool) {
+        let Some(id) = self.find(name) else { return };
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.forget_messages(pool);
+            self.by_size.set(id.index, 0);
+        }
     }
 
     /// The form in which other programs at the backbone get the topic's messages.
@@ -506,6 +558,8 @@ impl OwnedTopics {
         self.by_size.set(index, 0);
         if let Some((_, owned)) = self.table.at_mut(index) {
             let not_stored = u64::from(accepting == Some(index));
+            self.by_pattern.of(owned.pattern).histories_evicted += 1;
+            changes::note_lost(&mut self.changes, &owned.name, "memory");
             owned.history.forget_all(owned.offset - not_stored, pool);
         }
         true
@@ -513,7 +567,17 @@ impl OwnedTopics {
 
     /// Publication counts of all topics.
     pub fn publications(&self) -> Publications {
-        self.publications
+        self.by_pattern.publications()
+    }
+
+    /// Histories that were evicted for lack of memory.
+    pub fn histories_evicted(&self) -> u64 {
+        self.by_pattern.total().histories_evicted
+    }
+
+    /// Adds this shard's counts by pattern to `report`.
+    pub fn add_patterns(&self, report: &mut BTreeMap<Box<str>, PatternCounts>) {
+        self.by_pattern.add_to(report);
     }
 
     /// Whether messages of the topic `name` are forwarded to `shard`.
@@ -564,6 +628,7 @@ impl OwnedTopics {
         let owned = OwnedTopic {
             name: name.into(),
             settings: *self.rules.of(name),
+            pattern: ByPattern::number_of(&self.rules, name),
             epoch: position.epoch,
             offset: position.offset,
             publications,

@@ -1,11 +1,12 @@
 //! Replays of a topic's history: their start, and the pages that the owner shard sends.
 
 use crate::client::ClientId;
-use crate::message::{Content, Position, Publication};
+use crate::limits::PROFILE_BYTES_MAX;
+use crate::message::{Position, Publication};
 
 /// Bytes before each entry of a page: its length and its offset.
 pub(crate) const ENTRY_BYTES: usize = 4 + 8;
-/// Bytes in front of key and payload of a stored message: its content type and the length of its key.
+/// Bytes in front of the key, the author, the tags and the payload of a stored message: its head and the length of its key.
 pub(crate) const KEPT_BYTES: usize = 2;
 
 /// The messages that a subscriber receives before live ones.
@@ -58,38 +59,55 @@ pub(crate) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
 
 /// Appends a message to a page of history; see [`entries`].
 pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication<'_>) {
-    let Publication { content, key, payload } = publication;
-    append_entry(page, offset, &[&[*content as u8, key.len() as u8], key.as_bytes(), payload]);
+    let ([author, tags, payload], key) = (publication.body(), publication.key);
+    let meta = [publication.head(), key.len() as u8];
+    append_entry(page, offset, &[&meta, key.as_bytes(), author, tags, payload]);
 }
+
+/// Stands for the length of a profile whose length follows in two bytes: older versions know shorter ones only.
+const LONG: u8 = u8::MAX;
 
 /// Bytes of a subscriber in a page of members.
-pub(crate) fn member_bytes(subject: &str) -> usize {
-    size_of::<ClientId>() + 1 + subject.len()
+pub fn member_bytes(profile: &str) -> usize {
+    let length_bytes = if profile.len() < usize::from(LONG) { 1 } else { 3 };
+    size_of::<ClientId>() + length_bytes + profile.len()
 }
 
-/// Appends a subscriber with its subject, which has at most 255 bytes.
-pub fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
-    let subject = subject.get(..subject.len().min(usize::from(u8::MAX))).unwrap_or_default();
+/// Appends a subscriber with its [profile](crate::Profile), which has at most [`PROFILE_BYTES_MAX`].
+pub fn append_member(page: &mut Vec<u8>, client: ClientId, profile: &str) {
+    let profile = profile.get(..profile.len().min(PROFILE_BYTES_MAX)).unwrap_or_default();
     page.extend_from_slice(&client.to_bytes());
-    page.push(subject.len() as u8);
-    page.extend_from_slice(subject.as_bytes());
+    match u8::try_from(profile.len()) {
+        Ok(length) if length < LONG => page.push(length),
+        _ => {
+            page.push(LONG);
+            page.extend_from_slice(&(profile.len() as u16).to_le_bytes());
+        }
+    }
+    page.extend_from_slice(profile.as_bytes());
 }
 
-/// The subscribers of a page of [`crate::OwnedTopics::members`], each with its subject, which is empty for none.
+/// The subscribers of a page of [`crate::OwnedTopics::members`], each with its [profile](crate::Profile).
 pub fn members(mut page: &[u8]) -> impl Iterator<Item = (ClientId, &str)> + Clone {
     std::iter::from_fn(move || {
         let (client, rest) = page.split_first_chunk::<16>()?;
-        let (&[bytes], rest) = rest.split_first_chunk::<1>()?;
-        let (subject, rest) = rest.split_at_checked(usize::from(bytes))?;
+        let (length, rest) = match rest.split_first_chunk::<1>()? {
+            (&[LONG], rest) => {
+                let (length, rest) = rest.split_first_chunk::<2>()?;
+                (u16::from_le_bytes(*length), rest)
+            }
+            (&[length], rest) => (length.into(), rest),
+        };
+        let (profile, rest) = rest.split_at_checked(length.into())?;
         page = rest;
-        Some((ClientId::from_bytes(*client), std::str::from_utf8(subject).ok()?))
+        Some((ClientId::from_bytes(*client), std::str::from_utf8(profile).ok()?))
     })
 }
 
 /// Whether the bytes are a page of subscribers and nothing else.
 pub fn is_members(page: &[u8]) -> bool {
-    let bytes = members(page).map(|(_, subject)| member_bytes(subject));
-    bytes.sum::<usize>() == page.len()
+    let are_short = members(page).all(|(_, profile)| profile.len() <= PROFILE_BYTES_MAX);
+    are_short && members(page).map(|(_, profile)| member_bytes(profile)).sum::<usize>() == page.len()
 }
 
 /// The messages of a [`Page`] with their offsets, in order.
@@ -99,9 +117,9 @@ pub fn entries(mut page: &[u8]) -> impl Iterator<Item = (u64, Publication<'_>)> 
         let (offset, rest) = rest.split_first_chunk::<8>()?;
         let (entry, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         page = rest;
-        let (&[content, key_bytes], rest) = entry.split_first_chunk::<KEPT_BYTES>()?;
-        let (key, payload) = rest.split_at_checked(usize::from(key_bytes))?;
-        let (content, key) = (Content::from_number(content)?, std::str::from_utf8(key).ok()?);
-        Some((u64::from_le_bytes(*offset), Publication { content, key, payload }))
+        let (&[head, key_bytes], rest) = entry.split_first_chunk::<KEPT_BYTES>()?;
+        let (key, body) = rest.split_at_checked(usize::from(key_bytes))?;
+        let publication = Publication::read(head, std::str::from_utf8(key).ok()?, body)?;
+        Some((u64::from_le_bytes(*offset), publication))
     })
 }

@@ -13,7 +13,7 @@ use super::owned_topics::{ImportedTopic, OwnedTopicId, OwnedTopics};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, Replay, entries, is_members, members};
 use crate::client::ClientId;
 use crate::limits::{IDEMPOTENCY_WINDOW, KEY_BYTES_MAX, TRANSFER_PARTS_MAX};
-use crate::message::{Position, is_topic_name};
+use crate::message::{Position, Version, is_topic_name};
 use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
@@ -28,6 +28,8 @@ const FORGOTTEN: u8 = 6;
 const KEYED_SINCE: u8 = 7;
 /// What a topic is to other nodes of a cluster, which their owner table writes and reads.
 const OF_NODE: u8 = 8;
+/// The version of the latest publication.
+const VERSION: u8 = 9;
 /// Bytes before a record's body: its type and its length.
 const HEAD_BYTES: usize = 1 + 4;
 
@@ -246,6 +248,9 @@ impl OwnedTopics {
         while bytes.len() < bytes_max && is_exported(cursor.part) {
             cursor = self.export_part(cursor, bytes_max, now, pool, &mut bytes);
         }
+        if exported == Exported::LatestAndKeys {
+            self.export_version(id, &mut bytes);
+        }
         bytes
     }
 
@@ -308,7 +313,13 @@ impl OwnedTopics {
             }
             bytes.extend_from_slice(owned.name.as_bytes());
         });
-        Some(Part::History(owned.oldest_kept() - 1))
+        let part = Part::History(owned.oldest_kept() - 1);
+        self.export_version(id, bytes);
+        Some(part)
+    }
+
+    fn export_version(&self, id: OwnedTopicId, bytes: &mut Vec<u8>) {
+        append_some(bytes, VERSION, self.owned(id).map_or(&[], |owned| &owned.version));
     }
 
     fn export_keys(
@@ -436,7 +447,7 @@ impl Importer {
             let record = Record::take(&mut bytes).ok_or(ImportError::Malformed)?;
             match (record.kind, record.body.try_into()) {
                 (KEYED_SINCE, Ok(since)) => topics.import_keyed_since(id, u64::from_le_bytes(since))?,
-                (LATEST | KEY, _) => importer.import_part(topics, record, now, pool)?,
+                (LATEST | KEY | VERSION, _) => importer.import_part(topics, record, now, pool)?,
                 _ => return Err(ImportError::Malformed),
             }
         }
@@ -464,6 +475,12 @@ impl Importer {
                 let (by_client, key, known) = key(body, now).ok_or(ImportError::Malformed)?;
                 topics.import_key(id, by_client, key, known, pool)
             }
+            VERSION => {
+                let version = Version::split(body).filter(|(_, rest)| rest.is_empty());
+                let (version, _) = version.ok_or(ImportError::Malformed)?;
+                topics.import_version(id, version);
+                Ok(())
+            }
             MEMBERS if is_members(body) => {
                 topics.import_members(id, members(body), self.node, pool);
                 Ok(())
@@ -475,8 +492,7 @@ impl Importer {
 
 /// Whether the bytes are entries and nothing else.
 fn are_whole(body: &[u8]) -> bool {
-    let bytes = entries(body)
-        .map(|(_, publication)| ENTRY_BYTES + KEPT_BYTES + publication.key.len() + publication.payload.len());
+    let bytes = entries(body).map(|(_, publication)| ENTRY_BYTES + KEPT_BYTES + publication.bytes());
     bytes.sum::<usize>() == body.len()
 }
 
@@ -499,7 +515,10 @@ mod tests {
     use crate::limits::IDEMPOTENCY_KEYS_PER_TOPIC_MAX;
     use crate::owner::owned_topics::Accepted;
     use crate::tests::submitted;
-    use crate::{Content, Creator, Publication, Refused, Rules, SlowConsumerPolicy, TopicSettings};
+    use crate::{
+        Content, Creator, Keeping, Publication, Refused, Rules, SlowConsumerPolicy, Submission, Tags,
+        TopicSettings,
+    };
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;
 
@@ -513,7 +532,7 @@ mod tests {
     }
 
     fn text<'a>(key: &'a str, payload: &'a str) -> Publication<'a> {
-        Publication { content: Content::Text, key, payload: payload.as_bytes() }
+        Publication::new(Content::Text, key, payload.as_bytes())
     }
 
     /// Exports in blocks of about this size, and imports each into the new topics.
@@ -591,6 +610,36 @@ mod tests {
             from.release_all(&mut pool);
             assert_eq!(pool.used_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn tags_marks_and_the_latest_version_move_too() {
+        let tags = Tags::encode([("a", "1")].into_iter()).expect("short");
+        let versions = [3, 4].map(|number| Version::encode(number, "e").expect("short"));
+        let version = |at: usize| Version::new(&versions[at]);
+        let tagged = Publication { tags: Tags::new(&tags), ..text("", "x") };
+        let published = |topics: &mut OwnedTopics, id, publication, version, pool: &mut Pool| {
+            let submission = Submission { version, ..submitted(publication, "", false) };
+            matches!(topics.publish_once(id, &submission, NOW, pool), Ok(Accepted::New(..)))
+        };
+        let mut pool = Pool::standalone();
+        let mut from = topics(1, SlowConsumerPolicy::DropOldest, 10);
+        let id = from.find_or_create("t", Creator::NOBODY, NOW, &mut pool).expect("room");
+        assert!(published(&mut from, id, tagged, version(0), &mut pool));
+        let skipped = Publication { keeping: Keeping::Skipped, ..tagged };
+        assert!(published(&mut from, id, skipped, Version::NONE, &mut pool));
+        let state = from.export_state(id, Exported::LatestAndKeys, usize::MAX, NOW, &mut pool);
+        let mut to = topics(2, SlowConsumerPolicy::DropOldest, 10);
+        let id = transfer(&mut from, &mut to, 1, &mut pool).expect("well formed")[0].1;
+        let (_, page) = to.history(id, Replay::After(0), 1 << 20, NOW, &mut pool).expect("known");
+        let all: Vec<_> = entries(&page).map(|(_, message)| message).collect();
+        let omitted = Publication { keeping: Keeping::Omitted, ..Publication::new(Content::Binary, "", b"") };
+        assert_eq!(all, [tagged, omitted]);
+        assert!(!published(&mut to, id, tagged, version(0), &mut pool), "an old version");
+        assert!(published(&mut to, id, tagged, version(1), &mut pool));
+        to.restart("t", None, NOW, &mut pool).expect("room");
+        Importer::import_state(&mut to, id, &state, NOW, &mut pool).expect("well formed");
+        assert!(!published(&mut to, id, tagged, version(0), &mut pool), "an old version");
     }
 
     #[test]

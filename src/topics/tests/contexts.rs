@@ -189,7 +189,7 @@ impl Simulation {
             0 => (SlowConsumerPolicy::Disconnect, Encoding::Raw),
             1 => (
                 SlowConsumerPolicy::Disconnect,
-                Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off },
+                Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off, filtered: false },
             ),
             2 => (SlowConsumerPolicy::DropOldest, Encoding::WithEvents { codec: CODEC, presence: true }),
             _ => (SlowConsumerPolicy::Conflate, Encoding::WithEvents { codec: CODEC, presence: true }),

@@ -7,7 +7,7 @@ use crate::{Compression, Deltas, Encoding, Format, SubscriberId};
 
 /// Of subscribers that negotiated deltas.
 const DELTAS: Format = Format {
-    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Beginning },
+    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Beginning, filtered: false },
     compression: Compression::Off,
 };
 
@@ -22,7 +22,12 @@ fn deltas_are_from_the_message_that_a_subscriber_was_sent_before() {
     let alone = world.publish(b"e", 5);
     assert_eq!((world.text_of(1), world.text_of(2)), ("!b<b>c<c>d<d>e".to_owned(), "!d<d>e".to_owned()));
     let following = Format {
-        dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Following },
+        dialect: Encoding::Resuming {
+            codec: CODEC,
+            presence: true,
+            deltas: Deltas::Following,
+            filtered: false,
+        },
         ..DELTAS
     };
     assert_eq!(formats, [vec![DELTAS], vec![following]]);

@@ -2,8 +2,8 @@
 
 use super::world::{json, owned_topics, settings};
 use crate::{
-    Content, Creator, OwnedTopics, Page, Publication, Replay, Rules, SlowConsumerPolicy, TopicSettings,
-    entries,
+    Content, Creator, Keeping, OwnedTopics, Page, Publication, Replay, Rules, SlowConsumerPolicy,
+    TopicSettings, entries,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
@@ -48,7 +48,7 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
     let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     for (at, key) in (1..).zip(["a", "b", "a", "c", "b", "b", "d", "a", "a"]) {
         let payload = at.to_string();
-        let publication = Publication { content: Content::Json, key, payload: payload.as_bytes() };
+        let publication = Publication::new(Content::Json, key, payload.as_bytes());
         owned.publish(id, &publication, true, at, &mut pool).unwrap();
     }
     let mut replay = |from, bytes_max| {
@@ -78,5 +78,41 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
         owned.publish(id, &json(b"x"), true, 9, &mut pool).unwrap();
         let last = offset.min(2);
         assert_eq!(newcomer(&mut owned, &mut pool), (offset - last, offset - last + 1, last as u32));
+    }
+}
+
+#[test]
+fn a_message_that_history_skips_leaves_its_place_and_is_there_while_subscribers_move() {
+    let (mut owned, mut pool) = owned_topics(SlowConsumerPolicy::Disconnect);
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+    let skipped = Publication { keeping: Keeping::Skipped, ..json(b"b") };
+    let mut kept = |owned: &mut OwnedTopics| {
+        for publication in [json(b"a"), skipped] {
+            owned.publish(id, &publication, true, 1, &mut pool).unwrap();
+        }
+        let (_, page) = owned
+            .history(id, Replay::After(owned.position("t").unwrap().offset - 2), 1_000, 1, &mut pool)
+            .unwrap();
+        let all = entries(&page).map(|(_, message)| (message.keeping, message.payload.len()));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&mut owned), [(Keeping::Kept, 1), (Keeping::Omitted, 0)]);
+    owned.retain_until(100);
+    assert_eq!(kept(&mut owned), [(Keeping::Kept, 1), (Keeping::Skipped, 1)]);
+}
+
+#[test]
+fn removed_history_is_a_gap_for_those_who_return() {
+    for (slow, key) in [(SlowConsumerPolicy::Disconnect, ""), (SlowConsumerPolicy::Conflate, "k")] {
+        let (mut owned, mut pool) = owned_topics(slow);
+        let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+        owned.publish(id, &Publication { key, ..json(b"a") }, true, 1, &mut pool).unwrap();
+        owned.forget_messages("t", &mut pool);
+        owned.forget_messages("unknown", &mut pool);
+        let (told, page) = owned.history(id, Replay::After(0), 1_000, 1, &mut pool).unwrap();
+        assert_eq!((told.head.offset, told.first, page.len()), (1, 2, 0), "{slow:?}");
+        owned.publish(id, &Publication { key, ..json(b"b") }, true, 1, &mut pool).unwrap();
+        let (told, page) = owned.history(id, Replay::After(1), 1_000, 1, &mut pool).unwrap();
+        assert_eq!((told.first, entries(&page).count()), (2, 1), "{slow:?}");
     }
 }

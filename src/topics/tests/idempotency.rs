@@ -4,7 +4,7 @@ use super::world::{LOCAL, json, owned_topics, submitted};
 use crate::limits::IDEMPOTENCY_WINDOW;
 use crate::{
     Accepted, Creator, HistoryBounds, OwnedTopics, Position, Publication, Refused, Rules, SlowConsumerPolicy,
-    TopicSettings,
+    Submission, TopicSettings, Version,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 
@@ -69,4 +69,33 @@ fn a_topic_lives_as_long_as_its_publications_may_be_repeated() {
     let keyed = Publication { key: "key", ..json(b"a") };
     let accepted = owned.publish_once(id, &submitted(keyed, "k", true), 0, &mut pool);
     assert!(matches!(accepted, Ok(Accepted::New(Position { offset: 1, .. }, _))), "{accepted:?}");
+}
+
+#[test]
+fn old_versions_are_skipped_where_there_is_history() {
+    for messages in [4, 0] {
+        let history = HistoryBounds { messages, ..HistoryBounds::default() };
+        let settings = TopicSettings { history, ..TopicSettings::default() };
+        let mut owned = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
+        let mut pool = Pool::standalone();
+        let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+        let mut is_new = |number, epoch, key| {
+            let version = Version::encode(number, epoch).unwrap();
+            let submission =
+                Submission { version: Version::new(&version), ..submitted(json(b"a"), key, false) };
+            match owned.publish_once(id, &submission, 1, &mut pool).unwrap() {
+                Accepted::New(..) => true,
+                Accepted::Again(position) => {
+                    assert_eq!(position.offset, owned.position("t").unwrap().offset);
+                    false
+                }
+            }
+        };
+        let expected = messages == 0;
+        assert!(is_new(3, "", ""));
+        assert_eq!([is_new(3, "", ""), is_new(2, "", "key")], [expected; 2]);
+        assert!(is_new(4, "", "key 2") && is_new(2, "other", ""));
+        assert_eq!(is_new(1, "other", ""), expected);
+        assert!(is_new(0, "", ""), "without a version");
+    }
 }

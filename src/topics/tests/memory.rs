@@ -76,7 +76,7 @@ fn the_history_of_others_gives_way_before_a_subscriber_misses_anything() {
     let mut world = World::with(pool, *rules.of(""));
     world.owned = owned(&rules);
     let id = world.owned.find_or_create("other", Creator::NOBODY, 0, &mut world.peers.pool).unwrap();
-    let publication = Publication { content: Content::Binary, key: "", payload: &[0; 1_000] };
+    let publication = Publication::new(Content::Binary, "", &[0; 1_000]);
     for _ in 0..100 {
         world.owned.publish(id, &publication, true, 1, &mut world.peers.pool).unwrap();
     }
@@ -95,7 +95,7 @@ fn the_latest_messages_of_keys_and_idempotency_keys_are_in_the_share_of_historie
     let (mut owned, _) = owned_topics(SlowConsumerPolicy::Conflate);
     let histories = owned.find_or_create("history", Creator::NOBODY, 0, &mut pool).unwrap();
     let publish = |owned: &mut OwnedTopics, pool: &mut Pool, id, key: &str, idempotency_key: &str| {
-        let publication = Publication { content: Content::Json, key, payload: &[b'1'; 10_000] };
+        let publication = Publication::new(Content::Json, key, &[b'1'; 10_000]);
         owned.publish_once(id, &submitted(publication, idempotency_key, true), 0, pool).map(|_| ())
     };
     for round in 0..100 {
@@ -109,10 +109,6 @@ fn the_latest_messages_of_keys_and_idempotency_keys_are_in_the_share_of_historie
     assert!((7 << 20..=8 << 20).contains(&pool.used_bytes()), "{}", pool.used_bytes());
     assert_eq!(owned.report("history", 0).unwrap().history_bytes, 0, "histories make room");
     // What is known already, and what others need, is not refused.
-    assert!(
-        owned
-            .publish(id, &Publication { content: Content::Json, key: "0", payload: b"2" }, true, 0, &mut pool)
-            .is_ok()
-    );
+    assert!(owned.publish(id, &Publication::new(Content::Json, "0", b"2"), true, 0, &mut pool).is_ok());
     assert!(pool.charge(1 << 20) && !pool.is_short(0));
 }

@@ -20,7 +20,7 @@ fn notices_go_to_formats_with_events_and_are_not_counted() {
 fn a_resuming_subscriber_gets_presence_events_and_no_other_notices() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);
     world.subscribe(1, RESUMING);
-    let deaf = Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Off };
+    let deaf = Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Off, filtered: false };
     world.subscribe(2, Format { dialect: deaf, compression: Compression::Off });
     world.append_notice(b"!");
     world.append_presence(b"!");

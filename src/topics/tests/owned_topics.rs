@@ -3,8 +3,8 @@
 use super::world::{LOCAL, json, owned_topics};
 use crate::limits::{HISTORY_AGE_DEFAULT, KEYS_MAX, REMEMBERED_AGE};
 use crate::{
-    Access, Content, Creator, OwnedTopics, Permission, Position, Publication, Refused, Replay, Rules,
-    SlowConsumerPolicy, Subscribed, TopicId, TopicSettings,
+    Access, ClientId, Content, Creator, OwnedTopics, Permission, Position, Publication, Refused, Replay,
+    Rules, SlowConsumerPolicy, Subscribed, TopicId, TopicSettings,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 
@@ -18,6 +18,31 @@ fn offsets_count_up_and_survive_a_shard_that_comes_and_goes() {
     assert_eq!(owned.subscribe("t", Creator::NOBODY, 1, LOCAL, &mut pool).unwrap().position, first);
     owned.unsubscribe(id, 1, LOCAL, 0, &mut pool);
     assert_eq!(owned.publish(id, &json(b"2"), true, 0, &mut pool).unwrap().1, [(0, LOCAL)]);
+}
+
+#[test]
+fn a_topic_is_occupied_by_its_first_shard_and_vacated_by_its_last() {
+    let (mut owned, mut pool) = owned_topics(SlowConsumerPolicy::Disconnect);
+    let told = |owned: &mut OwnedTopics| owned.take_changes().occupied;
+    let first = owned.subscribe("s", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+    assert!(!owned.has_changes(), "nobody wants to know");
+    owned.collect_changes(true);
+    let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+    owned.subscribe("t", Creator::NOBODY, 1, LOCAL, &mut pool).unwrap();
+    assert_eq!(told(&mut owned), [("t".into(), true)]);
+    owned.unsubscribe(id, 1, LOCAL, 0, &mut pool);
+    assert!(!owned.has_changes());
+    owned.unsubscribe(id, 0, LOCAL, 0, &mut pool);
+    owned.unsubscribe(id, 0, LOCAL, 0, &mut pool);
+    assert_eq!(told(&mut owned), [("t".into(), false)], "once");
+    let client = ClientId::local(9);
+    owned.presence(first, client, Some("alice"));
+    assert_eq!(owned.vacate_all(), [("s".into(), client, "alice".into())]);
+    assert_eq!(told(&mut owned), [("s".into(), false)]);
+    owned.forget_shards(0, 0);
+    assert_eq!(told(&mut owned), [("s".into(), false)]);
+    owned.unsubscribe(first, 0, LOCAL, 0, &mut pool);
+    assert_eq!(told(&mut owned), []);
 }
 
 #[test]
@@ -105,7 +130,7 @@ fn messages_without_a_key_or_a_permission_are_refused_and_counted() {
     let refused = owned.publish(id, &json(b"1"), true, 0, &mut pool).map(|_| ());
     assert_eq!(refused, Err(Refused::NoKey));
     fn keyed(key: &str) -> Publication<'_> {
-        Publication { content: Content::Json, key, payload: b"1" }
+        Publication::new(Content::Json, key, b"1")
     }
     for key in 0..KEYS_MAX {
         owned.publish(id, &keyed(&key.to_string()), true, 0, &mut pool).unwrap();

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    AcceptedMessage, Base, CodecId, Compression, Content, Deltas, Encode, Encoding, Format, Gap, GapReason,
-    HistoryBounds, Keyed, LogMemory, Origin, OwnedTopics, Parts, Publication, Rules, Sink,
-    SlowConsumerPolicy, Submission, SubscriberId, TopicId, TopicSettings, Topics,
+    AcceptedMessage, Base, CodecId, Compression, Content, DEFAULT_PATTERN, Deltas, Encode, Encoding, Format,
+    Gap, GapReason, HistoryBounds, Keyed, LogMemory, Origin, OwnedTopics, Parts, PatternCounts, Publication,
+    Rules, SentLatest, Sink, SlowConsumerPolicy, Submission, SubscriberId, Tags, TopicId, TopicSettings,
+    Topics,
 };
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::Codecs;
@@ -69,17 +70,17 @@ impl Sink<u32> for Peers {
         self.got.entry(key).or_default().extend_from_slice(format!("<{topic}:stale>").as_bytes());
         true
     }
-    fn send_latest(&mut self, key: u32, _: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
+    fn send_latest(&mut self, key: u32, _: &str, latest: &Keyed, after: u64) -> Option<SentLatest> {
         let got = self.got.entry(key).or_default();
-        let (mut reached, mut count) = (after, 0);
+        let (mut reached, mut messages, before) = (after, 0, got.len());
         // Two at a time, so that some are left.
         for (offset, publication) in latest.after(after).take(2) {
             let text = format!("[{} +{}]", publication.key, offset - reached - 1);
             got.extend_from_slice(text.as_bytes());
             got.extend_from_slice(publication.payload);
-            (reached, count) = (offset, count + 1);
+            (reached, messages) = (offset, messages + 1);
         }
-        Some((reached, count))
+        Some(SentLatest { reached, messages, bytes: got.len() - before })
     }
     fn fell_behind(&mut self, key: u32, _: SubscriberId, _: u64, _: GapReason) {
         self.fell.push(key);
@@ -163,7 +164,7 @@ pub(super) const WITH_EVENTS: Format =
 
 /// Of subscribers that are removed when they miss messages, and recover.
 pub(super) const RESUMING: Format = Format {
-    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off },
+    dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::Off, filtered: false },
     compression: Compression::Off,
 };
 
@@ -181,7 +182,7 @@ pub(super) fn owned_topics(slow: SlowConsumerPolicy) -> (OwnedTopics, Pool) {
 }
 
 pub(super) fn json(payload: &[u8]) -> Publication<'_> {
-    Publication { content: Content::Json, key: "", payload }
+    Publication::new(Content::Json, "", payload)
 }
 
 /// A publication with an idempotency key.
@@ -190,7 +191,7 @@ pub(crate) fn submitted<'a>(
     idempotency_key: &'a str,
     by_client: bool,
 ) -> Submission<'a> {
-    Submission { publication, idempotency_key, by_client }
+    Submission { publication, idempotency_key, by_client, version: crate::Version::NONE }
 }
 
 pub(super) const LOCAL: TopicId = TopicId { index: 3, generation: 0 };
@@ -206,6 +207,8 @@ pub(super) struct World {
     pub(super) now: Nanos,
     /// With which messages are compressed.
     pub(super) codecs: Option<Codecs>,
+    /// The tags of messages.
+    pub(super) tags: Box<[u8]>,
 }
 
 impl World {
@@ -234,7 +237,7 @@ impl World {
             moved: Vec::new(),
             pool,
         };
-        World { topics, owned, peers, id, offset: 0, now: 0, codecs: None }
+        World { topics, owned, peers, id, offset: 0, now: 0, codecs: None, tags: Box::default() }
     }
 
     /// Subscribes `key`, which is not sent messages with the origin `key`.
@@ -260,8 +263,10 @@ impl World {
     ) -> Vec<Format> {
         let mut message = Message::new(frame);
         self.offset += 1;
-        let publication = Publication { content: Content::Text, key, payload: frame };
-        let World { topics, owned, peers, id, offset, now, codecs } = self;
+        let tags = self.tags.clone();
+        let publication =
+            Publication { tags: Tags::new(&tags), ..Publication::new(Content::Text, key, frame) };
+        let World { topics, owned, peers, id, offset, now, codecs, .. } = self;
         message.codecs = codecs.as_mut();
         let accepted = AcceptedMessage {
             publication: &publication,
@@ -327,9 +332,20 @@ impl World {
         self.check();
     }
 
+    /// The counts of the only pattern.
+    pub(super) fn pattern(&self) -> PatternCounts {
+        let mut patterns = BTreeMap::new();
+        self.topics.add_patterns(&mut patterns);
+        patterns[DEFAULT_PATTERN]
+    }
+
     pub(super) fn check(&self) {
         let deliveries = self.topics.deliveries();
         assert!(deliveries.add_up(), "{deliveries:?}");
+        // A log's evictions that no subscriber was told of yet are in no count.
+        let counted = self.pattern().deliveries;
+        assert_eq!((counted.offered, counted.sent), (deliveries.offered, deliveries.sent));
+        assert_eq!(self.pattern().subscribers, self.topics.subscriptions() as u64);
         if let Some(report) = self.topics.report(self.id) {
             assert!(report.deliveries.add_up(), "{report:?}");
         }

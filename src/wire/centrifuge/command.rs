@@ -7,6 +7,7 @@ mod protobuf;
 mod write;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -95,6 +96,9 @@ pub struct Connect<'a> {
     /// The version of the client program.
     #[serde(borrow, deserialize_with = "json::text")]
     pub version: Cow<'a, str>,
+    /// Header fields that its handshake could not have: browsers send none of a program.
+    #[serde(borrow, deserialize_with = "json::texts")]
+    pub headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 /// A subscribe command.
@@ -131,9 +135,9 @@ pub struct Subscribe<'a> {
     /// The delta compression that the client offers: [`NAME`](crate::centrifuge::delta::NAME), or empty for none.
     #[serde(borrow, deserialize_with = "json::text")]
     pub delta: Cow<'a, str>,
-    /// The client asks for publications with certain tags only. The filter itself is not read.
-    #[serde(rename = "tf", deserialize_with = "json::is_present")]
-    pub has_tags_filter: bool,
+    /// The client asks for publications with certain tags only: see [`FilterNode`](crate::centrifuge::FilterNode).
+    #[serde(rename = "tf", borrow, deserialize_with = "json::present")]
+    pub tags_filter: Option<&'a [u8]>,
     /// The features that the client offers or asks for, as bits.
     #[serde(rename = "flag", deserialize_with = "json::or_default")]
     pub flags: i64,
@@ -233,10 +237,27 @@ pub struct SubRefresh<'a> {
 pub fn decode(encoding: Encoding, frame: &[u8]) -> Commands<'_> {
     // One line feed may end a JSON frame.
     let rest = match encoding {
-        Encoding::Json => frame.strip_suffix(b"\n").unwrap_or(frame),
         Encoding::Protobuf => frame,
+        Encoding::Json | Encoding::Events | Encoding::Lines => frame.strip_suffix(b"\n").unwrap_or(frame),
     };
     Commands { encoding, rest: Some(rest), left: COMMANDS_PER_FRAME_MAX }
+}
+
+/// The connect command of a client that sends no other, as JSON without the command around it. No bytes, and `null`, are one
+/// without anything in it.
+///
+/// # Errors
+/// If it is not a connect command, or wants too many subscriptions.
+pub fn decode_connect(bytes: &[u8]) -> Result<Connect<'_>, Malformed> {
+    let bytes = bytes.trim_ascii();
+    if matches!(bytes, b"" | b"null") {
+        return Ok(Connect::default());
+    }
+    let connect = json::connect(bytes)?;
+    if connect.subscriptions.len() > SUBSCRIPTIONS_PER_CONNECT_MAX {
+        return Err(Malformed::TooManySubscriptions);
+    }
+    Ok(connect)
 }
 
 /// Yields the commands of a frame.
@@ -277,7 +298,7 @@ impl<'a> Commands<'a> {
         }
         self.left = self.left.checked_sub(1).ok_or(Malformed::TooManyCommands)?;
         let (command, rest) = match self.encoding {
-            Encoding::Json => {
+            Encoding::Json | Encoding::Events | Encoding::Lines => {
                 let (line, rest) = first_line(frame);
                 (json::command(line)?, rest)
             }

@@ -8,6 +8,10 @@ pub enum Encoding {
     Json,
     /// Binary frames with protobuf messages, each behind its length.
     Protobuf,
+    /// Pushes alone, each the data of an event of an event stream, in JSON.
+    Events,
+    /// Pushes alone, each a line of JSON.
+    Lines,
 }
 
 impl Encoding {
@@ -30,12 +34,18 @@ impl Encoding {
         if query.split('&').any(asks) { Encoding::Protobuf } else { Encoding::Json }
     }
 
-    /// The name of the subprotocol.
+    /// The name of the subprotocol. Streams of pushes have that of JSON, though they name none.
     pub fn subprotocol(self) -> &'static str {
         match self {
-            Encoding::Json => "centrifuge-json",
+            Encoding::Json | Encoding::Events | Encoding::Lines => "centrifuge-json",
             Encoding::Protobuf => "centrifuge-protobuf",
         }
+    }
+
+    /// Whether there are only pushes, which come without the replies that would hold them: the client sends its
+    /// [`Connect`](crate::centrifuge::Connect) command with the request, and nothing after it.
+    pub fn is_unidirectional(self) -> bool {
+        matches!(self, Encoding::Events | Encoding::Lines)
     }
 
     /// Whether frames are binary messages, otherwise text.

@@ -47,6 +47,7 @@ pub(crate) trait Writer {
     fn message(&mut self, field: Field, value: &impl Message);
     fn list<M: Message>(&mut self, field: Field, items: impl Iterator<Item = M>);
     fn map<'a, M: Message>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, M)>);
+    fn texts<'a>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, &'a str)>);
 
     fn data(&mut self, field: Field, value: Option<Payload<'_>>) {
         if let Some(value) = value {

@@ -1,4 +1,5 @@
-//! Appends messages to the content of a frame: JSON objects with a line feed between them, protobuf behind their lengths.
+//! Appends messages to the content of a frame: JSON objects with a line feed between them, protobuf behind their lengths. In
+//! streams, each object is an event or a line.
 
 use crate::centrifuge::fields::Message;
 use crate::centrifuge::{Encoding, json, protobuf};
@@ -11,6 +12,18 @@ pub(crate) fn append(encoding: Encoding, out: &mut Vec<u8>, message: &impl Messa
                 out.push(b'\n');
             }
             json::object(out, message);
+        }
+        Encoding::Events => {
+            out.extend_from_slice(b"data: ");
+            let begin = out.len();
+            json::object(out, message);
+            // In a value as it was published, it may stand between tokens. It would end a line of the event.
+            out[begin..].iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
+            out.extend_from_slice(b"\n\n");
+        }
+        Encoding::Lines => {
+            json::object(out, message);
+            out.push(b'\n');
         }
         Encoding::Protobuf => protobuf::append_delimited(out, message),
     }

@@ -93,6 +93,14 @@ impl Writer for Object<'_> {
         self.collection(field, [b'[', b']'], items, |out, item| object(out, &item));
     }
 
+    fn texts<'a>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, &'a str)>) {
+        self.collection(field, [b'{', b'}'], entries, |out, (key, value)| {
+            write_string(out, key);
+            out.push(b':');
+            write_string(out, value);
+        });
+    }
+
     fn map<'a, M: Message>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, M)>) {
         self.collection(field, [b'{', b'}'], entries, |out, (key, value)| {
             write_string(out, key);

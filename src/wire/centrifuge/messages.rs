@@ -2,7 +2,7 @@
 //! left out in both encodings, except where JSON clients need it.
 
 use crate::centrifuge::fields::{Field, Message, Writer};
-use crate::centrifuge::{Body, Payload};
+use crate::centrifuge::{Body, Payload, Texts};
 
 /// A client as others see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Publication<'a> {
     pub info: Option<ClientInfo<'a>>,
     /// The key whose latest state it is; empty for none.
     pub key: &'a str,
+    /// Its tags.
+    pub tags: Texts<'a>,
 }
 
 /// The result of a connect command, and the content of a connect push.
@@ -146,6 +148,7 @@ impl Message for Publication<'_> {
             to.message(Field::new(5, "info"), info);
         }
         to.number(Field::new(6, "offset"), self.offset);
+        to.texts(Field::new(7, "tags"), self.tags.iter());
         to.flag(Field::new(8, "delta"), self.body.is_delta());
         to.text(Field::new(11, "key"), self.key);
     }

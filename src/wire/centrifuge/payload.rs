@@ -23,11 +23,11 @@ impl<'a> Payload<'a> {
     pub fn write(self, encoding: Encoding, out: &mut Vec<u8>) {
         match (encoding, self) {
             (Encoding::Protobuf, _) => out.extend_from_slice(self.bytes()),
-            (Encoding::Json, Payload::Json(value)) => {
+            (_, Payload::Json(value)) => {
                 value.split(|&byte| byte == b'\n').for_each(|line| out.extend_from_slice(line));
             }
-            (Encoding::Json, Payload::Text(text)) => write_string(out, &String::from_utf8_lossy(text)),
-            (Encoding::Json, Payload::Bytes(bytes)) => write_string(out, &STANDARD.encode(bytes)),
+            (_, Payload::Text(text)) => write_string(out, &String::from_utf8_lossy(text)),
+            (_, Payload::Bytes(bytes)) => write_string(out, &STANDARD.encode(bytes)),
         }
     }
 

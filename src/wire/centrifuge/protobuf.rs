@@ -292,6 +292,10 @@ impl<S: Sink> Writer for S {
     fn map<'a, M: Message>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, M)>) {
         entries.for_each(|(key, value)| self.message(field, &Entry { key, value }));
     }
+
+    fn texts<'a>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, &'a str)>) {
+        entries.for_each(|(key, value)| self.message(field, &TextEntry { key, value }));
+    }
 }
 
 /// An entry of a map is a message with two fields.
@@ -304,6 +308,19 @@ impl<M: Message> Message for Entry<'_, M> {
     fn write<W: Writer>(&self, to: &mut W) {
         to.text(Field::new(1, "key"), self.key);
         to.message(Field::new(2, "value"), &self.value);
+    }
+}
+
+/// The same, of a map of texts.
+struct TextEntry<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+impl Message for TextEntry<'_> {
+    fn write<W: Writer>(&self, to: &mut W) {
+        to.text(Field::new(1, "key"), self.key);
+        to.text(Field::new(2, "value"), self.value);
     }
 }
 

@@ -63,6 +63,9 @@ pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, expires_in_s: Option<u32>)
 
 fn push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, field: Field, content: &impl Message) {
     let result = &Push { channel, field, content };
+    if encoding.is_unidirectional() {
+        return append(encoding, out, result);
+    }
     append(encoding, out, &Reply { id: 0, field: Field::new(4, "push"), result });
 }
 

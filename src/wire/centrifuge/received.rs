@@ -291,7 +291,7 @@ impl<'a> Iterator for Frame<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let read = match self.encoding {
-            Encoding::Json => loop {
+            Encoding::Json | Encoding::Events | Encoding::Lines => loop {
                 if self.rest.is_empty() {
                     return None;
                 }

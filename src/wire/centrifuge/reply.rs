@@ -1,12 +1,12 @@
 //! Replies to commands: each is appended to `out`, which holds the content of one frame. A frame may have many replies and
-//! [pushes](crate::centrifuge::push).
+//! [pushes](crate::centrifuge::push). Where there are only pushes, nothing is appended.
 
 use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
 use crate::centrifuge::frame::append;
 use crate::centrifuge::messages::{Lifetime, OnlyData};
 use crate::centrifuge::{
     ConnectResult, Encoding, Error, HistoryResult, Member, Payload, PresenceStats, RefreshResult,
-    SubscribeResult,
+    SubscribeResult, push,
 };
 
 /// The command failed.
@@ -14,8 +14,11 @@ pub fn error<'a>(encoding: Encoding, out: &mut Vec<u8>, id: u32, error: impl Int
     reply(encoding, out, id, Field::new(2, "error"), &error.into());
 }
 
-/// The session has begun.
+/// The session has begun. Where there are only pushes, it is one.
 pub fn connect(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &ConnectResult<'_>) {
+    if encoding.is_unidirectional() {
+        return push::connect(encoding, out, result);
+    }
     reply(encoding, out, id, Field::new(5, "connect"), result);
 }
 
@@ -75,7 +78,9 @@ pub fn sub_refresh(encoding: Encoding, out: &mut Vec<u8>, id: u32, expires_in_s:
 }
 
 fn reply(encoding: Encoding, out: &mut Vec<u8>, id: u32, field: Field, result: &impl Message) {
-    append(encoding, out, &Reply { id, field, result });
+    if !encoding.is_unidirectional() {
+        append(encoding, out, &Reply { id, field, result });
+    }
 }
 
 /// A reply; a push is one without an id.

@@ -5,10 +5,14 @@ mod commands;
 mod messages;
 mod properties;
 mod schema;
+mod tags;
 
 use prost::Message;
 
-use crate::centrifuge::{Disconnect, Encoding, ErrorCode, UnsubscribeCode};
+use crate::centrifuge::{
+    ConnectResult, Disconnect, Encoding, ErrorCode, Malformed, Payload, UnsubscribeCode, decode_connect,
+    push, reply,
+};
 
 const BOTH: [Encoding; 2] = [Encoding::Json, Encoding::Protobuf];
 
@@ -68,4 +72,41 @@ fn the_client_chooses_the_encoding() {
     let queries = ["", "format=json", "cf_protocol=protobuf", "a=b&format=protobuf", "xformat=protobuf"];
     let binary = queries.map(|query| Encoding::from_query(query).is_binary());
     assert_eq!(binary, [false, false, true, true, false]);
+}
+
+#[test]
+fn streams_have_pushes_alone() {
+    let result = ConnectResult { client: "c", ..ConnectResult::default() };
+    let data = Payload::Json(b"{\"a\":\r\n1}");
+    for (encoding, expected) in [
+        (
+            Encoding::Events,
+            "data: {\"connect\":{\"client\":\"c\"}}\n\ndata: {}\n\ndata: {\"message\":{\"data\":{\"a\": 1}}}\n\n",
+        ),
+        (Encoding::Lines, "{\"connect\":{\"client\":\"c\"}}\n{}\n{\"message\":{\"data\":{\"a\":\r1}}}\n"),
+    ] {
+        let mut out = Vec::new();
+        reply::connect(encoding, &mut out, 1, &result);
+        push::ping(encoding, &mut out);
+        reply::error(encoding, &mut out, 2, ErrorCode::Internal);
+        reply::unsubscribe(encoding, &mut out, 3);
+        push::message(encoding, &mut out, data);
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}
+
+#[test]
+fn a_connect_command_may_come_without_an_envelope() {
+    let read = |text: &'static str| decode_connect(text.as_bytes()).map(|connect| connect.token.into_owned());
+    for (text, expected) in [
+        ("", Ok("")),
+        (" null\n", Ok("")),
+        ("{}", Ok("")),
+        (" {\"token\":\"t\",\"subs\":{\"a\":{\"recover\":true}}} ", Ok("t")),
+        ("[]", Err(Malformed::Json)),
+        ("{\"token\":1}", Err(Malformed::Json)),
+        ("{} {}", Err(Malformed::Json)),
+    ] {
+        assert_eq!(read(text), expected.map(str::to_owned), "{text}");
+    }
 }

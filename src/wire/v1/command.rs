@@ -54,6 +54,11 @@ pub enum Command<'a> {
         /// 1 to [`Rules::token_bytes_max`] visible ASCII characters.
         token: Cow<'a, str>,
     },
+    /// Ask for an answer, which shows that the connection is alive.
+    Ping {
+        /// The id of the command.
+        id: Option<u64>,
+    },
     /// Publish a message to a topic.
     Publish {
         /// The id of the command.
@@ -90,6 +95,7 @@ enum CommandType {
     Unsubscribe,
     Presence,
     Authenticate,
+    Ping,
     Publish,
 }
 
@@ -121,6 +127,7 @@ impl Command<'_> {
             }
             CommandType::Authenticate => Command::Authenticate { id, token: fields.token(rules)? },
             CommandType::Unsubscribe => Command::Unsubscribe { id, topic: fields.topic(rules)? },
+            CommandType::Ping => Command::Ping { id },
             CommandType::Publish => {
                 let topic = fields.topic(rules)?;
                 let key = fields.short(Field::Key, "a key", rules.key_bytes_max)?;
@@ -145,6 +152,7 @@ impl Serialize for Command<'_> {
             Command::Unsubscribe { id, topic } => (CommandType::Unsubscribe, id, Some(topic)),
             Command::Presence { id, topic, .. } => (CommandType::Presence, id, Some(topic)),
             Command::Authenticate { id, .. } => (CommandType::Authenticate, id, None),
+            Command::Ping { id } => (CommandType::Ping, id, None),
             Command::Publish { id, topic, .. } => (CommandType::Publish, id, Some(topic)),
         };
         let mut object = ObjectWriter(serializer.serialize_map(None)?);
@@ -153,7 +161,7 @@ impl Serialize for Command<'_> {
         object.put(Field::Topic, topic)?;
         match self {
             Command::Subscribe { position, .. } => object.put(Field::Position, position.as_ref())?,
-            Command::Unsubscribe { .. } => {}
+            Command::Unsubscribe { .. } | Command::Ping { .. } => {}
             Command::Presence { after, limit, .. } => {
                 object.put(Field::After, after.as_ref())?;
                 object.put(Field::Limit, Some(limit))?;

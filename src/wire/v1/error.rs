@@ -69,7 +69,7 @@ impl ProtocolError {
             id,
             "unknown-type",
             "type",
-            "the type is one of subscribe, unsubscribe, publish, presence, authenticate",
+            "the type is one of subscribe, unsubscribe, publish, presence, authenticate, ping",
         )
     }
 

@@ -42,6 +42,8 @@ events! {
     "authenticated" Authenticated(Authenticated<'a>),
     /// The credentials of the session expire soon.
     "token_expires" TokenExpires(TokenExpires),
+    /// The connection is alive.
+    "pong" Pong(Pong),
     /// A publication was accepted.
     "published" Published(Published<'a>),
     /// A subscriber lost messages.
@@ -56,6 +58,8 @@ events! {
     "error" Error(ErrorEvent<'a>),
     /// A message of a topic.
     "message" Message(Message<'a>),
+    /// A message to this connection alone.
+    "direct" Direct(Direct<'a>),
 }
 
 /// The fields that tell what an event is.
@@ -161,6 +165,15 @@ pub struct Authenticated<'a> {
 pub struct TokenExpires {
     /// Seconds until then.
     pub expires_in: u64,
+}
+
+/// The answer to a ping.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pong {
+    /// The id of the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
 }
 
 /// A publication was accepted at this position.
@@ -326,6 +339,37 @@ impl<'a> Message<'a> {
         let null = RawValue::NULL.get().as_bytes();
         let at = out.windows(null.len()).rposition(|part| part == null).unwrap_or_default();
         [&out[..at], json, &out[at + null.len()..]]
+    }
+}
+
+/// A message of the server's application to this connection, without a topic. It has one of `data`, `text` and `base64`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Direct<'a> {
+    /// A JSON value, which may be `null`.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow, deserialize_with = "present")]
+    pub data: Option<&'a RawValue>,
+    /// A text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Cow<'a, str>>,
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "bytes_in_base64")]
+    pub base64: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> From<Payload<'a>> for Direct<'a> {
+    /// Bytes that are not what the payload says are sent as bytes.
+    fn from(payload: Payload<'a>) -> Direct<'a> {
+        let none = Direct::default();
+        let (bytes, direct) = match payload {
+            Payload::Json(json) => {
+                (json, serde_json::from_slice(json).ok().map(|data| Direct { data: Some(data), ..none }))
+            }
+            Payload::Text(text) => {
+                (text, str::from_utf8(text).ok().map(|text| Direct { text: Some(text.into()), ..none }))
+            }
+            Payload::Binary(bytes) => (bytes, None),
+        };
+        direct.unwrap_or_else(|| Direct { base64: Some(bytes.into()), ..Direct::default() })
     }
 }
 

@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{
-    Authenticated, Command, Digits, Event, Gap, Heartbeat, MembersPage, Message, Payload, Position, Presence,
-    PresenceChange, ProtocolError, Published, Rules, Subjects, Subscribed, TokenExpires, Unsubscribed,
+    Authenticated, Command, Digits, Event, Gap, Heartbeat, MembersPage, Message, Payload, Pong, Position,
+    Presence, PresenceChange, ProtocolError, Published, Rules, Subjects, Subscribed, TokenExpires,
+    Unsubscribed,
 };
 use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
@@ -85,6 +86,7 @@ fn each_request_is_read_as_the_document_has_it() {
         parse(br#"{"type":"presence","topic":"t"}"#),
         Ok(Command::Presence { id: None, topic: "t".into(), after: None, limit: PRESENCE_PAGE_MAX })
     );
+    assert_eq!(parse(br#"{"type":"ping","id":4}"#), Ok(Command::Ping { id: Some(4) }));
     assert_eq!(
         parse(br#"{"type":"unsubscribe","id":0,"topic":"\u0074"}"#),
         Ok(Command::Unsubscribe { id: Some(0), topic: "t".into() })
@@ -136,6 +138,7 @@ fn each_command_is_written_as_the_document_has_it() {
             Command::Authenticate { id, token: "secret".into() },
             r#"{"type":"authenticate","id":1,"token":"secret"}"#,
         ),
+        (Command::Ping { id }, r#"{"type":"ping","id":1}"#),
         (
             publish(Some("k"), Some("once"), super::Value::Json(raw("{\"a\" : 1}"))),
             r#"{"type":"publish","id":1,"topic":"t","key":"k","idempotency_key":"once","data":{"a" : 1}}"#,
@@ -340,6 +343,8 @@ fn each_event_is_written_as_the_document_has_it() {
         Event::Authenticated(Authenticated { id: Some(8), subject: "alice".into(), expires_in: Some(600) }),
         Event::Authenticated(Authenticated { id: None, subject: "alice".into(), expires_in: None }),
         Event::TokenExpires(TokenExpires { expires_in: 30 }),
+        Event::Pong(Pong { id: Some(9) }),
+        Event::Pong(Pong { id: None }),
         Event::Heartbeat(Heartbeat { topic: topic(), offset: 20 }),
         Event::Error(ProtocolError::not_subscribed(Some(4))),
     ];
@@ -349,6 +354,9 @@ fn each_event_is_written_as_the_document_has_it() {
         texts.push(message(Message { skipped: 2, ..Message::new("t", 13, "k") }, payload));
     }
     texts.push(message(Message::new("t", 13, ""), Payload::Json(b"7")));
+    for payload in [Payload::Json(b"{\"a\" :1}"), Payload::Text(b"say \"hi\""), Payload::Binary(b"\0\xff")] {
+        texts.push(written(&Event::Direct(payload.into())));
+    }
     assert_eq!(
         texts.join("\n"),
         r#"{"type":"subscribed","id":1,"topic":"t","epoch":"1f3a","offset":12,"snapshot":15,"count":5,"client":"9c"}
@@ -367,12 +375,17 @@ fn each_event_is_written_as_the_document_has_it() {
 {"type":"authenticated","id":8,"subject":"alice","expires_in":600}
 {"type":"authenticated","subject":"alice"}
 {"type":"token_expires","expires_in":30}
+{"type":"pong","id":9}
+{"type":"pong"}
 {"type":"heartbeat","topic":"t","offset":20}
 {"type":"error","id":4,"code":"not-subscribed","field":"topic","message":"not subscribed to this topic"}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"data":{"a" :1}}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"text":"say \"hi\""}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"base64":"AP8="}
-{"type":"message","topic":"t","offset":13,"data":7}"#
+{"type":"message","topic":"t","offset":13,"data":7}
+{"type":"direct","data":{"a" :1}}
+{"type":"direct","text":"say \"hi\""}
+{"type":"direct","base64":"AP8="}"#
     );
 }
 
@@ -398,9 +411,15 @@ fn a_json_value_stays_where_it_is() {
 
 #[test]
 fn what_is_not_text_after_all_is_sent_as_bytes() {
-    let written = message(Message::new("t", 1, ""), Payload::Text(b"\xff"));
-    let read: Value = serde_json::from_str(&written).expect("JSON");
+    let sent = message(Message::new("t", 1, ""), Payload::Text(b"\xff"));
+    let read: Value = serde_json::from_str(&sent).expect("JSON");
     assert_eq!(read["base64"], "/w==");
+    for payload in [Payload::Text(b"\xff"), Payload::Json(b"\xff")] {
+        let written = written(&Event::Direct(payload.into()));
+        assert_eq!(written, r#"{"type":"direct","base64":"/w=="}"#);
+        let Ok(Some(Event::Direct(direct))) = Event::read(&written) else { panic!("{written}") };
+        assert_eq!(direct.base64.as_deref(), Some(&b"\xff"[..]));
+    }
 }
 
 #[test]

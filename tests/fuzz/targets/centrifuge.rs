@@ -5,7 +5,7 @@
 //! base, and a target or a delta.
 
 use echoring_wire::centrifuge::{
-    Body, Command, Encoding, Payload, Publication, Request, decode, delta, push, reply,
+    Body, Command, Encoding, Payload, Publication, Request, Texts, decode, delta, push, reply,
 };
 use echoring_wire::limits::{
     COMMANDS_PER_FRAME_MAX, DELTA_OVERHEAD_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX,
@@ -115,12 +115,13 @@ fn has_data(request: &Request<'_>) -> bool {
 fn check_publication(encoding: Encoding, command: &Command<'_>) {
     let data = data_of(&command.request);
     let payload = match encoding {
-        Encoding::Json if data.is_empty() => return,
-        Encoding::Json => Payload::Json(data),
         Encoding::Protobuf => Payload::Bytes(data),
+        _ if data.is_empty() => return,
+        _ => Payload::Json(data),
     };
     let channel = name_of(&command.request).map_or("", |(.., text)| text);
-    let publication = Publication { body: Body::Plain(payload), offset: 7, info: None, key: "" };
+    let publication =
+        Publication { body: Body::Plain(payload), offset: 7, info: None, key: "", tags: Texts::NONE };
     let mut json = Vec::new();
     reply::publish(Encoding::Json, &mut json, command.id);
     push::publication(Encoding::Json, &mut json, channel, &publication);

@@ -39,6 +39,7 @@ fn check_command(data: &[u8], command: &Command<'_>) {
             assert!((1..=CREDENTIAL_BYTES_MAX).contains(&token.len()));
             return assert!(id.is_none_or(|id| id < INTEGER_END));
         }
+        Command::Ping { id } => return assert!(id.is_none_or(|id| id < INTEGER_END)),
         Command::Subscribe { id, topic, position } => {
             assert!(position.as_ref().is_none_or(|position| position.offset < INTEGER_END));
             (id, topic)
@@ -92,6 +93,10 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
     let (kind, id, topic) = match command {
         Command::Authenticate { id, token } => {
             assert_eq!((field("type"), field("token")), ("authenticate", &**token));
+            return assert_eq!(read.get("id").map(|id| id.as_u64().expect("an id")), *id);
+        }
+        Command::Ping { id } => {
+            assert_eq!(field("type"), "ping");
             return assert_eq!(read.get("id").map(|id| id.as_u64().expect("an id")), *id);
         }
         Command::Subscribe { id, topic, position } => {

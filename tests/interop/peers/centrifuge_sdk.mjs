@@ -15,8 +15,19 @@ const unpack = (data) => (data instanceof Uint8Array ? { bytes: Buffer.from(data
 // With protobuf, 64-bit integers are objects.
 const number = (value) => value?.toNumber?.() ?? value;
 const position = (at) => at && { offset: number(at.offset), epoch: at.epoch };
-const publication = ({ data, offset }) => ({ data: unpack(data), offset: number(offset) });
-const info = ({ user, client }) => ({ user, client });
+const about = (name, data) => (data?.length === 0 || data === undefined ? {} : { [name]: unpack(data) });
+const info = ({ user, client, connInfo, chanInfo }) => ({
+    user,
+    client,
+    ...about("conn_info", connInfo),
+    ...about("chan_info", chanInfo),
+});
+const publication = ({ data, offset, tags, info: author }) => ({
+    data: unpack(data),
+    offset: number(offset),
+    tags,
+    ...(author && { info: info(author) }),
+});
 const reason = ({ code, reason }) => ({ code, reason });
 const failure = ({ code, message }) => ({ code, message });
 
@@ -57,7 +68,7 @@ client.on("publication", (context) => {
     say({ event: "server publication", channel: context.channel, ...publication(context) });
 });
 
-function subscribe({ channel, recoverable = false, join_leave: joinLeave = false, since, delta, tokens = [] }) {
+function subscribe({ channel, recoverable = false, join_leave: joinLeave = false, tags_filter: tagsFilter, since, delta, tokens = [] }) {
     const ownTokens = [...tokens];
     const nextToken = async () => {
         say({ event: "subscription token", channel });
@@ -72,6 +83,7 @@ function subscribe({ channel, recoverable = false, join_leave: joinLeave = false
         joinLeave,
         since,
         delta,
+        ...(tagsFilter && { tagsFilter }),
         minResubscribeDelay: 50,
         maxResubscribeDelay: 500,
     });

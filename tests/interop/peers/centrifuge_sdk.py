@@ -23,12 +23,14 @@ def unpack(data):
     return {"bytes": base64.b64encode(data).decode()} if isinstance(data, bytes) else data
 
 
-def publication_of(publication):
-    return {"data": unpack(publication.data), "offset": publication.offset}
-
-
 def info_of(info):
-    return {"user": info.user, "client": info.client}
+    about = {"conn_info": info.conn_info, "chan_info": info.chan_info}
+    return {"user": info.user, "client": info.client, **{name: unpack(data) for name, data in about.items() if data}}
+
+
+def publication_of(publication):
+    author = {"info": info_of(publication.info)} if publication.info else {}
+    return {"data": unpack(publication.data), "offset": publication.offset, **author}
 
 
 def failure_of(error):

@@ -8,6 +8,7 @@ const { Server } = createRequire(`${process.env.NODE_MODULES}/`)("rpc-websockets
 const http = createServer();
 const server = new Server({ server: http });
 server.register("echo", (parameters) => parameters);
+server.register("add", ([one, other]) => one + other);
 server.register("fail", () => {
     throw { code: -32000, message: "it failed", data: null };
 });

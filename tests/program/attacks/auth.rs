@@ -1,5 +1,6 @@
 //! Clients with missing, wrong, expired and forged credentials, and clients that ask for what they may not do.
 
+mod blocked;
 mod centrifuge;
 mod expiry;
 mod forged;

@@ -1,5 +1,6 @@
 //! Clients that are silent, have nothing to say, or stay for long, and the keys that say how long they may.
 
+use std::net::TcpStream;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use super::auth::TestFile;
 use super::limits::reloads::reload;
 use super::peer::{CLOSE, FIN, Peer, TEXT, frame, upgrade};
 use super::server::{Server, on_both_drivers};
+use crate::support::ports;
 
 const PING: u8 = 0x9;
 const GOING_AWAY: u16 = 1001;
@@ -41,7 +43,8 @@ fn pings_of_each_dialect_come_as_often_as_the_key_says() {
         assert_eq!(raw.frame().0, FIN | PING);
         // A comment, behind the event with the position.
         while stream.line().expect("the stream goes on").trim_end() != ":" {}
-        assert_eq!(session.message().1, b"{}");
+        // The ping of the protocol, perhaps behind one of WebSocket.
+        while session.frame().0 != FIN | TEXT {}
         // Nobody answers.
         server.wait_until("the raw subscriber is given up", |stats| ended_by(stats, "pong-timeout") == 1);
         let code = loop {
@@ -116,5 +119,71 @@ fn a_reload_changes_the_times_of_open_connections() {
         server.wait_until("each is counted", |stats| {
             ended_by(stats, "idle") == 1 && ended_by(stats, "lifetime") == 1
         });
+    }
+}
+
+#[test]
+fn those_that_are_closed_are_told_when_to_return() {
+    on_both_drivers(&["--max-lifetime", "1s", "--reconnect-delay", "1h"], |server| {
+        let mut raw = Peer::open(server, "/broadcast/t");
+        let (mut session, _) = centrifuge(server);
+        let mut stream = event_stream(server);
+        for peer in [&mut raw, &mut session] {
+            let payload = loop {
+                match peer.frame() {
+                    (first, payload) if first == FIN | CLOSE => break payload,
+                    _ => {}
+                }
+            };
+            let reason = String::from_utf8(payload[2..].to_vec()).expect("text");
+            let delay = reason.rsplit_once("; retry after ").and_then(|(_, rest)| rest.strip_suffix(" ms"));
+            let delay: u32 = delay.and_then(|delay| delay.parse().ok()).expect(&reason);
+            assert!(delay < 3_600_000, "{reason}");
+        }
+        let mut retries = 0;
+        while let Some(line) = stream.line() {
+            retries += u32::from(line.starts_with("retry: "));
+        }
+        assert_eq!(retries, 2, "at the beginning and at the end");
+    });
+}
+
+#[test]
+fn tables_of_routes_set_the_times_of_their_paths_and_listeners() {
+    for driver in ["auto", "epoll"] {
+        let config = TestFile::new("");
+        let [other] = ports::free();
+        let listen = other.to_string();
+        let flags = ["--listen", &listen, &config.flag("config"), "--driver", driver, "--watch", "off"];
+        let server = Server::start(&flags);
+        let at_other = |path: &str| {
+            let mut peer = Peer::over(TcpStream::connect(other).expect("connected"));
+            peer.send(&upgrade(path, &[]));
+            assert_eq!(peer.answer().status, 101);
+            peer
+        };
+        let tables = |life: &str| {
+            let life = format!("max_lifetime = '{life}'");
+            format!(
+                "ping_interval = '1h'\n[[routes]]\npath = '/broadcast/{{topic}}'\nlisten = '{other}'\n{life}\n\
+                 [[routes]]\npath = '/sse/{{topic}}'\n{life}\n[[routes]]\nlisten = '{other}'\nping_interval = '1s'"
+            )
+        };
+        let changed = reload(&server, &config, &tables("1h"));
+        assert!(changed.contains(&format!("routes.\"{other}\".ping_interval")), "{changed:?}");
+        let mut pinged = at_other("/echo");
+        let mut limited = at_other("/broadcast/t");
+        let mut stream = event_stream(&server);
+        let mut untouched = [Peer::open(&server, "/echo"), Peer::open(&server, "/broadcast/t")];
+        assert_eq!(pinged.frame().0, FIN | PING);
+        // Those that are open follow a reload.
+        reload(&server, &config, &tables("1s"));
+        assert_eq!(limited.close_frame(), Some(GOING_AWAY));
+        while stream.line().is_some() {}
+        server.wait_until("both are counted", |stats| ended_by(stats, "lifetime") == 2);
+        for peer in &mut untouched {
+            peer.send(&frame(PING, b"first"));
+            assert_eq!(peer.frame(), (FIN | 0xa, b"first".to_vec()), "it had no ping before");
+        }
     }
 }

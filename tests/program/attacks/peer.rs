@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, NamedGroup};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::certificate::{localhost, trusting};
@@ -238,6 +238,21 @@ impl Peer {
             session.complete_io(&mut self.stream)?;
         }
         Ok(())
+    }
+
+    /// Performs only the TLS handshake, with each byte of its first flight in a packet of its own.
+    pub fn dribble(&mut self) -> io::Result<()> {
+        let mut hello = Vec::new();
+        self.secure.as_mut().expect("one that speaks TLS").write_tls(&mut hello)?;
+        for byte in hello.chunks(1) {
+            self.stream.write_all(byte)?;
+        }
+        self.shake()
+    }
+
+    /// The group of the key exchange that was agreed on.
+    pub fn key_exchange(&self) -> Option<NamedGroup> {
+        Some(self.secure.as_ref()?.negotiated_key_exchange_group()?.name())
     }
 
     /// Sends FIN, after close_notify with TLS.

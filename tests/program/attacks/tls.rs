@@ -4,9 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::crypto::aws_lc_rs::kx_group;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, version};
+use rustls::{ClientConfig, NamedGroup, version};
 
 use super::certificate::{certificate, localhost, trusting};
 use super::peer::{BINARY, PING, Peer, TEXT, close, frame, status, upgrade};
@@ -38,6 +40,20 @@ fn trusting_in(version: &'static rustls::SupportedProtocolVersion) -> Arc<Client
     let config = ClientConfig::builder_with_provider(trusting().crypto_provider().clone())
         .with_protocol_versions(&[version])
         .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A client that offers this group of the key exchange only.
+fn trusting_with(group: &'static dyn SupportedKxGroup) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let root = CertificateDer::from_pem_file(&certificate().cert).expect("a certificate");
+    roots.add(root).expect("a root");
+    let provider = CryptoProvider { kx_groups: vec![group], ..(**trusting().crypto_provider()).clone() };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
@@ -141,6 +157,28 @@ fn both_versions_are_spoken_and_sessions_resumed() {
                 assert_eq!(server.figure("tls_resumed"), at as u64 + resumed);
             }
         }
+    });
+}
+
+#[test]
+fn a_long_hello_may_come_byte_by_byte_and_older_key_exchanges_work() {
+    assert!(client_hello().len() > 1_216, "the share of the hybrid alone has 1,216 bytes");
+    through_tls(&[], |server| {
+        for (config, group) in [
+            (trusting(), NamedGroup::X25519MLKEM768),
+            (trusting_with(kx_group::X25519MLKEM768), NamedGroup::X25519MLKEM768),
+            (trusting_with(kx_group::X25519), NamedGroup::X25519),
+            (trusting_with(kx_group::SECP256R1), NamedGroup::secp256r1),
+            (trusting_with(kx_group::SECP384R1), NamedGroup::secp384r1),
+        ] {
+            let mut peer = Peer::connect_plainly(server).speaking_tls(config);
+            peer.dribble().expect("a handshake");
+            assert_eq!(peer.key_exchange(), Some(group));
+            peer.upgrade("/echo");
+            peer.send(&frame(TEXT, b"through"));
+            assert_eq!(peer.message(), (TEXT, b"through".to_vec()), "{group:?}");
+        }
+        server.wait_for_nobody();
     });
 }
 

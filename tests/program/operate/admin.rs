@@ -63,9 +63,13 @@ fn each_token_does_what_it_is_for_at_every_endpoint() {
         let writing = [
             ("POST", "/topics/a", 200),
             ("POST", "/reload", 200),
+            ("POST", "/trace", 400),
             ("PUT", "/log-level", 400),
             ("DELETE", "/connections", 400),
             ("DELETE", "/connections/0-0-0", 404),
+            ("POST", "/connections/0-9-0", 404),
+            ("POST", "/identities/a", 404),
+            ("POST", "/broadcast", 415),
         ];
         let ask = |method: &str, path: &str, fields: &[&str]| server.ask_admin(method, path, fields).0;
         for (method, path) in reading {
@@ -88,12 +92,12 @@ fn each_token_does_what_it_is_for_at_every_endpoint() {
         assert_eq!(ask("GET", "/healthz", &[]), 200);
         let report = server.ask_admin("GET", "/stats", &[&bearer(READ)]).1;
         let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-        let refused = serde_json::json!({"unauthorized": 12, "forbidden": 5});
+        let refused = serde_json::json!({"unauthorized": 16, "forbidden": 9});
         assert_eq!(report["admin"]["refused"], refused);
         let metrics = server.ask_admin("GET", "/metrics", &[&bearer(READ)]).1;
         for line in [
-            "echoring_admin_refusals_total{reason=\"unauthorized\"} 12",
-            "echoring_admin_refusals_total{reason=\"forbidden\"} 5",
+            "echoring_admin_refusals_total{reason=\"unauthorized\"} 16",
+            "echoring_admin_refusals_total{reason=\"forbidden\"} 9",
         ] {
             assert!(metrics.contains(line), "{line}");
         }

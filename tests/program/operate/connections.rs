@@ -170,7 +170,7 @@ fn filters_choose_by_address_topic_and_identity() {
         ] {
             assert_eq!(server.ask_admin("GET", &format!("/connections?{wrong}"), &[]).0, 400, "{wrong}");
         }
-        assert_eq!(server.ask_admin("POST", "/connections", &[]).0, 405);
+        assert_eq!(server.ask_admin("PUT", "/connections", &[]).0, 405);
         assert_eq!(server.ask_admin("GET", "/connections/0-0-0", &[]).0, 405);
     });
 }

@@ -60,7 +60,7 @@ impl Authority {
             (self.file.with_extension("client.pem"), self.file.with_extension("client.key"));
         std::fs::write(&certificates, certificate.pem()).expect("written");
         std::fs::write(&key_file, key.serialize_pem()).expect("written");
-        ClientFiles(tls::Identity { certificates, key: key_file })
+        ClientFiles(tls::Identity { certificates: certificates.into(), key: key_file.into() })
     }
 
     pub fn certificate(&self, name: &str) -> Identity {
@@ -82,8 +82,9 @@ struct ClientFiles(tls::Identity);
 
 impl Drop for ClientFiles {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0.certificates);
-        let _ = std::fs::remove_file(&self.0.key);
+        for file in [&self.0.certificates, &self.0.key].into_iter().filter_map(tls::Source::path) {
+            let _ = std::fs::remove_file(file);
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Kit for SimKit {
 
     fn driver(&mut self, options: &Options) -> Sim {
         let mut driver = self.network.driver(options);
-        driver.listen(self.network.listener().expect("a descriptor")).expect("the driver listens");
+        driver.listen(self.network.listener().expect("a descriptor"), 0).expect("the driver listens");
         driver
     }
 

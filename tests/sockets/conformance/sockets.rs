@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Driver, Event, Features, Options, RemoteAddress, Source, Token};
+use echoring_runtime::driver::{
+    Driver, Event, Features, Options, RemoteAddress, SendTimes, Source, TcpInfo, Token, has_kernel_times,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
@@ -25,6 +27,7 @@ use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pa
 pub struct Make<D> {
     make: fn(&Options) -> io::Result<D>,
     without: Features,
+    stamps_every: u32,
 }
 
 impl<D> Clone for Make<D> {
@@ -37,11 +40,16 @@ impl<D> Copy for Make<D> {}
 
 impl<D> Make<D> {
     pub fn new(make: fn(&Options) -> io::Result<D>) -> Make<D> {
-        Make { make, without: Features::NONE }
+        Make { make, without: Features::NONE, stamps_every: 0 }
+    }
+
+    /// With the kernel's times of one in so many sends.
+    pub fn stamping(self, every: u32) -> Make<D> {
+        Make { stamps_every: every, ..self }
     }
 
     fn call(&self, options: &Options) -> D {
-        let options = Options { without: self.without, ..options.clone() };
+        let options = Options { without: self.without, stamps_every: self.stamps_every, ..options.clone() };
         (self.make)(&options).expect("the driver can be made")
     }
 }
@@ -56,7 +64,9 @@ pub fn uring() -> Vec<Make<Uring>> {
     let every = Features(u32::MAX);
     let single = (0..u32::BITS).map(|bit| Features(1 << bit)).filter(|feature| feature.names().count() > 0);
     let masks = [Features::NONE].into_iter().chain(single).chain([every]);
-    masks.map(|without| Make { make: Uring::new, without }).collect()
+    let stamping = [1, 3].map(|every| Make::new(Uring::new).stamping(every));
+    let masked = masks.map(|without| Make { without, ..Make::new(Uring::new) });
+    masked.chain(stamping).collect()
 }
 
 /// A driver behind a listener on loopback or on a unix socket.
@@ -108,7 +118,7 @@ impl<D: Driver> Kit for SocketKit<D> {
         listener.bind(&address).expect("a free address");
         listener.listen(1024).expect("a listener");
         self.address = Some(listener.local_addr().expect("bound"));
-        driver.listen(listener.into()).expect("the driver listens");
+        driver.listen(listener.into(), 0).expect("the driver listens");
         driver
     }
 
@@ -214,7 +224,7 @@ impl<D: Driver> World<SocketKit<D>> {
     pub fn accept_with(&mut self, receive_bytes: usize, send_bytes: usize) -> (Token, Socket) {
         let (listener, address) = listener();
         listener.set_send_buffer_size(send_bytes).expect("a socket");
-        self.driver.listen(listener.into()).expect("the driver listens");
+        self.driver.listen(listener.into(), 0).expect("the driver listens");
         self.accept_by(|_| {
             let peer = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             peer.set_recv_buffer_size(receive_bytes).expect("a socket");
@@ -408,6 +418,41 @@ pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
     world.until("an answer", |world| world.has(&Seen::Addressed(token, None)));
 }
 
+/// The state of TCP is told with the address to who asks for it, unless there is none or the kernel cannot tell.
+pub fn the_state_of_tcp_is_told<D: Driver>(make: Make<D>) {
+    let look = |world: &mut World<SocketKit<D>>, token| {
+        let before = world.seen.len();
+        world.driver.find_tcp_info(token);
+        world.until("an answer", |world| {
+            world.seen[before..].iter().any(|seen| matches!(seen, Seen::Addressed(of, _) if *of == token))
+        });
+        world.driver.tcp_info(token)
+    };
+    let mut world = World::new(SocketKit::tcp(make));
+    let features = world.driver.describe().features;
+    let can_tell = !features.has(Features::DIRECT) || features.has(Features::FD_INSTALL);
+    let (token, mut peer) = world.accept();
+    for messages in 1..=3 {
+        world.driver.send(token, Source::Shared(Bytes::from_static(b"data").into())).expect("open");
+        assert_eq!(world.read(&mut peer, 4), b"data");
+        let told = look(&mut world, token);
+        assert_eq!(told.is_some(), can_tell);
+        if let Some(TcpInfo { round_trip, segments_sent, segments_retransmitted }) = told {
+            assert!((1..10 * SECOND).contains(&round_trip), "{round_trip}");
+            assert_eq!(segments_sent - segments_retransmitted, messages);
+        }
+    }
+    world.settle();
+    assert_eq!(world.driver.tcp_info(token), None, "forgotten with the tick that told it");
+    world.driver.find_address(token);
+    world.until("the address", |world| matches!(world.seen.last(), Some(Seen::Addressed(..))));
+    assert_eq!(world.driver.tcp_info(token), None, "nobody asked for it");
+
+    let mut world = World::new(SocketKit::unix(make));
+    let (token, _peer) = world.accept();
+    assert_eq!(look(&mut world, token), None);
+}
+
 /// The time of an acknowledgement is told, of a connection that is read and of one that is paused, and is no failure of either.
 pub fn an_acknowledgement_is_told_of<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
@@ -455,6 +500,62 @@ pub fn an_acknowledgement_is_told_of<D: Driver>(make: Make<D>) {
     world.until("the failure", |world| world.of(token).any(|seen| matches!(seen, Seen::Failed(..))));
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
+}
+
+/// The kernel's times of sends and receives are between the program's, and are those of the right bytes.
+pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
+    if !has_kernel_times() {
+        return eprintln!("not tested, this kernel has no such times");
+    }
+    let mut world = World::new(SocketKit::tcp(make.stamping(2)));
+    let (listener, address) = listener();
+    let token = connected(&mut world, address, None);
+    let (mut peer, _) = listener.accept().expect("the driver dialled");
+    peer.set_nonblocking(true).expect("a socket");
+    let arrivals = |world: &World<SocketKit<D>>| {
+        let times = world.of(token).filter_map(|seen| match seen {
+            Seen::Arrived(_, at) => Some(*at),
+            _ => None,
+        });
+        times.collect::<Vec<_>>()
+    };
+    // The kernel begins to stamp receives a moment after a socket asks for that.
+    let mut greetings = 0;
+    world.until("the first time of a receive", |world| {
+        greetings += peer.write(b"!");
+        !arrivals(world).is_empty()
+    });
+    world.until("the greetings", |world| world.received_bytes(token) == greetings);
+    let mut before = world.driver.now();
+    for round in 1..=20_usize {
+        let handed_at = world.driver.now();
+        let bytes = pattern(round, 10 * round);
+        for piece in bytes.chunks(7 * round) {
+            world.driver.send(token, Source::Shared(Bytes::copy_from_slice(piece).into())).expect("open");
+        }
+        assert_same(&world.read(&mut peer, bytes.len()), &bytes);
+        let answered = world.driver.now();
+        world.write(&mut peer, &bytes);
+        world.until("the answer", |world| world.received_bytes(token) >= greetings + round * (round + 1) * 5);
+        let read = world.driver.now();
+        let arrived = *arrivals(&world).last().expect("the time of the answer");
+        // The clocks are read one after the other.
+        let slack = 5 * MILLISECOND;
+        assert!((answered - slack..read + slack).contains(&arrived), "{answered} {arrived} {read}");
+        let earlier = world.driver.send_times(token, before);
+        assert_eq!(earlier.is_some(), round % 2 == 1 && round > 1, "those of the send before");
+        before = handed_at;
+        let times = world.driver.send_times(token, handed_at);
+        assert_eq!(times.is_some(), round % 2 == 0, "each second send");
+        let Some(SendTimes { accepted, left, acknowledged, bytes: sent }) = times else { continue };
+        assert_eq!(sent as usize, bytes.len());
+        let stages = [accepted, left, acknowledged].map(|at| at.expect("an answered send was acknowledged"));
+        assert!(stages.is_sorted(), "{stages:?}");
+        assert!(handed_at - slack < stages[0] && stages[2] < read + slack, "{handed_at} {stages:?} {read}");
+    }
+    world.driver.close(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+    assert_eq!(world.driver.send_times(token, before), None);
 }
 
 /// A Unix socket would refuse a stamped send.

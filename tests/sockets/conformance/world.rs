@@ -64,6 +64,7 @@ pub enum Seen {
     Kept(Token),
     Addressed(Token, Option<SocketAddr>),
     Acknowledged(Token, Nanos),
+    Arrived(Token, Nanos),
     Woken,
     AcceptFailed,
 }
@@ -285,7 +286,7 @@ impl Echo {
 
 fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
     match event {
-        Event::Accepted { token } => Seen::Accepted(*token),
+        Event::Accepted { token, .. } => Seen::Accepted(*token),
         Event::Connected { token } => Seen::Connected(*token),
         Event::Received { token, span } => Seen::Received(*token, driver.received(*span).to_vec()),
         Event::Ended { token } => Seen::Ended(*token),
@@ -298,6 +299,7 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
         Event::Kept { token } => Seen::Kept(*token),
         Event::Addressed { token } => Seen::Addressed(*token, driver.address(*token)),
         Event::Acknowledged { token, at } => Seen::Acknowledged(*token, *at),
+        Event::Arrived { token, at } => Seen::Arrived(*token, *at),
         Event::Woken => Seen::Woken,
         Event::AcceptFailed { .. } => Seen::AcceptFailed,
     }
@@ -315,6 +317,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
         | Seen::Failed(token, _)
         | Seen::Addressed(token, _)
         | Seen::Acknowledged(token, _)
+        | Seen::Arrived(token, _)
         | Seen::Released(token)
         | Seen::Kept(token)
         | Seen::Closed(token) => Some(*token),

@@ -42,7 +42,8 @@ impl Figures {
     fn add(&mut self, shard: &Snapshot) {
         self.counters.add(&shard.counters);
         self.work.add(&shard.work);
-        (self.compressed, self.memory, self.rooms) = (shard.compressed, shard.memory, shard.application);
+        (self.compressed, self.memory, self.rooms) =
+            (shard.compressed, shard.memory, shard.application.clone());
     }
 
     fn sums(&self) -> (&Ledger, Traffic, &Durations, Publications, Deliveries, Passed) {

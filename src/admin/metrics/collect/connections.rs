@@ -25,6 +25,7 @@ pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], cou
     out.counter("echoring_handler_failures_total", counters.handler_failures)
         .help("Connections closed by an error or panic of their handler.");
     traffic(out, counters);
+    tcp(out, counters);
     compression(out, snapshots);
     tls(out, snapshots, counters);
 }
@@ -110,7 +111,7 @@ const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 /// `increase`. All ends that the server decides on by itself are here.
 const KNOWN_ENDS: [(&str, &[u16]); 14] = [
     ("peer", &[1000, 1001, 1005, 3000, 4000]),
-    ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013]),
+    ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013, 1014]),
     ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008]),
     ("offence", &[1002, 1007, 1008, 1009]),
     ("lifetime", &[1001, 3000]),
@@ -155,6 +156,19 @@ fn traffic(out: &mut Families, counters: &Counters) {
     out.counters("echoring_bytes_total").by_both(["route", "direction"], bytes).help(
         "Bytes on connections by route and direction. The route none counts requests, and responses that \
              end the connection.",
+    );
+}
+
+fn tcp(out: &mut Families, counters: &Counters) {
+    out.histogram("echoring_tcp_round_trip_seconds", counters.tcp_round_trip.clone()).help(
+        "Smoothed round-trip time of the kernel's TCP, of a sample: each request for /metrics or /stats has every shard \
+             look at 16 connections in turn, at most once a second.",
+    );
+    let segments =
+        [("sent", counters.tcp_segments_sent), ("retransmitted", counters.tcp_segments_retransmitted)];
+    out.counters("echoring_tcp_sampled_segments_total").by("kind", segments).help(
+        "Segments with data that the connections of the same sample had sent since they began, and those of them that \
+             were retransmitted. The quotient of the rates is the share of retransmissions.",
     );
 }
 

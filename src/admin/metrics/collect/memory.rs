@@ -27,6 +27,12 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         .help("Bytes of pooled buffers, logs, histories and TLS sessions.");
     out.gauge("echoring_history_bytes", first.history_bytes)
         .help("Bytes of the histories and compression contexts of topics.");
+    out.counters("echoring_histories_evicted_total")
+        .by(
+            "shard",
+            snapshots.iter().map(|snapshot| (snapshot.shard, snapshot.application.histories_evicted)),
+        )
+        .help("Histories of topics evicted for lack of memory, by shard: replays from them report a gap.");
     out.gauge(
         "echoring_compression_context_bytes",
         sum(snapshots, |snapshot| snapshot.compressed.context_bytes),

@@ -1,11 +1,12 @@
-//! Reloads, authentication, and access to the admin address.
+//! Reloads, takeovers, authentication, and access to the admin address.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::family::{Families, Labels};
 use crate::access::failed_attempts::AttemptFigures;
 use crate::reload::ReloadCounters;
+use echoring_async::tls::CertificateReport;
+use echoring_auth::WEBHOOKS;
 use echoring_server::AuthFigures;
 
 pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
@@ -17,6 +18,13 @@ pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
         .help("Reloads of the configuration, by result. A refused one changed nothing.");
     out.gauge("echoring_last_reload_refused", u64::from(reloads.last_refused.load(Relaxed)))
         .help("1 while the latest reload was refused: the files differ from the configuration in effect.");
+}
+
+pub(super) fn takeovers(out: &mut Families, failed: u64) {
+    out.counter("echoring_takeovers_failed_total", failed).help(
+        "Takeovers by a successor, and changes of the number of shards, that failed: this server went on. After one that succeeds, \
+             the successor counts.",
+    );
 }
 
 pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
@@ -48,6 +56,21 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
         .help("Failed reads of the key set of [auth].");
 }
 
+pub(super) fn webhooks(out: &mut Families) {
+    out.counter("echoring_webhook_events_delivered_total", WEBHOOKS.delivered.load(Relaxed))
+        .help("Events that webhooks have accepted.");
+    out.counters("echoring_webhook_events_lost_total").by("cause", WEBHOOKS.lost()).help(
+        "Events that a webhook did not get, by cause: queue_full (the queue had no room), refused (answered with a status that forbids \
+             another attempt), expired (older than give_up_after), ended (the process has ended).",
+    );
+    out.counter("echoring_webhook_requests_failed_total", WEBHOOKS.failed_requests.load(Relaxed))
+        .help("Requests to webhooks that failed and are made again.");
+    out.gauge("echoring_webhook_events_waiting", WEBHOOKS.waiting_events.load(Relaxed))
+        .help("Events in the queues of the webhooks.");
+    out.gauge("echoring_webhook_queue_bytes", WEBHOOKS.waiting_bytes.load(Relaxed))
+        .help("Bytes of these events.");
+}
+
 pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
     out.counters("echoring_admin_refusals_total")
         .by("reason", [("unauthorized", refused.unauthorized), ("forbidden", refused.forbidden)])
@@ -57,8 +80,14 @@ pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
         );
 }
 
-pub(super) fn certificates(out: &mut Families, expiries: &[(PathBuf, u64)]) {
-    out.gauges("echoring_tls_certificate_expiry_timestamp_seconds")
-        .by("file", expiries.iter().map(|(file, at)| (file.display(), *at)))
-        .help("Expiry of the first certificate in each configured file, in seconds since the Unix epoch.");
+pub(super) fn certificates(out: &mut Families, reports: &[CertificateReport]) {
+    let sample = |report: &CertificateReport| {
+        let file = report.file.display().to_string();
+        let labels = vec![("file", file), ("number", report.number.to_string()), ("key", report.key.clone())];
+        (labels, report.expires_at)
+    };
+    out.gauges("echoring_tls_certificate_expiry_timestamp_seconds").samples(reports.iter().map(sample)).help(
+        "Expiry of each certificate, in seconds since the Unix epoch: by its file, its number in that file, and the \
+         kind of its key. Of more than 128, those that expire first.",
+    );
 }

@@ -134,7 +134,7 @@ impl Broadcast {
             if offset <= after.offset || offset > head.offset {
                 continue;
             }
-            let publication = Entry::read(entry).filter(|_| is_next).map(|entry| entry.publication);
+            let publication = Entry::read(entry).filter(|_| is_next).map(|entry| entry.message.publication);
             let Some(publication) = publication else { break };
             if page.messages > 0 && bytes.len() + entry.len() > PAGE_BYTES {
                 break;

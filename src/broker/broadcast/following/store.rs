@@ -104,11 +104,10 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
             return Outcome::Refused(refusal_number(Refused::TooLarge));
         };
         let publisher = self.publisher(topic, &entry);
-        let Entry { publication, idempotency_key, .. } = entry;
+        let (message, publication) = (TopicPublication { topic, ..entry.message }, entry.message.publication);
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
         let Broadcast { sequencer, fan_out, .. } = broadcast;
-        let message = TopicPublication { topic, publication, idempotency_key };
         let sequenced = sequencer.sequence(&mut resources, now, publisher, &message);
         match sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication) {
             Ok(position) => Outcome::Accepted(position),
@@ -175,7 +174,8 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
         let Broadcast { sequencer, fan_out, .. } = broadcast;
-        let message = OrderedMessage { publisher: &publisher, offset, publication: entry.publication };
+        let message =
+            OrderedMessage { publisher: &publisher, offset, publication: entry.message.publication };
         sequencer.accept(fan_out, &mut resources, now, id, &message);
         self.reached(topic, offset);
     }
@@ -207,7 +207,8 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         for (_, publication) in entries(&page) {
             let mut bytes = Vec::new();
             let (node, origin) = (NodeId(0), Origin::default());
-            Entry { node, origin, by_client: true, publication, idempotency_key: "" }.write(&mut bytes);
+            let message = TopicPublication::plain("", publication);
+            Entry { node, origin, by_client: true, message }.write(&mut bytes);
             append_entry(list, &bytes);
         }
         History { first: told.first, messages: told.messages.into() }

@@ -14,7 +14,7 @@ use echoring_runtime::driver::Options;
 use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Random, Sim};
 use echoring_runtime::shard::{
     Allowance, Answer, Application, Bridge, ControlMessage, Disposition, FarInlet, FarOutlet, Lane,
-    Mailboxes, Security, Shard, ShardConfig,
+    Mailboxes, Security, Shard, ShardConfig, StreamHead,
 };
 use echoring_topics::{
     Access, CreationLimits, Creators, HistoryBounds, Permission, Placement, Rules, TopicSettings,
@@ -78,7 +78,7 @@ impl Application for Topics {
                 let session = CentrifugeSession::new(encoding, cx.now() + SECOND, None);
                 self.broadcast.open_centrifuge(token, None, None, session)
             }
-            "blank-events" => Answer::EventStream { peer: Peer::Echo, headers: "".into() },
+            "blank-events" => Answer::EventStream { peer: Peer::Echo, head: StreamHead::events("".into()) },
             _ => Answer::Upgrade { peer: Peer::Echo, subprotocol: None, whole: true },
         }
     }
@@ -190,7 +190,7 @@ impl World {
         let processes = mailboxes.len() / mailboxes[0].shards();
         for (number, mailboxes) in mailboxes.into_iter().enumerate() {
             let mut driver = network.driver(&Options { connections: 64, ..Options::default() });
-            driver.listen(network.listener().unwrap()).unwrap();
+            driver.listen(network.listener().unwrap(), 0).unwrap();
             let broadcast = Broadcast::new(BroadcastSettings {
                 rules: rules.clone(),
                 topics: Lease::new(Arc::clone(&slots), 16),

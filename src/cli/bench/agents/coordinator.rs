@@ -209,6 +209,7 @@ impl Coordinator {
                 messages,
                 live: &live,
                 awaited: &state.awaited(now),
+                end: None,
                 traced: &[],
             });
         }
@@ -247,4 +248,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 3");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 4");

@@ -49,19 +49,41 @@ impl Axis {
         Axis::in_steps(label, most, STEPS)
     }
 
-    /// The same, in about so many steps.
+    /// From so far below 0 to as far above, in round steps.
+    pub(super) fn around_zero(label: &str, most: f64) -> Axis {
+        let half = Axis::in_steps(label, most, STEPS / 2.0);
+        let below = half.ticks.iter().skip(1).rev().map(|(at, name)| (-at, format!("−{name}")));
+        let ticks = below.chain(half.ticks.iter().cloned()).collect();
+        Axis { from: -half.until, ticks, ..half }
+    }
+
+    /// The same as [`from_zero`](Axis::from_zero), in about so many steps.
     pub(super) fn in_steps(label: &str, most: f64, steps: f64) -> Axis {
         let most = if most.is_finite() && most > 0.0 { most } else { 1.0 };
-        let raw = most / steps;
-        let power = 10_f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|step| *step >= raw);
-        let step = step.unwrap_or(10.0 * power);
+        let step = round_step(most / steps);
         let steps = (most / step - 1e-9).ceil().max(1.0) as usize;
         let ticks = (0..=steps).map(|number| number as f64 * step);
         Axis {
             label: label.to_owned(),
             from: 0.0,
             until: steps as f64 * step,
+            ticks: ticks.map(|value| (value, number(value, step))).collect(),
+        }
+    }
+
+    /// The part of an axis that spans `values`, in round steps.
+    pub(super) fn spanning(label: &str, values: impl Iterator<Item = f64>) -> Axis {
+        let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
+            (least.min(value), most.max(value))
+        });
+        let (least, most) = if least < most { (least, most) } else { (0.0, most.max(1.0)) };
+        let step = round_step((most - least) / STEPS);
+        let [first, last] = [(least / step + 1e-9).floor(), (most / step - 1e-9).ceil()];
+        let ticks = (first as i64..=last as i64).map(|count| count as f64 * step);
+        Axis {
+            label: label.to_owned(),
+            from: first * step,
+            until: last * step,
             ticks: ticks.map(|value| (value, number(value, step))).collect(),
         }
     }
@@ -106,6 +128,13 @@ impl Axis {
         let named = self.ticks.iter().find(|(tick, _)| (tick - at).abs() < 1e-9);
         named.map(|(_, name)| name.clone()).unwrap_or_default()
     }
+}
+
+/// The smallest round step that is not below `raw`.
+fn round_step(raw: f64) -> f64 {
+    let power = 10_f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 5.0].into_iter().map(|times| times * power).find(|step| *step >= raw);
+    step.unwrap_or(10.0 * power)
 }
 
 /// How many nines a quantile has: 0.9 has 1, 0.999 has 3.
@@ -186,5 +215,16 @@ mod tests {
         assert_eq!(names(&Axis::percentiles(3.0)), ["0 %", "50 %", "90 %"]);
         assert!((nines(0.999) - 3.0).abs() < 1e-9 && nines(1.0) < 16.0);
         assert_eq!((axis.name(2.0), axis.name(2.5)), ("99 %".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn a_part_of_an_axis_spans_its_values_in_round_steps() {
+        let axis = Axis::spanning("B / A", [0.952, 1.24, 1.05].into_iter());
+        assert!((axis.from - 0.95).abs() < 1e-9 && (axis.until - 1.25).abs() < 1e-9, "{axis:?}");
+        assert_eq!(names(&axis)[..3], ["0.95", "1.00", "1.05"]);
+        for odd in [vec![], vec![3.0], vec![3.0, 3.0]] {
+            let axis = Axis::spanning("ms", odd.iter().copied());
+            assert!(axis.from < axis.until && axis.ticks.len() > 1, "{odd:?}: {axis:?}");
+        }
     }
 }

@@ -4,7 +4,9 @@ use super::axis::{Axis, nines};
 use super::comparison;
 use super::run::Run;
 use super::svg::{Chart, Line, NOBODY, Stroke};
+use echoring_load::record::comparison::{Comparison, PairsGoal, RatioLook};
 use echoring_load::record::search::{SearchResult, SearchStep};
+use echoring_load::record::until::{QuantileLook, Reached};
 use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles, Record};
 use hdrhistogram::Histogram;
 
@@ -14,12 +16,16 @@ const STEPS: u32 = 12;
 /// A figure of an interval, and one of a step of a search.
 type OfInterval = fn(&Interval) -> u64;
 type OfStep = fn(&SearchStep) -> u64;
+/// A figure of a look at a quantile, and one at a ratio.
+type OfQuantile = fn(&QuantileLook) -> u64;
+type OfRatio = fn(&RatioLook) -> f64;
 
 /// All charts that the runs have data for, the main one of this kind of run first.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
     // The timeline has the rates of runs with slices.
     let throughput = throughput(runs).filter(|_| runs.iter().any(|run| run.slices.is_none()));
-    let charts = [knee(runs), herd(runs), percentiles(runs), latency_over_time(runs), throughput];
+    let charts =
+        [knee(runs), herd(runs), percentiles(runs), goals(runs), latency_over_time(runs), throughput];
     let mut charts: Vec<Chart> = charts.into_iter().flatten().collect();
     let main = main_chart(runs);
     charts.sort_by_key(|chart| chart.name != main);
@@ -54,9 +60,11 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     let mut lines = Vec::new();
     let mut count = 0_u64;
     for (at, curves) in drawn.iter().enumerate() {
+        let stamped_ns = curves.server_and_network.map(Quantiles::of).unwrap_or_default();
         for (stroke, whole, quantiles) in [
             (Stroke::Solid, curves.response, &curves.response_ns),
             (Stroke::Dashed, curves.service, &curves.service_ns),
+            (Stroke::Dotted, curves.server_and_network, &stamped_ns),
         ] {
             count = count.max(quantiles.count);
             let points = match whole {
@@ -69,12 +77,19 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     }
     let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
     let y = Axis::latency("latency", values);
-    let caption = "Each additional nine is one step to the right, towards the slowest messages. Response time counts from \
-                   the intended send, service time from the actual send. They differ where messages waited to be sent.";
+    let mut caption =
+        "Each additional nine is one step to the right, towards the slowest messages. Response time counts from \
+         the intended send, service time from the actual send. They differ where messages waited to be sent."
+            .to_owned();
+    let mut strokes = vec![(Stroke::Solid, "response time"), (Stroke::Dashed, "service time")];
+    if lines.iter().any(|line| line.stroke == Stroke::Dotted) {
+        strokes.push((Stroke::Dotted, "server and network"));
+        caption += " Server and network is the time between the kernel's timestamps.";
+    }
     let x = Axis::percentiles(count as f64);
     (!lines.is_empty()).then(|| Chart {
         runs: drawn.iter().map(|curves| curves.name.clone()).enumerate().collect(),
-        strokes: vec![(Stroke::Solid, "response time"), (Stroke::Dashed, "service time")],
+        strokes,
         lines,
         ..Chart::new("percentiles", "Latency by percentile", caption, x, y)
     })
@@ -85,6 +100,7 @@ struct Curves<'a> {
     name: String,
     response: Option<&'a Histogram<u64>>,
     service: Option<&'a Histogram<u64>>,
+    server_and_network: Option<&'a Histogram<u64>>,
     response_ns: Quantiles,
     service_ns: Quantiles,
 }
@@ -93,7 +109,8 @@ impl Curves<'_> {
     fn of(run: &Run) -> Curves<'_> {
         let Record { response_ns, service_ns, .. } = run.record;
         let (response, service) = (run.response.as_ref(), run.service.as_ref());
-        Curves { name: run.name.clone(), response, service, response_ns, service_ns }
+        let server_and_network = run.server_and_network.as_ref();
+        Curves { name: run.name.clone(), response, service, server_and_network, response_ns, service_ns }
     }
 }
 
@@ -109,7 +126,14 @@ impl Side {
         let (response, service) = (&self.response, &self.service);
         let (response_ns, service_ns) = (Quantiles::of(response), Quantiles::of(service));
         let name = self.name.clone();
-        Curves { name, response: Some(response), service: Some(service), response_ns, service_ns }
+        Curves {
+            name,
+            response: Some(response),
+            service: Some(service),
+            server_and_network: None,
+            response_ns,
+            service_ns,
+        }
     }
 }
 
@@ -197,6 +221,89 @@ fn latency_over_time(runs: &[Run]) -> Option<Chart> {
         strokes: strokes.into_iter().map(|(stroke, name, _)| (stroke, name)).collect(),
         lines,
         ..Chart::new("latency-over-time", "Latency over time", caption, time_axis(runs), y)
+    })
+}
+
+/// How exactly the quantiles that were to be known were, look by look.
+fn goals(runs: &[Run]) -> Option<Chart> {
+    let several = runs.len() > 1;
+    let of_run = |run: &Run| {
+        let goals = run.record.until.iter().flat_map(|until| &until.goals).cloned();
+        let named = |goal: Reached| match several {
+            true => (format!("{}: {}", run.name, goal.expression), goal.course),
+            false => (goal.expression.clone(), goal.course),
+        };
+        goals.map(named).filter(|(_, course)| !course.is_empty()).collect::<Vec<_>>()
+    };
+    let courses: Vec<(String, Vec<_>)> = runs.iter().flat_map(of_run).collect();
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let ends: [(Stroke, OfQuantile); 3] = [
+        (Stroke::Solid, |look| look.value_ns),
+        (Stroke::Dashed, |look| look.low_ns),
+        (Stroke::Dashed, |look| look.high_ns),
+    ];
+    let mut lines = Vec::new();
+    for (at, (_, course)) in courses.iter().enumerate() {
+        for (stroke, end) in ends {
+            let piece = course.iter().map(|look| (look.at_s as f64, ms(end(look)))).collect();
+            lines.push(Line { marked: true, ..Line::new(at, stroke, vec![piece]) });
+        }
+    }
+    let looks = || courses.iter().flat_map(|(_, course)| course);
+    let last = looks().map(|look| look.at_s).max().unwrap_or(0) as f64;
+    let x = Axis::from_zero("seconds of the measured time", last);
+    let y =
+        Axis::spanning("response time (ms)", looks().flat_map(|look| [ms(look.low_ns), ms(look.high_ns)]));
+    let caption = "Each quantile of --until, with its interval, at every look at the run. All intervals of a run contain the true \
+                   value together, with the stated confidence, so the run may end by them.";
+    (!lines.is_empty()).then(|| Chart {
+        runs: courses.iter().map(|(name, _)| name.clone()).enumerate().collect(),
+        strokes: vec![(Stroke::Solid, "quantile"), (Stroke::Dashed, "ends of its interval")],
+        lines,
+        ..Chart::new("goals", "Goals", caption, x, y)
+    })
+}
+
+/// The charts of pairs that ended by their results: the ratio, and the distributions of all runs of each side.
+pub(super) fn of_pairs(runs: &[Run], ended: &[Comparison]) -> Vec<Chart> {
+    [pairs(ended), percentiles(runs)].into_iter().flatten().collect()
+}
+
+/// The ratio of two servers, pair by pair.
+fn pairs(ended: &[Comparison]) -> Option<Chart> {
+    let of =
+        |found: &Comparison| found.until.iter().flat_map(|until| until.goals.clone()).collect::<Vec<_>>();
+    let goals: Vec<PairsGoal> = ended.iter().flat_map(of).filter(|goal| !goal.course.is_empty()).collect();
+    let margin = ended.first()?.threshold;
+    let margins = [1.0 / (1.0 + margin), 1.0 + margin];
+    let looks = || goals.iter().flat_map(|goal| &goal.course);
+    // Of the first intervals only the part within: they may be a hundred times as wide as the last.
+    let last = || goals.iter().filter_map(|goal| goal.course.last()).flat_map(|look| [look.low, look.high]);
+    let x = Axis::from_zero("pairs of runs", f64::from(looks().map(|look| look.pairs).max()?));
+    let y = Axis::spanning("B / A", looks().map(|look| look.ratio).chain(last()).chain(margins));
+    let ends: [(Stroke, OfRatio); 3] = [
+        (Stroke::Solid, |look| look.ratio),
+        (Stroke::Dashed, |look| look.low),
+        (Stroke::Dashed, |look| look.high),
+    ];
+    let mut lines = Vec::new();
+    for (at, goal) in goals.iter().enumerate() {
+        for (stroke, end) in ends {
+            let piece = goal.course.iter().map(|look| (f64::from(look.pairs), y.clamp(end(look)))).collect();
+            lines.push(Line { marked: true, ..Line::new(at, stroke, vec![piece]) });
+        }
+    }
+    for bound in margins {
+        lines.push(Line::new(NOBODY, Stroke::Dotted, vec![vec![(x.from, bound), (x.until, bound)]]));
+    }
+    let caption = "The ratio of the second server to the first after each pair of runs, with its interval, which may begin beyond the \
+                   chart. The horizontal lines are the margin: the verdict is known once the interval lies within it or beyond it. \
+                   All intervals contain the true ratio together, with the stated confidence.";
+    Some(Chart {
+        runs: goals.into_iter().map(|goal| goal.metric).enumerate().collect(),
+        strokes: vec![(Stroke::Solid, "ratio"), (Stroke::Dashed, "ends of its interval")],
+        lines,
+        ..Chart::new("pairs", "Ratio by pairs of runs", caption, x, y)
     })
 }
 

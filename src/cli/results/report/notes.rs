@@ -1,8 +1,9 @@
 //! Notes on a report: warnings and known biases of its runs.
 
 use super::run::Run;
+use echoring_load::analyse::objective::Objective;
 use echoring_load::plan::{count, duration};
-use echoring_load::record::{Config, Environment, Record};
+use echoring_load::record::{Config, Environment, FailIf, Record};
 use echoring_load::render::summary::own_share;
 
 /// How important a note is.
@@ -44,8 +45,18 @@ pub(super) fn all(runs: &[Run]) -> Vec<Note> {
     notes
 }
 
+/// What a condition of --fail-if saw.
+pub(super) fn seen(judged: &FailIf, record: &Record) -> String {
+    let seen =
+        judged.expression.parse::<Objective>().map(|condition| condition.describe_seen(&record.value()));
+    seen.unwrap_or_else(|_| format!("{:?}", judged.seen))
+}
+
 fn warnings(record: &Record) -> Vec<String> {
     let mut said = Vec::new();
+    for judged in record.fail_if.iter().filter(|judged| judged.failed) {
+        said.push(format!("--fail-if {} failed the run: {}.", judged.expression, seen(judged, record)));
+    }
     let Record { integrity, generator, connections, errors, .. } = record;
     if generator.saturated {
         let late = duration(generator.lateness_ns.p99);

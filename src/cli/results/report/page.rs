@@ -10,8 +10,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::comparison::DIFFERENCES;
 use super::notes::{self, Weight};
 use super::run::Run;
+use super::split;
 use super::svg::{Chart, escaped, style};
 use super::timeline::{Table, Timeline};
 use echoring_load::plan::{bytes, count, duration};
@@ -44,21 +46,32 @@ pub(super) fn page(
          </header>\n<main>\n",
         if timeline.is_some() { format!("script-src 'sha256-{}'; ", sha256(SCRIPT)) } else { String::new() },
         style(":root"),
-        escaped(&subtitle(runs)),
+        escaped(&subtitle(runs, comparisons)),
     );
     let notes = notes::all(runs);
     html.push_str(&warnings(&notes));
     if !comparisons.is_empty() {
-        section(&mut html, "comparison", "Comparison", &comparison(comparisons));
+        let body = figures(charts, DIFFERENCES) + &comparison(comparisons);
+        section(&mut html, "comparison", "Comparison", &body);
     }
     let (main, others) = charts.split_at(charts.len().min(1));
     main.iter().for_each(|chart| chart_section(&mut html, chart, runs));
+    let split_table = || table("Percentiles by their parts", &split::HEAD, &split::rows(runs));
+    let parts = split::bars(runs).map(|bars| bars + &split_table()).unwrap_or_default();
+    section_unless_empty(&mut html, "split", "Parts of the response time", &parts);
+    let goals = goals(runs);
+    if !goals.is_empty() {
+        section(&mut html, GOALS, "Goals", &(figures(others, GOALS) + &goals));
+    }
     section(&mut html, "notes", "Notes", &notes_list(&notes));
     section(&mut html, "summary", "Summary", &summary(runs, comparisons));
     if let Some(timeline) = timeline {
         section(&mut html, "timeline", "Timeline", &over_time(timeline));
     }
-    others.iter().for_each(|chart| chart_section(&mut html, chart, runs));
+    let others = others.iter().filter(|chart| ![GOALS, DIFFERENCES].contains(&&*chart.name));
+    others.for_each(|chart| chart_section(&mut html, chart, runs));
+    let users = sessions(runs) + &protocols(runs);
+    section_unless_empty(&mut html, "users", "Sessions and protocols", &users);
     section(&mut html, "integrity", "Integrity", &integrity(runs));
     section(&mut html, "environment", "Environment", &environment(runs));
     section(&mut html, "configuration", "Configuration", &configuration(runs));
@@ -80,10 +93,19 @@ fn sha256(script: &str) -> String {
     STANDARD.encode(digest(&SHA256, script.as_bytes()))
 }
 
-fn subtitle(runs: &[Run]) -> String {
+fn subtitle(runs: &[Run], comparisons: &[Comparison]) -> String {
+    if let Some(until) = comparisons.iter().find_map(|found| found.until.as_ref()) {
+        return format!("{} pairs of runs; the runs below are the first pair", until.pairs);
+    }
     match runs {
         [only] => format!("{} · {}", headline(&only.record), only.record.started_at),
         _ => format!("{} runs", runs.len()),
+    }
+}
+
+fn section_unless_empty(html: &mut String, name: &str, title: &str, body: &str) {
+    if !body.is_empty() {
+        section(html, name, title, body);
     }
 }
 
@@ -94,6 +116,11 @@ fn section(html: &mut String, name: &str, title: &str, body: &str) {
         "<section id=\"{name}\" aria-labelledby=\"{name}-heading\">\n<h2 id=\"{name}-heading\">{title}</h2>\n{body}\
          </section>\n"
     );
+}
+
+/// The charts of this name.
+fn figures(charts: &[Chart], name: &str) -> String {
+    charts.iter().filter(|chart| chart.name == name).map(figure).collect()
 }
 
 /// A chart with its caption.
@@ -150,6 +177,9 @@ fn comparison(comparisons: &[Comparison]) -> String {
         let rows: Vec<Vec<String>> = tables::comparison_rows(found).into_iter().map(Vec::from).collect();
         let caption = tables::sides(found, b).join("; ");
         html += &table(&caption, &head.each_ref().map(String::as_str), &rows);
+        for verdict in tables::verdicts(found) {
+            let _ = writeln!(html, "<p>{}.</p>", escaped(&verdict));
+        }
         let warnings = found.differences.iter().chain(&found.warnings);
         let items: Vec<String> = warnings.map(|warning| format!("<li>{}</li>\n", escaped(warning))).collect();
         if !items.is_empty() {
@@ -170,6 +200,42 @@ fn chart_section(html: &mut String, chart: &Chart, runs: &[Run]) {
         _ => {}
     }
     section(html, &chart.name, &chart.title, &body);
+}
+
+/// The chart of goals, and the section that it is in.
+const GOALS: &str = "goals";
+
+/// A row for each threshold and goal of a run; empty without any.
+fn goals(runs: &[Run]) -> String {
+    let mut rows = Vec::new();
+    for run in runs {
+        let Record { fail_if, aborted_by, until, .. } = &run.record;
+        let mut row = |words: String, result: &str, seen: String| {
+            rows.push(vec![run.name.clone(), words, result.to_owned(), seen]);
+        };
+        for judged in fail_if {
+            let result = if judged.failed { "failed" } else { "passed" };
+            row(format!("--fail-if {}", judged.expression), result, notes::seen(judged, &run.record));
+        }
+        if let Some(condition) = aborted_by {
+            row(format!("--abort-if {condition}"), "failed", "it ended the run".to_owned());
+        }
+        for goal in until.iter().flat_map(|until| &until.goals) {
+            let result = if goal.reached { "reached" } else { "not reached" };
+            let known = goal.value_ns.zip(goal.low_ns).zip(goal.high_ns).zip(goal.width);
+            let known = known.map(|(((value, low), high), width)| {
+                let [value, low, high] = [value, low, high].map(duration);
+                format!("{value}, {low} to {high} (±{:.2} %)", 100.0 * width)
+            });
+            let after = until.as_ref().map_or(0, |until| until.at_s);
+            let seen = format!("{} after {after} s", known.unwrap_or("no interval".to_owned()));
+            row(format!("--until {}", goal.expression), result, seen);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    table("Thresholds and goals", &["run", "goal", "result", "seen"], &rows)
 }
 
 /// Says above the main chart that there are warnings.
@@ -285,16 +351,18 @@ fn summary(runs: &[Run], comparisons: &[Comparison]) -> String {
         );
         // Messages without known send times have no response times.
         let timed = |shown: String| if record.response_ns.count > 0 { shown } else { "–".to_owned() };
-        let latency = |of: Of| timed(duration(of(record) as u64) + &beside(of(record), of));
+        let latency = |share: u64, of: Of| {
+            timed(tables::quantile(&record.response_ns, share, of(record) as u64) + &beside(of(record), of))
+        };
         let cpu = record.server.as_ref().and_then(|server| server.cpu_ns_per_message);
         vec![
             run.name.clone(),
             count(record.messages),
             count(record.messages_per_s as u64) + &beside(record.messages_per_s, per_s),
             format!("{}/s", bytes(record.bytes_per_s)),
-            latency(p50),
-            latency(p99),
-            timed(duration(record.response_ns.p999)),
+            latency(5_000, p50),
+            latency(100, p99),
+            timed(tables::quantile(&record.response_ns, 10, record.response_ns.p999)),
             timed(duration(record.response_ns.max)),
             cpu.map_or("–".to_owned(), |ns| duration(ns as u64)),
         ]
@@ -315,6 +383,7 @@ fn latencies(runs: &[Run]) -> String {
     for run in runs {
         let record = &run.record;
         let mut kinds = vec![("response", &record.response_ns), ("service", &record.service_ns)];
+        kinds.extend(record.server_and_network_ns.iter().map(|took| ("server and network", took)));
         if let Some(broadcast) = &record.broadcast {
             kinds.push(("first subscriber", &broadcast.first_ns));
             kinds.push(("median subscriber", &broadcast.median_ns));
@@ -324,14 +393,23 @@ fn latencies(runs: &[Run]) -> String {
         for (kind, quantiles) in kinds {
             if quantiles.count > 0 {
                 let Quantiles { p50, p90, p99, p999, p9999, max, mean, count: values, .. } = *quantiles;
-                let times = [p50, p90, p99, p999, p9999, max, mean as u64].map(duration);
+                let tail = [(5_000, p50), (1_000, p90), (100, p99), (10, p999), (1, p9999)]
+                    .map(|(share, ns)| tables::quantile(quantiles, share, ns));
+                let times = tail.into_iter().chain([max, mean as u64].map(duration));
                 let name = if runs.len() > 1 { format!("{}: {kind}", run.name) } else { kind.to_owned() };
                 rows.push([name].into_iter().chain(times).chain([count(values)]).collect());
             }
         }
     }
     let head = ["latency", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean", "values"];
-    table("Percentiles", &head, &rows)
+    let mut html = table("Percentiles", &head, &rows);
+    for run in runs {
+        if let Some(chance) = tables::chance(&run.record.response_ns) {
+            let of = if runs.len() > 1 { format!("{}: ", run.name) } else { String::new() };
+            let _ = writeln!(html, "<p class=\"caption\">{}</p>", escaped(&(of + &chance)));
+        }
+    }
+    html
 }
 
 /// A row for each stage of a changing rate.
@@ -345,8 +423,10 @@ fn stages(runs: &[Run]) -> String {
                 false => format!("{} to {}", count(asked.from), count(asked.to)),
             };
             let response = &stage.response_ns;
-            let times = [response.p50, response.p99, response.p999, response.max];
-            let times = times.map(|time| if response.count > 0 { duration(time) } else { "–".to_owned() });
+            let tail = [(5_000, response.p50), (100, response.p99), (10, response.p999)]
+                .map(|(share, ns)| tables::quantile(response, share, ns));
+            let times = tail.into_iter().chain([duration(response.max)]);
+            let times = times.map(|time| if response.count > 0 { time } else { "–".to_owned() });
             [format!("{} ({} s)", at + 1, asked.seconds), rate, count(stage.messages_per_s as u64)]
                 .into_iter()
                 .chain(times)
@@ -384,11 +464,53 @@ fn storms(runs: &[Run]) -> String {
     table_of_runs("Times from the cut", &head, &rows)
 }
 
+/// Sessions by their ends.
+fn sessions(runs: &[Run]) -> String {
+    let row = |run: &Run| {
+        let found = run.record.sessions.as_ref()?;
+        let times = [&found.setup_ns, &found.duration_ns].map(|times| match times {
+            Some(times) => format!("{} / {}", duration(times.p50), tables::quantile(times, 100, times.p99)),
+            None => "–".to_owned(),
+        });
+        let ends = [found.started, found.completed].map(count).into_iter().chain([counts(&found.failed)]);
+        let ends = ends.chain([found.unfinished, found.refused].map(count));
+        Some([run.name.clone()].into_iter().chain(ends).chain(times).collect())
+    };
+    let rows: Vec<Vec<String>> = runs.iter().filter_map(row).collect();
+    let head = [
+        "run",
+        "started",
+        "completed",
+        "failed",
+        "cut off by the end",
+        "refused",
+        "open after, p50 / p99",
+        "lasted, p50 / p99",
+    ];
+    if rows.is_empty() {
+        String::new()
+    } else {
+        table_of_runs("Sessions, from their due times", &head, &rows)
+    }
+}
+
+fn protocols(runs: &[Run]) -> String {
+    let several = runs.iter().filter(|run| !run.record.protocols.is_empty());
+    let table_of = |run: &Run| {
+        let rows: Vec<Vec<String>> =
+            tables::protocol_rows(&run.record.protocols).into_iter().map(Vec::from).collect();
+        table(&format!("{}: its protocols", run.name), &tables::PROTOCOL_HEAD, &rows)
+    };
+    several.map(table_of).collect()
+}
+
 fn searches(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs {
-        let Some(SearchResult { objective, max_rate, steps, .. }) = &run.record.search else { continue };
+        let Some(found) = &run.record.search else { continue };
+        let SearchResult { objective, max_rate, steps, low, high, .. } = found;
         let found = match max_rate {
+            _ if low.or(*high).is_some() => found.sentence(&run.record.config.mode),
             Some(rate) => {
                 format!("the highest rate that met the objective was {} per second", count(*rate))
             }

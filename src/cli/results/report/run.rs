@@ -11,6 +11,7 @@ use super::series::Slices;
 use crate::Failure;
 use crate::common::file::beginning;
 use echoring_load::measure;
+use echoring_load::record::comparison::Comparison;
 use echoring_load::record::{Record, SCHEMA};
 
 /// Maximum size of a file of runs in bytes. A run of ten minutes has a hundred thousand.
@@ -25,6 +26,8 @@ pub(super) struct Run {
     pub(super) name: String,
     /// Number of the file that it is from.
     pub(super) file: usize,
+    /// Whether it is of the side that the others are compared with.
+    pub(super) is_rival: bool,
     /// The record, without its slices.
     pub(super) record: Record,
     /// Its slices, if it has any.
@@ -32,6 +35,7 @@ pub(super) struct Run {
     /// The histograms, if the record has them.
     pub(super) response: Option<Histogram<u64>>,
     pub(super) service: Option<Histogram<u64>>,
+    pub(super) server_and_network: Option<Histogram<u64>>,
 }
 
 /// The outer form of a result file. Its runs are parsed one by one afterwards, so that an error names its run.
@@ -43,32 +47,54 @@ struct ResultFile<'a> {
     runs: Option<Vec<&'a RawValue>>,
 }
 
-/// Reads the runs of these files.
-pub(super) fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Failure> {
-    let mut runs = Vec::new();
-    for (file, path) in paths.iter().enumerate() {
-        runs.extend(read(path)?.into_iter().map(|run| Run { file, ..run }));
+/// The comparisons of a file that its runs do not tell: those whose pairs ended by their results.
+#[derive(Default, Deserialize)]
+struct ResultComparisons {
+    #[serde(default)]
+    comparison: Vec<Comparison>,
+}
+
+/// Reads the runs of these files, and of those that they are compared with, and from a single file the comparisons whose pairs ended by
+/// their results.
+pub(super) fn read_all(
+    paths: &[PathBuf],
+    against: &[PathBuf],
+) -> Result<(Vec<Run>, Vec<Comparison>), Failure> {
+    let (mut runs, mut ended) = (Vec::new(), Vec::new());
+    let files = paths.len() + against.len();
+    for (file, path) in paths.iter().chain(against).enumerate() {
+        let (of_file, comparisons) = read(path)?;
+        let is_rival = file >= paths.len();
+        runs.extend(of_file.into_iter().map(|run| Run { file, is_rival, ..run }));
+        ended = if files == 1 { comparisons } else { Vec::new() };
     }
-    if runs.len() > RUNS_MAX {
+    if runs.len() > RUNS_MAX && ended.is_empty() {
         return Err(Failure::Usage(format!(
             "RUN: {} runs exceed the maximum of {RUNS_MAX} per page",
             runs.len()
         )));
     }
     name_apart(&mut runs);
-    Ok(runs)
+    Ok((runs, ended))
 }
 
-fn read(path: &Path) -> Result<Vec<Run>, Failure> {
+fn read(path: &Path) -> Result<(Vec<Run>, Vec<Comparison>), Failure> {
     let name = path.display();
     let text = beginning(path, FILE_BYTES_MAX)
         .map_err(|error| Failure::Environment(format!("RUN: cannot read {name}: {error}")))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::Usage(format!("RUN: {name} is larger than 256 MiB; check the file")));
     }
-    parse(&text).map_err(|why| {
+    let runs = parse(&text).map_err(|why| {
         Failure::Usage(format!("RUN: {name} is not a result file of `bench --json FILE`: {why}"))
-    })
+    })?;
+    Ok((runs, ended_comparisons(&text)))
+}
+
+/// The comparisons of a file whose pairs ended by their results. Those of other versions may have another form.
+pub(super) fn ended_comparisons(text: &[u8]) -> Vec<Comparison> {
+    let file: ResultComparisons = serde_json::from_slice(text).unwrap_or_default();
+    file.comparison.into_iter().filter(|found| found.until.is_some()).collect()
 }
 
 /// The runs of a file.
@@ -93,9 +119,10 @@ fn of(json: &str) -> Result<Run, String> {
         text.as_deref().map(measure::decode).transpose().map_err(|error| error.to_string())
     };
     let (response, service) = (whole(&record.response_histogram)?, whole(&record.service_histogram)?);
+    let server_and_network = whole(&record.server_and_network_histogram)?;
     let name = record.label.clone().unwrap_or_else(|| format!("{} of {}", record.config.mode, record.target));
     let slices = Slices::take(&mut record)?;
-    Ok(Run { name, file: 0, record, slices, response, service })
+    Ok(Run { name, file: 0, is_rival: false, record, slices, response, service, server_and_network })
 }
 
 /// Numbers the runs with equal names.

@@ -261,6 +261,24 @@ fn two_files_are_compared_and_one_is_not() {
 }
 
 #[test]
+fn differences_of_both_sides_are_drawn_with_their_intervals() {
+    let records: Vec<Value> = (0..16).map(|_| new_record()).collect();
+    let mut all = runs(&records);
+    for (at, run) in all.iter_mut().enumerate() {
+        (run.file, run.is_rival) = (at, at >= 8);
+        run.record.messages_per_s = if at >= 8 { 900.0 } else { 1_000.0 } + (at % 3) as f64;
+    }
+    let chart = comparison::chart(&comparison::comparisons(&all)).expect("intervals");
+    let at = chart.y.ticks.iter().find(|(_, name)| name == "rate").expect("a metric").0;
+    let drawn = chart.lines.iter().flat_map(|line| &line.pieces).filter(|piece| piece[0].1 == at);
+    let [interval, dot] = drawn.collect::<Vec<_>>()[..] else { panic!("{chart:?}") };
+    let (low, high, value) = (interval[0].0, interval[1].0, dot[0].0);
+    assert!((-11.0..-9.0).contains(&value) && low <= value && value <= high && high < 0.0, "{chart:?}");
+    assert_eq!((chart.x.from, chart.x.ticks.len() % 2), (-chart.x.until, 1), "0 is in the middle");
+    assert!(comparison::chart(&[]).is_none());
+}
+
+#[test]
 fn the_script_is_the_only_one_that_may_run() {
     let html = page_of(&runs(&[new_record()]));
     let script = html.split("<script>").nth(1).and_then(|rest| rest.split("</script>").next()).expect("one");
@@ -311,6 +329,61 @@ fn a_run_of_listeners_has_no_response_times_to_be_better_in_and_nothing_that_was
     let summary = summary.expect("there is one");
     assert!(!summary.contains("-100.0 %") && !summary.contains("<td>0 ns"), "{summary}");
     assert!(!html.contains("not checked"), "{html}");
+}
+
+/// A run of which half of the messages are stamped.
+fn split_record() -> Value {
+    let split = |total: u64, parts: [u64; 4]| {
+        let [waiting, kernel_out, served, kernel_in] = parts;
+        json!({
+            "total_ns": total, "waiting_in_generator_ns": waiting, "generator_kernel_ns": kernel_out,
+            "server_and_network_ns": served, "kernel_to_program_ns": kernel_in, "messages": 500
+        })
+    };
+    let mut record = new_record();
+    record["split"] = json!({
+        "sampled": 10_000, "stamped": 9_990, "unattributed": 10,
+        "p50": split(2_000_000, [20_000, 30_000, 1_700_000, 250_000]),
+        "p90": split(4_700_000, [900_000, 100_000, 2_400_000, 1_300_000]),
+        "p99": split(23_300_000, [2_300_000, 1_000_000, 17_200_000, 2_800_000]),
+        "p999": null,
+    });
+    record["server_and_network_ns"] = record["service_ns"].clone();
+    record["server_and_network_histogram"] = record["service_histogram"].clone();
+    record
+}
+
+#[test]
+fn percentiles_are_bars_of_their_parts_where_messages_were_stamped() {
+    let html = page_of(&runs(&[split_record()]));
+    let section = html.split("<section id=\"split\"").nth(1).and_then(|rest| rest.split("</section>").next());
+    let section = section.expect("a section");
+    let widths = |bar: &str| -> f64 {
+        let widths = bar
+            .split("style=\"width:")
+            .skip(1)
+            .filter_map(|rest| rest.split('%').next()?.parse::<f64>().ok());
+        widths.sum()
+    };
+    let bars: Vec<f64> = section.split("<div class=\"bar\">").skip(1).map(widths).collect();
+    assert!(bars.len() == 3 && bars.iter().all(|sum| (sum - 100.0).abs() < 0.03), "{bars:?}");
+    for part in [
+        "role=\"img\" aria-label=",
+        "<li><span class=\"part2\"></span>server and network</li>",
+        "p99 <b>23.3 ms</b>",
+        "<b>74 %</b>",
+        "data-column=\"kernel to program\">2.80 ms</td>",
+        "By the kernel&#39;s timestamps of 9,990 of 10,000 sampled messages; 10 without attributable stamps.",
+    ] {
+        assert!(section.contains(part), "{part}: {section}");
+    }
+    let charts = charts::all(&runs(&[split_record()]));
+    let strokes: Vec<_> =
+        chart(&charts, "percentiles").expect("it is drawn").strokes.iter().map(|it| it.1).collect();
+    assert_eq!(strokes, ["response time", "service time", "server and network"]);
+    let both = page_of(&runs(&[split_record(), new_record()]));
+    assert_eq!(both.matches("<div class=\"bar\">").count(), 3, "only one of them is split");
+    assert!(!page_of(&runs(&[new_record()])).contains("id=\"split\""));
 }
 
 #[test]
@@ -488,6 +561,78 @@ fn a_storm_has_the_times_until_connections_were_back() {
         assert!(table.contains(text), "{text}: {table}");
     }
     assert!(html.find("id=\"herd\"").is_some_and(|herd| herd < at), "below its chart");
+}
+
+#[test]
+fn goals_are_a_row_each_and_drawn_look_by_look() {
+    let mut record = new_record();
+    let look = |at: u64, wide: u64| json!({ "at_s": at, "value_ns": 900_000, "low_ns": 900_000 - wide, "high_ns": 900_000 + wide });
+    record["until"] = json!({
+        "confidence": 0.95, "unreached": 1, "at_s": 75, "blocks": 37, "looks": 2, "goals": [
+            { "expression": "p99±5%", "reached": true, "value_ns": 900_000, "low_ns": 860_000, "high_ns": 940_000,
+                "width": 0.0444, "course": [look(60, 80_000), look(75, 40_000)] },
+            { "expression": "p99.9±1%", "reached": false, "value_ns": null, "low_ns": null, "high_ns": null, "width": null }
+        ]
+    });
+    record["fail_if"] = json!([
+        { "expression": "p99>5ms", "failed": false, "seen": { "p99": 900_000.0 } },
+        { "expression": "p99>500us", "failed": true, "seen": { "p99": 900_000.0 } }
+    ]);
+    let runs = runs(&[record]);
+    let html = page_of(&runs);
+    assert_eq!(html.matches("id=\"goals\"").count(), 1);
+    let table = &html[html.find("Thresholds and goals").expect("a table")..];
+    let table = &table[..table.find("</table>").expect("its end")];
+    for text in [
+        "--fail-if p99&gt;500us",
+        "failed",
+        "passed",
+        "p99 is 900 µs",
+        "--until p99±5%",
+        "reached",
+        "not reached",
+    ] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    for text in ["900 µs, 860 µs to 940 µs (±4.44 %) after 75 s", "no interval after 75 s"] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    assert!(html.contains("class=\"banner\"") && html.contains("--fail-if p99&gt;500us failed the run"));
+    let charts = charts::all(&runs);
+    let goals = chart(&charts, "goals").expect("a chart");
+    assert_eq!((goals.lines.len(), goals.runs.len()), (3, 1), "without an interval there is nothing to draw");
+    assert_eq!(goals.lines[1].pieces, [vec![(60.0, 0.82), (75.0, 0.86)]]);
+    assert!(goals.y.from <= 0.82 && goals.y.from > 0.7 && goals.y.until >= 0.98, "{:?}", goals.y);
+}
+
+#[test]
+fn pairs_that_ended_by_their_results_are_drawn_with_their_margin() {
+    let looks = [[8.0, 1.3, 1.0, 1.6], [9.0, 1.3, 1.1, 1.5]];
+    let course = looks.map(|[pairs, ratio, low, high]| json!({ "pairs": pairs as u32, "ratio": ratio, "low": low, "high": high }));
+    let comparison = json!({
+        "mode": "echo", "a": { "target": "ws://a", "runs": 9 }, "b": { "target": "ws://b", "runs": 9 }, "basis": "pairs",
+        "threshold": 0.05, "confidence": 0.95, "differences": [], "warnings": [],
+        "metrics": [{ "metric": "p99", "unit": "ns", "more_is_better": false, "a": null, "b": null, "ratio": 1.3,
+            "ratio_low": 1.1, "ratio_high": 1.5, "verdict": "worse", "why": null }],
+        "until": { "pairs": 9, "seconds": 50.0, "decided": true,
+            "goals": [{ "expression": "p99±5%", "metric": "p99", "known_after": 9, "course": course }] }
+    });
+    let mut plain = comparison.clone();
+    plain.as_object_mut().expect("an object").remove("until");
+    let file = json!({ "schema": SCHEMA, "runs": [], "comparison": [plain, comparison] }).to_string();
+    let ended = run::ended_comparisons(file.as_bytes());
+    assert_eq!(ended.len(), 1, "others are computed from the runs");
+    let charts = charts::of_pairs(&[], &ended);
+    let [drawn] = &charts[..] else { panic!("one chart: {charts:?}") };
+    assert_eq!(drawn.lines.len(), 5, "a ratio with two ends, and two margins");
+    assert!(drawn.y.from <= 1.0 / 1.05 && (1.5..1.6).contains(&drawn.y.until) && drawn.x.until >= 9.0);
+    assert_eq!(drawn.lines[2].pieces[0], [(8.0, drawn.y.until), (9.0, 1.5)], "as much as there is room for");
+    let html = page::page(&default_title(&[], &ended), &[], &charts, None, &ended);
+    assert!(
+        html.contains("<h1>echo of ws://a and ws://b</h1>") && html.contains("9 pairs of runs"),
+        "{html}"
+    );
+    assert!(html.contains("worse by more than 5 %, known after 9 pairs in 50 s."), "{html}");
 }
 
 #[test]

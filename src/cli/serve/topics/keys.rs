@@ -20,8 +20,14 @@ pub(crate) const PATTERN: (&str, &str) = (
      character matches itself",
 );
 
+/// The key that chooses hooks, and its help.
+pub(crate) const HOOK: (&str, &str) = (
+    "hook",
+    "Name of the table [hooks.NAME] whose URLs are asked about these topics; those of [hooks] where it has none",
+);
+
 /// The keys of both kinds of tables. A running server takes over changes of all of them.
-pub(crate) const KEYS: [Key; 22] = [
+pub(crate) const KEYS: [Key; 24] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -70,26 +76,27 @@ pub(crate) const KEYS: [Key; 22] = [
     },
     Key {
         name: "subscribe",
-        value: Value::Asked(&[], |settings| &mut settings.access.subscribe),
+        value: Value::Permission(&SUBSCRIBE, &[], |settings| &mut settings.access.subscribe),
         help: "Who may subscribe. authenticated: clients with credentials; claim: clients whose credentials \
-               name the topic; operator: the admin address; hook: clients of Centrifuge's client protocol \
-               that --hooks-subscribe allows",
+               name the topic; named: clients that the topic names behind its last #, as in chat:7#alice,bob; \
+               operator: the admin address; hook: clients of Centrifuge's client protocol that --hooks-subscribe \
+               allows",
     },
     Key {
         name: "publish",
-        value: Value::Asked(&CLIENTS, |settings| &mut settings.access.publish),
-        help: "Who may publish. The operator always may, except with nobody. hook: clients that \
-               --hooks-publish allows; clients is an older name of everybody",
+        value: Value::Permission(&PUBLISH, &CLIENTS, |settings| &mut settings.access.publish),
+        help: "Who may publish. The operator always may, except with nobody. subscriber: clients that subscribe to \
+               the topic; hook: clients that --hooks-publish allows; clients is an older name of everybody",
     },
     Key {
         name: "presence",
-        value: Value::Permission(&SWITCH, |settings| &mut settings.access.presence),
+        value: Value::Permission(&READ, &SWITCH, |settings| &mut settings.access.presence),
         help: "Which subscribers of echoring.v1.json are told who joins and leaves; true means everybody, \
                and false nobody",
     },
     Key {
         name: "history",
-        value: Value::Permission(&[], |settings| &mut settings.access.history),
+        value: Value::Permission(&READ, &[], |settings| &mut settings.access.history),
         help: "Which subscribers of echoring.v1.json are sent messages from before their subscription",
     },
     Key {
@@ -112,10 +119,22 @@ pub(crate) const KEYS: [Key; 22] = [
                publications",
     },
     Key {
+        name: "allow_tags_filter",
+        value: Value::Switch(|settings| &mut settings.allow_tags_filter),
+        help: "Whether subscribers of Centrifuge's client protocol may request publications with certain tags only. \
+               It saves bandwidth, and keeps nothing secret",
+    },
+    Key {
         name: "compression_context",
         value: Value::Switch(|settings| &mut settings.compression_context),
         help: "Whether compressed messages may refer to earlier messages of the topic. Needs --compress shared. With it, the \
                length of a compressed message tells something about those before it",
+    },
+    Key {
+        name: "publisher_info",
+        value: Value::Switch(|settings| &mut settings.publisher_info),
+        help: "Whether messages of clients name their publisher to subscribers of Centrifuge's client protocol: its user, its \
+               id, and the application's data about it",
     },
     Key {
         name: "local_epochs",
@@ -162,15 +181,29 @@ const SLOW: [(&str, SlowConsumerPolicy); 3] = [
 ];
 const DELTAS: [(&str, AllowedDelta); 2] = [("off", AllowedDelta::Off), ("fossil", AllowedDelta::Fossil)];
 const RELAYS: [(&str, Relay); 3] = [("off", Relay::Off), ("raw", Relay::Raw), ("json", Relay::Json)];
-/// The last one is of `subscribe` and `publish` only, about which a hook may be asked.
-const ASKED: [(&str, Permission); 6] = [
+/// Who may subscribe.
+const SUBSCRIBE: [Word; 7] = [
     ("nobody", Permission::Nobody),
     ("everybody", Permission::Everybody),
     ("authenticated", Permission::Authenticated),
     ("claim", Permission::Claim),
+    ("named", Permission::Named),
     ("operator", Permission::Operator),
     ("hook", Permission::Hook),
 ];
+/// Who may publish.
+const PUBLISH: [Word; 8] = [
+    ("nobody", Permission::Nobody),
+    ("everybody", Permission::Everybody),
+    ("authenticated", Permission::Authenticated),
+    ("subscriber", Permission::Subscriber),
+    ("claim", Permission::Claim),
+    ("named", Permission::Named),
+    ("operator", Permission::Operator),
+    ("hook", Permission::Hook),
+];
+/// The values of the other rights, about which no hook is asked.
+const READ: [Word; 7] = *PUBLISH.first_chunk().expect("seven of eight");
 /// An older word of `publish`.
 const CLIENTS: [(&str, Permission); 1] = [("clients", Permission::Everybody)];
 /// Older values of `presence`, which was a switch.
@@ -191,15 +224,15 @@ enum Value {
     Relay(Field<Relay>),
     Switch(Field<bool>),
     Delta(Field<AllowedDelta>),
-    /// With older words for some of them.
-    Permission(&'static [(&'static str, Permission)], Field<Permission>),
-    /// The same for rights about which a hook may be asked.
-    Asked(&'static [(&'static str, Permission)], Field<Permission>),
+    /// Its words, and older ones for some of them.
+    Permission(&'static [Word], &'static [Word], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
     Time(RangeInclusive<Nanos>, Field<Nanos>),
     Count(RangeInclusive<u32>, Field<u32>),
 }
 
+/// A word for a permission.
+type Word = (&'static str, Permission);
 type Field<T> = fn(&mut TopicSettings) -> &mut T;
 
 impl Key {
@@ -210,8 +243,7 @@ impl Key {
             Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
             Value::Switch(field) => *field(settings) = entry.boolean()?,
             Value::Delta(field) => *field(settings) = entry.word(&DELTAS)?,
-            Value::Permission(older, field) => *field(settings) = permission(entry, older, permissions())?,
-            Value::Asked(older, field) => *field(settings) = permission(entry, older, &ASKED)?,
+            Value::Permission(words, older, field) => *field(settings) = permission(entry, older, words)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
             Value::Count(range, field) => *field(settings) = entry.number(range)?,
@@ -226,7 +258,7 @@ impl Key {
             Value::Relay(field) => *field(to) = *field(&mut from),
             Value::Switch(field) => *field(to) = *field(&mut from),
             Value::Delta(field) => *field(to) = *field(&mut from),
-            Value::Permission(_, field) | Value::Asked(_, field) => *field(to) = *field(&mut from),
+            Value::Permission(.., field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
             Value::Count(_, field) => *field(to) = *field(&mut from),
@@ -240,9 +272,7 @@ impl Key {
             Value::Relay(field) => format!("\"{}\"", word_for(&RELAYS, *field(&mut settings))),
             Value::Switch(field) => field(&mut settings).to_string(),
             Value::Delta(field) => format!("\"{}\"", word_for(&DELTAS, *field(&mut settings))),
-            Value::Permission(_, field) | Value::Asked(_, field) => {
-                format!("\"{}\"", word_for(&ASKED, *field(&mut settings)))
-            }
+            Value::Permission(words, _, field) => format!("\"{}\"", word_for(words, *field(&mut settings))),
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
             Value::Count(_, field) => field(&mut settings).to_string(),
@@ -256,8 +286,7 @@ impl Key {
             Value::Relay(_) => words(&RELAYS),
             Value::Switch(_) => "true, false".to_owned(),
             Value::Delta(_) => words(&DELTAS),
-            Value::Permission(..) => words(permissions()),
-            Value::Asked(..) => words(&ASKED),
+            Value::Permission(of_key, ..) => words(of_key),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
             }
@@ -267,17 +296,8 @@ impl Key {
     }
 }
 
-/// The words of rights about which no hook is asked.
-fn permissions() -> &'static [(&'static str, Permission)] {
-    &ASKED[..ASKED.len() - 1]
-}
-
 /// A permission, perhaps by an older word for it, or by a truth value.
-fn permission(
-    entry: &Entry<'_>,
-    older: &[(&str, Permission)],
-    words: &[(&str, Permission)],
-) -> Result<Permission, Failure> {
+fn permission(entry: &Entry<'_>, older: &[Word], words: &[Word]) -> Result<Permission, Failure> {
     if let Ok(is_on) = entry.boolean()
         && let Some((_, permission)) = older.iter().find(|(word, _)| *word == is_on.to_string())
     {
@@ -301,6 +321,9 @@ pub(crate) fn help() -> String {
     let mut text = format!(
         "Keys of [[topics]] and [topic_defaults] in the file of --config:\n  {pattern}\n          {pattern_help}\n"
     );
+    let (hook, hook_help) = HOOK;
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "  {hook}\n          {hook_help}");
     for key in &KEYS {
         let (name, help, values) = (key.name, key.help, key.values());
         let default = key.show(TopicSettings::default());

@@ -146,16 +146,17 @@ fn the_median_is_judged_by_default_and_more_metrics_need_more_pairs() {
         {
             one["response_ns"]["p50"] = json!(p50_ns);
             one["search"] = json!({"objective": "p99<2ms", "max_rate": 5_000});
+            one["server_and_network_ns"] = json!({"p99": 9.0e5, "count": 1_000});
         }
         let metrics = super::metrics(metrics).expect("these exist");
         one_of(compare(&a, &b, &CompareOptions { metrics, ..options() }))
     };
     assert!(METRICS.contains(&"p50") && JUDGED.contains(&"p50"));
     let evaluated = metrics(&JUDGED).expect("these exist");
-    // Both sides have all six metrics. A single one needs six pairs, all together need eight.
+    // Both sides have all seven metrics. A single one needs six pairs, all together need nine.
     for (pairs, asked, decides) in [
-        (8, &METRICS[..], true),
-        (7, &METRICS, false),
+        (9, &METRICS[..], true),
+        (8, &METRICS, false),
         (6, &METRICS, false),
         (6, &["p50"], true),
         (5, &["p50"], false),
@@ -166,6 +167,16 @@ fn the_median_is_judged_by_default_and_more_metrics_need_more_pairs() {
         assert_eq!(word(&found, "p50"), expected, "{pairs} pairs of {asked:?}");
         assert_eq!(worse(&found, &evaluated).next().is_some(), decides, "{pairs} pairs of {asked:?}");
     }
+}
+
+#[test]
+fn runs_that_differ_in_whose_timestamps_they_used_are_of_one_load() {
+    let (mut a, mut b) = in_turn(8, 1.0, 7);
+    a.iter_mut().for_each(|one| one["config"]["timestamps"] = json!("kernel"));
+    b.iter_mut().for_each(|one| one["config"]["timestamps"] = json!("program"));
+    let found = compared(&a, &b);
+    assert_eq!((found.basis, found.differences.len()), (Basis::Pairs, 0));
+    assert!(found.warnings.iter().any(|line| line.starts_with("timestamps is \"kernel\"")), "{found:?}");
 }
 
 #[test]

@@ -4,15 +4,16 @@
 
 use std::str::FromStr;
 
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::measure::distribution;
-use crate::plan::{Mode, Protocol, Workload, units};
+use crate::plan::{Mode, Protocol, Timestamps, Workload, units};
 
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
-                       service.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
-                       missed refused not_back unmatched unsolicited messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
+                       service.p99 or kernel.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
+                       missed refused not_back unmatched unsolicited messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate unreached";
 
 /// The dimension of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +135,11 @@ const QUANTILES: [(&str, &str, Option<f64>); 15] = [
 ];
 
 /// Distributions by the prefix of their quantiles, with the only mode that has them.
-const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 19] = [
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 22] = [
     ("", &["response_ns"], None),
     ("response.", &["response_ns"], None),
     ("service.", &["service_ns"], None),
+    ("kernel.", &["server_and_network_ns"], None),
     ("lateness.", &["generator", "lateness_ns"], None),
     ("turn.", &["generator", "turn_ns"], None),
     ("heartbeat.", &["generator", "heartbeat_ns"], None),
@@ -148,6 +150,8 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 19] = [
     ("ping.", &["ping", "rtt_ns"], None),
     ("back.", &["reconnects", "back_ns"], None),
     ("storm.", &["storm", "back_ns"], Some("storm")),
+    ("session.", &["sessions", "duration_ns"], Some("session")),
+    ("session.setup.", &["sessions", "setup_ns"], Some("session")),
     ("handshake.", &["handshake", "total_ns"], None),
     ("handshake.connect.", &["handshake", "connect_ns"], None),
     ("handshake.tls.", &["handshake", "tls_ns"], None),
@@ -156,8 +160,16 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 19] = [
     ("handshake.first_message.", &["handshake", "first_message_ns"], None),
 ];
 
+/// Distributions of which a record has the histogram, with its name and the prefix of any quantile; the default last.
+const HISTOGRAMS: [(&[&str], &str, &str); 4] = [
+    (&["service_ns"], "service_histogram", "service."),
+    (&["server_and_network_ns"], "server_and_network_histogram", "kernel."),
+    (&["response_ns"], "response_histogram", "response."),
+    (&["response_ns"], "response_histogram", ""),
+];
+
 /// Metrics that are not quantiles, with whether more is better and the only mode that has them.
-const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 22] = [
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 23] = [
     ("unmatched", Source::At(&["unmatched"]), Dimension::Count, false, None),
     ("unsolicited", Source::At(&["unsolicited"]), Dimension::Count, false, None),
     ("run_delay", Source::At(&["generator", "run_delay_ns"]), Dimension::Time, false, None),
@@ -179,11 +191,13 @@ const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 22] = [
     ("reach", Source::At(&["broadcast", "reach"]), Dimension::Share, true, Some("broadcast")),
     ("gaps", Source::At(&["broadcast", "gaps"]), Dimension::Count, false, Some("broadcast")),
     (MAX_RATE, Source::At(&["search", "max_rate"]), Dimension::PerSecond, true, None),
+    (UNREACHED, Source::At(&["until", "unreached"]), Dimension::Count, false, None),
     (CPU_PER_MESSAGE, Source::At(&["server", "cpu_ns_per_message"]), Dimension::Time, false, None),
 ];
 
 const CPU_PER_MESSAGE: &str = "cpu_per_message";
 const MAX_RATE: &str = "max_rate";
+const UNREACHED: &str = "unreached";
 
 /// A metric of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,7 +209,7 @@ pub struct Metric {
     /// Whether more of it is better.
     pub more_is_better: bool,
     only_in: Option<&'static str>,
-    pub(super) share_below: Option<f64>,
+    pub(crate) share_below: Option<f64>,
 }
 
 impl Metric {
@@ -212,7 +226,7 @@ impl Metric {
         else {
             return None;
         };
-        let protocol_has_time = load.protocol.as_ref().is_some_and(Protocol::has_time);
+        let protocol_has_time = load.protocols().any(Protocol::has_time);
         let is_timed = !load.only_listens() || load.listening.time.is_some() || protocol_has_time;
         let answers_first = match load.mode {
             Mode::Connect => load.connecting.first_message,
@@ -228,10 +242,36 @@ impl Metric {
             ["response_ns" | "service_ns"] if !is_timed => {
                 Some("pushed messages have a time only with --time-field, such as --time-field ts")
             }
+            ["server_and_network_ns"]
+                if load.timestamps == Timestamps::Program
+                    || !matches!(load.mode, Mode::Echo | Mode::Ping) =>
+            {
+                Some(
+                    "the kernel's times are known only with --timestamps kernel or auto, of echoes and pings",
+                )
+            }
             ["handshake", "first_message_ns"] if !answers_first => {
                 Some("only where connections are opened for a message, such as --mode connect")
             }
             _ => None,
+        }
+    }
+
+    /// The value of the response times of a part of a run; `None` of other metrics, and without messages.
+    pub(crate) fn of_response(&self, response: &Histogram<u64>) -> Option<f64> {
+        let member = match self.source {
+            Source::Of(["response_ns"], member) => member,
+            Source::Quantile(["response_ns"], ..) => "",
+            _ => return None,
+        };
+        if response.is_empty() {
+            return None;
+        }
+        match (self.share_below, member) {
+            (Some(share), _) => Some(response.median_equivalent(response.value_at_quantile(share)) as f64),
+            (None, "mean") => Some(response.mean()),
+            (None, "max") => Some(response.max() as f64),
+            (None, _) => None,
         }
     }
 
@@ -243,6 +283,11 @@ impl Metric {
     /// Whether only a search has it.
     pub fn needs_search(&self) -> bool {
         self.name == MAX_RATE
+    }
+
+    /// Whether only runs that end by goals have it.
+    pub fn needs_goals(&self) -> bool {
+        self.name == UNREACHED
     }
 
     /// Whether it is known while a run lasts.
@@ -296,11 +341,7 @@ impl Metric {
             Source::At(["messages_per_s"]) => Some(OfIntervals::PerSecond("messages")),
             Source::At(["bytes_per_s"]) => Some(OfIntervals::PerSecond("bytes")),
             Source::Of([distribution], member) => {
-                let histogram = match *distribution {
-                    "response_ns" => "response_histogram",
-                    "service_ns" => "service_histogram",
-                    _ => return None,
-                };
+                let (_, histogram, _) = HISTOGRAMS.iter().find(|(path, ..)| *path == [*distribution])?;
                 match self.share_below {
                     Some(share) => Some(OfIntervals::Quantile(histogram, share)),
                     None => (member == "mean").then_some(OfIntervals::Mean(histogram)),
@@ -358,10 +399,8 @@ impl FromStr for Metric {
 
 /// Any other quantile, in percent, of the distributions that a record contains: `p97.5`, `service.p98`.
 fn any_quantile(word: &str) -> Option<Metric> {
-    let (path, whole, wanted): (&'static [&'static str], _, _) = match word.strip_prefix("service.") {
-        Some(wanted) => (&["service_ns"], "service_histogram", wanted),
-        None => (&["response_ns"], "response_histogram", word.strip_prefix("response.").unwrap_or(word)),
-    };
+    let (path, whole, wanted) = (HISTOGRAMS.into_iter())
+        .find_map(|(path, whole, before)| Some((path, whole, word.strip_prefix(before)?)))?;
     let digits = wanted.strip_prefix('p')?;
     let is_decimal = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let is_number = is_decimal && !digits.starts_with('.') && !digits.ends_with('.');

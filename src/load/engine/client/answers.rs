@@ -13,6 +13,7 @@ use crate::measure::{MessageName, SampleOutcome, Times};
 use crate::plan::message as shown;
 use crate::plan::payload::Id;
 use crate::plan::protocol::CompiledProtocol;
+use crate::plan::protocol::compiled::CompiledRequest;
 use crate::plan::protocol::rules::{AnswerRule, Extractor, Meaning, ParsedMessage};
 use crate::plan::template::Scope;
 use crate::record::failures::{ENDLESS_MESSAGE, ERROR_ANSWER, UNEXPECTED_MESSAGE};
@@ -67,6 +68,7 @@ struct Matched {
 /// a payload.
 fn wrong(
     rule: &AnswerRule,
+    request: &CompiledRequest,
     payload: Option<&Vec<u8>>,
     message: &ParsedMessage<'_>,
     scope: &Scope<'_>,
@@ -86,7 +88,7 @@ fn wrong(
             Some(_) => {}
         }
     }
-    match rule.expect.failing(message, scope) {
+    match rule.expect.failing(message, scope).or_else(|| request.expect.failing(message, scope)) {
         Some((condition, Some(value))) => format!("{} is where {condition} should hold", text(&value)),
         Some((condition, None)) => format!("nothing is where {condition} should hold"),
         None => "the answer is not the message that was sent".to_owned(),
@@ -96,13 +98,13 @@ fn wrong(
 impl Client {
     /// Writes a request, or a publication, and sends it. False if the connection has no room for it.
     pub(super) fn send_request(&mut self, link: &mut Link<'_>, position: usize, id: &Id) -> bool {
-        let Some(protocol) = self.protocol.clone() else { return true };
+        let Some(protocol) = self.protocol_of(position) else { return true };
+        let request = match self.connections[position].flow {
+            Flow::Broadcast(_) => None,
+            _ => Some(self.request_of(&protocol, position, id.sequence)),
+        };
         let Client { shared, connections, clock_offset, message, payload, .. } = self;
         let connection = &connections[position];
-        let request = match connection.flow {
-            Flow::Broadcast(_) => None,
-            _ => Some(protocol.request(shared.load.seed, connection.number, id.sequence)),
-        };
         let template = match request {
             Some(request) => Some(&protocol.requests[request].send),
             None => protocol.publish.as_ref(),
@@ -123,7 +125,7 @@ impl Client {
             return false;
         }
         if let Some(request) = request {
-            self.tally.protocol.requests[request].sent += 1;
+            self.tally.protocol.requests[protocol.first_request + request].sent += 1;
         }
         if self.shared.traces {
             let entry = request.map_or("topics.publish".to_owned(), |request| {
@@ -138,7 +140,7 @@ impl Client {
     #[inline]
     pub(super) fn protocol_arrived(&mut self, link: &mut Link<'_>, position: usize, chunk: &Chunk<'_>) {
         // Each thread has a protocol of its own, so that no other thread writes to the count of references.
-        let Some(protocol) = self.protocol.clone() else { return };
+        let Some(protocol) = self.protocol_of(position) else { return };
         if protocol.split.is_stream() {
             return self.stream_arrived(&protocol, link, position, chunk.payload);
         }
@@ -264,7 +266,6 @@ impl Client {
         let &Answer { protocol, rule, message, .. } = answer;
         let now = link.now();
         let connection = &self.connections[position];
-        let number = connection.number;
         let id = rule.id.as_ref().map(|extractor| extractor.number(message));
         let sequence = match &connection.flow {
             Flow::Echo(awaited) => match id {
@@ -287,7 +288,7 @@ impl Client {
             Contents::Wrong if rule.id.is_none() => self.match_by_contents(answer, position, sequence, now),
             contents => (sequence, contents),
         };
-        let request = protocol.request(self.shared.load.seed, number, sequence);
+        let request = self.request_of(protocol, position, sequence);
         let matched = Matched { request, sequence, contents };
         if let Flow::Attempt(attempt) = &self.connections[position].flow {
             if let AttemptStage::Awaiting(times) = attempt.stage {
@@ -377,7 +378,7 @@ impl Client {
                     tally.arrived_as(now, name, times, message.bytes.len(), contents.outcome());
                 }
                 self.answered(protocol, matched, times, now);
-                self.pause(protocol, position, request, sequence, now);
+                self.think(protocol, position, request, sequence, now);
                 self.send_allowed(link, position, now);
             }
             Arrival::Again => tally.integrity.duplicated += 1,
@@ -411,7 +412,7 @@ impl Client {
         let request = protocol.request(self.shared.load.seed, number, sequence);
         self.trace_answer(answer, position, Matched { request, sequence, contents: Contents::Wrong }, "");
         if is_replaced {
-            self.pause(protocol, position, request, sequence, now);
+            self.think(protocol, position, request, sequence, now);
             self.send_allowed(link, position, now);
         }
     }
@@ -424,12 +425,12 @@ impl Client {
         now: Nanos,
     ) {
         if contents == Contents::Error {
-            self.tally.protocol.requests[request].errors += 1;
+            self.tally.protocol.requests[protocol.first_request + request].errors += 1;
             let name = &protocol.requests[request].name;
             self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
         }
         let in_window = self.tally.window.contains(times.intended);
-        self.tally.protocol.answered(request, times, now, in_window);
+        self.tally.protocol.answered(protocol.first_request + request, times, now, in_window);
     }
 
     fn trace_answer(&self, answer: &Answer<'_>, position: usize, matched: Matched, place: &str) {
@@ -460,20 +461,26 @@ impl Client {
     /// Compares an answer with the request `sequence`.
     fn compare(&mut self, answer: &Answer<'_>, position: usize, sequence: u64, now: Nanos) -> Contents {
         let &Answer { protocol, rule, message, .. } = answer;
-        let Client { shared, connections, clock_offset, payload, mismatch, .. } = self;
+        let request = &protocol.requests[self.request_of(protocol, position, sequence)];
+        let Client { shared, connections, clock_offset, message: sent, payload, mismatch, .. } = self;
         let connection = &connections[position];
         let id = Id { connection: connection.number, sequence, ..Id::default() };
-        let request = &protocol.requests[protocol.request(shared.load.seed, connection.number, sequence)];
-        let compares_all = rule.same || !rule.expect.is_empty();
+        let compares_all = rule.same || !rule.expect.is_empty() || !request.expect.is_empty();
+        payload.clear();
         if request.has_payload && compares_all {
             shared.payloads.write(&id, payload);
         }
-        let scope = Scope {
+        let mut scope = Scope {
             sequence,
             id: protocol.ids.id(sequence),
             payload,
             ..scope(shared, connection, clock_offset.unix_ns(now))
         };
+        if protocol.compares_requests {
+            sent.clear();
+            request.send.expand(&scope, sent);
+            scope.request = sent;
+        }
         if !rule.error.is_empty() && rule.error.hold(message, &scope) {
             if shared.traces {
                 *mismatch = format!("the answer is an error, as {}", rule.error.shown());
@@ -488,27 +495,29 @@ impl Client {
         };
         let is_right = rule.payload.as_ref().filter(|_| request.has_payload).is_none_or(has_payload)
             && (!rule.same || request.send.matches(&scope, message.bytes))
-            && rule.expect.hold(message, &scope);
+            && rule.expect.hold(message, &scope)
+            && request.expect.hold(message, &scope);
         if !is_right && shared.traces {
             let mut expected = Vec::new();
             shared.payloads.write(&id, &mut expected);
-            *mismatch = wrong(rule, request.has_payload.then_some(&expected), message, &scope);
+            *mismatch = wrong(rule, request, request.has_payload.then_some(&expected), message, &scope);
         }
         if is_right { Contents::Right } else { Contents::Wrong }
     }
 
-    /// The connection thinks before its next request.
-    fn pause(
+    /// The connection pauses after the answer to a request: in a closed loop, and in sessions of users. Returns false if it does not.
+    pub(super) fn think(
         &mut self,
         protocol: &CompiledProtocol,
         position: usize,
         request: usize,
         sequence: u64,
         now: Nanos,
-    ) {
-        let Some(think) = protocol.requests[request].think.filter(|_| !self.pacer.is_open_loop()) else {
-            return;
-        };
+    ) -> bool {
+        let Some(think) = protocol.requests[request].think else { return false };
+        if self.pacer.is_open_loop() && !self.is_visited(position) {
+            return false;
+        }
         let connection = &mut self.connections[position];
         let seed = mix(self.shared.load.seed ^ u64::from(connection.number) << 40 ^ !sequence);
         let until = now + think.draw(SplitMix64::new(seed).unit()).max(1);
@@ -516,5 +525,6 @@ impl Client {
             session.pause_until = until;
         }
         self.enter(until, position, Due::Request);
+        true
     }
 }

@@ -9,6 +9,7 @@
 
 use super::connection::{Flow, State};
 use super::slots::{Attempt, AttemptStage};
+use super::visits::VisitEnd;
 use super::{Client, Link, Peer, Phase, causes};
 use crate::measure::track::REPLY_TIME;
 use crate::measure::{MessageName, SampleOutcome, Times};
@@ -41,11 +42,14 @@ impl Client {
     pub(super) fn has_no_connections(&self) -> bool {
         let is_open_loop = self.pacer.is_open_loop() || self.shared.load.replay.is_some();
         let has_schedule = is_open_loop && self.shared.has_opened();
-        self.connector.has_none() && self.shared.load.mode != Mode::Connect && !has_schedule
+        self.connector.has_none() && !self.shared.load.mode.opens_when_due() && !has_schedule
     }
 
     /// A connection is due at `intended`.
     pub(super) fn attempt_due(&mut self, intended: Nanos) {
+        if !self.has_slot(intended) {
+            return;
+        }
         if self.slots.waiting.len() >= self.slots.free.len() {
             self.tally.connections.handshakes.waited += u64::from(self.tally.window.contains(intended));
         }
@@ -73,15 +77,22 @@ impl Client {
 
     fn begin_attempt<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: u32, intended: Nanos) {
         let at = position as usize;
+        let is_visit = self.visit_begins(at, intended);
         if let Err(error) = self.dial_one(cx, at) {
             self.connector.failed += 1;
-            self.tally.connections.error(&causes::of_error(&error));
+            let cause = causes::of_error(&error);
+            self.tally.connections.error(&cause);
             let now = cx.clock();
-            let name = self.attempt_name(at);
-            self.tally.damaged(now, name, Times { intended, sent: now }, SampleOutcome::Failed);
+            match is_visit {
+                true => self.visit_ended(at, &VisitEnd::Failed(&cause)),
+                false => {
+                    let name = self.attempt_name(at);
+                    self.tally.damaged(now, name, Times { intended, sent: now }, SampleOutcome::Failed);
+                }
+            }
             return self.free_slot(position, true, now);
         }
-        self.tally.counts.sent += 1;
+        self.tally.counts.sent += u64::from(!is_visit);
         self.slots.unanswered += 1;
         let sent = self.connections[at].opening.dialled;
         if let Some(attempt) = self.attempt_at(at) {
@@ -117,6 +128,9 @@ impl Client {
         if tally.window.contains(times.intended) {
             tally.connections.handshakes.opened(&connection.opening);
         }
+        if attempt.visit.is_some() {
+            return self.visit_opened(link, position);
+        }
         if !shared.load.connecting.first_message {
             let name = MessageName::of(connection.number, attempt.sequence);
             tally.arrived(now, name, times, 0);
@@ -149,6 +163,9 @@ impl Client {
         outcome: SampleOutcome,
         bytes: usize,
     ) {
+        if self.is_visited(position) {
+            return self.visit_answered(link, position, outcome, bytes);
+        }
         let now = link.now();
         let Client { connections, tally, .. } = self;
         let connection = &mut connections[position];
@@ -218,9 +235,7 @@ impl Client {
     }
 
     fn close_slot<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) {
-        if let Some(attempt) = self.attempt_at(position) {
-            attempt.stage = AttemptStage::Leaving;
-        }
+        self.set_leaving(position);
         if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
             self.leave(&mut link, position);
         }
@@ -230,10 +245,9 @@ impl Client {
     pub(super) fn close_overdue<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         for position in 0..self.connections.len() {
             let opened = self.connections[position].opening.opened;
-            let is_late = opened + REPLY_TIME <= now;
-            if let Flow::Attempt(Attempt { stage: AttemptStage::Awaiting(_), .. }) =
+            if let Flow::Attempt(Attempt { stage: AttemptStage::Awaiting(times), .. }) =
                 self.connections[position].flow
-                && is_late
+                && opened.max(times.sent) + REPLY_TIME <= now
             {
                 self.tally.connections.error(NO_REPLY);
                 self.give_up_attempt(position, now);
@@ -250,19 +264,23 @@ impl Client {
             return false;
         };
         attempt.stage = AttemptStage::Leaving;
-        let outcome = match before {
+        let (outcome, cause) = match before {
             AttemptStage::HandshakeTimes(_) => {
                 self.tally.connections.error(UNFINISHED);
                 self.tally.connections.handshakes.failed.saturating_record(until.saturating_sub(times.sent));
-                SampleOutcome::Failed
+                (SampleOutcome::Failed, UNFINISHED)
             }
             _ => {
                 self.tally.integrity.lost += 1;
-                SampleOutcome::Lost
+                (SampleOutcome::Lost, NO_REPLY)
             }
         };
-        let name = self.attempt_name(position);
-        self.tally.missing(name, times, 1, outcome);
+        // A session whose handshake failed has sent no message.
+        if outcome == SampleOutcome::Lost || !self.is_visited(position) {
+            let name = self.attempt_name(position);
+            self.tally.missing(name, times, 1, outcome);
+        }
+        self.visit_ended(position, &VisitEnd::Failed(cause));
         self.slots.unanswered -= 1;
         true
     }
@@ -280,10 +298,10 @@ impl Client {
         let was_open = matches!(before, State::Preparing | State::Open);
         connection.token = None;
         connection.ping_at = Nanos::MAX;
-        if was_open
-            && let Some(failed_step) = self.session_ended(position, &causes::of_end(&closed.cause, true))
-        {
+        let mut cause = causes::of_end(&closed.cause, was_open);
+        if was_open && let Some(failed_step) = self.session_ended(position, &cause) {
             self.tally.connections.error(&failed_step);
+            cause = failed_step;
         }
         self.connector.open -= usize::from(was_open);
         self.connector.handshakes -= usize::from(!was_open);
@@ -298,7 +316,9 @@ impl Client {
         match before {
             AttemptStage::HandshakeTimes(times) => {
                 self.tally.connections.error(&causes::of_end(&closed.cause, false));
-                self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
+                if !self.is_visited(position) {
+                    self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
+                }
                 self.tally
                     .connections
                     .handshakes
@@ -311,8 +331,9 @@ impl Client {
                 self.tally.missing(name, times, 1, SampleOutcome::Lost);
                 self.slots.unanswered -= 1;
             }
-            AttemptStage::Free | AttemptStage::Held | AttemptStage::Leaving => {}
+            AttemptStage::Free | AttemptStage::Held | AttemptStage::Thinking | AttemptStage::Leaving => {}
         }
+        self.visit_ended(position, &VisitEnd::Failed(&cause));
         if was_open {
             self.tally.connections.closed(closed.code.0);
             self.tally.connections.ended_early += u64::from(failed);
@@ -353,17 +374,22 @@ impl Client {
     /// Counts unfinished connections at the end of the drain time. Connections that were due and not opened get their
     /// age at `until`.
     pub(super) fn settle_attempts<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
-        let Client { slots, tally, .. } = self;
-        for intended in slots.waiting.drain(..) {
-            tally.counts.unsent += 1;
+        for intended in std::mem::take(&mut self.slots.waiting) {
+            if self.shared.load.mode == Mode::Session {
+                self.visit_refused(intended);
+                continue;
+            }
+            self.tally.counts.unsent += 1;
             // No slot, and so no number, was found for it.
-            tally.record_unsent(until, MessageName::default(), intended, 1);
+            self.tally.record_unsent(until, MessageName::default(), intended, 1);
         }
         for position in 0..self.connections.len() {
             self.settle_replaced_attempt(position);
-            let is_held =
-                self.attempt_at(position).is_some_and(|attempt| attempt.stage == AttemptStage::Held);
-            if is_held || self.give_up_attempt(position, until) {
+            let is_idle = self
+                .attempt_at(position)
+                .is_some_and(|it| matches!(it.stage, AttemptStage::Held | AttemptStage::Thinking));
+            if is_idle || self.give_up_attempt(position, until) {
+                self.visit_ended(position, &VisitEnd::Unfinished);
                 self.close_slot(cx, position);
             }
         }

@@ -153,7 +153,7 @@ impl Client {
         let Client { shared, connections, tally, slow, .. } = self;
         let connection = &mut connections[position];
         let Flow::Broadcast(broadcast) = &mut connection.flow else { return };
-        if !broadcast.is_sent_messages(self.protocol.is_some()) {
+        if !broadcast.is_sent_messages(!self.protocols.is_empty()) {
             return;
         }
         if let Part::Slow { on_at } = &mut broadcast.part {
@@ -214,7 +214,8 @@ impl Client {
     /// Whether a connection has received all messages that were published to it.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(fan_out) = &self.shared.fan_out else { return true };
-        if matches!(broadcast.part, Part::Slow { .. }) || !broadcast.is_sent_messages(self.protocol.is_some())
+        if matches!(broadcast.part, Part::Slow { .. })
+            || !broadcast.is_sent_messages(!self.protocols.is_empty())
         {
             return true;
         }
@@ -225,7 +226,7 @@ impl Client {
 
     /// Counts the messages that a connection sent, received and missed. Missed messages get their age at `until`.
     pub(super) fn settle_broadcast(&mut self, position: usize, until: Nanos) {
-        let Client { shared, connections, tally, protocol, .. } = self;
+        let Client { shared, connections, tally, protocols, .. } = self;
         let connection = &connections[position];
         let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &shared.fan_out) else { return };
         if let Part::Slow { .. } = broadcast.part {
@@ -235,7 +236,7 @@ impl Client {
             settle_replaced(tally, connection.number, *replaced);
         }
         let others = broadcast.others(connection.number, shared.load.topics);
-        for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(protocol.is_some())) {
+        for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(!protocols.is_empty())) {
             let stream = &broadcast.streams[at];
             let name =
                 MessageName { connection: connection.number, publisher: Some(publisher), sequence: None };

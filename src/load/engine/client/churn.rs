@@ -81,7 +81,7 @@ impl Client {
     /// An open connection ended, and opens again.
     pub(super) fn depart(&mut self, position: usize, before: State, now: Nanos) {
         let departure = self.departure(position, before, now);
-        let Client { shared, connections, connector, tally, protocol, .. } = self;
+        let Client { shared, connections, connector, tally, protocols, .. } = self;
         let connection = &mut connections[position];
         connector.away += 1;
         connection.state = State::Away;
@@ -90,7 +90,8 @@ impl Client {
         match &mut connection.flow {
             Flow::Echo(awaited) => {
                 let number = connection.number;
-                let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
+                let protocol = protocols.get(connection.protocol);
+                let protocol = protocol.map(|protocol| (&**protocol, shared.load.seed));
                 for replaced in awaited.take_replaced() {
                     settle_replaced(tally, protocol, number, replaced);
                 }

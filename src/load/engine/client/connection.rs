@@ -47,6 +47,8 @@ pub(super) struct Connection {
     pub(super) ping_at: Nanos,
     /// Its row of the data.
     pub(super) row: Option<u32>,
+    /// The place of its protocol among those of the run; 0 if there is none.
+    pub(super) protocol: usize,
     /// The conversation of its protocol, if it has one.
     pub(super) session: Option<Box<Session>>,
 }
@@ -124,11 +126,12 @@ pub(super) struct Listener {
 impl Connection {
     pub(super) fn new(shared: &Shared, number: u32) -> Connection {
         let load = &shared.load;
+        let protocol = shared.protocol_for(number.into());
         let flow = match load.mode {
             Mode::Echo | Mode::Ping => {
                 Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize))
             }
-            Mode::Connect => Flow::Attempt(Attempt::default()),
+            Mode::Connect | Mode::Session => Flow::Attempt(Attempt::default()),
             Mode::Replay => Flow::Replay(Box::default()),
             Mode::Push => Flow::Push(Listener::default()),
             Mode::Storm if !load.has_topics() => Flow::Push(Listener::default()),
@@ -161,7 +164,8 @@ impl Connection {
             flow,
             ping_at: Nanos::MAX,
             row: None,
-            session: shared.protocol.as_ref().map(|protocol| Box::new(Session::new(protocol))),
+            protocol,
+            session: shared.protocols.get(protocol).map(|protocol| Box::new(Session::new(protocol))),
         }
     }
 

@@ -8,7 +8,6 @@ use super::session::scope;
 use super::{Client, Peer, Phase, causes};
 use crate::engine::shared::NoRowLeft;
 use crate::measure::handshakes::HandshakeTimes;
-use crate::plan::Mode;
 use crate::record::failures::{NO_ROW_LEFT, UNFINISHED};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
@@ -20,7 +19,7 @@ use echoring_runtime::shard::Context;
 impl Client {
     /// Dials up to the maximum number of concurrent handshakes.
     pub(super) fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        if self.shared.load.mode == Mode::Connect {
+        if self.shared.load.mode.opens_when_due() {
             return self.make_slots(cx);
         }
         if self.shared.load.opens_later() {
@@ -106,7 +105,7 @@ impl Client {
         connection.row = shared.take_row(number).map_err(|NoRowLeft| io::Error::other(NO_ROW_LEFT))?;
         let scope = scope(shared, connection, self.clock_offset.unix_ns(cx.clock()));
         if let Some(dial) = cx.dial() {
-            shared.requests.write(dial, &scope, &mut self.message);
+            shared.requests.write(dial, connection.protocol, &scope, &mut self.message);
             if let Some(replay) = &shared.load.replay {
                 shared.requests.write_recorded(dial, number, replay.dialogue(number));
             }
@@ -154,9 +153,9 @@ impl Client {
         self.shared.opened();
         self.tally.connections.agreed +=
             u64::from(response.is_some_and(|response| response.agreement.is_some()));
-        match self.protocol {
-            Some(_) => self.session_opened(&mut link, position),
-            None => self.connection_ready(&mut link, position),
+        match self.protocols.is_empty() {
+            false => self.session_opened(&mut link, position),
+            true => self.connection_ready(&mut link, position),
         }
     }
 

@@ -23,7 +23,7 @@ const CONNECTIONS_LOOKED_AT_MAX: usize = 8_192;
 impl Client {
     /// Takes the ages of the outstanding messages of this thread for the next snapshot, while it sends or drains.
     pub(super) fn take_ages(&mut self, now: Nanos) {
-        let Client { snapshots, tally, connections, shared, slots, protocol, .. } = self;
+        let Client { snapshots, tally, connections, shared, slots, protocols, .. } = self;
         let ages = snapshots.ages(tally, now);
         // Only messages of the measured time have ages.
         if now < tally.window.from {
@@ -52,17 +52,19 @@ impl Client {
                         waiting(connection, awaited.next(), (most, 1), ages);
                     }
                 }
-                Flow::Attempt(attempt) => {
-                    if let AttemptStage::HandshakeTimes(times) | AttemptStage::Awaiting(times) = attempt.stage
-                    {
+                Flow::Attempt(attempt) => match attempt.stage {
+                    AttemptStage::Awaiting(times) => ages.add(times.intended, 1),
+                    // The handshake of a session is no message.
+                    AttemptStage::HandshakeTimes(times) if attempt.visit.is_none() => {
                         ages.add(times.intended, 1);
                     }
-                }
+                    _ => {}
+                },
                 Flow::Broadcast(broadcast) => match &broadcast.part {
                     Part::Publishes(publishing) => {
                         waiting(connection, publishing.next, (most, u64::from(broadcast.audience)), ages);
                     }
-                    Part::Subscribes if broadcast.is_sent_messages(protocol.is_some()) => {
+                    Part::Subscribes if broadcast.is_sent_messages(!protocols.is_empty()) => {
                         awaited_deliveries(shared, connection, broadcast, ages, &mut behind);
                     }
                     Part::Subscribes | Part::Slow { .. } => {}

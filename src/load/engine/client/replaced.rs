@@ -14,7 +14,8 @@ pub(super) fn settle_replaced(
 ) {
     if let Some((protocol, seed)) = protocol {
         let in_window = tally.window.contains(times.intended);
-        tally.protocol.answered(protocol.request(seed, connection, sequence), times, at, in_window);
+        let request = protocol.first_request + protocol.request(seed, connection, sequence);
+        tally.protocol.answered(request, times, at, in_window);
     }
     tally.damaged(at, MessageName::of(connection, sequence), times, SampleOutcome::Corrupted);
 }

@@ -27,7 +27,7 @@ impl Client {
     /// Sends the messages that are due until `now`.
     pub(super) fn send_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         let Some(mut cursor) = self.pacer.cursor.take() else { return };
-        let attempts = self.shared.load.mode == Mode::Connect;
+        let attempts = self.shared.load.mode.opens_when_due();
         while self.slots.have_room()
             && let Some((sender, intended)) = cursor.due(now)
         {
@@ -205,7 +205,8 @@ impl Client {
     fn may_send(&self, position: usize) -> Option<u64> {
         let connection = &self.connections[position];
         let sequence = connection.may_send(&self.shared.load.pace)?;
-        let Some(protocol) = self.protocol.as_ref().filter(|_| self.shared.load.mode != Mode::Ping) else {
+        let protocol = self.protocols.get(connection.protocol);
+        let Some(protocol) = protocol.filter(|_| self.shared.load.mode != Mode::Ping) else {
             return Some(sequence);
         };
         let oldest = match &connection.flow {
@@ -223,7 +224,7 @@ impl Client {
         if shared.load.mode == Mode::Ping {
             return Client::send_ping(link, id.sequence);
         }
-        if self.protocol.is_some() {
+        if !self.protocols.is_empty() {
             return self.send_request(link, position, id);
         }
         shared.payloads.write(id, message);

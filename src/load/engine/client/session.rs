@@ -39,9 +39,11 @@ impl Client {
     /// The connection is upgraded: its conversation begins.
     pub(super) fn session_opened(&mut self, link: &mut Link<'_>, position: usize) {
         let resumes = self.resumes(position);
+        let Some(protocol) = self.protocol_of(position) else { return };
         let Some(session) = &mut self.connections[position].session else { return };
         if !resumes {
             session.captures.iter_mut().for_each(Vec::clear);
+            session.captures.resize(protocol.captures, Vec::new());
         }
         session.stream.clear();
         session.pause_until = 0;
@@ -50,7 +52,7 @@ impl Client {
 
     /// Whether the subscriber resumes from its position.
     fn resumes(&self, position: usize) -> bool {
-        let has_steps = self.protocol.as_ref().is_some_and(|protocol| !protocol.resume.is_empty());
+        let has_steps = self.protocol_of(position).is_some_and(|protocol| !protocol.resume.is_empty());
         has_steps && self.connections[position].life.was_open
     }
 
@@ -72,7 +74,7 @@ impl Client {
 
     /// Sends the messages of the steps from `step` on, up to the first that awaits one.
     fn open_from(&mut self, link: &mut Link<'_>, position: usize, mut step: usize) {
-        let Some(protocol) = self.protocol.clone() else { return };
+        let Some(protocol) = self.protocol_of(position) else { return };
         let now = link.now();
         while let Some(next) = self.opening_step(&protocol, position, step) {
             self.send_step(link, position, next);
@@ -116,7 +118,7 @@ impl Client {
 
     /// Sends a message that is no request.
     fn send_control(&mut self, link: &mut Link<'_>, position: usize, template: &BoundTemplate, entry: &str) {
-        let Some(protocol) = &self.protocol else { return };
+        let Some(protocol) = self.protocol_of(position) else { return };
         let now_ns = self.clock_offset.unix_ns(link.now());
         self.message.clear();
         template.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
@@ -218,10 +220,13 @@ impl Client {
             }
             (Due::Request, Some(session)) if session.pause_until == at => {
                 session.pause_until = 0;
-                self.send_allowed(link, position, now);
+                match connection.flow {
+                    Flow::Attempt(_) => self.visit_continues(link, position, at),
+                    _ => self.send_allowed(link, position, now),
+                }
             }
             (Due::Heartbeat, Some(session)) if session.heartbeat_at == at => {
-                let Some(protocol) = self.protocol.clone() else { return };
+                let Some(protocol) = self.protocols.get(connection.protocol).cloned() else { return };
                 let Some((every, heartbeat)) = &protocol.heartbeat else { return };
                 session.heartbeat_at = now + every;
                 self.enter(now + every, position, Due::Heartbeat);
@@ -267,7 +272,7 @@ impl Client {
         step: usize,
         why: impl FnOnce(&CompiledStep) -> String,
     ) -> Option<String> {
-        let protocol = self.protocol.clone()?;
+        let protocol = self.protocol_of(position)?;
         let step = self.opening_step(&protocol, position, step)?;
         let cause = format!("{}: {}", step.name, why(step));
         if self.shared.traces {
@@ -286,7 +291,7 @@ impl Client {
     }
 
     fn leave_from(&mut self, link: &mut Link<'_>, position: usize, mut step: usize) {
-        if let Some(protocol) = self.protocol.clone() {
+        if let Some(protocol) = self.protocol_of(position) {
             while let Some(next) = protocol.close.get(step) {
                 self.send_step(link, position, next);
                 if !next.awaits.is_empty() {
@@ -305,7 +310,7 @@ impl Client {
         let connection = &mut self.connections[position];
         connection.state = State::Open;
         if connection.session.is_some() {
-            self.tally.protocol.opening.saturating_record(now.saturating_sub(connection.opening.opened));
+            self.tally.protocol.opened(connection.protocol, now.saturating_sub(connection.opening.opened));
         }
         if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
             && broadcast.subscribes()

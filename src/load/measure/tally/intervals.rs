@@ -34,6 +34,14 @@ impl IntervalTally {
         }
     }
 
+    /// The stamps of a message that arrived in the current interval, or just before it, are known.
+    #[inline]
+    pub(super) fn record_server_and_network(&mut self, took: Nanos) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record_server_and_network(took);
+        }
+    }
+
     /// End of the current interval; [`Nanos::MAX`] if there is none.
     pub(super) fn ends(&self) -> Nanos {
         self.recorder.as_ref().map_or(Nanos::MAX, |recorder| recorder.ends)

@@ -13,6 +13,8 @@ use echoring_proto::limits::Nanos;
 pub struct ProtocolTally {
     /// In the order of the protocol.
     pub requests: Vec<RequestTally>,
+    /// Conversations that were opened, by protocol.
+    pub conversations: Vec<u64>,
     /// From the upgrade to the end of the opening steps.
     pub opening: Distribution,
     /// Heartbeats of the application that were answered.
@@ -39,6 +41,15 @@ pub struct RequestTally {
 merge_fields!(RequestTally: sent, answered, errors, times);
 
 impl ProtocolTally {
+    /// A conversation of a protocol was opened.
+    pub(crate) fn opened(&mut self, protocol: usize, took: Nanos) {
+        self.opening.saturating_record(took);
+        if protocol >= self.conversations.len() {
+            self.conversations.resize(protocol + 1, 0);
+        }
+        self.conversations[protocol] += 1;
+    }
+
     /// A request was answered.
     #[inline]
     pub(crate) fn answered(&mut self, request: usize, times: Times, now: Nanos, in_window: bool) {
@@ -53,4 +64,4 @@ impl ProtocolTally {
     }
 }
 
-merge_fields!(ProtocolTally: requests, opening, heartbeats_answered, heartbeats_sent, unexpected);
+merge_fields!(ProtocolTally: requests, conversations, opening, heartbeats_answered, heartbeats_sent, unexpected);

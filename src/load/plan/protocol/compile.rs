@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compiled::{CompiledProtocol, CompiledRequest, CompiledStep};
+use super::compiled::{CompiledProtocol, CompiledRequest, CompiledStep, SessionPlan};
 use super::definition::{self, Conditions, Definition, Extract, Kind, Step};
 use super::ids::IdSequence;
 use super::json::Pointers;
@@ -16,8 +16,10 @@ use crate::plan::units::parse_time;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 
-/// Maximum number of requests of a protocol: each has distributions of its own.
-const REQUESTS_MAX: usize = 32;
+/// Maximum number of requests of all protocols of a run: each has distributions of its own.
+pub(in crate::plan) const REQUESTS_MAX: usize = 32;
+/// Maximum number of requests of a session.
+const SESSION_REQUESTS_MAX: u32 = 10_000;
 /// Time limit of a step that names none.
 const STEP_TIME_DEFAULT: Duration = Duration::from_secs(5);
 
@@ -41,12 +43,19 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
     let open = compiler.steps("open", &definition.open, false)?;
     let Topics { subscribe, resume, publish } = compiler.topics(definition)?;
     let requests = compiler.requests(&definition.request)?;
+    let session = session(definition.session.as_ref(), &requests)?;
     let ids = IdSequence::new(definition.id)?;
     compiler.add_rules(definition)?;
     let time = compiler.push_time(definition)?;
     let heartbeat = compiler.heartbeat(definition)?;
     let close = compiler.steps("close", &definition.close, false)?;
     let split = split(definition.split.as_deref())?;
+    let uses_request = |rule: &Rule| match &rule.meaning {
+        Meaning::Answer(answer) => answer.expect.uses_request() || answer.error.uses_request(),
+        _ => false,
+    };
+    let compares_requests = compiler.rules.iter().any(uses_request)
+        || requests.iter().any(|request| request.expect.uses_request());
     check_subprotocols(&definition.subprotocols)?;
     Ok(CompiledProtocol {
         kind: match definition.kind {
@@ -64,13 +73,42 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
         close,
         weights: requests.iter().map(|request| request.weight).sum(),
         requests,
+        session,
+        first_request: 0,
         takes_turns: false,
         rules: compiler.rules,
         pointers: compiler.pointers,
         captures: compiler.captures.len(),
         heartbeat,
+        compares_requests,
         time,
     })
+}
+
+fn session(
+    session: Option<&definition::Session>,
+    requests: &[CompiledRequest],
+) -> Result<SessionPlan, String> {
+    let Some(session) = session else { return Ok(SessionPlan::Listed((0..requests.len()).collect())) };
+    let wrong = || format!("session: expected requests or count, of 1 to {SESSION_REQUESTS_MAX}");
+    match (&session.count, session.requests.as_slice()) {
+        (Some(count), []) => {
+            let (least, most) = count.split_once("..").unwrap_or((count, count));
+            let bounds = least.trim().parse().ok().zip(most.trim().parse().ok());
+            let is_possible = |(least, most): &(u32, u32)| {
+                (1..=*most).contains(least) && *most <= SESSION_REQUESTS_MAX && !requests.is_empty()
+            };
+            bounds.filter(is_possible).map(|(least, most)| SessionPlan::Drawn(least, most)).ok_or_else(wrong)
+        }
+        (None, names) if !names.is_empty() && names.len() <= SESSION_REQUESTS_MAX as usize => {
+            let place = |name: &String| {
+                let place = requests.iter().position(|request| request.name == *name);
+                place.ok_or_else(|| format!("session.requests: there is no request {name}"))
+            };
+            names.iter().map(place).collect::<Result<_, _>>().map(SessionPlan::Listed)
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// The steps and the template that topics need.
@@ -114,7 +152,8 @@ impl Compiler<'_> {
     }
 
     fn bind(&self, template: &Template, requests: bool, topics: bool) -> Result<BoundTemplate, String> {
-        template.bind(&Names { columns: self.columns, captures: &self.captures, requests, topics })
+        let Compiler { columns, captures, .. } = self;
+        template.bind(&Names { columns, captures, requests, topics, answers: false })
     }
 
     /// The template of an entry's message.
@@ -198,7 +237,7 @@ impl Compiler<'_> {
         Ok(Some((every.as_nanos() as Nanos, bound)))
     }
 
-    fn requests(&self, requests: &[definition::Request]) -> Result<Vec<CompiledRequest>, String> {
+    fn requests(&mut self, requests: &[definition::Request]) -> Result<Vec<CompiledRequest>, String> {
         if requests.len() > REQUESTS_MAX {
             return Err(format!("request: expected at most {REQUESTS_MAX}"));
         }
@@ -212,11 +251,13 @@ impl Compiler<'_> {
                 return Err(format!("{name}: expected a weight of at least 1"));
             }
             let send = self.message(&name, &request.send, true, false)?;
+            let expect = self.conditions(&request.expect, true).map_err(at(&name))?;
             let think = request.think.as_deref().map(str::parse).transpose();
             compiled.push(CompiledRequest {
                 name: request.name.clone(),
                 weight: request.weight.into(),
                 has_payload: send.uses_payload(),
+                expect,
                 send,
                 think: think.map_err(at(&format!("{name}: think")))?,
             });
@@ -314,7 +355,10 @@ impl Compiler<'_> {
         let (test, shown) = if let Some(text) = equals {
             let text = text.text();
             let template = self.template(&text)?;
-            (Test::Equals(self.bind(&template, requests, requests)?), format!("{what} = {text}"))
+            let Compiler { columns, captures, .. } = self;
+            // Only an answer has a request.
+            let names = Names { columns, captures, requests, topics: requests, answers: requests };
+            (Test::Equals(template.bind(&names)?), format!("{what} = {text}"))
         } else if let Some(texts) = one_of {
             let texts: Vec<String> = texts.iter().map(definition::Text::text).collect();
             let shown = format!("{what} is one of {}", texts.join(", "));

@@ -31,12 +31,17 @@ pub struct CompiledProtocol {
     pub(crate) requests: Vec<CompiledRequest>,
     /// Whether requests take turns instead of being drawn by their weights.
     pub(crate) takes_turns: bool,
+    pub(super) session: SessionPlan,
+    /// Number of requests of the protocols before it.
+    pub(crate) first_request: usize,
     /// Sum of the weights.
     pub(super) weights: u64,
     pub(super) rules: Vec<Rule>,
     pub(super) pointers: Pointers,
     pub(crate) captures: usize,
     pub(crate) heartbeat: Option<(Nanos, BoundTemplate)>,
+    /// Whether answers are compared with values of their requests.
+    pub(crate) compares_requests: bool,
     /// The time of pushed messages.
     pub(crate) time: Option<(Extractor, TimeUnit)>,
 }
@@ -59,11 +64,38 @@ pub(crate) struct CompiledRequest {
     pub(super) weight: u64,
     pub(crate) send: BoundTemplate,
     pub(crate) has_payload: bool,
+    /// Conditions of a right answer.
+    pub(crate) expect: ConditionList,
     /// The pause between an answer and the next request.
     pub(crate) think: Option<RandomTime>,
 }
 
+/// The requests of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SessionPlan {
+    /// These, in order.
+    Listed(Vec<usize>),
+    /// As many as drawn between the two, each drawn by its weight.
+    Drawn(u32, u32),
+}
+
 impl CompiledProtocol {
+    /// The number of requests of a session to which this random number belongs.
+    pub(crate) fn session_length(&self, drawn: u64) -> u32 {
+        match &self.session {
+            SessionPlan::Listed(requests) => requests.len() as u32,
+            SessionPlan::Drawn(least, most) => least + (drawn % u64::from(most - least + 1)) as u32,
+        }
+    }
+
+    /// The request at a step of a session; `None` if it is drawn.
+    pub(crate) fn session_request(&self, step: u32) -> Option<usize> {
+        match &self.session {
+            SessionPlan::Listed(requests) => requests.get(step as usize).copied(),
+            SessionPlan::Drawn(..) => None,
+        }
+    }
+
     /// Reads a message.
     #[inline]
     pub(crate) fn read<'a>(&self, message: &'a [u8]) -> ParsedMessage<'a> {

@@ -28,6 +28,8 @@ pub(crate) struct Definition {
     /// Messages after the upgrade, in order.
     pub(crate) open: Vec<Step>,
     pub(crate) request: Vec<Request>,
+    /// What a session consists of; otherwise each request once.
+    pub(crate) session: Option<Session>,
     pub(crate) answer: Vec<Answer>,
     /// Answers to the application's heartbeats.
     pub(crate) reply: Vec<Reply>,
@@ -94,8 +96,21 @@ pub(crate) struct Request {
     #[serde(default = "one")]
     pub(crate) weight: u32,
     pub(crate) send: String,
+    /// Conditions of a right answer to this request, besides those of the answer.
+    #[serde(default)]
+    pub(crate) expect: Conditions,
     /// Pause after the answer, in a closed loop: `10ms`, `10ms..50ms` or `exp:20ms`.
     pub(crate) think: Option<String>,
+}
+
+/// The conversation of a session: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Session {
+    /// Names of requests, in order.
+    pub(crate) requests: Vec<String>,
+    /// How many requests are drawn by their weights: `5` or `5..20`.
+    pub(crate) count: Option<String>,
 }
 
 fn one() -> u32 {
@@ -273,7 +288,7 @@ impl Definition {
 
     pub(super) fn of_message(message: &str, binary: bool) -> Definition {
         let request =
-            Request { name: "message".to_owned(), weight: 1, send: message.to_owned(), think: None };
+            Request { name: "message".to_owned(), weight: 1, send: message.to_owned(), ..Request::default() };
         Definition {
             kind: if binary { Kind::Binary } else { Kind::Text },
             request: vec![request],

@@ -96,7 +96,7 @@ impl Pointers {
 
     /// The values of a message; none if it is not JSON.
     #[inline]
-    pub(super) fn find<'a>(&self, message: &'a [u8]) -> Found<'a> {
+    pub(in crate::plan) fn find<'a>(&self, message: &'a [u8]) -> Found<'a> {
         let mut found = [None; POINTERS_MAX];
         let first = message.iter().find(|byte| !byte.is_ascii_whitespace());
         // Most messages of other formats are recognised by their first byte.

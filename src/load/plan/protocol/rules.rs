@@ -115,6 +115,11 @@ impl ConditionList {
         self.0.is_empty()
     }
 
+    /// Whether values are compared with those of the request.
+    pub(super) fn uses_request(&self) -> bool {
+        self.0.iter().any(|condition| matches!(&condition.test, Test::Equals(text) if text.uses_request()))
+    }
+
     /// The first that does not hold, and the value that the message has there.
     pub(crate) fn failing<'a>(
         &self,

@@ -147,6 +147,63 @@ fn captures_are_known_to_later_messages_only() {
 }
 
 #[test]
+fn answers_may_be_computed_from_their_requests() {
+    let preset = Protocol::preset("json-rpc").expect("a preset");
+    let given = [
+        ("params", "[{{seq}},{{random.int(1, 9)}}]"),
+        ("result", "/result"),
+        ("equals", "{{request(/params/0) + request(/params/1)}}"),
+    ];
+    let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let protocol = Protocol::parse("json-rpc", preset, &given, &no_variable).expect("valid");
+    let protocol = protocol.compile(&[]).expect("valid");
+    assert!(protocol.compares_requests);
+    let holds = |answer: &str| {
+        let scope = Scope { request: br#"{"params":[12,7]}"#, ..Scope::default() };
+        let message = protocol.read(answer.as_bytes());
+        let Meaning::Answer(rule) = &protocol.rule(&message, &scope).expect("an answer").meaning else {
+            panic!("no answer");
+        };
+        rule.expect.hold(&message, &scope)
+    };
+    assert!(holds(r#"{"id":1,"result":19}"#) && !holds(r#"{"id":1,"result":20}"#));
+    assert!(!holds(r#"{"id":1,"result":[19]}"#));
+    let of_request =
+        "[[request]]\nname = 'r'\nsend = '{{seq}}'\nexpect = { json = '', equals = '{{seq * 2}}' }";
+    let protocol = compile(of_request).expect("valid");
+    let scope = Scope { sequence: 3, ..Scope::default() };
+    let expect = &protocol.requests[0].expect;
+    assert!(expect.hold(&protocol.read(b"6"), &scope) && !expect.hold(&protocol.read(b"3"), &scope));
+    assert!(!protocol.compares_requests);
+}
+
+#[test]
+fn a_session_is_listed_or_drawn() {
+    let request = |name: &str| format!("[[request]]\nname = '{name}'\nsend = '{name}'\n");
+    let session = |text: &str| compile(&format!("{}{}{text}", request("a"), request("b")));
+    let steps = |text: &str| {
+        let protocol = session(text).expect("valid");
+        let length = protocol.session_length(7);
+        (0..length).map(|step| protocol.session_request(step)).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(""), [Some(0), Some(1)], "each once");
+    assert_eq!(steps("[session]\nrequests = ['b', 'a', 'b']"), [Some(1), Some(0), Some(1)]);
+    assert_eq!(steps("[session]\ncount = '3'"), [None; 3]);
+    let drawn = session("[session]\ncount = '2..4'").expect("valid");
+    assert_eq!([0, 1, 2, 3].map(|number| drawn.session_length(number)), [2, 3, 4, 2]);
+    for (text, told) in [
+        ("[session]", "expected requests or count"),
+        ("[session]\ncount = '0'", "expected requests or count"),
+        ("[session]\ncount = '4..2'", "expected requests or count"),
+        ("[session]\ncount = '2'\nrequests = ['a']", "expected requests or count"),
+        ("[session]\nrequests = ['a', 'c']", "there is no request c"),
+    ] {
+        let why = session(text).map(|_| ()).expect_err(text);
+        assert!(why.contains(told), "{text}: {why}");
+    }
+}
+
+#[test]
 fn think_times_are_random_times() {
     let think = |text: &str| {
         let request = format!("[[request]]\nname = 'r'\nsend = 'x'\nthink = '{text}'");
@@ -182,6 +239,7 @@ fn what_is_wrong_names_its_entry() {
         ("[[request]]\nname = 'a'\nsend = '{{ids}}'", "request a: {{ids}}: expected"),
         ("[[request]]\nname = 'a'\nsend = ''\n[[request]]\nname = 'a'\nsend = ''", "two of this name"),
         ("[[request]]\nname = 'a'\nsend = ''\nweight = 0", "a weight of at least 1"),
+        ("[[request]]\nname = 'a'\nsend = '{{request(/a)}}'", "request a: {{request(/a)}}: only in expect"),
         ("[topics]\nsubscribe = []\npublish = 'x'\ndelivery = []", "topics.publish: expected {{payload}}"),
         ("[topics]\nsubscribe = []\npublish = '{{payload}}'\ndelivery = []", "topics.delivery: expected"),
         ("[heartbeat]\nevery = '0s'\nsend = ''", "heartbeat.every"),

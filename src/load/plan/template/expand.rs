@@ -1,7 +1,8 @@
 //! Expansion of templates, and comparison with what arrived.
 
 use super::format::{Format, HEX, Sink, put_length, put_number, put_text, put_time};
-use super::{Names, Part, Value};
+use super::{Names, Part, Term, Value};
+use crate::plan::protocol::json::Pointers;
 use crate::plan::rows::Row;
 use echoring_proto::random::{SplitMix64, mix};
 
@@ -26,17 +27,46 @@ pub struct Scope<'a> {
     pub payload: &'a [u8],
     /// Name of the topic.
     pub topic: &'a [u8],
+    /// The request whose answer is compared.
+    pub request: &'a [u8],
 }
 
-/// A template whose names are looked up: its parts, with the index of the column or capture that a part names.
+/// A template whose names are looked up: its parts, with what a part names.
 #[derive(Clone, Debug, Default)]
 pub struct BoundTemplate {
-    parts: Vec<(Part, usize)>,
+    parts: Vec<(Part, Named)>,
+}
+
+/// What a part of a template names.
+#[derive(Clone, Debug)]
+enum Named {
+    /// The column or capture with this index; 0 for parts that name none.
+    Index(usize),
+    /// A value of the request.
+    OfRequest(Pointers),
+    /// The factors of a sum, one after the other.
+    Factors(Vec<BoundTemplate>),
 }
 
 pub(super) fn bind(parts: &[Part], names: &Names<'_>) -> Result<BoundTemplate, String> {
-    let bound = parts.iter().map(|part| Ok((part.clone(), index_of(part, names)?)));
+    let bound = parts.iter().map(|part| Ok((part.clone(), named(part, names)?)));
     bound.collect::<Result<_, String>>().map(|parts| BoundTemplate { parts })
+}
+
+fn named(part: &Part, names: &Names<'_>) -> Result<Named, String> {
+    match part {
+        Part::Sum(terms, _) => {
+            let factors = terms.iter().flat_map(|term| &term.factors);
+            let bound = factors.map(|factor| bind(std::slice::from_ref(factor), names));
+            bound.collect::<Result<_, _>>().map(Named::Factors)
+        }
+        Part::Value(Value::Request(pointer), _) if names.answers => {
+            let mut pointers = Pointers::default();
+            pointers.add(pointer)?;
+            Ok(Named::OfRequest(pointers))
+        }
+        _ => index_of(part, names).map(Named::Index),
+    }
 }
 
 /// The index of the column or capture that a part names; 0 for other parts.
@@ -45,6 +75,7 @@ fn index_of(part: &Part, names: &Names<'_>) -> Result<usize, String> {
     let find = |names: &[String], wanted: &str| names.iter().position(|name| name == wanted);
     let why = match value {
         Value::Id | Value::Payload if !names.requests => "only in requests".to_owned(),
+        Value::Request(_) => "only in expect and error".to_owned(),
         Value::Topic if !names.topics => "only where there are topics".to_owned(),
         Value::Row | Value::Data(_) if names.columns.is_empty() => "no data; pass --data FILE".to_owned(),
         Value::Data(column) => match find(names.columns, column) {
@@ -71,6 +102,15 @@ impl BoundTemplate {
         self.parts.iter().any(|part| matches!(part, (Part::Value(Value::Payload, _), _)))
     }
 
+    /// Whether it contains values of the request.
+    pub(in crate::plan) fn uses_request(&self) -> bool {
+        self.parts.iter().any(|(_, named)| match named {
+            Named::OfRequest(_) => true,
+            Named::Factors(factors) => factors.iter().any(BoundTemplate::uses_request),
+            Named::Index(_) => false,
+        })
+    }
+
     /// Appends an expansion to `out`.
     #[inline]
     pub fn expand(&self, scope: &Scope<'_>, out: &mut Vec<u8>) {
@@ -88,7 +128,22 @@ impl BoundTemplate {
         for at in parts {
             match &self.parts[at] {
                 (Part::Literal(text), _) => sink.put(text),
-                (Part::Value(value, format), index) => put_value(sink, value, *format, (at, *index), scope),
+                (Part::Value(_, format), Named::OfRequest(pointers)) => {
+                    if let Some(value) = pointers.find(scope.request)[0] {
+                        put_text(sink, &value.text(), *format);
+                    }
+                }
+                (Part::Value(value, format), Named::Index(index)) => {
+                    put_value(sink, value, *format, (at, *index), scope);
+                }
+                // Where a value is no integer there is no sum.
+                (Part::Sum(terms, format), Named::Factors(factors)) => match sum(terms, factors, scope) {
+                    Some(sum) if matches!(format, Format::Number(_)) => put_number(sink, sum as u64, *format),
+                    Some(sum) => put_text(sink, itoa::Buffer::new().format(sum).as_bytes(), *format),
+                    None => {}
+                },
+                // No part is bound so.
+                (Part::Value(..), Named::Factors(_)) | (Part::Sum(..), _) => {}
                 (Part::Length { format, until }, _) => {
                     let mut counter = Counter(0);
                     self.put(at + 1..*until, scope, &mut counter);
@@ -97,6 +152,24 @@ impl BoundTemplate {
             }
         }
     }
+}
+
+/// The sum of products whose factors follow one another.
+fn sum(terms: &[Term], mut factors: &[BoundTemplate], scope: &Scope<'_>) -> Option<i64> {
+    let mut text = Vec::new();
+    let mut sum = 0_i64;
+    for term in terms {
+        let (own, rest) = factors.split_at_checked(term.factors.len())?;
+        factors = rest;
+        let mut product = 1_i64;
+        for factor in own {
+            text.clear();
+            factor.expand(scope, &mut text);
+            product = product.checked_mul(str::from_utf8(&text).ok()?.parse().ok()?)?;
+        }
+        sum = if term.is_subtracted { sum.checked_sub(product) } else { sum.checked_add(product) }?;
+    }
+    Some(sum)
 }
 
 #[inline]
@@ -124,6 +197,8 @@ fn put_value(
         }
         Value::Payload => put_text(sink, scope.payload, format),
         Value::Topic => put_text(sink, scope.topic, format),
+        // It is bound to a pointer.
+        Value::Request(_) => {}
         Value::RandomInteger(first, last) => {
             let span = (last - first).saturating_add(1);
             put_number(sink, first + random().below(span), format);

@@ -1,11 +1,11 @@
 //! The syntax of templates.
 
 use super::format::{Format, LengthFormat};
-use super::{Part, TEMPLATE_BYTES_MAX, Value};
+use super::{Part, TEMPLATE_BYTES_MAX, Term, Value};
 use crate::plan::listening::TimeUnit;
 
 const VALUES: &str = "connection, seq, id, row, now_ms, data.COLUMN, capture.NAME, payload, topic, \
-                      random.hex(8), random.int(1, 6), random.uuid, length or 'text'";
+                      random.hex(8), random.int(1, 6), random.uuid, request(/pointer), length or 'text'";
 /// Maximum digits of `random.hex`.
 const HEX_DIGITS_MAX: u32 = 1 << 16;
 
@@ -132,8 +132,8 @@ impl Parser {
         }
         let format =
             Format::named(format).ok_or_else(|| format!("{{{{{text}}}}}: expected {}", Format::NAMES))?;
-        let value = parse_value(value).map_err(|why| format!("{{{{{text}}}}}: {why}"))?;
-        self.push(Part::Value(value, format));
+        let part = parse_sum(value, format).map_err(|why| format!("{{{{{text}}}}}: {why}"))?;
+        self.push(part);
         Ok(())
     }
 
@@ -151,6 +151,36 @@ impl Parser {
         }
         self.parts
     }
+}
+
+/// A sum of products, or one value.
+fn parse_sum(text: &str, format: Format) -> Result<Part, String> {
+    let mut terms = Vec::new();
+    let (mut rest, mut is_subtracted) = (text, false);
+    loop {
+        let end = [" + ", " - "].iter().filter_map(|sign| rest.find(sign)).min();
+        let factors: Vec<&str> = rest[..end.unwrap_or(rest.len())].split(" * ").map(str::trim).collect();
+        if terms.is_empty() && end.is_none() && factors.len() == 1 {
+            return parse_value(text).map(|value| Part::Value(value, format));
+        }
+        let factors = factors.into_iter().map(parse_factor).collect::<Result<_, _>>()?;
+        terms.push(Term { is_subtracted, factors });
+        let Some(end) = end else { return Ok(Part::Sum(terms, format)) };
+        is_subtracted = rest[end..].starts_with(" - ");
+        rest = &rest[end + 3..];
+    }
+}
+
+/// An integer, or a value that may be one.
+fn parse_factor(text: &str) -> Result<Part, String> {
+    if text.parse::<i64>().is_ok() {
+        return Ok(Part::Literal(text.as_bytes().to_vec()));
+    }
+    let value = parse_value(text)?;
+    if value.is_number() {
+        return Ok(Part::Value(value, Format::Text));
+    }
+    Err(format!("{} is no number to calculate with", value.name()))
 }
 
 fn parse_value(text: &str) -> Result<Value, String> {
@@ -184,6 +214,7 @@ fn parse_value(text: &str) -> Result<Value, String> {
             (first, last) if first <= last => Value::RandomInteger(first, last),
             _ => return Err("expected two ascending numbers".to_owned()),
         },
+        ("request", [pointer]) => Value::Request((*pointer).to_owned()),
         _ => match (name.split_once('.'), arguments.is_empty()) {
             (Some(("data", column)), true) if !column.is_empty() => Value::Data(column.to_owned()),
             (Some(("capture", name)), true) if !name.is_empty() => Value::Captured(name.to_owned()),

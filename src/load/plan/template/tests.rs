@@ -20,7 +20,7 @@ fn rows() -> Rows {
 }
 
 fn names(columns: &[String]) -> Names<'_> {
-    Names { columns, captures: &[], requests: true, topics: true }
+    Names { columns, captures: &[], requests: true, answers: true, topics: true }
 }
 
 /// The expansion, which must also match itself and have the length that was told.
@@ -52,6 +52,7 @@ fn values_and_formats() {
         captures: &[],
         payload: b"p\"\x01",
         topic: b"news",
+        request: br#"{"params":[20,"x\"y"],"n":-3}"#,
     };
     for (text, expanded) in [
         ("", ""),
@@ -66,6 +67,10 @@ fn values_and_formats() {
         ("{{data.token|url}}", "a%20%22b%22"),
         ("{{data.token|base64}}", "YSAiYiI="),
         ("{{payload|json}}", "p\\\"\\u0001"),
+        ("{{request(/params/1)}} {{request(/params/1)|json}} {{request(/none)}}", "x\"y x\\\"y "),
+        ("{{request(/params/0) + request(/n) * data.number - 1}}", "-2"),
+        ("{{seq + connection * 2 * 2 | base64}} {{seq - 1}}", "Mzkz 344"),
+        ("[{{request(/params/1) + 1}}]", "[]"),
         ("/{{topic}}?t=${TOKEN}", "/news?t=se{{cret"),
         ("$${TOKEN} {{'{{'}} {{'a}}b'}}", "${TOKEN} {{ a}}b"),
         ("{{length}}:{{id}}", "4:346"),
@@ -139,6 +144,9 @@ fn what_is_wrong_is_told_in_one_line() {
         ("{{random.hex(x)}}", "a number instead of `x`"),
         ("{{random.int(5, 3)}}", "ascending"),
         ("{{data.}}", "expected connection"),
+        ("{{seq + payload}}", "payload is no number to calculate with"),
+        ("{{random.int(1, 2) * 2}}", "random.int is no number"),
+        ("{{seq + }}", "expected connection"),
         ("${TOKEN", "has no }"),
         ("${MISSING}", "MISSING is not set"),
     ] {
@@ -149,6 +157,7 @@ fn what_is_wrong_is_told_in_one_line() {
         ("{{data.token}}", "--data FILE"),
         ("{{row}}", "--data FILE"),
         ("{{payload}}", "only in requests"),
+        ("{{request(/a)}}", "only in expect"),
         ("{{topic}}", "only where there are topics"),
         ("{{capture.sid}}", "nothing captures it"),
     ] {

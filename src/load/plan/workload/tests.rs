@@ -112,11 +112,11 @@ fn every_topic_has_its_share_of_publishers_and_subscribers() {
 #[test]
 fn paths_follow_the_url() {
     let path = |text: &str| Template::parse(text).expect("a template");
-    assert_eq!(workload(Mode::Echo).default_path(), path("/echo"));
-    assert_eq!(workload(Mode::Push).default_path(), path("/push"));
+    assert_eq!(workload(Mode::Echo).default_path(None), path("/echo"));
+    assert_eq!(workload(Mode::Push).default_path(None), path("/push"));
     let load = workload(Mode::Broadcast);
     assert_eq!(
-        (load.default_path(), load.topic_name(1)),
+        (load.default_path(None), load.topic_name(1)),
         (path(TOPIC_PATH).for_url(), "bench-9abcdef0-1".to_owned())
     );
     assert!(load.check_path(None).is_ok());

@@ -40,12 +40,12 @@ fn the_table_has_each_percentile_in_its_column() {
         ["min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean", "stddev"];
     assert_eq!(row(&text, "latency"), names, "{text}");
     let expected = [
-        "100 µs", "500 ms", "750 ms", "900 ms", "950 ms", "990 ms", "995 ms", "999 ms", "1.00 s", "1.00 s",
+        "100 µs", "500 ms", "750 ms", "900 ms", "950 ms", "990 ms", "995 ms", "999 ms", "1.00 s*", "1.00 s",
         "500 ms", "289 ms",
     ];
     assert_eq!(row(&text, "response"), expected, "{text}");
     let expected = [
-        "10.0 µs", "50.0 ms", "75.0 ms", "90.0 ms", "95.0 ms", "99.0 ms", "99.5 ms", "99.9 ms", "100 ms",
+        "10.0 µs", "50.0 ms", "75.0 ms", "90.0 ms", "95.0 ms", "99.0 ms", "99.5 ms", "99.9 ms", "100 ms*",
         "100 ms", "50.0 ms", "28.9 ms",
     ];
     assert_eq!(row(&text, "service"), expected, "{text}");
@@ -54,6 +54,8 @@ fn the_table_has_each_percentile_in_its_column() {
         ["7.50 ms", "9.00 ms", "9.50 ms", "9.90 ms", "9.95 ms"],
         "{text}"
     );
+    let told = "\n* fewer than ten values lie above, so it is mostly chance; of 10,000 response times: p99.99 (1)\n\n";
+    assert!(text.contains(told), "{text}");
     // A record from an older version.
     let response_ns =
         Quantiles { min: None, p75: None, p95: None, p995: None, stddev: None, ..record.response_ns };
@@ -144,6 +146,39 @@ fn the_shares_of_quantiles_are_told_as_bounds() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
+}
+
+#[test]
+fn the_split_of_quantiles_replaces_the_bounds() {
+    let mut record = record();
+    let known = record::split::QuantileSplit {
+        total_ns: 442_000_000,
+        waiting_in_generator_ns: 2_000_000,
+        generator_kernel_ns: 0,
+        server_and_network_ns: 431_000_000,
+        kernel_to_program_ns: 9_000_000,
+        messages: 7,
+    };
+    let bound = record::QuantileShares {
+        total_ns: 442_000_000,
+        generator_ns: 0,
+        host_ns: None,
+        server_ns: 442_000_000,
+        messages: 7,
+    };
+    record.shares = Some(record::Shares { p50: bound, p99: bound, p999: bound });
+    record.split = Some(Split { sampled: 1_200, unattributed: 1_200, ..Split::default() });
+    let unknown = text(&record);
+    assert!(unknown.contains("shares     p50 442 ms: at most"), "{unknown}");
+    let line = "split      by the kernel's timestamps of 0 of 1,200 sampled messages; 1,200 without attributable stamps\n";
+    assert!(unknown.contains(line), "{unknown}");
+    record.split = Some(Split { sampled: 1_200, stamped: 1_200, p99: Some(known), ..Split::default() });
+    record.server_and_network_ns = Some(steps_of(1.0));
+    let text = text(&record);
+    let lines = "split      p99 442 ms: 2.00 ms waiting in the generator, 0 generator's kernel, 431 ms server and network, \
+                 9.00 ms kernel to program\n           by the kernel's timestamps of 1,200 of 1,200 sampled messages\n";
+    assert!(text.contains(lines) && !text.contains("shares"), "{text}");
+    assert_eq!(row(&text, "server and network")[1], "500 ms", "{text}");
 }
 
 #[test]

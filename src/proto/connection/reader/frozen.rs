@@ -5,6 +5,7 @@ use bytes::BufMut as _;
 use super::{ControlFrame, DataFrame, Message, Reader, State, payload_bytes_max};
 use crate::connection::frozen_bytes::{Freezing, ThawError, Thawing, check};
 use crate::connection::{Delivery, Env, MessageKind};
+use crate::event_stream::StreamFormat;
 use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, DEFERRED_BYTES_MAX, EVENT_STREAM_INPUT_BYTES_MAX};
 use crate::utf8::Utf8;
@@ -13,7 +14,9 @@ const HEADER: u8 = 0;
 const DATA: u8 = 1;
 const CONTROL: u8 = 2;
 const DEFERRED: u8 = 3;
-const IGNORED: u8 = 4;
+/// The formats of streams, whose peers are not read.
+const STREAMS: [(u8, StreamFormat); 3] =
+    [(4, StreamFormat::Events), (5, StreamFormat::Messages), (6, StreamFormat::Lines)];
 
 impl Reader {
     pub(in crate::connection) fn freeze(&self, to: &mut Freezing<'_>) {
@@ -44,7 +47,8 @@ impl Reader {
                 to.buffer(Some(buffer));
             }
             State::Ignored { left } => {
-                to.out.put_u8(IGNORED);
+                let is_its = |(_, format): &&(u8, StreamFormat)| Some(*format) == self.stream;
+                to.out.put_u8(STREAMS.iter().find(is_its).map_or(STREAMS[0].0, |(number, _)| *number));
                 to.out.put_u32_le(*left);
             }
         }
@@ -79,8 +83,11 @@ impl Reader {
                 let deferred = from.buffer(DEFERRED_BYTES_MAX, 0, env.pool)?;
                 State::Deferred(deferred.ok_or(ThawError::Malformed)?)
             }
-            IGNORED => State::Ignored { left: from.u32(EVENT_STREAM_INPUT_BYTES_MAX)? },
-            _ => return Err(ThawError::Malformed),
+            number => {
+                let stream = STREAMS.into_iter().find(|(known, _)| *known == number);
+                self.stream = Some(stream.ok_or(ThawError::Malformed)?.1);
+                State::Ignored { left: from.u32(EVENT_STREAM_INPUT_BYTES_MAX)? }
+            }
         };
         self.assembly = from.buffer(self.message.bytes as usize, HEADER_BYTES_MAX, env.pool)?;
         check(self.assembly.is_none() || self.may_assemble())

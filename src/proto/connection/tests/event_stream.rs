@@ -1,6 +1,7 @@
 //! Tests of event streams with explicit input and time.
 
 use super::*;
+use crate::event_stream::{StreamFormat, WriteEnd};
 use crate::limits::{EVENT_STREAM_INPUT_BYTES_MAX, EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN};
 
 const GET: &[u8] = b"GET /sse/a HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -8,13 +9,17 @@ const EVENT: &[u8] = b"data: 1\n\n";
 
 /// A connection whose request was answered with an event stream. `rest` arrives together with the head.
 fn begun(rest: &[u8]) -> Echo {
-    let mut echo = Echo::new(ConnectionConfig::default());
+    begun_with(ConnectionConfig::default(), rest)
+}
+
+fn begun_with(config: ConnectionConfig, rest: &[u8]) -> Echo {
+    let mut echo = Echo::new(config);
     let mut bytes = [GET, rest].concat();
     let mut cursor = SpanCursor::new();
     let (connection, mut env) = echo.env();
     let Step::Head(head) = connection.poll(&mut cursor, &mut bytes, &mut env) else { panic!("a head") };
     env.pool.put(head);
-    connection.begin_event_stream("X-A: b\r\n", &mut env).unwrap();
+    connection.begin_event_stream(StreamFormat::Events, "X-A: b\r\n", 0, &mut env).unwrap();
     assert!(matches!(connection.poll(&mut cursor, &mut bytes, &mut env), Step::Idle));
     echo.flush();
     echo
@@ -34,6 +39,19 @@ fn send(echo: &mut Echo, event: &[u8]) {
 
 fn cause(echo: &Echo) -> Option<(u16, Cause)> {
     echo.connection.closed().map(|closed| (closed.code.0, closed.cause.clone()))
+}
+
+#[test]
+fn the_end_tells_when_to_return() {
+    let mut echo =
+        begun_with(ConnectionConfig { reconnect_delay: 5 * SECOND, ..ConnectionConfig::default() }, b"");
+    echo.sent.clear();
+    close(&mut echo, CloseMode::Graceful);
+    let sent = String::from_utf8(echo.sent.clone()).expect("text");
+    let lines: Vec<&str> = sent.lines().collect();
+    let retry: u64 = lines[0].strip_prefix("retry: ").and_then(|retry| retry.parse().ok()).expect("a time");
+    assert!(retry < 5_000, "{retry}");
+    assert_eq!(lines[1..], ["event: end", &format!("data: 1001 bye; retry after {retry} ms"), ""]);
 }
 
 #[test]
@@ -148,7 +166,7 @@ fn what_arrived_before_the_answer_is_dropped() {
     assert!(connection.has_deferred());
     connection.accept(None, None, &[], true, &mut env).unwrap();
     assert!(connection.is_deciding(), "no key, no upgrade");
-    connection.begin_event_stream("", &mut env).unwrap();
+    connection.begin_event_stream(StreamFormat::Events, "", 0, &mut env).unwrap();
     assert!(!connection.has_deferred());
     assert_eq!(connection.pause_wanted(env.config, false), Some(false));
     echo.flush();
@@ -156,4 +174,49 @@ fn what_arrived_before_the_answer_is_dropped() {
     echo.connection.release(&mut echo.pool, &mut echo.codecs);
     while echo.pool.trim() {}
     assert_eq!(echo.pool.used_bytes(), 0);
+}
+
+#[test]
+fn the_body_of_the_request_is_a_message_and_messages_have_an_end_of_their_own() {
+    let body = br#"{"token":"gr\u00fcn"}"#;
+    for (format, split) in
+        [(StreamFormat::Lines, 0), (StreamFormat::Messages, 5), (StreamFormat::Lines, body.len())]
+    {
+        let write_end: fn(StreamFormat, &mut Vec<u8>, CloseCode, &str) =
+            |_, out, code, reason| out.extend_from_slice(format!("{} {reason}\n", code.0).as_bytes());
+        let stream_end = Some(WriteEnd(write_end));
+        let mut echo = Echo::new(ConnectionConfig { stream_end, ..ConnectionConfig::default() });
+        let (arrived, later) = body.split_at(split);
+        let mut spans = [[GET, arrived].concat(), later.to_vec(), b"more".to_vec()];
+        let mut messages = Vec::new();
+        for bytes in &mut spans {
+            let mut cursor = SpanCursor::new();
+            let (connection, mut env) = echo.env();
+            loop {
+                match connection.poll(&mut cursor, bytes, &mut env) {
+                    Step::Idle => break,
+                    Step::Head(head) => {
+                        env.pool.put(head);
+                        connection.begin_event_stream(format, "", body.len() as u32, &mut env).unwrap();
+                    }
+                    Step::Chunk(flags, piece) => {
+                        assert!(flags.first && flags.last && flags.kind == MessageKind::Text);
+                        let Piece::Buffered(buffer) = piece else { panic!("it is collected") };
+                        messages.push(buffer.as_slice().to_vec());
+                        env.pool.put(buffer);
+                    }
+                    step => panic!("{step:?}"),
+                }
+            }
+        }
+        assert_eq!(messages, [body.to_vec()]);
+        echo.flush();
+        let sent = String::from_utf8(std::mem::take(&mut echo.sent)).expect("text");
+        assert!(sent.contains(&format!("\r\nContent-Type: {}\r\n", format.content_type())), "{sent}");
+        assert_eq!(sent.contains("\r\n\r\nretry: "), format == StreamFormat::Messages, "{sent}");
+        echo.advance(echo.config.ping_interval);
+        assert_eq!(echo.sent, b"", "the application pings");
+        close(&mut echo, CloseMode::Graceful);
+        assert_eq!(echo.sent, b"1001 bye\n");
+    }
 }

@@ -8,6 +8,8 @@
 
 use std::net::IpAddr;
 
+use super::origin::is_below;
+
 /// The values of `Host` that the server accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -16,7 +18,7 @@ pub enum HostPolicy {
     #[default]
     Any,
     /// `localhost`, addresses, and these names: for servers on loopback addresses. A name without a port allows all
-    /// ports.
+    /// ports. `*.` in front of a name stands for all names below it.
     Local(Vec<String>),
 }
 
@@ -30,7 +32,11 @@ impl HostPolicy {
             || bare.parse::<IpAddr>().is_ok()
             || names.iter().any(|listed| {
                 let (listed_name, listed_port) = name_and_port(listed);
-                listed_name.eq_ignore_ascii_case(name) && (listed_port.is_empty() || listed_port == port)
+                let is_named = match listed_name.strip_prefix("*.") {
+                    Some(parent) => is_below(name, parent),
+                    None => listed_name.eq_ignore_ascii_case(name),
+                };
+                is_named && (listed_port.is_empty() || listed_port == port)
             })
     }
 }
@@ -52,7 +58,8 @@ mod tests {
 
     #[test]
     fn a_local_server_accepts_localhost_addresses_and_listed_names() {
-        let policy = HostPolicy::Local(vec!["app.example".into(), "dev.example:8080".into()]);
+        let policy =
+            HostPolicy::Local(vec!["app.example".into(), "dev.example:8080".into(), "*.b.example".into()]);
         for host in [
             "localhost",
             "LocalHost:9001",
@@ -63,8 +70,13 @@ mod tests {
             "192.0.2.1:1",
         ]
         .into_iter()
-        .chain(["app.example", "APP.example:9001", "dev.example:8080"])
-        {
+        .chain([
+            "app.example",
+            "APP.example:9001",
+            "dev.example:8080",
+            "x.b.example",
+            "x.y.B.example:9001",
+        ]) {
             assert!(policy.allows(host), "{host}");
         }
         for host in [
@@ -84,6 +96,9 @@ mod tests {
             "a:b",
             "[evil]",
             "127.0.0.1x",
+            "b.example",
+            "xb.example",
+            "x.b.example.evil",
         ]) {
             assert!(!policy.allows(host), "{host}");
         }

@@ -22,7 +22,8 @@ pub enum OriginPolicy {
     SameHost,
     /// Every page.
     Any,
-    /// Pages of the same host and of these origins, such as `https://example.com` or `null`.
+    /// Pages of the same host and of these origins, such as `https://example.com` or `null`. `*.` in front of a host stands for
+    /// all hosts below it: `https://*.example.com` includes `https://a.b.example.com`, and not `https://example.com`.
     List(Vec<String>),
 }
 
@@ -74,6 +75,17 @@ fn is_same_authority(one: &str, other: &str, default: &str) -> bool {
     host.eq_ignore_ascii_case(other_host) && port == other_port
 }
 
+/// Whether a host is below `parent`, at any depth.
+pub(super) fn is_below(host: &str, parent: &str) -> bool {
+    // Nothing else is a part of a host: no user, no path.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let labels_end = host.len().checked_sub(parent.len() + 1).filter(|end| *end > 0);
+    labels_end.and_then(|end| host.split_at_checked(end)).is_some_and(|(labels, rest)| {
+        labels.bytes().all(is_name)
+            && rest.strip_prefix('.').is_some_and(|rest| rest.eq_ignore_ascii_case(parent))
+    })
+}
+
 /// Compares without the scheme, because behind a proxy that terminates TLS the scheme of the server is unknown. A
 /// missing port is the default port of the scheme of the page, on both sides.
 fn is_same_host(host: &str, origin: &str) -> bool {
@@ -83,8 +95,16 @@ fn is_same_host(host: &str, origin: &str) -> bool {
 fn is_same_origin(listed: &str, origin: &str) -> bool {
     match (split(listed.trim_end_matches('/')), split(origin)) {
         (Some((scheme, authority)), Some((other_scheme, other_authority))) => {
-            scheme.eq_ignore_ascii_case(other_scheme)
-                && is_same_authority(authority, other_authority, default_port(scheme))
+            let default = default_port(scheme);
+            let is_listed = match authority.strip_prefix("*.") {
+                None => is_same_authority(authority, other_authority, default),
+                Some(parent) => {
+                    let ((parent, port), (host, other_port)) =
+                        (host_and_port(parent, default), host_and_port(other_authority, default));
+                    port == other_port && is_below(host, parent)
+                }
+            };
+            is_listed && scheme.eq_ignore_ascii_case(other_scheme)
         }
         _ => listed.eq_ignore_ascii_case(origin),
     }

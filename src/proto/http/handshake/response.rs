@@ -64,14 +64,14 @@ pub fn write_response(
     }
 }
 
-/// Appends the head of an event stream. The body ends with the connection (RFC 9112, 6.3), as the format delimits its events
+/// Appends the head of a stream of this type. The body ends with the connection (RFC 9112, 6.3), as the format delimits its events
 /// itself: WHATWG HTML, 9.2.7, warns of chunks, because intermediaries may wait for whole ones. `extra_headers` are as in
 /// [`write_response`].
-pub fn write_event_stream_head(out: &mut Vec<u8>, extra_headers: &str) {
+pub fn write_event_stream_head(out: &mut Vec<u8>, content_type: &str, extra_headers: &str) {
     // nginx would hold events back until its buffer is full.
     let _ = write!(
         out,
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {content_type}\r\nCache-Control: no-cache\r\n\
          X-Accel-Buffering: no\r\n{extra_headers}\r\n"
     );
 }

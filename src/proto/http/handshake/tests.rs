@@ -344,7 +344,8 @@ fn a_response_to_head_declares_its_body_but_leaves_it_out() {
 fn origins_are_checked_by_policy() {
     let list = || OriginPolicy::List(vec!["https://app.example".into(), "http://b.example:8080/".into()]);
     let null = || OriginPolicy::List(vec!["null".into()]);
-    let cases: [(OriginPolicy, &str, Option<&str>, bool); 29] = [
+    let below = || OriginPolicy::List(vec!["https://*.example".into(), "http://*.b.example:8080".into()]);
+    let cases: [(OriginPolicy, &str, Option<&str>, bool); 43] = [
         (OriginPolicy::SameHost, "a", None, true),
         (OriginPolicy::SameHost, "a", Some("http://a"), true),
         (OriginPolicy::SameHost, "a", Some("https://a"), true),
@@ -372,6 +373,20 @@ fn origins_are_checked_by_policy() {
         (list(), "a", Some("http://app.example"), false),
         (list(), "a", Some("http://b.example:8080"), true),
         (list(), "a", Some("http://a"), true),
+        (below(), "a", Some("https://app.example"), true),
+        (below(), "a", Some("https://x.y.EXAMPLE:443"), true),
+        (below(), "a", Some("http://x.b.example:8080"), true),
+        (below(), "a", Some("https://example"), false),
+        (below(), "a", Some("https://.example"), false),
+        (below(), "a", Some("https://evilexample"), false),
+        (below(), "a", Some("https://app.example.evil"), false),
+        (below(), "a", Some("https://evil/.example"), false),
+        (below(), "a", Some("https://evil@app.example"), false),
+        (below(), "a", Some("https://app.example:8443"), false),
+        (below(), "a", Some("http://app.example"), false),
+        (below(), "a", Some("http://b.example:8080"), false),
+        (below(), "a", Some("https://\u{e9}.example"), false),
+        (below(), "a", Some("null"), false),
         (null(), "a", Some("null"), true),
         (null(), "a", Some("http://null"), false),
     ];

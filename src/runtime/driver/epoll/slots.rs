@@ -172,6 +172,11 @@ impl Slots {
         &mut self.slots[index as usize]
     }
 
+    /// The generation at an index that may be none.
+    pub(super) fn generation(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).map(|slot| slot.generation)
+    }
+
     /// The token of the slot at `index`.
     pub(super) fn token(&self, index: u32) -> Token {
         Token { index, generation: self.slots[index as usize].generation }

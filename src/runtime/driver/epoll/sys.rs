@@ -11,8 +11,9 @@ use rustix::event::epoll;
 use rustix::io::retry_on_intr;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
+use crate::driver::kernel_times::ARRIVAL_BYTES;
 use crate::driver::sockets::message;
-use crate::driver::stamps::{LOOKING, Look, ask_for_time};
+use crate::driver::stamps::{Asked, LOOKING, Look, ask_for_time};
 
 /// How long a wait may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,22 @@ pub(super) fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<usize
     Ok(bytes)
 }
 
+/// The control messages of a receive.
+type ArrivalControl = [u64; ARRIVAL_BYTES / size_of::<u64>()];
+
+/// The same with control messages.
+pub(super) fn receive_stamped(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<(usize, ArrivalControl)> {
+    let mut control = ArrivalControl::default();
+    let piece = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
+    let mut header = message(&raw const piece, 1);
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the memory and the room for control messages are writable and outlive the call.
+    let bytes = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
+    Ok((bytes, control))
+}
+
 /// Sends as much as the kernel accepts at once, without a signal if the peer has disconnected. If the end of the stream
 /// follows at once, as `last` says, both may share one segment.
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], last: bool) -> io::Result<usize> {
@@ -133,10 +150,15 @@ pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: 
     Ok(retry_on_intr(send)?)
 }
 
-/// The same, and asks when the last byte is acknowledged.
-pub(super) fn send_stamped(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
+/// The same, and asks for times of the last byte.
+pub(super) fn send_stamped(
+    fd: BorrowedFd<'_>,
+    pieces: &[io::IoSlice<'_>],
+    last: bool,
+    asked: Asked,
+) -> io::Result<usize> {
     let mut header = message(pieces.as_ptr().cast(), pieces.len());
-    ask_for_time(&mut header);
+    ask_for_time(&mut header, asked);
     // SAFETY: an IoSlice has the layout of an iovec, and the pieces and the control message outlive the call.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, sending(last).bits() as i32) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())

@@ -205,7 +205,7 @@ impl Sim {
             }
             let Some(wire) = state.nodes[self.number].backlog.pop_front() else { return };
             let token = self.insert(wire, 1, Phase::Open);
-            self.report(token.index, Event::Accepted { token });
+            self.report(token.index, Event::Accepted { token, listener: 0 });
         }
     }
 

@@ -32,13 +32,15 @@ use super::receive::Receiver;
 use super::sends::{Batch, PartialSends};
 use super::slots::{NONE, Phase, Receive, Slot, SlotFlags, Slots};
 use crate::driver::addresses::Addresses;
+use crate::driver::kernel_times::{ARRIVAL_BYTES, KernelTimes};
 use crate::driver::notsent::NotsentLowat;
-use crate::driver::stamps::Stamps;
+use crate::driver::sockets::message;
+use crate::driver::stamps::{Asked, Stamps};
 use crate::driver::unsent::Unsent;
-use crate::driver::{Event, Features, Released, Source, Span, Token};
+use crate::driver::{Event, Features, Released, SendTimes, Source, Span, Token};
 use crate::limits::STAMPS_MAX;
 use echoring_proto::buffer::Pool;
-use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
+use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 
 pub(super) use completions::Completion;
 
@@ -69,6 +71,9 @@ pub(super) struct Connections {
     pub(super) addresses: Addresses,
     pub(super) notsent: NotsentLowat,
     pub(super) stamps: Stamps,
+    /// The kernel's times of all connections. Receives have the header beside it then.
+    kernel_times: Option<KernelTimes>,
+    receive_header: Box<libc::msghdr>,
     /// Connections that are given up, and have a descriptor that none but them knows of.
     leaving: Vec<(Token, Released<OwnedFd>)>,
     /// Connections that the latest tick gave up.
@@ -110,7 +115,10 @@ impl Connections {
         receiver: Receiver,
         notsent: NotsentLowat,
         used: Features,
+        kernel_times: Option<KernelTimes>,
     ) -> Connections {
+        let mut receive_header = Box::new(message(std::ptr::null(), 0));
+        receive_header.msg_controllen = ARRIVAL_BYTES as _;
         let silent = if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() };
         Connections {
             plain_send: PlainSend::new(slots.is_direct(), silent),
@@ -129,6 +137,8 @@ impl Connections {
             addresses: Addresses::default(),
             notsent,
             stamps: Stamps::default(),
+            kernel_times,
+            receive_header,
             leaving: Vec::new(),
             released: Vec::new(),
             options: Vec::new(),
@@ -194,12 +204,19 @@ impl Connections {
         if !is_possible || !self.stamps.add(token) {
             return false;
         }
-        self.batch.stamp(position);
+        self.batch.stamp(position, Asked::Acknowledgement);
         // All at once: later stamps and their acknowledgements must not allocate.
         self.options.reserve(STAMPS_MAX.saturating_sub(self.options.len()));
         self.last.reserve(STAMPS_MAX.saturating_sub(self.last.len()));
         self.options.push((token, SocketOption::Timestamping));
         true
+    }
+
+    pub(super) fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
+        let times = self.kernel_times.as_mut().filter(|_| self.slots.peek(token).is_some())?;
+        // SAFETY: with these times sockets are ordinary descriptors, and that of a slot in use is open.
+        let socket = unsafe { self.slots.file(token.index).borrow() };
+        times.of(token.index, socket, handed_at)
     }
 
     pub(super) fn pause(&mut self, token: Token) {

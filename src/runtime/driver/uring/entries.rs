@@ -155,6 +155,12 @@ impl File {
         entry
     }
 
+    /// Receives with the control messages that `header` has room for, into provided buffers of `group`, until cancelled. The kernel
+    /// copies the header when it consumes the entry.
+    pub(super) fn receive_messages(self, group: u16, header: *const libc::msghdr) -> Entry {
+        on!(self, |target| opcode::RecvMsgMulti::new(target, header, group).build())
+    }
+
     /// Sends the pieces that `header` names, with the flags `more` in addition to those of all fast sends.
     pub(super) fn send_message(self, header: *const libc::msghdr, more: i32, silent: Flags) -> Entry {
         let flags = (AT_ONCE | more) as u32;

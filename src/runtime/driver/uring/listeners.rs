@@ -25,6 +25,7 @@ const RETRY: Nanos = 100 * MILLISECOND;
 #[derive(Debug, Default)]
 struct Listener {
     fd: Option<OwnedFd>,
+    number: u8,
     stopping: bool,
     many: bool,
     single: u32,
@@ -59,9 +60,9 @@ impl Listeners {
         Listeners { direct, ..Listeners::default() }
     }
 
-    pub(super) fn add(&mut self, fd: OwnedFd) {
+    pub(super) fn add(&mut self, fd: OwnedFd, number: u8) {
         self.listed = true;
-        let listener = Listener { fd: Some(fd), ..Listener::default() };
+        let listener = Listener { fd: Some(fd), number, ..Listener::default() };
         match self.list.iter_mut().find(|listener| listener.is_over()) {
             Some(over) => *over = listener,
             None => self.list.push(listener),
@@ -180,7 +181,7 @@ impl Listeners {
             // Also while it stops: the kernel has completed the client's connection.
             match connections.slots.take(file, Phase::Open) {
                 Some(token) => {
-                    events.push(Event::Accepted { token });
+                    events.push(Event::Accepted { token, listener: listener.number });
                     connections.list(token.index);
                     self.listed |= listener.many && connections.slots.room() < SCARCE;
                 }

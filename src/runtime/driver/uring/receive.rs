@@ -203,6 +203,11 @@ impl Receiver {
         self.memory.slice(span)
     }
 
+    /// The whole memory.
+    pub(super) fn memory(&self) -> &Regions {
+        &self.memory
+    }
+
     /// The same, to read and write.
     #[inline]
     pub(super) fn slice_mut(&mut self, span: Span) -> &mut [u8] {

@@ -8,7 +8,7 @@ use libc::{iovec, msghdr};
 
 use super::slots::NONE;
 use crate::driver::sockets::message;
-use crate::driver::stamps::ask_for_time;
+use crate::driver::stamps::{Asked, ask_for_time};
 use crate::driver::unsent::{BudgetSpent, Unsent};
 use crate::driver::{Source, Span};
 use crate::limits::SEND_PIECES_MAX;
@@ -23,8 +23,8 @@ pub(super) struct Staged {
     pub(super) file: u32,
     /// Pieces; 0 without any.
     count: u8,
-    /// It asks for the time of its acknowledgement.
-    stamped: bool,
+    /// The times that it asks for.
+    asked: Option<Asked>,
     /// Flags of its send in addition to the common ones. A segment that the end of the stream follows at once waits for
     /// it.
     flags: u16,
@@ -41,7 +41,7 @@ impl Staged {
     /// An entry of one piece: the chain's `piece`, or `span` where that is `NONE`.
     #[inline(always)]
     fn of_one(file: u32, user_data: u64, span: Span, piece: u32) -> Staged {
-        Staged { user_data, file, count: 1, stamped: false, flags: 0, span, first: piece, last: piece }
+        Staged { user_data, file, count: 1, asked: None, flags: 0, span, first: piece, last: piece }
     }
 
     /// The only piece, if it is a stretch of receive memory.
@@ -202,11 +202,11 @@ impl Batch {
         entry.flags |= libc::MSG_MORE as u16;
     }
 
-    /// Asks when the last byte of the entry at `position` is acknowledged.
-    pub(super) fn stamp(&mut self, position: usize) {
+    /// Asks for the times of the last byte of the entry at `position`.
+    pub(super) fn stamp(&mut self, position: usize, asked: Asked) {
         let entry = &mut self.staged[position];
         entry.chain(&mut self.pieces);
-        entry.stamped = true;
+        entry.asked = Some(asked);
         self.chains += 1;
     }
 
@@ -229,6 +229,11 @@ impl Batch {
         }
         let Batch { staged, pieces, headers, vectors, .. } = self;
         (staged.iter(), Messages { pieces, headers, vectors })
+    }
+
+    /// The user data of the entry at `position`, unless it was dropped.
+    pub(super) fn user_data(&self, position: usize) -> Option<u64> {
+        self.staged.get(position).filter(|entry| !entry.is_dropped()).map(|entry| entry.user_data)
     }
 
     /// Bytes of the entry at `position`.
@@ -299,7 +304,7 @@ impl Messages<'_> {
         entry: &Staged,
         address: impl Fn(Span) -> *const u8,
     ) -> Option<(*const u8, u32)> {
-        if entry.count != 1 || entry.stamped {
+        if entry.count != 1 || entry.asked.is_some() {
             return None;
         }
         let bytes = match &self.pieces[entry.first as usize - 1].source {
@@ -329,8 +334,8 @@ impl Messages<'_> {
         }
         assert!(self.headers.len() < self.headers.capacity(), "earlier headers do not move");
         let mut header = header(&self.vectors[start..]);
-        if entry.stamped {
-            ask_for_time(&mut header);
+        if let Some(asked) = entry.asked {
+            ask_for_time(&mut header, asked);
         }
         self.headers.push(header);
         &raw const self.headers[self.headers.len() - 1]

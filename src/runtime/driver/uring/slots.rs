@@ -261,6 +261,11 @@ impl Slots {
         File { number: self.slots[index as usize].file, direct: self.direct }
     }
 
+    /// The generation at an index that may be none.
+    pub(super) fn generation(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).map(|slot| slot.generation)
+    }
+
     /// The present token of the slot at `index`.
     #[inline]
     pub(super) fn token(&self, index: u32) -> Token {

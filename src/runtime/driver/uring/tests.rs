@@ -12,6 +12,9 @@ use bytes::Bytes;
 use super::*;
 use echoring_proto::limits::{MILLISECOND, RECEIVE_CREDIT_BYTES};
 
+/// Number of the listener, which each accepted connection is reported with.
+const LISTENER: u8 = 7;
+
 /// Each feature alone, and all together, switched off.
 fn masks() -> Vec<Features> {
     let mut masks = vec![Features::NONE, features::KNOWN];
@@ -68,7 +71,7 @@ impl Rig {
     fn listen(&mut self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        self.driver.listen(listener.into()).unwrap();
+        self.driver.listen(listener.into(), LISTENER).unwrap();
         address
     }
 
@@ -91,7 +94,7 @@ impl Rig {
 
     fn accept(&mut self) -> Token {
         loop {
-            if let Event::Accepted { token } = self.next() {
+            if let Event::Accepted { token, listener: LISTENER } = self.next() {
                 return token;
             }
         }
@@ -200,6 +203,7 @@ impl Echo {
                 | Event::Connected { .. }
                 | Event::Addressed { .. }
                 | Event::Acknowledged { .. }
+                | Event::Arrived { .. }
                 | Event::Woken => {}
             }
         }
@@ -575,7 +579,7 @@ fn dialled_and_accepted_connections_share_one_table() {
         let (mut accepted, mut connected) = (HashSet::new(), 0);
         while accepted.len() < 60 || connected < 60 {
             match rig.next() {
-                Event::Accepted { token } => assert!(accepted.insert(token)),
+                Event::Accepted { token, listener: LISTENER } => assert!(accepted.insert(token)),
                 Event::Connected { .. } => connected += 1,
                 _ => {}
             }
@@ -606,7 +610,7 @@ fn thousands_of_closes_at_once_take_few_turns() {
                 dialled += 1;
             }
             match rig.next() {
-                Event::Accepted { token } => tokens.push(token),
+                Event::Accepted { token, listener: LISTENER } => tokens.push(token),
                 Event::Connected { .. } => opened += 1,
                 event => panic!("{event:?} of a quiet connection"),
             }
@@ -701,14 +705,14 @@ fn a_connection_that_comes_while_a_ring_stops_is_the_next_ones() {
         let address = listener.local_addr().unwrap();
         let (mut first, mut second) =
             (Rig::new(&options(Features::NONE)), Rig::new(&options(Features::NONE)));
-        first.driver.listen(listener.try_clone().unwrap().into()).unwrap();
+        first.driver.listen(listener.try_clone().unwrap().into(), LISTENER).unwrap();
         first.tick(Some(0));
         let _client = TcpStream::connect(address).unwrap();
         first.driver.stop_listening();
         while first.driver.is_listening() {
             first.tick(Some(first.give_up_at));
         }
-        second.driver.listen(listener.into()).unwrap();
+        second.driver.listen(listener.into(), LISTENER).unwrap();
         if !first.events.iter().any(|event| matches!(event, Event::Accepted { .. })) {
             second.accept();
         }

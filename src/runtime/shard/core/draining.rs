@@ -43,7 +43,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             paced_until: now.saturating_add(plan.paced),
             until: now.saturating_add(plan.timeout.max(plan.paced)),
         };
-        farewells.schedule(self.env.entropy.next() as u32);
+        farewells.schedule(&mut self.env.entropy);
         self.farewells = Some(farewells);
     }
 
@@ -63,7 +63,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     pub(in crate::shard) fn next_farewell(&mut self) -> Option<Token> {
         let farewells = self.farewells.as_mut().filter(|farewells| farewells.next_at <= self.env.now)?;
         let token = farewells.queue.pop_front()?;
-        farewells.schedule(self.env.entropy.next() as u32);
+        farewells.schedule(&mut self.env.entropy);
         Some(token)
     }
 

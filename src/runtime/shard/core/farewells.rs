@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::driver::Token;
+use echoring_proto::connection::Entropy;
 use echoring_proto::limits::Nanos;
 
 /// Connections that are closed one by one. Until its turn a connection is served as before.
@@ -21,9 +22,8 @@ pub(super) struct Farewells {
 
 impl Farewells {
     /// Chooses the time of the next close within the next interval.
-    pub(super) fn schedule(&mut self, random: u32) {
-        let jitter = (u128::from(self.interval) * u128::from(random)) >> 32;
-        self.next_at = self.interval_at + jitter as Nanos;
+    pub(super) fn schedule(&mut self, entropy: &mut Entropy) {
+        self.next_at = self.interval_at + entropy.below(self.interval);
         self.interval_at += self.interval;
     }
 }

@@ -62,8 +62,14 @@ impl Lifetimes {
         }
     }
 
+    /// Whether any route sets times.
+    #[inline]
+    pub(super) fn has_routes(&self) -> bool {
+        !self.config.routes.is_empty()
+    }
+
     /// The name of the route at a place.
-    pub(super) fn route(&self, place: usize) -> Option<&str> {
+    pub(in crate::shard) fn route(&self, place: usize) -> Option<&str> {
         self.config.routes.get(place).map(|(name, _)| &**name)
     }
 
@@ -131,7 +137,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         {
             return;
         }
-        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Some(slot) = self.slots.get(token) else { return };
         let route = slot.connection.own_times().and_then(|place| config.routes.get(place));
         let Lifetime { max, idle } =
             route.map_or(config.lifetime, |(_, times)| times.lifetime_over(config.lifetime));
@@ -139,14 +145,13 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if max == 0 && idle == 0 {
             return;
         }
-        if idle > 0 && !slot.account.is_own() {
-            slot.account = self.counters.traffic.open(slot.account.class());
-            slot.leave_fast_path();
+        if idle > 0 {
+            self.count_apart(token);
         }
         let now = self.env.now;
         let (began_at, messages_at) = (now.saturating_sub(ages.began), now.saturating_sub(ages.message));
-        let jitter = (u128::from(max / 10) * u128::from(self.env.entropy.next() as u32)) >> 32;
-        let ends_at = if max == 0 { Nanos::MAX } else { began_at.saturating_add(max - jitter as Nanos) };
+        let jitter = self.env.entropy.below(max / 10);
+        let ends_at = if max == 0 { Nanos::MAX } else { began_at.saturating_add(max - jitter) };
         let messages = self.messages(token);
         let life = Life { began_at, ends_at, idle, messages, messages_at, look_at: now, end: None };
         let look_at = life.next_look(now);

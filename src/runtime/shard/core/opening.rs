@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::Core;
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
+use crate::shard::answer::StreamHead;
 use crate::shard::connection_log::Refused;
 use crate::shard::kinds::Kinds;
 use crate::shard::route::Route;
@@ -58,12 +59,13 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Answers a request with the head of an event stream.
-    pub(in crate::shard) fn begin_event_stream(&mut self, token: Token, headers: &str) {
+    /// Answers a request with the head of a stream.
+    pub(in crate::shard) fn begin_event_stream(&mut self, token: Token, head: &StreamHead) {
         let Some(slot) = self.slots.get_mut(token).filter(|slot| !slot.connection.is_closing()) else {
             return;
         };
-        match slot.connection.begin_event_stream(headers, &mut self.env.lend()) {
+        let StreamHead { format, headers, body_bytes } = head;
+        match slot.connection.begin_event_stream(*format, headers, *body_bytes, &mut self.env.lend()) {
             Ok(()) => self.note_opened(token, 200),
             Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
         }

@@ -15,6 +15,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// The driver reported an address.
     pub(super) fn addressed(&mut self, token: Token) {
         let address = self.core.driver.address(token);
+        self.core.note_tcp(token);
         let Some(arrival) = self.core.arrivals.arriving.get_mut(&token) else {
             let address = self.core.arrivals.client(token).or(address);
             return self.tell_address(token, address);

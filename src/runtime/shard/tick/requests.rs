@@ -67,9 +67,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 self.core.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                 self.application.opened(&mut Context { core: &mut self.core }, token, None);
             }
-            (Answer::EventStream { peer, headers }, _) => {
+            (Answer::EventStream { peer, head }, _) => {
                 self.core.set_peer(token, peer);
-                self.core.begin_event_stream(token, &headers);
+                self.core.begin_event_stream(token, &head);
                 self.application.opened(&mut Context { core: &mut self.core }, token, None);
             }
             (Answer::Later { peer }, key) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use socket2::{Domain, SockAddr, SockRef};
 
 use super::{Listeners, bind_tcp};
-use crate::node::config::ListenAddress;
+use crate::node::listen_address::ListenAddress;
 
 /// Sockets that listen on one address: one for all shards, or several that share a port.
 #[derive(Clone, Debug)]

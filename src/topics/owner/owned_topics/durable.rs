@@ -25,12 +25,10 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Option<Position>, Refused> {
-        let &Submission { publication, idempotency_key, by_client } = submission;
-        if !idempotency_key.is_empty() {
-            let before = self.published_before(id, submission, digest(self.seed, &publication), now)?;
-            if before.is_some() {
-                return Ok(before);
-            }
+        let &Submission { publication, by_client, .. } = submission;
+        let before = self.published_before(id, submission, digest(self.seed, &publication), now)?;
+        if before.is_some() {
+            return Ok(before);
         }
         match self.refusal(id, &publication, by_client, pool) {
             Some(refused) => Err(self.refuse(id, refused)),
@@ -40,9 +38,9 @@ impl OwnedTopics {
 
     /// Digests of an idempotency key and of its publication.
     pub fn digests(&self, submission: &Submission<'_>) -> (u64, u64) {
-        let &Submission { publication, idempotency_key, by_client } = submission;
+        let &Submission { publication, idempotency_key, by_client, .. } = submission;
         let content = if by_client { Content::Text } else { Content::Binary };
-        let key = Publication { content, key: "", payload: idempotency_key.as_bytes() };
+        let key = Publication::new(content, "", idempotency_key.as_bytes());
         (digest(self.seed, &key), digest(self.seed, &publication))
     }
 
@@ -54,10 +52,14 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) -> Shards<'_> {
-        let Some(owned) = self.table.get_mut(id.key()) else { return &[] };
-        owned.publications.count(true);
-        self.publications.count(true);
+        if self.table.get(id.key()).is_none() {
+            return &[];
+        }
+        self.count(id, true);
         self.advance(id, &submission.publication, now, pool);
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.note_version(submission.version);
+        }
         let offset = self.owned(id).map_or(0, |owned| owned.offset);
         self.note_key(id, offset, submission, now, pool);
         self.owned(id).map_or(&[], |owned| &owned.shards)
@@ -72,7 +74,7 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) {
-        let &Submission { publication, idempotency_key, by_client } = submission;
+        let &Submission { publication, idempotency_key, by_client, .. } = submission;
         if idempotency_key.is_empty() {
             return;
         }

@@ -1,10 +1,11 @@
 //! Topics that another process owned before: their import, and the state that ends with that process.
 
-use super::{Forgotten, OwnedTopicId, OwnedTopics};
+use super::changes::{note_lost, note_occupied};
+use super::{Forgotten, OwnedTopicId, OwnedTopics, epoch};
 use crate::channel::log::Log;
 use crate::client::ClientId;
 use crate::limits::KEYS_MAX;
-use crate::message::{Position, Publication};
+use crate::message::{Position, Publication, Version};
 use crate::owner::creators::Creator;
 use crate::owner::idempotency::Known;
 use crate::owner::owned_topic::OwnedTopic;
@@ -100,10 +101,18 @@ impl OwnedTopics {
             owned.history.forget_all(offset - 1, pool);
         }
         if !owned.store(offset, publication, now, pool) {
+            note_lost(&mut self.changes, &owned.name, "memory");
             owned.history.forget_all(offset, pool);
         }
         self.by_size.set(id.index, owned.history.charged_bytes());
         Ok(())
+    }
+
+    /// Sets the version of the latest publication.
+    pub(crate) fn import_version(&mut self, id: OwnedTopicId, version: Version<'_>) {
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.note_version(version);
+        }
     }
 
     /// Adds the latest message of a key.
@@ -217,10 +226,27 @@ impl OwnedTopics {
         for index in 0..self.slots() {
             let Some(id) = self.id_at(index) else { continue };
             let Some(owned) = self.table.get_mut(id.key()) else { continue };
+            let was_occupied = !owned.shards.is_empty();
             owned.shards.retain(|(shard, _)| *shard < first_shard);
+            if was_occupied && owned.shards.is_empty() {
+                note_occupied(&mut self.changes, &owned.name, false);
+            }
             if owned.shards.is_empty() && owned.idle_since.is_none() {
                 owned.idle_since = Some(now);
                 self.idle.insert((now, id));
+            }
+        }
+    }
+
+    /// All topics continue in new epochs, without subscribers: another process may have ordered more messages in the old ones.
+    pub fn begin_epochs(&mut self, now: Nanos, pool: &mut Pool) {
+        self.forgotten.clear(pool);
+        self.forget_shards(0, now);
+        for index in 0..self.slots() as u32 {
+            if let Some((_, owned)) = self.table.at_mut(index) {
+                owned.epoch = epoch(self.epochs.next_u64());
+                owned.members.release(pool);
+                note_lost(&mut self.changes, &owned.name, "epoch");
             }
         }
     }

@@ -4,6 +4,7 @@
 //! A topic that is followed has the same position, history and subscribers as one that is owned. It differs in the node
 //! that gives its messages their offsets.
 
+use super::changes::note_lost;
 use super::{OwnedTopicId, OwnedTopics, Shards, epoch};
 use crate::channel::keyed::Keyed;
 use crate::channel::log::Log;
@@ -80,10 +81,14 @@ impl OwnedTopics {
         let history_bytes = self.rules.of(name).history.bytes;
         self.by_size.set(id.index, 0);
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        if owned.offset > 0 && owned.epoch != position.epoch {
+            note_lost(&mut self.changes, name, "epoch");
+        }
         owned.release(pool);
         owned.history = Log::history(history_bytes, position.offset);
         owned.keyed = Keyed::default();
         owned.retained_after = None;
+        owned.version = Box::default();
         (owned.epoch, owned.offset, owned.keyed_since) = (position.epoch, position.offset, position.offset);
         Ok((position, &owned.shards))
     }
@@ -124,6 +129,7 @@ impl OwnedTopics {
         self.by_size.set(id.index, 0);
         let owned = self.table.get_mut(id.key())?;
         owned.offset = offset;
+        note_lost(&mut self.changes, name, "skipped");
         owned.history.forget_all(offset, pool);
         Some((owned.position(), &owned.shards))
     }

@@ -1,21 +1,27 @@
 //! Reads a command from a line of JSON. A field that is `null` counts as absent, except data.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Command, Parts, Subscribe};
+use super::{Command, Connect, Parts, Subscribe};
 use crate::centrifuge::Malformed;
 use crate::limits::SUBSCRIPTIONS_PER_CONNECT_MAX;
 
 pub(super) fn command(line: &[u8]) -> Result<Command<'_>, Malformed> {
     let Object(parts): Object<Parts<'_>> = serde_json::from_slice(line).map_err(|_| Malformed::Json)?;
     Ok(parts.command())
+}
+
+pub(super) fn connect(bytes: &[u8]) -> Result<Connect<'_>, Malformed> {
+    let Object(connect): Object<Connect<'_>> = serde_json::from_slice(bytes).map_err(|_| Malformed::Json)?;
+    Ok(connect)
 }
 
 /// A structure from an object. By itself, serde also takes an array of the fields' values.
@@ -53,8 +59,11 @@ pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-pub(super) fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Option::<IgnoredAny>::deserialize(deserializer).map(|filter| filter.is_some())
+/// A value as it is written, unless it is `null`.
+pub(super) fn present<'a, 'de: 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a [u8]>, D::Error> {
+    data(deserializer).map(|value| Some(value).filter(|value| *value != b"null"))
 }
 
 /// A value as it is written, `null` too.
@@ -66,8 +75,16 @@ pub(crate) fn text<'a, 'de: 'a, D: Deserializer<'de>>(deserializer: D) -> Result
     Text::deserialize(deserializer).map(|Text(text)| text)
 }
 
+/// Strings by strings.
+pub(super) fn texts<'a, 'de: 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<Cow<'a, str>, Cow<'a, str>>, D::Error> {
+    let texts = Option::<BTreeMap<Text<'de>, Text<'de>>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.into_iter().map(|(Text(key), Text(value))| (key, value)).collect())
+}
+
 /// A string, borrowed if it has no escapes.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Text<'a>(Cow<'a, str>);
 
 impl<'a, 'de: 'a> Deserialize<'de> for Text<'a> {

@@ -19,10 +19,10 @@ messages! {
         1 id, 4 connect, 5 subscribe, 6 unsubscribe, 7 publish, 8 presence, 9 presence_stats, 10 history, 11 ping, 12 send,
         13 rpc, 14 refresh, 15 sub_refresh,
     }
-    Connect<'a> { 1 token, 2 data, 3 subscriptions by subscription, 4 name, 5 version }
+    Connect<'a> { 1 token, 2 data, 3 subscriptions by subscription, 4 name, 5 version, 6 headers }
     Subscribe<'a> {
         1 channel, 2 token, 3 recover, 6 epoch, 7 offset, 8 data, 9 positioned, 10 recoverable, 11 join_leave, 12 delta,
-        13 has_tags_filter by is_present, 14 flags, 15 kind,
+        13 tags_filter by present, 14 flags, 15 kind,
     }
     Publish<'a> { 1 channel, 2 data, 3 kind, 4 key, 5 removed }
     History<'a> { 1 channel, 7 limit, 8 since, 9 reverse }
@@ -44,8 +44,7 @@ fn subscription<'a>(subscriptions: &mut Vec<Subscribe<'a>>, value: Value<'a>) ->
     Ok(())
 }
 
-fn is_present(flag: &mut bool, value: Value<'_>) -> Outcome {
-    value.bytes()?;
-    *flag = true;
+fn present<'a>(bytes: &mut Option<&'a [u8]>, value: Value<'a>) -> Outcome {
+    *bytes = Some(value.bytes()?);
     Ok(())
 }

@@ -64,6 +64,7 @@ impl Message for Connect<'_> {
         to.map(Field::new(3, "subs"), subscriptions);
         to.text(Field::new(4, "name"), &self.name);
         to.text(Field::new(5, "version"), &self.version);
+        to.texts(Field::new(6, "headers"), self.headers.iter().map(|(key, value)| (&**key, &**value)));
     }
 }
 
@@ -89,9 +90,7 @@ impl Message for Entry<'_> {
         to.flag(Field::new(10, "recoverable"), subscribe.recoverable);
         to.flag(Field::new(11, "join_leave"), subscribe.join_leave);
         to.text(Field::new(12, "delta"), &subscribe.delta);
-        if subscribe.has_tags_filter {
-            to.message(Field::new(13, "tf"), &Nothing {});
-        }
+        to.data(Field::new(13, "tf"), subscribe.tags_filter.and_then(payload));
         to.integer(Field::new(14, "flag"), subscribe.flags);
         to.integer(Field::new(15, "type"), i64::from(subscribe.kind));
     }

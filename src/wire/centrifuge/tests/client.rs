@@ -11,7 +11,7 @@ use crate::centrifuge::received::{self, PushEvent, Reply, ServerMessage};
 use crate::centrifuge::{
     Body, ClientInfo, Command, Connect, ConnectResult, Encoding, ErrorCode, History, HistoryResult, Payload,
     Position, PresenceStats, Publication, Publish, RefreshResult, Request, Rpc, SubRefresh, Subscribe,
-    SubscribeResult, Subscribed, UnsubscribeCode, decode, encode, push, reply,
+    SubscribeResult, Subscribed, Texts, UnsubscribeCode, decode, encode, push, reply,
 };
 
 /// A JSON value, which both encodings may carry.
@@ -54,7 +54,7 @@ fn any_values() -> impl Strategy<Value = Values> {
 fn commands(values: &Values) -> Vec<Command<'_>> {
     let Values { id, texts, data, flags, offset, number, wide } = values;
     let [a, b, c] = texts.each_ref().map(|text| Cow::Borrowed(text.as_str()));
-    let [recover, positioned, recoverable, join_leave, has_tags_filter] = *flags;
+    let [recover, positioned, recoverable, join_leave, _] = *flags;
     let subscribe = Subscribe {
         channel: a.clone(),
         token: b.clone(),
@@ -66,7 +66,7 @@ fn commands(values: &Values) -> Vec<Command<'_>> {
         recoverable,
         join_leave,
         delta: b.clone(),
-        has_tags_filter,
+        tags_filter: None,
         flags: *wide,
         kind: *number,
     };
@@ -77,6 +77,7 @@ fn commands(values: &Values) -> Vec<Command<'_>> {
         subscriptions: vec![subscribe.clone(), other],
         name: b.clone(),
         version: c.clone(),
+        headers: [(a.clone(), c.clone())].into(),
     };
     let since = recover.then(|| Position { offset: *offset, epoch: b.clone() });
     let requests = vec![
@@ -172,8 +173,13 @@ proptest! {
 
 /// A frame for each reply and push.
 fn frames(encoding: Encoding, [a, b]: &[String; 2], offset: u64) -> Vec<Vec<u8>> {
-    let publication =
-        Publication { body: Body::Plain(Payload::Json(b"{\"n\":1}")), offset, info: None, key: b };
+    let publication = Publication {
+        body: Body::Plain(Payload::Json(b"{\"n\":1}")),
+        offset,
+        info: None,
+        key: b,
+        tags: Texts::NONE,
+    };
     let info = ClientInfo { user: a, client: b, ..ClientInfo::default() };
     let publications = [publication; 2];
     let result = SubscribeResult {

@@ -62,11 +62,12 @@ fn commands() -> Vec<(&'static str, schema::Command, Command<'static>)> {
                     }],
                     name: "js".into(),
                     version: "1".into(),
+                    headers: [("a".into(), "b".into())].into(),
                 }),
             },
         ),
         (
-            r#"{"id":2,"subscribe":{"channel":"n\u00e9ws","token":"t","recover":true,"epoch":"e","offset":18446744073709551615,"data":{"a": 1},"positioned":true,"recoverable":true,"join_leave":true,"delta":"fossil","tf":{"key":"k"},"flag":3,"type":1}}"#,
+            r#"{"id":2,"subscribe":{"channel":"n\u00e9ws","token":"t","recover":true,"epoch":"e","offset":18446744073709551615,"data":{"a": 1},"positioned":true,"recoverable":true,"join_leave":true,"delta":"fossil","flag":3,"type":1}}"#,
             schema::Command {
                 subscribe: Some(schema::SubscribeRequest {
                     channel: "néws".to_owned(),
@@ -79,7 +80,7 @@ fn commands() -> Vec<(&'static str, schema::Command, Command<'static>)> {
                     recoverable: true,
                     join_leave: true,
                     delta: "fossil".to_owned(),
-                    tf: Some(schema::Empty {}),
+                    tf: None,
                     flag: 3,
                     kind: 1,
                 }),
@@ -98,7 +99,7 @@ fn commands() -> Vec<(&'static str, schema::Command, Command<'static>)> {
                     recoverable: true,
                     join_leave: true,
                     delta: "fossil".into(),
-                    has_tags_filter: true,
+                    tags_filter: None,
                     flags: 3,
                     kind: 1,
                 }),

@@ -6,7 +6,7 @@ use super::schema;
 use super::{BOTH, written};
 use crate::centrifuge::{
     Body, ClientInfo, ConnectResult, Encoding, Error, ErrorCode, HistoryResult, Payload, PresenceStats,
-    Publication, RefreshResult, SubscribeResult, Subscribed, UnsubscribeCode, push, reply,
+    Publication, RefreshResult, SubscribeResult, Subscribed, Texts, UnsubscribeCode, push, reply,
 };
 
 fn alice<'a>() -> ClientInfo<'a> {
@@ -23,7 +23,13 @@ fn alice_read() -> schema::ClientInfo {
 }
 
 fn value(offset: u64, value: &str) -> Publication<'_> {
-    Publication { body: Body::Plain(Payload::Json(value.as_bytes())), offset, info: None, key: "" }
+    Publication {
+        body: Body::Plain(Payload::Json(value.as_bytes())),
+        offset,
+        info: None,
+        key: "",
+        tags: Texts::NONE,
+    }
 }
 
 fn value_read(offset: u64, value: &str) -> schema::Publication {
@@ -326,7 +332,7 @@ fn deltas_lead_from_one_publication_to_the_next_in_both_encodings() {
         let mut out = Vec::new();
         push::publication(encoding, &mut out, "c", &publication);
         let received = match encoding {
-            Encoding::Json => {
+            Encoding::Json | Encoding::Events | Encoding::Lines => {
                 let reply: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
                 reply["push"]["pub"]["data"].as_str().expect("a string").as_bytes().to_vec()
             }

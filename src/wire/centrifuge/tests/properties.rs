@@ -6,7 +6,7 @@ use prost::Message;
 use super::schema;
 use super::{BOTH, written};
 use crate::centrifuge::{
-    Body, Command, Connect, Encoding, Payload, Publication, Publish, Request, Subscribe, decode, push,
+    Body, Command, Connect, Encoding, Payload, Publication, Publish, Request, Subscribe, Texts, decode, push,
 };
 use crate::limits::COMMANDS_PER_FRAME_MAX;
 
@@ -70,7 +70,7 @@ fn subscribe_of(request: &schema::SubscribeRequest, channel: &str) -> Subscribe<
         recoverable: request.recoverable,
         join_leave: request.join_leave,
         delta: request.delta.clone().into(),
-        has_tags_filter: request.tf.is_some(),
+        tags_filter: request.tf.as_ref().map(|_| &b""[..]),
         flags: request.flag,
         kind: request.kind,
     }
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn publications_arrive_whatever_their_data(channel in ".+", text in ".*", bytes in any::<Vec<u8>>(), offset in any::<u64>()) {
         for payload in [Payload::Text(text.as_bytes()), Payload::Bytes(&bytes)] {
-            let publication = Publication { body: Body::Plain(payload), offset, info: None, key: "" };
+            let publication = Publication { body: Body::Plain(payload), offset, info: None, key: "", tags: Texts::NONE };
             let (json, read) = written(|encoding, out| push::publication(encoding, out, &channel, &publication));
             let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
             let push = read.push.expect("a push");

@@ -240,10 +240,28 @@ pub(crate) struct Publication {
     pub(crate) info: Option<ClientInfo>,
     #[prost(uint64, tag = "6")]
     pub(crate) offset: u64,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub(crate) tags: std::collections::BTreeMap<String, String>,
     #[prost(bool, tag = "8")]
     pub(crate) delta: bool,
     #[prost(string, tag = "11")]
     pub(crate) key: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FilterNode {
+    #[prost(string, tag = "1")]
+    pub(crate) op: String,
+    #[prost(string, tag = "2")]
+    pub(crate) key: String,
+    #[prost(string, tag = "3")]
+    pub(crate) cmp: String,
+    #[prost(string, tag = "4")]
+    pub(crate) val: String,
+    #[prost(string, repeated, tag = "5")]
+    pub(crate) vals: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) nodes: Vec<FilterNode>,
 }
 
 /// A join or a leave.

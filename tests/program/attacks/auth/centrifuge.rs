@@ -123,3 +123,69 @@ fn server_side_subscriptions_are_those_of_the_latest_token() {
         assert_eq!(heard, ["kept", "new", "own"]);
     });
 }
+
+/// What configurations of Centrifugo say, off at first and on after a reload.
+#[test]
+fn tokens_without_an_expiry_keys_of_subscriptions_and_personal_topics_can_be_switched_on() {
+    const OWN_SECRET: &[u8] = b"another secret of at least thirty-two bytes";
+    let (key, own_key) = (TestFile::new(SECRET), TestFile::new(OWN_SECRET));
+    let tables = "[topic_defaults]\nsubscribe = \"claim\"\npublish = \"operator\"\n\
+                  [[topics]]\npattern = \"unknown:*\"\nsubscribe = \"nobody\"\npublish = \"nobody\"\n";
+    let before = format!("[auth]\njwt_key = \"{}\"\n{tables}", key.path().display());
+    let after = format!(
+        "personal_topic = \"me:#\"\nallow_origin = \"https://*.app.example\"\n[auth]\njwt_key = \"{}\"\n\
+         token_without_exp = true\nsubscription_jwt_key = \"{}\"\n{tables}",
+        key.path().display(),
+        own_key.path().display()
+    );
+    let lasting = hs256(&json!({"alg": "HS256"}), &json!({"sub": "alice"}), SECRET);
+    let of_subscription = |secret| {
+        let claims = json!({"sub": "alice", "exp": unix_now() + 600, "channel": "news"});
+        json!({"subscribe": {"channel": "news", "token": hs256(&json!({"alg": "HS256"}), &claims, secret)}})
+    };
+    let origin_status = |server: &Server, origin: &str| {
+        let mut peer = Peer::connect(server);
+        peer.send(&upgrade(PATH, &[&format!("Origin: {origin}")]));
+        peer.answer().status
+    };
+    for driver in ["auto", "epoll"] {
+        let config = TestFile::new(&before);
+        let server = Server::start(&["--driver", driver, &config.flag("config"), "--watch", "off"]);
+        let mut client = Client::open(&server);
+        client.send(&json!({"id": 1, "connect": {"token": lasting}}));
+        assert_eq!(client.peer.close_frame(), Some(3500), "it has no expiry");
+        let mut client = Client::open(&server);
+        let reply = client.ask(json!({"connect": {"token": jwt("alice", 600, json!({}))}}));
+        assert_eq!(reply["connect"]["subs"], Value::Null, "{reply}");
+        assert_eq!(client.error(of_subscription(OWN_SECRET)), 103);
+        assert!(client.ask(of_subscription(SECRET))["subscribe"].is_object());
+        assert_eq!(client.error(json!({"subscribe": {"channel": "unknown:a"}})), 102);
+        assert_eq!(client.error(json!({"publish": {"channel": "unknown:a", "data": 1}})), 102);
+        assert_eq!(client.error(json!({"publish": {"channel": "news", "data": 1}})), 103);
+        assert_eq!(origin_status(&server, "https://eu.app.example"), 403);
+
+        std::fs::write(config.path(), &after).expect("written");
+        let (status, body) = server.ask_admin("POST", "/reload", &[]);
+        assert_eq!(status, 200, "{body}");
+        // The personal topic comes with the next token of a session, and at once with that of a new one.
+        client.ask(json!({"refresh": {"token": jwt("alice", 600, json!({}))}}));
+        assert!(client.push("me:#alice")["subscribe"].is_object());
+        let mut client = Client::open(&server);
+        let reply = client.ask(json!({"connect": {"token": lasting}}));
+        let connect = &reply["connect"];
+        assert_eq!((&connect["expires"], &connect["ttl"]), (&Value::Null, &Value::Null), "{reply}");
+        assert!(connect["subs"]["me:#alice"].is_object(), "{reply}");
+        assert_eq!(client.error(of_subscription(SECRET)), 103);
+        assert!(client.ask(of_subscription(OWN_SECRET))["subscribe"].is_object());
+        assert_eq!(client.error(json!({"subscribe": {"channel": "me:#bob"}})), 103);
+        assert_eq!(server.post("/topics/me:%23alice", b"hello").expect("an answer").0, 200);
+        assert_eq!(client.push("me:#alice")["pub"]["data"], "hello");
+        assert_eq!(origin_status(&server, "https://eu.app.example"), 101);
+        assert_eq!(origin_status(&server, "https://app.example"), 403);
+        // Keys of subscriptions open no connection.
+        let mut client = Client::open(&server);
+        let token = hs256(&json!({"alg": "HS256"}), &json!({"sub": "alice"}), OWN_SECRET);
+        client.send(&json!({"id": 1, "connect": {"token": token}}));
+        assert_eq!(client.peer.close_frame(), Some(3500));
+    }
+}

@@ -4,28 +4,42 @@ use serde_json::{Value, json};
 
 use super::super::peer::{Peer, TEXT, frame, request};
 use super::super::server::{Server, on_both_drivers};
-use super::{ALICE, BOB, TestFile, answer, bearer, open, session, tokens};
+use super::{ALICE, BOB, Session, TestFile, answer, bearer, open, session, tokens};
 
-const WORDS: [&str; 5] = ["nobody", "everybody", "authenticated", "claim", "operator"];
+const WORDS: [&str; 6] = ["nobody", "everybody", "authenticated", "claim", "operator", "named"];
+
+/// The end of a topic's name that lists its subjects.
+const LISTED: &str = "room#alice,bob";
 
 /// A client: its token, and for each word of [`WORDS`] whether it has the right on a topic that it may have claims for.
 struct Role {
     name: &'static str,
     token: &'static str,
     topic: &'static str,
-    rights: [bool; 5],
+    rights: [bool; 6],
 }
 
-const ROLES: [Role; 4] = [
-    Role { name: "anonymous", token: "", topic: "mine", rights: [false, true, false, false, false] },
-    Role { name: "without claims", token: BOB, topic: "mine", rights: [false, true, true, false, false] },
+const ROLES: [Role; 5] = [
+    Role { name: "anonymous", token: "", topic: "mine", rights: [false, true, false, false, false, false] },
+    Role {
+        name: "without claims",
+        token: BOB,
+        topic: "mine",
+        rights: [false, true, true, false, false, false],
+    },
     Role {
         name: "with other claims",
         token: ALICE,
         topic: "other",
-        rights: [false, true, true, false, false],
+        rights: [false, true, true, false, false, false],
     },
-    Role { name: "with claims", token: ALICE, topic: "mine", rights: [false, true, true, true, false] },
+    Role {
+        name: "with claims",
+        token: ALICE,
+        topic: "mine",
+        rights: [false, true, true, true, false, false],
+    },
+    Role { name: "in the name", token: BOB, topic: LISTED, rights: [false, true, true, false, false, true] },
 ];
 
 /// One table for each right and each word: the topics `RIGHT-WORD.*`.
@@ -56,6 +70,11 @@ fn matrix(right: &str, check: impl Fn(&Role, &str, bool)) {
     }
 }
 
+/// A topic's name as a part of a path.
+fn in_path(topic: &str) -> String {
+    topic.replace('#', "%23")
+}
+
 fn is_forbidden(event: &Value) -> bool {
     event["type"] == "error" && event["code"] == "forbidden"
 }
@@ -66,7 +85,7 @@ fn subscribing_on_raw_routes() {
         matrix("subscribe", |role, topic, may| {
             let field = bearer(role.token);
             let fields: &[&str] = if role.token.is_empty() { &[] } else { &[&field] };
-            let (_, answer) = answer(server, &format!("/broadcast/{topic}"), fields);
+            let (_, answer) = answer(server, &format!("/broadcast/{}", in_path(topic)), fields);
             assert_eq!(answer.status, if may { 101 } else { 403 }, "{} {topic}", role.name);
         });
     });
@@ -81,7 +100,7 @@ fn subscribing_and_history_on_event_streams() {
             fields.extend((!role.token.is_empty()).then_some(&*field));
             fields.extend((!more.is_empty()).then_some(more));
             let mut peer = Peer::connect(server);
-            peer.send(&request(&format!("GET /sse/{topic} HTTP/1.1"), &fields));
+            peer.send(&request(&format!("GET /sse/{} HTTP/1.1", in_path(topic)), &fields));
             let status = peer.answer().status;
             (peer, status)
         };
@@ -96,8 +115,8 @@ fn subscribing_and_history_on_event_streams() {
             assert_eq!(status, if may { 200 } else { 403 }, "{} {topic}", role.name);
         });
         for word in WORDS {
-            for place in ["mine", "other"] {
-                let path = format!("/topics/history-{word}.{place}");
+            for place in ["mine", "other", LISTED] {
+                let path = format!("/topics/history-{word}.{}", in_path(place));
                 assert_eq!(server.post(&path, b"old").expect("published").0, 200);
             }
         }
@@ -118,7 +137,7 @@ fn subscribing_and_history_on_event_streams() {
 fn publishing_on_raw_routes() {
     everywhere(|server| {
         matrix("publish", |role, topic, may| {
-            let path = format!("/broadcast/{topic}");
+            let path = format!("/broadcast/{}", in_path(topic));
             let mut reader = open(server, &path, "");
             let mut writer = open(server, &format!("{path}?self=1"), role.token);
             writer.send(&frame(TEXT, b"hello"));
@@ -172,7 +191,7 @@ fn presence_and_history_in_sessions() {
             let mut other = session(server, ALICE);
             let arrived = other.ask(&json!({"type": "subscribe", "id": 1, "topic": topic}));
             assert_eq!(arrived["type"], "subscribed", "{arrived}");
-            assert_eq!(server.post(&format!("/topics/{topic}"), b"m").expect("published").0, 200);
+            assert_eq!(server.post(&format!("/topics/{}", in_path(topic)), b"m").expect("published").0, 200);
             let is_message = |event: &Value| event["type"] == "message";
             // Clients of earlier roles may be leaving still.
             let is_join = |event: &Value| event["event"] == "join" && event["client"] == arrived["client"];
@@ -205,15 +224,18 @@ fn presence_and_history_in_sessions() {
             );
             if !may {
                 // Nor is it told later.
-                assert_eq!(server.post(&format!("/topics/{topic}"), b"m").expect("published").0, 200);
+                assert_eq!(
+                    server.post(&format!("/topics/{}", in_path(topic)), b"m").expect("published").0,
+                    200
+                );
                 let event = client.event();
                 assert!(is_message(&event), "{} {topic} {event}", role.name);
             }
         });
         for word in WORDS {
-            for place in ["mine", "other"] {
-                let (status, answer) =
-                    server.post(&format!("/topics/history-{word}.{place}"), b"old").expect("published");
+            for place in ["mine", "other", LISTED] {
+                let path = format!("/topics/history-{word}.{}", in_path(place));
+                let (status, answer) = server.post(&path, b"old").expect("published");
                 assert_eq!(status, 200, "{answer}");
             }
         }
@@ -244,5 +266,65 @@ fn the_operator_may_do_everything_but_what_nobody_may() {
         }
         let listed = server.get("/topics");
         assert!(listed.to_string().contains("publish-operator.x"), "{listed}");
+    });
+}
+
+/// Topics whose subscribers have a right. Only clients with credentials may subscribe to `known.*`.
+const OF_SUBSCRIBERS: &str = "
+    [topic_defaults]
+    publish = 'subscriber'
+    presence = 'subscriber'
+    history = 'subscriber'
+    [[topics]]
+    pattern = 'known.*'
+    subscribe = 'authenticated'
+";
+
+/// The next event but those about presence, which may come at any time.
+fn next(client: &mut Session) -> Value {
+    std::iter::repeat_with(|| client.event()).find(|event| event["type"] != "presence").expect("endless")
+}
+
+/// Sends a request and returns the next such event.
+fn ask(client: &mut Session, request: &Value) -> Value {
+    client.0.send(&frame(TEXT, request.to_string().as_bytes()));
+    next(client)
+}
+
+#[test]
+fn rights_of_subscribers() {
+    let (tokens, config) = (tokens(), TestFile::new(OF_SUBSCRIBERS));
+    let flags = [tokens.flag("auth-tokens"), config.flag("config")];
+    on_both_drivers(&[&flags[0], &flags[1], "--auth-anonymous", "--shards", "2"], |server| {
+        for (topic, token) in [("open.a", ""), ("known.a", ALICE), ("known.b", BOB)] {
+            let publish = json!({"type": "publish", "id": 1, "topic": topic, "data": 7});
+            let mut client = session(server, token);
+            assert!(is_forbidden(&ask(&mut client, &publish)), "{topic}");
+            let subscribed = ask(&mut client, &json!({"type": "subscribe", "id": 2, "topic": topic}));
+            assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
+            assert_eq!(subscribed["count"], 1, "{subscribed}");
+            // Its own message and the result may come in either order.
+            let types = [ask(&mut client, &publish), next(&mut client)].map(|event| event["type"].clone());
+            assert!(["message", "published"].iter().all(|kind| types.contains(&json!(kind))), "{types:?}");
+            // Another topic of the same kind is not its own.
+            let other = json!({"type": "publish", "id": 3, "topic": format!("{topic}2"), "data": 7});
+            assert!(is_forbidden(&ask(&mut client, &other)), "{topic}");
+            let ended = ask(&mut client, &json!({"type": "unsubscribe", "id": 4, "topic": topic}));
+            assert_eq!(ended["type"], "unsubscribed", "{ended}");
+            assert!(is_forbidden(&ask(&mut client, &publish)), "{topic}");
+            let from = json!({"epoch": subscribed["epoch"], "offset": 0});
+            let again = json!({"type": "subscribe", "id": 5, "topic": topic, "position": from});
+            let event = ask(&mut client, &again);
+            assert_eq!(event["recovered"], true, "{topic} {event}");
+        }
+        let mut stranger = session(server, "");
+        for kind in ["subscribe", "publish"] {
+            let request = json!({"type": kind, "id": 1, "topic": "known.a", "data": 7});
+            assert!(is_forbidden(&ask(&mut stranger, &request)), "{kind}");
+        }
+        // A connection of a raw route subscribes to its topic.
+        let mut raw = open(server, "/broadcast/open.b?self=1", "");
+        raw.send(&frame(TEXT, b"hello"));
+        assert_eq!(raw.frame(), (0x81, b"hello".to_vec()));
     });
 }

@@ -161,6 +161,24 @@ fn an_identity_has_a_limited_number_of_subscriptions_over_all_its_connections() 
 }
 
 #[test]
+fn an_identity_has_a_limited_number_of_connections() {
+    with_clients(|server, clients| {
+        clients.limit(server, "max_connections_per_identity = 2");
+        assert_eq!(server.get("/limits")["limits"]["max_connections_per_identity"], 2);
+        let _session = session(server, "alice");
+        let (status, listener) = raw(server, "alice", "a");
+        assert_eq!(status, 101);
+        assert_eq!(raw(server, "alice", "a").0, 429);
+        assert_eq!(limited(server, "connections_per_identity"), 1);
+        assert_eq!(raw(server, "bob", "a").0, 101);
+        drop(listener);
+        server.wait_until("room", |_| raw(server, "alice", "b").0 == 101);
+        clients.limit(server, "");
+        let _more = [0; 3].map(|_| session(server, "alice"));
+    });
+}
+
+#[test]
 fn a_connection_over_its_subscriptions_is_counted_and_logged() {
     at_once(&[&["--driver", "auto"], &["--driver", "epoll"]], &["--max-subscriptions=2"], |server| {
         let mut session = open_session(server, STRANGER, &[]);

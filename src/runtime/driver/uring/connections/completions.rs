@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use io_uring::cqueue;
 
 use super::Connections;
-use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
 use crate::driver::uring::entries::{Kind, token_of};
 use crate::driver::uring::slots::{NONE, Phase, Receive, Slot, SlotFlags};
@@ -86,12 +85,21 @@ impl Connections {
 
     /// A receive brought something, or ended, or both.
     #[inline(never)]
-    fn received_any(&mut self, user_data: u64, result: i32, flags: u32, events: &mut Vec<Event>) {
+    fn received_any(&mut self, user_data: u64, mut result: i32, flags: u32, events: &mut Vec<Event>) {
         let bytes = result.max(0) as u32;
         // Accounted for before anything else: a stale receive uses memory like any other.
-        let span = cqueue::buffer_select(flags)
+        let mut span = cqueue::buffer_select(flags)
             .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(flags)));
         let token = token_of(user_data);
+        if let Some(times) = &mut self.kernel_times
+            && let Some(whole) = span
+        {
+            let (at, rest) = times.arrival_in(self.receiver.memory(), whole);
+            (span, result) = (Some(rest), rest.bytes as i32);
+            if let Some(at) = at.filter(|_| rest.bytes > 0 && self.slots.hears(token)) {
+                events.push(Event::Arrived { token, at });
+            }
+        }
         if let Some(span) = span
             && span.bytes > 0
             && self.slots.hears(token)
@@ -165,6 +173,9 @@ impl Connections {
         }
         let receiver = &self.receiver;
         self.stamps.void(token);
+        if let Some(times) = &mut self.kernel_times {
+            times.void(token.index);
+        }
         let Ok(rest) = self.batch.partial_send(position, sent, pool, |span| receiver.slice(span)) else {
             return self.fail(token, libc::ENOMEM);
         };
@@ -271,6 +282,10 @@ impl Connections {
             }
             slot.phase = Phase::Open;
             events.push(Event::Connected { token });
+            if let Some(times) = &mut self.kernel_times {
+                // SAFETY: with these times sockets are ordinary descriptors, and that of a slot in use is open.
+                times.begin(token.index, unsafe { self.slots.file(token.index).borrow() });
+            }
         }
         self.list(token.index);
     }
@@ -327,7 +342,7 @@ impl Connections {
         let descriptor = unsafe { completion.descriptor() };
         let token = token_of(completion.user_data);
         if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) {
-            self.addresses.keep(token, descriptor.as_ref().map_or(PeerAddress::Unknown, peer_of));
+            self.addresses.look(token, descriptor.as_ref());
             self.last.push(Event::Addressed { token });
         }
         self.step_ended(completion);

@@ -7,11 +7,10 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use io_uring::SubmissionQueue;
 
 use super::{Connections, SocketOption};
-use crate::driver::addresses::{PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
-use crate::driver::stamps::REPORTING;
+use crate::driver::stamps::{Asked, REPORTING};
 use crate::driver::unsent::Unsent;
-use crate::driver::uring::entries::{File, Kind, PlainSend, cancel};
+use crate::driver::uring::entries::{File, Kind, PlainSend, cancel, token_of};
 use crate::driver::uring::receive::{GROUP, Receiver};
 use crate::driver::uring::ring::Ring;
 use crate::driver::uring::sends::Staged;
@@ -45,6 +44,7 @@ fn push_received<'a>(
 impl Connections {
     /// Queues the staged sends, one operation for each connection.
     pub(in crate::driver::uring) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
+        self.note_sends();
         let Connections { batch, receiver, plain_send, silent, .. } = self;
         let direct = self.slots.is_direct();
         let (mut entries, mut messages) = batch.entries();
@@ -80,6 +80,22 @@ impl Connections {
             ring.submit()?;
         }
         Ok(())
+    }
+
+    /// Has the kernel's times of the staged sends noted.
+    #[inline]
+    fn note_sends(&mut self) {
+        let Connections { batch, slots, kernel_times: Some(times), .. } = self else { return };
+        times.begin_tick();
+        for position in 0..batch.len() {
+            let Some(user_data) = batch.user_data(position) else { continue };
+            let index = token_of(user_data).index;
+            // SAFETY: with these times sockets are ordinary descriptors, and that of a staged send is open.
+            let socket = unsafe { slots.file(index).borrow() };
+            if times.carry(index, batch.bytes(position), socket) {
+                batch.stamp(position, Asked::Stages);
+            }
+        }
     }
 
     /// Whether facts were noted that something follows from.
@@ -198,9 +214,9 @@ impl Connections {
 
     fn push(&mut self, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         self.in_flight += 1;
-        // SAFETY: entries that come here name either no memory of their own (receives write into buffers that the
-        // receiver keeps until the ring is gone), or a partial send, whose pieces and their vectors stay where they are until its
-        // completion. They name sockets of slots in use, which only the slot's own close closes.
+        // SAFETY: entries that come here name either no memory of their own (receives write into buffers that the receiver keeps until the
+        // ring is gone, and their header is kept as long), or a partial send, whose pieces and their vectors stay where they are until
+        // its completion. They name sockets of slots in use, which only the slot's own close closes.
         unsafe { ring.push(entry) }
     }
 
@@ -238,7 +254,10 @@ impl Connections {
         if slot.receive == Receive::Idle && !paused {
             slot.receive = Receive::Armed;
             let cap = total.unwrap_or(RECEIVE_BYTES_MAX);
-            let entry = file.receive(GROUP, cap, total);
+            let entry = match self.kernel_times {
+                None => file.receive(GROUP, cap, total),
+                Some(_) => file.receive_messages(GROUP, &raw const *self.receive_header),
+            };
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }
         let cancelling = SlotFlags::CANCEL_ARMED.with(SlotFlags::CANCEL_FOUND);
@@ -281,12 +300,9 @@ impl Connections {
             slot.flags.set(SlotFlags::BUSY);
             return self.push(ring, &file.install().user_data(Kind::InstallToLook.of_token(token)));
         }
-        let address = (!file.direct).then(|| {
-            // SAFETY: the slot's socket is open as long as the slot is in use.
-            let socket = unsafe { file.borrow() };
-            peer_of(&socket)
-        });
-        self.addresses.keep(token, address.unwrap_or(PeerAddress::Unknown));
+        // SAFETY: the slot's socket is open as long as the slot is in use.
+        let socket = (!file.direct).then(|| unsafe { file.borrow() });
+        self.addresses.look(token, socket.as_ref());
         self.last.push(Event::Addressed { token });
         Ok(())
     }

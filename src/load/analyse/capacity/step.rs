@@ -1,158 +1,59 @@
-//! The search for the highest rate that meets an objective: doubling until a step fails, then bisection. The next rate
-//! depends on the results only; the experiment makes the runs.
+//! Steps of a search: whether a run holds the objective, the limit that it hits, and the evidence of its blocks.
 //!
 //! The *knee* of a search is the rate above which the tail of the response time grows: the highest tried rate at which
 //! p99 is below twice the lowest p99, as it is at all rates in between.
 //!
 //! Never: a clock, I/O, a run.
 
-use std::time::Duration;
+use std::f64::consts::LN_2;
 
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
+use super::search::{BLOCKS, Evidence};
 use crate::analyse::objective::{Evaluation, Objective};
+use crate::analyse::statistics::median;
 use crate::engine::Outcome;
 use crate::measure::{Quantiles, distribution};
-use crate::plan::{Arrivals, Flaw, RATE_MAX, Workload, units};
+use crate::plan::{Arrivals, Flaw, Workload, units};
 use crate::record::Record;
-use crate::record::search::{Limit, SearchStep};
+use crate::record::search::{CpuUse, Limit, SearchStep};
 
-/// Default first rate in messages per second.
-pub const START_DEFAULT: u64 = 1_000;
-/// Default precision: the relative distance of the two rates at which a search ends.
-pub const PRECISION_DEFAULT: f64 = 0.05;
-/// The smallest and largest precision.
-pub const PRECISIONS: (f64, f64) = (0.005, 0.5);
-/// Default measured time of a step.
-pub const STEP_TIME_DEFAULT: Duration = Duration::from_secs(5);
-/// Maximum measured time of a step, if the objective's quantile needs more messages.
-pub(crate) const STEP_TIME_MAX: Duration = Duration::from_secs(120);
-/// The same for rates below the first one, which are tried if the first one fails.
-const LOWER_STEP_TIME_MAX: Duration = Duration::from_secs(30);
-/// A search goes down to the first rate divided by this. If the objective still fails, it is unreachable, or the first
-/// rate was far too high.
-const DOWN: u64 = 32;
-/// Maximum number of runs of a search: enough for any first rate and all rates, with each failure repeated.
-pub const STEPS_MAX: usize = 80;
 /// Share of the offered rate that must arrive.
 const RATE_SHARE_MIN: f64 = 0.99;
 /// Random arrivals may fall short by this many standard deviations.
 const DEVIATIONS: f64 = 4.0;
 /// Before the knee, p99 is below this many times its lowest.
 const KNEE_FACTOR: u64 = 2;
-
-/// The options of a search.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SearchOptions {
-    /// The objective.
-    pub objective: Objective,
-    /// The first rate in messages per second.
-    pub start: u64,
-    /// The relative distance of the two rates at which the search ends: 0.05 is 5 %.
-    pub precision: f64,
-}
-
-impl SearchOptions {
-    /// The lowest rate to try: a 32nd of the first, unless a step of half a minute would have too few messages for the
-    /// objective.
-    pub(crate) fn least_rate(&self) -> u64 {
-        let needed = self.objective.messages_needed().div_ceil(LOWER_STEP_TIME_MAX.as_secs());
-        needed.max(self.start / DOWN).min(self.start).max(1)
-    }
-
-    /// The lowest first rate: one that gives the objective enough messages within `STEP_TIME_MAX`.
-    pub fn least_start(&self) -> u64 {
-        self.objective.messages_needed().div_ceil(STEP_TIME_MAX.as_secs()).max(1)
-    }
-
-    /// The measured time of a step at this rate: as configured, or longer if the objective needs more messages.
-    pub(crate) fn step_time(&self, asked: Duration, rate: u64) -> Duration {
-        let needed = Duration::from_secs_f64(self.objective.messages_needed() as f64 / rate as f64);
-        asked.max(needed.min(STEP_TIME_MAX))
-    }
-}
-
-/// A search in progress. Run a step at `next_rate`, then pass its result to
-/// [`tell`](Search::tell).
-#[derive(Clone, Debug)]
-pub struct Search {
-    start: u64,
-    least: u64,
-    most: u64,
-    precision: f64,
-    held: Option<u64>,
-    failed: Option<(u64, Limit)>,
-    doubted: Option<u64>,
-    text: usize,
-}
-
-impl Search {
-    /// Starts at `start` (clamped to the bounds) and stays between `least` and `most`, until the two rates around the
-    /// highest one are within `precision`.
-    pub fn new(start: u64, (least, most): (u64, u64), precision: f64) -> Search {
-        let (least, most) = (least.max(1), most.max(least.max(1)));
-        let precision = precision.clamp(PRECISIONS.0, PRECISIONS.1);
-        let start = start.clamp(least, most);
-        Search { start, least, most, precision, held: None, failed: None, doubted: None, text: 0 }
-    }
-
-    /// The next rate to try; `None` when the search has ended.
-    pub(crate) fn next_rate(&self) -> Option<u64> {
-        if self.text >= STEPS_MAX {
-            return None;
-        }
-        if self.doubted.is_some() {
-            return self.doubted;
-        }
-        match (self.held, self.failed) {
-            (None, None) => Some(self.start),
-            (Some(held), None) => (held < self.most).then(|| held.saturating_mul(2).min(self.most)),
-            (None, Some((failed, _))) => (failed > self.least).then(|| (failed / 2).max(self.least)),
-            (Some(held), Some((failed, _))) => {
-                let near = (held as f64 * self.precision) as u64;
-                (failed - held > near.max(1)).then(|| held + (failed - held) / 2)
-            }
-        }
-    }
-
-    /// Records the result of a run at `next_rate`: its limit if it failed. A failure counts only
-    /// after two in a row, because the machine may be busy otherwise.
-    pub fn tell(&mut self, rate: u64, limit: Option<Limit>) {
-        self.text += 1;
-        match limit {
-            None => {
-                self.doubted = None;
-                self.held = Some(self.held.map_or(rate, |held| held.max(rate)));
-            }
-            Some(limit) if self.doubted == Some(rate) => {
-                self.doubted = None;
-                self.failed = Some((rate, limit));
-            }
-            Some(_) => self.doubted = Some(rate),
-        }
-    }
-
-    /// The highest rate that met the objective.
-    pub fn max_rate(&self) -> Option<u64> {
-        self.held
-    }
-
-    /// The limit that higher rates hit.
-    pub fn limited_by(&self) -> Limit {
-        match self.failed {
-            _ if self.text >= STEPS_MAX => Limit::Steps,
-            Some((_, limit)) => limit,
-            None => Limit::Bound,
-        }
-    }
-}
+/// CPU share from which on a thread of the generator is busy with its own work.
+const BUSY_SHARE: f64 = 0.8;
+/// Share of a CPU's time, stolen by the hypervisor, from which on a step that fails says nothing about the server.
+const STOLEN_SHARE: f64 = 0.05;
+/// A step is not steady if its response times would reach the objective within this many more such steps.
+const STEPS_AHEAD: f64 = 16.0;
+/// Rank statistic (Kendall) from which on the blocks of a step rise: by chance in 5 % of steady steps.
+const RISING: i32 = 24;
 
 /// Evaluates the run of a step.
-pub(super) fn evaluate(outcome: &Outcome, load: &Workload, rate: u64, objective: &Objective) -> SearchStep {
+pub(crate) fn evaluate(
+    outcome: &Outcome,
+    load: &Workload,
+    cpus: Vec<CpuUse>,
+    objective: &Objective,
+) -> SearchStep {
     let record = &outcome.record;
-    let found = failure_of(outcome, load, rate, objective);
+    let rate = load.pace.rate().unwrap_or(0);
+    let generator_cpu = record.generator.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
+    let found = failure_of(outcome, load, rate, objective).map(|(limit, why)| {
+        let is_stolen = cpus.iter().any(|cpu| cpu.stolen >= STOLEN_SHARE);
+        match limit {
+            Limit::Objective | Limit::Rate | Limit::Generator if is_stolen => (Limit::Host, why),
+            Limit::Generator if generator_cpu < BUSY_SHARE => (Limit::Host, why),
+            limit => (limit, why),
+        }
+    });
     SearchStep {
+        load: None,
         rate,
         messages_per_s: record.messages_per_s,
         held: found.is_none(),
@@ -161,7 +62,71 @@ pub(super) fn evaluate(outcome: &Outcome, load: &Workload, rate: u64, objective:
         p999_ns: record.response_ns.p999,
         limit: found.as_ref().map(|(limit, _)| *limit),
         why: found.map(|(_, why)| why),
+        cpus,
+        server_cpu: record.server.as_ref().and_then(|server| server.cpu_share),
+        generator_cpu,
     }
+}
+
+/// The evidence of a step's blocks.
+pub(crate) fn evidence(
+    outcome: &Outcome,
+    load: &Workload,
+    step: &SearchStep,
+    objective: &Objective,
+) -> Evidence {
+    let says_nothing = Evidence { limit: step.limit, ..Evidence::default() };
+    if matches!(step.limit, Some(Limit::Host | Limit::Interrupted)) {
+        return says_nothing;
+    }
+    let mut blocks = blocks(outcome, load, objective);
+    let whole = objective.excess(&outcome.response);
+    if step.held && is_rising(&blocks) {
+        return says_nothing;
+    }
+    // Blocks do not show why the whole step fails.
+    if !step.held && (step.limit != Some(Limit::Objective) || whole.is_none_or(|excess| excess < 0.0)) {
+        blocks.iter_mut().for_each(|block| *block = block.max(LN_2));
+    }
+    Evidence { blocks, held: Some(step.held), limit: step.limit }
+}
+
+/// How far the response times of each block lie beyond the objective, as a logarithm. An objective without response times is
+/// met by a block in which the messages arrive that are due.
+fn blocks(outcome: &Outcome, load: &Workload, objective: &Objective) -> Vec<f64> {
+    let Some(slices) = &outcome.record.timeline else { return Vec::new() };
+    let length = (slices.arrived.len() / BLOCKS).max(1);
+    let of = |block: usize| {
+        let range = block * length..(block + 1) * length;
+        let mut response = crate::measure::histogram();
+        for text in slices.response_histograms[range.clone()].iter().flatten() {
+            // What was encoded here can be decoded.
+            let _ = distribution::decode(text).map(|slice| response.add(slice));
+        }
+        let arrived = slices.arrived[range.clone()].iter().sum::<u64>() as f64;
+        let due = slices.due.as_ref().map_or(0, |due| due[range].iter().sum::<u64>()) as f64;
+        let due = due * load.deliveries_per_message();
+        let rate = (RATE_SHARE_MIN * due.max(1.0) / arrived.max(1.0)).ln();
+        match objective.excess(&response) {
+            // Nothing arrived.
+            _ if arrived == 0.0 && due > 0.0 => rate.max(LN_2),
+            Some(excess) => excess,
+            None => rate,
+        }
+    };
+    (0..BLOCKS.min(slices.arrived.len() / length)).map(of).collect()
+}
+
+/// Whether the response times of a step rise so steeply that the objective would soon be missed: a queue grows.
+pub(super) fn is_rising(blocks: &[f64]) -> bool {
+    let pairs = || (0..blocks.len()).flat_map(|at| blocks[at + 1..].iter().map(move |later| (at, later)));
+    let rank: i32 =
+        pairs().map(|(at, later)| i32::from(*later > blocks[at]) - i32::from(*later < blocks[at])).sum();
+    let quarter = blocks.len() / 4;
+    let shares: Vec<f64> = blocks.iter().map(|block| block.exp()).collect();
+    let ends = (median(&shares[..quarter]), median(&shares[shares.len() - quarter..]));
+    let (Some(first), Some(last)) = ends else { return false };
+    rank >= RISING && (last - first) * STEPS_AHEAD > 1.0 - last
 }
 
 /// Why a run failed. Response times include the generator's lateness: if they meet the objective, so does the server.
@@ -260,16 +225,12 @@ fn is_kept(arrived_per_s: f64, due_per_s: f64, duration_s: f64, load: &Workload)
     arrived_per_s >= RATE_SHARE_MIN * due_per_s - chance
 }
 
-/// The lowest and the highest rate of a search.
-pub fn bounds(options: &SearchOptions) -> (u64, u64) {
-    (options.least_rate(), RATE_MAX)
-}
-
 /// The rate above which the tail grows, see the module's head. Of a rate that was tried twice the better run counts.
 /// `None` if the tail does not grow within the curve.
 pub fn knee(steps: &[SearchStep]) -> Option<u64> {
     // A step that did not keep its rate, or was interrupted, has no latency for that rate.
-    let belongs = |step: &SearchStep| !matches!(step.limit, Some(Limit::Interrupted | Limit::Generator));
+    let belongs =
+        |step: &SearchStep| !matches!(step.limit, Some(Limit::Interrupted | Limit::Generator | Limit::Host));
     let mut curve: Vec<(u64, u64)> = Vec::new();
     let mut sorted: Vec<&SearchStep> = steps.iter().filter(|step| belongs(step)).collect();
     sorted.sort_by_key(|step| (step.rate, tail_ns(step)));

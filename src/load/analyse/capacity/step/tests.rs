@@ -1,98 +1,13 @@
-//! Searches of simulated servers with known limits, and evaluations of runs with known parts of response times.
+//! Knees of curves, and evaluations of runs with known parts of response times.
+
+use std::time::Duration;
 
 use super::*;
 use crate::measure::{Quantiles, Tally, encode};
 use crate::plan::workload::tests::workload;
-use crate::plan::{MAX_LATENESS_DEFAULT, Mode};
+use crate::plan::{MAX_LATENESS_DEFAULT, Mode, Pace};
 use crate::record::describe;
 use crate::record::tests::{outcome, record};
-use echoring_proto::random::SplitMix64;
-
-/// p99 of the response time of a single server with `capacity` messages per second, with exponential arrivals and
-/// service times (M/M/1): exponential too, with mean 1 / (capacity - rate).
-fn p99_s(rate: u64, capacity: f64) -> f64 {
-    let spare = capacity - rate as f64;
-    if spare <= 0.0 { f64::INFINITY } else { 100_f64.ln() / spare }
-}
-
-/// Searches a server; `evaluate` returns the limit that a rate hits.
-fn search(mut search: Search, mut evaluate: impl FnMut(u64) -> Option<Limit>) -> (Search, usize) {
-    let mut runs = 0;
-    while let Some(rate) = search.next_rate() {
-        search.tell(rate, evaluate(rate));
-        runs += 1;
-    }
-    (search, runs)
-}
-
-#[test]
-fn the_highest_rate_is_found_within_the_precision_and_in_few_runs() {
-    let mut random = SplitMix64::new(11);
-    for _ in 0..2_000 {
-        let capacity = 10_f64.powf(2.0 + 6.0 * random.unit());
-        let bound_s = 100_f64.ln() / capacity * (1.2 + 50.0 * random.unit());
-        let start = 10_f64.powf(8.0 * random.unit()) as u64;
-        let precision = 0.01 + 0.2 * random.unit();
-        let exact = capacity - 100_f64.ln() / bound_s;
-        let begun = Search::new(start, (1, RATE_MAX), precision);
-        let (over, runs) =
-            search(begun, |rate| (p99_s(rate, capacity) > bound_s).then_some(Limit::Objective));
-        let found = over.max_rate().expect("some rate holds") as f64;
-        assert!(found <= exact * (1.0 + 1e-9), "{found} of {exact}");
-        assert!(found * (1.0 + precision) + 1.0 >= exact - 1.0, "{found} of {exact}, {precision}");
-        assert_eq!(over.limited_by(), Limit::Objective);
-        // Doublings or halvings, each repeated, and the bisection with its repetitions.
-        let far = (exact / start as f64).log2().abs().ceil();
-        let most = 2.0 * far + 4.0 + 2.0 * (1.0 / precision).log2().ceil();
-        assert!(runs as f64 <= most && runs < STEPS_MAX, "{runs} runs of {most}");
-    }
-}
-
-#[test]
-fn one_failed_run_is_repeated() {
-    let mut random = SplitMix64::new(12);
-    for _ in 0..500 {
-        let exact = 1_000 + random.below(1_000_000);
-        let mut disturbed = None;
-        let (over, _) = search(Search::new(1_000, (1, RATE_MAX), 0.05), |rate| {
-            // Every third run is disturbed, but not two in a row.
-            if random.below(3) == 0 && disturbed != Some(rate) {
-                disturbed = Some(rate);
-                return Some(Limit::Objective);
-            }
-            disturbed = None;
-            (rate > exact).then_some(Limit::Objective)
-        });
-        let found = over.max_rate().expect("some rate holds");
-        assert!(found <= exact && found as f64 * 1.05 + 1.0 >= exact as f64, "{found} of {exact}");
-    }
-}
-
-#[test]
-fn a_late_generator_ends_the_upward_search_and_is_the_limit() {
-    let (over, _) =
-        search(Search::new(1_000, (1, RATE_MAX), 0.05), |rate| (rate > 70_000).then_some(Limit::Generator));
-    assert_eq!(over.limited_by(), Limit::Generator);
-    assert!(over.max_rate().is_some_and(|rate| (66_000..=70_000).contains(&rate)), "{over:?}");
-}
-
-#[test]
-fn every_search_ends() {
-    let (over, runs) = search(Search::new(1_000, (1, RATE_MAX), 0.05), |_| None);
-    assert_eq!((over.max_rate(), over.limited_by()), (Some(RATE_MAX), Limit::Bound));
-    assert!(runs <= 21, "{runs}");
-    let (over, runs) = search(Search::new(1_000, (84, RATE_MAX), 0.05), |_| Some(Limit::Rate));
-    assert_eq!((over.max_rate(), over.limited_by()), (None, Limit::Rate));
-    assert!(runs <= 10, "{runs}");
-    // Random results.
-    let mut random = SplitMix64::new(13);
-    for _ in 0..200 {
-        let start = 1 + random.below(RATE_MAX);
-        let limit = |yes: bool| yes.then_some(Limit::Objective);
-        let (_, runs) = search(Search::new(start, (1, RATE_MAX), 0.005), |_| limit(random.below(2) == 0));
-        assert!(runs <= STEPS_MAX);
-    }
-}
 
 fn step(rate: u64, p99_ns: u64, limit: Option<Limit>) -> SearchStep {
     let held = limit.is_none();
@@ -104,15 +19,16 @@ fn step(rate: u64, p99_ns: u64, limit: Option<Limit>) -> SearchStep {
         p99_ns,
         p999_ns: p99_ns,
         limit,
-        why: None,
+        ..SearchStep::default()
     }
 }
 
 #[test]
 fn the_knee_is_the_rate_above_which_the_tail_grows() {
-    // The p99 of an M/M/1 server at half its capacity is twice that without load.
+    // The p99 of a single server with exponential arrivals and service times (M/M/1) at half its capacity is twice that
+    // without load.
     let curve: Vec<SearchStep> =
-        (1..20).map(|at| step(at * 500, (p99_s(at * 500, 10_000.0) * 1e9) as u64, None)).collect();
+        (1..20).map(|at| step(at * 500, 4_605_000_000 / (10_000 - at * 500), None)).collect();
     // 1 / (10,000 - r) is twice 1 / 9,500 at r = 5,250.
     assert_eq!(knee(&curve), Some(5_000));
     // A hockey stick: flat, slightly slower at low load, and steep at the end. A rate that was tried twice counts once.
@@ -141,24 +57,6 @@ fn a_curve_that_does_not_bend_has_no_knee() {
     assert_eq!(knee(&[step(10, 500, Some(Limit::Rate)), step(5, 500, Some(Limit::Integrity))]), None);
     let late = [step(10, 500, None), step(20, 90_000, Some(Limit::Generator))];
     assert_eq!(knee(&late), None, "the generator's lateness is not the server's");
-}
-
-#[test]
-fn steps_are_long_enough_for_the_quantile() {
-    let terms = |words: &str| SearchOptions {
-        objective: words.parse().expect(words),
-        start: START_DEFAULT,
-        precision: PRECISION_DEFAULT,
-    };
-    let asked = Duration::from_secs(5);
-    assert_eq!(terms("p99<2ms").step_time(asked, 1_000), asked);
-    assert_eq!(terms("p99.9<2ms").step_time(asked, 1_000), Duration::from_secs(10));
-    assert_eq!(terms("p99.9<2ms").step_time(asked, 334), Duration::from_secs_f64(10_000.0 / 334.0));
-    assert_eq!((terms("p99.9<2ms").least_rate(), terms("p99.9<2ms").least_start()), (334, 84));
-    assert_eq!(terms("p99.99<2ms").step_time(asked, 10), STEP_TIME_MAX);
-    assert_eq!((terms("p50<2ms").least_rate(), terms("p50<2ms").least_start()), (31, 1));
-    let low = SearchOptions { start: 100, ..terms("p99.9<2ms") };
-    assert_eq!(low.least_rate(), 100, "there is no time for less");
 }
 
 #[test]
@@ -210,12 +108,18 @@ fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
     record.response_histogram = Some(encode(&tally.latency.whole.response));
     record.service_histogram = Some(encode(&tally.latency.whole.service));
     record.generator = describe::describe_generator(&tally, max_lateness);
+    record.generator.threads = vec![crate::record::GeneratorThread { cpu_share: 0.99, ..idle_thread() }];
     Outcome { response: tally.latency.whole.response.into(), ..outcome(record) }
+}
+
+fn idle_thread() -> crate::record::GeneratorThread {
+    describe::describe_thread(&Tally::default(), None)
 }
 
 fn evaluated(outcome: &Outcome, objective: &str) -> SearchStep {
     let objective: Objective = objective.parse().expect(objective);
-    let step = evaluate(outcome, &workload(Mode::Echo), 10_000, &objective);
+    let load = Workload { pace: Pace::Rate(10_000), ..workload(Mode::Echo) };
+    let step = evaluate(outcome, &load, Vec::new(), &objective);
     assert_eq!((step.held, step.why.is_none()), (step.limit.is_none(), step.limit.is_none()), "{step:?}");
     step
 }
@@ -301,4 +205,29 @@ fn errors_and_interruptions_take_precedence_over_the_objective() {
     outcome.record.generator.unsent_gone = 0;
     let step = evaluated(&outcome, "p99<10ms");
     assert_eq!((step.limit, step.why.as_deref()), (Some(Limit::Rate), Some("1,200 unsent")));
+}
+
+#[test]
+fn a_generator_that_is_late_without_work_was_not_given_a_cpu() {
+    let mut outcome = measured(|_| Parts { late: 5, waited: 0, service: 1 }, MAX_LATENESS_DEFAULT);
+    outcome.record.generator.threads = vec![idle_thread()];
+    assert_eq!(evaluated(&outcome, "p99<2ms").limit, Some(Limit::Host));
+    assert_eq!(evaluated(&outcome, "p99<10ms").limit, None, "it held nevertheless");
+    let load = Workload { pace: Pace::Rate(10_000), ..workload(Mode::Echo) };
+    let stolen = vec![CpuUse { cpu: 0, busy: 0.5, stolen: 0.2 }];
+    let slow = measured(|_| Parts { late: 0, waited: 0, service: 30 }, MAX_LATENESS_DEFAULT);
+    let objective: Objective = "p99<10ms".parse().expect("an objective");
+    let step = evaluate(&slow, &load, stolen, &objective);
+    assert_eq!(step.limit, Some(Limit::Host));
+    assert!(evidence(&slow, &load, &step, &objective).blocks.is_empty(), "it says nothing");
+}
+
+#[test]
+fn a_queue_that_grows_is_not_steady() {
+    let blocks =
+        |share: fn(f64) -> f64| -> Vec<f64> { (0..12).map(|at| share(f64::from(at)).ln()).collect() };
+    assert!(is_rising(&blocks(|at| 0.1 + 0.05 * at)), "soon it is beyond the objective");
+    assert!(!is_rising(&blocks(|at| 0.1 + 0.001 * at)), "not so soon");
+    assert!(!is_rising(&blocks(|at| 0.5 + 0.1 * (at % 3.0))), "it goes up and down");
+    assert!(!is_rising(&blocks(|at| 0.9 - 0.05 * at)) && !is_rising(&[]));
 }

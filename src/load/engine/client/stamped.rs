@@ -1,0 +1,115 @@
+//! Answers whose kernel times are to be found when the tick ends.
+//!
+//! A receive may end several messages. Its time is when its last byte arrived, so it is the time of the message that ends there, and
+//! nothing is known of those before. A send has one time, too: for all of its messages if it fits into one segment, otherwise only for
+//! the message that fills it.
+
+use super::{Client, Link};
+use crate::measure::KernelTimes;
+use crate::measure::tally::Answered;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, SendTimes, Token};
+use echoring_runtime::shard::Context;
+
+/// A send of so many bytes is one segment on every usual network.
+const SEGMENT_BYTES: u32 = 1_200;
+/// Maximum bytes of a masked frame's header.
+const HEADER_BYTES_MAX: usize = 14;
+
+#[derive(Debug)]
+struct Answer {
+    token: Token,
+    answered: Answered,
+    /// When its last byte arrived, if that is known.
+    arrived: Option<Nanos>,
+}
+
+/// A receive whose messages are being read.
+#[derive(Clone, Copy, Debug)]
+struct Receive {
+    token: Token,
+    at: Nanos,
+    /// Number of answers of earlier receives.
+    begin: usize,
+}
+
+/// The answers of a tick.
+#[derive(Debug, Default)]
+pub(super) struct StampedAnswers {
+    answers: Vec<Answer>,
+    receive: Option<Receive>,
+}
+
+impl Client {
+    /// Some answers were read from a connection.
+    #[inline]
+    pub(super) fn note_answers(&mut self, link: &Link<'_>) {
+        let Client { tally, stamped, .. } = self;
+        if let Some(answered) = &mut tally.answered {
+            let token = link.token;
+            stamped.answers.extend(answered.drain(..).map(|answered| Answer {
+                token,
+                answered,
+                arrived: None,
+            }));
+        }
+    }
+
+    /// Bytes of a receive follow, the last of which arrived at `at`.
+    pub(super) fn begin_receive<D: Driver>(&mut self, cx: &Context<'_, D, Client>, token: Token, at: Nanos) {
+        self.end_receive(cx);
+        self.stamped.receive = Some(Receive { token, at, begin: self.stamped.answers.len() });
+    }
+
+    fn end_receive<D: Driver>(&mut self, cx: &Context<'_, D, Client>) {
+        let StampedAnswers { answers, receive } = &mut self.stamped;
+        if let Some(Receive { token, at, begin }) = receive.take()
+            && let Some(last) = answers[begin..].last_mut()
+            && last.token == token
+            && cx.is_between_messages(token)
+        {
+            last.arrived = Some(at);
+        }
+    }
+
+    /// Finds the kernel's times of the answers of this tick.
+    pub(super) fn find_kernel_times<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        self.end_receive(cx);
+        let Client { shared, tally, stamped, .. } = self;
+        for Answer { token, answered: Answered { times, read, payload_bytes }, arrived } in
+            stamped.answers.drain(..)
+        {
+            match cx.send_times(token, times.sent) {
+                Some(send) => tally.stamped(times, kernel_times(send, payload_bytes, arrived), read),
+                None if shared.stamping.every == 1 => tally.unattributed(times.intended),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The times of a message in a send.
+fn kernel_times(send: SendTimes, payload_bytes: usize, arrived: Option<Nanos>) -> KernelTimes {
+    let SendTimes { accepted, left, acknowledged, bytes } = send;
+    let is_whole = bytes as usize <= payload_bytes + HEADER_BYTES_MAX;
+    if bytes > SEGMENT_BYTES && !is_whole {
+        return KernelTimes { arrived, ..KernelTimes::default() };
+    }
+    KernelTimes { accepted, left, acknowledged, arrived }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_may_be_in_another_segment_than_its_sends_end_has_no_times_of_it() {
+        let send = |bytes| SendTimes { accepted: Some(1), left: Some(2), acknowledged: Some(3), bytes };
+        let left = |bytes, payload_bytes| kernel_times(send(bytes), payload_bytes, Some(4)).left;
+        // The only message of its send, several in a segment, and several in a longer send.
+        assert_eq!(left(50_014, 50_000), Some(2));
+        assert_eq!(left(1_200, 16), Some(2));
+        assert_eq!(left(1_201, 16), None);
+        assert_eq!(kernel_times(send(1_201), 16, Some(4)).arrived, Some(4));
+    }
+}

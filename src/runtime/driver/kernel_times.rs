@@ -1,0 +1,332 @@
+//! When the kernel saw the bytes of connections (Documentation/networking/timestamping.rst).
+//!
+//! The time of a receive comes with its bytes. The times of a send come later, in the socket's error queue, and name the send by
+//! its last byte, counted over the whole stream (`OPT_ID_TCP`). So each [`Stream`] counts the bytes of its sends. A message belongs
+//! to the first send after it was handed over, because a send takes everything that is queued.
+//!
+//! The kernel's clock is the wall clock. Its distance from the monotonic one is measured again every [`CLOCK_TIME`] by a reading
+//! between two others, so the error is half of their distance, below a microsecond, unless the clock is set in between.
+//!
+//! Never: a time that is attributed to a send by its order, or an allocation per send.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::sockets::{message, set_option};
+use super::stamps::{LOOKING, control_messages, since_epoch, time};
+use super::{Span, clock, regions::Regions};
+use echoring_proto::limits::{MILLISECOND, Nanos};
+
+/// Sends of a connection whose times are kept. Older ones are forgotten.
+const SENDS_MAX: usize = 64;
+/// Sends after which the error queue is read even if nobody asks for times. Its entries count as received bytes.
+const UNREAD_MAX: u32 = 16;
+/// Entries of the error queue that are read at a time. A send has three.
+const LOOKS: usize = 16;
+/// Bytes of the control messages of an entry, in words: a time, the reason, and an address.
+const LOOK_WORDS: usize = 24;
+/// Bytes of the control messages of a receive: a time.
+pub(super) const ARRIVAL_BYTES: usize = 64;
+/// How long a measured distance between the clocks is used.
+const CLOCK_TIME: Nanos = 10 * MILLISECOND;
+
+/// The times that a stamped send asks for.
+pub(super) const SEND_STAGES: u32 =
+    libc::SOF_TIMESTAMPING_TX_SCHED | libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_TX_ACK;
+
+/// When the kernel saw the last byte of a send. What is not known yet, or never, is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendTimes {
+    /// It entered the packet scheduler.
+    pub accepted: Option<Nanos>,
+    /// It was handed to the network device.
+    pub left: Option<Nanos>,
+    /// The peer's TCP acknowledged it.
+    pub acknowledged: Option<Nanos>,
+    /// Bytes of the send.
+    pub bytes: u32,
+}
+
+/// The stage of a send whose time is in the error queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Accepted,
+    Left,
+    Acknowledged,
+}
+
+#[derive(Debug)]
+struct StampedSend {
+    /// The number of its last byte.
+    key: u32,
+    /// When the send before it was carried out, and when it was.
+    after: Nanos,
+    at: Nanos,
+    times: SendTimes,
+}
+
+/// The sends of one connection.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Bytes of all sends, modulo 2^32 as in the kernel.
+    bytes: u32,
+    carried_at: Nanos,
+    /// Those that were stamped, oldest first.
+    sends: VecDeque<StampedSend>,
+    /// Stamped ones since the error queue was read.
+    unread: u32,
+    is_on: bool,
+}
+
+impl Stream {
+    /// A send is carried out at `at`, before which everything that it contains was handed over.
+    fn carry(&mut self, at: Nanos, bytes: u32, is_stamped: bool) {
+        self.bytes = self.bytes.wrapping_add(bytes);
+        let after = mem::replace(&mut self.carried_at, at);
+        if is_stamped {
+            if self.sends.len() == SENDS_MAX {
+                self.sends.pop_front();
+            }
+            let times = SendTimes { bytes, ..SendTimes::default() };
+            self.sends.push_back(StampedSend { key: self.bytes.wrapping_sub(1), after, at, times });
+            self.unread += 1;
+        }
+    }
+
+    /// The latest send was short, so its stamp is of another byte.
+    fn void(&mut self) {
+        if self.sends.back().is_some_and(|send| send.at == self.carried_at) {
+            self.sends.pop_back();
+        }
+    }
+
+    /// The kernel saw byte number `key` at `at`. The first time counts: a repeated one is of a retransmission.
+    fn stamp(&mut self, stage: Stage, key: u32, at: Nanos) {
+        let Some(send) = self.sends.iter_mut().rev().find(|send| send.key == key) else { return };
+        let time = match stage {
+            Stage::Accepted => &mut send.times.accepted,
+            Stage::Left => &mut send.times.left,
+            Stage::Acknowledged => &mut send.times.acknowledged,
+        };
+        time.get_or_insert(at);
+    }
+
+    /// The times of the send with what was handed over at `handed_at`, if that send was stamped.
+    fn of(&self, handed_at: Nanos) -> Option<SendTimes> {
+        let send = self.sends.iter().rev().find(|send| send.after < handed_at)?;
+        (handed_at <= send.at).then_some(send.times)
+    }
+}
+
+/// Converts the times of the kernel.
+#[derive(Debug, Default)]
+struct WallClock {
+    /// How far the wall clock is ahead of the monotonic one.
+    ahead: Nanos,
+    measured_at: Nanos,
+}
+
+impl WallClock {
+    /// The time on the monotonic clock at which the wall clock was at `time`.
+    fn monotonic(&mut self, time: Nanos) -> Nanos {
+        let now = clock::now();
+        if now >= self.measured_at + CLOCK_TIME || self.measured_at == 0 {
+            let readings = [(); 3].map(|()| (clock::now(), since_epoch(), clock::now()));
+            let best = readings.into_iter().min_by_key(|(before, _, after)| after - before);
+            self.ahead = best.map_or(0, |(before, wall, after)| wall.wrapping_sub(before.midpoint(after)));
+            self.measured_at = now;
+        }
+        time.wrapping_sub(self.ahead)
+    }
+}
+
+/// Room for entries of an error queue.
+#[derive(Debug)]
+struct Looks {
+    headers: [libc::mmsghdr; LOOKS],
+    controls: [[u64; LOOK_WORDS]; LOOKS],
+}
+
+/// The times of all connections of a driver.
+#[derive(Debug)]
+pub(super) struct KernelTimes {
+    /// Each of so many sends is stamped.
+    every: u32,
+    /// Sends since the latest stamped one.
+    skipped: u32,
+    /// By the index of the connection.
+    streams: Vec<Stream>,
+    clock: WallClock,
+    /// When the sends of this tick are carried out.
+    tick_at: Nanos,
+    looks: Box<Looks>,
+}
+
+impl KernelTimes {
+    /// Each of `every` sends is stamped; 0 for none.
+    pub(super) fn new(every: u32) -> Option<KernelTimes> {
+        let empty = libc::mmsghdr { msg_hdr: message(ptr::null(), 0), msg_len: 0 };
+        (every > 0).then(|| KernelTimes {
+            every,
+            skipped: 0,
+            streams: Vec::new(),
+            clock: WallClock::default(),
+            tick_at: 0,
+            looks: Box::new(Looks { headers: [empty; LOOKS], controls: [[0; LOOK_WORDS]; LOOKS] }),
+        })
+    }
+
+    /// A connection has this index from now on, and has sent nothing. It has no times if its socket is not TCP.
+    pub(super) fn begin(&mut self, index: u32, socket: BorrowedFd<'_>) {
+        let at = index as usize;
+        if at >= self.streams.len() {
+            self.streams.resize_with(at + 1, Stream::default);
+        }
+        let mut sends = mem::take(&mut self.streams[at].sends);
+        sends.clear();
+        let is_on = request(socket, self.every == 1).is_ok();
+        self.streams[at] = Stream { sends, is_on, ..Stream::default() };
+    }
+
+    /// The sends of a tick follow.
+    pub(super) fn begin_tick(&mut self) {
+        self.tick_at = clock::now();
+    }
+
+    /// A send follows. Returns whether it has to ask for its times.
+    pub(super) fn carry(&mut self, index: u32, bytes: usize, socket: BorrowedFd<'_>) -> bool {
+        let Some(stream) = self.streams.get_mut(index as usize).filter(|stream| stream.is_on) else {
+            return false;
+        };
+        self.skipped += 1;
+        let is_stamped = self.skipped >= self.every;
+        if is_stamped {
+            self.skipped = 0;
+        }
+        stream.carry(self.tick_at, bytes as u32, is_stamped);
+        if stream.unread >= UNREAD_MAX {
+            self.look(index, socket);
+        }
+        // Otherwise the socket asks for all.
+        is_stamped && self.every > 1
+    }
+
+    /// The latest send of a connection was short.
+    pub(super) fn void(&mut self, index: u32) {
+        if let Some(stream) = self.streams.get_mut(index as usize) {
+            stream.void();
+        }
+    }
+
+    /// The times of the send with what was handed over at `handed_at`, as far as they are known now. `None` if it was not stamped.
+    pub(super) fn of(&mut self, index: u32, socket: BorrowedFd<'_>, handed_at: Nanos) -> Option<SendTimes> {
+        let stream = self.streams.get(index as usize)?;
+        let times = stream.of(handed_at)?;
+        if times.acknowledged.is_some() || stream.unread == 0 {
+            return Some(times);
+        }
+        self.look(index, socket);
+        self.streams.get(index as usize)?.of(handed_at)
+    }
+
+    /// Reads the error queue.
+    fn look(&mut self, index: u32, socket: BorrowedFd<'_>) {
+        let KernelTimes { streams, clock, looks, .. } = self;
+        let stream = &mut streams[index as usize];
+        // A send whose acknowledgement is not there yet is looked at again.
+        stream.unread = u32::from(stream.sends.back().is_some_and(|send| send.times.acknowledged.is_none()));
+        loop {
+            let Looks { headers, controls } = &mut **looks;
+            for (header, control) in headers.iter_mut().zip(controls) {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = size_of_val(control) as _;
+            }
+            // SAFETY: the headers name the controls beside them, which nothing else uses during the call, and no other memory.
+            let found = unsafe {
+                let (headers, count) = (headers.as_mut_ptr(), LOOKS as u32);
+                libc::recvmmsg(socket.as_raw_fd(), headers, count, LOOKING as _, ptr::null_mut())
+            };
+            let found = usize::try_from(found).unwrap_or(0);
+            for (header, control) in looks.headers.iter().zip(&looks.controls).take(found) {
+                #[allow(clippy::unnecessary_cast, reason = "musl has a smaller type")]
+                let words = header.msg_hdr.msg_controllen as usize / size_of::<u64>();
+                let control = control.get(..words).unwrap_or_default();
+                if let (Some(time), Some((stage, key))) = (time(control), reason(control)) {
+                    stream.stamp(stage, key, clock.monotonic(time));
+                }
+            }
+            if found < LOOKS {
+                return;
+            }
+        }
+    }
+
+    /// When the last byte of a receive arrived, from the control messages of the receive.
+    pub(super) fn arrival(&mut self, control: &[u64]) -> Option<Nanos> {
+        time(control).map(|time| self.clock.monotonic(time))
+    }
+
+    /// The same of a multishot receive into `span` of `memory`, and the place of its bytes (`struct io_uring_recvmsg_out`).
+    pub(super) fn arrival_in(&mut self, memory: &Regions, span: Span) -> (Option<Nanos>, Span) {
+        const HEAD: usize = 16;
+        let before = (HEAD + ARRIVAL_BYTES) as u32;
+        let rest = Span { offset: span.offset + before, bytes: span.bytes.saturating_sub(before) };
+        let Some((head, behind)) = memory.slice(span).split_at_checked(HEAD) else { return (None, rest) };
+        let filled = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let mut copy = [0; ARRIVAL_BYTES / size_of::<u64>()];
+        let words = behind[..filled.min(behind.len())].as_chunks().0;
+        for (word, bytes) in copy.iter_mut().zip(words) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        (self.arrival(&copy), rest)
+    }
+}
+
+/// Asks for the times of receives and, if `sends`, for those of all sends.
+fn request(socket: BorrowedFd<'_>, sends: bool) -> io::Result<()> {
+    let reported = libc::SOF_TIMESTAMPING_SOFTWARE
+        | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+        | libc::SOF_TIMESTAMPING_OPT_TSONLY
+        | libc::SOF_TIMESTAMPING_OPT_ID
+        | libc::SOF_TIMESTAMPING_OPT_ID_TCP;
+    let flags = reported | if sends { SEND_STAGES } else { 0 };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags)
+}
+
+/// The stage of a send whose time an entry of the error queue has, and the number of its byte (`struct sock_extended_err`).
+fn reason(control: &[u64]) -> Option<(Stage, u32)> {
+    control_messages(control).find_map(|(level, kind, data)| {
+        let is_reason =
+            matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR));
+        let [_, info_and_data, ..] = data else { return None };
+        let word = info_and_data.to_ne_bytes();
+        let info = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+        let key = u32::from_ne_bytes([word[4], word[5], word[6], word[7]]);
+        // `SCM_TSTAMP_SND`, `SCM_TSTAMP_SCHED`, `SCM_TSTAMP_ACK`.
+        let stage = match info {
+            0 => Stage::Left,
+            1 => Stage::Accepted,
+            2 => Stage::Acknowledged,
+            _ => return None,
+        };
+        is_reason.then_some((stage, key))
+    })
+}
+
+/// Whether this kernel reports the times of TCP connections by the numbers of their bytes (Linux 6.2).
+pub fn has_kernel_times() -> bool {
+    let try_it = || -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // It must be connected.
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        request(stream.as_fd(), true)
+    };
+    try_it().is_ok()
+}
+
+#[cfg(test)]
+mod tests;

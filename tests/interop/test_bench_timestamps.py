@@ -1,0 +1,113 @@
+"""Kernel timestamps of the load generator's messages, as a user asks for them."""
+
+import ssl
+import subprocess
+import tempfile
+import time
+import unittest
+
+import trustme
+from harness import BINARY, PATIENCE_S, Server
+from test_bench_opening import EchoServer, bench
+from test_bench_pings import PickyServer
+
+PARTS = ["waiting_in_generator_ns", "generator_kernel_ns", "server_and_network_ns", "kernel_to_program_ns"]
+DRIVERS = ("uring", "epoll")
+CLOSED = ("-c", "10", "--timestamps")
+
+
+class Stamped(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = cls.enterClassContext(Server())
+
+    def bench(self, *flags):
+        return bench(self.server.url("/echo"), *flags)
+
+    def test_every_message_is_split(self):
+        for driver in DRIVERS:
+            for load in (("--depth", "1"), ("--mode", "ping", "--rate", "2000"), ("--message-bytes", "20000")):
+                with self.subTest(driver=driver, load=load):
+                    record = self.bench(*CLOSED, "kernel", "--driver", driver, *load)
+                    self.assertEqual(record["config"]["timestamps"], "kernel")
+                    split, messages = record["split"], record["response_ns"]["count"]
+                    self.assertEqual(split["sampled"], messages)
+                    # A busy machine reads several answers at a time now and then.
+                    self.assertLess(split["unattributed"], messages / 2, split)
+                    self.assertEqual(record["server_and_network_ns"]["count"], split["stamped"])
+                    self.assertEqual(record["integrity"]["lost"] + record["integrity"]["corrupted"], 0)
+                    self.assertEqual(sum(split["p50"][part] for part in PARTS), split["p50"]["total_ns"])
+                    self.assertLessEqual(record["server_and_network_ns"]["max"], record["response_ns"]["max"])
+
+    def test_a_sample_is_split(self):
+        for driver in DRIVERS:
+            with self.subTest(driver=driver):
+                record = self.bench(*CLOSED, "kernel:1/10", "--driver", driver)
+                self.assertEqual(record["config"]["timestamps"], "kernel:1/10")
+                sampled, messages = record["split"]["sampled"], record["response_ns"]["count"]
+                # Each thread begins anew, and the warm-up and handshakes are sends, too.
+                self.assertAlmostEqual(sampled, messages / 10, delta=messages / 50 + 20)
+
+    def test_several_messages_in_flight_are_attributed_or_counted(self):
+        for driver in DRIVERS:
+            with self.subTest(driver=driver):
+                record = self.bench(*CLOSED, "kernel", "--driver", driver, "--depth", "8")
+                split = record["split"]
+                self.assertEqual(split["sampled"], record["response_ns"]["count"])
+                self.assertGreater(split["stamped"], 0)
+
+    def test_connections_that_come_back_are_stamped(self):
+        record = self.bench(*CLOSED, "kernel", "--lifetime", "100ms", "--reconnect", "10ms")
+        self.assertGreater(record["reconnects"]["back_ns"]["count"], 0)
+        self.assertGreater(record["split"]["stamped"], record["split"]["unattributed"])
+
+    def test_auto_takes_the_kernels_times_where_they_are_cheap(self):
+        record = self.bench("--rate", "100", "-c", "5")
+        self.assertEqual(record["config"]["timestamps"], "kernel")
+        for flags in (("--depth", "1"), ("--rate", "50k", "-c", "5")):
+            config = self.bench(*flags)["config"]
+            self.assertEqual(config["timestamps"], "program", flags)
+            self.assertTrue(config["timestamps_why"], flags)
+        config = self.bench("--rate", "100", "-c", "5", "--timestamps", "program")["config"]
+        self.assertEqual((config["timestamps"], "timestamps_why" in config), ("program", False))
+
+    def test_a_wrong_value_is_refused(self):
+        for value in ("kernel:1/0", "kernel:2", "user"):
+            command = [BINARY, "bench", "--timestamps", value]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("kernel:1/100", done.stderr)
+        for flags in (("--timestamps", "program"), ("--mode", "connect")):
+            command = [BINARY, "bench", self.server.url("/echo"), *flags, "--fail-if", "kernel.p99>5ms"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("only with --timestamps kernel or auto", done.stderr)
+
+
+class Elsewhere(unittest.TestCase):
+    def test_a_slow_server_has_the_time(self):
+        delay_s = 0.02
+
+        def answer(_, payload):
+            time.sleep(delay_s)
+            return [payload]
+
+        with PickyServer(answer) as server:
+            flags = ("--mode", "ping", "-c", "1", "--depth", "1", "--timestamps", "kernel")
+            record = bench(server.url, *flags, "--fail-if", "kernel.p50<20ms")
+        self.assertGreaterEqual(record["split"]["p50"]["server_and_network_ns"], 0.9 * delay_s * 1e9)
+
+    def test_tls_has_the_programs_times(self):
+        authority = trustme.CA()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("localhost").configure_cert(context)
+        with tempfile.NamedTemporaryFile() as ca, EchoServer(tls=context) as server:
+            authority.cert_pem.write_to_path(ca.name)
+            record = bench(f"wss://localhost:{server.port}/", *CLOSED, "kernel", "--ca-file", ca.name)
+        self.assertEqual(record["config"]["timestamps"], "program")
+        self.assertIn("TLS", record["config"]["timestamps_why"])
+        self.assertNotIn("split", record)
+
+
+if __name__ == "__main__":
+    unittest.main()
