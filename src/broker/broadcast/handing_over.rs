@@ -184,7 +184,8 @@ impl Broadcast {
 
     /// Everything is imported: serves the predecessor's shards too.
     pub fn lead<D: Driver>(&mut self, cx: &mut Context<'_, D>, bridge: Bridge<ShardMail>) {
-        self.sequencer.topics.finish_import(cx.pool());
+        let now = cx.now();
+        self.sequencer.topics.finish_import(now, cx.pool());
         cx.attach(bridge);
     }
 

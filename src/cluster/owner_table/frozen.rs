@@ -93,15 +93,11 @@ impl OwnerTable {
                 let follower = |_| Some((NodeId::take(from)?, u64::take(from)?));
                 Role::Owner((0..count).map(follower).collect::<Option<BTreeMap<_, _>>>()?)
             }
-            LIVE => {
-                let owner = Wire::take(from)?;
-                // The copy has come after the predecessor had exported this shard's topics: it is asked for again.
-                if head.is_some() { Role::Live(owner) } else { Role::Idle }
-            }
+            LIVE => Role::Live(Wire::take(from)?),
             _ => return None,
         };
-        // An owner has a position.
-        let is_known = head.is_some() || !matches!(role, Role::Owner(_));
+        // Both have a position.
+        let is_known = head.is_some() || !matches!(role, Role::Owner(_) | Role::Live(_));
         let (is_wanted, members) = (bool::take(from)?, TopicMembers::thaw(from, now)?);
         if !is_known || !from.is_empty() {
             return None;

@@ -516,8 +516,8 @@ mod tests {
     use crate::owner::owned_topics::Accepted;
     use crate::tests::submitted;
     use crate::{
-        Content, Creator, Keeping, Publication, Refused, Rules, SlowConsumerPolicy, Submission, Tags,
-        TopicSettings,
+        Content, Creator, HistoryBounds, Keeping, Publication, Refused, Rules, SlowConsumerPolicy, Submission,
+        Tags, TopicSettings,
     };
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;
@@ -553,7 +553,7 @@ mod tests {
                 moved.extend(importer.import(to, record, 10..13, NOW + SECOND, pool)?);
             }
         }
-        to.finish_import(pool);
+        to.finish_import(NOW + SECOND, pool);
         Ok(moved)
     }
 
@@ -697,6 +697,33 @@ mod tests {
                 let _ = Importer::import_state(&mut to, id, &bytes[..end], NOW, &mut pool);
             }
         }
+    }
+
+    #[test]
+    fn topics_that_other_nodes_follow_are_not_forgotten_in_a_takeover() {
+        let mut pool = Pool::standalone();
+        let mut from = topics(1, SlowConsumerPolicy::DropOldest, 10);
+        for name in ["held", "idle"] {
+            from.find_or_create(name, Creator::NOBODY, NOW, &mut pool).expect("room");
+        }
+        from.subscribe("left", Creator::NOBODY, 2, LOCAL, &mut pool).expect("room");
+        let (mut block, mut importer) = (Vec::new(), Importer::default());
+        from.export(ExportCursor::default(), usize::MAX, NOW, &mut pool, &mut block);
+        let history = HistoryBounds { messages: 0, ..HistoryBounds::default() };
+        let settings = TopicSettings { history, ..TopicSettings::default() };
+        let mut to = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(10), 1), 2);
+        let mut records = &block[..];
+        while let Some(record) = Record::take(&mut records) {
+            importer.import(&mut to, record, 10..13, NOW, &mut pool).expect("well formed");
+            to.expire(NOW + 100 * SECOND, &mut pool);
+        }
+        let known = |to: &OwnedTopics| ["held", "left", "idle"].map(|name| to.find(name).is_some());
+        assert_eq!(known(&to), [true; 3]);
+        ["held", "left"].iter().for_each(|name| to.hold(name, true, NOW));
+        to.finish_import(NOW + 200 * SECOND, &mut pool);
+        to.forget_shards(10, NOW + 201 * SECOND);
+        to.expire(NOW + 300 * SECOND, &mut pool);
+        assert_eq!(known(&to), [true, true, false]);
     }
 
     #[test]

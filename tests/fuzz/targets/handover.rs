@@ -55,7 +55,7 @@ fn imported(mut data: &[u8], slow: SlowConsumerPolicy, shards: usize, pool: &mut
     while let Some(record) = Record::take(&mut data)
         && importer.import(&mut topics, record, 0..shards, NOW, pool).is_ok()
     {}
-    topics.finish_import(pool);
+    topics.finish_import(NOW, pool);
     topics
 }
 

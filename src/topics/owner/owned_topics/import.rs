@@ -65,11 +65,8 @@ impl OwnedTopics {
         owned.offset = position.offset;
         owned.keyed_since = keyed_since;
         owned.history = Log::history(history_bytes, position.offset);
-        owned.idle_since = shards.is_empty().then_some(now);
+        owned.idle_since = None;
         owned.rate.latest = now;
-        if shards.is_empty() {
-            self.idle.insert((now, id));
-        }
         owned.shards = shards;
         Ok(id)
     }
@@ -193,13 +190,14 @@ impl OwnedTopics {
     }
 
     /// Everything is imported: keys of several shards are put in the order of their times.
-    pub fn finish_import(&mut self, pool: &mut Pool) {
+    pub fn finish_import(&mut self, now: Nanos, pool: &mut Pool) {
         self.idempotent.make_contiguous().sort_unstable();
         for index in 0..self.slots() as u32 {
-            if let Some((_, owned)) = self.table.at_mut(index) {
-                // As much as this process is configured to keep.
-                owned.trim(pool);
-            }
+            let Some((generation, owned)) = self.table.at_mut(index) else { continue };
+            // As much as this process is configured to keep.
+            owned.trim(pool);
+            // Not before it is known which of them other nodes follow.
+            self.note_idle(OwnedTopicId { index, generation }, now);
         }
     }
 
@@ -231,10 +229,7 @@ impl OwnedTopics {
             if was_occupied && owned.shards.is_empty() {
                 note_occupied(&mut self.changes, &owned.name, false);
             }
-            if owned.shards.is_empty() && owned.idle_since.is_none() {
-                owned.idle_since = Some(now);
-                self.idle.insert((now, id));
-            }
+            self.note_idle(id, now);
         }
     }
 

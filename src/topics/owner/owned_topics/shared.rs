@@ -202,16 +202,18 @@ impl OwnedTopics {
         let Some(id) = self.find(name) else { return };
         let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.is_held = is_held;
-        match owned.idle_since {
-            Some(since) if is_held => {
-                owned.idle_since = None;
-                self.idle.remove(&(since, id));
-            }
-            None if !is_held && owned.shards.is_empty() => {
-                owned.idle_since = Some(now);
-                self.idle.insert((now, id));
-            }
-            _ => {}
+        if is_held && let Some(since) = owned.idle_since.take() {
+            self.idle.remove(&(since, id));
+        }
+        self.note_idle(id, now);
+    }
+
+    /// A topic may be forgotten from now on, if nobody uses it.
+    pub(super) fn note_idle(&mut self, id: OwnedTopicId, now: Nanos) {
+        let Some(owned) = self.table.get_mut(id.key()) else { return };
+        if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
+            owned.idle_since = Some(now);
+            self.idle.insert((now, id));
         }
     }
 
