@@ -248,7 +248,8 @@ pub struct Options {
     pub finds_addresses: bool,
     /// Bytes of the connections with [`Driver::set_notsent_lowat`] that the kernel may hold unsent; 0 for no limit.
     pub notsent_lowat: u32,
-    /// On dialled TCP connections, the kernel's times of all receives and of each of so many sends are noted; 0 for no times.
+    /// On dialled TCP connections, the kernel's times of about each of so many sends and of the answers to them are noted: of all sends and
+    /// receives of some connections, if there are enough of them. 0 for no times.
     pub stamps_every: u32,
 }
 

@@ -150,7 +150,7 @@ pub struct Args {
     #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = GENERATOR)]
     pub(super) driver: DriverChoice,
 
-    /// Timestamps of messages: the program's, or also the kernel's (of one in N sends); auto: where cheap
+    /// Timestamps of messages: the program's, or also the kernel's (on one in N connections); auto: where cheap
     ///
     /// With the kernel's timestamps, response times are split into waiting in the generator, its kernel, network and server, and
     /// from the kernel to the program. Echoes and pings over TCP without TLS have them (Linux 6.2). auto uses them in an open loop at

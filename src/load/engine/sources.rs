@@ -7,6 +7,8 @@ use echoring_runtime::driver::RemoteAddress;
 
 /// Share of an address's local ports that is used before the next address: the others may be in TIME_WAIT or in use.
 const PORTS_SHARE: f64 = 0.8;
+/// The same where there are addresses enough. The kernel tries the ports of one parity first, and takes milliseconds to find one of the others.
+const PORTS_SHARE_FAST: f64 = 0.4;
 /// Number of addresses of 127.0.0.0/24 that connections may be spread over.
 const LOOPBACK_ADDRESSES_MAX: usize = 254;
 
@@ -20,14 +22,21 @@ pub(super) fn spread(
     if targets.iter().all(|target| matches!(target, RemoteAddress::Unix(_))) {
         return Ok(Vec::new());
     }
-    let usable = (f64::from(ports.1 - ports.0 + 1) * PORTS_SHARE) as usize;
-    let needed = (connections as usize).div_ceil(usable.max(1));
+    let usable = |share: f64| (f64::from(ports.1 - ports.0 + 1) * share) as usize;
+    let addresses = |share| (connections as usize).div_ceil(usable(share).max(1));
+    let is_loopback = |target: &&RemoteAddress| matches!(target, RemoteAddress::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback());
+    if sources.is_empty() && targets.iter().all(is_loopback) {
+        let last = match addresses(PORTS_SHARE_FAST) {
+            ..=1 => 0,
+            addresses => addresses.min(LOOPBACK_ADDRESSES_MAX) as u8,
+        };
+        if addresses(PORTS_SHARE) <= LOOPBACK_ADDRESSES_MAX {
+            return Ok((1..=last).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
+        }
+    }
+    let (needed, usable) = (addresses(PORTS_SHARE), usable(PORTS_SHARE));
     if needed <= sources.len().max(1) {
         return Ok(sources.to_vec());
-    }
-    let is_loopback = |target: &&RemoteAddress| matches!(target, RemoteAddress::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback());
-    if sources.is_empty() && targets.iter().all(is_loopback) && needed <= LOOPBACK_ADDRESSES_MAX {
-        return Ok((1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
     }
     Err(Refused(format!(
         "{connections} connections need {needed} local addresses with {usable} ports each: name them with \
@@ -44,14 +53,25 @@ mod tests {
     #[test]
     fn few_connections_leave_the_address_to_the_kernel() {
         let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
-        assert_eq!(spread(800, &[], &[&target], PORTS), Ok(vec![]));
+        assert_eq!(spread(400, &[], &[&target], PORTS), Ok(vec![]));
     }
 
     #[test]
     fn many_loopback_connections_are_spread_automatically() {
         let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
-        let sources = spread(2_000, &[], &[&target], PORTS).expect("loopback has addresses");
-        assert_eq!(sources, [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))));
+        let lasts = |connections| {
+            let sources = spread(connections, &[], &[&target], PORTS)?;
+            assert!(
+                sources
+                    .iter()
+                    .zip(1..)
+                    .all(|(source, last)| *source == IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)))
+            );
+            Ok::<_, Refused>(sources.len())
+        };
+        // As many addresses as the kernel is quick with, as long as there are so many.
+        assert_eq!((lasts(401), lasts(1_200), lasts(200_000)), (Ok(2), Ok(3), Ok(254)));
+        assert!(lasts(254 * 800 + 1).is_err());
     }
 
     #[test]

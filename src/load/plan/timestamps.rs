@@ -10,7 +10,7 @@ pub enum Timestamps {
     /// The program's.
     #[default]
     Program,
-    /// Also the kernel's, of one in `every` sends.
+    /// Also the kernel's, on one in `every` connections.
     Kernel {
         /// At least 1.
         every: u32,
@@ -34,7 +34,7 @@ impl fmt::Display for Timestamps {
 /// Whose times a run uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamping {
-    /// The kernel's times of one in so many sends are noted; 0 for none.
+    /// The kernel's times are noted on one in so many connections; 0 for none.
     pub every: u32,
     /// Why none are, if they were asked for.
     pub why_not: Option<String>,

@@ -150,7 +150,7 @@ impl Epoll {
             addresses: Addresses::default(),
             notsent: NotsentLowat::new(options.notsent_lowat),
             stamps: Stamps::default(),
-            kernel_times: KernelTimes::new(options.stamps_every),
+            kernel_times: KernelTimes::new(options.stamps_every, options.connections),
             released: Vec::new(),
             notices: Vec::new(),
             listeners: Vec::new(),
@@ -341,7 +341,8 @@ impl Epoll {
             let Some(fd) = &slot.fd else { return };
             let room = Span { offset: self.filled as u32, bytes: self.receive_bytes as u32 };
             let memory = self.regions.slice_mut(room);
-            let received = match &mut self.kernel_times {
+            let times = self.kernel_times.as_mut().filter(|times| times.samples(token.index));
+            let received = match times {
                 None => sys::receive(fd.as_fd(), memory),
                 Some(times) => sys::receive_stamped(fd.as_fd(), memory).map(|(bytes, control)| {
                     if let Some(at) = times.arrival(&control).filter(|_| bytes > 0) {

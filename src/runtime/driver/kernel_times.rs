@@ -4,6 +4,9 @@
 //! its last byte, counted over the whole stream (`OPT_ID_TCP`). So each [`Stream`] counts the bytes of its sends. A message belongs
 //! to the first send after it was handed over, because a send takes everything that is queued.
 //!
+//! Of many connections some are *sampled*, so that the others cost what they would without times. Of few, each is sampled, or one, and
+//! some of its sends are stamped.
+//!
 //! The kernel's clock is the wall clock. Its distance from the monotonic one is measured again every [`CLOCK_TIME`] by a reading
 //! between two others, so the error is half of their distance, below a microsecond, unless the clock is set in between.
 //!
@@ -154,8 +157,10 @@ struct Looks {
 /// The times of all connections of a driver.
 #[derive(Debug)]
 pub(super) struct KernelTimes {
-    /// Each of so many sends is stamped.
-    every: u32,
+    /// Each of so many connections is sampled.
+    every_connection: u32,
+    /// Each of so many of its sends is stamped.
+    every_send: u32,
     /// Sends since the latest stamped one.
     skipped: u32,
     /// By the index of the connection.
@@ -167,11 +172,13 @@ pub(super) struct KernelTimes {
 }
 
 impl KernelTimes {
-    /// Each of `every` sends is stamped; 0 for none.
-    pub(super) fn new(every: u32) -> Option<KernelTimes> {
+    /// About each of `every` sends of so many connections is stamped; 0 for none.
+    pub(super) fn new(every: u32, connections: u32) -> Option<KernelTimes> {
         let empty = libc::mmsghdr { msg_hdr: message(ptr::null(), 0), msg_len: 0 };
+        let every_connection = every.min(connections.max(1));
         (every > 0).then(|| KernelTimes {
-            every,
+            every_connection,
+            every_send: every.div_ceil(every_connection),
             skipped: 0,
             streams: Vec::new(),
             clock: WallClock::default(),
@@ -180,15 +187,23 @@ impl KernelTimes {
         })
     }
 
-    /// A connection has this index from now on, and has sent nothing. It has no times if its socket is not TCP.
+    /// Whether the receives of the connection with this index have times.
+    pub(super) fn samples(&self, index: u32) -> bool {
+        index.is_multiple_of(self.every_connection)
+    }
+
+    /// A connection has this index from now on, and has sent nothing. It has no times if it is not sampled, or if its socket is not TCP.
     pub(super) fn begin(&mut self, index: u32, socket: BorrowedFd<'_>) {
+        if !self.samples(index) {
+            return;
+        }
         let at = index as usize;
         if at >= self.streams.len() {
             self.streams.resize_with(at + 1, Stream::default);
         }
         let mut sends = mem::take(&mut self.streams[at].sends);
         sends.clear();
-        let is_on = request(socket, self.every == 1).is_ok();
+        let is_on = request(socket, self.every_send == 1).is_ok();
         self.streams[at] = Stream { sends, is_on, ..Stream::default() };
     }
 
@@ -203,7 +218,7 @@ impl KernelTimes {
             return false;
         };
         self.skipped += 1;
-        let is_stamped = self.skipped >= self.every;
+        let is_stamped = self.skipped >= self.every_send;
         if is_stamped {
             self.skipped = 0;
         }
@@ -212,7 +227,7 @@ impl KernelTimes {
             self.look(index, socket);
         }
         // Otherwise the socket asks for all.
-        is_stamped && self.every > 1
+        is_stamped && self.every_send > 1
     }
 
     /// The latest send of a connection was short.

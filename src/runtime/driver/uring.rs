@@ -119,7 +119,7 @@ impl Uring {
             // A direct descriptor that cannot be installed has no name to look up.
             used = used.less(Features::DIRECT);
         }
-        let kernel_times = KernelTimes::new(options.stamps_every);
+        let kernel_times = KernelTimes::new(options.stamps_every, options.connections);
         if kernel_times.is_some() {
             // Error queues are read by ordinary system calls. A receive with control messages has no total, and fails where less is left
             // of a buffer than these need.

@@ -516,8 +516,8 @@ mod tests {
     use crate::owner::owned_topics::Accepted;
     use crate::tests::submitted;
     use crate::{
-        Content, Creator, HistoryBounds, Keeping, Publication, Refused, Rules, SlowConsumerPolicy, Submission,
-        Tags, TopicSettings,
+        Content, Creator, HistoryBounds, Keeping, Publication, Refused, Rules, SlowConsumerPolicy,
+        Submission, Tags, TopicSettings,
     };
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;

@@ -44,9 +44,13 @@ impl Client {
     /// Some answers were read from a connection.
     #[inline]
     pub(super) fn note_answers(&mut self, link: &Link<'_>) {
-        let Client { tally, stamped, .. } = self;
+        let Client { shared, tally, stamped, .. } = self;
         if let Some(answered) = &mut tally.answered {
             let token = link.token;
+            // Receives of sampled connections have a time.
+            if shared.stamping.every > 1 && stamped.receive.is_none_or(|receive| receive.token != token) {
+                return answered.clear();
+            }
             stamped.answers.extend(answered.drain(..).map(|answered| Answer {
                 token,
                 answered,

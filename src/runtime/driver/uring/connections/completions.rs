@@ -92,6 +92,7 @@ impl Connections {
             .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(flags)));
         let token = token_of(user_data);
         if let Some(times) = &mut self.kernel_times
+            && times.samples(token.index)
             && let Some(whole) = span
         {
             let (at, rest) = times.arrival_in(self.receiver.memory(), whole);

@@ -254,9 +254,10 @@ impl Connections {
         if slot.receive == Receive::Idle && !paused {
             slot.receive = Receive::Armed;
             let cap = total.unwrap_or(RECEIVE_BYTES_MAX);
-            let entry = match self.kernel_times {
-                None => file.receive(GROUP, cap, total),
-                Some(_) => file.receive_messages(GROUP, &raw const *self.receive_header),
+            let is_timed = self.kernel_times.as_ref().is_some_and(|times| times.samples(token.index));
+            let entry = match is_timed {
+                false => file.receive(GROUP, cap, total),
+                true => file.receive_messages(GROUP, &raw const *self.receive_header),
             };
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }
