@@ -7,7 +7,7 @@
 //!
 //! Never: a clock, I/O, a run.
 
-use crate::record::calibration::{Believed, CalibrationStep, QuantilePair};
+use crate::record::calibration::{Believed, CalibrationStep, QuantilePair, QuantilePairs};
 
 /// Error that a believed quantile has at most, as its reciprocal: a tenth.
 const BELIEVED_PART: u64 = 10;
@@ -18,33 +18,45 @@ const ERROR_GROWTH_MAX: u64 = 4;
 pub(crate) const MESSAGES_BEYOND: u64 = 10;
 
 /// One of the quantiles of a step.
-type Quantile = fn(&CalibrationStep) -> Option<QuantilePair>;
+type Quantile = fn(&QuantilePairs) -> Option<QuantilePair>;
+/// Those of the response time, or of a part of it.
+type Pairs = fn(&CalibrationStep) -> &QuantilePairs;
 
 /// The result of these steps.
 pub fn believed(steps: &[CalibrationStep]) -> Believed {
-    let Some(rate_max) = rate_max(steps) else { return Believed::default() };
+    believed_of(steps, |step| &step.response)
+}
+
+/// The same for the time of server and network by the kernel's timestamps. `None` if no step has them.
+pub(crate) fn believed_by_the_kernel(steps: &[CalibrationStep]) -> Option<Believed> {
+    steps.iter().any(|step| step.kernel.p50.is_some()).then(|| believed_of(steps, |step| &step.kernel))
+}
+
+fn believed_of(steps: &[CalibrationStep], pairs: Pairs) -> Believed {
+    let Some(rate_max) = rate_max(steps, pairs) else { return Believed::default() };
     let above = |quantile: Quantile| {
         let within = steps.iter().filter(|step| step.why.is_none() && step.rate <= rate_max);
-        let error_ns = within.filter_map(quantile).map(|pair| pair.error_ns()).max()?;
+        let error_ns = within.filter_map(|step| quantile(pairs(step))).map(|pair| pair.error_ns()).max()?;
         Some(error_ns.saturating_mul(BELIEVED_PART))
     };
     Believed {
-        p50_above_ns: above(|step| step.p50),
-        p99_above_ns: above(|step| step.p99),
-        p999_above_ns: above(|step| step.p999),
+        p50_above_ns: above(|pairs| pairs.p50),
+        p99_above_ns: above(|pairs| pairs.p99),
+        p999_above_ns: above(|pairs| pairs.p999),
         rate_max: Some(rate_max),
     }
 }
 
 /// The highest rate that was held, without much larger errors than the best rate at the highest quantile that all steps
 /// have; below it, every rate was held by one of its steps.
-fn rate_max(steps: &[CalibrationStep]) -> Option<u64> {
+fn rate_max(steps: &[CalibrationStep], pairs: Pairs) -> Option<u64> {
     let held = |step: &&CalibrationStep| step.why.is_none();
     // Short steps have too few messages for p99.9.
-    let quantiles: [Quantile; 3] = [|step| step.p999, |step| step.p99, |step| step.p50];
-    let is_known = |quantile: &Quantile| steps.iter().filter(held).all(|step| quantile(step).is_some());
+    let quantiles: [Quantile; 3] = [|pairs| pairs.p999, |pairs| pairs.p99, |pairs| pairs.p50];
+    let is_known =
+        |quantile: &Quantile| steps.iter().filter(held).all(|step| quantile(pairs(step)).is_some());
     let quantile = quantiles.into_iter().find(is_known)?;
-    let error = |step: &CalibrationStep| quantile(step).map(|pair| pair.error_ns());
+    let error = |step: &CalibrationStep| quantile(pairs(step)).map(|pair| pair.error_ns());
     let bound = steps.iter().filter(held).filter_map(error).min()?.saturating_mul(ERROR_GROWTH_MAX);
     let mut rates: Vec<u64> = steps.iter().map(|step| step.rate).collect();
     rates.sort_unstable();
@@ -66,8 +78,9 @@ mod tests {
     fn step(rate: u64, errors_us: [u64; 3]) -> CalibrationStep {
         let pair = |error: u64| Some(QuantilePair { planted_ns: MS, measured_ns: MS + error * 1_000 });
         let [p50, p99, p999] = errors_us.map(pair);
-        let delays = "1.00 ms".to_owned();
-        CalibrationStep { rate, delays, messages_per_s: rate as f64, why: None, p50, p99, p999 }
+        let (delays, response) = ("1.00 ms".to_owned(), QuantilePairs { p50, p99, p999 });
+        let kernel = QuantilePairs::default();
+        CalibrationStep { rate, delays, messages_per_s: rate as f64, why: None, response, kernel }
     }
 
     fn failed(rate: u64) -> CalibrationStep {
@@ -86,7 +99,7 @@ mod tests {
         assert_eq!(believed(&steps), expected);
         // Errors have no sign.
         let mut early = steps;
-        early[1].p50 = Some(QuantilePair { planted_ns: MS, measured_ns: MS - 70_000 });
+        early[1].response.p50 = Some(QuantilePair { planted_ns: MS, measured_ns: MS - 70_000 });
         assert_eq!(believed(&early).p50_above_ns, Some(700_000));
     }
 
@@ -107,19 +120,36 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_times_have_a_result_of_their_own() {
+        let with = |response: [u64; 3], kernel: [u64; 3]| CalibrationStep {
+            kernel: step(5_000, kernel).response,
+            ..step(5_000, response)
+        };
+        let steps = [with([30, 900, 3_000], [10, 40, 100]), with([40, 800, 2_000], [20, 30, 200])];
+        let found = believed_by_the_kernel(&steps).expect("it has them");
+        assert_eq!((found.p50_above_ns, found.p99_above_ns), (Some(200_000), Some(400_000)));
+        assert_eq!(believed(&steps).p99_above_ns, Some(9 * MS));
+        assert_eq!(believed_by_the_kernel(&[step(5_000, [30, 90, 300])]), None);
+    }
+
+    #[test]
     fn what_was_not_measured_is_not_believed() {
         assert_eq!(believed(&[]), Believed::default());
         assert_eq!(believed(&[failed(5_000)]), Believed::default());
-        let short = CalibrationStep { p999: None, ..step(5_000, [30, 90, 0]) };
+        let without_p999 = |mut step: CalibrationStep| {
+            step.response.p999 = None;
+            step
+        };
+        let short = without_p999(step(5_000, [30, 90, 0]));
         let found = believed(&[short]);
         assert_eq!(
             (found.p999_above_ns, found.p99_above_ns, found.rate_max),
             (None, Some(900_000), Some(5_000))
         );
         // Where one step has no p99.9, p99 decides about the rate.
-        let short = CalibrationStep { p999: None, ..step(5_000, [30, 90, 0]) };
+        let short = without_p999(step(5_000, [30, 90, 0]));
         assert_eq!(believed(&[short, step(10_000, [30, 90, 9_000])]).rate_max, Some(10_000));
-        let empty = CalibrationStep { p50: None, p99: None, p999: None, ..step(5_000, [0; 3]) };
+        let empty = CalibrationStep { response: QuantilePairs::default(), ..step(5_000, [0; 3]) };
         assert_eq!(believed(&[empty]), Believed::default());
     }
 }

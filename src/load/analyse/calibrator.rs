@@ -4,16 +4,17 @@
 
 use std::time::Duration;
 
-use super::calibration::{MESSAGES_BEYOND, believed};
+use super::calibration::{MESSAGES_BEYOND, believed, believed_by_the_kernel};
 use super::capacity::search::{BLOCKS, CapacitySearch, Evidence};
 use super::experiment::Progress;
 use crate::engine::calibration_server::{Behaviour, CalibrationServer, ServerLog};
 use crate::engine::{Outcome, RunVerdict, TargetSession};
 use crate::measure::Integrity;
 use crate::measure::merge::Merge;
+use crate::measure::quantiles::Quantiles;
 use crate::plan::{Embedded, Flaw, Pace, RATE_MAX, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Record;
-use crate::record::calibration::{Calibration, CalibrationStep, Faults, QuantilePair, SCHEMA};
+use crate::record::calibration::{Calibration, CalibrationStep, Faults, QuantilePair, QuantilePairs, SCHEMA};
 use crate::record::search::Limit;
 use echoring_proto::random::mix;
 
@@ -79,6 +80,7 @@ pub fn calibrate(
         connections: config.connections,
         message_bytes: config.message_bytes,
         believed: believed(&steps),
+        kernel: believed_by_the_kernel(&steps),
         faults,
         steps,
     }))
@@ -174,22 +176,24 @@ fn compared(
     log: &ServerLog,
 ) -> CalibrationStep {
     let record = &outcome.record;
-    let pair = |quantile: f64| {
-        let beyond = |count: u64| (count as f64 * (1.0 - quantile)).round() as u64 >= MESSAGES_BEYOND;
-        (beyond(log.held.len()) && beyond(outcome.response.len())).then(|| QuantilePair {
-            planted_ns: log.held.value_at_quantile(quantile),
-            measured_ns: outcome.response.value_at_quantile(quantile),
-        })
-    };
     CalibrationStep {
         rate,
         delays: delays.to_owned(),
         messages_per_s: record.messages_per_s,
         why: why_not_held(rate, longest, outcome),
-        p50: pair(0.5),
-        p99: pair(0.99),
-        p999: pair(0.999),
+        response: pairs(log, &record.response_ns),
+        kernel: record.server_and_network_ns.as_ref().map(|found| pairs(log, found)).unwrap_or_default(),
     }
+}
+
+/// What the server kept messages for, and what the generator found.
+fn pairs(log: &ServerLog, found: &Quantiles) -> QuantilePairs {
+    let pair = |quantile: f64, measured_ns: u64| {
+        let beyond = |count: u64| (count as f64 * (1.0 - quantile)).round() as u64 >= MESSAGES_BEYOND;
+        let planted_ns = log.held.value_at_quantile(quantile);
+        (beyond(log.held.len()) && beyond(found.count)).then_some(QuantilePair { planted_ns, measured_ns })
+    };
+    QuantilePairs { p50: pair(0.5, found.p50), p99: pair(0.99, found.p99), p999: pair(0.999, found.p999) }
 }
 
 /// Why a rate was not held, if it was not. A generator that is late has an error, and may hold the rate all the same.
@@ -221,7 +225,8 @@ fn noted(step: &CalibrationStep) -> String {
     let error = |name: &str, pair: Option<QuantilePair>| {
         pair.map(|pair| format!("{name} {} off", duration(pair.error_ns())))
     };
-    let errors = [error("p50", step.p50), error("p99", step.p99), error("p99.9", step.p999)];
+    let QuantilePairs { p50, p99, p999 } = step.response;
+    let errors = [error("p50", p50), error("p99", p99), error("p99.9", p999)];
     let errors: Vec<String> = errors.into_iter().flatten().collect();
     let why = step.why.as_ref().map_or(String::new(), |why| format!("; not held: {why}"));
     format!("{} messages/s, delays {}: {}{why}", count(step.rate), step.delays, errors.join(", "))

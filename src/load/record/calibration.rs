@@ -28,6 +28,9 @@ pub struct Calibration {
     pub message_bytes: [u64; 2],
     /// The result.
     pub believed: Believed,
+    /// The same for the time of server and network by the kernel's timestamps; `None` without these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Believed>,
     /// The planted faults, and those that the generator reported.
     pub faults: Faults,
     /// The runs with planted delays.
@@ -74,12 +77,29 @@ pub struct CalibrationStep {
     pub messages_per_s: f64,
     /// Why the rate was not held; `None` if it was.
     pub why: Option<String>,
+    /// The response times.
+    #[serde(flatten)]
+    pub response: QuantilePairs,
+    /// Those of server and network by the kernel's timestamps.
+    #[serde(default, skip_serializing_if = "QuantilePairs::are_unknown")]
+    pub kernel: QuantilePairs,
+}
+
+/// Quantiles, planted and measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantilePairs {
     /// The medians; `None` where too few messages are beyond the quantile.
     pub p50: Option<QuantilePair>,
     /// 99 %.
     pub p99: Option<QuantilePair>,
     /// 99.9 %.
     pub p999: Option<QuantilePair>,
+}
+
+impl QuantilePairs {
+    fn are_unknown(&self) -> bool {
+        *self == QuantilePairs::default()
+    }
 }
 
 /// A quantile, planted and measured.
@@ -106,6 +126,9 @@ pub struct Quotation {
     /// Its result.
     #[serde(flatten)]
     pub believed: Believed,
+    /// Its result for the time of server and network by the kernel's timestamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Believed>,
 }
 
 impl Calibration {
@@ -118,6 +141,10 @@ impl Calibration {
             && self.threads == record.config.threads
             // Agents are on other hosts.
             && record.agents.is_empty();
-        is_same.then(|| Quotation { measured_at: self.measured_at.clone(), believed: self.believed })
+        is_same.then(|| Quotation {
+            measured_at: self.measured_at.clone(),
+            believed: self.believed,
+            kernel: self.kernel,
+        })
     }
 }

@@ -18,7 +18,7 @@ pub fn calibration(found: &Calibration, out: &mut dyn Write) -> io::Result<()> {
     let mut table = table(head);
     for step in &found.steps {
         let mut cells = vec![count(step.rate), step.delays.clone()];
-        for pair in [step.p50, step.p99, step.p999] {
+        for pair in [step.response.p50, step.response.p99, step.response.p999] {
             let shown =
                 |time: fn(QuantilePair) -> u64| pair.map_or("–".to_owned(), |pair| duration(time(pair)));
             cells.extend([shown(|pair| pair.planted_ns), shown(|pair| pair.measured_ns)]);
@@ -30,7 +30,7 @@ pub fn calibration(found: &Calibration, out: &mut dyn Write) -> io::Result<()> {
     align(&mut table, [0].into_iter().chain(2..8));
     writeln!(out, "{table}\n")?;
     writeln!(out, "{}", planted_faults(found))?;
-    writeln!(out, "{}", sentence(&found.believed))
+    writeln!(out, "{}", sentence(&found.believed, found.kernel.as_ref()))
 }
 
 /// Whether the planted faults were counted exactly.
@@ -46,26 +46,37 @@ pub fn planted_faults(found: &Calibration) -> String {
     format!("planted faults: {}: {verdict}", shown.join(", "))
 }
 
-/// The credible range, such as `here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second`.
-pub fn sentence(believed: &Believed) -> String {
+/// The credible range, such as `here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second`, and that by the kernel's
+/// timestamps.
+pub fn sentence(believed: &Believed, kernel: Option<&Believed>) -> String {
     let Some(rate_max) = believed.rate_max else {
         return "no result can be believed here: no rate was held; give the generator its own CPUs, or a quiet host".to_owned();
     };
+    let by_the_kernel =
+        kernel.map(|kernel| listed("kernel.", "", kernel)).filter(|listed| !listed.is_empty());
+    format!(
+        "here {}, up to {} messages a second{}",
+        listed("", "can be believed ", believed),
+        count(rate_max),
+        by_the_kernel.map_or(String::new(), |listed| format!("; {listed}"))
+    )
+}
+
+/// The known quantiles, of which the first has `verb` before its bound.
+fn listed(before: &str, verb: &str, believed: &Believed) -> String {
     let known = quantiles(believed).into_iter().filter_map(|(name, above)| Some((name, duration(above?))));
     let known: Vec<String> = known
         .enumerate()
-        .map(|(at, (name, above))| {
-            format!("{name} {}above {above}", if at == 0 { "can be believed " } else { "" })
-        })
+        .map(|(at, (name, above))| format!("{before}{name} {}above {above}", if at == 0 { verb } else { "" }))
         .collect();
-    format!("here {}, up to {} messages a second", known.join(", "), count(rate_max))
+    known.join(", ")
 }
 
 /// Statements of the calibration of a run's host about its results, one line each.
 pub(super) fn notes(record: &Record) -> Vec<String> {
     let Some(quoted) = &record.calibration else { return Vec::new() };
     let date = quoted.measured_at.split('T').next().unwrap_or_default();
-    let mut lines = vec![format!("{date}: {}", sentence(&quoted.believed))];
+    let mut lines = vec![format!("{date}: {}", sentence(&quoted.believed, quoted.kernel.as_ref()))];
     if quoted.believed.rate_max.is_some_and(|rate_max| record.messages_per_s > rate_max as f64) {
         let rate = count(record.messages_per_s as u64);
         lines.push(format!("{rate}/s is more than that: its latencies are not covered"));
@@ -115,6 +126,7 @@ mod tests {
                 p999_above_ns: Some(3_000_000),
                 rate_max: Some(210_000),
             },
+            kernel: None,
             faults: Faults { planted: Default::default(), reported: Default::default() },
             steps: vec![],
         }
@@ -124,16 +136,22 @@ mod tests {
     fn the_sentence_names_each_known_quantile_and_the_rate() {
         let mut believed = calibrated().believed;
         assert_eq!(
-            sentence(&believed),
+            sentence(&believed, None),
             "here p50 can be believed above 400 µs, p99 above 1.00 ms, p99.9 above 3.00 ms, up to 210,000 messages a \
              second"
         );
+        let kernel =
+            Believed { p50_above_ns: Some(90_000), p99_above_ns: Some(400_000), ..Believed::default() };
+        assert!(
+            sentence(&believed, Some(&kernel))
+                .ends_with("messages a second; kernel.p50 above 90.0 µs, kernel.p99 above 400 µs")
+        );
         (believed.p50_above_ns, believed.p99_above_ns) = (None, None);
         assert_eq!(
-            sentence(&believed),
+            sentence(&believed, None),
             "here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second"
         );
-        assert!(sentence(&Believed::default()).starts_with("no result can be believed here"));
+        assert!(sentence(&Believed::default(), None).starts_with("no result can be believed here"));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl<D> Make<D> {
         Make { make, without: Features::NONE, stamps_every: 0 }
     }
 
-    /// With the kernel's times of one in so many sends.
+    /// With the kernel's times of about one in so many sends.
     pub fn stamping(self, every: u32) -> Make<D> {
         Make { stamps_every: every, ..self }
     }
@@ -507,11 +507,16 @@ pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
     if !has_kernel_times() {
         return eprintln!("not tested, this kernel has no such times");
     }
-    let mut world = World::new(SocketKit::tcp(make.stamping(2)));
+    // One in 128: each second send of the first of 64 connections.
+    let kit = SocketKit::tcp(make.stamping(128));
+    let mut world = World::with_options(kit, &Options { connections: 64, ..options() });
     let (listener, address) = listener();
     let token = connected(&mut world, address, None);
     let (mut peer, _) = listener.accept().expect("the driver dialled");
     peer.set_nonblocking(true).expect("a socket");
+    let other = connected(&mut world, address, None);
+    let (mut peer_of_other, _) = listener.accept().expect("the driver dialled");
+    peer_of_other.set_nonblocking(true).expect("a socket");
     let arrivals = |world: &World<SocketKit<D>>| {
         let times = world.of(token).filter_map(|seen| match seen {
             Seen::Arrived(_, at) => Some(*at),
@@ -553,6 +558,12 @@ pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
         assert!(stages.is_sorted(), "{stages:?}");
         assert!(handed_at - slack < stages[0] && stages[2] < read + slack, "{handed_at} {stages:?} {read}");
     }
+    world.driver.send(other, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
+    assert_same(&world.read(&mut peer_of_other, 5), b"hello");
+    world.write(&mut peer_of_other, b"hello");
+    world.until("an answer without a time", |world| world.received_bytes(other) == 5);
+    assert!(!world.of(other).any(|seen| matches!(seen, Seen::Arrived(..))));
+    assert_eq!(world.driver.send_times(other, before), None);
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
     assert_eq!(world.driver.send_times(token, before), None);

@@ -72,7 +72,7 @@ impl Column {
 
 /// A rate with a digit behind the point where it is small.
 fn rate(per_s: f64) -> String {
-    if per_s < 10.0 { format!("{per_s:.1}") } else { count(per_s.round() as u64) }
+    if per_s > 0.0 && per_s < 10.0 { format!("{per_s:.1}") } else { count(per_s.round() as u64) }
 }
 
 /// The slices of a record with their distributions.
