@@ -77,6 +77,8 @@ pub(super) struct Following {
     rests: Vec<(u64, bool)>,
     /// Another process is the node so far. The table must not be used before this one knows the other nodes.
     is_dormant: bool,
+    /// Publications wait for that, and those behind them wait, too.
+    waits_to_order: bool,
     streams: Streams,
 }
 
@@ -158,6 +160,7 @@ impl Following {
             settles: Vec::new(),
             rests: Vec::new(),
             is_dormant: resumes,
+            waits_to_order: resumes,
             streams: Streams::new(streams),
         }
     }
@@ -168,6 +171,11 @@ impl Following {
         queue.staged_bytes == 0 && self.table.has_room(0)
             || queue.staged_bytes + bytes <= CLUSTER_STAGED_BYTES_MAX
                 && self.table.has_room(queue.staged_bytes + bytes)
+    }
+
+    /// Whether a publication to the topic gets its position here and now, and can be sent to the nodes that follow the topic.
+    pub(super) fn orders(&self, name: &str) -> bool {
+        !self.waits_to_order && self.table.orders(name)
     }
 
     /// Sends a message that this shard has ordered to the nodes that follow its topic.

@@ -125,7 +125,7 @@ impl Sequencer {
     /// Leaves a publication to another node, if this node does not order its topic. See [`Following::stage`].
     #[inline]
     pub(super) fn stage(&mut self, publisher: Publisher, message: &TopicPublication<'_>) -> Option<Ticket> {
-        let following = self.following.as_ref().filter(|following| !following.table.orders(message.topic))?;
+        let following = self.following.as_ref().filter(|following| !following.orders(message.topic))?;
         Some(following.stage(&mut self.queue, publisher, message))
     }
 

@@ -84,6 +84,7 @@ impl Broadcast {
                 }
             }
         }
+        following.waits_to_order &= !self.sequencer.queue.publications.is_empty();
         self.answer_rests(&mut following);
         following.links.flush();
         self.sequencer.relay.iter_mut().for_each(RelayOutbox::flush);
