@@ -122,20 +122,25 @@ mod tests {
     use super::*;
     use echoring_topics::{Author, ClientId, Content, Keeping, Profile, Tags, Version};
 
+    /// All of a message is read again when it was frozen, and nothing of a part of the bytes.
+    fn assert_freezes(message: &TopicPublication<'_>) {
+        let mut pool = Pool::standalone();
+        let stored = StoredPublication::new(&mut pool, Storage::Own, message).expect("there is memory");
+        let mut frozen = Vec::new();
+        stored.freeze(&mut frozen);
+        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(*message));
+        for end in 0..frozen.len() {
+            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
+        }
+    }
+
     #[test]
     fn a_frozen_publication_keeps_its_author() {
         let author = Author::encode(ClientId::local(7), Profile("alice"));
         let publication =
             Publication { author: Author::new(&author), ..Publication::new(Content::Json, "key", b"[1]") };
         let message = TopicPublication::plain("topic", publication);
-        let mut pool = Pool::standalone();
-        let stored = StoredPublication::new(&mut pool, Storage::Own, &message).expect("there is memory");
-        let mut frozen = Vec::new();
-        stored.freeze(&mut frozen);
-        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(message));
-        for end in 0..frozen.len() {
-            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
-        }
+        assert_freezes(&message);
     }
 
     #[test]
@@ -178,13 +183,6 @@ mod tests {
         };
         let version = Version::new(&version);
         let message = TopicPublication { version, ..TopicPublication::plain("topic", publication) };
-        let mut pool = Pool::standalone();
-        let stored = StoredPublication::new(&mut pool, Storage::Own, &message).expect("there is memory");
-        let mut frozen = Vec::new();
-        stored.freeze(&mut frozen);
-        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(message));
-        for end in 0..frozen.len() {
-            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
-        }
+        assert_freezes(&message);
     }
 }

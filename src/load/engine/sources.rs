@@ -22,19 +22,15 @@ pub(super) fn spread(
     if targets.iter().all(|target| matches!(target, RemoteAddress::Unix(_))) {
         return Ok(Vec::new());
     }
-    let usable = |share: f64| (f64::from(ports.1 - ports.0 + 1) * share) as usize;
-    let addresses = |share| (connections as usize).div_ceil(usable(share).max(1));
-    let is_loopback = |target: &&RemoteAddress| matches!(target, RemoteAddress::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback());
-    if sources.is_empty() && targets.iter().all(is_loopback) {
-        let last = match addresses(PORTS_SHARE_FAST) {
-            ..=1 => 0,
-            addresses => addresses.min(LOOPBACK_ADDRESSES_MAX) as u8,
-        };
-        if addresses(PORTS_SHARE) <= LOOPBACK_ADDRESSES_MAX {
-            return Ok((1..=last).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
-        }
-    }
+    let usable = |share: f64| ((f64::from(ports.1 - ports.0 + 1) * share) as usize).max(1);
+    let addresses = |share| (connections as usize).div_ceil(usable(share));
     let (needed, usable) = (addresses(PORTS_SHARE), usable(PORTS_SHARE));
+    let is_loopback = |target: &&RemoteAddress| matches!(target, RemoteAddress::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback());
+    if sources.is_empty() && targets.iter().all(is_loopback) && needed <= LOOPBACK_ADDRESSES_MAX {
+        let several = addresses(PORTS_SHARE_FAST).min(LOOPBACK_ADDRESSES_MAX) as u8;
+        let lasts = (1..=several).filter(|_| several > 1);
+        return Ok(lasts.map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
+    }
     if needed <= sources.len().max(1) {
         return Ok(sources.to_vec());
     }

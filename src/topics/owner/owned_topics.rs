@@ -210,12 +210,9 @@ impl OwnedTopics {
         if was_occupied && owned.shards.is_empty() {
             changes::note_occupied(&mut self.changes, &owned.name, false);
         }
-        if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
-            owned.idle_since = Some(now);
-            if owned.keeps_nothing() && !retains {
-                return self.forget(id, now, pool);
-            }
-            self.idle.insert((now, id));
+        let keeps_nothing = owned.keeps_nothing() && !retains;
+        if self.note_idle(id, now) && keeps_nothing {
+            self.forget(id, now, pool);
         }
     }
 

@@ -208,13 +208,15 @@ impl OwnedTopics {
         self.note_idle(id, now);
     }
 
-    /// A topic may be forgotten from now on, if nobody uses it.
-    pub(super) fn note_idle(&mut self, id: OwnedTopicId, now: Nanos) {
-        let Some(owned) = self.table.get_mut(id.key()) else { return };
-        if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
+    /// A topic may be forgotten from now on, if nobody uses it. Returns whether that is new.
+    pub(super) fn note_idle(&mut self, id: OwnedTopicId, now: Nanos) -> bool {
+        let Some(owned) = self.table.get_mut(id.key()) else { return false };
+        let is_new = owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held;
+        if is_new {
             owned.idle_since = Some(now);
             self.idle.insert((now, id));
         }
+        is_new
     }
 
     /// Forgets the topic `name` with its position: another node has it.
