@@ -14,8 +14,6 @@ pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
 
 /// Default maximum of topics per node. Topics without subscribers are evicted for new ones.
 pub const TOPICS_DEFAULT: u32 = 65_536;
-/// Topics that a shard leases from the node's maximum at a time.
-pub const TOPIC_LEASE: u64 = 64;
 
 /// Bytes that a message of a [`RemoteSender`](crate::RemoteSender) is charged besides its payload: its entry in two queues.
 pub const SENDER_MESSAGE_BYTES: usize = 160;
@@ -185,8 +183,6 @@ pub(crate) const SHARD_SHARE_MAX: (u64, u64) = (7, 8);
 
 /// Maximum bytes of a connect command of Centrifuge's protocol in the body of a request for a stream.
 pub const CONNECT_BODY_BYTES_MAX: u32 = 64 * 1024;
-/// Connections that a shard leases from the node's maximum at a time.
-pub const CONNECTION_LEASE: u64 = 64;
 
 // ---- the peak of memory (docs/memory.md) ----
 

@@ -91,6 +91,14 @@ class Browser:
 
     def open(self, url):
         self._call("POST", f"{self.session}/url", {"url": url})
+        # On a busy machine chromedriver returns before all of a long page is there.
+        self.run(
+            """
+            if (document.readyState !== "complete") {
+                await new Promise((resolve) => window.addEventListener("load", resolve));
+            }
+            """
+        )
 
     def new_tab(self):
         handle = self._call("POST", f"{self.session}/window/new", {"type": "tab"})["handle"]

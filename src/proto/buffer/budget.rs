@@ -202,7 +202,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// An empty lease that grows by `block` units at a time.
+    /// An empty lease that grows by `block` units at a time. While a budget is not spent, its leases together hold at most two blocks
+    /// each that nobody uses, and none in blocks of one unit.
     pub fn new(budget: Arc<Budget>, block: u64) -> Lease {
         Lease::keeping(budget, block, 0)
     }
@@ -268,8 +269,11 @@ impl Lease {
         }
     }
 
-    /// Returns unused blocks. One stays leased, so that a unit at a block boundary does not move back and forth.
+    /// Returns unused blocks. One of several units stays leased, so that a unit at a block boundary does not move back and forth.
     fn shrink(&mut self, block: u64) {
+        if block == 1 {
+            return self.give_spare();
+        }
         let spare = self.spare();
         if spare >= 2 * block {
             let returned = (spare / block - 1) * block;
@@ -315,6 +319,22 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_leases_of_single_units_use_the_whole_budget_however_many_they_are() {
+        let budget = Budget::new(100);
+        let mut leases: Vec<Lease> = (0..64).map(|_| Lease::new(Arc::clone(&budget), 1)).collect();
+        // Each has had as many as it could get.
+        for lease in &mut leases {
+            while lease.take(1) {}
+            while lease.used() > 1 {
+                lease.give_back(1);
+            }
+        }
+        assert_eq!(budget.leased(), 64);
+        while leases[7].take(1) {}
+        assert_eq!((leases[7].used(), budget.free(), budget.peak()), (37, 0, 100));
+    }
 
     #[test]
     fn a_budget_that_shrinks_below_what_is_used_admits_nobody_until_enough_has_been_returned() {

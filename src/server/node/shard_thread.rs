@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::commands::blocking;
-use crate::limits::{CONNECTION_LEASE, TOPIC_LEASE};
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::handle::{Readiness, Snapshot};
 use crate::node::identity::NodeIdentity;
@@ -61,7 +60,7 @@ impl Budgets {
     fn allowance(&self) -> Allowance {
         Allowance {
             pool: Pool::new(self.memory.clone()),
-            connections: Lease::new(self.connections.clone(), CONNECTION_LEASE),
+            connections: Lease::new(self.connections.clone(), 1),
             contexts: Lease::new(self.contexts.clone(), COMPRESSION_LEASE_BYTES),
         }
     }
@@ -91,7 +90,7 @@ impl ServiceSetup {
             sockets,
             mailboxes,
             allowance: budgets.allowance(),
-            topics: Lease::new(budgets.topics.clone(), TOPIC_LEASE),
+            topics: Lease::new(budgets.topics.clone(), 1),
             seed: randomness.seed(),
             entropy: randomness.entropy(),
         }

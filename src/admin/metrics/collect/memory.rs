@@ -21,8 +21,7 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         .help("Peak of the bytes of each budget leased by shards.");
     let BudgetFigures { limit, peak, .. } = first.seats;
     out.gauge("echoring_connections_limit", limit).help("Maximum number of connections.");
-    out.gauge("echoring_connections_leased_peak", peak)
-        .help("Peak number of connections leased by shards, in blocks of 64.");
+    out.gauge("echoring_connections_leased_peak", peak).help("Peak number of connections.");
     out.gauge("echoring_pool_bytes", sum(snapshots, |snapshot| snapshot.pool_bytes))
         .help("Bytes of pooled buffers, logs, histories and TLS sessions.");
     out.gauge("echoring_history_bytes", first.history_bytes)
