@@ -1,5 +1,6 @@
 """Kernel timestamps of the load generator's messages, as a user asks for them."""
 
+import asyncio
 import ssl
 import subprocess
 import tempfile
@@ -104,15 +105,50 @@ class Elsewhere(unittest.TestCase):
             record = bench(server.url, *flags, "--fail-if", "kernel.p50<20ms")
         self.assertGreaterEqual(record["split"]["p50"]["server_and_network_ns"], 0.9 * delay_s * 1e9)
 
-    def test_tls_has_the_programs_times(self):
+    def test_messages_in_records_of_tls_are_split(self):
+        authority = trustme.CA()
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.minimum_version = context.maximum_version = version
+            authority.issue_cert("localhost").configure_cert(context)
+            with tempfile.NamedTemporaryFile() as ca, EchoServer(tls=context) as server:
+                authority.cert_pem.write_to_path(ca.name)
+                for driver in DRIVERS:
+                    for load in (("--depth", "1"), ("--message-bytes", "100000"), ("--rate", "200")):
+                        with self.subTest(version=version, driver=driver, load=load):
+                            flags = (*CLOSED, "kernel", "--ca-file", ca.name, "--driver", driver, *load)
+                            record = bench(f"wss://localhost:{server.port}/", *flags)
+                            self.assertEqual(record["config"]["timestamps"], "kernel")
+                            split, messages = record["split"], record["response_ns"]["count"]
+                            self.assertEqual(split["sampled"], messages)
+                            self.assertLess(split["unattributed"], messages / 2, split)
+                            self.assertEqual(sum(split["p50"][part] for part in PARTS), split["p50"]["total_ns"])
+
+    def test_a_slow_server_with_tls_has_the_time(self):
+        delay_s = 0.02
         authority = trustme.CA()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("localhost").configure_cert(context)
-        with tempfile.NamedTemporaryFile() as ca, EchoServer(tls=context) as server:
+
+        class Slow(EchoServer):
+            async def _echo(self, connection):
+                async for message in connection:
+                    await asyncio.sleep(delay_s)
+                    await connection.send(message)
+
+        with tempfile.NamedTemporaryFile() as ca, Slow(tls=context) as server:
             authority.cert_pem.write_to_path(ca.name)
-            record = bench(f"wss://localhost:{server.port}/", *CLOSED, "kernel", "--ca-file", ca.name)
+            flags = (*CLOSED, "kernel", "--ca-file", ca.name, "--depth", "1", "--fail-if", "kernel.p50<20ms")
+            record = bench(f"wss://localhost:{server.port}/", *flags)
+        self.assertGreaterEqual(record["split"]["p50"]["server_and_network_ns"], 0.9 * delay_s * 1e9)
+
+    def test_unix_sockets_have_the_programs_times(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/echo.sock"
+            with EchoServer(path=path):
+                record = bench("ws://localhost/echo", "--unix-socket", path, *CLOSED, "kernel")
         self.assertEqual(record["config"]["timestamps"], "program")
-        self.assertIn("TLS", record["config"]["timestamps_why"])
+        self.assertIn("Unix", record["config"]["timestamps_why"])
         self.assertNotIn("split", record)
 
 

@@ -153,7 +153,7 @@ pub struct Args {
     /// Message timestamps: the program's, or also the kernel's (on one in N connections); auto: where cheap
     ///
     /// With the kernel's timestamps, response times are split into waiting in the generator, its kernel, network and server, and
-    /// from the kernel to the program. Echoes and pings over TCP without TLS have them (Linux 6.2). auto uses them in an open loop at
+    /// from the kernel to the program. Echoes and pings over TCP have them (Linux 6.2). auto uses them in an open loop at
     /// a constant rate, on as many connections as get 5,000 messages a second on each thread.
     #[arg(
         long,

@@ -30,9 +30,6 @@ fn every(load: &Workload, endpoints: &[Endpoint], threads: usize) -> Result<u32,
             "only in --mode echo and --mode ping does a connection receive the answers to what it sends",
         );
     }
-    if routes().any(|route| route.security.is_some()) {
-        return Err("TLS hides where messages end");
-    }
     if routes().any(|route| matches!(route.address, RemoteAddress::Unix(_))) {
         return Err("a Unix socket has no timestamps");
     }
@@ -67,6 +64,15 @@ mod tests {
     #[test]
     fn the_kernels_times_are_noted_where_messages_have_them_and_of_so_many_that_they_are_cheap() {
         let tcp = || endpoint(SocketAddr::from((Ipv4Addr::LOCALHOST, 9001)).into());
+        let tls = || {
+            let config = rustls::ClientConfig::builder()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            let mut endpoint = tcp();
+            let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+            endpoint.route.security = Some((config.into(), name));
+            endpoint
+        };
         let unix = || endpoint(RemoteAddress::Unix("/run/echo.sock".into()));
         let kernel = Timestamps::Kernel { every: 7 };
         let (closed, slow, fast) = (Pace::Depth(1), Pace::Rate(100), Pace::Rate(200_000));
@@ -79,6 +85,7 @@ mod tests {
             (Timestamps::Auto, Mode::Broadcast, &slow, tcp(), 0),
             (kernel, Mode::Echo, &closed, tcp(), known(7)),
             (kernel, Mode::Ping, &fast, tcp(), known(7)),
+            (kernel, Mode::Echo, &closed, tls(), known(7)),
             (kernel, Mode::Push, &slow, tcp(), 0),
             (kernel, Mode::Echo, &slow, unix(), 0),
         ] {

@@ -13,6 +13,7 @@ use super::mailbox::{Bridge, Full, Lane, Mailboxes};
 use super::moving::Destination;
 use super::route::Route;
 use super::slots::Slot;
+use super::tls::Session;
 use crate::admission::Limit;
 use crate::driver::{Driver, SendTimes, Shared, Source, TcpInfo, Token};
 use crate::stats::{Account, Counters};
@@ -560,9 +561,15 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.driver.send_times(token, sent)
     }
 
-    /// Whether the latest bytes of a connection ended a message.
+    /// Whether the latest bytes of a connection ended a message, and the record of TLS that it came in.
     pub fn is_between_messages(&self, token: Token) -> bool {
-        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_between_messages())
+        self.core.sessions.get(token.index).is_none_or(Session::is_between_records)
+            && self.core.slots.get(token).is_some_and(|slot| slot.connection.is_between_messages())
+    }
+
+    /// The most bytes that so many bytes of a message are when they are sent: records of TLS are larger than what they contain.
+    pub fn sent_bytes_max(&self, token: Token, bytes: usize) -> usize {
+        bytes + self.core.sessions.get(token.index).map_or(0, |_| Session::added_bytes_max(bytes))
     }
 
     /// From now on the kernel holds few unsent bytes of a connection, see [`Driver::set_notsent_lowat`].

@@ -31,6 +31,8 @@ use echoring_proto::connection::{OutOfMemory, TlsFault};
 
 /// Bytes of a record's header: type, version, length (RFC 8446, 5.1).
 const RECORD_HEADER_BYTES: usize = 5;
+/// Bytes that a record adds at most: its header, 8 of a nonce (TLS 1.2, RFC 5288), and 16 of a tag (RFC 5116), or that tag and the type (TLS 1.3).
+const RECORD_ADDED_BYTES_MAX: usize = RECORD_HEADER_BYTES + 8 + 16;
 /// Maximum encrypted bytes per buffer: the four records that fit.
 const SEALED_BUFFER_BYTES: usize = 4 * (TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD_BYTES_MAX);
 
@@ -223,6 +225,16 @@ impl Session {
     /// Whether the driver has accepted everything that was encrypted.
     pub(super) fn is_clear(&self) -> bool {
         self.sealed.is_empty()
+    }
+
+    /// Whether everything that was received is decrypted.
+    pub(super) fn is_between_records(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// The most that sealing adds to so many bytes.
+    pub(super) fn added_bytes_max(bytes: usize) -> usize {
+        bytes.div_ceil(TLS_RECORD_BYTES) * RECORD_ADDED_BYTES_MAX
     }
 
     /// Whether it is the client's side.

@@ -1,7 +1,7 @@
 //! Answers whose kernel times are to be found when the tick ends.
 //!
-//! A receive may end several messages. Its time is when its last byte arrived, so it is the time of the message that ends there, and
-//! nothing is known of those before. A send has one time, too: for all of its messages if it fits into one segment, otherwise only for
+//! A receive may end several messages. Its time is when its last byte arrived, so it is the time of the message that ends there, with the
+//! record of TLS that it came in, and nothing is known of those before. A send has one time, too: for all of its messages if it fits into one segment, otherwise only for
 //! the message that fills it.
 
 use super::{Client, Link};
@@ -84,7 +84,10 @@ impl Client {
             stamped.answers.drain(..)
         {
             match cx.send_times(token, times.sent) {
-                Some(send) => tally.stamped(times, kernel_times(send, payload_bytes, arrived), read),
+                Some(send) => {
+                    let message_bytes_max = cx.sent_bytes_max(token, payload_bytes + HEADER_BYTES_MAX);
+                    tally.stamped(times, kernel_times(send, message_bytes_max, arrived), read);
+                }
                 None if shared.stamping.every == 1 => tally.unattributed(times.intended),
                 None => {}
             }
@@ -92,11 +95,11 @@ impl Client {
     }
 }
 
-/// The times of a message in a send.
-fn kernel_times(send: SendTimes, payload_bytes: usize, arrived: Option<Nanos>) -> KernelTimes {
+/// The times of a message, which is of so many bytes at most, in a send.
+fn kernel_times(send: SendTimes, message_bytes_max: usize, arrived: Option<Nanos>) -> KernelTimes {
     let SendTimes { accepted, left, acknowledged, bytes } = send;
-    let is_whole = bytes as usize <= payload_bytes + HEADER_BYTES_MAX;
-    if bytes > SEGMENT_BYTES && !is_whole {
+    let is_alone = bytes as usize <= message_bytes_max;
+    if bytes > SEGMENT_BYTES && !is_alone {
         return KernelTimes { arrived, ..KernelTimes::default() };
     }
     KernelTimes { accepted, left, acknowledged, arrived }
@@ -109,9 +112,9 @@ mod tests {
     #[test]
     fn a_message_that_may_be_in_another_segment_than_its_sends_end_has_no_times_of_it() {
         let send = |bytes| SendTimes { accepted: Some(1), left: Some(2), acknowledged: Some(3), bytes };
-        let left = |bytes, payload_bytes| kernel_times(send(bytes), payload_bytes, Some(4)).left;
+        let left = |bytes, message_bytes_max| kernel_times(send(bytes), message_bytes_max, Some(4)).left;
         // The only message of its send, several in a segment, and several in a longer send.
-        assert_eq!(left(50_014, 50_000), Some(2));
+        assert_eq!(left(50_014, 50_014), Some(2));
         assert_eq!(left(1_200, 16), Some(2));
         assert_eq!(left(1_201, 16), None);
         assert_eq!(kernel_times(send(1_201), 16, Some(4)).arrived, Some(4));

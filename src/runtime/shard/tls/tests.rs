@@ -167,9 +167,24 @@ fn records_may_be_cut_anywhere() {
         let pieces = || if std::mem::take(&mut first) { cut } else { usize::MAX };
         let (plain, opened) = open(&mut pair.server, &wire, &mut pool, pieces);
         assert_eq!((plain, opened.broken), (messages.concat(), None), "cut at {cut}");
-        assert!(pair.server.held.is_none(), "nothing is kept behind whole records");
+        assert!(pair.server.is_between_records(), "nothing is kept behind whole records");
         cut += 1;
     }
+}
+
+#[test]
+fn a_session_knows_whether_the_latest_bytes_ended_a_record() {
+    let mut pool = Pool::standalone();
+    let mut pair = Setup::new(V13, None).pair(&mut pool);
+    pair.shake(&mut pool, 1 << 20);
+    pair.client.seal(&pattern(30), &mut pool).expect("memory");
+    let whole = sealed(&mut pair.client, &mut pool);
+    pair.client.seal(&pattern(30), &mut pool).expect("memory");
+    let next = sealed(&mut pair.client, &mut pool);
+    let (plain, _) = open(&mut pair.server, &[&whole[..], &next[..1]].concat(), &mut pool, || usize::MAX);
+    assert_eq!((plain, pair.server.is_between_records()), (pattern(30), false));
+    open(&mut pair.server, &next[1..], &mut pool, || usize::MAX);
+    assert!(pair.server.is_between_records());
 }
 
 #[test]
@@ -182,6 +197,7 @@ fn large_messages_are_sealed_into_buffers_of_four_records() {
             pair.server.seal(&pattern(bytes), &mut pool).expect("memory");
             assert_eq!(pair.server.sealed.len(), bytes.div_ceil(4 * TLS_RECORD_BYTES));
             let down = sealed(&mut pair.server, &mut pool);
+            assert!((bytes..=bytes + Session::added_bytes_max(bytes)).contains(&down.len()));
             assert_eq!(open(&mut pair.client, &down, &mut pool, || 10_000).0, pattern(bytes));
         }
     }
