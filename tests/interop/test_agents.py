@@ -15,6 +15,7 @@ from fault_proxy import FaultProxy
 from harness import BINARY, PATIENCE_S, Log, Server
 from test_bench_control import request
 from test_cluster import Nats
+from test_sessions import PATIENT, SHOP
 from websockets.asyncio.server import serve
 
 NAMES = ("north", "south", "west")
@@ -143,6 +144,21 @@ class Agents(AgentsTest):
         # All count from the same beginning. Answers may come a second later on a busy machine.
         self.assertEqual(len(record["intervals"]), 2)
         self.assertEqual(sum(interval["messages"] for interval in record["intervals"]), record["messages"])
+
+    def test_sessions_arrive_at_all_agents(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as protocol:
+            protocol.write(SHOP)
+            protocol.flush()
+            flags = ("--mode", "session", "--protocol", protocol.name, "-c", "60", "--rate", "90", *PATIENT)
+            record, _ = self.bench(self.server.url("/echo"), *flags)
+        sessions, requests = record["sessions"], record["protocol"]["requests"]
+        self.assertEqual(sessions["started"], 180)
+        self.assertEqual(sessions["completed"] + sessions["unfinished"], 180, sessions)
+        self.assertEqual(set(record["integrity"].values()), {0}, record)
+        self.assertEqual([request["name"] for request in requests], ["look", "buy"])
+        agents = record["agents"]
+        self.assertEqual(sorted(agent["name"] for agent in agents), sorted(NAMES))
+        self.assertTrue(all(agent["messages"] > 0 for agent in agents), agents)
 
     def test_a_closed_loop_and_random_arrivals(self):
         record, _ = self.bench(self.server.url(""), "-c", "9", "--depth", "4")
