@@ -326,6 +326,17 @@ def stopped(thread):
         libc.ptrace(PTRACE_DETACH, thread, None, None)
 
 
+@contextlib.contextmanager
+def suspended(process):
+    """Stops a child with all its threads. The signal alone does not: they go on until one of them has met it."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 class Raw:
     """A TCP connection that sends arbitrary bytes, valid or not."""
 

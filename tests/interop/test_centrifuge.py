@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import queue
-import signal
 import subprocess
 import threading
 import time
@@ -24,7 +23,7 @@ import unittest
 
 import jwt
 import programs
-from harness import PATIENCE_S, Server, quote, text_files, wait_until
+from harness import PATIENCE_S, Server, quote, suspended, text_files, wait_until
 from relay import Relay
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -371,12 +370,9 @@ class Sdk(SdkTests):
     def test_a_slow_reader_recovers(self):
         client = self.connected()
         client.subscribe("kept.slow", recoverable=True)
-        os.kill(client.process.pid, signal.SIGSTOP)
-        try:
+        with suspended(client.process):
             for number in range(FLOOD):
                 post(self.server, "kept.slow", [number, "x" * FLOOD_BYTES])
-        finally:
-            os.kill(client.process.pid, signal.SIGCONT)
         self.assertEqual(client.next("subscribing", channel="kept.slow", code=2500)["reason"], "insufficient state")
         publications = client.publications("kept.slow", FLOOD)
         self.assertEqual([(offset, value[0]) for offset, value in publications], [(n + 1, n) for n in range(FLOOD)])
@@ -435,12 +431,9 @@ class Sdk(SdkTests):
         channel = f"deltas.slow.{self.protobuf}"
         client.subscribe(channel, recoverable=True, delta="fossil")
         values = [[number, os.urandom(FLOOD_BYTES // 2).hex()] for number in range(FLOOD)]
-        os.kill(client.process.pid, signal.SIGSTOP)
-        try:
+        with suspended(client.process):
             for value in values:
                 post(self.server, channel, value)
-        finally:
-            os.kill(client.process.pid, signal.SIGCONT)
         client.next("subscribing", channel=channel, code=2500)
         client.next("subscribed", channel=channel)
         post(self.server, channel, values[0])

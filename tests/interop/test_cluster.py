@@ -18,7 +18,7 @@ import time
 import unittest
 
 import trustme
-from harness import BINARY, PATIENCE_S, Server, refusing_port, request, text_file, wait_until
+from harness import BINARY, PATIENCE_S, Server, refusing_port, request, suspended, text_file, wait_until
 from relay import Relay
 from test_tls import client, files
 from websockets.asyncio.client import connect
@@ -733,11 +733,8 @@ class Reports(InACluster):
         report = self.get(nodes[0], "/cluster/topics?limit=10000")
         self.assertEqual(report["silent_nodes"], 0)
         self.assertEqual([topic["topic"] for topic in report["topics"]], sorted(names))
-        nodes[1].process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(nodes[1].process):
             report = self.get(nodes[0], "/cluster/topics?limit=1")
-        finally:
-            nodes[1].process.send_signal(signal.SIGCONT)
         self.assertEqual(report["silent_nodes"], 1)
         self.assertEqual({of_node["node"]: "error" in of_node for of_node in report["nodes"]}, {"a": False, "b": True})
 

@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -15,7 +14,7 @@ import unittest
 import jwt
 import programs
 from async_server import AsyncServer
-from harness import PATIENCE_S, Server, first_line, refusing_port, request, text_file, wait_until
+from harness import PATIENCE_S, Server, first_line, refusing_port, request, suspended, text_file, wait_until
 from relay import Relay
 from test_v1 import RawClient
 from webdriver import Browser, available
@@ -79,11 +78,8 @@ class NodePage:
     @contextlib.contextmanager
     def blocked(self):
         """Nothing of the page runs inside the block."""
-        self.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(self.process):
             yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
 
     def close(self):
         self.process.kill()
