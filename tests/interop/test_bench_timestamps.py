@@ -1,6 +1,7 @@
 """Kernel timestamps of the load generator's messages, as a user asks for them."""
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import tempfile
@@ -15,6 +16,17 @@ from test_bench_pings import PickyServer
 PARTS = ["waiting_in_generator_ns", "generator_kernel_ns", "server_and_network_ns", "kernel_to_program_ns"]
 DRIVERS = ("uring", "epoll")
 CLOSED = ("-c", "10", "--timestamps")
+
+
+@contextlib.contextmanager
+def over_tls(version, kind=EchoServer):
+    """The URL of a server that speaks this version of TLS, and the flag with which it is trusted."""
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = context.maximum_version = version
+    authority.issue_cert("localhost").configure_cert(context)
+    with tempfile.NamedTemporaryFile() as ca, kind(tls=context) as server:
+        authority.cert_pem.write_to_path(ca.name)
+        yield f"wss://localhost:{server.port}/", "--ca-file", ca.name
 
 
 class Stamped(unittest.TestCase):
@@ -106,18 +118,12 @@ class Elsewhere(unittest.TestCase):
         self.assertGreaterEqual(record["split"]["p50"]["server_and_network_ns"], 0.9 * delay_s * 1e9)
 
     def test_messages_in_records_of_tls_are_split(self):
-        authority = trustme.CA()
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.minimum_version = context.maximum_version = version
-            authority.issue_cert("localhost").configure_cert(context)
-            with tempfile.NamedTemporaryFile() as ca, EchoServer(tls=context) as server:
-                authority.cert_pem.write_to_path(ca.name)
+            with over_tls(version) as words:
                 for driver in DRIVERS:
                     for load in (("--depth", "1"), ("--message-bytes", "100000"), ("--rate", "200")):
                         with self.subTest(version=version, driver=driver, load=load):
-                            flags = (*CLOSED, "kernel", "--ca-file", ca.name, "--driver", driver, *load)
-                            record = bench(f"wss://localhost:{server.port}/", *flags)
+                            record = bench(*words, *CLOSED, "kernel", "--driver", driver, *load)
                             self.assertEqual(record["config"]["timestamps"], "kernel")
                             split, messages = record["split"], record["response_ns"]["count"]
                             self.assertEqual(split["sampled"], messages)
@@ -126,9 +132,6 @@ class Elsewhere(unittest.TestCase):
 
     def test_a_slow_server_with_tls_has_the_time(self):
         delay_s = 0.02
-        authority = trustme.CA()
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("localhost").configure_cert(context)
 
         class Slow(EchoServer):
             async def _echo(self, connection):
@@ -136,10 +139,8 @@ class Elsewhere(unittest.TestCase):
                     await asyncio.sleep(delay_s)
                     await connection.send(message)
 
-        with tempfile.NamedTemporaryFile() as ca, Slow(tls=context) as server:
-            authority.cert_pem.write_to_path(ca.name)
-            flags = (*CLOSED, "kernel", "--ca-file", ca.name, "--depth", "1", "--fail-if", "kernel.p50<20ms")
-            record = bench(f"wss://localhost:{server.port}/", *flags)
+        with over_tls(ssl.TLSVersion.TLSv1_3, Slow) as words:
+            record = bench(*words, *CLOSED, "kernel", "--depth", "1", "--fail-if", "kernel.p50<20ms")
         self.assertGreaterEqual(record["split"]["p50"]["server_and_network_ns"], 0.9 * delay_s * 1e9)
 
     def test_unix_sockets_have_the_programs_times(self):

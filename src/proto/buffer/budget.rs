@@ -202,8 +202,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// An empty lease that grows by `block` units at a time. While a budget is not spent, its leases together hold at most two blocks
-    /// each that nobody uses, and none in blocks of one unit.
+    /// An empty lease that grows by `block` units at a time. With blocks of one unit it holds none that it does not use, so that
+    /// however many leases a budget has, all of it can be used.
     pub fn new(budget: Arc<Budget>, block: u64) -> Lease {
         Lease::keeping(budget, block, 0)
     }

@@ -31,7 +31,8 @@ use echoring_proto::connection::{OutOfMemory, TlsFault};
 
 /// Bytes of a record's header: type, version, length (RFC 8446, 5.1).
 const RECORD_HEADER_BYTES: usize = 5;
-/// Bytes that a record adds at most: its header, 8 of a nonce (TLS 1.2, RFC 5288), and 16 of a tag (RFC 5116), or that tag and the type (TLS 1.3).
+/// Bytes that a record really adds at most, where [`TLS_RECORD_OVERHEAD_BYTES_MAX`] leaves a margin: its header, 8 of a nonce (TLS 1.2,
+/// RFC 5288) and 16 of a tag. TLS 1.3 has the type instead of the nonce.
 const RECORD_ADDED_BYTES_MAX: usize = RECORD_HEADER_BYTES + 8 + 16;
 /// Maximum encrypted bytes per buffer: the four records that fit.
 const SEALED_BUFFER_BYTES: usize = 4 * (TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD_BYTES_MAX);

@@ -1,8 +1,8 @@
 //! Answers whose kernel times are to be found when the tick ends.
 //!
 //! A receive may end several messages. Its time is when its last byte arrived, so it is the time of the message that ends there, with the
-//! record of TLS that it came in, and nothing is known of those before. A send has one time, too: for all of its messages if it fits into one segment, otherwise only for
-//! the message that fills it.
+//! record of TLS that it came in, and nothing is known of those before. A send has one time, too: for all of its messages if it fits into
+//! one segment, otherwise only for the message that fills it.
 
 use super::{Client, Link};
 use crate::measure::KernelTimes;
