@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use echoring_proto::connection;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Options, SystemDriver};
+use echoring_runtime::driver::{Driver, Options};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
 use echoring_server::Service;
 
@@ -32,7 +32,7 @@ fn main() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let options = Options { connections: 1024, ..Options::default() };
-    let driver = SystemDriver::Uring(Uring::new(&options).expect("io_uring"));
+    let driver = Driver::Uring(Uring::new(&options).expect("io_uring"));
     let config = ShardConfig {
         connection: connection::ConnectionConfig::default(),
         connections: 1024,
@@ -71,7 +71,7 @@ fn main() {
 }
 
 #[inline(never)]
-fn drive(shard: &mut Shard<SystemDriver, Service>) {
+fn drive(shard: &mut Shard<Service>) {
     assert!(shard.tick(Some(0)).expect("the driver works"));
 }
 

@@ -130,7 +130,7 @@ fn handshaking(c: &mut Criterion) {
             })
         });
     });
-    let direction = Direction { takeover: false, window_bits: 15 };
+    let direction = Direction { context_takeover: false, window_bits: 15 };
     let preferences = Preferences { server: direction, client: direction };
     let offer = &b"permessage-deflate; client_max_window_bits"[..];
     group.bench_function("server: agree on compression with a browser", |b| {
@@ -185,9 +185,9 @@ fn compressing(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes as u64));
         // Several messages, so that the branches of none are learnt by heart.
         let messages: Vec<Vec<u8>> = (0..16).map(|seed| json(bytes, seed)).collect();
-        for takeover in [false, true] {
-            let direction = Direction { takeover, window_bits: 15 };
-            let window = if takeover { ", window kept" } else { "" };
+        for context_takeover in [false, true] {
+            let direction = Direction { context_takeover, window_bits: 15 };
+            let window = if context_takeover { ", window kept" } else { "" };
             let mut out = Vec::new();
             for level in [1, 6] {
                 let mut deflater = Deflater::new(direction, level);

@@ -30,7 +30,7 @@ pub struct Price {
 
 /// A server of `echoring.v1.json` on `/broadcast`, whose topic only this program publishes to.
 pub fn server(address: SocketAddr) -> Builder {
-    let prices = TopicOptions::new().conflate().lag_bytes_max(64 * 1024).only_program_publishes();
+    let prices = TopicOptions::new().conflate().lag_bytes(64 * 1024).only_program_publishes();
     Server::builder().listen(address).builtin_routes(true).topics(TOPIC, prices)
 }
 

@@ -44,7 +44,7 @@ pub fn rooms(address: SocketAddr) -> Builder {
         1..=32 => Ok(Member { room, name }),
         _ => Err(Response::text(400, "a nickname has 1 to 32 bytes\n")),
     };
-    let route = Route::new("/rooms/{room}", join).text_only().message_bytes_max(4096);
+    let route = Route::new("/rooms/{room}", join).text_only().max_message(4096);
     Server::builder().listen(address).route(route)
 }
 

@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let (listener, shown) = listen(address).await?;
     println!("Starting websocket server at {shown}");
-    let upgrader = Upgrader::new().allow_any_origin().message_bytes_max(MESSAGE_BYTES_MAX);
+    let upgrader = Upgrader::new().allow_any_origin().max_message(MESSAGE_BYTES_MAX);
     loop {
         let (stream, peer) = listener.accept().await?;
         let upgrader = upgrader.clone();

@@ -45,7 +45,7 @@ async fn serve(address: &str, folder: &Path) -> Result<(), AnyError> {
     fs::create_dir_all(folder).await?;
     let (listener, shown) = listen(address).await?;
     println!("uploads to ws://{shown}/uploads/NAME go to {}", folder.display());
-    let upgrader = Upgrader::new().allow_any_origin().message_bytes_max(FILE_BYTES_MAX);
+    let upgrader = Upgrader::new().allow_any_origin().max_message(FILE_BYTES_MAX);
     loop {
         let (stream, peer) = listener.accept().await?;
         let (upgrader, folder) = (upgrader.clone(), folder.to_owned());

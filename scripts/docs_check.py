@@ -1,8 +1,8 @@
 """Checks the documentation, for scripts/docs.
 
     docs_check.py adopt     copy files of the repository that the built book links to into the book
-    docs_check.py check     check links and anchors of the sources and of the built book, command lines of shell blocks, that the tests,
-                            limits and files exist which pages name, and that limits have the values that pages state
+    docs_check.py check     check links and anchors of the sources and of the built book, command lines of shell blocks, that the flags,
+                            tests, limits and files exist which pages name, and that limits and records have the values that pages state
     docs_check.py items     check that each item of the facade has an example, in its page of target/doc
 
 Only the standard library is needed.
@@ -11,6 +11,7 @@ Only the standard library is needed.
 import functools
 import glob
 import html.parser
+import json
 import os
 import re
 import shlex
@@ -240,6 +241,45 @@ def unknown(path, line, words):
             yield f"{shown(path)}: `{line}`: echoring {command} has no {word.partition('=')[0]}"
 
 
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+FLAG = re.compile(r"--[a-z][\w-]*\b")
+# Decisions and results may name flags that were removed later.
+DATED = (os.path.join(DOCS, "decisions"), os.path.join(ROOT, "results"))
+
+
+@functools.cache
+def program_flags():
+    """The flags of all commands of the program, and the names of its commands."""
+    listed = lambda command: re.findall(  # noqa: E731
+        r"^  ([a-z][\w-]+) ", subprocess.run(
+            [PROGRAM, *command, "--help"], capture_output=True, text=True, check=True
+        ).stdout.partition("Commands:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    names = [name for name in listed([]) if name != "help"]
+    commands = names + [f"{name} {below}" for name in names for below in listed([name]) if below != "help"]
+    return set().union(*(flags(command) or set() for command in commands)), names
+
+
+def script_flags(text):
+    """The flags of the scripts that a page names, which their comments or code have."""
+    named = {os.path.join(ROOT, name) for name in re.findall(r"scripts/[\w-]+", text)}
+    return {flag for path in named if os.path.isfile(path) for flag in FLAG.findall(read(path))}
+
+
+def named_flags():
+    """Problems: flags in code spans that neither the program nor a script has. A flag of another program stands behind its name."""
+    known, names = program_flags()
+    for path in sources():
+        if path.startswith(DATED):
+            continue
+        of_scripts = script_flags(read(path))
+        for span in SPAN.findall(FENCE.sub("", read(path))):
+            first = span.split(" ")[0]
+            is_of_program = first == "echoring" or first in names
+            for flag in FLAG.findall(span) if is_of_program or first.startswith("--") else ():
+                if flag not in known and (is_of_program or flag not in of_scripts):
+                    yield f"{shown(path)}: `{span}`: there is no {flag}"
+
+
 # ---- the tests that hold what reference pages promise ----
 
 
@@ -338,6 +378,48 @@ def stated():
                     yield f"{shown(path)}: the section behind {name} = {value} does not state this value"
 
 
+# ---- the records that hold what pages state ----
+
+
+RECORDS = re.compile(r"<!-- records: (results/\S+) (.*?)-->", re.DOTALL)
+
+
+def recorded():
+    """Problems of figures of a record that a page states, like `<!-- records: results/DAY/idle-memory.json bytes_per_connection = 232 -->`:
+    the record has no such figure or another, or the rest of the section does not state it. `steps.1.count` is a figure within others."""
+    for path in sources():
+        text = read(path)
+        for found in RECORDS.finditer(text):
+            section = re.split(r"^## ", text[found.end():], maxsplit=1, flags=re.MULTILINE)[0]
+            with open(os.path.join(ROOT, found[1]), encoding="utf-8") as file:
+                record = json.load(file)
+            for name, value in re.findall(r"([\w.]+) = ([\d,]+)", found[2]):
+                figure = functools.reduce(lambda of, key: of[int(key) if key.isdigit() else key], name.split("."), record)
+                if round(figure) != int(value.replace(",", "")):
+                    yield f"{shown(path)}: {name} in {found[1]} is not {value}: {figure}"
+                elif not re.search(rf"(?<![\d,]){value}(?![\d,])", section):
+                    yield f"{shown(path)}: the section behind {name} = {value} does not state this value"
+
+
+# Measured figures: times and instructions that something takes, comparisons, memory for each connection. Bounds do not count.
+MEASURED = re.compile(
+    r"(?<!than )(?<!most )(?<!every )(?<!within )(?<!or )(?<!from )(?<![\w.,])\d[\d,.]* (?:"
+    r"(?:µs|ns|instructions)\b|(?:times|%) (?:as|less|more|fewer|faster|slower)\b|(?:bytes|B|KiB|MB|kB) (?:per|for each) (?:idle )?connection)"
+)
+GENERATED = re.compile(r"<!-- [^>]*made by.*?<!-- [^>]*end of the part.*?-->", re.DOTALL)
+
+
+def unrecorded():
+    """Sections that state a measured figure, and name no record that has it."""
+    for path in sources():
+        if shown(path).startswith(("docs/decisions", "results")):
+            continue
+        text = GENERATED.sub("", FENCE.sub("", read(path)))
+        for section in re.split(r"^##+ ", text, flags=re.MULTILINE):
+            if "results/" not in section and (found := MEASURED.search(section)):
+                yield f"{shown(path)}: '{found[0]}' is in no record: name one in this section, as a link or as <!-- records: … -->"
+
+
 # ---- the files that pages name ----
 
 
@@ -382,15 +464,15 @@ def items():
 
 
 def check():
-    wrong = [*source_links(), *chapters(), *book_links(), *promises(), *stated(), *named_files(), *metrics_without_code()]
+    wrong = [*source_links(), *chapters(), *book_links(), *promises(), *stated(), *recorded(), *unrecorded(), *named_files(), *metrics_without_code()]
     if os.access(PROGRAM, os.X_OK):
-        wrong += command_lines()
+        wrong += [*command_lines(), *named_flags()]
     else:
         wrong.append(f"{shown(PROGRAM)}: cannot check flags: there is no such program; build it, or set ECHORING to its path")
     for problem in wrong:
         print(problem)
     count = len(sources())
-    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors, commands, tests, limits and files hold'}")
+    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors, commands, flags, tests, limits, records and files hold'}")
     sys.exit(1 if wrong else 0)
 
 

@@ -1,11 +1,11 @@
 //! WebSockets for programs on Linux: connections for asynchronous code, and servers for very many of them on io_uring.
 //!
 //! Begin with [how to write programs](guides::embed): connections, rooms, state and login, publishing threads, axum and
-//! hyper; then [clients](guides::clients) and [tests of handlers](guides::testing). Coming from [gorilla/websocket](guides::from_gorilla),
+//! hyper; then [clients](guides::clients) and [tests of handlers]. Coming from [gorilla/websocket](guides::from_gorilla),
 //! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets), [axum](guides::from_axum),
 //! [ws](guides::from_ws) or [uWebSockets](guides::from_uwebsockets): both programs side by side, call by call.
 //!
-//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [reconnects](Dialer::reconnecting). A [`client`]
+//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [reconnects]. A [`client`]
 //! subscribes to topics, resumes after each loss, and reports what it missed.
 //!
 //! ```no_run
@@ -39,7 +39,7 @@
 //! ```
 //!
 //! **Broadcast**: a [`Handler`] for each of very many connections. Members of a room share its log. **Embed**: a [`Server`] of such
-//! handlers, with threads of its own. **Test**: a [`TestServer`](testing::TestServer) runs it without sockets and without waiting.
+//! handlers, with threads of its own. **Test**: a [`TestServer`] runs it without sockets and without waiting.
 //!
 //! ```no_run
 //! use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
@@ -71,9 +71,9 @@
 //! # }
 //! ```
 //!
-//! A [`Remote`](server::Remote) is the connection, for its handler: it sends, subscribes, publishes and sets timers. Other threads and
-//! tasks publish with a [`Handle`](server::Handle::publish), and reach one connection with a [`RemoteSender`](server::RemoteSender).
-//! The [module](server) lists routes, extractors, topics and errors.
+//! A [`Remote`] is the connection, for its handler: it sends, subscribes, publishes and sets timers. Other threads and
+//! tasks publish with a [`Handle`], and reach one connection with a [`RemoteSender`].
+//! The [module] lists routes, extractors, topics and errors.
 //!
 //! # Features
 //!
@@ -85,6 +85,34 @@
 //! - `testing`: [`testing`], handlers without sockets for tests of programs, for Linux only;
 //! - `tower`: [`tower::UpgradeService`], a service for hyper and tower;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
+//!
+// Links to items of a feature that is not enabled lead to the list of features: of two definitions, the first counts.
+#![cfg_attr(
+    not(feature = "axum"),
+    doc = "[`axum`]: crate#features\n[`axum::WebSocketUpgrade`]: crate#features"
+)]
+#![cfg_attr(
+    not(feature = "client"),
+    doc = "[`Dialer`]: crate#features\n[reconnects]: crate#features\n[`client`]: crate#features\n[`tls::Trust`]: crate#features"
+)]
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "[`Handler`]: crate#features\n[`Server`]: crate#features\n[`Remote`]: crate#features\n[`Handle`]: crate#features\n[`RemoteSender`]: crate#features\n[module]: crate#features"
+)]
+#![cfg_attr(
+    not(feature = "testing"),
+    doc = "[tests of handlers]: crate#features\n[`TestServer`]: crate#features\n[`testing`]: crate#features"
+)]
+#![cfg_attr(not(feature = "tower"), doc = "[`tower::UpgradeService`]: crate#features")]
+#![cfg_attr(not(feature = "uring"), doc = "[`UringStream`]: crate#features")]
+//!
+//! [reconnects]: Dialer::reconnecting
+//! [`Remote`]: server::Remote
+//! [`Handle`]: server::Handle::publish
+//! [`RemoteSender`]: server::RemoteSender
+//! [module]: server
+//! [tests of handlers]: guides::testing
+//! [`TestServer`]: testing::TestServer
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -210,12 +238,13 @@ pub mod server {
         Builder, Busy, Cause, CertificateSubject, Chunk, Closed, Compression, ConnectionTimes, Content,
         Cookies, Disposition, DrainAction, DrainNotice, DriverChoice, Extension, Failure, FromRequest,
         GapReason, Handle, Handler, Header, HeaderField, Identity, IntoHandler, IntoResponse, JoinError,
-        Jwks, JwksSource, ListenAddress, MakeHandler, Message, MessageKind, Migrate, Opening,
-        OptionalFromRequest, OutgoingMessage, OwnedPublication, Path, PendingBatch, PendingPublish, Position,
-        PositionError, PublishError, PublishOutcome, Published, Query, Refused, Remote, RemoteSender,
-        RequestContext, Requirements, Response, Result, Route, SendError, SendUntilRoom, Server, ShardState,
-        Snapshot, StartError, StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd,
-        SubscriptionEvent, ThawContext, TopicMessage, TopicName, TopicNameError, TopicOptions,
+        Jwks, JwksSource, ListenAddress, MakeHandler, Message, MessageKind, Migrate, OnShard, Opening,
+        OptionalFromRequest, OrderError, OutgoingMessage, OwnedPublication, Path, PendingBatch,
+        PendingPublish, Position, PositionError, PublishError, PublishOutcome, Published, Query, Refused,
+        Remote, RemoteSender, RequestContext, Requirements, Response, Result, Route, SendError,
+        SendUntilRoom, Server, ShardState, Snapshot, StartError, StartErrorKind, State, SubscribeError,
+        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, ThawContext, TopicMessage, TopicName,
+        TopicNameError, TopicOptions,
     };
 }
 
@@ -243,9 +272,6 @@ pub mod guides {
     /// [`/broadcast`]: crate::guides
     /// [`echoring proxy`]: crate::guides
     /// [Examples]: crate::guides
-    /// [HTTP hook]: crate::server::AuthHook
-    /// [Test handlers]: crate::testing
-    /// [authenticated]: crate::server::Authenticator
     /// [axum]: crate::guides::from_axum
     /// [clients]: crate::guides::clients
     /// [fastwebsockets]: crate::guides::from_fastwebsockets
@@ -256,6 +282,12 @@ pub mod guides {
     /// [tokio-tungstenite]: crate::guides::from_tokio_tungstenite
     /// [uWebSockets]: crate::guides::from_uwebsockets
     /// [ws]: crate::guides::from_ws
+    #[cfg_attr(not(feature = "server"), doc = "[HTTP hook]: crate#features\n[authenticated]: crate#features")]
+    #[cfg_attr(not(feature = "testing"), doc = "[Test handlers]: crate#features")]
+    ///
+    /// [HTTP hook]: crate::server::AuthHook
+    /// [authenticated]: crate::server::Authenticator
+    /// [Test handlers]: crate::testing
     #[doc = include_str!("../docs/guide/embed.md")]
     pub mod embed {}
 
@@ -263,14 +295,17 @@ pub mod guides {
     ///
     /// [Centrifuge's protocol]: crate::guides
     /// [`/broadcast`]: crate::guides
-    /// [expiry]: crate::server::Authenticator
     /// [takeover]: crate::guides
+    #[cfg_attr(not(feature = "server"), doc = "[expiry]: crate#features")]
+    ///
+    /// [expiry]: crate::server::Authenticator
     #[doc = include_str!("../docs/guide/clients.md")]
     pub mod clients {}
 
     /// How to test handlers: time, slow clients, publications and failures.
     ///
     /// [Embed the library]: crate::guides::embed
+    /// [Measure a server]: crate::guides
     #[cfg(all(feature = "testing", target_os = "linux"))]
     #[doc = include_str!("../docs/guide/testing.md")]
     pub mod testing {}

@@ -71,7 +71,7 @@ pub fn cursors(address: SocketAddr) -> Builder {
     let ids = AtomicU64::new(1);
     let route = Route::new("/cursors", move || Pointer { id: ids.fetch_add(1, Ordering::Relaxed) });
     let page = Response::html(200, include_str!("page.html")).header("Content-Security-Policy", POLICY);
-    let route = route.text_only().message_bytes_max(256);
+    let route = route.text_only().max_message(256);
     Server::builder().listen(address).route(route).get("/", move || page.clone())
 }
 

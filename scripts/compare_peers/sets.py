@@ -75,7 +75,7 @@ DIST = "dist"
 
 def of_dist():
     """The program of packages, beside that of `cargo install`."""
-    program = os.path.join(pairs.dist_folder(["-p", "echoring-cli", "--features", "otlp,parquet"]), "echoring")
+    program = os.path.join(pairs.dist_folder(["-p", "echoring-cli", "--features", "otlp"]), "echoring")
     return dict.fromkeys((ECHO, BROADCAST), SERVE.replace("{echoring}", program))
 
 
@@ -127,7 +127,7 @@ BROADCASTS = [
         "stalled", "1 % of 10,000 subscribers stop reading, 16 KiB", STALLED,
         "--mode broadcast --connections 10001 --message-bytes 16KiB --rate 5 --verify off",
         message_bytes=16_384, values=("p99_ns",), targets={"all-read": 1.10}, bounds={LOST: 0, KEPT: 0}, seconds_min=15.0, clean=False,
-        ours_load="--stalled 100",
+        ours_load="--slow 100",
     ),
     rooms(1_000, 64, "--depth 1"), rooms(1_000, 64, "--depth 8"), rooms(1_000, 1024, "--depth 8"), rooms(1_000, 64, "--rate 100"),
     rooms(19_000, 64, "--depth 1"),

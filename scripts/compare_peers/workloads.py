@@ -4,7 +4,10 @@ For every value lower is better: CPU per message, bytes per connection, nanoseco
 echoring's value to a peer's.
 """
 
+import os
+import random
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from catalogue import AGAIN, AIO, BROADCAST, COMPRESSED, COMPRESSED_BROADCAST, ECHO, FLOOR, OURS, SECURED, WINDOW
 
@@ -26,6 +29,12 @@ USER_BYTES = "user_bytes_per_connection"
 LOST, KEPT = "lost", "stalled_kept"
 # Connections of the row that measures idle memory.
 IDLE = 10_000
+TARGET = Path(__file__).resolve().parents[2] / "target"
+# Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari, Thai, Hiragana, Han and Hangul.
+SCRIPTS = (
+    (0x61, 0x7A), (0xE0, 0xF6), (0x3B1, 0x3C9), (0x430, 0x44F), (0x5D0, 0x5EA), (0x627, 0x63A), (0x905, 0x939), (0xE01, 0xE2E), (0x3041, 0x3096),
+    (0x4E00, 0x9FFF), (0xAC00, 0xD7A3),
+)  # fmt: skip
 # Key of the target for peers without a target of their own. Raw servers are baselines, not peers.
 ANYONE = "*"
 
@@ -111,7 +120,27 @@ def echo(connections, message_bytes, floor, depth=1, kind="binary", targets=None
 def mixed(row):
     """The row with text of many scripts instead of ASCII."""
     title = row.title.replace(" text ", " mixed text ")
-    return replace(row, name=f"{row.name}-mixed", title=title, load=f"{row.load} --text mixed")
+    load = row.load.replace(f"--message-bytes {row.message_bytes}", f"--payload-file {mixed_lines(row.message_bytes)}")
+    return replace(row, name=f"{row.name}-mixed", title=title, load=load)
+
+
+def mixed_lines(line_bytes):
+    """A file with lines of this size, of words of several scripts. The same seed gives the same lines."""
+    file = TARGET / f"mixed-text-{line_bytes}.txt"
+    if not file.exists():
+        dice = random.Random(f"7 {line_bytes}")
+        lines = []
+        for _ in range(16):
+            line = b""
+            while len(line) < line_bytes:
+                first, last = dice.choice(SCRIPTS)
+                line += "".join(chr(dice.randint(first, last)) for _ in range(dice.randint(1, 12))).encode() + b" "
+            # A character that was cut goes, and full stops fill the rest.
+            lines.append(line[:line_bytes].decode(errors="ignore").encode().ljust(line_bytes, b"."))
+        TARGET.mkdir(exist_ok=True)
+        file.write_bytes(b"\n".join(lines) + b"\n")
+    # Records have the path.
+    return os.path.relpath(file)
 
 
 def broadcast(subscribers, message_bytes, depth, **more):

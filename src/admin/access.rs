@@ -13,9 +13,10 @@ pub(crate) mod token;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 
 use super::http::Reply;
+use crate::actions::Action;
 use crate::http::socket::{AdminPeer, Reach};
 use echoring_proto::handshake::HostPolicy;
 use failed_attempts::NoAccess;
@@ -45,18 +46,11 @@ pub(super) enum Scope {
     Write,
 }
 
-/// Whether a request to Centrifugo's API may change nothing. The rights that several commands need follow from their
-/// body, which the API checks.
-fn api_may_read(method: &Method, path: &str) -> bool {
-    let is_read = |path: &str| {
-        matches!(path, "/api" | "/api/batch") || path.strip_prefix("/api/").is_some_and(api_method_reads)
-    };
-    *method == Method::POST && is_read(path)
-}
-
-/// Whether a method of Centrifugo's API changes nothing.
-pub(super) fn api_method_reads(name: &str) -> bool {
-    matches!(name, "channels" | "history" | "info" | "presence" | "presence_stats")
+/// Whether a request may change nothing. The rights that several commands of Centrifugo's API need follow from their body,
+/// which the API checks.
+fn may_read(method: &Method, path: &str) -> bool {
+    let has_several = *method == Method::POST && matches!(path, "/api" | "/api/batch");
+    has_several || Action::at(method, path).is_ok_and(|(action, _)| action.only_reads())
 }
 
 impl Access {
@@ -80,11 +74,12 @@ impl Access {
         &self,
         peer: AdminPeer,
         method: &Method,
-        path: &str,
+        target: &Uri,
         headers: &HeaderMap,
     ) -> Result<Scope, Refused> {
+        let path = target.path();
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        if reads && matches!(path, "/" | "/healthz") {
+        if Action::at(method, path).is_ok_and(|(action, _)| action.is_public()) {
             return Ok(Scope::Read);
         }
         let tokens = self.tokens();
@@ -99,10 +94,10 @@ impl Access {
         }
         match scope {
             Some(Scope::Write) => Ok(Scope::Write),
-            Some(Scope::Read) if reads || api_may_read(method, path) => Ok(Scope::Read),
+            Some(Scope::Read) if reads || may_read(method, path) => Ok(Scope::Read),
             Some(Scope::Read) => Err(reads_only()),
             None => {
-                self.judge_peer(peer, reads, headers)?;
+                self.judge_peer(peer, reads, target, headers)?;
                 Ok(if reads { Scope::Read } else { Scope::Write })
             }
         }
@@ -110,16 +105,22 @@ impl Access {
 
     /// Decides on a request where no token is required. Only GET and HEAD count as reading: messages and users, which
     /// Centrifugo's API shows, are not for everybody.
-    fn judge_peer(&self, peer: AdminPeer, reads: bool, headers: &HeaderMap) -> Result<(), Refused> {
+    fn judge_peer(
+        &self,
+        peer: AdminPeer,
+        reads: bool,
+        target: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), Refused> {
         match (self.reach, peer) {
             (Reach::File { is_shared }, AdminPeer::Unix(user)) => self.judge_user(user, is_shared, reads),
             (Reach::Network | Reach::File { .. }, _) if !reads => Err(misused(
-                "anybody could do this: let the control plane require a token, or give it a loopback address or a \
+                "anybody could do this: let the admin address require a token, or make it a loopback address or a \
                  Unix socket",
             )),
             // DNS rebinding: a page whose name resolves to this address sends its own name as the host, and could read
             // the answers.
-            (Reach::Local, _) if !headers.get_all(HOST).iter().all(is_own) => {
+            (Reach::Local, _) if !is_for_own_host(target, headers) => {
                 Err(misused("use the numeric address, or localhost, as the host"))
             }
             _ => Ok(()),
@@ -147,8 +148,14 @@ fn presented(tokens: &AdminTokens, headers: &HeaderMap) -> Option<Scope> {
     if writes { Some(Scope::Write) } else { reads.then_some(Scope::Read) }
 }
 
-fn is_own(host: &HeaderValue) -> bool {
-    host.to_str().is_ok_and(|host| HostPolicy::Local(Vec::new()).allows(host))
+/// Whether a request is for a name that no foreign page has. The authority of an absolute target takes the place of the field
+/// (RFC 9112, 3.2.2).
+fn is_for_own_host(target: &Uri, headers: &HeaderMap) -> bool {
+    let is_own = |host: &str| HostPolicy::Local(Vec::new()).allows(host);
+    match target.authority() {
+        Some(authority) => is_own(authority.as_str()),
+        None => headers.get_all(HOST).iter().all(|host| host.to_str().is_ok_and(is_own)),
+    }
 }
 
 /// The header field in which clients of Centrifugo's API present their key.
@@ -213,9 +220,13 @@ mod tests {
         headers
     }
 
+    fn target(text: &str) -> Uri {
+        text.parse().expect("a request target")
+    }
+
     fn judge(access: &Access, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> u16 {
         let peer = AdminPeer::Tcp(SocketAddr::from(([192, 0, 2, 9], 1)));
-        let judged = access.judge(peer, &method, path, &headers(fields));
+        let judged = access.judge(peer, &method, &target(path), &headers(fields));
         judged.map_or_else(|refused| refused.reply.status.as_u16(), |_| 200)
     }
 
@@ -277,7 +288,7 @@ mod tests {
         let access = Access::new(tokens, Reach::Local);
         let peer = AdminPeer::Tcp(SocketAddr::from(([192, 0, 2, 9], 1)));
         let scope = |path, secret| {
-            let judged = access.judge(peer, &Method::POST, path, &headers(&[(API_KEY, secret)]));
+            let judged = access.judge(peer, &Method::POST, &target(path), &headers(&[(API_KEY, secret)]));
             judged.map_err(|refused| (refused.reply.status.as_u16(), refused.attempt.is_some()))
         };
         for path in
@@ -299,7 +310,7 @@ mod tests {
         {
             let access = Access::new(AdminTokens::default(), reach);
             for path in ["/api", "/api/info", "/api/publish"] {
-                let judged = access.judge(peer, &Method::POST, path, &HeaderMap::new());
+                let judged = access.judge(peer, &Method::POST, &target(path), &HeaderMap::new());
                 assert_eq!(judged.expect_err("refused").reply.status, StatusCode::FORBIDDEN, "{path}");
             }
         }
@@ -311,7 +322,7 @@ mod tests {
             let access = Access::new(AdminTokens::default(), Reach::File { is_shared });
             let judged = |user: Option<u32>, method: Method| {
                 let host = headers(&[(HOST, "any.example")]);
-                let judged = access.judge(AdminPeer::Unix(user), &method, "/reload", &host);
+                let judged = access.judge(AdminPeer::Unix(user), &method, &target("/reload"), &host);
                 judged.map_or_else(|refused| refused.reply.status.as_u16(), |_| 200)
             };
             for known in [Some(0), Some(access.user)] {
@@ -347,6 +358,23 @@ mod tests {
         for path in ["/", "/healthz"] {
             assert_eq!(judge(&access, Method::GET, path, &[(HOST, "node.example")]), 200);
             assert_eq!(judge(&access, Method::POST, path, &[]), 401);
+        }
+    }
+
+    #[test]
+    fn the_authority_of_an_absolute_target_takes_the_place_of_the_host() {
+        let access = access("127.0.0.1:9002", None);
+        for (authority, host, expected) in [
+            ("evil.example", "127.0.0.1:9002", 403),
+            ("evil.example:9002", "localhost", 403),
+            ("localhost@evil.example", "localhost", 403),
+            ("127.0.0.1:9002", "127.0.0.1:9002", 200),
+            ("localhost:9002", "evil.example", 200),
+        ] {
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                let path = format!("http://{authority}/rebalance");
+                assert_eq!(judge(&access, method, &path, &[(HOST, host)]), expected, "{authority} {host}");
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Commands of one request are run one after another, so that publications keep their order. Errors of commands are in their
 //! replies; the status of the answer is about the request.
 
-mod action;
+mod call;
 mod command;
 mod error;
 mod nodes;
@@ -23,14 +23,15 @@ use super::connections::Connections;
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
 use super::topics::{self, Topics};
+use crate::actions::Action;
 use crate::connections::pages::{Gathered, ScanError};
 use crate::http::socket::AdminPeer;
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
-use action::Action;
+use call::Call;
 use command::{Command, Form};
 use echoring_broker::broadcast::{HistoryRange, TopicAnswer, TopicQuestion, payload};
-use echoring_server::machinery::{self, ConnectionFilter, Missing, ScanAction};
-use echoring_server::{Handle, OwnedPublication, Snapshot};
+use echoring_server::machinery::{self, ConnectionFilter, NodeOrder, ScanAction};
+use echoring_server::{Handle, OrderError, OwnedPublication, Snapshot};
 use error::ApiError;
 use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};
 
@@ -76,7 +77,7 @@ impl CentrifugoApi<'_> {
         }
         let path = request.uri().path().to_owned();
         let peer = request.extensions().get().copied();
-        let bytes_max = ADMIN_BATCH_BYTES_MAX.max(2 * self.server.message_bytes_max());
+        let bytes_max = ADMIN_BATCH_BYTES_MAX.max(2 * self.server.max_message());
         let held = match self.topics.bodies.read(request.body_mut(), bytes_max).await {
             Ok(held) => held,
             Err(error) => return Ok(topics::no_body(error, bytes_max)),
@@ -87,7 +88,7 @@ impl CentrifugoApi<'_> {
             Ok(commands) => commands,
             Err(fault) => return Ok(topics::refuse(&fault)),
         };
-        let reads = |command: &Command| access::api_method_reads(&command.method);
+        let reads = |command: &Command| command.action.is_some_and(Action::only_reads);
         if self.scope == Scope::Read && !commands.iter().all(reads) {
             return Err(access::reads_only());
         }
@@ -108,16 +109,19 @@ impl CentrifugoApi<'_> {
         let mut failed = None;
         let mut replies = Replies::new(form);
         let cluster = self.server.cluster().filter(|_| self.nodes == Nodes::All);
-        for Command { id, method, call, shared } in commands {
+        for Command { id, method, action, call, shared } in commands {
             let result = match call {
                 Ok(_) if replies.bytes() >= ADMIN_ANSWERS_BYTES_MAX => {
                     Err(ApiError::new(ErrorCode::LimitExceeded, "the earlier answers are too long"))
                 }
-                Ok(action) => match (cluster, shared) {
+                Ok(_) if action.is_some_and(|action| action.is_refused_by(self.server)) => {
+                    Err(ApiError::new(ErrorCode::Internal, &OrderError::TakenOver.to_string()))
+                }
+                Ok(call) => match (cluster, shared) {
                     (Some(cluster), Some(parameters)) => {
-                        nodes::at_all(cluster, &method, parameters, self.run(peer, action)).await
+                        nodes::at_all(cluster, &method, parameters, self.run(peer, call)).await
                     }
-                    _ => self.run(peer, action).await,
+                    _ => self.run(peer, call).await,
                 },
                 Err(error) => Err(error),
             };
@@ -129,48 +133,38 @@ impl CentrifugoApi<'_> {
         (Reply::json(StatusCode::OK, Ok(replies.finish())), failed)
     }
 
-    async fn run(&self, peer: Option<AdminPeer>, action: Action) -> Answer {
-        match action {
-            Action::Publish(channel, message) => self.publish(peer, &channel, message).await,
-            Action::Broadcast(channels, message) => {
+    async fn run(&self, peer: Option<AdminPeer>, call: Call) -> Answer {
+        match call {
+            Call::Publish(channel, message) => self.publish(peer, &channel, message).await,
+            Call::Broadcast(channels, message) => {
                 let mut responses = Vec::with_capacity(channels.len());
                 for channel in channels {
                     responses.push(Response::from(self.publish(peer, &channel, message.clone()).await));
                 }
                 Ok(Outcome::Broadcast { responses })
             }
-            Action::History(channel, range, epoch) => self.history(channel, range, &epoch).await,
-            Action::RemoveHistory(channel) => match self.ask(channel, TopicQuestion::Removal).await? {
+            Call::History(channel, range, epoch) => self.history(channel, range, &epoch).await,
+            Call::RemoveHistory(channel) => match self.ask(channel, TopicQuestion::Removal).await? {
                 TopicAnswer::Removed => Ok(Outcome::Done {}),
                 _ => Err(ErrorCode::Internal.into()),
             },
-            Action::Presence(channel) => {
+            Call::Presence(channel) => {
                 let page = self.members(channel).await?;
                 let clients = members(&page).map(|(id, profile)| Client::new(id, Profile(profile)));
                 let presence = clients.map(|client| client.map(|client| (client.client.clone(), client)));
                 Ok(Outcome::Presence { presence: presence.collect::<Result<_, _>>()? })
             }
-            Action::PresenceStats(channel) => {
+            Call::PresenceStats(channel) => {
                 let page = self.members(channel).await?;
                 let users: BTreeSet<&str> =
                     members(&page).map(|(_, profile)| Profile(profile).subject()).collect();
                 let num_clients = members(&page).count();
                 Ok(Outcome::PresenceStats { num_clients, num_users: users.len() })
             }
-            Action::Channels(pattern) => self.channels(&pattern).await,
-            Action::Change(filter, change) => self.change(filter, change).await,
-            Action::Block(block) => match self.server.block(block) {
-                true => Ok(Outcome::Done {}),
-                false => Err(ApiError::new(
-                    ErrorCode::LimitExceeded,
-                    "too many blocks; use the file of auth_blocked",
-                )),
-            },
-            Action::Unblock(who) => {
-                self.server.unblock(&who);
-                Ok(Outcome::Done {})
-            }
-            Action::Info => Ok(self.info().await),
+            Call::Channels(pattern) => self.channels(&pattern).await,
+            Call::Change(filter, change) => self.change(filter, change).await,
+            Call::Order(order) => self.order(order).await,
+            Call::Info => self.info().await,
         }
     }
 
@@ -228,7 +222,7 @@ impl CentrifugoApi<'_> {
 
     async fn channels(&self, pattern: &Pattern) -> Answer {
         let server = self.server.clone();
-        let reports = spawn_blocking(move || server.topics()).await.unwrap_or_default();
+        let reports = spawn_blocking(move || server.topics().unwrap_or_default()).await.unwrap_or_default();
         if reports.len() < machinery::shards(self.server) {
             return Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time"));
         }
@@ -239,7 +233,7 @@ impl CentrifugoApi<'_> {
     async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Answer {
         match self.connections.change_matching(filter, change).await {
             Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
-            Ok(Gathered { missing: Some(missing @ Missing::Silent), .. }) => {
+            Ok(Gathered { missing: Some(missing), .. }) => {
                 Err(ApiError::new(ErrorCode::Internal, &missing.to_string()))
             }
             Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
@@ -249,11 +243,28 @@ impl CentrifugoApi<'_> {
         }
     }
 
-    /// This node.
-    async fn info(&self) -> Outcome {
+    /// Carries out a command for the node.
+    async fn order(&self, order: NodeOrder) -> Answer {
         let server = self.server.clone();
-        let snapshots = spawn_blocking(move || server.snapshots()).await.unwrap_or_default();
-        let sum = |count: fn(&Snapshot) -> u64| snapshots.iter().map(count).sum();
+        // It may wait for the previous server.
+        let ordered = spawn_blocking(move || server.order(order)).await;
+        match ordered.map_err(|_| ErrorCode::Internal)? {
+            Ok(()) => Ok(Outcome::Done {}),
+            Err(OrderError::TooManyBlocks) => {
+                Err(ApiError::new(ErrorCode::LimitExceeded, "too many blocks; use the file of auth_blocked"))
+            }
+            Err(error) => Err(ApiError::new(ErrorCode::Internal, &error.to_string())),
+        }
+    }
+
+    /// This node, with the clients of the previous server.
+    async fn info(&self) -> Answer {
+        let server = self.server.clone();
+        let asked = move || (server.snapshots().unwrap_or_default(), server.clients_of_predecessor());
+        let (snapshots, previous) = spawn_blocking(asked).await.map_err(|_| ErrorCode::Internal)?;
+        let previous =
+            previous.map_err(|missing| ApiError::new(ErrorCode::Internal, &missing.to_string()))?;
+        let sum = |count: fn(&Snapshot) -> u64| snapshots.iter().map(count).sum::<u64>();
         let (uid, name) = match self.server.cluster().map(|cluster| cluster.status()) {
             Some(status) => (status.id, status.node),
             None => (std::process::id().to_string(), "echoring".to_owned()),
@@ -262,12 +273,12 @@ impl CentrifugoApi<'_> {
             uid,
             name,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            num_clients: sum(|snapshot| snapshot.connections),
-            num_subs: sum(|snapshot| snapshot.application.subscriptions),
+            num_clients: sum(|snapshot| snapshot.connections) + previous.connections,
+            num_subs: sum(|snapshot| snapshot.application.subscriptions) + previous.subscriptions,
             num_channels: sum(|snapshot| snapshot.application.owned_topics),
             uptime: self.started.elapsed().as_secs(),
         };
-        Outcome::Info(NodeList { nodes: vec![node] })
+        Ok(Outcome::Info(NodeList { nodes: vec![node] }))
     }
 }
 

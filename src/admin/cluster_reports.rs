@@ -31,15 +31,6 @@ pub(super) struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// The methods of a report; `None` if there is no such report.
-    pub(super) fn methods(report: &str) -> Option<&'static [Method]> {
-        match report {
-            "topics" | "stats" | "limits" => Some(super::READS),
-            "connections" => Some(super::READS_AND_DELETE),
-            _ => None,
-        }
-    }
-
     /// # Errors
     /// If the name of the node is not UTF-8.
     pub(super) fn new(method: &'a Method, report: &'a str, query: &str) -> Result<Question<'a>, InvalidBody> {

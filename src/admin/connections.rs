@@ -6,7 +6,7 @@ mod trace;
 
 use std::sync::Arc;
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -53,6 +53,15 @@ struct ClosedConnections<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     predecessor: Option<Missing>,
     next: Option<String>,
+    /// Why not all were closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    code: &'static str,
+    message: &'static str,
 }
 
 impl Connections {
@@ -61,17 +70,12 @@ impl Connections {
         Connections { server, requests: Semaphore::new(ADMIN_CONNECTION_REQUESTS_MAX), traces }
     }
 
-    /// `/connections`.
-    pub(super) async fn all(&self, method: &Method, query: &str) -> Reply {
-        match Parameters::of(query) {
-            Err(fault) => refuse(&fault),
-            Ok(parameters) if *method == Method::DELETE => self.close_all(parameters).await,
-            Ok(parameters) => self.list(parameters).await,
-        }
-    }
-
-    async fn list(&self, parameters: Parameters) -> Reply {
-        let Parameters { filter, after, limit, rank } = parameters;
+    /// `GET /connections`.
+    pub(super) async fn list(&self, query: &str) -> Reply {
+        let Parameters { filter, after, limit, rank } = match Parameters::of(query) {
+            Ok(parameters) => parameters,
+            Err(fault) => return refuse(&fault),
+        };
         let most = limit.unwrap_or(ADMIN_CONNECTIONS_LISTED_DEFAULT);
         let listed = match rank {
             Some(by) => self.asked(move |pages| pages.largest(&filter, by, most)).await,
@@ -87,7 +91,12 @@ impl Connections {
         )
     }
 
-    async fn close_all(&self, parameters: Parameters) -> Reply {
+    /// `DELETE /connections`.
+    pub(super) async fn close_matching(&self, query: &str) -> Reply {
+        let parameters = match Parameters::of(query) {
+            Ok(parameters) => parameters,
+            Err(fault) => return refuse(&fault),
+        };
         let (filter, after) = match parameters.chosen() {
             Ok(chosen) => chosen,
             Err(reply) => return reply,
@@ -132,14 +141,18 @@ fn unknown() -> Reply {
     Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", "no such open connection")
 }
 
+/// The status is 200 only if no connections are missing.
 fn closed_reply(gathered: &Gathered) -> Reply {
     let next = gathered.next.map(|place| place.to_string());
     let (closed, predecessor) = (gathered.changed, gathered.missing);
-    let closed = ClosedConnections { schema: SCHEMA, closed, predecessor, next };
-    Reply::json(StatusCode::OK, serde_json::to_vec(&closed))
+    let message = "the connections of the previous server were not closed";
+    let error = predecessor.map(|missing| Problem { code: missing_code(missing), message });
+    let status = if error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let closed = ClosedConnections { schema: SCHEMA, closed, predecessor, next, error };
+    Reply::json(status, serde_json::to_vec(&closed))
 }
 
-fn failed(error: &ScanError) -> Reply {
+pub(super) fn failed(error: &ScanError) -> Reply {
     let (code, line) = match error {
         ScanError::Busy => return Reply::busy("too many concurrent requests about connections"),
         ScanError::Silent(shard) => ("silent-shard", format!("shard {shard} did not answer in time")),

@@ -6,13 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod actions;
 mod centrifugo_api;
 mod cluster_reports;
 mod connections;
 mod http;
 pub mod limits;
-mod limits_report;
-mod log_level;
+#[cfg(feature = "cluster")]
+mod membership;
 mod metrics;
 mod page;
 mod publications;
@@ -38,18 +39,25 @@ use crate::limits::{ADMIN_CERTIFICATES_MAX, ADMIN_PASSED_ON_MAX};
 use access::failed_attempts::FailedAttempts;
 pub use access::token::{AdminTokens, Token, TokenError};
 use access::{Access, Refused, Scope};
+use actions::{Action, NoAction};
 use centrifugo_api::{CentrifugoApi, Nodes};
 use cluster_reports::Question;
 use connections::Connections;
+use connections::pages::ScanError;
 use echoring_async::tls::CertificateReport;
+use echoring_auth::WEBHOOKS;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
-use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot, machinery};
+use echoring_server::{
+    ClusterNode, InheritedListener, ListenAddress, OrderError, Server, Snapshot, machinery,
+};
 pub use http::socket::open_admin;
 use http::socket::{AdminPeer, Reach};
 use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
-pub use log_level::{LogLevel, set_log_level};
+#[cfg(feature = "cluster")]
+pub use membership::{Membership, MembershipError, MembershipOptions, NatsClientsThread};
 pub use metrics::{AllocatorFigures, set_allocator};
 use publications::InvalidBody;
+pub use reload::log_level::{LogLevel, set_log_level};
 use reload::served::Served;
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
@@ -106,15 +114,14 @@ impl Control {
         let certificates = Certificates::default();
         let served = Served::new(server);
         let (of_thread, reported) = (access.clone(), Arc::clone(&certificates));
-        let of_service = served.clone();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let server = of_service.clone();
+            let server = served.handle();
             let serve = || {
                 let service = AdminService {
-                    topics: Topics::new(of_service.clone()),
-                    connections: Connections::new(of_service.clone()),
+                    topics: Topics::new(served.clone()),
+                    connections: Connections::new(served.clone()),
                     attempts: FailedAttempts::default(),
-                    server: of_service,
+                    server: served,
                     access: of_thread,
                     reloading,
                     certificates: reported,
@@ -123,12 +130,12 @@ impl Control {
             };
             // Without the thread nobody can observe the server any more.
             if catch_unwind(AssertUnwindSafe(serve)).is_err() {
-                server.handle().fail("the control plane panicked");
+                server.fail("the control thread panicked");
             }
         })?;
         let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
         let file = Arc::new(Mutex::new(file));
-        Ok(Control { handle: Handle { served, access, certificates, orders, requests, room, file }, thread })
+        Ok(Control { handle: Handle { access, certificates, orders, requests, room, file }, thread })
     }
 
     /// A handle for other threads.
@@ -149,7 +156,6 @@ impl Control {
 /// seconds at the latest.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    served: Served,
     access: Access,
     certificates: Certificates,
     orders: mpsc::UnboundedSender<Order>,
@@ -164,12 +170,6 @@ impl Handle {
     /// Requires other tokens from now on.
     pub fn set_tokens(&self, tokens: AdminTokens) {
         self.access.set_tokens(tokens);
-    }
-
-    /// Reports about another server from now on, and publishes to its topics: one of the same process that has taken over.
-    #[doc(hidden)]
-    pub fn serve(&self, server: &Server) {
-        self.served.set(server);
     }
 
     /// Reports from now on when these certificates expire: the first 128 to do so.
@@ -240,15 +240,15 @@ fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
     match address {
         ListenAddress::Tcp(address) => {
             tracing::info!(
-                "control plane on http://{address}/stats and http://{address}/healthz, for browsers http://{address}/"
+                "admin address http://{address}/stats and http://{address}/healthz, for browsers http://{address}/"
             );
         }
-        ListenAddress::Unix(_) => tracing::info!("control plane on {address}"),
+        ListenAddress::Unix(_) => tracing::info!("admin address {address}"),
     }
     if reach == Reach::Network && !guarded {
         tracing::warn!(
-            "the control plane on {address} can be reached from other machines without authentication; \
-             give it a loopback address or a Unix socket, require a token, or block the port in a firewall"
+            "the admin address {address} can be reached from other machines without authentication; \
+             make it a loopback address or a Unix socket, require a token, or block the port in a firewall"
         );
     }
 }
@@ -276,9 +276,9 @@ impl AdminService {
         }
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
-            Ok(stalled) if stalled.is_empty() => Reply::text(StatusCode::OK, "ok"),
-            Ok(stalled) => unhealthy(&format!("stalled shards: {stalled:?}")),
-            Err(_) => unhealthy("unknown"),
+            Ok(Ok(stalled)) if stalled.is_empty() => Reply::text(StatusCode::OK, "ok"),
+            Ok(Ok(stalled)) => unhealthy(&format!("stalled shards: {stalled:?}")),
+            _ => unhealthy("unknown"),
         }
     }
 
@@ -301,7 +301,8 @@ impl AdminService {
             auth: server.auth(),
             admin: self.attempts.figures(),
             backends: server.backends(),
-            failed_takeovers: machinery::failed_takeovers(&server),
+            takeovers: machinery::takeovers(&server),
+            webhooks: WEBHOOKS.all(),
             bans: machinery::admission(&server).bans(),
             certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cluster: server.cluster().map(ClusterNode::status),
@@ -311,7 +312,7 @@ impl AdminService {
     async fn snapshots(&self) -> Vec<Snapshot> {
         let server = self.server.handle();
         // The call waits for the shards, so it must not block this thread.
-        tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || server.snapshots().unwrap_or_default()).await.unwrap_or_default()
     }
 
     fn cluster(&self) -> Reply {
@@ -329,23 +330,14 @@ impl AdminService {
     }
 }
 
-const READS: &[Method] = &[Method::GET, Method::HEAD];
-const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
-const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
-const READS_AND_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
-const READS_DELETE_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE, Method::POST];
-const POST: &[Method] = &[Method::POST];
-const DELETE_AND_POST: &[Method] = &[Method::DELETE, Method::POST];
-
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<RequestBody>) -> bool {
-        READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
+        Action::at(request.method(), request.uri().path()).is_ok_and(|(action, _)| action.is_urgent())
     }
 
     async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
         let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
-        let (method, path) = (request.method(), request.uri().path());
-        let answered = match self.access.judge(peer, method, path, request.headers()) {
+        let answered = match self.access.judge(peer, request.method(), request.uri(), request.headers()) {
             Ok(scope) => self.answer_within(scope, Nodes::All, request).await,
             Err(refused) => Err(refused),
         };
@@ -371,7 +363,7 @@ impl AdminService {
             return Ok(self.answer_path(request).await);
         }
         if *request.method() != Method::POST {
-            return Ok(wrong_method(POST));
+            return Ok(wrong_method(&["POST"]));
         }
         let AdminService { server, topics, connections, .. } = self;
         let (server, started) = (&server.handle(), server.started());
@@ -381,62 +373,61 @@ impl AdminService {
 
     async fn answer_path(&self, request: &mut Request<RequestBody>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
-        let relative = path.strip_prefix('/').unwrap_or("unknown");
-        let (head, rest) =
-            relative.split_once('/').map_or((relative, None), |(head, rest)| (head, Some(rest)));
-        let Some(methods) = methods_of(head, rest) else {
-            return Reply::text(
-                StatusCode::NOT_FOUND,
-                "unknown path; use /, /api, /metrics, /stats, /topics, /broadcast, /connections, /identities, /cluster, /cluster/topics, /limits, /log-level, /reload, /rebalance, \
-                 /trace, /healthz or /readyz",
-            );
+        let (action, name) = match Action::at(request.method(), &path) {
+            Ok(asked) => asked,
+            Err(NoAction::Path) => {
+                let line = format!("unknown path; use /api, {}", Action::paths().join(", "));
+                return Reply::text(StatusCode::NOT_FOUND, &line);
+            }
+            Err(NoAction::Method(methods)) => return wrong_method(&methods),
         };
-        if !methods.contains(request.method()) {
-            return wrong_method(methods);
-        }
-        if READS.contains(request.method()) && !request.body().is_end_stream() {
+        if action.only_reads() && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
-        let bodies = &self.topics.bodies;
-        match (head, rest) {
-            ("topics", Some(topic)) => self.topics.one(topic, request).await,
-            ("topics", None) => self.topics.list(query).await,
-            ("cluster", Some(report)) => self.of_cluster(request.method(), report, query).await,
-            ("cluster", None) => self.cluster(),
-            ("broadcast", _) => self.topics.broadcast(request).await,
-            ("identities", _) => self.connections.send_to_identity(rest, bodies, request).await,
-            ("connections", _) if *request.method() == Method::POST => {
-                self.connections.send_to(rest, bodies, request).await
+        let server = self.server.handle();
+        if action.is_refused_by(&server) {
+            return taken_over();
+        }
+        let (topics, connections) = (&self.topics, &self.connections);
+        let bodies = &topics.bodies;
+        match action {
+            Action::ReadTopic => topics.one(name).await,
+            Action::Publish => {
+                topics.publish(name, request).await.unwrap_or_else(|fault| topics::refuse(&fault))
             }
-            ("connections", Some(id)) => self.connections.close_one(id).await,
-            ("connections", None) => self.connections.all(request.method(), query).await,
-            ("log-level", _) => log_level::answer(request, bodies).await,
-            ("", _) => page::reply(),
-            ("stats", _) => {
+            Action::ListTopics => topics.list(query).await,
+            Action::Broadcast => topics.broadcast(request).await,
+            Action::ReadCluster | Action::CloseInCluster => {
+                self.of_cluster(request.method(), &path, query).await
+            }
+            Action::Cluster => self.cluster(),
+            Action::SendToIdentity => connections.send_to_identity(name, bodies, request).await,
+            Action::SendToOne => connections.send_to_one(name, bodies, request).await,
+            Action::SendToMatching => connections.send_to_matching(bodies, request).await,
+            Action::CloseOne => connections.close_one(name).await,
+            Action::CloseMatching => connections.close_matching(query).await,
+            Action::ListConnections => connections.list(query).await,
+            Action::Trace => connections.trace(request, bodies).await,
+            Action::ReadLogLevel => reload::log_level::reply(),
+            Action::SetLogLevel => reload::log_level::set(request, bodies, server).await,
+            Action::Page => page::reply(),
+            Action::Stats => {
                 Reply::json(StatusCode::OK, report::to_json(&self.node(), &self.snapshots().await))
             }
-            ("limits", _) => limits_report::reply(&self.server.handle(), &self.snapshots().await),
-            ("metrics", _) => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
-            ("rebalance", _) => self.rebalance().await,
-            ("trace", _) => self.connections.trace(request, &self.topics.bodies).await,
-            ("reload", _) => self.reloading.answer().await,
-            ("readyz", _) => self.readiness(),
-            _ => self.health().await,
-        }
-    }
-
-    /// `POST /rebalance`: connections move from full shards to emptier ones.
-    async fn rebalance(&self) -> Reply {
-        let server = self.server.handle();
-        // The call waits for the shards, so it must not block this thread.
-        match tokio::task::spawn_blocking(move || server.rebalance()).await {
-            Ok(balanced) => Reply::json(StatusCode::OK, report::rebalanced(&balanced)),
-            Err(_) => Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the rebalancing panicked"),
+            Action::Limits => report::limits_report::reply(&server, &self.snapshots().await),
+            Action::Metrics => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
+            Action::Rebalance => rebalance(server).await,
+            Action::Reload => self.reloading.answer().await,
+            Action::Readiness => self.readiness(),
+            Action::Health => self.health().await,
+            // Requests to the API do not come here, see `answer_within`.
+            _ => wrong_method(&["POST"]),
         }
     }
 
     /// `/cluster/REPORT`: the report of each node.
-    async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
+    async fn of_cluster(&self, method: &Method, path: &str, query: &str) -> Reply {
+        let report = path.strip_prefix("/cluster/").unwrap_or_default();
         let server = self.server.handle();
         let Some(cluster) = server.cluster() else { return no_cluster() };
         let question = match Question::new(method, report, query) {
@@ -455,28 +446,33 @@ impl AdminService {
     }
 }
 
-/// The methods of a path; `None` if there is no such path.
-fn methods_of(head: &str, rest: Option<&str>) -> Option<&'static [Method]> {
-    match (head, rest) {
-        ("" | "cluster" | "healthz" | "limits" | "metrics" | "readyz" | "stats" | "topics", None) => {
-            Some(READS)
+/// `POST /rebalance`: connections move from full shards to emptier ones.
+async fn rebalance(server: echoring_server::Handle) -> Reply {
+    // The calls wait for the shards, so they must not block this thread.
+    let balanced = tokio::task::spawn_blocking(move || {
+        server.rebalance().map(|balanced| (balanced, server.clients_of_predecessor()))
+    });
+    match balanced.await {
+        Ok(Ok((balanced, Ok(previous)))) => {
+            Reply::json(StatusCode::OK, report::rebalanced(&balanced, previous.connections))
         }
-        ("log-level", None) => Some(READS_AND_PUT),
-        ("connections", None) => Some(READS_DELETE_AND_POST),
-        ("connections", Some(_)) => Some(DELETE_AND_POST),
-        ("topics", Some(_)) => Some(READS_AND_POST),
-        ("cluster", Some(report)) => Question::methods(report),
-        ("broadcast" | "reload" | "rebalance" | "trace", None) | ("identities", Some(_)) => Some(POST),
-        _ => None,
+        Ok(Ok((_, Err(missing)))) => connections::failed(&ScanError::Predecessor(missing)),
+        _ => Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the rebalancing panicked"),
     }
+}
+
+/// The answer to a command for the successor of this server. It is sent again on another connection.
+fn taken_over() -> Reply {
+    let message = OrderError::TakenOver.to_string();
+    Reply::problem(StatusCode::SERVICE_UNAVAILABLE, "taken-over", &message)
 }
 
 fn no_cluster() -> Reply {
     Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster")
 }
 
-fn wrong_method(methods: &[Method]) -> Reply {
-    let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+fn wrong_method(methods: &[&str]) -> Reply {
+    let allowed = methods.join(", ");
     let mut reply =
         Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
     reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));

@@ -94,3 +94,31 @@ pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
 pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
 /// Concurrent requests to the control thread that do not come through the admin address.
 pub const ADMIN_PASSED_ON_MAX: usize = 64;
+/// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round
+/// trips between nodes.
+pub const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Interval at which a start that does not wait for the backbone checks for the connection.
+#[cfg(feature = "cluster")]
+pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);
+/// Publications of NATS clients that are in progress at a time. Those of one topic are in one lane, one after the other.
+#[cfg(feature = "cluster")]
+pub(crate) const NATS_CLIENT_LANES: usize = 32;
+/// Publications that wait for one in progress.
+#[cfg(feature = "cluster")]
+pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
+/// Interval at which publications are given to other nodes, or taken, as this one is ready.
+#[cfg(feature = "cluster")]
+pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);
+/// Time for which a node continues to take publications of clients of NATS while it is not active in its cluster. After
+/// a restart of NATS, the nodes have found one another within a few seconds.
+#[cfg(feature = "cluster")]
+pub(crate) const NATS_CLIENT_UNREADY_MAX: Duration = Duration::from_secs(10);
+/// Publications of the owners of durable topics that are stored in JetStream at one time. Each is for another topic.
+#[cfg(feature = "cluster")]
+pub(crate) const STREAM_REQUESTS_MAX: usize = 256;
+/// Durable topics that are loaded from JetStream at one time, as when many have lost their node. Others are stored meanwhile.
+#[cfg(feature = "cluster")]
+pub(crate) const STREAM_LOADS_MAX: usize = 64;
+/// Pages of history that are read from JetStream at one time.
+#[cfg(feature = "cluster")]
+pub(crate) const STREAM_READERS_MAX: usize = 32;

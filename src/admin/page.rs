@@ -3,6 +3,8 @@
 //! The page is one file with inline style and script, so that it needs no further path that is served without the token.
 //! Its content security policy names both by their hashes, and allows requests to its own origin only.
 
+mod close_codes;
+
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,15 +14,20 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
 
 use super::http::Reply;
+#[cfg(test)]
+pub(crate) use close_codes::name as name_of_code;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = concat!(
-    include_str!("page/figures.js"),
-    include_str!("page/elements.js"),
-    include_str!("page/sections.js"),
-    include_str!("page/main.js"),
-);
+static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    let script = concat!(
+        include_str!("page/figures.js"),
+        include_str!("page/elements.js"),
+        include_str!("page/sections.js"),
+        include_str!("page/main.js"),
+    );
+    script.replace("{close_codes}", &close_codes::object())
+});
 
 /// The page as it is sent, and its policy.
 static PAGE: LazyLock<(String, HeaderValue)> = LazyLock::new(|| (html(), policy()));
@@ -44,14 +51,14 @@ pub(super) fn reply() -> Reply {
 }
 
 fn html() -> String {
-    HTML.replace("{style}", STYLE).replace("{script}", SCRIPT)
+    HTML.replace("{style}", STYLE).replace("{script}", &SCRIPT)
 }
 
 fn policy() -> HeaderValue {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-        source(SCRIPT),
+        source(&SCRIPT),
         source(STYLE)
     );
     // Base64 and the text above are visible ASCII. A policy that allows nothing would be the safe failure.
@@ -92,7 +99,7 @@ mod tests {
     #[test]
     fn the_page_is_one_file_and_names_no_other_host() {
         let html = html().replace("http://www.w3.org/2000/svg", "");
-        assert!(!html.contains("{style}") && !html.contains("{script}"));
+        assert!(["{style}", "{script}", "{close_codes}"].iter().all(|name| !html.contains(name)));
         for outside in ["://", "@import", " src=", "url("] {
             assert!(!html.contains(outside), "{outside}");
         }

@@ -1,5 +1,6 @@
 //! `POST /reload`: has the program read its configuration again.
 
+pub(crate) mod log_level;
 pub(crate) mod served;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
+use serde::Serialize;
 
 use super::http::Reply;
 
@@ -21,12 +23,14 @@ pub trait Reload: Send + Sync {
 pub enum Reloaded {
     /// The new configuration holds. The JSON document lists the changes.
     Accepted(String),
+    /// The new configuration holds, but not at the previous server, which drains. The line has the reason.
+    Partial(String),
     /// The configuration is wrong, and the old one still holds. The line has the reason.
     Refused(String),
 }
 
 /// Counts the reloads of a program, from any cause.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ReloadCounters {
     pub(super) accepted: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -78,6 +82,9 @@ impl Reloading {
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || reload.reload()).await {
             Ok(Reloaded::Accepted(json)) => Reply::json(StatusCode::OK, Ok(json.into_bytes())),
+            Ok(Reloaded::Partial(line)) => {
+                Reply::problem(StatusCode::SERVICE_UNAVAILABLE, "predecessor", &line)
+            }
             Ok(Reloaded::Refused(line)) => {
                 Reply::problem(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", &line)
             }

@@ -3,26 +3,24 @@
 //! Scripts rely on its form: fields are added, never renamed. Maps have close codes, HTTP statuses or causes as keys
 //! and counts as values.
 
-mod duration_figures;
+pub(crate) mod limits_report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::Serialize;
 
 use echoring_async::tls::CertificateReport;
+use echoring_proto::Merge;
 use echoring_proto::connection::Compressed;
 use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
 use echoring_topics::{Deliveries, Passed, PatternCounts, Publications};
 
-use super::limits_report::limited;
 use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
-pub(crate) use duration_figures::AgeFigures;
-use duration_figures::DurationFigures;
-use echoring_auth::BackendFigures;
+use echoring_auth::{BackendFigures, WebhookReceiver};
+use echoring_server::machinery::TakeoverFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Rebalanced, Snapshot};
 
 /// The schema of the report.
@@ -37,26 +35,17 @@ pub(super) struct Report<'a> {
     uptime_s: f64,
     state: &'static str,
     driver: DriverReport<'a>,
-    /// The runtime of the control plane.
+    /// The runtime of the control thread.
     control: &'static str,
     /// Shards that did not answer in time; their counters are missing from `node`.
     silent_shards: usize,
     budgets: BudgetReport,
     log: LogFigures,
-    #[serde(with = "ReloadFigures")]
     reloads: &'a ReloadCounters,
     auth: &'a AuthFigures,
     admin: AdminFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(remote = "ReloadCounters")]
-struct ReloadFigures {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    last_refused: AtomicBool,
 }
 
 /// The admin address itself.
@@ -69,21 +58,9 @@ struct AdminFigures {
 /// The node's budgets.
 #[derive(Debug, Default, Serialize)]
 struct BudgetReport {
-    #[serde(with = "BudgetUse")]
     memory_bytes: BudgetFigures,
-    #[serde(with = "BudgetUse")]
     compression_bytes: BudgetFigures,
-    #[serde(with = "BudgetUse")]
     connections: BudgetFigures,
-}
-
-#[derive(Serialize)]
-#[serde(remote = "BudgetFigures")]
-struct BudgetUse {
-    #[serde(rename = "used")]
-    leased: u64,
-    peak: u64,
-    limit: u64,
 }
 
 impl BudgetReport {
@@ -126,190 +103,8 @@ struct ShardReport<'a> {
 struct Figures<'a> {
     #[serde(flatten)]
     gauges: Gauges,
-    accepted: u64,
-    opened: u64,
-    tls_handshakes: u64,
-    tls_resumed: u64,
-    messages_in: u64,
-    messages_out: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    short_sends: u64,
-    pauses: u64,
-    mailbox_full: u64,
-    turns: u64,
-    stalls: u64,
-    tick_time: DurationFigures,
-    receive_to_send: DurationFigures,
-    /// By the pattern of the topics.
-    delivery_ages: BTreeMap<&'a str, AgeFigures>,
-    limited: BTreeMap<&'static str, u64>,
-    proxy_headers: u64,
-    accept_failures: u64,
-    moved_in: u64,
-    moved_out: u64,
-    moves_refused: u64,
-    moves_kept: u64,
-    move_stall: DurationFigures,
-    tcp_round_trip: DurationFigures,
-    tcp_segments_sent: u64,
-    tcp_segments_retransmitted: u64,
-    handler_failures: u64,
-    handler_panics: u64,
-    closes: BTreeMap<u16, u64>,
-    causes: BTreeMap<&'static str, u64>,
-    refusals: &'a BTreeMap<u16, u64>,
-    answers: &'a BTreeMap<u16, u64>,
-}
-
-/// permessage-deflate: messages, and their bytes compressed and uncompressed.
-#[derive(Serialize)]
-#[serde(remote = "Compressed")]
-struct CompressionFigures {
-    messages_in: u64,
-    bytes_in: u64,
-    bytes_in_inflated: u64,
-    messages_out: u64,
-    bytes_out: u64,
-    bytes_out_plain: u64,
-    context_bytes: u64,
-    declined: u64,
-}
-
-fn add_compressed(sum: &mut Compressed, done: &Compressed) {
-    sum.messages_in += done.messages_in;
-    sum.bytes_in += done.bytes_in;
-    sum.bytes_in_inflated += done.bytes_in_inflated;
-    sum.messages_out += done.messages_out;
-    sum.bytes_out += done.bytes_out;
-    sum.bytes_out_plain += done.bytes_out_plain;
-    sum.context_bytes += done.context_bytes;
-    sum.declined += done.declined;
-}
-
-/// Publications: `published = accepted + refused`.
-#[derive(Serialize)]
-#[serde(remote = "Publications")]
-pub(super) struct PublicationFigures {
-    published: u64,
-    accepted: u64,
-    refused: u64,
-}
-
-/// Deliveries: `offered = sent + queued + filtered +` the sum of `dropped`.
-#[derive(Serialize)]
-#[serde(remote = "Deliveries")]
-pub(super) struct DeliveryFigures {
-    offered: u64,
-    sent: u64,
-    queued: u64,
-    filtered: u64,
-    #[serde(getter = "DropFigures::of")]
-    dropped: DropFigures,
-}
-
-/// Deliveries that were dropped, by cause.
-#[derive(Serialize)]
-struct DropFigures {
-    disconnect: u64,
-    oldest: u64,
-    conflated: u64,
-    memory: u64,
-}
-
-impl DropFigures {
-    fn of(counted: &Deliveries) -> DropFigures {
-        DropFigures {
-            disconnect: counted.dropped_disconnect,
-            oldest: counted.dropped_oldest,
-            conflated: counted.dropped_conflated,
-            memory: counted.dropped_memory,
-        }
-    }
-}
-
-/// Mail between shards. The difference between out and in is in mailboxes.
-#[derive(Serialize)]
-#[serde(remote = "Passed")]
-struct PassedFigures {
-    publications_out: u64,
-    publications_in: u64,
-    messages_out: u64,
-    messages_in: u64,
-}
-
-/// Counts of the topics of one pattern.
-#[derive(Debug, Default, Serialize)]
-#[serde(transparent)]
-struct Pattern(#[serde(with = "PatternFigures")] PatternCounts);
-
-#[derive(Serialize)]
-#[serde(remote = "PatternCounts")]
-struct PatternFigures {
-    #[serde(with = "PublicationFigures")]
-    publications: Publications,
-    published_bytes: u64,
-    subscribers: u64,
-    #[serde(getter = "sent")]
-    delivered: u64,
-    delivered_bytes: u64,
-    #[serde(getter = "dropped")]
-    dropped: DropFigures,
-    histories_evicted: u64,
-}
-
-fn sent(counts: &PatternCounts) -> u64 {
-    counts.deliveries.sent
-}
-
-fn dropped(counts: &PatternCounts) -> DropFigures {
-    DropFigures::of(&counts.deliveries)
-}
-
-impl<'a> Figures<'a> {
-    fn new(gauges: Gauges, counters: &'a Counters) -> Figures<'a> {
-        let traffic = counters.traffic.total();
-        Figures {
-            gauges,
-            accepted: counters.accepted,
-            opened: counters.opened,
-            tls_handshakes: counters.tls_handshakes,
-            tls_resumed: counters.tls_resumed,
-            messages_in: traffic.messages_in,
-            messages_out: traffic.messages_out,
-            bytes_in: traffic.bytes_in,
-            bytes_out: traffic.bytes_out,
-            short_sends: counters.short_sends,
-            pauses: counters.pauses,
-            mailbox_full: counters.mailbox_full,
-            turns: counters.ticks,
-            stalls: counters.stalls,
-            tick_time: DurationFigures::new(&counters.tick_time),
-            receive_to_send: DurationFigures::new(&counters.receive_to_send),
-            delivery_ages: ages(counters),
-            limited: limited(counters),
-            proxy_headers: counters.proxy_headers,
-            accept_failures: counters.accept_failures,
-            moved_in: counters.moved_in,
-            moved_out: counters.moved_out,
-            moves_refused: counters.moves_refused,
-            moves_kept: counters.moves_kept,
-            move_stall: DurationFigures::new(&counters.move_stall),
-            tcp_round_trip: DurationFigures::new(&counters.tcp_round_trip),
-            tcp_segments_sent: counters.tcp_segments_sent,
-            tcp_segments_retransmitted: counters.tcp_segments_retransmitted,
-            handler_failures: counters.handler_failures,
-            handler_panics: counters.handler_panics,
-            closes: counters.closes(),
-            causes: counters.causes(),
-            refusals: &counters.refusals,
-            answers: &counters.answers,
-        }
-    }
-}
-
-fn ages(counters: &Counters) -> BTreeMap<&str, AgeFigures> {
-    counters.delivery_ages.iter().map(|(pattern, age)| (pattern, AgeFigures::new(age))).collect()
+    #[serde(flatten)]
+    counters: &'a Counters,
 }
 
 /// Gauges, as opposed to counters.
@@ -322,17 +117,13 @@ struct Gauges {
     pool_bytes_peak: u64,
     /// Connections with a partial send.
     blocked: u64,
-    #[serde(with = "CompressionFigures")]
     compression: Compressed,
-    #[serde(with = "PublicationFigures")]
     publications: Publications,
-    #[serde(with = "DeliveryFigures")]
     deliveries: Deliveries,
-    #[serde(with = "PassedFigures")]
     passed: Passed,
     histories_evicted: u64,
     /// By the pattern of the topics.
-    patterns: BTreeMap<Box<str>, Pattern>,
+    patterns: BTreeMap<Box<str>, PatternCounts>,
 }
 
 impl Gauges {
@@ -344,18 +135,16 @@ impl Gauges {
         self.pool_bytes += snapshot.pool_bytes;
         self.pool_bytes_peak += snapshot.pool_bytes_peak;
         self.blocked += snapshot.blocked;
-        add_compressed(&mut self.compression, &snapshot.compressed);
+        self.compression.add(&snapshot.compressed);
         self.publications.add(&hub.publications);
         self.deliveries.add(&hub.deliveries);
         self.passed.add(&hub.passed);
         self.histories_evicted += hub.histories_evicted;
-        for (pattern, counts) in &hub.patterns {
-            self.patterns.entry(pattern.clone()).or_default().0.add(counts);
-        }
+        Merge::merge(&mut self.patterns, &hub.patterns);
     }
 }
 
-/// The state of the control plane itself.
+/// The state of the control thread itself.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) uptime_s: f64,
@@ -365,9 +154,11 @@ pub(super) struct Node {
     pub(super) reloads: Arc<ReloadCounters>,
     pub(super) auth: AuthFigures,
     pub(super) backends: Vec<BackendFigures>,
+    /// The receivers of webhooks.
+    pub(super) webhooks: Vec<WebhookReceiver>,
     pub(super) admin: AttemptFigures,
-    /// Successors that did not take over.
-    pub(super) failed_takeovers: u64,
+    /// Figures of takeovers.
+    pub(super) takeovers: TakeoverFigures,
     /// Addresses that were banned.
     pub(super) bans: u64,
     /// Certificates, with those that expire first in front.
@@ -381,11 +172,14 @@ pub(super) struct Node {
 struct RebalanceReport<'a> {
     moved: u64,
     connections: &'a [u64],
+    /// Connections of the previous server, which cannot be balanced.
+    predecessor: u64,
 }
 
 /// The result of a rebalancing in JSON.
-pub(super) fn rebalanced(balanced: &Rebalanced) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&RebalanceReport { moved: balanced.moved, connections: &balanced.connections })
+pub(super) fn rebalanced(balanced: &Rebalanced, predecessor: u64) -> serde_json::Result<Vec<u8>> {
+    let Rebalanced { moved, connections, .. } = balanced;
+    serde_json::to_vec(&RebalanceReport { moved: *moved, connections, predecessor })
 }
 
 /// The report as JSON.
@@ -411,7 +205,7 @@ pub(super) fn to_json(node: &Node, snapshots: &[Snapshot]) -> serde_json::Result
         reloads: &node.reloads,
         auth: &node.auth,
         admin: AdminFigures { refused: node.admin },
-        node: Figures::new(gauges, &counters),
+        node: Figures { gauges, counters: &counters },
         shards: snapshots.iter().map(shard).collect(),
     };
     serde_json::to_vec_pretty(&report)
@@ -433,14 +227,14 @@ fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
     ShardReport {
         shard: snapshot.shard,
         driver: driver(Some(snapshot)),
-        figures: Figures::new(gauges, &snapshot.counters),
+        figures: Figures { gauges, counters: &snapshot.counters },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use echoring_proto::limits::SECOND;
-    use echoring_runtime::stats::{Account, End};
+    use echoring_runtime::stats::{Account, Durations, End};
     use echoring_topics::HubReport;
 
     use super::*;
@@ -484,7 +278,8 @@ mod tests {
             auth,
             admin,
             backends: Vec::new(),
-            failed_takeovers: 0,
+            takeovers: TakeoverFigures::default(),
+            webhooks: Vec::new(),
             bans: 2,
             certificates: Vec::new(),
             cluster: None,
@@ -516,5 +311,17 @@ mod tests {
         assert_eq!(report["shards"][0]["deliveries"]["dropped"]["disconnect"], 3);
         assert_eq!(report["shards"][1]["shard"], 1);
         assert_eq!(report["shards"][1]["closes"]["1006"], 7);
+    }
+
+    #[test]
+    fn buckets_that_are_empty_are_left_out() {
+        let mut durations = Durations::default();
+        durations.record(0, 2);
+        durations.record(SECOND, 3);
+        durations.record(2 * SECOND, 1);
+        let json = serde_json::to_value(durations).expect("plain data");
+        let expected =
+            serde_json::json!({"count": 6, "sum_ns": 5 * SECOND, "zero": 2, "buckets": [[0, 3], [8, 1]]});
+        assert_eq!(json, expected);
     }
 }

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use hyper::header::{HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Request, StatusCode};
 use serde::Serialize;
 use tracing::field::display;
 
@@ -27,7 +27,7 @@ use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
 use echoring_runtime::stats::DeliveryAges;
 use echoring_runtime::traces;
-use echoring_server::{OwnedPublication, PublishError, Published, machinery};
+use echoring_server::{OnShard, OwnedPublication, PublishError, Published, machinery};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Position, Refused, is_topic_name};
 use query::TopicQuery;
@@ -54,46 +54,52 @@ impl Topics {
         };
         let server = self.server.handle();
         // The call waits for the shards, so it must not block this thread.
-        let topics = tokio::task::spawn_blocking(move || server.topics()).await.unwrap_or_default();
+        let topics = tokio::task::spawn_blocking(move || server.topics().unwrap_or_default())
+            .await
+            .unwrap_or_default();
         Reply::json(StatusCode::OK, report::list(self.server.shards(), topics, &query))
     }
 
-    /// `/topics/{segment}`.
-    pub(super) async fn one(&self, segment: &str, request: &mut Request<RequestBody>) -> Reply {
+    /// `GET /topics/{segment}`.
+    pub(super) async fn one(&self, segment: &str) -> Reply {
         let name = match topic_of(segment) {
             Ok(name) => name,
             Err(fault) => return refuse(&fault),
         };
-        if request.method() == Method::POST {
-            return self.publish(name, request).await.unwrap_or_else(|fault| refuse(&fault));
-        }
         let server = self.server.handle();
         let asked = name.clone();
         let ask = move || {
             let mut ages = DeliveryAges::default();
-            server.snapshots().iter().for_each(|snapshot| ages.add(&snapshot.counters.delivery_ages));
-            (server.topic(&asked), ages)
+            server.snapshots()?.iter().for_each(|snapshot| ages.add(&snapshot.counters.delivery_ages));
+            Ok::<_, OnShard>((server.topic(&asked)?, ages))
         };
-        let (reports, ages) = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        let answers = tokio::task::spawn_blocking(ask).await;
+        let (reports, ages) = answers.ok().and_then(Result::ok).unwrap_or_default();
         match report::one(self.server.shards(), &name, reports, &ages) {
             Some(json) => Reply::json(StatusCode::OK, json),
             None => Reply::problem(StatusCode::NOT_FOUND, "unknown-topic", "no such topic"),
         }
     }
 
-    async fn publish(&self, topic: String, request: &mut Request<RequestBody>) -> Result<Reply, InvalidBody> {
+    /// `POST /topics/{segment}`.
+    pub(super) async fn publish(
+        &self,
+        segment: &str,
+        request: &mut Request<RequestBody>,
+    ) -> Result<Reply, InvalidBody> {
+        let topic = topic_of(segment)?;
         let traceparent = request.headers().get("traceparent").and_then(|field| field.to_str().ok());
         let span = traces::post(traceparent);
         let format = Format::of(request.headers())?;
         let key = key_parameter(request.uri().query().unwrap_or_default())?;
         let idempotency_key = idempotency_key(request.headers(), format)?;
-        let message_bytes_max = self.server.handle().message_bytes_max();
+        let max_message = self.server.handle().max_message();
         let bytes_max = match format {
-            Format::Single(_) => message_bytes_max,
+            Format::Single(_) => max_message,
             Format::Batch if !key.is_empty() => {
                 return Err(InvalidBody::bad("key", "the messages of a batch have their own"));
             }
-            Format::Batch => ADMIN_BATCH_BYTES_MAX.max(2 * message_bytes_max),
+            Format::Batch => ADMIN_BATCH_BYTES_MAX.max(2 * max_message),
         };
         let mut held = match self.bodies.read(request.body_mut(), bytes_max).await {
             Ok(held) => held,

@@ -12,9 +12,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum_core::body::Body;
-use axum_core::extract::FromRequestParts;
-use axum_core::response::Response;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::response::Response;
 use http::Request;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -81,7 +81,7 @@ impl WebSocketUpgrade {
 
     /// Maximum size of a received message in bytes, 64 KiB by default.
     pub fn max_message_size(self, bytes: u64) -> WebSocketUpgrade {
-        self.configure(|upgrader| upgrader.message_bytes_max(bytes))
+        self.configure(|upgrader| upgrader.max_message(bytes))
     }
 
     /// Maximum number of bytes per read, 4,096 by default. It does not limit the message size.
@@ -110,7 +110,9 @@ impl WebSocketUpgrade {
         self.configure(|upgrader| upgrader.heartbeat(heartbeat))
     }
 
-    /// The addresses that [`Conn::local_addr`] and [`Conn::peer_addr`] return. axum's `ConnectInfo` has the peer's.
+    /// The addresses that [`Conn::local_addr`] and [`Conn::peer_addr`] return. By default that of the peer is axum's
+    /// `ConnectInfo<SocketAddr>`, which a router has that is served by `into_make_service_with_connect_info::<SocketAddr>()`, and the
+    /// local one is `None`. Behind a proxy, both are those of the connection from the proxy.
     pub fn with_addresses(self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> WebSocketUpgrade {
         WebSocketUpgrade { addresses: (local, peer), ..self }
     }
@@ -195,7 +197,8 @@ impl WebSocketUpgrade {
         }
         let on_failed = Box::new(|error| tracing::debug!(%error, "a connection was not handed over"));
         let acceptance = Acceptance::new();
-        Ok(WebSocketUpgrade { request, upgrader, acceptance, addresses: (None, None), on_failed })
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
+        Ok(WebSocketUpgrade { request, upgrader, acceptance, addresses: (None, peer), on_failed })
     }
 }
 

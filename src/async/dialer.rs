@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::UringStream;
 use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings, Transport};
 use crate::conn::{Head, Origin, Trace};
-use crate::limits::{CONNECT_TIMEOUT, DIAL_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, DIAL_TIMEOUT, SETTING_TIME_MAX};
 use crate::tls::{Identity, Trust, client_config_with};
 use crate::transport::stream::{ClientStream, MaybeTls};
 use echoring_proto::connection::Compression;
@@ -204,12 +204,12 @@ impl Dialer {
     /// Time limit for the name lookup and the TCP connection, to the server or to the proxy; `None` for no limit but
     /// [`handshake_timeout`](Dialer::handshake_timeout).
     pub fn connect_timeout(self, timeout: impl Into<Option<Duration>>) -> Dialer {
-        Dialer { connect_timeout: timeout.into(), ..self }
+        Dialer { connect_timeout: timeout.into().map(|timeout| timeout.min(SETTING_TIME_MAX)), ..self }
     }
 
     /// Time limit for the whole dial, from the name lookup to the server's response; `None` for no limit.
     pub fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Dialer {
-        Dialer { handshake_timeout: timeout.into(), ..self }
+        Dialer { handshake_timeout: timeout.into().map(|timeout| timeout.min(SETTING_TIME_MAX)), ..self }
     }
 
     /// TLS settings for `wss` URLs: a [`Trust`], a [`ClientTls`], or an `Arc<rustls::ClientConfig>`.
@@ -248,8 +248,8 @@ impl Dialer {
     }
 
     /// Maximum size of a received message in bytes, 64 KiB by default; a longer one closes the connection with 1009.
-    pub fn message_bytes_max(self, bytes: u64) -> Dialer {
-        Dialer { settings: self.settings.message_bytes_max(bytes), ..self }
+    pub fn max_message(self, bytes: u64) -> Dialer {
+        Dialer { settings: self.settings.max_message(bytes), ..self }
     }
 
     /// Time limit for a server to read what it is sent; past it the connection ends. See

@@ -1,5 +1,7 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
+use std::time::Duration;
+
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 // ---- queues and memory ----
@@ -18,6 +20,9 @@ pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
 pub const TICKET_SECRET_TIME: Nanos = 6 * 3_600 * SECOND;
 
 // ---- async connections ----
+
+/// Longest time of a setting. A longer one has no other effect: thirty years from now are a time that every clock can express.
+pub(crate) const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Default size in bytes of the read buffer and of the write buffer of an async connection, each.
 pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
@@ -97,7 +102,7 @@ pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 /// Maximum delay before any attempt.
 pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
 /// Age from which a connection is stable: its end resets the attempt counter.
-pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;
+pub const RECONNECT_SETTLED: Nanos = 10 * SECOND;
 /// Maximum time that a reconnecting client waits because of the `Retry-After` of a response, or because a Close frame asks it to: a
 /// server that asks for days would end its clients.
 pub const RETRY_AFTER_MAX: Nanos = 600 * SECOND;

@@ -40,7 +40,7 @@ type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> 
 ///
 /// The first attempt is made at once. Before each further attempt it waits for a random time below a bound that doubles
 /// with every failure ("full jitter"), so that the clients of a restarted server do not reconnect at the same time. Only a
-/// connection that lived for [30 seconds](Reconnecting::settled_after) was stable, and resets delays and bounds. One that
+/// connection that lived for [ten seconds](Reconnecting::settled_after) was stable, and resets delays and bounds. One that
 /// ended sooner counts as a failure, whatever came over it: a server that accepts and closes at once is asked ever more
 /// rarely. Nothing is spawned: it reconnects, and notices that a connection ended, while it is read or written.
 ///
@@ -58,7 +58,7 @@ type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> 
 /// | a response with 429, or 5xx except 501 and 505 | retried, after its `Retry-After` |
 /// | any other response but 101, such as 401, 403 and 404 | permanent |
 /// | an invalid URL or request, a certificate that is not trusted | permanent |
-/// | a close with 1002, 1003, 1007 to 1010, or 4000 to 4999 except 4008 | permanent |
+/// | a close with 1002, 1003, 1007 to 1010, or 4000 to 4999 except 4008 to 4010 | permanent |
 /// | any other close | retried |
 ///
 /// ```no_run

@@ -17,7 +17,7 @@ use std::{fmt, io};
 
 use super::{BufferPool, Heartbeat, Opened, Settings};
 use crate::conn::Head;
-use crate::limits::AIO_HTTP_BUFFER_BYTES;
+use crate::limits::{AIO_HTTP_BUFFER_BYTES, SETTING_TIME_MAX};
 use echoring_proto::Role;
 use echoring_proto::connection::Compression;
 use echoring_proto::deflate::{self, Agreement};
@@ -111,7 +111,7 @@ impl Upgrader {
     /// Time limit for a client to send its request and read the response; `None` for no limit. For a request that an
     /// HTTP server has read, it limits the time until that server hands the connection over.
     pub fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Upgrader {
-        Upgrader { timeout: timeout.into(), ..self }
+        Upgrader { timeout: timeout.into().map(|timeout| timeout.min(SETTING_TIME_MAX)), ..self }
     }
 
     /// Maximum number of bytes per read, 4,096 by default. 0 means the read size of the HTTP server: hyper's 8 KiB,
@@ -189,8 +189,8 @@ impl Upgrader {
     }
 
     /// Maximum size of a received message in bytes, 64 KiB by default; a longer one closes the connection with 1009.
-    pub fn message_bytes_max(self, bytes: u64) -> Upgrader {
-        Upgrader { settings: self.settings.message_bytes_max(bytes), ..self }
+    pub fn max_message(self, bytes: u64) -> Upgrader {
+        Upgrader { settings: self.settings.max_message(bytes), ..self }
     }
 
     /// Time limit for a client to read what it is sent; past it the connection ends. See

@@ -1,42 +1,32 @@
 //! The application's HTTP hooks for connects, calls, publications and subscriptions of clients, in the form of
 //! Centrifugo's proxies.
 //!
-//! One thread sends the requests. Calls are bounded in number and in bytes, and every call is answered, within the timeout.
+//! Calls are bounded in number and in bytes, and every call is answered, within the timeout.
 
 mod hook_set;
 mod wire;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
-use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _};
-
 use echoring_proto::handshake::Request;
+use echoring_proto::{AddressKey, Plain};
 use echoring_topics::Pattern;
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{AcquireError, Semaphore, mpsc};
-use tokio::task::LocalSet;
-use tokio::time::timeout;
 
 use self::hook_set::{HookSet, set_for};
+use crate::calls::http_client::post_with_id;
+use crate::calls::load::{Counted, Full, Source};
+use crate::calls::{self, Inlet, Queue, within};
 use crate::error::LoadError;
-use crate::http::http_client::HttpClient;
-use crate::http::load::{Counted, Full, Load};
 use crate::identity::Identity;
 use crate::identity::app_data::AppData;
 use crate::identity::info::Info;
 use crate::identity::server_subscriptions::ServerSubscriptions;
 use crate::limits::{
-    APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_CONNECT_REQUESTS_MAX,
-    APP_CONNECTS_BYTES_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_NAMED_MAX, APP_REQUESTS_MAX,
-    APP_REQUESTS_PER_CLIENT_MAX, APP_TIMEOUT_DEFAULT, EMULATED_FIELDS_BYTES_MAX,
+    APP_CALLS_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_NAMED_MAX, APP_TIMEOUT_DEFAULT,
+    EMULATED_FIELDS_BYTES_MAX,
 };
 
 pub use self::hook_set::hooks_id;
@@ -44,7 +34,7 @@ pub use self::hook_set::hooks_id;
 /// The subject of a question to an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppEvent {
-    /// A client calls it.
+    /// A client calls it, or sends it a message.
     Rpc,
     /// A client publishes.
     Publish,
@@ -58,24 +48,25 @@ pub enum AppEvent {
     SubRefresh,
 }
 
-/// The number of events.
-const EVENTS: usize = 6;
+impl AppEvent {
+    /// All events, in the order of their numbers, with the settings that have the URLs of their hooks. A new hook is a row.
+    pub const ALL: [(AppEvent, &'static str); 6] = [
+        (AppEvent::Rpc, "hooks_rpc"),
+        (AppEvent::Publish, "hooks_publish"),
+        (AppEvent::Subscribe, "hooks_subscribe"),
+        (AppEvent::Connect, "hooks_connect"),
+        (AppEvent::Refresh, "hooks_refresh"),
+        (AppEvent::SubRefresh, "hooks_sub_refresh"),
+    ];
+}
 
 /// Where the hooks are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AppSettings {
-    /// The URL for calls and messages of clients.
-    pub rpc: Option<String>,
-    /// The URL for publications of clients.
-    pub publish: Option<String>,
-    /// The URL for subscriptions of clients.
-    pub subscribe: Option<String>,
-    /// The URL for sessions that begin without a token.
-    pub connect: Option<String>,
-    /// The URL for clients that are let in until a time.
-    pub refresh: Option<String>,
-    /// The URL for subscriptions that are allowed until a time.
-    pub sub_refresh: Option<String>,
+    /// The name of this server, which each request has; empty for none.
+    pub node: String,
+    /// The URLs of the hooks that there are.
+    pub urls: Vec<(AppEvent, String)>,
     /// Maximum time for an answer.
     pub timeout: Duration,
     /// Names of header fields of the handshake that are forwarded.
@@ -98,27 +89,15 @@ pub struct NamedHooks {
 }
 
 // Fixed header fields may be credentials.
-impl fmt::Debug for AppSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppSettings").finish_non_exhaustive()
-    }
-}
+opaque!(AppSettings);
 
-impl fmt::Debug for NamedHooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NamedHooks").field("name", &self.name).finish_non_exhaustive()
-    }
-}
+opaque!(NamedHooks, |it| name: it.name);
 
 impl Default for AppSettings {
     fn default() -> AppSettings {
         AppSettings {
-            rpc: None,
-            publish: None,
-            subscribe: None,
-            connect: None,
-            refresh: None,
-            sub_refresh: None,
+            node: String::new(),
+            urls: Vec::new(),
             timeout: APP_TIMEOUT_DEFAULT,
             headers: Vec::new(),
             fixed: Vec::new(),
@@ -136,6 +115,8 @@ pub struct Call {
     pub hooks: u64,
     /// The id of the client.
     pub client: String,
+    /// The address of a client without a name, if it has one that is known.
+    pub address: Option<AddressKey>,
     /// The encoding that the client speaks: `json` or `protobuf`.
     pub encoding: &'static str,
     /// The subject of its credentials; empty for none.
@@ -151,13 +132,14 @@ pub struct Call {
 }
 
 // The data are the client's.
-impl fmt::Debug for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("event", &self.event).finish_non_exhaustive()
-    }
-}
+opaque!(Call, |it| event: it.event);
 
 impl Call {
+    /// Whose load it is: that of its user, or of the address of a client without a name.
+    fn source(&self) -> Source {
+        if self.user.is_empty() { Source::from(self.address) } else { Source::Name(self.user.clone()) }
+    }
+
     fn bytes(&self) -> usize {
         let data = self.data.as_ref().map_or(0, |data| data.bytes().len());
         let program = self.program.as_ref().map_or(0, |program| program.name.len() + program.version.len());
@@ -179,43 +161,27 @@ pub struct ClientProgram {
 pub struct Forwarded(Arc<[(HeaderName, HeaderValue)]>);
 
 // They have credentials in them.
-impl fmt::Debug for Forwarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Forwarded").field("fields", &self.0.len()).finish()
-    }
-}
+opaque!(Forwarded, |it| fields: it.0.len());
 
 impl Forwarded {
     /// Bytes of the copies.
     pub fn held_bytes(&self) -> usize {
         self.0.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum()
     }
+}
 
-    /// Appends the fields to `out`, for the process or the shard at which their connection goes on.
-    #[doc(hidden)]
-    pub fn freeze(&self, out: &mut Vec<u8>) {
-        out.put_u16_le(self.0.len() as u16);
-        for (name, value) in self.0.iter() {
-            for part in [name.as_str().as_bytes(), value.as_bytes()] {
-                out.put_u32_le(part.len() as u32);
-                out.put_slice(part);
-            }
-        }
+impl Plain<'_> for Forwarded {
+    fn put(&self, out: &mut Vec<u8>) {
+        let fields = self.0.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        fields.collect::<Vec<_>>().put(out);
     }
 
-    /// The fields that `from` begins with, which is left with the bytes behind them. `None` if there are no such fields.
-    #[doc(hidden)]
-    pub fn thaw(from: &mut &[u8]) -> Option<Forwarded> {
-        let count = from.try_get_u16_le().ok()?;
-        let mut fields = Vec::new();
-        for _ in 0..count {
-            let mut part = || {
-                let length = from.try_get_u32_le().ok()? as usize;
-                from.split_off(..length)
-            };
-            fields.push((HeaderName::from_bytes(part()?).ok()?, HeaderValue::from_bytes(part()?).ok()?));
-        }
-        Some(Forwarded(fields.into()))
+    fn take(from: &mut &[u8]) -> Option<Forwarded> {
+        let fields = Vec::<(&str, &[u8])>::take(from)?.into_iter();
+        let field = |(name, value): (&str, _)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
+        };
+        fields.map(field).collect::<Option<_>>().map(Forwarded)
     }
 }
 
@@ -274,11 +240,7 @@ pub struct AppConnected {
 }
 
 // The data are the application's.
-impl fmt::Debug for AppConnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppConnected").field("identity", &self.identity).finish_non_exhaustive()
-    }
-}
+opaque!(AppConnected, |it| identity: it.identity);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,20 +255,20 @@ pub enum Failed {
 
 /// The hooks. Shards share them.
 pub struct App {
-    sets: Arc<[HookSet]>,
+    hooks: Arc<Hooks>,
     /// Names of all fields that some hooks get.
     headers: Box<[HeaderName]>,
-    thread: OnceLock<mpsc::Sender<Waiting>>,
-    calls: Arc<Load>,
-    /// New sessions have places of their own: existing sessions do not keep them out.
-    connects: Arc<Load>,
+    inlet: Inlet<Waiting>,
 }
 
-impl fmt::Debug for App {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").field("sets", &self.sets.len()).finish_non_exhaustive()
-    }
+/// The part that answers need, too.
+struct Hooks {
+    sets: Box<[HookSet]>,
+    calls: Queue,
+    connects: Queue,
 }
+
+opaque!(App, |it| sets: it.hooks.sets.len());
 
 type Answered = Box<dyn FnOnce(Call, AppAnswer) + Send>;
 
@@ -345,45 +307,37 @@ impl App {
                 |error: LoadError| LoadError::new(error.setting, format!("in hooks.{name}: {error}"));
             let set = HookSet::load(hooks).map_err(of_table)?;
             let methods = rpc_methods.iter().map(|pattern| Pattern::new(pattern)).collect();
-            sets.push(HookSet { id: hooks_id(name), methods, ..set });
+            sets.push(HookSet { id: hooks_id(name), node: settings.node.clone(), methods, ..set });
         }
         let mut headers: Vec<HeaderName> = sets.iter().flat_map(|set| set.headers.iter().cloned()).collect();
         headers.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         headers.dedup();
-        Ok(App {
-            sets: sets.into(),
-            headers: headers.into(),
-            thread: OnceLock::new(),
-            calls: Load::of_at_most(APP_CALLS_MAX, APP_CALLS_BYTES_MAX),
-            connects: Load::of_at_most(APP_CONNECTS_MAX, APP_CONNECTS_BYTES_MAX),
-        })
+        let (calls, connects) = (calls::HOOKS.queue(), calls::CONNECT_HOOKS.queue());
+        let hooks = Arc::new(Hooks { sets: sets.into(), calls, connects });
+        Ok(App { hooks, headers: headers.into(), inlet: Inlet::default() })
     }
 
-    /// Starts the thread, if it does not run yet. It ends with this value.
+    /// Has calls made from now on.
     ///
     /// # Errors
-    /// If the thread cannot be started.
+    /// If the thread for calls cannot be started.
     pub fn start(&self) -> io::Result<()> {
-        if self.thread.get().is_none() {
-            let (sender, receiver) = mpsc::channel(APP_CALLS_MAX + APP_CONNECTS_MAX);
-            let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
-            let sets = Arc::clone(&self.sets);
-            thread::Builder::new().name("hooks".to_owned()).spawn(move || run(&runtime, sets, receiver))?;
-            // Only one thread starts it.
-            let _ = self.thread.set(sender);
-        }
-        Ok(())
+        let hooks = Arc::clone(&self.hooks);
+        self.inlet.start(APP_CALLS_MAX + APP_CONNECTS_MAX, move |waiting| {
+            let hooks = Arc::clone(&hooks);
+            async move { hooks.answer(waiting).await }
+        })
     }
 
     /// Whether the application is asked about an event, by the hooks with this [id](hooks_id).
     pub fn has(&self, event: AppEvent, hooks: u64) -> bool {
-        set_for(&self.sets, event, hooks).is_some()
+        set_for(&self.hooks.sets, event, hooks).is_some()
     }
 
     /// The id of the hooks that get the calls of a method.
     pub fn hooks_of_method(&self, method: &str) -> u64 {
         let fits = |set: &&HookSet| set.methods.iter().any(|pattern| pattern.fits(method));
-        self.sets.iter().find(fits).map_or(0, |set| set.id)
+        self.hooks.sets.iter().find(fits).map_or(0, |set| set.id)
     }
 
     /// The header fields of a handshake that calls forward; `None` if none are forwarded.
@@ -424,114 +378,43 @@ impl App {
         Ok(if fields.len() == before { forwarded.cloned() } else { Some(Forwarded(fields.into())) })
     }
 
-    /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is rejected,
-    /// and receives the call.
+    /// Asks the application. `answered` is called on the thread for calls, or on this one if the call is rejected, and
+    /// receives the call.
     pub fn ask(&self, call: Call, answered: impl FnOnce(Call, AppAnswer) + Send + 'static) {
-        let load = if call.event == AppEvent::Connect { &self.connects } else { &self.calls };
-        let counted = match load.take(call.bytes()) {
+        let counted = match self.hooks.queue(&call).waiting.take(call.source(), call.bytes()) {
             Ok(counted) => counted,
             Err(Full::Busy) => return answered(call, AppAnswer::Failed(Failed::Busy)),
             Err(Full::TooLarge) => return answered(call, AppAnswer::Failed(Failed::TooLarge)),
         };
         let waiting = Waiting { call: Some((call, Box::new(answered))), _counted: counted };
         // A call that is not taken is dropped, which answers it.
-        if let Some(thread) = self.thread.get() {
-            let _ = thread.try_send(waiting);
-        }
-    }
-}
-
-fn run(runtime: &Runtime, sets: Arc<[HookSet]>, calls: mpsc::Receiver<Waiting>) {
-    let clients = |set: &HookSet| set.endpoints.clone().map(|endpoint| endpoint.map(HttpClient::new));
-    let hooks = Rc::new(Hooks {
-        clients: sets.iter().map(clients).collect(),
-        sets,
-        turns: Semaphore::new(APP_REQUESTS_MAX),
-        connect_turns: Semaphore::new(APP_CONNECT_REQUESTS_MAX),
-        shares: RefCell::default(),
-    });
-    LocalSet::new().block_on(runtime, answer_all(hooks, calls));
-}
-
-struct Hooks {
-    sets: Arc<[HookSet]>,
-    /// Those of each set.
-    clients: Vec<[Option<HttpClient>; EVENTS]>,
-    turns: Semaphore,
-    connect_turns: Semaphore,
-    /// The turns of each client that has calls.
-    shares: RefCell<BTreeMap<Box<str>, Rc<Semaphore>>>,
-}
-
-/// The turns of clients: slow calls of one do not delay the others.
-struct Share<'a> {
-    hooks: &'a Hooks,
-    client: Box<str>,
-    turns: Rc<Semaphore>,
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        // Besides the map, only this one.
-        if Rc::strong_count(&self.turns) == 2 {
-            self.hooks.shares.borrow_mut().remove(&self.client);
-        }
-    }
-}
-
-async fn answer_all(hooks: Rc<Hooks>, mut calls: mpsc::Receiver<Waiting>) {
-    while let Some(waiting) = calls.recv().await {
-        let hooks = Rc::clone(&hooks);
-        // Their number is bounded by what may wait.
-        tokio::task::spawn_local(async move { hooks.answer(waiting).await });
+        let _ = self.inlet.send(waiting);
     }
 }
 
 impl Hooks {
+    fn queue(&self, call: &Call) -> &Queue {
+        if call.event == AppEvent::Connect { &self.connects } else { &self.calls }
+    }
+
     async fn answer(&self, mut waiting: Waiting) {
         let Some((call, _)) = &waiting.call else { return };
-        let index = set_for(&self.sets, call.event, call.hooks).unwrap_or_default();
-        let time = self.sets[index].timeout;
-        let answer = match timeout(time, self.post(call, index)).await {
-            Ok(Ok(answer)) => answer,
-            failed => {
-                let problem = match failed {
-                    Ok(Err(problem)) => problem,
-                    _ => format!("no answer within {time:?}"),
-                };
-                tracing::warn!(event = ?call.event, problem, "an application hook did not answer");
-                AppAnswer::Failed(Failed::Unavailable)
-            }
-        };
+        let set = &self.sets[set_for(&self.sets, call.event, call.hooks).unwrap_or_default()];
+        let answer = within(set.timeout, self.post(call, set)).await.unwrap_or_else(|problem| {
+            tracing::warn!(event = ?call.event, problem, "an application hook did not answer");
+            AppAnswer::Failed(Failed::Unavailable)
+        });
         waiting.give(answer);
     }
 
-    /// The turns of a call's client: of its user, or of the connection of a client without a name.
-    fn share_of(&self, call: &Call) -> Share<'_> {
-        let client: Box<str> =
-            if call.user.is_empty() { call.client.as_str().into() } else { call.user.clone() };
-        let mut shares = self.shares.borrow_mut();
-        let new = || Rc::new(Semaphore::new(APP_REQUESTS_PER_CLIENT_MAX));
-        let turns = Rc::clone(shares.entry(client.clone()).or_insert_with(new));
-        Share { hooks: self, client, turns }
-    }
-
-    async fn post(&self, call: &Call, index: usize) -> Result<AppAnswer, String> {
-        let set = &self.sets[index];
-        let client = self.clients[index][call.event as usize].as_ref().ok_or("it is not configured")?;
-        let closed = |error: AcquireError| error.to_string();
-        let is_connect = call.event == AppEvent::Connect;
-        let share = (!is_connect).then(|| self.share_of(call));
-        let _own = match &share {
-            Some(share) => Some(share.turns.acquire().await.map_err(closed)?),
-            None => None,
-        };
-        let turns = if is_connect { &self.connect_turns } else { &self.turns };
-        let _turn = turns.acquire().await.map_err(closed)?;
-        let (fields, body) = (set.fields(call.forwarded.as_ref()), wire::body(call));
-        let (status, body) = client.post_with(&fields, body, APP_ANSWER_BYTES_MAX).await?;
-        if status != 200 {
-            return Err(format!("its status is {status}"));
+    async fn post(&self, call: &Call, set: &HookSet) -> Result<AppAnswer, String> {
+        let client = set.clients[call.event as usize].as_ref().ok_or("it is not configured")?;
+        let _turn = self.queue(call).turns.take(&call.source()).await;
+        let (fields, body) = (set.fields(call.forwarded.as_ref()), wire::body(call, &set.node));
+        let (head, body) = client.send(post_with_id(fields, body)?).await?;
+        let body = body?;
+        if head.status() != 200 {
+            return Err(format!("its status is {}", head.status()));
         }
         wire::answer(call.event, &body).ok_or_else(|| "its answer is malformed".to_owned())
     }
@@ -548,19 +431,15 @@ mod forwarded_tests {
         };
         let forwarded = Forwarded([field("cookie", "session=1"), field("x-empty", "")].into());
         let mut bytes = Vec::new();
-        forwarded.freeze(&mut bytes);
+        forwarded.put(&mut bytes);
         for end in 0..bytes.len() {
-            assert_eq!(Forwarded::thaw(&mut &bytes[..end]), None, "{end}");
+            assert_eq!(Forwarded::take(&mut &bytes[..end]), None, "{end}");
         }
         bytes.push(b'x');
         let mut from = &bytes[..];
-        assert_eq!(Forwarded::thaw(&mut from).as_ref(), Some(&forwarded));
+        assert_eq!(Forwarded::take(&mut from).as_ref(), Some(&forwarded));
         assert_eq!(from, b"x");
-        assert_eq!(
-            Forwarded::thaw(&mut &[1, 0, 1, 0, 0, 0, b' ', 0, 0, 0, 0][..]),
-            None,
-            "no name of a field"
-        );
+        assert_eq!(Forwarded::decode(&vec![(" ", "")].encode()), None, "no name of a field");
     }
 }
 
@@ -569,6 +448,7 @@ mod tests {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc as std_mpsc;
+    use std::thread;
 
     use super::*;
 
@@ -611,8 +491,7 @@ mod tests {
     fn started() -> App {
         let url = application();
         let settings = AppSettings {
-            rpc: Some(url.clone()),
-            connect: Some(url),
+            urls: vec![(AppEvent::Rpc, url.clone()), (AppEvent::Connect, url)],
             timeout: PATIENCE,
             ..AppSettings::default()
         };
@@ -626,6 +505,7 @@ mod tests {
             event,
             hooks: 0,
             client: "7f".to_owned(),
+            address: None,
             encoding: "json",
             user: user.into(),
             target: Some(method.into()),
@@ -674,12 +554,32 @@ mod tests {
     }
 
     #[test]
-    fn slow_calls_of_one_client_leave_turns_to_others() {
-        let app = started();
-        let waiting: Vec<_> =
-            (0..4 * APP_REQUESTS_MAX).map(|_| asked(&app, call(AppEvent::Rpc, "alice", "stuck"))).collect();
-        let answer = asked(&app, call(AppEvent::Rpc, "bob", "echo")).recv_timeout(PATIENCE / 2);
-        assert!(matches!(answer, Ok(AppAnswer::Agreed { .. })), "{answer:?}");
-        assert!(waiting.iter().all(|answer| answer.try_recv().is_err()));
+    fn slow_calls_of_one_client_or_address_leave_room_and_turns_to_others() {
+        let named = |user: &str| call(AppEvent::Rpc, user, "stuck");
+        let at = |address: &str| Some(AddressKey::of(address.parse().expect("an address")));
+        let of = |event, address, method| Call { address, ..call(event, "", method) };
+        let (rpc, connect) = (AppEvent::Rpc, AppEvent::Connect);
+        let others =
+            |event| ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|other| of(event, at(other), "echo"));
+        let slow: [(Call, Vec<Call>); 5] = [
+            (named("alice"), [call(rpc, "bob", "echo")].into_iter().chain(others(rpc)).collect()),
+            (of(rpc, at("192.0.2.9"), "stuck"), others(rpc).into()),
+            (of(rpc, at("2001:db8:0:9::1"), "stuck"), others(rpc).into()),
+            (of(rpc, None, "stuck"), others(rpc).into()),
+            (of(connect, at("192.0.2.9"), "stuck"), others(connect).into()),
+        ];
+        for (slow, others) in slow {
+            let app = started();
+            let waiting: Vec<_> = (0..2 * APP_CALLS_MAX).map(|_| asked(&app, slow.clone())).collect();
+            for other in others {
+                let answer = asked(&app, other).recv_timeout(PATIENCE / 2);
+                assert!(
+                    matches!(answer, Ok(AppAnswer::Agreed { .. } | AppAnswer::Connected(_))),
+                    "{slow:?} {answer:?}"
+                );
+            }
+            let refused = waiting.iter().filter(|answer| answer.try_recv().is_ok()).count();
+            assert_eq!(refused, 2 * APP_CALLS_MAX - APP_CALLS_MAX / 4 * 3, "{slow:?}");
+        }
     }
 }

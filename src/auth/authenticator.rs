@@ -1,10 +1,8 @@
 //! [`Authenticator`]: decides who a client is.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-
-use tokio::sync::mpsc;
 
 use crate::credentials::presented::{Credentials, Presented, Sources};
 use crate::error::LoadError;
@@ -14,7 +12,7 @@ use crate::question::{Denied, Question, Renewal, Verdict};
 use crate::settings::Settings;
 use crate::tokens::claims::SubscriptionGrant;
 use crate::tokens::static_tokens::StaticTokens;
-use crate::worker;
+use crate::worker::Worker;
 
 /// Decides who a client is, by [`Settings`]. Shards share it; the only part of it that changes is the key set.
 ///
@@ -33,7 +31,7 @@ pub struct Authenticator {
     sources: Sources,
     anonymous: bool,
     shared: Arc<Shared>,
-    worker: OnceLock<mpsc::Sender<Question>>,
+    worker: Worker,
 }
 
 impl Authenticator {
@@ -50,21 +48,22 @@ impl Authenticator {
             query: settings.query.clone(),
         };
         let anonymous = settings.anonymous || !settings.is_on();
-        Ok(Authenticator { sources, anonymous, shared: Arc::new(shared), worker: OnceLock::new() })
+        Ok(Authenticator { sources, anonymous, shared: Arc::new(shared), worker: Worker::default() })
     }
 
-    /// Starts the authentication thread, if a method needs one and it does not run yet. It ends with this value.
+    /// Has questions answered from now on, if a method needs that.
     ///
     /// # Errors
-    /// If the thread cannot be started.
+    /// If the thread for calls cannot be started.
     #[doc(hidden)]
     pub fn start(&self) -> io::Result<()> {
-        if self.worker.get().is_none() && self.shared.needs_worker() {
-            let questions = worker::start(Arc::clone(&self.shared))?;
-            // Only one thread starts it.
-            let _ = self.worker.set(questions);
-        }
-        Ok(())
+        if self.shared.needs_worker() { self.worker.start(&self.shared) } else { Ok(()) }
+    }
+
+    /// Whether some clients need a decision that waits.
+    #[doc(hidden)]
+    pub fn asks(&self) -> bool {
+        self.shared.needs_worker()
     }
 
     /// Takes over the keys that `used` has read from the same key set, so that no token waits for them.
@@ -144,16 +143,10 @@ impl Authenticator {
         Some(self.shared.jwt.as_ref()?.check_subscription(token, now))
     }
 
-    /// Asks the authentication thread. The reply is called on that thread, or on this one if the question is not taken.
+    /// Asks a question. The reply is called on the thread for calls, or on this one if the question is not taken.
     #[doc(hidden)]
     pub fn ask(&self, question: Question) {
-        // Without a worker, dropping the question answers it.
-        let Some(worker) = self.worker.get() else { return };
-        match worker.try_send(question) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(question)) => question.reply.give(Err(Denied::Busy)),
-            Err(mpsc::error::TrySendError::Closed(question)) => question.reply.give(Err(Denied::Unavailable)),
-        }
+        self.worker.ask(question, &self.shared);
     }
 
     /// Whether a client is in the file of those that are not let in, at the time `now`, in seconds since 1970.

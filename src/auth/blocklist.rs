@@ -28,6 +28,8 @@ pub struct Blocked {
     name: Box<str>,
 }
 
+echoring_proto::plain!(for Blocked { is_token, name where |name| (1..=SUBJECT_BYTES_MAX).contains(&name.len()) });
+
 /// A block, which may end.
 ///
 /// ```
@@ -44,12 +46,10 @@ pub struct Block {
     pub until: Option<u64>,
 }
 
+echoring_proto::plain!(for Block { who, until });
+
 // Subjects are personal data.
-impl std::fmt::Debug for Blocked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Blocked").field("is_token", &self.is_token).finish_non_exhaustive()
-    }
-}
+opaque!(Blocked, |it| is_token: it.is_token);
 
 impl Blocked {
     /// All clients with this subject. `None` unless it has 1 to 255 bytes.
@@ -140,18 +140,18 @@ impl Blocklist {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    blocked: Vec<Entry>,
+    blocked: Vec<BlockedEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct BlockedEntry {
     subject: Option<String>,
     token_id: Option<String>,
     until: Option<toml::value::Datetime>,
 }
 
-impl Entry {
+impl BlockedEntry {
     fn block(self) -> Result<Block, String> {
         let who = match (&self.subject, &self.token_id) {
             (Some(subject), None) => Blocked::subject(subject),
@@ -185,6 +185,14 @@ impl SharedBlocklist {
             list.insert(block);
             list.len() <= BLOCKS_MAX
         })
+    }
+
+    /// Adds the blocks of another server.
+    pub fn extend(&self, blocks: Vec<Block>) {
+        self.change(|list| {
+            blocks.into_iter().for_each(|block| list.insert(block));
+            true
+        });
     }
 
     /// Ends a block.

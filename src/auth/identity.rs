@@ -1,10 +1,10 @@
 //! An authenticated client: its subject, what its credentials allow, and until when.
 
 pub(crate) mod app_data;
-mod frozen;
 pub(crate) mod info;
 pub(crate) mod memory;
 pub(crate) mod patterns;
+mod plain;
 pub(crate) mod server_subscriptions;
 
 use std::fmt;

@@ -2,37 +2,53 @@
 //! certificates.
 //!
 //! [`Authenticator`] decides. Decisions without waiting (static tokens, JWT with known keys) are made by
-//! `Authenticator::check` on the caller's thread. The rest is a [`Question`] for the thread of [`worker`], which answers
-//! by a callback. The time is an argument everywhere except on that thread.
+//! `Authenticator::check` on the caller's thread. The rest is a [`Question`] for the thread that makes all calls to other services,
+//! which answers by a callback. The time is an argument everywhere except on that thread.
 //!
 //! Nothing here logs a credential, and no `Debug` shows one.
 #![forbid(unsafe_code)]
 
+/// Implements `Debug` that shows no more than these fields: others may be secret.
+macro_rules! opaque {
+    ($type:ident) => {
+        opaque!($type, |_it| );
+    };
+    ($type:ident, |$it:ident| $($name:ident: $value:expr),*) => {
+        impl ::std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                let $it = self;
+                f.debug_struct(stringify!($type))$(.field(stringify!($name), &$value))*.finish_non_exhaustive()
+            }
+        }
+    };
+}
+
 mod app;
 mod authenticator;
 mod blocklist;
+mod calls;
 mod credentials;
 mod error;
 mod file;
-mod http;
 mod identity;
 pub mod limits;
 mod methods;
 mod question;
 mod settings;
 mod tokens;
-pub mod worker;
+mod worker;
 
-pub use crate::http::backend::{
+pub use crate::calls::backend::{
     Backend, BackendAction, BackendAnswer, BackendConnection, BackendDelivery, BackendEvent, BackendFigures,
-    BackendOutcome, BackendSettings, ConnectFacts, EventCounts, OnFailure,
+    BackendOutcome, BackendSettings, ConnectFacts, OnFailure,
 };
-pub use crate::http::head::OwnedHead;
-pub use crate::http::load::Full;
-pub use crate::http::signature::{SigningSecrets, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
-pub use crate::http::webhooks::{
+pub use crate::calls::head::OwnedHead;
+pub use crate::calls::load::{Counted, Full, Load, Share, Source};
+pub use crate::calls::metrics::{CallMetric, CallSamples};
+pub use crate::calls::signature::{SigningSecrets, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+pub use crate::calls::webhooks::{
     WEBHOOKS, Webhook, WebhookConnection, WebhookCounters, WebhookEvent, WebhookKind, WebhookKinds,
-    WebhookMember, Webhooks,
+    WebhookMember, WebhookReceiver, WebhookReceivers, Webhooks,
 };
 pub use app::{
     App, AppAnswer, AppConnected, AppEvent, AppSettings, Call, ClientProgram, Failed, Forwarded,

@@ -41,8 +41,9 @@ pub const JWKS_EARLY_REFRESH_MIN: Duration = Duration::from_secs(60);
 pub const JWKS_RETRY_MIN: Duration = Duration::from_secs(1);
 /// Maximum delay after a failed refresh.
 pub const JWKS_RETRY_MAX: Duration = Duration::from_secs(60);
-/// Maximum time of one request for a JWKS.
-pub const JWKS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time of one request for a JWKS, for which clients with an unknown key wait: below the handshake timeout of 5 s, and the 5 s
+/// after which SDKs give up.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(4);
 
 // ---- passwords ----
 
@@ -77,8 +78,9 @@ pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 pub const HOOK_REQUESTS_MAX: usize = 32;
 /// Decisions that wait for the hook, those in progress included. Further clients are answered 503.
 pub const HOOK_WAITING_MAX: usize = 1_024;
-/// Those of one address: a quarter. Further clients of the address are answered 503.
-pub const HOOK_WAITING_PER_ADDRESS_MAX: usize = HOOK_WAITING_MAX / 4;
+/// Time for the decision about a token that a session presents, in the queue and at the hook: below the 5 s after which SDKs give up,
+/// unless the hook may take longer. The session is told to try again later.
+pub const SESSION_DECISION_MAX: Duration = Duration::from_secs(4);
 /// Maximum bytes of the hook's answer.
 pub const HOOK_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Default time that decisions of the hook and checked passwords are remembered.
@@ -98,8 +100,6 @@ pub const APP_REQUESTS_MAX: usize = 64;
 pub const APP_CALLS_MAX: usize = 1_024;
 /// Bytes of their data, likewise.
 pub const APP_CALLS_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Requests of one client at the same time: a quarter, so that slow calls of one do not delay the others.
-pub const APP_REQUESTS_PER_CLIENT_MAX: usize = 16;
 /// Requests about sessions that begin at the same time, besides.
 pub const APP_CONNECT_REQUESTS_MAX: usize = 32;
 /// Sessions that begin and wait for the hook, besides. Further ones are refused.
@@ -119,8 +119,19 @@ pub const EMULATED_FIELDS_BYTES_MAX: usize = 2 * CREDENTIAL_BYTES_MAX;
 
 // ---- requests over HTTP ----
 
+/// How many times as much as it leaves free one address, user or topic may take of what waits for a service, and of the requests to it at the
+/// same time: three quarters if it is alone. The rest is room for others, at every moment.
+pub const SHARE_OF_FREE: usize = 3;
+
 /// Time that an idle connection to a hook or to a key set is kept: below the 5 s after which common services end theirs.
 pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(4);
+/// Part of the time that a service names in `Keep-Alive` for which its idle connection is not used any more, at most half of it: time
+/// for the answer to arrive, and for the next request.
+pub const KEEP_ALIVE_MARGIN_MAX: Duration = Duration::from_secs(1);
+/// Lookups of names of hosts at the same time. Each has a thread, and each host has a share of them.
+pub const LOOKUPS_MAX: usize = 32;
+/// Threads for work that blocks: lookups, and, for the settings before and after a reload, a password check and the read of a key set.
+pub const CALLS_BLOCKING_THREADS_MAX: usize = LOOKUPS_MAX + 4;
 /// Minimum bytes of a secret that signs requests (Standard Webhooks).
 pub const SIGNING_SECRET_BYTES_MIN: usize = 24;
 /// Secrets that sign a request: one and its successor, twice.
@@ -128,7 +139,7 @@ pub const SIGNING_SECRETS_MAX: usize = 4;
 
 // ---- back ends of routes ----
 
-/// Back ends of a node. Each has a thread.
+/// Back ends of a node.
 pub const BACKENDS_MAX: usize = 16;
 /// Default time that a back end has to answer a request.
 pub const BACKEND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -159,10 +170,12 @@ pub const BACKEND_FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Webhooks of a server. A shard asks each about each event.
 pub const WEBHOOKS_MAX: usize = 16;
-/// Default bytes of the events that wait for a webhook: some 10,000.
+/// Receivers of webhooks that have counts of their own, those that reloads have removed included: four times as many as webhooks.
+pub const WEBHOOK_RECEIVERS_MAX: usize = 4 * WEBHOOKS_MAX;
+/// Default bytes of the events that wait for a webhook: some 8,000.
 pub const WEBHOOK_QUEUE_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;
-/// Bytes that an event counts besides its JSON: its id, its places in two queues, and what the allocator adds.
-pub const WEBHOOK_EVENT_BYTES: usize = 256;
+/// Bytes that an event counts besides its JSON: its id, its places in two queues, the share of its source, and what the allocator adds.
+pub const WEBHOOK_EVENT_BYTES: usize = 384;
 /// Default of the maximum number of events in a request.
 pub const WEBHOOK_BATCH_DEFAULT: u32 = 100;
 /// Bytes of the body of a request, unless one event is longer: common services accept 1 MiB.
@@ -184,7 +197,7 @@ pub const WEBHOOK_FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 
 // ---- questions ----
 
-/// Questions that wait for the authentication thread, of all kinds and shards. Further clients are answered 503.
+/// Questions on their way to the thread for calls, of all kinds and shards. Further clients are answered 503.
 pub const QUESTIONS_WAITING_MAX: usize = 2_048;
 /// Questions of clients whose token has an unknown key id that wait for a refresh of the JWKS.
 pub const UNKNOWN_KEY_WAITING_MAX: usize = 256;

@@ -6,13 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::blocklist::Blocklist;
+use crate::calls::http_client::HttpClient;
+use crate::calls::{AUTH_HOOK, KEY_SETS};
 use crate::credentials::basic::Users;
 use crate::error::LoadError;
 use crate::file;
-use crate::http::http_client::Endpoint;
 use crate::identity::Identity;
 use crate::question::{Decision, Denied, Verdict};
-use crate::settings::{Jwks, JwksSource, Settings};
+use crate::settings::{Hook, Jwks, JwksSource, Settings};
 use crate::tokens::claims::{BadClaim, ClaimRules, SubscriptionGrant};
 use crate::tokens::jwks::{self, Secrets};
 use crate::tokens::jwt::{self, BadToken};
@@ -25,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Option<StaticTokens>,
     pub(crate) jwt: Option<JwtMethod>,
     pub(crate) users: Option<Arc<Users>>,
-    pub(crate) hook: Option<Endpoint>,
+    pub(crate) hook: Option<HttpClient>,
     pub(crate) blocked: Blocklist,
     pub(crate) settings: Settings,
 }
@@ -55,7 +56,7 @@ pub(crate) struct Keys {
 #[derive(Debug)]
 pub(crate) struct JwksMethod {
     /// `None` for a file.
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) client: Option<HttpClient>,
     /// When the next unknown key id may cause a refresh, in seconds since 1970.
     early_refresh_at: AtomicU64,
     /// When the set was last read, likewise; 0 for never.
@@ -83,7 +84,8 @@ pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
 
 impl Shared {
     pub(crate) fn load(settings: &Settings) -> Result<Shared, LoadError> {
-        let hook = settings.hook.as_ref().map(|hook| Endpoint::parse("auth_hook", &hook.url)).transpose()?;
+        let client = |hook: &Hook| HttpClient::parse("auth_hook", &hook.url, AUTH_HOOK.answer_bytes_max);
+        let hook = settings.hook.as_ref().map(client).transpose()?;
         Ok(Shared {
             tokens: settings.tokens.as_deref().map(StaticTokens::read).transpose()?,
             jwt: JwtMethod::load(settings)?,
@@ -141,8 +143,10 @@ impl JwtMethod {
         let mut method =
             JwtMethod { rules, subscription_keys, keys: RwLock::new(Arc::new(keys)), jwks: None };
         let Some(jwks) = refreshed else { return Ok(Some(method)) };
-        let (endpoint, read_at) = match &jwks.source {
-            JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
+        let (client, read_at) = match &jwks.source {
+            JwksSource::Url(url) => {
+                (Some(HttpClient::parse("auth_jwks", url, KEY_SETS.answer_bytes_max)?), 0)
+            }
             JwksSource::File(path) => {
                 let parse = |bytes: &[u8]| jwks::parse(bytes, Secrets::Allowed);
                 method.set_key_set(file::load("auth_jwks", path, parse)?);
@@ -152,7 +156,7 @@ impl JwtMethod {
             JwksSource::Memory(_) => return Ok(Some(method)),
         };
         method.jwks = Some(JwksMethod {
-            endpoint,
+            client,
             early_refresh_at: AtomicU64::new(0),
             read_at: AtomicU64::new(read_at),
             failures: AtomicU64::new(0),

@@ -1,11 +1,11 @@
 //! Questions about clients, and the decisions that answer them.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use crate::calls::head::OwnedHead;
+use crate::calls::load::Source;
 use crate::credentials::presented::{Credentials, Presented};
-use crate::http::head::OwnedHead;
 use crate::identity::Identity;
 
 /// Why a client is not let in.
@@ -104,13 +104,11 @@ pub struct Question {
     pub address: Option<SocketAddr>,
     /// Is given the decision.
     pub reply: Reply,
+    /// Held by whoever waits for the decision: once it is dropped, nobody does. `None` if the decision is wanted in any case.
+    pub asker: Option<Weak<()>>,
 }
 
-impl fmt::Debug for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Question").field("credentials", &self.credentials).finish_non_exhaustive()
-    }
-}
+opaque!(Question, |it| credentials: it.credentials);
 
 impl Question {
     /// The question about a request's credentials; `None` if it presents none.
@@ -122,7 +120,21 @@ impl Question {
             subject: None,
             address: None,
             reply: Reply(Some(Box::new(reply))),
+            asker: None,
         })
+    }
+
+    /// Whose load it is: that of the client's address, or of the session that presents new credentials.
+    pub(crate) fn source(&self) -> Source {
+        match (&self.subject, self.address) {
+            (Some(subject), None) => Source::Name(subject.clone()),
+            (_, address) => Source::from(address),
+        }
+    }
+
+    /// Whether somebody waits for the decision: the client may have left, or been answered.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.asker.as_ref().is_none_or(|asker| asker.strong_count() > 0)
     }
 }
 

@@ -122,17 +122,24 @@ pub struct Hook {
     pub url: String,
     /// Time that it has to answer.
     pub timeout: Duration,
+    /// The name of this server, which each request has; empty for none.
+    pub node: String,
 }
 
 impl Hook {
     /// A hook with the default timeout.
     pub fn new(url: impl Into<String>) -> Hook {
-        Hook { url: url.into(), timeout: HOOK_TIMEOUT_DEFAULT }
+        Hook { url: url.into(), timeout: HOOK_TIMEOUT_DEFAULT, node: String::new() }
     }
 
     /// Sets [`timeout`](#structfield.timeout).
     pub fn timeout(self, timeout: Duration) -> Hook {
         Hook { timeout, ..self }
+    }
+
+    /// Sets [`node`](#structfield.node).
+    pub fn node(self, node: impl Into<String>) -> Hook {
+        Hook { node: node.into(), ..self }
     }
 }
 

@@ -12,7 +12,7 @@
 //! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
 //! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
 //! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
-//! shards), `held_publications` (those that wait for room), `drain`, `handover`, `fence` and `arrivals` (of connections that move
+//! shards), `held_publications` (those that wait for room), `drain`, `handover`, `fence` and `settling` (of connections that move
 //! between shards or processes). The other files are operations that need several
 //! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
@@ -22,7 +22,6 @@
 
 mod ages;
 mod app_calls;
-mod arrivals;
 mod centrifuge;
 mod centrifuge_events;
 mod centrifuge_session;
@@ -44,7 +43,6 @@ mod filters;
 pub mod following;
 mod forwards;
 mod frame_encoder;
-mod frozen_session;
 mod handing_over;
 mod handler_events;
 mod handler_topics;
@@ -53,6 +51,7 @@ mod held_commands;
 mod held_publications;
 mod history;
 mod history_range;
+mod ids;
 mod inbox;
 pub mod mail_codec;
 mod members;
@@ -60,6 +59,7 @@ mod moving;
 mod open_calls;
 mod owner_reads;
 mod pending_requests;
+mod plain_session;
 mod presence;
 mod presence_changes;
 mod profiles;
@@ -75,6 +75,7 @@ mod sequencer;
 mod server_subscriptions;
 pub(crate) mod session;
 pub mod sessions;
+mod settling;
 pub mod shard_mail;
 mod subscribe;
 mod subscription_tokens;
@@ -95,14 +96,13 @@ use std::sync::Arc;
 use echoring_auth::Webhooks;
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Lane;
-use echoring_topics::{CreationLimits, Creators, Importer, OwnedTopics, Placement, Rules};
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{Lane, Shed};
+use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
 
 use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
 use ages::Ages;
-use arrivals::Arrivals;
 pub use centrifuge::content_of;
 pub use centrifuge_session::CentrifugeSession;
 pub use deltas::payload;
@@ -110,15 +110,16 @@ use drain::Drain;
 use fan_out::FanOut;
 use fence::Fence;
 use following::{Following, FollowingSettings};
-#[doc(hidden)]
-pub use frozen_session::check_frozen_peer;
 pub use handing_over::StateCursor;
 pub use handler_events::{HandlerEvent, HandlerEvents};
-pub use handover::ClientNumbers;
 use handover::Handover;
 use held_publications::HeldPublications;
 pub use history_range::HistoryRange;
+pub use ids::{ConnectionId, Ids};
+#[doc(hidden)]
+pub use plain_session::check_plain_peer;
 use presence_changes::PresenceChanges;
+use settling::Settling;
 
 pub use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
@@ -142,7 +143,7 @@ pub struct BroadcastSettings {
     /// The shard's lease of the node's topics.
     pub topics: Lease,
     /// Maximum topics of one session.
-    pub subscriptions_max: u32,
+    pub max_subscriptions: u32,
     /// The age of one delivery in so many is sampled; 0 for none.
     pub age_sample: u32,
     /// The node's creators of topics.
@@ -150,13 +151,15 @@ pub struct BroadcastSettings {
     /// How many topics they may create.
     pub creation: CreationLimits,
     /// Maximum message size in bytes.
-    pub message_bytes_max: u64,
+    pub max_message: u64,
     /// Makes the epochs of this run differ from those of others.
     pub seed: u64,
     /// Maps topics to owner shards; equal on all shards.
     pub placement: Placement,
-    /// The number of the node's first shard, in the numbers of clients. A successor's shards have other numbers.
+    /// The number of the node's first shard. A successor's shards have other numbers.
     pub first_number: u8,
+    /// The ids of its connections and clients.
+    pub ids: Ids,
     /// Of the digests of publications with idempotency keys; the same in a successor.
     pub digest_seed: u64,
 }
@@ -172,17 +175,16 @@ pub struct Broadcast {
     drain: Drain,
     handover: Handover,
     fence: Fence,
-    arrivals: Arrivals,
-    /// Joins and leaves of this tick.
+    settling: Settling,
+    /// Changes of members of which subscribers are not told yet.
     presence_changes: PresenceChanges,
-    /// When subscribers were last told of them.
-    presence_told_at: Nanos,
+    /// Changes of this shard's members that the cluster does not know yet.
+    presence_reports: PresenceChanges,
     /// What webhooks are told.
     topic_events: Option<Box<TopicEvents>>,
     topic_webhooks: Arc<Webhooks>,
     first_number: u8,
-    /// The run of the node in its cluster, in the ids of clients; 0 without one.
-    node: u64,
+    ids: Ids,
     check_at: Nanos,
     now: Nanos,
 }
@@ -195,21 +197,21 @@ impl Broadcast {
             .with_digest_seed(settings.digest_seed)
             .with_creators(settings.creators, settings.creation);
         Broadcast {
-            sequencer: Sequencer::new(owned, settings.placement, settings.message_bytes_max as usize),
+            sequencer: Sequencer::new(owned, settings.placement, settings.max_message as usize),
             fan_out: FanOut::new(rules, Ages::new(settings.seed, settings.age_sample)),
             subscriptions: Subscriptions::default(),
-            sessions: Sessions::new(settings.subscriptions_max),
+            sessions: Sessions::new(settings.max_subscriptions),
             held: HeldPublications::default(),
             drain: Drain::default(),
-            handover: Handover::default(),
+            handover: Handover::of_node(settings.ids.node()),
             fence: Fence::default(),
-            arrivals: Arrivals::default(),
+            settling: Settling::default(),
             presence_changes: PresenceChanges::default(),
+            presence_reports: PresenceChanges::default(),
             topic_events: None,
             topic_webhooks: Arc::default(),
-            presence_told_at: 0,
             first_number: settings.first_number,
-            node: 0,
+            ids: settings.ids,
             check_at: 0,
             now: 0,
         }
@@ -217,8 +219,6 @@ impl Broadcast {
 
     /// Shares the topics with other nodes.
     pub fn join(&mut self, mut settings: FollowingSettings) {
-        self.node = settings.identity.node.0;
-        self.handover.importer = Importer::of_node(self.node);
         self.sequencer.relay = settings.relay.take().map(RelayOutbox::new);
         self.sequencer.join(Following::new(settings));
     }
@@ -228,23 +228,23 @@ impl Broadcast {
         &mut self,
         rules: &Rules,
         creation: CreationLimits,
-        subscriptions_max: u32,
-        message_bytes_max: u64,
+        max_subscriptions: u32,
+        max_message: u64,
     ) {
-        self.sequencer.configure(rules.clone(), creation, message_bytes_max as usize);
+        self.sequencer.configure(rules.clone(), creation, max_message as usize);
         self.fan_out.topics.configure(rules.clone());
         self.fan_out.ages.reconfigure();
-        self.sessions.subscriptions_max = subscriptions_max;
+        self.sessions.max_subscriptions = max_subscriptions;
     }
 
     /// Whether the owner may take a request, which may post one message to every other shard.
-    pub fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
+    pub fn takes_requests(&self, cx: &Context<'_>) -> bool {
         cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())
             && self.sequencer.has_room_for_others()
     }
 
     /// A send to a connection was partial.
-    pub fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub fn blocked(&mut self, cx: &mut Context<'_>, token: Token) {
         // An echo has no newer bytes that could replace those in the kernel.
         if cx.peer(token).is_some_and(|peer| matches!(peer, Peer::Subscriber(_)) || peer.session().is_some())
         {
@@ -257,22 +257,17 @@ impl Broadcast {
     }
 
     /// The peer's TCP has acknowledged the last byte of a send.
-    pub fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+    pub fn acknowledged(&mut self, cx: &mut Context<'_>, token: Token, at: Nanos) {
         self.fan_out.ages.acknowledged(cx, token, at);
     }
 
-    /// The number of this shard, in the numbers of clients.
+    /// The number of this shard, which no shard of a predecessor has.
     pub fn number(&self, shard: usize) -> u8 {
         self.first_number.wrapping_add(shard as u8)
     }
 
-    /// The numbers of the clients of this process, which has so many shards.
-    fn numbers(&self, shards: usize) -> ClientNumbers {
-        ClientNumbers { first: self.first_number, shards: shards as u16 }
-    }
-
     /// A connection is gone.
-    pub fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) {
+    pub fn closed(&mut self, cx: &mut Context<'_>, token: Token, peer: Peer) {
         self.fan_out.ages.forget(token);
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
@@ -283,8 +278,12 @@ impl Broadcast {
         }
     }
 
-    /// Frees a part of the histories or, if memory is `owed`, the messages that only slow consumers need.
-    pub fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
-        if owed { self.fan_out.topics.shed(pool) } else { self.sequencer.topics.shed(pool) }
+    /// Frees memory of topics for others. False if there is none.
+    pub fn shed(&mut self, pool: &mut Pool, what: Shed) -> bool {
+        match what {
+            Shed::Optional => self.fan_out.topics.shed_optional(pool),
+            Shed::Histories => self.sequencer.topics.shed(pool),
+            Shed::Backlogs => self.fan_out.topics.shed(pool),
+        }
     }
 }

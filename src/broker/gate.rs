@@ -4,8 +4,8 @@
 //! authenticates does not grow.
 
 mod counters;
-mod frozen;
 mod known_clients;
+mod plain;
 pub mod quotas;
 mod shared_identities;
 
@@ -25,9 +25,9 @@ use echoring_runtime::driver::Token;
 
 use crate::limits::EXPIRY_NOTICE;
 pub use counters::{AuthCounters, AuthFigures, KeySetFigures};
-pub use frozen::Thawed;
 pub use known_clients::Due;
 use known_clients::KnownClients;
+pub use plain::TakenClient;
 use quotas::{CountedCall, CountedSubscription, IdentityUse, Quotas};
 
 /// A command about authentication.
@@ -433,8 +433,8 @@ impl Gate {
     }
 
     /// Uses other limits from now on.
-    pub fn configure_quotas(&mut self, limits: &TopicUseLimits) {
-        self.quotas.configure(limits);
+    pub fn configure_quotas(&mut self, limits: &TopicUseLimits, max_subscriptions: u32) {
+        self.quotas.configure(limits, max_subscriptions);
     }
 
     /// A connection publishes.
@@ -447,13 +447,18 @@ impl Gate {
         quotas.publish(token, || known.client(token).map(Identity::subject), now)
     }
 
-    /// A connection requests a subscription.
+    /// A session requests one more subscription, or another connection the one that it has.
     ///
     /// # Errors
     /// The limit that it, or its client, is over.
-    pub(crate) fn request_subscription(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
+    pub(crate) fn request_subscription(
+        &mut self,
+        token: Token,
+        is_session: bool,
+        now: Nanos,
+    ) -> Result<(), Limit> {
         let Gate { quotas, known, .. } = self;
-        quotas.request_subscription(token, known.client(token).map(Identity::subject), now)
+        quotas.request_subscription(token, known.client(token).map(Identity::subject), is_session, now)
     }
 
     /// A connection subscribes.
@@ -515,7 +520,7 @@ pub fn unix_now() -> u64 {
 mod tests {
     use echoring_proto::buffer::Budget;
 
-    use super::frozen::tests::{SECRET, authenticator, gate, token};
+    use super::plain::tests::{SECRET, authenticator, gate, token};
     use super::quotas::Identities;
     use super::*;
 
@@ -526,7 +531,7 @@ mod tests {
     }
 
     fn one_connection() -> TopicUseLimits {
-        TopicUseLimits { connections_per_identity: Some(1), ..TopicUseLimits::default() }
+        TopicUseLimits { max_connections_per_identity: Some(1), ..TopicUseLimits::default() }
     }
 
     #[test]
@@ -549,7 +554,7 @@ mod tests {
             assert_eq!(gate.let_in(token(index), &client, &mut pool, 0), Ok(()));
         }
         // There are more of them than may begin from now on.
-        gate.configure_quotas(&one_connection());
+        gate.configure_quotas(&one_connection(), 1);
         for index in [1, 2] {
             assert!(gate.present(token(index), Ok(Arc::clone(&client)), true, &mut pool, 0).is_ok());
         }

@@ -1,6 +1,6 @@
 //! The bounds and deadlines of topics and sessions, with their units and reasons. No logic.
 
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 // ---- ages of deliveries ----
 
@@ -15,6 +15,9 @@ pub(crate) const AGE_WAIT: Nanos = 60 * SECOND;
 
 /// Default maximum of topics that one connection subscribes to.
 pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
+/// How many times as many topics as it may have, or as the default allows, a session subscribes to per second by default. A page that
+/// reconnects subscribes to all of its topics at once, and one that shows something else to all others.
+pub const SUBSCRIBE_RATE_OF_SUBSCRIPTIONS: u64 = 4;
 /// Subscriptions of a shard that wait for the owner of their topic: as many as a lane between two shards holds. They may
 /// wait behind the publications of a busy topic, for the handshake timeout at most. Further subscribers are refused as busy.
 pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
@@ -36,6 +39,9 @@ pub(crate) const REFUSAL_WAIT_MAX: Nanos = 10 * SECOND;
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
 /// Notes of one tick about sessions that an operator follows; further ones are counted.
 pub(crate) const WATCHED_NOTES_MAX: usize = 256;
+/// Time for which a subscription of Centrifuge's protocol waits for the owner of its topic, as the handshake timeout allows: with the
+/// second between two checks, it is answered before the 5 s after which SDKs give up.
+pub(crate) const CENTRIFUGE_OWNER_WAIT: Nanos = 3_900 * MILLISECOND;
 /// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
@@ -46,7 +52,7 @@ pub(crate) const CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
 /// ones are refused.
-pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
+pub(crate) const PENDING_REQUESTS_MAX: usize = 16;
 /// Requests of one session about which the application is asked. Beyond it the session is not read, and its further commands wait.
 pub(crate) const CENTRIFUGE_APP_CALLS_MAX: usize = 16;
 /// Bytes of frames of such a session that wait: as many as may be on the way when reading pauses, on kernels that bound a receive less
@@ -61,7 +67,7 @@ pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
 pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize =
     CENTRIFUGE_PRESENCE_CLIENTS_MAX * (16 + 3 + echoring_topics::limits::PROFILE_BYTES_MAX);
 /// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
-pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const HISTORY_BYTES_MAX: usize = 128 * 1024;
 
 // ---- webhooks ----
 
@@ -107,12 +113,12 @@ pub(crate) const FENCE_RETENTION: Nanos = 10 * SECOND;
 /// Time after a change of a cluster's members for which nodes keep all messages: as long as it may take until all topics have new owners,
 /// and the connections of a node that is replaced have moved.
 pub(crate) const VIEW_RETENTION: Nanos = 40 * SECOND;
-/// Maximum subscriptions of a connection that is thawed: many times the default of a connection.
-pub(crate) const FROZEN_SUBSCRIPTIONS_MAX: usize = 65_536;
+/// Maximum subscriptions of a connection that moves: many times the default of a connection.
+pub(crate) const PLAIN_SUBSCRIPTIONS_MAX: usize = 65_536;
 /// The last part of a drain, in which subscribers that have not received everything are notified of their losses: a
 /// round trip, and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
-/// Time limit of a shard's answer to the control plane. A busy shard answers between two ticks, far sooner; a stuck
+/// Time limit of a shard's answer to the control thread. A busy shard answers between two ticks, far sooner; a stuck
 /// shard must not block the operator.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 

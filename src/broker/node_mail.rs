@@ -20,7 +20,8 @@ use std::sync::mpsc::SyncSender;
 
 use bytes::BufMut as _;
 use echoring_cluster::limits::LINK_BYTES_MAX;
-use echoring_cluster::{FrozenCluster, Message, NodeId, Peers, StreamAnswer, View};
+use echoring_cluster::{Message, NodeId, Peers, PlainCluster, StreamAnswer, View};
+use echoring_proto::Plain;
 use tokio::sync::mpsc;
 
 pub use inbox::Inbox;
@@ -64,6 +65,10 @@ pub enum ClusterEvent {
     Room,
     /// Whether the backbone is away.
     Away(bool),
+    /// Tell webhooks that the node with this name is lost. One shard of the cluster does.
+    Lost(Box<str>),
+    /// The same of one that has returned.
+    Returned(Box<str>),
     /// The stream of a durable topic that the shard owns answers the request of this number.
     Stream {
         /// The topic.
@@ -94,13 +99,13 @@ pub enum ClusterCommand {
     /// The shards have ended: leave the cluster, and end.
     Finish,
     /// Another process is to continue the node: its state is wanted, once nothing waits for other nodes. The node is silent from then on.
-    Freeze(SyncSender<Vec<u8>>),
+    Suspend(SyncSender<Vec<u8>>),
     /// The other process has failed: this one goes on.
     GoOn,
     /// The other process is the node: end without a word.
     End,
     /// This process is the node from now on.
-    Resume(Box<FrozenCluster>),
+    Resume(Box<PlainCluster>),
 }
 
 /// The load of the link to another node.
@@ -204,12 +209,8 @@ impl Peers for Links {
 /// The messages that [`Links`] sent together, each with its node and the number of the link.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NodeId, u64, &[u8])> {
     std::iter::from_fn(move || {
-        let (node, rest) = bytes.split_first_chunk::<8>()?;
-        let (number, rest) = rest.split_first_chunk::<8>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (message, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        bytes = rest;
-        Some((NodeId(u64::from_le_bytes(*node)), u64::from_le_bytes(*number), message))
+        let (node, (number, message)) = Plain::take(&mut bytes)?;
+        Some((node, number, message))
     })
 }
 

@@ -6,7 +6,7 @@ use crate::broadcast::session::{Session, Subscriber};
 use crate::broadcast::shard_mail::ShardMail;
 
 /// The shard, as the server uses it.
-pub type Context<'a, D> = shard::Context<'a, D, ServerKinds>;
+pub type Context<'a> = shard::Context<'a, ServerKinds>;
 
 /// A connection, as the server uses it.
 pub type ConnectionContext<'a> = shard::ConnectionContext<'a, ServerKinds>;

@@ -41,6 +41,8 @@ pub struct OwnedPublication {
     pub options: PublicationOptions,
 }
 
+echoring_proto::plain!(for OwnedPublication { content, key, idempotency_key, payload, options });
+
 /// What few publications have.
 #[doc(hidden)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct PublicationOptions {
     /// Whether the history has it.
     pub keeping: Keeping,
 }
+
+echoring_proto::plain!(for PublicationOptions { tags, version, keeping });
 
 impl OwnedPublication {
     fn new(content: Content, payload: Vec<u8>) -> OwnedPublication {
@@ -182,7 +186,7 @@ pub enum PublishError {
     Refused(Refused),
     /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
     /// `Remote::publish` or `Handle::try_publish`.
-    #[error("blocking calls are not allowed on the thread of a shard")]
+    #[error("{OnShard}")]
     OnShard,
     /// The server has ended.
     #[error("the server has ended")]
@@ -215,6 +219,35 @@ echoring_proto::error_debug!(
         Ended,
     }
 );
+
+/// A call that waits was made on the thread of a shard, where handlers and the functions of routes run. It was refused at once: nothing
+/// may block there, and the call could wait for its own shard.
+///
+/// ```
+/// use std::thread;
+///
+/// use echoring::server::Handle;
+///
+/// /// Counts connections for the log, from a handler: on a thread of its own.
+/// fn log_connections(server: &Handle) {
+///     let server = server.clone();
+///     thread::spawn(move || match server.snapshots() {
+///         Ok(shards) => println!("{}", shards.iter().map(|shard| shard.connections).sum::<u64>()),
+///         Err(on_shard) => println!("{on_shard}"),
+///     });
+/// }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("blocking calls are not allowed on the thread of a shard")]
+pub struct OnShard;
+
+echoring_proto::error_debug!(struct OnShard);
+
+impl From<OnShard> for PublishError {
+    fn from(OnShard: OnShard) -> PublishError {
+        PublishError::OnShard
+    }
+}
 
 /// For the results of messages that were published together.
 impl From<Refused> for PublishError {
@@ -315,11 +348,15 @@ pub(crate) fn is_payload(content: Content, payload: &[u8]) -> bool {
     match content {
         Content::Binary => true,
         Content::Text => simdutf8::basic::from_utf8(payload).is_ok(),
-        Content::Json => {
-            // The depth is that of valid JSON.
-            serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() && !is_too_deep(payload)
-        }
+        // The depth is that of valid JSON.
+        Content::Json => is_json(payload) && !is_too_deep(payload),
     }
+}
+
+/// Whether bytes are one JSON value. A parser that skips a string does not look at its encoding.
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(bytes)
+        .is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 /// Whether a message, the one at `index` of its batch, may be published by its own content alone.

@@ -10,6 +10,8 @@ pub(crate) mod output;
 #[cfg(all(test, feature = "full"))]
 mod reference_tests;
 pub(crate) mod start_error;
+#[cfg(any(feature = "otel", feature = "otlp"))]
+pub(crate) mod telemetry_client;
 pub(crate) mod values;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

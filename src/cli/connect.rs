@@ -36,7 +36,8 @@ Examples:
   echo hi | echoring connect unix:/run/echoring.sock:/echo
 
 In a pipe each line of stdin is a message, and each message a line of stdout; binary ones are hexadecimal.
-Exit codes: 0 closed cleanly (by us, or by the server with 1000, 1001 or no code), 1 closed otherwise, broken, or
+
+Exit codes: 0 closed cleanly (by us, or by the server with 1000, 1001 or no code), 1 closed otherwise, broken, or \
 fewer messages than -n, 2 usage or a line that cannot be sent, 3 no connection (with the reason in one line).";
 
 const CONNECTION: &str = "Connection";
@@ -182,7 +183,7 @@ impl Args {
             .connect_timeout(None)
             .handshake_timeout(self.timeout)
             .subprotocols(self.subprotocol)
-            .message_bytes_max(self.max_message)
+            .max_message(self.max_message)
             .compression(self.compress.compression)
             .proxy(self.proxy)
             .tls(trust(self.ca_file.as_deref(), self.insecure));

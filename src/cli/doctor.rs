@@ -47,7 +47,7 @@ Examples:
   systemd-run --quiet --pipe -p User=echoring -p LimitNOFILE=1048576 echoring doctor
       under the limits of a service instead of those of this shell
 
-Each line is green, yellow (it works, at a cost) or red (a server with this configuration fails or may be killed). Lines that
+Each line is green, yellow (it works, at a cost) or red (a server with this configuration fails or may be killed). Lines that \
 are not green name the cure. docs/reference/doctor.md explains each check.
 
 Exit codes: 0 green or yellow, 1 red, 2 usage or a wrong configuration, 3 the configuration cannot be read.";

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_server::limits::{HANDOVER_LAST_MAIL_TIMEOUT, SHUTDOWN_END_TIMEOUT};
 
 // ---- broadcast ----
 
@@ -37,8 +38,6 @@ pub(crate) const IMPORT_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a signal or a request waits for a reload, which waits for each shard for three seconds at most.
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(9);
-/// How long a server with other shards waits until the server that it replaces has left the sockets for successors.
-pub(crate) const RESIZE_LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 // ---- requests to the admin address ----
 
@@ -144,28 +143,15 @@ pub(crate) const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
 pub(crate) const LAME_DUCK_TIME_MAX: Duration = Duration::from_secs(5);
 /// That share is one of this many parts.
 pub(crate) const LAME_DUCK_PARTS: u32 = 10;
-/// Time from the deadline of a drain to the end of the process: the shards end, and the last log lines are written.
-pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
+/// Time from the deadline of a drain to the end of the process: the shards end, their last mail leaves for a successor, and the last log
+/// lines are written.
+pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_900);
+const _: () = assert!(
+    EXIT_GRACE.as_nanos() >= (HANDOVER_LAST_MAIL_TIMEOUT + SHUTDOWN_END_TIMEOUT) as u128,
+    "the last mail would be lost"
+);
 /// After this time a server that listens has done what belongs to its start.
 pub(crate) const START_DURATION_MAX: Duration = Duration::from_secs(2);
-/// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round
-/// trips between nodes.
-pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interval at which a start that does not wait for the backbone checks for the connection.
-pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);
-/// Publications of NATS clients that are in progress at a time. Those of one topic are in one lane, one after the other.
-pub(crate) const NATS_CLIENT_LANES: usize = 32;
-/// Publications that wait for one in progress.
-pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
-/// Interval at which publications are given to other nodes, or taken, as this one is ready.
-pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);
-/// Time for which a node continues to take publications of clients of NATS while it is not active in its cluster. After
-/// a restart of NATS, the nodes have found one another within a few seconds.
-pub(crate) const NATS_CLIENT_UNREADY_MAX: Duration = Duration::from_secs(10);
-/// Requests of the owners of durable topics to JetStream at one time. Each is for another topic.
-pub(crate) const STREAM_REQUESTS_MAX: usize = 256;
-/// Pages of history that are read from JetStream at one time.
-pub(crate) const STREAM_READERS_MAX: usize = 32;
 
 // ---- agents ----
 

@@ -30,9 +30,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use self::admin::{cluster, health, reload, top};
-pub(crate) use self::common::failure::{EXIT_ENVIRONMENT, EXIT_INTERRUPTED, Failure, one_line};
+pub(crate) use self::common::failure::{EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OVERDUE, Failure, one_line};
 pub(crate) use self::common::output::{print, to_stdout, write};
-use self::results::{bisect, compare, report};
+use self::results::{compare, report};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -42,7 +42,6 @@ Examples:
   echoring bench                                  measure echo and broadcast of an embedded server
   echoring capacity ws://127.0.0.1:9001/echo      how many messages a second it holds, and what is full beyond
   echoring compare before.json after.json         results of bench --json: better, worse or undecided
-  echoring bisect v1.2 main -- ./bench.sh         find the commit that made a figure worse
   echoring report run.json --out report.html      draw what bench --json run.json measured
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
@@ -51,7 +50,7 @@ Examples:
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
-Exit codes: 0 done, 1 threshold missed, integrity broken, a red check or an unhealthy server, 2 usage,
+Exit codes: 0 done, 1 threshold missed, integrity broken, a red check or an unhealthy server, 2 usage, \
 3 the environment forbids it or there is no answer, 4 the load generator was the bottleneck.";
 
 #[derive(Debug, Parser)]
@@ -78,8 +77,6 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Find the load that a server holds, as an interval, and what is full beyond it
     Capacity(Box<bench::CapacityArgs>),
-    /// Find the commit that made a metric worse, with a sequential test of pairs and a stated error rate
-    Bisect(bisect::Args),
     /// Compare results of `bench --json`, or two running servers: better, worse, the same or undecided
     Compare(compare::Args),
     /// Show the cluster of a running server
@@ -92,8 +89,6 @@ enum Command {
     Health(health::Args),
     /// Write the configuration of `serve` that a configuration of Centrifugo stands for
     ImportCentrifugo(serve::import::Args),
-    /// Combine results of `bench --segment` from several machines
-    Merge(bench::MergeArgs),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Make a running server read its configuration again
@@ -143,8 +138,12 @@ where
 }
 
 fn main() -> ExitCode {
+    let words = match compare::with_servers_measured(with_switches_joined(std::env::args_os())) {
+        Ok(words) => words,
+        Err(failure) => return failure.report(),
+    };
     let parsed = Cli::command()
-        .try_get_matches_from(compare::with_servers_measured(with_switches_joined(std::env::args_os())))
+        .try_get_matches_from(words)
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -161,14 +160,12 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => bench::run_agent(arguments),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Capacity(arguments) => Ok(bench::run_capacity(*arguments, typed)),
-        Command::Bisect(arguments) => bisect::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::ImportCentrifugo(arguments) => serve::import::run(&arguments),
-        Command::Merge(arguments) => bench::merge(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Report(arguments) => report::run(&arguments),
@@ -234,6 +231,70 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let options = command.get_opts().filter(|arg| arg.get_help_heading().is_none());
             assert!(options.count() <= 10, "{}", command.get_name());
+        }
+    }
+
+    /// clap wraps at the width of the terminal, so a line that ends before it would be wrapped twice.
+    #[test]
+    fn a_paragraph_of_the_help_is_one_line_at_any_width() {
+        fn check(command: &clap::Command, broken: &mut Vec<String>) {
+            let texts = [
+                command.get_about(),
+                command.get_long_about(),
+                command.get_before_help(),
+                command.get_after_help(),
+                command.get_after_long_help(),
+            ];
+            for text in texts.into_iter().flatten().map(ToString::to_string) {
+                let begins = |line: &str| !line.is_empty() && !line.starts_with(' ');
+                for (line, next) in text.lines().zip(text.lines().skip(1)) {
+                    if begins(line) && begins(next) && !line.ends_with(':') {
+                        broken.push(format!("{}: {line}", command.get_name()));
+                    }
+                }
+            }
+            command.get_subcommands().for_each(|below| check(below, broken));
+        }
+        let mut broken = Vec::new();
+        check(&Cli::command(), &mut broken);
+        assert_eq!(broken, [""; 0]);
+        for width in [80, 100, 120] {
+            let mut command = Cli::command();
+            let serve = command.find_subcommand_mut("serve").expect("a command");
+            let help = serve.clone().term_width(width).render_long_help().to_string();
+            let (_, behind) = help.split_once("Each key of the file").expect("a paragraph");
+            let lines: Vec<&str> = behind.lines().collect();
+            let (_, whole) = lines.split_last().expect("lines");
+            // But for the first, whose beginning is missing: the next word would have had no room.
+            for (line, next) in whole.iter().zip(&lines[1..]).skip(1) {
+                let word = next.split(' ').next().unwrap_or_default();
+                assert!(line.len() + 1 + word.len() > width, "{width}: {line:?}, {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_that_needs_another_names_its_own_help() {
+        let root = Cli::command();
+        let names = root.get_subcommands().filter(|command| command.has_subcommands());
+        let mut seen = 0;
+        for name in names.map(clap::Command::get_name) {
+            let error = Cli::try_parse_from(["echoring", name]).expect_err("it needs a command");
+            let line = one_line(&error);
+            assert_eq!(line, format!("no command given; `echoring {name} --help` lists them"));
+            seen += 1;
+        }
+        assert!(seen > 0, "no command has commands");
+    }
+
+    #[test]
+    fn a_flag_that_is_gone_is_answered_with_what_replaced_it() {
+        for words in [&["--find-max", "p99<5ms"][..], &["--find-max=p99<5ms"]] {
+            let error =
+                Cli::try_parse_from(["echoring", "bench"].iter().chain(words)).expect_err("it is gone");
+            let line = one_line(&error);
+            assert!(line.contains("--find-max") && line.contains("`echoring capacity"), "{line}");
+            assert!(!line.contains("similar"), "{line}");
         }
     }
 

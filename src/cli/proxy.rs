@@ -45,6 +45,7 @@ Examples:
       clients get compressed messages, the server plain ones
 
 Bytes take KiB, MiB and GiB; times take ms, s, m and h.
+
 Exit codes: 0 drained, 1 it failed or the recording is incomplete, 2 usage, 3 the environment forbids it.";
 
 const UPSTREAMS: &str = "Upstreams";
@@ -293,7 +294,7 @@ impl Args {
             CompressWord::Here(Compress { compression: Some(compression), .. }) => Compression::Terminate {
                 preferences: compression.preferences,
                 level: compression.level,
-                message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
+                max_message: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
             },
         };
         let passes = matches!(compression, Compression::Pass | Compression::Off);
@@ -310,7 +311,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let mut config = arguments.validate()?;
     environment::start_log(&arguments.log)?;
     let descriptors = environment::raise_descriptor_limit();
-    config.connections_max = connections_within(arguments.max_connections, descriptors)?;
+    config.max_connections = connections_within(arguments.max_connections, descriptors)?;
     if let (Some(cert), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
         config.tls = Some(tls::server_config(&ServerTls::new(cert, key)).map_err(|error| forbidden(&error))?);
         let warnings =

@@ -1,5 +1,4 @@
 //! The commands that compare and draw results of `echoring bench`.
 
-pub(crate) mod bisect;
 pub(crate) mod compare;
 pub(crate) mod report;

@@ -8,24 +8,30 @@ mod allocator;
 mod args;
 mod auth;
 mod backends;
+mod bounds;
 mod changes;
 mod check;
 mod cluster;
-mod cluster_node;
 mod config;
 mod draining;
 mod files;
 mod hooks;
 pub(crate) mod import;
+mod keys;
+#[cfg(test)]
+mod live_keys;
 mod log_level;
-mod nats_clients;
+mod needs;
+mod openings;
+mod options;
 mod peers;
 mod rehearsal;
 mod reload;
 mod reloader;
-mod resizing;
 mod routes;
-mod servers;
+mod server_options;
+#[cfg(test)]
+mod setting_names;
 mod settings;
 mod toml_text;
 mod topics;
@@ -38,17 +44,13 @@ mod watch;
 mod webhooks;
 
 #[cfg(all(test, feature = "full"))]
-pub(super) use self::backends::KEYS as BACKEND_KEYS;
+pub(super) use self::args::tables;
 #[cfg(all(test, feature = "full"))]
 pub(super) use self::config::keys;
 #[cfg(all(test, feature = "full"))]
+pub(super) use self::keys::Row;
+#[cfg(all(test, feature = "full"))]
 pub(super) use self::reload::{Reload, reload_of};
-#[cfg(all(test, feature = "full"))]
-pub(super) use self::routes::{KEYS as ROUTE_KEYS, MATCHES as ROUTE_MATCHES};
-#[cfg(all(test, feature = "full"))]
-pub(super) use self::topics::keys as topic_keys;
-#[cfg(all(test, feature = "full"))]
-pub(super) use self::webhooks::KEYS as WEBHOOK_KEYS;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -61,26 +63,25 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
-use self::cluster_node::Membership;
 use self::config::Sources;
 use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
-use self::resizing::Resizer;
-use self::servers::{Ends, Servers};
 pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
-use super::signals::{DrainSteps, ServerSignals};
+use super::signals::{DrainSteps, ServerSignals, exit_overdue};
 use super::systemd::{Activated, Notifier};
 use crate::common::file::flags::{self, Origins};
 use crate::common::{environment, start_error};
-use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, START_DURATION_MAX};
+use crate::limits::{EXIT_GRACE, START_DURATION_MAX};
 use crate::logging;
 use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, print};
-use echoring_admin::{AdminTokens, Control, Reloading};
+use echoring_admin::limits::CLUSTER_LEAVE_TIMEOUT;
+use echoring_admin::{AdminTokens, Control, Membership, MembershipError, Reloading};
 use echoring_async::tls::Tickets;
 use echoring_auth::Webhooks;
 use echoring_auth::limits::WEBHOOK_FINISH_TIMEOUT;
+use echoring_cluster::NodeId;
 use echoring_runtime::shard::AccessLog;
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{
@@ -108,45 +109,38 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         Some(listener) => Some(listener),
         None => take_or_bind_admin(&settings, user, predecessor.as_mut())?,
     };
-    let (passed_on, admin_address) = (admin.clone(), admin.as_ref().map(|admin| admin.address().clone()));
+    let passed_on = admin.clone();
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
-    let Started { mut server, cluster, sandbox, access_log } = start(&mut settings, predecessor, &warnings)?;
+    let Started { mut server, mut cluster, sandbox } = start(&mut settings, predecessor, &warnings)?;
     let (reloader, reloads) = Reloader::new();
     let reloading = Reloading::new(Arc::new(reloader.clone()));
     let counters = Arc::clone(&reloading.counters);
     let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, reloading));
     let control = control.transpose()?;
     let control_handle = || control.as_ref().map(Control::handle);
-    let start_nats_clients = |node: &Membership| node.start_nats_clients(&mut server, control_handle());
-    cluster.as_ref().map_or(Ok(()), start_nats_clients)?;
+    if let Some(node) = &mut cluster {
+        node.start_nats_clients(&mut server, control_handle()).map_err(no_member)?;
+    }
     let (drain, webhooks) = (settings.args.drain(), Arc::clone(&settings.server.webhooks));
-    let offering = offering(&settings, server.addresses(), passed_on, tickets.clone());
+    let offering = offering(&settings, server.addresses(), passed_on, tickets, &reloader);
     wait_for_successor(&server, control_handle(), cluster.as_ref(), offering, &webhooks);
     let listening = Listening::of(&server, if settings.server.tls.is_some() { "wss" } else { "ws" });
-    let (servers, ends) = Servers::new(server).map_err(|error| forbidden("cannot start a thread", &error))?;
-    let resizer = Resizer {
-        servers: servers.clone(),
-        control: control_handle(),
-        admin: admin_address,
-        cluster: cluster.clone().map(Membership::impatient),
-        access_log,
-        tickets,
-    };
     let running = Running {
         sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
         sources,
         settings,
-        resizer,
+        server: server.handle(),
+        control: control_handle(),
         counters,
     };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
-    handle_signals(signals, servers.clone(), drain, &notifier, reloader, &webhooks)
+    handle_signals(signals, server.handle(), drain, &notifier, reloader, &webhooks)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
     listening.print();
-    tell_ready(&notifier, &servers.current(), listening.status());
+    tell_ready(&notifier, &server.handle(), listening.status());
     unmap_start_code();
-    kick_watchdog(&notifier, servers.clone());
-    finish(&servers, ends, cluster, control, &webhooks)
+    kick_watchdog(&notifier, server.handle());
+    finish(server, cluster, control, &webhooks)
 }
 
 /// Tells the service manager that this process is the main one: not while its end would give everything back to its predecessor.
@@ -225,7 +219,6 @@ struct Started {
     server: Server,
     cluster: Option<Membership>,
     sandbox: Entered,
-    access_log: Option<AccessLog>,
 }
 
 /// Binds the addresses, enters the sandbox, and starts the server, in the place of its predecessor if there is one.
@@ -234,37 +227,38 @@ fn start(
     predecessor: Option<Predecessor>,
     warnings: &[String],
 ) -> Result<Started, Failure> {
-    let takeover = settings.args.takeover;
     let origins = settings.origins.clone();
-    let pid = predecessor.as_ref().map(Predecessor::pid);
+    let finds_nobody = settings.args.takeover && predecessor.is_none();
     let continued = predecessor.as_ref().and_then(Predecessor::node);
-    let not_started = |error: StartError| start_failure(&origins, &error, takeover && pid.is_none());
-    let cluster = settings.cluster.clone().map(|options| Membership::new(options, continued));
+    let not_started = |error: StartError| start_failure(&origins, &error, finds_nobody);
+    // 0 means no node on the wire.
+    let node = continued.unwrap_or_else(|| NodeId(rand::random::<u64>().max(1)));
+    let cluster = settings.cluster.clone().map(|options| Membership::new(options, node));
     settings.server.cluster = cluster.as_ref().map(|membership| membership.identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
     let sandbox = settings.sandbox.enter().map_err(|error| sandbox_failure(&origins, &error))?;
-    let access_log = start_logs(settings)?;
-    bound.set_access_log(access_log.clone());
+    bound.set_access_log(start_logs(settings)?);
     sandbox.log();
     settings.unreadable().iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     echoring_admin::set_allocator(allocator::figures);
     echoring_admin::set_log_level(log_level::LOG_LEVEL);
-    if takeover && pid.is_none() {
+    if finds_nobody {
         tracing::info!("no server of this user accepts a takeover");
     }
     let mut server = bound.start_after(predecessor).map_err(not_started)?;
     if let Some(membership) = &cluster {
-        membership.start(&mut server, continued.is_some())?;
+        membership.start(&mut server, continued.is_some()).map_err(no_member)?;
     }
     server.take_over().map_err(not_started)?;
-    if let Some(pid) = pid {
-        tracing::info!(pid, "took over; the previous server drains");
-    }
     // The server has its sockets; kept here, they would stay open when it drains.
     settings.server.inherited.clear();
-    Ok(Started { server, cluster, sandbox, access_log })
+    Ok(Started { server, cluster, sandbox })
+}
+
+fn no_member(error: MembershipError) -> Failure {
+    Failure::Environment(error.to_string())
 }
 
 fn start_control(
@@ -275,21 +269,21 @@ fn start_control(
     reloading: Reloading,
 ) -> Result<Control, Failure> {
     let control = Control::start(listener, server, tokens, reloading)
-        .map_err(|error| forbidden("the control plane cannot be started", &error))?;
+        .map_err(|error| forbidden("the control thread cannot be started", &error))?;
     control.handle().set_certificates(settings.certificate_reports());
     Ok(control)
 }
 
-/// Waits until the servers have drained, and ends the parts beside them.
+/// Waits until the server has drained, and ends the parts beside it.
 fn finish(
-    servers: &Servers,
-    ends: Ends,
+    server: Server,
     cluster: Option<Membership>,
     control: Option<Control>,
     webhooks: &Webhooks,
 ) -> Result<ExitCode, Failure> {
-    let ended = ends.wait();
-    if let Some(node) = servers.current().cluster() {
+    let handle = server.handle();
+    let ended = server.join();
+    if let Some(node) = handle.cluster() {
         node.finish(CLUSTER_LEAVE_TIMEOUT);
     }
     if let Some(membership) = cluster {
@@ -303,10 +297,11 @@ fn finish(
     #[cfg(feature = "otel")]
     traces::finish();
     match ended {
-        Ok(()) => {
+        Ok(_) => {
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }
+        Err(error) if error.is_overdue() => exit_overdue(|| tell_overdue(&handle)),
         Err(error) => Err(Failure::Environment(format!("the server ended unexpectedly: {error}"))),
     }
 }
@@ -347,16 +342,18 @@ fn find_predecessor(
     resolved: &Resolved,
 ) -> Result<Option<Predecessor>, Failure> {
     let points = meeting_points(settings, &settings.server.listen);
-    Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::ConnectionAborted => "start again to take over from that one",
-            io::ErrorKind::PermissionDenied => {
-                "start this server as the user of the running one, which alone may connect there"
-            }
-            _ => "stop that server, and start without --takeover",
-        };
-        Failure::Environment(format!("cannot take over: {error}; {hint}"))
-    })
+    Predecessor::find(&points, user, resolved.shards, settings.server.connection.max_message).map_err(
+        |error| {
+            let hint = match error.kind() {
+                io::ErrorKind::ConnectionAborted => "start again to take over from that one",
+                io::ErrorKind::PermissionDenied => {
+                    "start this server as the user of the running one, which alone may connect there"
+                }
+                _ => "stop that server, and start without --takeover",
+            };
+            Failure::Environment(format!("cannot take over: {error}; {hint}"))
+        },
+    )
 }
 
 /// Where the server that listens on these addresses waits for its successor.
@@ -373,10 +370,12 @@ fn offering(
     addresses: &[ListenAddress],
     admin: Option<InheritedListener>,
     tickets: Option<Arc<Tickets>>,
+    reloader: &Reloader,
 ) -> Offering {
     let Settings { args, .. } = settings;
     let (points, drain) = (meeting_points(settings, addresses), args.drain().handover());
-    Offering { points, admin, tickets, drain, grace: args.takeover_grace }
+    let program = Some(reloader.carry_out());
+    Offering { points, admin, tickets, drain, grace: args.takeover_grace, program }
 }
 
 fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> Failure {
@@ -417,7 +416,7 @@ fn take_or_bind_admin(
     echoring_admin::open_admin(address, mode, user).map(Some).map_err(|error| {
         let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
-        let line = format!("cannot listen on {address} for the control plane: {error}; {hint}");
+        let line = format!("cannot listen on {address} as admin address: {error}; {hint}");
         let is_of_another = finds_nobody && error.kind() == io::ErrorKind::AddrInUse;
         settings.origins.following("--admin", &in_a_takeover(line, is_of_another))
     })
@@ -444,16 +443,19 @@ fn wait_for_successor(
     let nats_clients = cluster.and_then(Membership::nats_clients);
     let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle(), webhooks);
     let handle = server.handle();
-    let control_plane = move |order: fn(&echoring_admin::Handle)| control.iter().for_each(order);
+    let tell_control = move |order: fn(&echoring_admin::Handle)| control.iter().for_each(order);
     let on = move |event: handover::Event<'_>| match event {
-        handover::Event::Leaving => control_plane(echoring_admin::Handle::pause),
-        handover::Event::Staying => control_plane(echoring_admin::Handle::resume),
+        handover::Event::Leaving => tell_control(echoring_admin::Handle::pause),
+        handover::Event::Staying => tell_control(echoring_admin::Handle::resume),
         handover::Event::TakenOver => {
-            // While the control plane answers, and the shards pass them on.
+            // While the control thread answers, and the shards pass them on.
             nats_clients.iter().for_each(|thread| thread.wait_for_publications());
-            control_plane(echoring_admin::Handle::leave);
-            tracing::info!("another server has taken over; draining");
-            exit_after(exit_timeout);
+            tell_control(echoring_admin::Handle::leave);
+            tracing::info!("another server has taken over");
+        }
+        handover::Event::Drains => {
+            tracing::info!("the connections that stay drain");
+            exit_after(exit_timeout, handle.clone());
         }
         handover::Event::Broken(reason) => handle.fail(reason),
     };
@@ -475,15 +477,25 @@ fn leave_timeout(server: &Handle, webhooks: &Webhooks) -> Duration {
 }
 
 /// Ends the process at a time, whatever its shards do.
-fn exit_after(time: Duration) {
+fn exit_after(time: Duration, server: Handle) {
     let exit = move || {
-        std::thread::sleep(time);
-        logging::flush();
-        std::process::exit(0);
+        thread::sleep(time);
+        exit_overdue(|| tell_overdue(&server));
     };
     if let Err(error) = std::thread::Builder::new().name("exit".to_owned()).spawn(exit) {
         tracing::warn!(%error, "cannot start a thread for the end of the drain");
     }
+}
+
+/// Says in the log, and to a successor, that the drain of this server did not end in time.
+fn tell_overdue(server: &Handle) {
+    let open = server.end_overdue();
+    let stalled = server.stalled_shards().unwrap_or_default();
+    tracing::error!(
+        open,
+        ?stalled,
+        "the drain did not end in time; ending the process with its open connections"
+    );
 }
 
 /// How a server listens at its start.
@@ -525,11 +537,9 @@ impl Listening {
 
 /// Kicks the service manager's watchdog while every shard makes ticks. A successor does that itself: kicks of this process would
 /// hide that it stands still.
-fn kick_watchdog(notifier: &Notifier, servers: Servers) {
-    let is_well = move || {
-        let server = servers.current();
-        !server.has_successor() && server.stalled_shards().is_empty()
-    };
+fn kick_watchdog(notifier: &Notifier, server: Handle) {
+    let is_well =
+        move || !server.has_successor() && server.stalled_shards().is_ok_and(|stalled| stalled.is_empty());
     if let Err(error) = notifier.watch(is_well) {
         tracing::warn!(%error, "cannot start a thread for the watchdog of the service manager, which will end this process");
     }
@@ -538,29 +548,32 @@ fn kick_watchdog(notifier: &Notifier, servers: Servers) {
 /// Has the first signal to end drain the server, and SIGHUP reload its configuration.
 fn handle_signals(
     signals: ServerSignals,
-    servers: Servers,
+    server: Handle,
     drain: DrainSettings,
     notifier: &Notifier,
     reloader: Reloader,
     webhooks: &Webhooks,
 ) -> io::Result<()> {
-    let (failing, unready, hung_up) = (servers.clone(), servers.clone(), servers.clone());
+    let (failing, unready, hung_up, overdue) =
+        (server.clone(), server.clone(), server.clone(), server.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
-    let exit_timeout = drain.exit_timeout() + leave_timeout(&servers.current(), webhooks);
+    let exit_timeout = drain.exit_timeout() + leave_timeout(&server, webhooks);
+    let within = drain.lame_duck() + exit_timeout + EXIT_GRACE;
     let steps = DrainSteps {
         announce: move || {
             unready.set_not_ready();
-            stopping.stopping("draining");
+            stopping.stopping("draining", within);
         },
         lame_duck: drain.lame_duck(),
-        begin: move || servers.drain(drain),
+        begin: move || drain.begin(&server),
         exit_timeout,
+        overdue: move || tell_overdue(&overdue),
     };
     let hangup = move || {
         // A unit of Type=notify-reload waits for both.
         reloading.reloading();
         drop(reloader.reload_for("SIGHUP"));
-        if hung_up.current().is_ready() {
+        if hung_up.is_ready() {
             reloading.reloaded();
         }
     };

@@ -4,26 +4,25 @@
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
-use signal_hook::low_level::pipe;
+use signal_hook::low_level::{self, pipe};
 
 use crate::limits::EXIT_GRACE;
-use crate::{EXIT_INTERRUPTED, Failure, logging};
+use crate::{EXIT_INTERRUPTED, EXIT_OVERDUE, Failure, logging};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
-/// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for the results so far; the
-/// second ends the process at once. Returns whether a signal has come: `stop` may be set for other reasons.
+/// A signal so soon after the first is the same one: of a key that was hit twice, or of a shell and the program that it waits for.
+const REPEATED: Duration = Duration::from_millis(500);
+
+/// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for the results so far; a
+/// later one ends the process at once. Returns whether a signal has come: `stop` may be set for other reasons.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
@@ -31,13 +30,21 @@ pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<Arc<AtomicBool>, 
     // `stop` may be set for other reasons, after which a signal is still the first.
     let has_come = Arc::new(AtomicBool::new(false));
     // A program that nohup started outlives its terminal.
-    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
-        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), has_come.clone())
-            .and_then(|_| flag::register(signal, has_come.clone()))
-            .and_then(|_| flag::register(signal, stop.clone()))
-            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
-    }
+    let signals: &[i32] = if is_ignored(SIGHUP) { &[SIGINT, SIGTERM] } else { &[SIGINT, SIGTERM, SIGHUP] };
+    let (known, stop) = (has_come.clone(), stop.clone());
+    let follow = move |mut signals: Signals| {
+        let mut first = None;
+        while signals.read().is_ok() {
+            let first = *first.get_or_insert_with(Instant::now);
+            if known.swap(true, Ordering::Relaxed) && first.elapsed() >= REPEATED {
+                low_level::exit(EXIT_INTERRUPTED.into());
+            }
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    Signals::of(signals)
+        .and_then(|signals| thread::Builder::new().name("signals".to_owned()).spawn(move || follow(signals)))
+        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     Ok(has_come)
 }
 
@@ -51,23 +58,33 @@ fn is_ignored(signal: i32) -> bool {
 
 /// The steps from the first signal to the end of a server's process.
 #[derive(Debug)]
-pub(super) struct DrainSteps<A, B> {
+pub(super) struct DrainSteps<A, B, C> {
     /// Called at once.
     pub(super) announce: A,
     /// Time until the next step.
     pub(super) lame_duck: Duration,
     /// Begins the drain.
     pub(super) begin: B,
-    /// Time from the beginning of the drain to the end of the process.
+    /// Time from the beginning of the drain until this process is ended.
     pub(super) exit_timeout: Duration,
+    /// Says that the drain did not end within that time.
+    pub(super) overdue: C,
 }
 
-impl<B> DrainSteps<fn(), B> {
+impl<B> DrainSteps<fn(), B, fn()> {
     /// A drain that begins at once and gives up on peers after [`DRAIN_TIMEOUT`].
-    pub(super) fn at_once(begin: B) -> DrainSteps<fn(), B> {
+    pub(super) fn at_once(begin: B) -> DrainSteps<fn(), B, fn()> {
         let exit_timeout = Duration::from_nanos(DRAIN_TIMEOUT) + EXIT_GRACE;
-        DrainSteps { announce: || (), lame_duck: Duration::ZERO, begin, exit_timeout }
+        let overdue = || tracing::error!("the drain did not end in time; ending the process");
+        DrainSteps { announce: || (), lame_duck: Duration::ZERO, begin, exit_timeout, overdue }
     }
+}
+
+/// Ends this process, whose drain did not end in time, as `overdue` says.
+pub(super) fn exit_overdue(overdue: impl FnOnce()) -> ! {
+    overdue();
+    logging::flush();
+    std::process::exit(EXIT_OVERDUE.into())
 }
 
 /// The signals of this process, as a stream that one thread reads.
@@ -98,11 +115,6 @@ impl Signals {
     /// The exit code of a process that the latest signal ends, as shells tell it.
     fn exit_code(&self) -> i32 {
         128 + self.latest.load(Ordering::Relaxed) as i32
-    }
-
-    /// Handles these, and SIGHUP: for a command that must clean up after itself when its terminal goes.
-    pub(super) fn listen_with_hangup() -> io::Result<Signals> {
-        Signals::of(&[SIGINT, SIGTERM, SIGHUP])
     }
 
     /// Waits for the first signal.
@@ -146,43 +158,6 @@ impl Signals {
     }
 }
 
-/// The result of a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// The process that was waited for has ended. It is still to be reaped.
-    Ended,
-    /// A signal has arrived. All later waits end with it at once.
-    Signal,
-    /// The time is up.
-    TimeUp,
-}
-
-/// Waits until a child process ends, one of `signals` arrives, or the time is up.
-pub(super) fn wait_for(
-    child: &Child,
-    signals: Option<&Signals>,
-    time: Option<Duration>,
-) -> io::Result<Woken> {
-    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let until = time.map(|time| Instant::now() + time);
-    let mut waited = vec![PollFd::new(&process, PollFlags::IN)];
-    waited.extend(signals.map(|signals| PollFd::new(&signals.arrivals, PollFlags::IN)));
-    loop {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let left = left.map(Timespec::try_from).transpose().map_err(|_| io::ErrorKind::InvalidInput)?;
-        match poll(&mut waited, left.as_ref()) {
-            Ok(0) => return Ok(Woken::TimeUp),
-            // First: an interruption that comes with the end is still one.
-            Ok(_) if waited.get(1).is_some_and(|arrivals| !arrivals.revents().is_empty()) => {
-                return Ok(Woken::Signal);
-            }
-            Ok(_) => return Ok(Woken::Ended),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// The signals of a server's process, by kind.
 #[derive(Debug)]
 pub(super) struct ServerSignals {
@@ -205,7 +180,11 @@ impl ServerSignals {
     /// no longer be received.
     pub(super) fn handle(
         self,
-        steps: DrainSteps<impl FnOnce() + Send + 'static, impl FnOnce() + Send + 'static>,
+        steps: DrainSteps<
+            impl FnOnce() + Send + 'static,
+            impl FnOnce() + Send + 'static,
+            impl FnOnce() + Send + 'static,
+        >,
         mut hangup: impl FnMut() + Send + 'static,
         fail: impl Fn(&str) + Clone + Send + 'static,
     ) -> io::Result<()> {
@@ -229,7 +208,8 @@ impl ServerSignals {
             ends.exit_on_signal(steps.lame_duck);
             (steps.begin)();
             tracing::info!("draining; a second signal ends the process at once");
-            ends.exit_on_second(steps.exit_timeout, 0)
+            ends.exit_on_signal(steps.exit_timeout);
+            exit_overdue(steps.overdue)
         })
     }
 }
@@ -265,11 +245,9 @@ mod tests {
     }
 
     /// Steps that begin with a panic.
-    fn steps(
-        line: &'static str,
-    ) -> DrainSteps<impl FnOnce() + Send + 'static, impl FnOnce() + Send + 'static> {
-        let time = Duration::ZERO;
-        DrainSteps { announce: move || panic!("{line}"), lame_duck: time, begin: || (), exit_timeout: time }
+    fn steps(line: &'static str) -> DrainSteps<impl FnOnce() + Send + 'static, fn(), fn()> {
+        let (announce, time) = (move || panic!("{line}"), Duration::ZERO);
+        DrainSteps { announce, lame_duck: time, begin: || (), exit_timeout: time, overdue: || () }
     }
 
     #[test]

@@ -56,9 +56,10 @@ impl Notifier {
         self.send("READY=1\nSTATUS=listening");
     }
 
-    /// The server drains.
-    pub(super) fn stopping(&self, status: &str) {
-        self.send(&format!("STOPPING=1\nSTATUS={status}"));
+    /// The server drains, and ends within this time. The unit's `TimeoutStopSec` would kill it earlier otherwise.
+    pub(super) fn stopping(&self, status: &str, within: Duration) {
+        let within_us = within.as_micros();
+        self.send(&format!("STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={within_us}"));
     }
 
     /// Kicks the watchdog of the unit while `turns` says that all is well, from a thread that does not keep the process

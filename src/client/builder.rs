@@ -30,9 +30,8 @@ pub struct Builder {
 
 impl Builder {
     pub(crate) fn new(protocol: Protocol, url: String) -> Builder {
-        let dialer = Dialer::new()
-            .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
-            .heartbeat(Heartbeat::every(PING_INTERVAL));
+        let dialer =
+            Dialer::new().max_message(MESSAGE_BYTES_MAX_DEFAULT).heartbeat(Heartbeat::every(PING_INTERVAL));
         Builder {
             protocol,
             url,
@@ -162,13 +161,14 @@ impl Builder {
     pub fn connect(self) -> Client {
         let Builder { protocol, url, dialer, token, token_source, reconnect, on_state, server_subscription } =
             self;
-        let has_source = token_source.is_some();
+        // A token that has ended is the same at the next attempt. What else the handshake has is decided anew.
+        let may_renew = token_source.is_some() || token.is_none();
         let credentials = Credentials::new(token, token_source);
         // Other parts of the URL may be secrets.
         let server = Url::parse(&url).map_or_else(|_| String::new(), |url| url.authority());
         let attempt = Attempt::new(protocol, url, dialer, credentials.clone());
         let reconnecting = Reconnecting::new(server, move || attempt.clone().run())
-            .retry_if(move |failure| retries(protocol, has_source, failure));
+            .retry_if(move |failure| retries(protocol, may_renew, failure));
         let (handle, commands) = mpsc::channel(COMMANDS_MAX);
         let (states, wake) = (States::new(on_state), Arc::new(Notify::new()));
         let client = Client { commands: handle, wake: Arc::clone(&wake), states: states.watch() };

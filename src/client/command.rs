@@ -29,7 +29,7 @@ pub(crate) enum Command {
 pub(crate) struct Pending {
     pub(crate) request: Request,
     pub(crate) answer: oneshot::Sender<Result<Answer, RequestError>>,
-    /// The server may have received it.
+    /// The server may have received it, on this connection or on an earlier one.
     pub(crate) sent: bool,
 }
 
@@ -42,6 +42,13 @@ impl Pending {
             // The application decides what a call or a message does.
             request => !matches!(request, Request::Rpc { .. } | Request::Send { .. }),
         }
+    }
+
+    /// Whether the server may have done it, and does not tell any more.
+    pub(crate) fn may_be_done(&self) -> bool {
+        let changes =
+            matches!(self.request, Request::Publish { .. } | Request::Rpc { .. } | Request::Send { .. });
+        self.sent && changes
     }
 
     pub(crate) fn answer(self, answer: Result<Answer, RequestError>) {

@@ -118,9 +118,24 @@ impl Session {
             if pending.sent && !pending.may_be_repeated() {
                 pending.answer(Err(RequestError::Uncertain));
             } else {
-                self.pending.insert(id, Pending { sent: false, ..pending });
+                self.pending.insert(id, pending);
             }
         }
+    }
+
+    /// The server closed the connection because of a message that is too long: refuses the longest one without an answer. Returns
+    /// whether there is one. The client could return without it.
+    pub(crate) fn refuse_longest(&mut self) -> bool {
+        let waits = |id: u32| self.outgoing.iter().any(|outgoing| outgoing.id == id);
+        let sent = self.pending.iter().filter(|(id, pending)| pending.sent && !waits(**id));
+        let bytes = |(id, pending): &(&u32, &Pending)| self.protocol.encode(**id, &pending.request).len();
+        let Some(id) = sent.max_by_key(bytes).map(|(id, _)| *id) else { return false };
+        if let Some(pending) = self.pending.remove(&id) {
+            let (code, message) =
+                ("too-large".to_owned(), "the server takes no message of this size".to_owned());
+            pending.answer(Err(RequestError::Refused(Refusal { code, message, temporary: false })));
+        }
+        true
     }
 
     /// The client ends: notifies everything that waits.
@@ -129,7 +144,8 @@ impl Session {
             topic.queue.end(why.clone());
         }
         for pending in std::mem::take(&mut self.pending).into_values() {
-            pending.answer(Err(why.request_error()));
+            let error = if pending.may_be_done() { RequestError::Uncertain } else { why.request_error() };
+            pending.answer(Err(error));
         }
     }
 
@@ -374,7 +390,15 @@ impl Session {
     /// The answer to a fresh token of the session.
     fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Result<(), SessionError> {
         self.refreshing = None;
-        self.token.handle_answer(answer, now).map_err(SessionError::Refused)
+        match self.token.handle_answer(answer, now) {
+            // The session keeps its credentials until they expire, and the next token may be better.
+            Err(refusal) if !self.protocol.connects() => {
+                tracing::warn!(%refusal, "the server refused a fresh token");
+                self.token.retry(now);
+                Ok(())
+            }
+            answered => answered.map_err(SessionError::Refused),
+        }
     }
 
     fn handle_event(&mut self, name: &str, event: TopicEvent, now: Instant) {

@@ -49,6 +49,12 @@ impl Task {
         loop {
             let Some(conn) = self.connect().await? else { return Ok(()) };
             let Some(error) = self.talk(conn).await? else { return Ok(()) };
+            let error = match error {
+                Error::Closed(frame) if frame.code == CloseCode::TOO_BIG && self.session.refuse_longest() => {
+                    Error::Closed(CloseFrame { code: CloseCode::TRY_AGAIN_LATER, ..frame })
+                }
+                error => error,
+            };
             self.session.handle_lost();
             if matches!(&error, Error::Closed(frame) if self.protocol.expires_by(frame.code.0)) {
                 self.session.handle_expired();

@@ -2,25 +2,25 @@
 //!
 //! A node *settles* in a view with every other: it announces the view on each link, and each member that has the same view answers
 //! once it orders no topic of another node. When all have answered, the node is *open*: it may begin topics that it owns in this view.
-//! An answer follows all handovers in the order of the link, and is given only once everything that was handed over has
+//! An answer follows all transfers in the order of the link, and is given only once everything that was handed over has
 //! reached its owner, by whatever nodes, so an open node has every topic that another had.
 
-mod frozen;
+mod absent;
+mod plain;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use echoring_proto::limits::Nanos;
 
-pub use frozen::FrozenCluster;
+pub use plain::PlainCluster;
 
 use crate::heartbeat::{Digests, Heartbeat};
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
 use crate::link::{Delivery, Link, LinkFigures, Packet};
-use crate::message::{Handover, Message};
+use crate::message::{Message, Transfer, entries};
 use crate::owner_table::Peers;
 use crate::view::{NodeId, View, fingerprint};
-use crate::wire::entries;
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -55,14 +55,9 @@ pub enum Phase {
     Left = 3,
 }
 
-impl Phase {
-    /// The phase of this number.
-    pub(crate) fn of(number: u8) -> Option<Phase> {
-        [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left]
-            .into_iter()
-            .find(|phase| *phase as u8 == number)
-    }
+echoring_proto::plain!(for enum Phase { Joining, Active, Leaving, Left });
 
+impl Phase {
     /// Whether it hands its topics over, or has done so.
     fn leaves(self) -> bool {
         matches!(self, Phase::Leaving | Phase::Left)
@@ -113,6 +108,10 @@ pub enum Event {
     Away(bool),
     /// Another process has started with the name of this one.
     Superseded,
+    /// The node with this name is dead, as far as anybody knows, and this node is the one that tells so.
+    Lost(Box<str>),
+    /// It was cut off, and has returned with all that it had.
+    Returned(Box<str>),
 }
 
 /// A request to settle.
@@ -129,7 +128,7 @@ struct Peer {
     name: Box<str>,
     started_ms: u64,
     phase: Phase,
-    digests: Option<Digests>,
+    digests: Digests,
     heard_at: Nanos,
     link: Link,
     /// The view that it announced last.
@@ -140,6 +139,17 @@ struct Peer {
     has_settled: bool,
 }
 
+/// A member that was taken for dead.
+#[derive(Debug)]
+struct Absent {
+    node: NodeId,
+    name: Box<str>,
+    /// Who tells of it.
+    teller: Option<NodeId>,
+    /// Until when it is told anew if the teller is lost.
+    told_until: Nanos,
+}
+
 /// A node in its cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -147,6 +157,8 @@ pub struct Cluster {
     digests: Digests,
     phase: Phase,
     peers: BTreeMap<NodeId, Peer>,
+    /// Those that were taken for dead, the latest last.
+    absent: Vec<Absent>,
     view: View,
     /// Counts the views.
     number: u64,
@@ -175,6 +187,7 @@ impl Cluster {
             digests: Digests { settings: 0, key: fingerprint(config.key) },
             phase: Phase::Joining,
             peers: BTreeMap::new(),
+            absent: Vec::new(),
             view,
             number: 0,
             is_open: false,
@@ -234,12 +247,11 @@ impl Cluster {
     /// Whether another member has other settings of topics than this node, and whether it has another key.
     pub fn differs(&self, node: NodeId) -> (bool, bool) {
         let Digests { settings, key } = self.digests;
-        let of_other = self.peers.get(&node).and_then(|peer| peer.digests);
-        let has_others = |other: Digests| {
+        let has_others = |Peer { digests: other, .. }: &Peer| {
             let both_known = settings != 0 && other.settings != 0;
             (both_known && other.settings != settings, other.key != key)
         };
-        of_other.map_or((false, false), has_others)
+        self.peers.get(&node).map_or((false, false), has_others)
     }
 
     /// The connection to the backbone is established, or lost. Without it no node is declared dead, because none can be
@@ -320,6 +332,7 @@ impl Cluster {
             };
             self.peers.insert(node, peer);
             self.events.push_back(Event::Joined(node));
+            self.find(node, name);
             // It need not wait for the next heartbeat to learn who is there.
             self.heartbeat_at = now;
         }
@@ -372,7 +385,7 @@ impl Cluster {
             }
             Some(message) => {
                 self.events.push_back(Event::Message { from, bytes: bytes.to_vec() });
-                let (Message::Handover(Handover { topic, .. }) | Message::Diverged { topic }) = message
+                let (Message::Transfer(Transfer { topic, .. }) | Message::Diverged { topic }) = message
                 else {
                     return;
                 };
@@ -429,12 +442,13 @@ impl Cluster {
         let is_dead = |peer: &Peer| self.is_connected && now >= peer.heard_at + timeout;
         let dead: Vec<NodeId> =
             self.peers.iter().filter(|(_, peer)| is_dead(peer)).map(|(node, _)| *node).collect();
-        for node in dead {
-            self.drop_peer(node);
-            has_changed = true;
-        }
-        if has_changed {
+        let has_lost = !dead.is_empty();
+        dead.into_iter().for_each(|node| self.lose(node, now));
+        if has_changed || has_lost {
             self.update();
+        }
+        if has_lost {
+            self.tell_lost(now);
         }
     }
 
@@ -486,7 +500,7 @@ impl Cluster {
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.config.heartbeat_interval;
             let ClusterConfig { node, ref name, started_ms, .. } = self.config;
-            let (phase, digests) = (self.phase, Some(self.digests));
+            let (phase, digests) = (self.phase, self.digests);
             Heartbeat { node, name, started_ms, phase, digests }.write(bytes);
             return Some(Destination::All);
         }

@@ -32,21 +32,19 @@ mod store;
 mod stream;
 mod tables;
 mod view;
-mod wire;
 
 pub use echoring_topics::Position;
 
-pub use cluster::{Cluster, ClusterConfig, Destination, Event, FrozenCluster, Phase, Settle};
+pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, PlainCluster, Settle};
 pub use heartbeat::{Digests, Heartbeat};
 pub use link::LinkFigures;
-pub use message::{Handover, MemberChange, MembersPage, Message, Outcome};
+pub use message::{MemberChange, MembersPage, Message, Outcome, Transfer, append_entry, entries};
 pub use outgoing::{Full, Ticket};
 pub use owner_table::{OwnerTable, Peers, Shard};
 pub use store::{Decision, History, IdempotencyKey, TopicStore};
 pub use stream::{StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId};
 pub use tables::{Tables, Traffic};
 pub use view::{NodeId, View};
-pub use wire::{append_entry, entries};
 
 #[cfg(test)]
 mod tests;

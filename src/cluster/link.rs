@@ -20,17 +20,19 @@
 //! A node with a new connection has lost the packets in flight in either direction. It sends again at once, and so does
 //! the other side, as it sees [`EVERYTHING`].
 
-mod frozen;
+mod plain;
 mod round_trip;
 
 use std::collections::VecDeque;
 
+use echoring_proto::Plain as _;
 use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::VERSION;
 use crate::limits::{LINK_BYTES_MAX, PACKET_BYTES_MAX, RETRANSMIT_AFTER_MAX};
+use crate::message::append_entry;
 use crate::view::NodeId;
-use crate::wire::{Wire, append_entry};
+pub(crate) use plain::PlainLink;
 use round_trip::RoundTrip;
 
 /// The number that a node with a new connection has seen: nothing that was sent before will arrive.
@@ -51,33 +53,18 @@ pub(crate) struct Packet<'a> {
     messages: &'a [u8],
 }
 
+echoring_proto::plain!(for Packet<'a> {
+    from, to, session, their_session, sequence, transmission, acknowledged, seen, messages
+});
+
 impl<'a> Packet<'a> {
-    pub(crate) fn read(mut bytes: &'a [u8]) -> Option<Packet<'a>> {
-        let rest = &mut bytes;
-        if u8::take(rest)? != VERSION {
-            return None;
-        }
-        Some(Packet {
-            from: Wire::take(rest)?,
-            to: Wire::take(rest)?,
-            session: Wire::take(rest)?,
-            their_session: Wire::take(rest)?,
-            sequence: Wire::take(rest)?,
-            transmission: Wire::take(rest)?,
-            acknowledged: Wire::take(rest)?,
-            seen: Wire::take(rest)?,
-            messages: rest,
-        })
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Packet<'a>> {
+        Packet::take(&mut bytes.strip_prefix(&[VERSION])?)
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
-        let &Packet { from, to, session, their_session, sequence, transmission, acknowledged, seen, .. } =
-            self;
-        VERSION.put(bytes);
-        for number in [from.0, to.0, session, their_session, sequence, transmission, acknowledged, seen] {
-            number.put(bytes);
-        }
-        bytes.extend_from_slice(self.messages);
+        bytes.push(VERSION);
+        self.put(bytes);
     }
 }
 

@@ -9,9 +9,8 @@ use std::collections::VecDeque;
 use echoring_proto::limits::Nanos;
 
 use crate::limits::BATCH_BYTES_MAX;
-use crate::message::Outcome;
+use crate::message::{Outcome, append_entry};
 use crate::view::NodeId;
-use crate::wire::append_entry;
 
 /// Identifies a publication to its publisher.
 pub type Ticket = u64;

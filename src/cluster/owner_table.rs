@@ -4,10 +4,10 @@
 //! ```text
 //!                    ┌──────── begin, when open ────────┐
 //!   subscribe,       │     (a durable topic: Loading)   v
-//!   publish ──> Idle ┤                               Owner ── the view gives it to another ──> Handover, Released
+//!   publish ──> Idle ┤                               Owner ── the view gives it to another ──> Transfer, Released
 //!                    └── Follow ──> Asked ──> Live      ^                                            │
 //!                          ^           │  Released, NotOwner, Reset: ask again                       │
-//!                          └───────────┴────────────────┴── Handover ends ── Receiving <─────────────┘
+//!                          └───────────┴────────────────┴── Transfer ends ── Receiving <─────────────┘
 //! ```
 //!
 //! Every way in takes a [`Shard`]: the store, the links, and the time.
@@ -16,10 +16,10 @@ mod away;
 mod diverged;
 mod durable;
 mod follower;
-mod frozen;
-mod handover;
 mod members;
 mod owner;
+mod plain;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,7 +30,7 @@ use echoring_topics::Position;
 use members::TopicMembers;
 
 use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
-use crate::message::{Message, Outcome, outcomes};
+use crate::message::{Message, Outcome, values};
 use crate::outgoing::{Decisions, Full, Outgoing, Ticket};
 use crate::store::TopicStore;
 use crate::stream::StreamRequest;
@@ -111,11 +111,11 @@ pub struct OwnerTable {
     is_away: bool,
     topics: BTreeMap<Box<str>, Topic>,
     /// Topics on their way to the nodes that own them.
-    moving: BTreeSet<Box<str>>,
+    leaving: BTreeSet<Box<str>>,
     /// Topics that a node with another view has handed over, and that another node owns in this one. They stay until both have
     /// the same view; until then there may be no other place for them.
     visiting: BTreeSet<Box<str>>,
-    /// Topics that were handed to a node, each with the number of handovers whose arrival is not confirmed.
+    /// Topics that were handed to a node, each with the number of transfers whose arrival is not confirmed.
     handed: BTreeMap<(NodeId, Box<str>), u32>,
     /// Nodes that handed over a topic that moves on to another node, and are answered once that node has it. Until then
     /// they must not tell its owner that they have settled: it would begin the topic before it gets it.
@@ -151,7 +151,7 @@ impl OwnerTable {
             is_open: false,
             is_away: false,
             topics: BTreeMap::new(),
-            moving: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             visiting: BTreeSet::new(),
             handed: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -203,7 +203,7 @@ impl OwnerTable {
     }
 
     fn has_to_hand_over(&self) -> bool {
-        !self.moving.is_empty() || self.has_reports || self.has_remembered
+        !self.leaving.is_empty() || self.has_reports || self.has_remembered
     }
 
     /// The next publication that was decided.
@@ -281,7 +281,7 @@ impl OwnerTable {
             _ if !topic.outgoing.is_empty() => false,
             Role::Owner(followers) if !followers.is_empty() || topic.is_wanted => false,
             Role::Owner(_) if topic.is_awaited() => false,
-            Role::Owner(_) if self.moving.contains(name) || self.visiting.contains(name) => false,
+            Role::Owner(_) if self.leaving.contains(name) || self.visiting.contains(name) => false,
             Role::Owner(_) => {
                 self.topics.remove(name);
                 true
@@ -293,7 +293,7 @@ impl OwnerTable {
     /// Other nodes own topics from now on.
     pub fn handle_view(&mut self, shard: &mut Shard<'_>, view: View) {
         self.view = view;
-        self.moving.clear();
+        self.leaving.clear();
         self.visiting.clear();
         let mut undecided = Vec::new();
         for (name, topic) in &mut self.topics {
@@ -302,7 +302,7 @@ impl OwnerTable {
             }
             let is_own = self.view.owner(name) == Some(self.node);
             match topic.role {
-                Role::Owner(_) if !is_own => drop(self.moving.insert(name.clone())),
+                Role::Owner(_) if !is_own => drop(self.leaving.insert(name.clone())),
                 Role::Idle => undecided.push(name.clone()),
                 // Others follow the owner that they have until it says otherwise, or ends.
                 _ => {}
@@ -318,7 +318,7 @@ impl OwnerTable {
     /// A node has the same view, and requests a notice once this one orders no topic of others: see
     /// [`is_settled`](OwnerTable::is_settled).
     pub fn handle_settle(&mut self, shard: &mut Shard<'_>) {
-        self.moving.append(&mut self.visiting);
+        self.leaving.append(&mut self.visiting);
         self.has_reports = !self.diverged.is_empty();
         self.hand_over(shard);
     }
@@ -387,7 +387,7 @@ impl OwnerTable {
             }
             Message::Published { topic: name, batch, outcomes: list } => {
                 let Some(topic) = self.topics.get_mut(name) else { return };
-                topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
+                topic.outgoing.answer(from, batch, values(list), &mut self.decided);
                 self.drive(shard, name);
             }
             Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
@@ -403,7 +403,7 @@ impl OwnerTable {
             }
             Message::Unfollow { topic } => self.unfollow(shard, from, topic),
             Message::Released { topic, owner } => self.released(shard, from, topic, owner),
-            Message::Handover(part) => self.receive(shard, from, &part),
+            Message::Transfer(part) => self.receive(shard, from, &part),
             Message::Taken { topic } => self.taken(shard, from, topic),
             Message::Diverged { topic } => self.take_diverged(shard, from, topic),
             Message::Members(page) => self.take_members(shard, from, &page),
@@ -525,7 +525,7 @@ fn deliver(store: &mut dyn TopicStore, name: &str, epoch: u64, first: u64, entri
         store.skip(name, first - 1);
         next = first;
     }
-    for (offset, entry) in (first..).zip(crate::wire::entries(entries)) {
+    for (offset, entry) in (first..).zip(crate::message::entries(entries)) {
         if offset == next {
             store.deliver(name, offset, entry);
             next += 1;

@@ -103,9 +103,16 @@ pub trait TopicStore {
     fn has_presence(&self, topic: &str) -> bool;
 
     /// A client has joined the topic, at any node, with the subject of its credentials, or has left it; `count` remain.
-    /// Subscribers of this node are notified. False, and nothing done, if the list shows that already, or if it has no
-    /// room.
-    fn change_member(&mut self, topic: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool;
+    /// Subscribers of this node are notified. `is_owner` tells whether this node owns the topic, which tells others of the change:
+    /// it may own it only later in the same tick. False, and nothing done, if the list shows that already, or if it has no room.
+    fn change_member(
+        &mut self,
+        topic: &str,
+        client: ClientId,
+        joined: Option<&str>,
+        count: u64,
+        is_owner: bool,
+    ) -> bool;
 
     /// The number of members at all nodes, whether they are listed or not.
     fn count_members(&mut self, topic: &str, count: u64);

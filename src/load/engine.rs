@@ -4,14 +4,12 @@
 //! Each worker thread has a client, which records into its own tally; see [`measure`](crate::measure).
 
 mod address;
-pub(crate) mod calibration_server;
 mod client;
 mod config;
 pub(crate) mod coordination;
 mod measured_time;
 pub(crate) mod outcome;
 pub(crate) mod progress;
-mod rate_changes;
 mod server_sampler;
 pub(crate) mod session;
 mod shared;

@@ -5,8 +5,7 @@
 //! [`Outcome`] for each, with its [`Record`](record::Record). In an open loop, latency counts from the intended send
 //! time, so a stall of the server or of the generator is visible. The generator measures its own lateness and reports
 //! when it was the bottleneck. Every message is checked against what was sent. [`run_experiment()`] makes many runs of a plan:
-//! a search for the highest rate, or repetitions that alternate with a baseline. [`calibrate()`] measures how far results can
-//! be believed on a host.
+//! a search for the highest rate, or repetitions that alternate with a baseline.
 //!
 //! Six modules, each importing only those before it:
 //!
@@ -30,8 +29,7 @@ pub mod record;
 pub mod render;
 
 pub use analyse::{
-    Baseline, Experiment, Measures, PairedOptions, Progress, Results, calibrate, run_experiment,
-    run_experiment_on,
+    Baseline, Experiment, Measures, PairedOptions, Progress, Results, run_experiment, run_experiment_on,
 };
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
@@ -47,8 +45,8 @@ pub use plan::{
     CONNECTIONS_MAX, Churn, ComparisonRule, Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX,
     DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode,
     Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, RandomTime,
-    RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SAMPLES_MAX,
-    SEGMENTS_MAX, STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed,
-    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Timestamps, WEIGHT_MAX, Workload,
+    RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SAMPLES_MAX, SEGMENTS_MAX,
+    STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed, Spread,
+    StartServer, Style, Target, Template, TimeField, TimeUnit, Timestamps, WEIGHT_MAX, Workload,
     expand_variables, min_bytes, preset_names, read_file,
 };

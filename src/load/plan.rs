@@ -5,6 +5,7 @@
 pub(crate) mod churn;
 pub(crate) mod connecting;
 pub(crate) mod contradiction;
+pub(crate) mod declared;
 pub(crate) mod file;
 pub(crate) mod flaw;
 pub(crate) mod listening;
@@ -13,7 +14,6 @@ pub(crate) mod pace;
 pub(crate) mod payload;
 pub(crate) mod protocol;
 pub(crate) mod random_time;
-pub(crate) mod rate_control;
 pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod schedule;
@@ -43,7 +43,6 @@ pub use payload::style::Style;
 pub use payload::{CONNECTIONS_MAX, Payloads};
 pub use protocol::{Protocol, preset_names};
 pub use random_time::RandomTime;
-pub use rate_control::RateControl;
 pub use replay::comparison::{AnswerComparison, ComparisonRule};
 pub use replay::script::{REPLAY_BYTES_MAX, RecordedEnd, Script, ScriptBuilder};
 pub use replay::speed::Speed;
@@ -56,6 +55,7 @@ pub(crate) use target::turns;
 pub use target::{Embedded, Endpoint, Refused, StartServer, Target, WEIGHT_MAX};
 pub use template::{Template, expand_variables};
 pub use timestamps::Timestamps;
+pub(crate) use units::in_words;
 pub use units::{bytes, count, duration, message};
 pub use workload::{
     Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, SAMPLES_MAX, Workload,
@@ -92,8 +92,6 @@ pub struct Resources {
     pub server_pid: Option<u32>,
     /// Set from outside to end the run early with partial results.
     pub stop: Arc<AtomicBool>,
-    /// Changes the rate of the running load from outside.
-    pub rate_control: Arc<RateControl>,
 }
 
 impl Default for Resources {
@@ -108,7 +106,6 @@ impl Default for Resources {
             descriptors: 1_024,
             server_pid: None,
             stop: Arc::default(),
-            rate_control: Arc::default(),
         }
     }
 }

@@ -1,14 +1,13 @@
 //! The record of a run: JSON with the schema `echoring.run/1`, described in `docs/reference/run-record.md`. Fields are
-//! only ever added.
+//! only ever added. Every field is always there; `null` means that it does not apply or is unknown.
 
-pub mod calibration;
 pub mod comparison;
 mod config;
-pub(crate) mod describe;
+mod connections;
 mod environment;
 pub mod failures;
 mod health;
-mod reconnects;
+mod messages;
 pub mod replay;
 pub mod search;
 pub mod segment;
@@ -18,51 +17,56 @@ pub mod until;
 mod users;
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use crate::measure::WireBytes;
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
-pub use crate::measure::shares::QuantileShares;
-use crate::plan::Flaw;
-use calibration::Quotation;
-use comparison::{BaselineComparison, Comparison};
-pub use config::{Config, Connecting, RateStage};
-pub use environment::{Agent, Environment, SegmentPart};
+use crate::measure::{WireTraffic, distribution, host};
+use crate::plan::declared::part;
+use crate::plan::{Flaw, Mode, Workload};
+use comparison::Comparison;
+pub use config::{Config, Connecting};
+use connections::by_code;
+pub use connections::{
+    Compression, Connections, HERD_INTERVAL, Handshake, HerdInterval, Reconnects, Stalled, Storm, StormTimes,
+    Tls,
+};
+pub use environment::{Agent, Environment};
 use failures::NO_REPLY;
 pub use health::{Generator, GeneratorThread, Server};
-pub use reconnects::{HERD_INTERVAL, HerdInterval, Reconnects, Storm, StormTimes};
+pub use messages::{Broadcast, Ping, Push, QuantileShares, Sampled, Shares, StageResult};
 use replay::Replay;
 use search::SearchResult;
+use segment::SegmentResult;
 use split::Split;
+pub use time_series::Interval;
 use time_series::TimeSeries;
 use until::Until;
-pub use users::{ProtocolShare, Sessions};
+pub use until::WarmUp;
+pub use users::{Protocol, ProtocolShare, Request, Sessions};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "echoring.run/1";
 
-/// A file of records.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct File {
-    /// [`SCHEMA`].
-    pub schema: String,
-    /// In the order in which they ran.
-    pub runs: Vec<Record>,
-    /// Comparisons of two targets, or the spread of repeated runs, load by load; omitted if nothing was repeated.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub comparison: Vec<Comparison>,
-    /// The runs compared with stored results; omitted without `--baseline`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub baseline: Option<BaselineComparison>,
+part! {
+    /// A file of records.
+    File {
+        /// [`SCHEMA`].
+        schema: String,
+        /// In the order in which they ran.
+        runs: Vec<Record>,
+        /// Comparisons of two targets, or the spread of repeated runs, load by load; empty if nothing was repeated.
+        comparison: Vec<Comparison>,
+    }
 }
 
 impl File {
     /// A file of these runs.
     pub fn new(runs: Vec<Record>) -> File {
-        File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new(), baseline: None }
+        File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new() }
     }
 
     /// The file as JSON, with a newline at its end.
@@ -73,152 +77,139 @@ impl File {
     }
 }
 
-/// One run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The label of the run, if any.
-    pub label: Option<String>,
-    /// The target's URL, or `embedded`.
-    pub target: String,
-    /// The options of the run, defaults included.
-    pub config: Config,
-    /// Where it ran.
-    pub environment: Environment,
-    /// Start of the measured time, RFC 3339, UTC.
-    pub started_at: String,
-    /// Length of the measured time.
-    pub duration_s: f64,
-    /// Whether a signal or a condition ended the run early.
-    pub interrupted: bool,
-    /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
-    pub messages: u64,
-    /// Messages that arrived over the whole run, with warm-up and drain. Records from older versions have none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received: Option<u64>,
-    /// Messages per second.
-    pub messages_per_s: f64,
-    /// Payload bytes of those per second.
-    pub bytes_per_s: f64,
-    /// From the intended send time to the arrival; `null` if nothing was timed.
-    #[serde(with = "null_for_none")]
-    pub response_ns: Quantiles,
-    /// From the actual send to the arrival; `null` if nothing was timed.
-    #[serde(with = "null_for_none")]
-    pub service_ns: Quantiles,
-    /// The distribution behind `response_ns`, which [`decode`](crate::measure::decode) reads. Records from older
-    /// versions have none.
-    pub response_histogram: Option<String>,
-    /// The distribution behind `service_ns`.
-    pub service_histogram: Option<String>,
-    /// How much of the response time is the generator's, the host's, and the server's. `None` if nothing was timed, and in
-    /// records from older versions.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shares: Option<Shares>,
-    /// From leaving the generator's kernel to the arrival of the answer there, of the stamped messages. `None` if none was,
-    /// and in records from older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_and_network_ns: Option<Quantiles>,
-    /// The distribution behind `server_and_network_ns`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_and_network_histogram: Option<String>,
-    /// The response time by the kernel's times. `None` if no message was to be stamped, and in records from older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<Split>,
-    /// Replies over the whole run that did not identify their message, so that they have no latency; only if nothing
-    /// was checked. Records from older versions have none.
-    #[serde(default)]
-    pub unmatched: u64,
-    /// Messages over the whole run that answer nothing and are no part of the load, such as pushes beside requests;
-    /// they are not among the `messages`. Records from older versions have none.
-    #[serde(default)]
-    pub unsolicited: u64,
-    /// The statement of this host's calibration, if it has one. The command line adds it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<Quotation>,
-    /// Only in broadcast mode.
-    pub broadcast: Option<Broadcast>,
-    /// The conversations of a declared protocol.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
-    /// Each of several protocols.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub protocols: Vec<ProtocolShare>,
-    /// Only in session mode.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sessions: Option<Sessions>,
-    /// Pings in addition to the load, or as the load.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ping: Option<Ping>,
-    /// Only in push mode. Records from older versions have none.
-    pub push: Option<Push>,
-    /// Changes of the rate by the user while the load ran.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rate_changes: Vec<RateChange>,
-    /// Connections that ended and opened again; only if connections come and go.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reconnects: Option<Reconnects>,
-    /// Only in storm mode.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub storm: Option<Storm>,
-    /// Only for replays of recordings.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub replay: Option<Replay>,
-    /// The deliberately slow subscribers, if any.
-    pub stalled: Option<Stalled>,
-    /// Compression statistics, if compression was offered.
-    pub compression: Option<Compression>,
-    /// Bytes over the whole run with warm-up and drain, as they are sent and received. Records from older versions have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wire: Option<WireBytes>,
-    /// The TLS handshakes, if the server uses TLS.
-    pub tls: Option<Tls>,
-    /// Times of connection handshakes; `null` if there were none. Records from older versions have none.
-    pub handshake: Option<Handshake>,
-    /// Integrity failures over the whole run with warm-up and drain.
-    pub integrity: Integrity,
-    /// Counts of connections.
-    pub connections: Connections,
-    /// Failures by cause.
-    pub errors: BTreeMap<String, u64>,
-    /// Ends of connections by close code.
-    pub closes: BTreeMap<String, u64>,
-    /// The health of the generator.
-    pub generator: Generator,
-    /// The server's process.
-    pub server: Option<Server>,
-    /// The stages of the rate; none if the rate did not change.
-    #[serde(default)]
-    pub stages: Vec<StageResult>,
-    /// The measured time in intervals.
-    pub intervals: Vec<Interval>,
-    /// The generators that shared the run, if several did.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub agents: Vec<Agent>,
-    /// The share of a run in this record, for `echoring merge`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub segment: Option<SegmentPart>,
-    /// The measured time in slices, which are shorter. Records from older versions have none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeline: Option<TimeSeries>,
-    /// The search whose best run this is.
-    pub search: Option<SearchResult>,
-    /// The repetition in this record.
-    pub repetition: Option<Repetition>,
-    /// The results of the `fail_if` conditions.
-    #[serde(default)]
-    pub fail_if: Vec<FailIf>,
-    /// The condition that ended the run before its time, if one did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub aborted_by: Option<String>,
-    /// How the warm-up ended, if that was to be found.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warm_up: Option<WarmUp>,
-    /// How exactly quantiles were known, if the run was to end by that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<Until>,
-    /// The sample of single messages; omitted if none was taken.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub samples: Option<Sampled>,
+part! {
+    /// One run.
+    #[derive(Default)]
+    Record of(load: &Workload, at: &str, result: &SegmentResult)
+    where {
+        let tally = &result.tally;
+        let length_s = tally.window.until.saturating_sub(tally.window.from) as f64 / 1e9;
+        let per_s = |count: u64| if length_s > 0.0 { count as f64 / length_s } else { 0.0 };
+        let kernel_times = &tally.split.server_and_network;
+    } {
+        /// The value of `--label`.
+        label: Option<String> = None,
+        /// The target's URL, or `embedded` for the server that `bench` starts itself.
+        target: String = at.to_owned(),
+        /// The options of the run, defaults included.
+        config: Config = Config::of(load, result),
+        /// Where it ran.
+        environment: Environment = result.environment.clone(),
+        /// Start of the measured time, RFC 3339, UTC.
+        started_at: String = host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
+        /// Length of the measured time.
+        duration_s: f64 = length_s,
+        /// Whether a signal or a condition ended the run early.
+        interrupted: bool = result.interrupted,
+        /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
+        messages: u64 = tally.counts.messages,
+        /// Messages that arrived over the whole run, with warm-up and drain.
+        received: Option<u64> = Some(tally.counts.received),
+        /// Messages per second.
+        messages_per_s: f64 = per_s(tally.counts.messages),
+        /// Payload bytes of those per second.
+        bytes_per_s: f64 = per_s(tally.counts.bytes),
+        /// From the intended send time to the arrival; `null` if nothing was timed.
+        #[serde(with = "null_for_none")]
+        response_ns: Quantiles = Quantiles::of(&tally.latency.whole.response),
+        /// From the actual send to the arrival; `null` if nothing was timed.
+        #[serde(with = "null_for_none")]
+        service_ns: Quantiles = Quantiles::of(&tally.latency.whole.service),
+        /// The distribution behind `response_ns`.
+        response_histogram: Option<String> = encoded(&tally.latency.whole.response),
+        /// The distribution behind `service_ns`.
+        service_histogram: Option<String> = encoded(&tally.latency.whole.service),
+        /// How much of the response time is the generator's, the host's, and the server's; `null` if nothing was timed.
+        shares: Option<Shares> = Shares::of_some(tally),
+        /// From leaving the generator's kernel to the arrival of the answer there, of the stamped messages; `null` if none was.
+        server_and_network_ns: Option<Quantiles> = Quantiles::of_some(kernel_times),
+        /// The distribution behind `server_and_network_ns`.
+        server_and_network_histogram: Option<String> = encoded(kernel_times),
+        /// The response time by the kernel's times; `null` if no message was to be stamped.
+        split: Option<Split> = (!kernel_times.is_empty()).then(|| Split::of(tally)),
+        /// Replies over the whole run that did not identify their message, so that they have no latency; only with
+        /// `--verify off`.
+        unmatched: u64 = tally.counts.unmatched,
+        /// Messages over the whole run that answer nothing and are no part of the load, such as pushes beside requests;
+        /// they are not among the `messages`.
+        unsolicited: u64 = tally.counts.unsolicited,
+        /// The fan-out of published messages; only with topics.
+        broadcast: Option<Broadcast> = load.has_topics().then(|| Broadcast::of(tally)),
+        /// The conversations of a declared protocol.
+        protocol: Option<Protocol> = load.protocol.as_ref().map(|_| Protocol::of(load, &tally.protocol)),
+        /// Each of several protocols.
+        protocols: Vec<ProtocolShare> = users::protocols(load, &tally.protocol),
+        /// Sessions of users; only in session mode.
+        sessions: Option<Sessions> = (load.mode == Mode::Session).then(|| Sessions::of(&tally.sessions)),
+        /// Pings in addition to the load, or as the load.
+        ping: Option<Ping> = (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| Ping::of(load, tally)),
+        /// What the server pushed; only in push mode.
+        push: Option<Push> = (load.mode == Mode::Push).then(|| Push::of(&tally.pushes)),
+        /// Connections that ended and opened again; only if connections come and go.
+        reconnects: Option<Reconnects> = load.churn.is_some().then(|| Reconnects::of(load, &tally.reconnects)),
+        /// The cut of all connections; only in storm mode.
+        storm: Option<Storm> = (load.mode == Mode::Storm).then(|| Storm::of(load, &tally.reconnects)),
+        /// The recording and its replay; only with `--replay`.
+        replay: Option<Replay> = load.replay.as_ref().map(|replay| Replay::of(replay, tally)),
+        /// The deliberately slow subscribers, if any.
+        stalled: Option<Stalled> = (load.stalled > 0).then(|| Stalled::of(&tally.slow)),
+        /// Compression statistics, if compression was offered.
+        compression: Option<Compression> = load.compress.compression.map(|_| Compression::of(&tally.connections)),
+        /// What was sent and received over the whole run with warm-up and drain.
+        wire: Option<WireTraffic> = Some(tally.connections.wire),
+        /// The TLS handshakes, if the server uses TLS.
+        tls: Option<Tls> = (tally.connections.tls_handshakes > 0).then(|| Tls::of(&tally.connections)),
+        /// Times of connection handshakes; `null` if there were none.
+        handshake: Option<Handshake> = Handshake::of_some(&tally.connections.handshakes),
+        /// Integrity failures over the whole run with warm-up and drain.
+        integrity: Integrity = tally.integrity(),
+        /// Counts of connections.
+        connections: Connections = Connections::of(&tally.connections),
+        /// Failures by cause: `refused`, `reset`, `timeout`, `handshake timeout`, `status 503` (the server's answer to a handshake),
+        /// `too few descriptors`, `too few local ports`, `no reply` (a sender of a closed loop got nothing for 5 s and continued), and others.
+        errors: BTreeMap<String, u64> = tally.connections.errors.clone(),
+        /// Ends of opened connections by close code. `1000` are those that `bench` closed itself at the end; `1006` had no Close frame.
+        closes: BTreeMap<String, u64> = by_code(&tally.connections.closes),
+        /// The health of the generator.
+        generator: Generator = Generator {
+            threads: result.threads.clone(),
+            stolen_ns: result.stolen_ns,
+            ..Generator::of(tally, load.max_lateness)
+        },
+        /// The server's process, with `--server-pid` or an embedded server.
+        server: Option<Server> = (tally.cpu_span.passed().is_some() || result.server_rss_bytes.is_some())
+            .then(|| Server::of(tally, result.server_rss_bytes)),
+        /// The stages of the rate; none if the rate did not change.
+        stages: Vec<StageResult> = {
+            let stages = load.pace.stages().iter().zip(&tally.latency.stages);
+            stages.map(|(stage, found)| StageResult::of(stage, found)).collect()
+        },
+        /// The measured time in intervals.
+        intervals: Vec<Interval> = Vec::new(),
+        /// The generators that shared the run, if several did.
+        agents: Vec<Agent> = Vec::new(),
+        /// The measured time in slices, which are shorter; `null` if it never began.
+        timeline: Option<TimeSeries> = (!tally.slices.slices.is_empty()).then(|| TimeSeries::of(load, result)),
+        /// The search of `echoring capacity` whose best run this is.
+        search: Option<SearchResult> = None,
+        /// The repetition in this record, with `--repeat`.
+        repetition: Option<Repetition> = None,
+        /// The results of the `--fail-if` conditions that the run's mode can have.
+        fail_if: Vec<FailIf> = Vec::new(),
+        /// The condition of `--abort-if` that ended the run before its time, if one did.
+        aborted_by: Option<String> = None,
+        /// How the warm-up ended, with `--warmup auto`.
+        warm_up: Option<WarmUp> = result.warm_up,
+        /// How exactly quantiles were known, with `--until`.
+        until: Option<Until> = None,
+        /// The sample of single messages; `null` if none was taken.
+        samples: Option<Sampled> = None,
+    }
+}
+
+/// A whole distribution; `None` if it is empty.
+fn encoded(histogram: &Histogram<u64>) -> Option<String> {
+    (!histogram.is_empty()).then(|| distribution::encode(histogram))
 }
 
 impl Record {
@@ -241,88 +232,54 @@ impl Record {
             integrity.allow(*flaw);
         }
         let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
-        // If the generator was too late for its schedule, unsent messages do not show that the server took too few of them. A
-        // saturated generator is a verdict of its own, which may be allowed.
-        let Generator { saturated, unsent, unsent_gone, .. } = self.generator;
-        let unsent = if saturated { unsent_gone } else { unsent };
+        let Generator { unsent, unsent_gone, .. } = self.generator;
+        let unsent = if self.is_unsent_by_lateness() { unsent_gone } else { unsent };
         let unsent = unsent > 0 && !allowed(Flaw::Unsent);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
         !integrity.is_clean() || unsent || closed || failed || self.is_empty()
     }
 
-    /// Whether nothing came back that the run measures; corrupted answers did come back. A part of a run may have no subscribers,
-    /// a storm without topics only connections, a recording no answers, and a schedule no messages.
+    /// Whether a late generator is why messages were not sent, unless their connection was gone: that is a verdict of its own, which
+    /// may be allowed. Connections and sessions are unsent because no slot was free, however late the generator was.
+    pub(crate) fn is_unsent_by_lateness(&self) -> bool {
+        self.generator.saturated && !matches!(self.config.mode, Mode::Connect | Mode::Session)
+    }
+
+    /// Whether nothing came back that the run measures; corrupted answers did come back. A storm without topics may have
+    /// only connections, a recording no answers, and a schedule no messages.
     pub fn is_empty(&self) -> bool {
         let Config { mode, stages, topics, .. } = &self.config;
-        let measures_none = self.segment.is_some()
-            || self.replay.is_some()
-            || mode == "storm" && topics.is_none()
+        let measures_none = self.replay.is_some()
+            || *mode == Mode::Storm && topics.is_none()
             || !stages.is_empty() && stages.iter().all(|stage| stage.from == 0 && stage.to == 0);
         let nothing_came = self.received == Some(0) && self.integrity.corrupted == 0;
         !measures_none && !self.interrupted && nothing_came
     }
 }
 
-/// The shares of quantiles of the response time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shares {
-    /// Of the median.
-    pub p50: QuantileShares,
-    /// 99 %.
-    pub p99: QuantileShares,
-    /// 99.9 %.
-    pub p999: QuantileShares,
+part! {
+    /// One of several repetitions.
+    #[derive(Eq)]
+    Repetition {
+        /// Number from 1; the runs of two targets with the same number were made next to each other.
+        number: u32,
+        /// Total number of repetitions.
+        of: u32,
+        /// `a`, or `b` for the second of two targets.
+        side: String,
+    }
 }
 
-/// A warm-up that lasted until the load was steady.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WarmUp {
-    /// Its length.
-    pub seconds: f64,
-    /// The longest that it could have been.
-    pub longest_s: f64,
-    /// Whether the load was steady at its end.
-    pub steady: bool,
-}
-
-/// One of several repetitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repetition {
-    /// Number from 1; the runs of two targets with the same number were made next to each other.
-    pub number: u32,
-    /// Total number of repetitions.
-    pub of: u32,
-    /// `a`, or `b` for the second of two targets.
-    pub side: String,
-}
-
-/// A condition under which a run fails.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FailIf {
-    /// The expression as given.
-    pub expression: String,
-    /// Whether the run failed by it: the condition held, or its metrics were missing.
-    pub failed: bool,
-    /// The values of its metrics in the units of the record; `null` if missing.
-    pub seen: BTreeMap<String, Option<f64>>,
-}
-
-/// The results of a stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StageResult {
-    /// The stage as configured.
-    #[serde(flatten)]
-    pub asked: RateStage,
-    /// Messages that arrived within it; in broadcast mode each delivery is one.
-    pub messages: u64,
-    /// Messages per second.
-    pub messages_per_s: f64,
-    /// Response times of the messages that were due in it.
-    pub response_ns: Quantiles,
-    /// Their service times.
-    pub service_ns: Quantiles,
-    /// How late the generator sent them: 99 %.
-    pub lateness_ns_p99: u64,
+part! {
+    /// A condition under which a run fails.
+    FailIf {
+        /// The expression as given.
+        expression: String,
+        /// Whether the run failed by it: the condition held, or its metrics were missing.
+        failed: bool,
+        /// The values of its metrics in the units of the record; `null` if missing.
+        seen: BTreeMap<String, Option<f64>>,
+    }
 }
 
 /// Writes an empty distribution as `null`.
@@ -338,228 +295,6 @@ mod null_for_none {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantiles, D::Error> {
         Option::<Quantiles>::deserialize(deserializer).map(Option::unwrap_or_default)
     }
-}
-
-/// Fan-out of the messages that were due in the measured time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Broadcast {
-    /// Latency of the first subscriber that a message reached.
-    pub first_ns: Quantiles,
-    /// Of the median subscriber.
-    pub median_ns: Quantiles,
-    /// Of the last one, of messages that reached every subscriber of their topic.
-    pub last_ns: Quantiles,
-    /// Deliveries made, as a share of deliveries due over the whole run: 1 is all.
-    pub reach: f64,
-    /// Number of times that a subscriber received a later message before an earlier one.
-    pub gaps: u64,
-    /// Messages published over the whole run.
-    pub published: u64,
-}
-
-/// The conversations of a declared protocol, over the whole run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Protocol {
-    /// Its requests.
-    pub requests: Vec<Request>,
-    /// From the upgrade to the end of the opening steps; `null` if no conversation was opened.
-    pub opening_ns: Option<Quantiles>,
-    /// Heartbeats of the application that were answered.
-    pub heartbeats_answered: u64,
-    /// Heartbeats that the generator sent.
-    pub heartbeats_sent: u64,
-    /// Messages that no rule knows; they are among the errors too.
-    pub unexpected: u64,
-}
-
-/// A request of a protocol.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
-    /// Its name.
-    pub name: String,
-    /// The name of its protocol, if there are several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
-    /// How often it was sent.
-    pub sent: u64,
-    /// Answers, right or wrong.
-    pub answered: u64,
-    /// Answers that report an error.
-    pub errors: u64,
-    /// Response times of requests that were due in the measured time; `null` if the protocol has only one request, whose
-    /// times are those of the run.
-    pub response_ns: Option<Quantiles>,
-    /// Service times of the same.
-    pub service_ns: Option<Quantiles>,
-}
-
-/// Pings and their pongs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ping {
-    /// Pings that were sent over the whole run: in addition to the load, or in ping mode as the load.
-    pub sent: u64,
-    /// Their pongs.
-    pub answered: u64,
-    /// Round trips of those that were sent in the measured time, from the actual send; `null` if there were none.
-    pub rtt_ns: Option<Quantiles>,
-    /// In ping mode: pings that were answered by the pong of a later one (RFC 6455, 5.5.3).
-    pub skipped: u64,
-}
-
-/// Messages that the server pushed within the measured time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Push {
-    /// Inter-arrival times of a connection's messages.
-    pub gap_ns: Quantiles,
-    /// Messages without a usable time field.
-    pub untimed: u64,
-    /// Messages whose time is later than their arrival, according to the two clocks. Their response time counts as 0.
-    pub ahead: u64,
-}
-
-/// Another rate from a time on.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RateChange {
-    /// Seconds from the start of the measured time; negative in the warm-up.
-    pub at_s: f64,
-    /// Messages per second.
-    pub rate: f64,
-}
-
-/// A sample of single messages.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sampled {
-    /// The share of messages that was asked for: 0.001 is one in a thousand.
-    pub share: f64,
-    /// Messages that were picked.
-    pub picked: u64,
-    /// Picked messages without room; the others are a random sample of all picked ones.
-    pub left_out: u64,
-}
-
-/// The subscribers that read slowly or not at all from the start of the measured time, and their ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stalled {
-    /// Slow subscribers that opened.
-    pub count: u64,
-    /// Their ends by close code: `4008` if the server closed them as slow consumers, `1006` if no Close frame could be
-    /// read, `1000` if they stayed open until the end.
-    pub closed_by_code: BTreeMap<String, u64>,
-    /// Messages that they received in the measured time: those in flight when they stopped, and those of the limited
-    /// rate.
-    #[serde(default)]
-    pub messages: u64,
-    /// Payload bytes of those messages.
-    #[serde(default)]
-    pub bytes: u64,
-}
-
-/// Compression statistics over the whole run with warm-up and drain. Only compressed messages are counted: those below
-/// the threshold, and those that would not shrink, are sent uncompressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compression {
-    /// Opened connections with negotiated compression.
-    pub agreed: u64,
-    /// Messages that arrived compressed.
-    pub messages_in: u64,
-    /// Their compressed payload bytes.
-    pub bytes_in: u64,
-    /// Their decompressed payload bytes.
-    pub bytes_in_plain: u64,
-    /// Messages that were sent compressed.
-    pub messages_out: u64,
-    /// Their compressed payload bytes.
-    pub bytes_out: u64,
-    /// Their uncompressed payload bytes.
-    pub bytes_out_plain: u64,
-}
-
-/// The TLS handshakes of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tls {
-    /// Completed handshakes.
-    pub handshakes: u64,
-    /// Of those, handshakes that resumed a session of an earlier connection.
-    pub resumed: u64,
-}
-
-/// Times of connection handshakes. In connect mode, of the connections that were due in the measured time; in other
-/// modes, of all, because they open before it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Handshake {
-    /// Completed handshakes. Failed ones are among the `errors`.
-    pub count: u64,
-    /// Handshakes per second, from the first dial to the last completion; `null` if all completed in one tick.
-    pub per_s: Option<f64>,
-    /// From the dial to TCP.
-    pub connect_ns: Quantiles,
-    /// From TCP to TLS; `null` without TLS.
-    pub tls_ns: Option<Quantiles>,
-    /// From there to the 101.
-    pub upgrade_ns: Quantiles,
-    /// From the 101 to the first message; `null` where the mode has none.
-    pub first_message_ns: Option<Quantiles>,
-    /// From the dial to the 101.
-    pub total_ns: Quantiles,
-    /// From the dial to the failure of connections that did not open; `null` if all opened, and in records from older
-    /// versions.
-    pub failed_ns: Option<Quantiles>,
-    /// Handshakes that resumed an earlier TLS session.
-    pub resumed: u64,
-    /// Connections that were due while all slots were in use, and had to wait; connect mode only.
-    pub waited: u64,
-}
-
-/// Counts of connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connections {
-    /// Handshakes that succeeded.
-    pub opened: u64,
-    /// Of those, connections that ended before the run did.
-    pub ended_early: u64,
-    /// Connections that were dialled, or could not be. Records from older versions have none.
-    pub dialled: Option<u64>,
-}
-
-/// An interval of the measured time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Interval {
-    /// Its beginning, from the start of the measured time.
-    pub at_s: f64,
-    /// Its length.
-    pub duration_s: f64,
-    /// Messages that arrived in it.
-    pub messages: u64,
-    /// Payload bytes of those.
-    pub bytes: u64,
-    /// Response time of those: median.
-    pub p50_ns: u64,
-    /// 99 %.
-    pub p99_ns: u64,
-    /// Largest.
-    pub max_ns: u64,
-    /// Response time: 90 %. This and the following fields are `None` in records from older versions.
-    pub p90_ns: Option<u64>,
-    /// 99.9 %.
-    pub p999_ns: Option<u64>,
-    /// Service time of the same messages: median.
-    pub service_p50_ns: Option<u64>,
-    /// 90 %.
-    pub service_p90_ns: Option<u64>,
-    /// 99 %.
-    pub service_p99_ns: Option<u64>,
-    /// 99.9 %.
-    pub service_p999_ns: Option<u64>,
-    /// Largest.
-    pub service_max_ns: Option<u64>,
-    /// The distribution of the response time, which [`decode`](crate::measure::decode) reads. Records from older
-    /// versions have none.
-    pub response_histogram: Option<String>,
-    /// The distribution of the service time.
-    pub service_histogram: Option<String>,
-    /// The distribution of the time of server and network; only if messages were stamped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_and_network_histogram: Option<String>,
 }
 
 #[cfg(test)]

@@ -140,6 +140,8 @@ pub struct Pool {
     /// Covers buffers, in use or free, and the bytes of [`Pool::charge`].
     lease: Lease,
     peak_bytes: u64,
+    /// Of the used bytes, those of [`Pool::charge_optional`].
+    optional_bytes: u64,
     /// Allocations now belong to a handshake.
     handshake: bool,
     /// The node was short of memory at an allocation.
@@ -170,6 +172,7 @@ impl Pool {
             idle: Default::default(),
             lease: Lease::keeping(budget, block, kept),
             peak_bytes: 0,
+            optional_bytes: 0,
             handshake: false,
             pressed: false,
             acknowledged,
@@ -341,6 +344,35 @@ impl Pool {
         self.discharge(bytes);
     }
 
+    /// Charges `bytes` of memory that only saves work or traffic. It is freed before anything else, so it is not in the share of
+    /// histories. False when too little would stay free.
+    pub fn charge_optional(&mut self, bytes: usize) -> bool {
+        let budget = &self.lease.budget;
+        let taken = self.free_bytes() >= budget.free_of_optional() + bytes as u64 && self.charge(bytes);
+        if taken {
+            self.lease.budget.add_optional(bytes as u64);
+            self.optional_bytes += bytes as u64;
+        }
+        taken
+    }
+
+    /// Reverts a [`charge_optional`](Pool::charge_optional).
+    pub fn discharge_optional(&mut self, bytes: usize) {
+        self.lease.budget.remove_optional(bytes as u64);
+        self.optional_bytes -= bytes as u64;
+        self.discharge(bytes);
+    }
+
+    /// Optional bytes of this shard.
+    pub fn optional_bytes(&self) -> u64 {
+        self.optional_bytes
+    }
+
+    /// Whether the optional memory of all shards must be freed, because less than the reserve is free.
+    pub fn is_optional_due(&self) -> bool {
+        self.lease.budget.optional_units() > 0 && self.free_bytes() < self.lease.budget.reserve()
+    }
+
     /// Reverts a [`charge`](Pool::charge) for the memory of `bytes`, as soon as no other owner references it. An
     /// incomplete send may still do so.
     pub fn discharge_shared(&mut self, bytes: Bytes, charged_bytes: usize) {
@@ -401,10 +433,11 @@ impl Pool {
         self.pressed = pressed;
     }
 
-    /// Whether the node has less free memory than its reserve. `coming_bytes`, which are about to be released, count
-    /// as free.
+    /// Whether the node has less free memory than its reserve. Optional memory and `coming_bytes`, which are about to be
+    /// released, count as free.
     pub fn is_short(&self, coming_bytes: u64) -> bool {
-        self.free_bytes() + coming_bytes < self.lease.budget.reserve()
+        let budget = &self.lease.budget;
+        self.free_bytes() + budget.optional_units() + coming_bytes < budget.reserve()
     }
 
     /// Free bytes that this shard can use: those of the node and the unused part of its lease.
@@ -568,6 +601,58 @@ mod tests {
         assert!(pools[1].is_reclaim_requested() && !pools[0].is_reclaim_requested());
         pools[1].acknowledge_reclaim();
         assert!(!pools[1].is_reclaim_requested());
+    }
+
+    /// Who has to free memory when others take theirs, on the same shard or another.
+    #[test]
+    fn each_share_of_the_budget_has_a_bound_and_optional_memory_gives_way_first() {
+        const MIB: u64 = 1 << 20;
+        const STEP: usize = 50_000;
+        let fill = |charge: &mut dyn FnMut() -> bool| {
+            (0..).take_while(|_| charge()).count() as u64 * STEP as u64 / MIB
+        };
+        for other in [0, 1] {
+            let budget = Budget::new(64 * MIB);
+            let mut pools = [Pool::new(budget.clone()), Pool::new(budget.clone())];
+            // Three quarters are the most for optional memory, and it never causes a shortage.
+            assert!((45..=48).contains(&fill(&mut || pools[0].charge_optional(STEP))));
+            assert!(!pools[0].is_under_pressure() && !pools[0].is_optional_due());
+            // Histories get their half, and only optional memory gives way.
+            let mut freed = false;
+            let histories = fill(&mut || {
+                let taken = pools[other].charge_history(STEP);
+                assert!(!pools[other].is_short(0), "no history has to be evicted");
+                if pools[other].is_optional_due() {
+                    while pools[0].optional_bytes() > 0 {
+                        pools[0].discharge_optional(STEP);
+                    }
+                    freed = true;
+                }
+                taken
+            });
+            assert!(freed && (31..=32).contains(&histories), "{histories} MiB of histories");
+            assert!((14..=16).contains(&fill(&mut || pools[0].charge_optional(STEP))), "of what is left");
+            // Others get all but the reserve of handshakes. First optional memory gives way, then histories.
+            let mut order = Vec::new();
+            let others = fill(&mut || {
+                let taken = pools[other].charge(STEP);
+                if pools[other].is_optional_due() {
+                    order.push("optional");
+                    while pools[0].optional_bytes() > 0 {
+                        pools[0].discharge_optional(STEP);
+                    }
+                } else if pools[other].is_short(0) && budget.history_units() > 0 {
+                    order.push("histories");
+                    while budget.history_units() > 0 {
+                        pools[other].discharge_history(STEP);
+                    }
+                }
+                taken
+            });
+            assert_eq!(order, ["optional", "histories"]);
+            assert!((58..=62).contains(&others), "{others} MiB of buffers");
+            assert!(!pools[other].charge_history(STEP) && !pools[0].charge_optional(STEP));
+        }
     }
 
     #[test]

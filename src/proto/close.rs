@@ -25,6 +25,8 @@ use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, REASON_BYTES_MAX};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloseCode(pub u16);
 
+crate::plain!(for CloseCode(code));
+
 impl CloseCode {
     /// The purpose of the connection is fulfilled.
     pub const NORMAL: CloseCode = CloseCode(1000);
@@ -58,6 +60,10 @@ impl CloseCode {
     pub const FORBIDDEN: CloseCode = CloseCode(4003);
     /// A subscriber lagged behind the oldest message in the log of its topic.
     pub const SLOW_CONSUMER: CloseCode = CloseCode(4008);
+    /// A message of the peer arrived too slowly. The client may reconnect.
+    pub const SLOW_MESSAGE: CloseCode = CloseCode(4009);
+    /// An operator closed the connection. The client may reconnect.
+    pub const CLOSED_BY_OPERATOR: CloseCode = CloseCode(4010);
 
     /// Whether a Close frame may carry the code, in either direction (RFC 6455, 7.4.1 and 7.4.2). Codes 1012,
     /// 1013 and 1014 were registered later.
@@ -65,10 +71,24 @@ impl CloseCode {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 
-    /// Whether a server that closes with this code expects the client to return: 1001, 1012, 1013, 4008, and 3000 to 3499, after which
-    /// clients of Centrifuge's protocol return.
+    /// Whether a server that closes with this code expects the client to return: 1001, 1012, 1013, 4008 to 4010, and 3000 to 3499, after
+    /// which clients of Centrifuge's protocol return.
     pub(crate) const fn invites_return(self) -> bool {
-        matches!(self.0, 1001 | 1012 | 1013 | 3000..=3499 | 4008)
+        matches!(self.0, 1001 | 1012 | 1013 | 3000..=3499 | 4008..=4010)
+    }
+
+    /// Whether an endpoint closes with this code because of its peer, which would be closed again: 1002, 1003, 1007 to 1010, and 4000
+    /// to 4999 except 4008 to 4010. A peer whose credentials have ended (4001) may return with others.
+    ///
+    /// ```
+    /// # use echoring_proto as echoring;
+    /// use echoring::CloseCode;
+    ///
+    /// assert!(CloseCode::POLICY.is_final() && CloseCode::CREDENTIALS_ENDED.is_final());
+    /// assert!(!CloseCode::SLOW_MESSAGE.is_final());
+    /// ```
+    pub const fn is_final(self) -> bool {
+        matches!(self.0, 1002 | 1003 | 1007..=1010 | 4000..=4999) && !self.invites_return()
     }
 }
 

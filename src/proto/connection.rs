@@ -40,13 +40,13 @@ mod echo_in_place;
 mod entropy;
 mod environment;
 mod flow;
-mod frozen;
-mod frozen_bytes;
 mod handshake;
 mod liveness;
 mod outbox;
+mod plain;
 mod reader;
 mod replies;
+mod restoring;
 mod span_cursor;
 mod step;
 #[cfg(test)]
@@ -70,9 +70,9 @@ pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings, Times};
 pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
 pub use entropy::{Entropy, Seed};
 pub use environment::Env;
-pub use frozen_bytes::ThawError;
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
+pub use restoring::RestoreError;
 pub use span_cursor::SpanCursor;
 pub use step::{Chunk, ChunkFlags, MessageKind, Piece, Step};
 
@@ -105,7 +105,7 @@ pub struct Connection {
     codec: Option<Box<MessageCodec>>,
     liveness: Liveness,
     flow: Flow,
-    deadline_moved: bool,
+    deadline_changed: bool,
     /// A message was begun in fragments, and its last one was not sent.
     sends_fragments: bool,
     /// Its times: 0 for those of all, or one more than their place among [those of their own](ConnectionConfig::own_times).
@@ -159,7 +159,7 @@ impl Connection {
             codec: None,
             liveness: Liveness::new(env.now),
             flow: Flow::default(),
-            deadline_moved: true,
+            deadline_changed: true,
             sends_fragments: false,
             times: 0,
             counted: 0,
@@ -245,7 +245,7 @@ impl Connection {
     #[inline]
     pub fn needs_attention(&self) -> bool {
         !self.outbox.is_flushed()
-            || self.deadline_moved
+            || self.deadline_changed
             || self.flow.is_paused()
             || !self.is_open()
             || self.reader.has_deferred()
@@ -277,7 +277,7 @@ impl Connection {
                 return Step::Idle;
             }
             let appends = self.outbox.replies_may_grow();
-            match self.reader.whole_message(cursor, bytes, env.config.message_bytes_max, appends) {
+            match self.reader.whole_message(cursor, bytes, env.config.max_message, appends) {
                 Some(Ok((flags, at))) => return Step::Chunk(flags, Piece::InSpan(at)),
                 Some(Err(error)) => self.fail_protocol(cursor, error, env),
                 None => {}
@@ -369,13 +369,13 @@ impl Connection {
     /// [`Step::Idle`].
     pub fn note_unfinished(&mut self, env: &Env<'_>) {
         let MessageProgress { bytes, .. } = self.times(env.config).message_progress;
-        self.deadline_moved |= self.reader.note_unfinished(env.now, bytes, &mut self.counted);
+        self.deadline_changed |= self.reader.note_unfinished(env.now, bytes, &mut self.counted);
     }
 
     /// Uses the times at `place` among [those of their own](ConnectionConfig::own_times), which are 255 at most.
     pub fn set_times(&mut self, place: u8) {
         self.times = place.saturating_add(1);
-        self.deadline_moved = true;
+        self.deadline_changed = true;
     }
 
     /// The place of its times among those of their own, if it has them.
@@ -477,6 +477,7 @@ impl Connection {
     /// # Errors
     /// When the node's memory is spent.
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.liveness.awaits_another_pong();
         let key = self.key(env);
         self.outbox.control(env.pool, Opcode::Ping, key, payload)
     }
@@ -486,6 +487,7 @@ impl Connection {
     /// # Errors
     /// When the node's memory is spent.
     pub fn ping_behind(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.liveness.awaits_another_pong();
         self.queue_frame(Opcode::Ping, true, payload, env)
     }
 
@@ -531,7 +533,7 @@ impl Connection {
     pub fn unblocked(&mut self, now: Nanos) {
         self.outbox.unblock();
         self.liveness.took_bytes(now);
-        self.deadline_moved = true;
+        self.deadline_changed = true;
     }
 
     /// The agreement of both ends on compression.

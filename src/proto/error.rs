@@ -76,9 +76,9 @@ impl ProtocolError {
                 CloseCode::INVALID_PAYLOAD
             }
             ProtocolError::MessageTooBig => CloseCode::TOO_BIG,
-            ProtocolError::PingFlood | ProtocolError::SlowMessage | ProtocolError::EventStreamInput => {
-                CloseCode::POLICY
-            }
+            ProtocolError::PingFlood | ProtocolError::EventStreamInput => CloseCode::POLICY,
+            // The network of the peer may be the reason, so it may return.
+            ProtocolError::SlowMessage => CloseCode::SLOW_MESSAGE,
         }
     }
 }

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod address;
 pub mod buffer;
 pub mod close;
 pub mod connection;
@@ -16,16 +17,19 @@ pub mod frame;
 mod http;
 pub mod limits;
 mod payload;
+pub mod plain;
 pub mod proxy_header;
 pub mod random;
 #[allow(unsafe_code)]
 mod simd;
 
+pub use address::AddressKey;
 pub use close::{Close, CloseCode};
 pub use error::ProtocolError;
 pub use frame::{Header, Opcode};
 pub use http::{event_stream, handshake, tunnel, url};
 pub use payload::{deflate, mask, utf8};
+pub use plain::{Merge, Plain};
 pub use simd::{PayloadBuffer, Text};
 pub use url::Url;
 pub use utf8::Utf8;
@@ -47,3 +51,5 @@ pub enum Role {
     /// Requests the upgrade. Sends masked frames, receives unmasked ones.
     Client,
 }
+
+plain!(for enum Role { Server, Client });

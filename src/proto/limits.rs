@@ -116,8 +116,8 @@ pub const DEFERRED_BYTES_MAX: usize = 2 * RECEIVE_CREDIT_BYTES as usize;
 pub const MEMORY_BUDGET_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Smallest budget of a node in bytes.
 pub const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
-/// The reserve is the budget divided by this number. While less than the reserve is free, the node evicts histories,
-/// then closes the connections that exceed their share the most.
+/// The reserve is the budget divided by this number. While less than the reserve is free, the node frees optional memory, evicts
+/// histories, then closes the connections that exceed their share the most.
 pub const MEMORY_RESERVE_PARTS: u64 = 8;
 /// The handshake reserve is the budget divided by this number. Only handshakes may use it: TLS sessions and requests,
 /// at most 36 KiB each, or 132 KiB with the largest `--max-header`.
@@ -125,6 +125,9 @@ pub const HANDSHAKE_RESERVE_PARTS: u64 = 32;
 /// Histories may use the budget divided by this number. They serve clients that may reconnect; connected clients need
 /// the rest.
 pub const HISTORY_SHARE_PARTS: u64 = 2;
+/// Optional memory is granted while the budget divided by this number stays free: twice the reserve, so that it never is the cause of a
+/// shortage.
+pub const OPTIONAL_FREE_PARTS: u64 = 4;
 /// The reserve of a shard is the budget divided by this number. It serves allocations that cannot wait until memory
 /// has been freed.
 pub const SHARD_RESERVE_PARTS: u64 = 128;

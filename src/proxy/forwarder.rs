@@ -457,7 +457,7 @@ mod tests {
     /// Forwards these frames of a client through a transcoder. Returns the masking keys of the frames that the upstream
     /// gets.
     async fn keys_of_transcoded(frames: &[u8], keys: &MaskingKeys) -> Vec<[u8; 4]> {
-        let both = Direction { takeover: false, window_bits: 15 };
+        let both = Direction { context_takeover: false, window_bits: 15 };
         let preferences = Preferences { server: both, client: both };
         let agreement = agree([&b"permessage-deflate"[..]].into_iter(), &preferences).expect("agreed");
         let format = Format::Transcoded(Box::new(Transcoder::from_client(&agreement, 1024)));

@@ -149,8 +149,8 @@ fn formats(
     is_compressed: bool,
 ) -> (Format, Format) {
     match (agreement, compression) {
-        (Some(agreement), Compression::Terminate { level, message_bytes_max, .. }) => (
-            Format::Transcoded(Box::new(Transcoder::from_client(agreement, *message_bytes_max))),
+        (Some(agreement), Compression::Terminate { level, max_message, .. }) => (
+            Format::Transcoded(Box::new(Transcoder::from_client(agreement, *max_message))),
             Format::Transcoded(Box::new(Transcoder::to_client(agreement, *level))),
         ),
         _ => (

@@ -65,7 +65,7 @@ pub struct Config {
     /// Number of worker threads.
     pub threads: usize,
     /// Maximum number of open client connections; further clients wait to be accepted.
-    pub connections_max: u32,
+    pub max_connections: u32,
     /// Settings for requests and frames.
     pub settings: Settings,
 }
@@ -104,7 +104,7 @@ pub enum Compression {
         /// Compression level, 1 to 9.
         level: u8,
         /// Maximum size of a decompressed message in bytes; a longer one closes its connection with 1009.
-        message_bytes_max: u64,
+        max_message: u64,
     },
 }
 
@@ -119,7 +119,7 @@ impl Config {
             balance: Balance::default(),
             health: None,
             threads: 1,
-            connections_max: CONNECTIONS_DEFAULT,
+            max_connections: CONNECTIONS_DEFAULT,
             settings: Settings::default(),
         }
     }
@@ -237,7 +237,7 @@ impl Proxy {
                 upstreams: Arc::clone(&upstreams),
                 handle: handle.clone(),
                 tap: recorder.as_ref().map(Recorder::tap),
-                connections_max: (config.connections_max as usize / count).max(1),
+                max_connections: (config.max_connections as usize / count).max(1),
             };
             let spawned = thread::Builder::new()
                 .name(format!("proxy-{index}"))
@@ -253,7 +253,7 @@ impl Proxy {
         self.address
     }
 
-    /// The driver: always `epoll`, see `docs/decisions/0028-plain-tokio-for-control-and-proxy.md`.
+    /// The driver: always `epoll`.
     pub fn driver(&self) -> &'static str {
         "epoll"
     }
@@ -329,7 +329,7 @@ struct Worker {
     upstreams: Arc<Upstreams>,
     handle: Handle,
     tap: Option<Tap>,
-    connections_max: usize,
+    max_connections: usize,
 }
 
 /// Runs a worker thread. If one fails, all shut down: a proxy must not continue with half its threads.
@@ -367,7 +367,7 @@ impl Worker {
                 });
             }
         }
-        let slots = Arc::new(Semaphore::new(self.connections_max));
+        let slots = Arc::new(Semaphore::new(self.max_connections));
         loop {
             // The semaphore is never closed, so a permit is always available eventually.
             let permit = tokio::select! {
@@ -380,7 +380,7 @@ impl Worker {
             };
             spawn_local(serve_client(Rc::clone(&context), stream, peer, acceptor.clone(), permit));
         }
-        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let drained =
             tokio::time::timeout(Duration::from_nanos(DRAIN_TIMEOUT), slots.acquire_many(all)).await;
         if drained.is_err() {

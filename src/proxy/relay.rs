@@ -3,8 +3,9 @@
 //! Each direction reads no further than it can write. So a slow receiver backpressures its sender, and memory stays
 //! within a few buffers. Messages, pings, pongs and the closing handshake pass through. The proxy sends its own Close
 //! frames in three cases: 1014 to the client when the upstream connection fails, 1002 and similar codes to a peer that
-//! violates the protocol, and 1001 to both sides when the proxy drains or the connection is idle. When the client
-//! connection fails, the upstream's stream ends without a Close frame, as it would without a proxy.
+//! violates the protocol, and 1001 to both sides when the proxy drains or the connection is idle. When the client's
+//! stream ends without a Close frame, so does the upstream's, as it would without a proxy. Each side may end its own
+//! stream (FIN, or close_notify) and still gets what the other one sends within [`CLOSE_TIMEOUT`].
 //!
 //! Never: a Close frame inside another frame, or a connection that ends on one side only.
 
@@ -134,8 +135,7 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
     /// Closes both sides after `first`, within [`CLOSE_TIMEOUT`].
     async fn close(&mut self, first: RelayEvent) -> RelayEnd {
         let deadline = Instant::now() + Duration::from_nanos(CLOSE_TIMEOUT);
-        let client = Some(Side::Client);
-        let upstream = Some(Side::Upstream);
+        let (client, upstream) = (Some(Side::Client), Some(Side::Upstream));
         match first {
             RelayEvent::FromClient(DirectionEnd::Closed(code)) => {
                 // The upstream sends its remaining frames, then answers the Close frame.
@@ -152,10 +152,14 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
                 self.shut_down_both(deadline).await;
                 RelayEnd { by: upstream, code }
             }
-            // The client cannot be reached. The upstream's stream ends without a Close frame on behalf of the client.
-            RelayEvent::FromClient(DirectionEnd::StreamEnded)
-            | RelayEvent::FromUpstream(DirectionEnd::WriteFailed) => {
-                let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
+            // The upstream's stream ends without a Close frame on behalf of the client, which may still read what it asked for.
+            RelayEvent::FromClient(DirectionEnd::StreamEnded) => {
+                self.forward_answers(deadline).await;
+                RelayEnd { by: client, code: CloseCode::ABNORMAL }
+            }
+            // The client cannot be reached. What it sent before goes on.
+            RelayEvent::FromUpstream(DirectionEnd::WriteFailed) => {
+                self.forward_rest(deadline).await;
                 RelayEnd { by: client, code: CloseCode::ABNORMAL }
             }
             RelayEvent::FromClient(DirectionEnd::WriteFailed) => {
@@ -194,6 +198,19 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
         }
     }
 
+    /// What the upstream sends after the end of the client's stream.
+    async fn forward_answers(&mut self, deadline: Instant) {
+        let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
+        let _ = timeout_at(deadline, self.outbound.run()).await;
+        let _ = timeout_at(deadline, self.outbound.finish_writes()).await;
+    }
+
+    /// What the client sent before it could not be reached any more.
+    async fn forward_rest(&mut self, deadline: Instant) {
+        let _ = timeout_at(deadline, self.inbound.run()).await;
+        let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
+    }
+
     async fn close_as_bad_gateway(&mut self, deadline: Instant, reason: &str) -> RelayEnd {
         let _ = timeout_at(deadline, self.outbound.send_close(CloseCode::BAD_GATEWAY, reason)).await;
         self.shut_down_client(deadline).await;
@@ -221,9 +238,10 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
         let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
     }
 
-    /// Ends the client's stream; the upstream's has ended.
+    /// Ends the client's stream; the upstream's has ended. The upstream may still read what the client sends before its Close frame.
     async fn shut_down_client(&mut self, deadline: Instant) {
         let _ = timeout_at(deadline, self.outbound.finish_writes()).await;
+        let _ = timeout_at(deadline, self.inbound.run()).await;
         let _ = timeout_at(deadline, self.inbound.await_close()).await;
     }
 }

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod block;
-mod key;
 mod log_interval;
 mod rate;
 mod report;
@@ -19,24 +18,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{ADMISSION_TABLES, BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
+use echoring_proto::AddressKey;
 use echoring_proto::limits::Nanos;
 
 pub use block::{AddressBlock, BadBlock, TrustedProxies};
-pub use key::AddressKey;
 pub use log_interval::LogInterval;
 pub use rate::{Bucket, Rate, SharedBucket};
 pub use report::{AddressReport, AdmissionReport};
-use table::{Entry, Table};
+use table::{AddressState, Table};
 
 /// The limits on addresses. `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressLimits {
     /// Open connections of one address.
-    pub connections_max: Option<u32>,
+    pub max_connections_per_address: Option<u32>,
     /// Handshakes of one address per second.
-    pub handshakes: Option<Rate>,
+    pub handshake_rate_per_address: Option<Rate>,
     /// Handshakes of all addresses per second.
-    pub handshakes_in_all: Option<Rate>,
+    pub handshake_rate: Option<Rate>,
     /// Bans.
     pub bans: Option<BanPolicy>,
 }
@@ -61,8 +60,12 @@ impl BanPolicy {
 
 impl AddressLimits {
     /// No limits.
-    pub const NONE: AddressLimits =
-        AddressLimits { connections_max: None, handshakes: None, handshakes_in_all: None, bans: None };
+    pub const NONE: AddressLimits = AddressLimits {
+        max_connections_per_address: None,
+        handshake_rate_per_address: None,
+        handshake_rate: None,
+        bans: None,
+    };
 
     /// Whether there is no limit.
     pub fn is_none(&self) -> bool {
@@ -74,11 +77,11 @@ impl AddressLimits {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficLimits {
     /// Messages per second.
-    pub messages: Option<Rate>,
+    pub message_rate: Option<Rate>,
     /// Bytes per second, as received from the socket.
-    pub bytes: Option<Rate>,
+    pub byte_rate: Option<Rate>,
     /// What happens to a connection that exceeds them.
-    pub action: RateAction,
+    pub rate_action: RateAction,
 }
 
 /// What happens to a connection that exceeds its rates.
@@ -95,17 +98,17 @@ pub enum RateAction {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicUseLimits {
     /// Publications of a connection per second.
-    pub publications_per_connection: Option<Rate>,
+    pub publish_rate: Option<Rate>,
     /// Publications of all connections of an identity per second.
-    pub publications_per_identity: Option<Rate>,
+    pub publish_rate_per_identity: Option<Rate>,
     /// New subscriptions of a connection per second.
-    pub subscribe_rate_per_connection: Option<Rate>,
+    pub subscribe_rate: Option<Rate>,
     /// New subscriptions of all connections of an identity per second.
     pub subscribe_rate_per_identity: Option<Rate>,
     /// Subscriptions of all connections of an identity.
-    pub subscriptions_per_identity: Option<u32>,
+    pub max_subscriptions_per_identity: Option<u32>,
     /// Open connections of an identity.
-    pub connections_per_identity: Option<u32>,
+    pub max_connections_per_identity: Option<u32>,
 }
 
 impl TopicUseLimits {
@@ -126,19 +129,22 @@ pub struct PeerLimits {
     pub topics: TopicUseLimits,
     /// Whose connections are those of others.
     pub proxies: TrustedProxies,
+    /// The client of each connection is known in any case, because clients of one address share something else.
+    pub knows_clients: bool,
 }
 
 impl TrafficLimits {
     /// Whether there is no limit.
     pub fn is_none(&self) -> bool {
-        self.messages.is_none() && self.bytes.is_none()
+        self.message_rate.is_none() && self.byte_rate.is_none()
     }
 }
 
 impl PeerLimits {
     /// Whether nothing needs the address of a client.
     pub fn is_none(&self) -> bool {
-        self.addresses.is_none() && self.traffic.is_none() && self.topics.is_none() && self.proxies.is_none()
+        let PeerLimits { addresses, traffic, topics, proxies, knows_clients } = self;
+        addresses.is_none() && traffic.is_none() && topics.is_none() && proxies.is_none() && !knows_clients
     }
 }
 
@@ -168,11 +174,11 @@ macro_rules! limits {
 limits! {
     /// [`AddressLimits::bans`]: the address is banned.
     Banned = "banned",
-    /// [`AddressLimits::connections_max`].
+    /// [`AddressLimits::max_connections_per_address`].
     ConnectionsPerAddress = "connections_per_address",
-    /// [`AddressLimits::handshakes`].
+    /// [`AddressLimits::handshake_rate_per_address`].
     HandshakesPerAddress = "handshakes_per_address",
-    /// [`AddressLimits::handshakes_in_all`].
+    /// [`AddressLimits::handshake_rate`].
     Handshakes = "handshakes",
     /// Messages of a connection per second.
     Messages = "messages",
@@ -188,9 +194,9 @@ limits! {
     SubscribeRatePerIdentity = "subscribe_rate_per_identity",
     /// Subscriptions of a connection.
     Subscriptions = "subscriptions",
-    /// [`TopicUseLimits::subscriptions_per_identity`].
+    /// [`TopicUseLimits::max_subscriptions_per_identity`].
     SubscriptionsPerIdentity = "subscriptions_per_identity",
-    /// [`TopicUseLimits::connections_per_identity`].
+    /// [`TopicUseLimits::max_connections_per_identity`].
     ConnectionsPerIdentity = "connections_per_identity",
     /// Topics that exist and that a connection created.
     TopicsPerConnection = "topics_per_connection",
@@ -223,6 +229,17 @@ pub struct Offence {
     pub banned: bool,
 }
 
+/// A ban that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Whom it is about.
+    pub address: AddressKey,
+    /// When it ends.
+    pub time_left: Nanos,
+}
+
+echoring_proto::plain!(for Ban { address, time_left });
+
 /// The state of all addresses of a node.
 #[derive(Debug)]
 pub struct Admission {
@@ -254,9 +271,9 @@ impl Admission {
         let entry = table.entry(AddressKey::of(address), now);
         let over = if entry.is_banned(now) {
             Some(Limit::Banned)
-        } else if limits.connections_max.is_some_and(|most| entry.open >= most) {
+        } else if limits.max_connections_per_address.is_some_and(|most| entry.open >= most) {
             Some(Limit::ConnectionsPerAddress)
-        } else if !limits.handshakes.is_none_or(|rate| entry.handshakes.take(rate, 1, now)) {
+        } else if !limits.handshake_rate_per_address.is_none_or(|rate| entry.handshakes.take(rate, 1, now)) {
             Some(Limit::HandshakesPerAddress)
         } else {
             None
@@ -280,7 +297,7 @@ impl Admission {
 
     /// A handshake of any address. False if there are too many.
     pub fn enter_any(&self, limits: &AddressLimits, now: Nanos) -> bool {
-        limits.handshakes_in_all.is_none_or(|rate| self.in_all.take(rate, 1, now))
+        limits.handshake_rate.is_none_or(|rate| self.in_all.take(rate, 1, now))
     }
 
     /// A connection that was admitted has ended.
@@ -296,11 +313,30 @@ impl Admission {
         self.offence(entry, limit, limits, now)
     }
 
-    fn offence(&self, entry: &mut Entry, limit: Limit, limits: &AddressLimits, now: Nanos) -> Offence {
+    fn offence(&self, entry: &mut AddressState, limit: Limit, limits: &AddressLimits, now: Nanos) -> Offence {
         let banned = limit != Limit::Banned && limits.bans.is_some_and(|policy| entry.offend(policy, now));
         self.bans.fetch_add(u64::from(banned), Ordering::Relaxed);
         entry.refused += 1;
         Offence { limit, banned, log: entry.log_due(banned, now) }
+    }
+
+    /// The bans that have not ended.
+    pub fn banned(&self, now: Nanos) -> Vec<Ban> {
+        let mut banned = Vec::new();
+        for table in &self.tables {
+            let table = lock(table);
+            let entries = table.entries().iter().filter(|entry| entry.is_banned(now));
+            banned
+                .extend(entries.map(|entry| Ban { address: entry.key, time_left: entry.banned_until - now }));
+        }
+        banned
+    }
+
+    /// Bans an address as another server has. It is not counted.
+    pub fn ban(&self, Ban { address, time_left }: Ban, now: Nanos) {
+        let mut table = self.table(address);
+        let entry = table.entry(address, now);
+        entry.banned_until = entry.banned_until.max(now.saturating_add(time_left));
     }
 
     /// Bans so far.

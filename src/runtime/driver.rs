@@ -34,6 +34,8 @@ pub struct Token {
     pub generation: u32,
 }
 
+echoring_proto::plain!(for Token { index, generation });
+
 /// A range of this tick's receive region. Valid until the next tick begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -105,9 +107,9 @@ impl Source {
 
 /// A connection that a driver has [given up](Driver::release).
 #[derive(Debug)]
-pub struct Released<S> {
+pub struct Released {
     /// Its socket.
-    pub socket: S,
+    pub socket: OwnedFd,
     /// The end of what was staged, which the kernel has not taken.
     pub unsent: Vec<u8>,
     /// Whether it [has fallen behind](Driver::set_notsent_lowat).
@@ -196,13 +198,14 @@ pub enum Event {
         /// When, on the clock of [`Driver::now`]: up to a minute before this event.
         at: Nanos,
     },
-    /// The last byte of the receive that follows arrived at the kernel. Only with [`Options::stamps_every`], and the receive is not
-    /// joined with others then.
+    /// The receive that follows arrived at the kernel. Only with [`Options::stamps_every`], and the receive is not joined with others
+    /// then.
     Arrived {
         /// The connection.
         token: Token,
-        /// When, on the clock of [`Driver::now`].
-        at: Nanos,
+        /// When its last byte did, on the clock of [`Driver::now`]. `None` if that is unknown, or if the byte may have waited for earlier
+        /// ones.
+        at: Option<Nanos>,
     },
     /// A [`Waker`] was used.
     Woken,
@@ -251,6 +254,8 @@ pub struct Options {
     /// On dialled TCP connections, the kernel's times of about each of so many sends and of the answers to them are noted: of all sends and
     /// receives of some connections, if there are enough of them. 0 for no times.
     pub stamps_every: u32,
+    /// [`DriverWork::retransmissions`] are counted, at the end of each connection.
+    pub counts_retransmissions: bool,
 }
 
 /// Optional abilities of the kernel, as a set.
@@ -335,18 +340,15 @@ pub trait Work {
     type Outcome;
 
     /// Does the work.
-    fn on<D: Driver>(self, driver: &mut D) -> Self::Outcome;
+    fn on<D: Operations>(self, driver: &mut D) -> Self::Outcome;
 }
 
-/// Completion-based I/O for one shard. See the module's head for the contract.
+/// What a [`Driver`] does: completion-based I/O for one shard. See the module's head for the contract.
 ///
 /// Call order within a tick: [`tick`](Driver::tick), then for each event in order the shard reads the
 /// bytes ([`received`](Driver::received)) and stages work ([`send`](Driver::send),
 /// [`pause`](Driver::pause), [`close`](Driver::close) …); the next `tick` carries it to the kernel.
-pub trait Driver: Sized {
-    /// A connection's socket, with which another driver continues it.
-    type Socket: std::fmt::Debug;
-
+pub trait Operations: Sized {
     /// Now, on a monotonic clock. Virtual in `sim`.
     fn now(&self) -> Nanos;
 
@@ -364,12 +366,6 @@ pub trait Driver: Sized {
     /// # Panics
     /// If `span` is not within the receive memory: a bug of the caller.
     fn received(&mut self, span: Span) -> &mut [u8];
-
-    /// Has `work` done on this driver. A driver that is one of several kinds chooses once for all of it.
-    #[inline]
-    fn run<W: Work>(&mut self, work: W) -> W::Outcome {
-        work.on(self)
-    }
 
     /// Stages a send behind earlier ones of `token`.
     ///
@@ -413,7 +409,7 @@ pub trait Driver: Sized {
     }
 
     /// When the kernel saw the send with what was handed over at `handed_at`, as far as that is known now. `None` if that send was
-    /// not stamped, see [`Options::stamps_every`]. Nothing is known of what is handed over while a send is partial.
+    /// not to be stamped, see [`Options::stamps_every`]. Nothing is known of what is handed over while a send is partial.
     fn send_times(&mut self, token: Token, handed_at: Nanos) -> Option<SendTimes> {
         let _ = (token, handed_at);
         None
@@ -448,13 +444,13 @@ pub trait Driver: Sized {
     fn release(&mut self, token: Token);
 
     /// The connection of an [`Event::Released`].
-    fn take_released(&mut self, token: Token) -> Option<Released<Self::Socket>>;
+    fn take_released(&mut self, token: Token) -> Option<Released>;
 
     /// Continues a connection that another driver has given up. Its receive is armed.
     ///
     /// # Errors
     /// Returns the socket if slots or descriptors are exhausted.
-    fn adopt(&mut self, socket: Self::Socket, has_fallen_behind: bool) -> Result<Token, Self::Socket>;
+    fn adopt(&mut self, socket: OwnedFd, has_fallen_behind: bool) -> Result<Token, OwnedFd>;
 
     /// Accepts connections from `listener` (a listening socket of any family) until
     /// [`stop_listening`](Driver::stop_listening). They are reported with `number`, which several listeners may share.
@@ -521,7 +517,7 @@ pub trait Driver: Sized {
 }
 
 /// The connection of `token` among those that were given up.
-fn take_released<S>(released: &mut Vec<(Token, Released<S>)>, token: Token) -> Option<Released<S>> {
+fn take_released(released: &mut Vec<(Token, Released)>, token: Token) -> Option<Released> {
     let at = released.iter().position(|(of, _)| *of == token)?;
     Some(released.swap_remove(at).1)
 }
@@ -547,7 +543,7 @@ pub use kernel_times::{SendTimes, has_kernel_times};
 pub use regions::small_pages_only;
 pub use remote::RemoteAddress;
 pub use signals::ignore_meaningless_signals;
-pub use system::SystemDriver;
+pub use system::Driver;
 pub use waker::Waker;
 
 pub mod epoll;

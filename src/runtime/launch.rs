@@ -6,14 +6,13 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
-use crate::driver::{Description, Driver, DriverChoice, Options, SystemDriver, Waker};
+use crate::driver::{Description, Driver, DriverChoice, Options, Waker};
 use crate::shard::{Application, Entrance, Exits, Remote, Shard};
 use crate::stats::Snapshot;
 
@@ -28,7 +27,7 @@ pub trait ShardSetup: Send + 'static {
     ///
     /// # Errors
     /// Any error ends the launch with [`LaunchError::Setup`].
-    fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Self::Application>>;
+    fn build(self, driver: Driver) -> io::Result<Shard<Self::Application>>;
 
     /// Turns the ended shard into the thread's result.
     fn finish(application: Self::Application, snapshot: Snapshot<ReportOf<Self>>) -> Self::Output;
@@ -98,7 +97,7 @@ impl fmt::Debug for ShardFailure {
 pub struct Launched<S: ShardSetup> {
     remotes: Vec<RemoteOf<S>>,
     driver: Description,
-    exits: Arc<Exits<OwnedFd>>,
+    exits: Arc<Exits>,
     threads: Vec<ShardThread<S::Output>>,
     gates: Vec<mpsc::Sender<Vec<Waker>>>,
 }
@@ -121,7 +120,7 @@ impl<S: ShardSetup> Launched<S> {
     }
 
     /// The ways on which connections leave the shards.
-    pub fn exits(&self) -> &Arc<Exits<OwnedFd>> {
+    pub fn exits(&self) -> &Arc<Exits> {
         &self.exits
     }
 
@@ -172,7 +171,7 @@ pub fn launch<S: ShardSetup>(
     let shards = specs.len();
     let on_end = Arc::new(on_end);
     let (ready, readiness) = mpsc::channel();
-    let exits: Arc<Exits<OwnedFd>> = Arc::default();
+    let exits: Arc<Exits> = Arc::default();
     let (mut threads, mut gates) = (Vec::with_capacity(shards), Vec::with_capacity(shards));
     for (shard, spec) in specs.into_iter().enumerate() {
         let (gate, gated) = mpsc::channel();
@@ -210,7 +209,7 @@ fn spawn<S: ShardSetup>(
 /// A shard's number, and how its start went.
 type Readiness<S> = (usize, Result<(Ways<S>, Description), LaunchError>);
 /// How control messages and connections come to a shard.
-type Ways<S> = (RemoteOf<S>, Entrance<OwnedFd>);
+type Ways<S> = (RemoteOf<S>, Entrance);
 
 /// Collects the ways to the shards, by number.
 fn gather<S: ShardSetup>(
@@ -234,7 +233,7 @@ struct Start<S: ShardSetup> {
     choice: DriverChoice,
     ready: mpsc::Sender<Readiness<S>>,
     gate: mpsc::Receiver<Vec<Waker>>,
-    exits: Arc<Exits<OwnedFd>>,
+    exits: Arc<Exits>,
 }
 
 impl<S: ShardSetup> Start<S> {
@@ -272,15 +271,15 @@ impl<S: ShardSetup> Start<S> {
 type FailureCause = fn(io::Error) -> LaunchError;
 
 /// The driver that `choice` allows on this host.
-fn choose(choice: DriverChoice, options: &Options) -> Result<SystemDriver, (io::Error, FailureCause)> {
+fn choose(choice: DriverChoice, options: &Options) -> Result<Driver, (io::Error, FailureCause)> {
     if choice != DriverChoice::Epoll {
         match Uring::new(options) {
-            Ok(uring) => return Ok(SystemDriver::Uring(uring)),
+            Ok(uring) => return Ok(Driver::Uring(uring)),
             Err(error) if choice == DriverChoice::Uring => return Err((error, LaunchError::Uring)),
             Err(error) => log_fallback(&error),
         }
     }
-    Epoll::new(options).map(SystemDriver::Epoll).map_err(|error| (error, LaunchError::Epoll as FailureCause))
+    Epoll::new(options).map(Driver::Epoll).map_err(|error| (error, LaunchError::Epoll as FailureCause))
 }
 
 fn pin(cpu: Option<usize>) {

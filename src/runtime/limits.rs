@@ -103,7 +103,7 @@ pub(crate) const IDLE_LOOKS: Nanos = 4;
 pub const LIFE_END_SPACING: Nanos = MILLISECOND;
 /// When a connection is looked at again that is in the middle of a message.
 pub(crate) const LIFE_END_RETRY: Nanos = 100 * MILLISECOND;
-/// Time that a subscriber has to take what it is to be sent, at the end of its connection's life.
+/// Time that a subscriber has to take what it is to be sent, and a message to end, at the end of a connection's life.
 pub const LIFE_END_GRACE: Nanos = 8 * SECOND;
 
 // ---- measuring ----
@@ -115,7 +115,7 @@ pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
 
 /// A tick that takes longer, without its trip to the kernel, is a stall: it is counted and reported. Far longer than
 /// the work of a busy shard or a turn of the kernel's scheduler, and shorter than a shard may take to answer the
-/// control plane.
+/// control thread.
 pub const STALL: Nanos = SECOND / 2;
 
 // ---- the log ----

@@ -1,4 +1,4 @@
-//! The per-core event loop, generic over a [`Driver`](crate::driver::Driver) and an [`Application`].
+//! The per-core event loop, generic over an [`Application`], on a [`Driver`](crate::driver::Driver).
 //!
 //! A [`Shard`] owns its connections, timers, buffers and its ends of the mailboxes; it shares nothing. One
 //! [`tick`](Shard::tick) is: one trip to the kernel; all events in order; mail; timers; the application's end of tick;
@@ -31,14 +31,14 @@ pub use self::core::check_moved_record;
 pub use self::core::{ConnectionMemory, Core};
 pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use answer::{Answer, Disposition, Extras, OwnedReply, StreamHead};
-pub use application::{Application, MessageOf};
+pub use application::{Application, MessageOf, Shed};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
 pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use inspect::ConnectionView;
 pub use kinds::Kinds;
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
-pub use moving::{Destination, Entrance, Exits, MoveAnswer, Moved, RecordCharge};
+pub use moving::{Continuation, Destination, Entrance, Exits, MoveAnswer, Moved, RecordCharge};
 pub use route::Route;
 pub use tick::Shard;
 pub use timer_wheel::earlier;

@@ -11,8 +11,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::driver::sim::{Network, Random, Sim};
-use crate::driver::{Driver, Waker};
+use crate::driver::Waker;
+use crate::driver::sim::{Network, Random};
 use crate::launch::{LaunchError, Launched, ShardSetup, ShardSpec};
 use crate::shard::{Application, Exits, Shard};
 use echoring_proto::limits::Nanos;
@@ -31,7 +31,7 @@ pub struct Simulation<A: Application> {
 
 struct SimulatedShard<A: Application> {
     /// `None` when it was dropped.
-    shard: RefCell<Option<Shard<Sim, A>>>,
+    shard: RefCell<Option<Shard<A>>>,
     /// Probability that it runs when it can, in thousandths.
     eagerness: u32,
     has_ended: Cell<bool>,
@@ -72,7 +72,7 @@ impl<A: Application> Simulation<A> {
     pub fn new(
         network: Network,
         random: Random,
-        shards: impl IntoIterator<Item = (Shard<Sim, A>, u32)>,
+        shards: impl IntoIterator<Item = (Shard<A>, u32)>,
         step_ns_max: usize,
     ) -> Simulation<A> {
         let shards = shards.into_iter().map(|(shard, eagerness)| SimulatedShard {
@@ -97,7 +97,7 @@ impl<A: Application> Simulation<A> {
     ///
     /// # Panics
     /// If the shard is in a tick, or was dropped.
-    pub fn shard(&self, number: usize) -> RefMut<'_, Shard<Sim, A>> {
+    pub fn shard(&self, number: usize) -> RefMut<'_, Shard<A>> {
         RefMut::map(self.shards[number].shard.borrow_mut(), |shard| {
             shard.as_mut().expect("the shard was not dropped")
         })
@@ -208,7 +208,7 @@ fn pump<S: Surroundings>(surroundings: &S, waiting: Option<usize>) -> bool {
 }
 
 /// The launched parts, and the shards by number.
-pub type LaunchedShards<S> = (Launched<S>, Vec<Shard<Sim, <S as ShardSetup>::Application>>);
+pub type LaunchedShards<S> = (Launched<S>, Vec<Shard<<S as ShardSetup>::Application>>);
 
 /// Builds the shards of `specs` on drivers of `network`, in the place of [`launch`](crate::launch::launch). None runs before
 /// they are in a [`Simulation`].
@@ -227,7 +227,7 @@ pub fn launch<S: ShardSetup>(
         shards.push(setup.build(driver).map_err(LaunchError::Setup)?);
     }
     let remotes: Vec<_> = shards.iter().map(Shard::remote).collect();
-    let exits: Arc<Exits<_>> = Arc::default();
+    let exits: Arc<Exits> = Arc::default();
     exits.set_shards(shards.iter().map(Shard::entrance).collect());
     shards.iter_mut().for_each(|shard| shard.set_exits(Arc::clone(&exits)));
     let wakers: Vec<Waker> = remotes.iter().map(|remote| remote.waker().clone()).collect();

@@ -13,6 +13,10 @@ use std::sync::atomic::AtomicU64;
 
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::Compressed;
+use echoring_proto::summed;
+use serde::{Serialize, Serializer};
+
+use crate::admission::Limit;
 
 pub use ages::{DeliveryAge, DeliveryAges};
 pub use durations::{BucketIndex, Durations, SCHEMA as DURATIONS_SCHEMA, zero_threshold_s};
@@ -55,50 +59,15 @@ pub struct LogCounters {
     pub rate_limited: AtomicU64,
 }
 
-/// A figure that is added up over shards.
-trait Sum {
-    fn add(&mut self, other: &Self);
-}
-
-impl Sum for u64 {
-    fn add(&mut self, other: &u64) {
-        *self += other;
-    }
-}
-
-impl<K: Ord + Copy> Sum for BTreeMap<K, u64> {
-    fn add(&mut self, other: &BTreeMap<K, u64>) {
-        for (key, count) in other {
-            *self.entry(*key).or_default() += count;
-        }
-    }
-}
-
-/// Defines a struct of figures, and adds up each of them.
-macro_rules! summed {
-    ($(#[$meta:meta])* pub struct $type:ident { $($(#[$doc:meta])* pub $figure:ident: $of:ty,)* }) => {
-        $(#[$meta])*
-        pub struct $type {
-            $($(#[$doc])* pub $figure: $of,)*
-        }
-
-        impl $type {
-            /// Adds another shard's.
-            pub fn add(&mut self, other: &$type) {
-                $(self.$figure.add(&other.$figure);)*
-            }
-        }
-    };
-}
-
 summed! {
-    /// Counters of one shard since its start.
-    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    /// Counters of one shard since its start, in the order of `/stats`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
     #[non_exhaustive]
     pub struct Counters {
         /// Connections taken from listeners.
         pub accepted: u64,
         /// Connections made by this side.
+        #[serde(skip)]
         pub dialled: u64,
         /// Requests that were answered with a 101, either role, or with an event stream.
         pub opened: u64,
@@ -107,6 +76,7 @@ summed! {
         /// Those of them that resumed an earlier session.
         pub tls_resumed: u64,
         /// Messages and bytes, by class of connection.
+        #[serde(flatten)]
         pub traffic: Ledger,
         /// Sends that the kernel accepted only in part.
         pub short_sends: u64,
@@ -115,6 +85,7 @@ summed! {
         /// Messages that a full mailbox delayed.
         pub mailbox_full: u64,
         /// Trips to the kernel.
+        #[serde(rename = "turns")]
         pub ticks: u64,
         /// Ticks that took longer than [`STALL`](crate::limits::STALL).
         pub stalls: u64,
@@ -124,13 +95,8 @@ summed! {
         pub receive_to_send: Durations,
         /// Ages of messages when subscribers got them, by the pattern of their topic.
         pub delivery_ages: DeliveryAges,
-        /// Connections that ended.
-        pub ends: BTreeMap<End, u64>,
-        /// Requests refused, by HTTP status.
-        pub refusals: BTreeMap<u16, u64>,
-        /// Requests answered without an upgrade, by HTTP status.
-        pub answers: BTreeMap<u16, u64>,
         /// Times that a peer was over a limit, by the limit's name.
+        #[serde(serialize_with = "each_limit")]
         pub limited: BTreeMap<&'static str, u64>,
         /// Headers of the PROXY protocol that were read.
         pub proxy_headers: u64,
@@ -140,10 +106,10 @@ summed! {
         pub moved_in: u64,
         /// Connections that have left for other shards, or for another process.
         pub moved_out: u64,
-        /// Connections that could not leave, and went on where they were.
-        pub moves_kept: u64,
         /// Connections of others that were not taken in.
         pub moves_refused: u64,
+        /// Connections that could not leave, and went on where they were.
+        pub moves_kept: u64,
         /// How long connections that have moved were not read.
         pub move_stall: Durations,
         /// Smoothed round-trip times of a sample of connections, each as it was when it was looked at.
@@ -156,6 +122,13 @@ summed! {
         pub handler_failures: u64,
         /// Those of them that were panics.
         pub handler_panics: u64,
+        /// Connections that ended.
+        #[serde(flatten, serialize_with = "closes_and_causes")]
+        pub ends: BTreeMap<End, u64>,
+        /// Requests refused, by HTTP status.
+        pub refusals: BTreeMap<u16, u64>,
+        /// Requests answered without an upgrade, by HTTP status.
+        pub answers: BTreeMap<u16, u64>,
     }
 }
 
@@ -201,6 +174,8 @@ pub struct Snapshot<R> {
     pub contexts: BudgetFigures,
     /// Bytes of the histories of all shards.
     pub history_bytes: u64,
+    /// Bytes of the optional memory of all shards.
+    pub optional_bytes: u64,
     /// Messages that wait in the mailboxes to this shard.
     pub mailbox_messages: u64,
     /// Bytes of these messages.
@@ -216,29 +191,57 @@ pub struct Snapshot<R> {
 impl Counters {
     /// WebSockets that ended, by close code.
     pub fn closes(&self) -> BTreeMap<u16, u64> {
-        let mut closes = BTreeMap::new();
-        for (end, count) in &self.ends {
-            if let Some(code) = end.code {
-                *closes.entry(code).or_default() += count;
-            }
-        }
-        closes
+        sums(&self.ends, |end| end.code)
     }
 
     /// Connections that ended, requests that never became WebSockets included, by cause.
     pub fn causes(&self) -> BTreeMap<&'static str, u64> {
-        let mut causes = BTreeMap::new();
-        for (end, count) in &self.ends {
-            *causes.entry(end.cause).or_default() += count;
-        }
-        causes
+        sums(&self.ends, |end| Some(end.cause))
+    }
+
+    /// How often peers were over each limit, those that none was over included.
+    pub fn limited(&self) -> BTreeMap<&'static str, u64> {
+        every_limit(&self.limited)
     }
 }
 
+fn sums<K: Ord>(ends: &BTreeMap<End, u64>, by: impl Fn(&End) -> Option<K>) -> BTreeMap<K, u64> {
+    let mut sums = BTreeMap::new();
+    for (end, count) in ends {
+        if let Some(key) = by(end) {
+            *sums.entry(key).or_default() += count;
+        }
+    }
+    sums
+}
+
+fn closes_and_causes<S: Serializer>(ends: &BTreeMap<End, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Ends {
+        closes: BTreeMap<u16, u64>,
+        causes: BTreeMap<&'static str, u64>,
+    }
+    Ends { closes: sums(ends, |end| end.code), causes: sums(ends, |end| Some(end.cause)) }
+        .serialize(serializer)
+}
+
+fn every_limit(limited: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+    let count = |name| limited.get(name).copied().unwrap_or(0);
+    Limit::ALL.map(|limit| (limit.name(), count(limit.name()))).into()
+}
+
+fn each_limit<S: Serializer>(
+    limited: &BTreeMap<&'static str, u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    every_limit(limited).serialize(serializer)
+}
+
 /// A budget of the node, as all its shards see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BudgetFigures {
     /// Units that shards have leased, used or not.
+    #[serde(rename = "used")]
     pub leased: u64,
     /// The most that they ever had.
     pub peak: u64,
@@ -269,5 +272,9 @@ summed! {
         pub overflows: u64,
         /// Receives that found no buffer.
         pub buffer_stalls: u64,
+        /// Segments that TCP connections which have ended sent again. `None` if they are not
+        /// [counted](crate::driver::Options::counts_retransmissions), or if the kernel cannot tell
+        /// ([`Features::FD_INSTALL`](crate::driver::Features::FD_INSTALL)).
+        pub retransmissions: Option<u64>,
     }
 }

@@ -7,7 +7,7 @@ mod refusals;
 
 use std::net::SocketAddr;
 
-use echoring_auth::{Decision, Denied, Forwarded, OwnedHead, Presented, Question, Verdict, extract};
+use echoring_auth::{Decision, Denied, Forwarded, OwnedHead, Presented, Question, Source, Verdict, extract};
 use echoring_broker::gate::{AuthCommand, Gate, GateAnswer, unix_now};
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
@@ -68,6 +68,7 @@ impl PendingRequests<PendingQuestion> {
         &mut self,
         gate: &Gate,
         token: Token,
+        source: Source,
         presented: Presented<'_>,
         head: OwnedHead,
     ) -> Admission {
@@ -77,7 +78,7 @@ impl PendingRequests<PendingQuestion> {
         };
         let added = Question::new(presented, reply).is_some_and(|question| {
             let question = Question { head: Some(head.clone()), ..question };
-            self.add(token, head, question)
+            self.add(token, source, head, question)
         });
         if added { Admission::Later } else { refused(gate, Denied::Busy) }
     }
@@ -87,6 +88,11 @@ impl PendingRequests<PendingQuestion> {
         if let (Some(question), Some(authenticator)) = (self.take_question(token), gate.authenticator()) {
             authenticator.ask(Question { address, ..question });
         }
+    }
+
+    /// A request has waited as long as a handshake may take. Returns its refusal.
+    pub(crate) fn overdue(&mut self, gate: &Gate, token: Token) -> Option<Refusal> {
+        self.take(token).map(|_| refuse(gate, Denied::Unavailable))
     }
 
     /// A decision arrived. Returns the decision, unless the connection has ended.

@@ -5,6 +5,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod move_order;
+pub(crate) mod node_order;
 pub(crate) mod outside;
 pub mod watch_order;
 
@@ -21,13 +22,13 @@ use tokio::sync::oneshot;
 use echoring_broker::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{
     HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport, is_topic_name,
 };
 
-use crate::commands::move_order::MoveOrder;
+use crate::commands::move_order::{MoveOrder, Staying};
 use crate::commands::outside::{Charge, Outside};
 use crate::commands::watch_order::WatchOrder;
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
@@ -40,7 +41,7 @@ use echoring_broker::broadcast::{Broadcast, StateCursor, TopicAnswer, TopicQuest
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::node_mail::ClusterEvent;
 use echoring_broker::peer::Context;
-use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
+use echoring_broker::publications::{self, OnShard, OwnedPublication, PublishError, Published};
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]
@@ -52,14 +53,14 @@ pub enum ShardCommand {
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
     /// Takeover: send no further requests. `done` is notified once the shard's topics no longer change.
-    Freeze {
+    StopOrdering {
         /// The attempt.
         round: u32,
         /// Gets the number of the shard.
         done: mpsc::SyncSender<usize>,
     },
     /// Takeover: it has failed.
-    Thaw,
+    OrderAgain,
     /// Takeover: export a block of the shard's topics.
     Export {
         /// Where the block begins.
@@ -74,11 +75,11 @@ pub enum ShardCommand {
         /// The bridge to its shards.
         bridge: Bridge<ShardMail>,
         /// Maximum message size of the successor in bytes.
-        message_bytes_max: u64,
+        max_message: u64,
     },
     /// Takeover: the successor stays. Forget the topics.
     ForgetTopics,
-    /// Takeover: the successor is lost before that. The topics continue here, once [`Thaw`](ShardCommand::Thaw) has come to all shards.
+    /// Takeover: the successor is lost before that. The topics continue here, once [`OrderAgain`](ShardCommand::OrderAgain) has come to all shards.
     TakeBack(mpsc::SyncSender<()>),
     /// Takeover: import a block of topics.
     Import {
@@ -104,6 +105,8 @@ pub enum ShardCommand {
     Count(mpsc::SyncSender<(usize, u64)>),
     /// Send connections to other shards.
     MoveAway(MoveOrder),
+    /// Takeover: report how many connections stay, and why.
+    CountStaying(mpsc::SyncSender<(usize, Staying)>),
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
     /// Read the stored data of a topic that the shard owns.
@@ -179,7 +182,7 @@ impl Backlog {
 
     /// Publishes the share of one tick, before subscribers are sent anything.
     #[inline(never)]
-    pub(super) fn publish<D: Driver>(&mut self, broadcast: &mut Broadcast, cx: &mut Context<'_, D>) {
+    pub(super) fn publish(&mut self, broadcast: &mut Broadcast, cx: &mut Context<'_>) {
         let mut room_bytes = OUTSIDE_BYTES_PER_TICK;
         self.is_blocked = false;
         while room_bytes > 0
@@ -224,10 +227,10 @@ enum Progress {
 
 impl PublishRequest {
     /// Publishes further messages until `room_bytes` is used up.
-    fn resume<D: Driver>(
+    fn resume(
         &mut self,
         broadcast: &mut Broadcast,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         room_bytes: &mut usize,
     ) -> Progress {
         while let Some(message) = self.messages.get(self.published.len()) {
@@ -333,9 +336,7 @@ impl PendingBatch {
     /// # Errors
     /// [`PublishError::Ended`] if the server has ended, [`PublishError::OnShard`] on the thread of a shard.
     pub fn wait(self) -> Result<Published, PublishError> {
-        if blocking::is_shard() {
-            return Err(PublishError::OnShard);
-        }
+        blocking::check()?;
         blocking::wait_for(self, None).unwrap_or(Err(PublishError::Ended))
     }
 }
@@ -377,9 +378,7 @@ impl CommandSender {
         messages: Vec<OwnedPublication>,
         until: Option<Instant>,
     ) -> Result<Published, PublishError> {
-        if blocking::is_shard() {
-            return Err(PublishError::OnShard);
-        }
+        blocking::check()?;
         match blocking::wait_for(self.publish_when_room(topic, messages), until) {
             Some(pending) => await_until(pending?, until),
             None => Err(PublishError::Busy),
@@ -508,6 +507,7 @@ impl CommandSender {
         timeout: Duration,
         ask: impl FnOnce(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
     ) -> Result<T, RecvTimeoutError> {
+        blocking::check().map_err(|_| RecvTimeoutError::Timeout)?;
         let (sender, receiver) = mpsc::sync_channel(1);
         let remote = self.remotes.get(shard).ok_or(RecvTimeoutError::Disconnected)?;
         remote.send(ControlMessage::Command(ask(sender)));
@@ -519,7 +519,7 @@ impl CommandSender {
     pub(crate) fn ask_all<T>(
         &self,
         ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
-    ) -> Vec<(usize, T)> {
+    ) -> Result<Vec<(usize, T)>, OnShard> {
         self.gather(|reply| ControlMessage::Command(ask(reply)), |(shard, _)| *shard)
     }
 
@@ -528,16 +528,31 @@ impl CommandSender {
         &self,
         ask: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
         shard_of: impl Fn(&T) -> usize,
-    ) -> Vec<T> {
+    ) -> Result<Vec<T>, OnShard> {
+        let (mut answers, _) = self.gather_in_time(ask)?;
+        answers.sort_by_key(shard_of);
+        Ok(answers)
+    }
+
+    /// The answers of all shards to a message within two seconds, and whether there are no others: those that have ended give none.
+    pub(crate) fn gather_in_time<T>(
+        &self,
+        ask: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
+    ) -> Result<(Vec<T>, bool), OnShard> {
+        blocking::check()?;
         let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
-        let asked = self.remotes.iter().filter(|remote| remote.send(ask(sender.clone()))).count();
+        for remote in self.remotes.iter() {
+            remote.send(ask(sender.clone()));
+        }
         drop(sender);
         blocking::let_own_shards_answer();
-        let mut answers: Vec<T> = (0..asked)
-            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
-            .collect();
-        answers.sort_by_key(shard_of);
-        answers
+        let mut answers = Vec::new();
+        loop {
+            match receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
+                Ok(answer) => answers.push(answer),
+                Err(error) => return Ok((answers, error == RecvTimeoutError::Disconnected)),
+            }
+        }
     }
 }
 

@@ -7,9 +7,7 @@
 mod scan;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -27,34 +25,6 @@ use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_broker::publications::OwnedPublication;
 
 pub(crate) use scan::Scan;
-
-/// Names an open connection of a node. A shard's indexes are reused, with another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionId {
-    /// The number of its shard, as in the numbers of clients: no shard of a predecessor has the same.
-    pub number: u8,
-    /// The connection, in its shard.
-    pub token: Token,
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.number, self.token.index, self.token.generation)
-    }
-}
-
-impl FromStr for ConnectionId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<ConnectionId, ()> {
-        let mut numbers = text.split('-').map(decimal);
-        let mut next = || numbers.next().flatten().ok_or(());
-        let (number, index, generation) = (next()?, next()?, next()?);
-        let number = u8::try_from(number).map_err(drop)?;
-        let id = ConnectionId { number, token: Token { index, generation } };
-        numbers.next().is_none().then_some(id).ok_or(())
-    }
-}
 
 /// A number in its only form: no sign, no leading zeros.
 pub fn decimal(text: &str) -> Option<u32> {
@@ -108,7 +78,7 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 
 impl Default for OperatorClose {
     fn default() -> OperatorClose {
-        OperatorClose { code: CloseCode::POLICY, reason: "closed by an operator".into() }
+        OperatorClose { code: CloseCode::CLOSED_BY_OPERATOR, reason: "closed by an operator".into() }
     }
 }
 
@@ -218,8 +188,11 @@ impl RankBy {
 /// An open connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionReport {
-    /// Its [`ConnectionId`].
+    /// Its [`ConnectionId`](echoring_broker::broadcast::ConnectionId).
     pub id: String,
+    /// Its index on its shard, where a cut answer goes on.
+    #[serde(skip)]
+    pub(crate) index: u32,
     /// The shard of its process.
     pub shard: usize,
     /// None for the process that answers.
@@ -276,28 +249,6 @@ pub enum OtherProcess {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_has_one_form() {
-        let id: ConnectionId = "3-70-16777215".parse().expect("an id");
-        assert_eq!(id, ConnectionId { number: 3, token: Token { index: 70, generation: 16_777_215 } });
-        assert_eq!(id.to_string(), "3-70-16777215");
-        for wrong in [
-            "",
-            "1",
-            "1-2",
-            "1-2-3-4",
-            "1-2-03",
-            "+1-2-3",
-            "1-2-4294967296",
-            "256-2-3",
-            "1--3",
-            "1-2-3 ",
-            "a-b-c",
-        ] {
-            assert_eq!(wrong.parse::<ConnectionId>(), Err(()), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn lag_ranks_before_queued_bytes() {

@@ -25,7 +25,8 @@ mod service;
 pub mod testing;
 
 pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, NodeStatus, PeerAnswer, PeerQuery};
-pub use commands::move_order::MoveOrder;
+pub use commands::move_order::{MoveOrder, StayReason, Staying};
+pub use commands::node_order::OrderError;
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use connections::ConnectionScan;
 pub use echoring_auth::{
@@ -40,7 +41,7 @@ pub use echoring_broker::node_mail::{
     StreamQuery,
 };
 pub use echoring_broker::peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
-pub use echoring_broker::publications::{OwnedPublication, PublishError, Published};
+pub use echoring_broker::publications::{OnShard, OwnedPublication, PublishError, Published};
 pub use echoring_broker::subscription::{SubscribeError, SubscribeOptions, SubscriptionEnd, TopicMessage};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::driver::{Description as DriverDescription, Features as DriverFeatures};
@@ -59,7 +60,7 @@ pub use handlers::subscription::{PublishOutcome, SubscriptionEvent};
 pub use node::backends::Backends;
 pub use node::builder::Builder;
 pub use node::config::{
-    Compression, DriverChoice, RefusalFn, RefusalHook, ServerConfig, StartError, StartErrorKind,
+    Compression, DriverChoice, KnownClients, RefusalFn, RefusalHook, ServerConfig, StartError, StartErrorKind,
 };
 pub use node::handle::{Handle, PacedDrain, Snapshot};
 pub use node::host::{Resolved, connections_on_rings};

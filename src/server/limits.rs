@@ -1,8 +1,11 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_proto::limits::{
+    HEAD_BYTES_MAX, HEAD_BYTES_MIN, MEMORY_BUDGET_MIN, MESSAGE_BYTES_MAX, MILLISECOND, Nanos, SECOND,
+};
 pub use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 // ---- queues and memory ----
@@ -75,12 +78,38 @@ pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
 /// Bytes of a wrong parameter that the answer repeats.
 pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 
-// ---- control plane ----
+// ---- control thread ----
 
 /// Maximum length of a page of connections: 300 KB of JSON, or 5 MB if each subscribes to many topics with long names.
 pub const ADMIN_CONNECTIONS_LISTED_MAX: usize = 1_000;
+/// Number of shards: more threads than the largest hosts have CPUs take memory and turns from one another.
+pub const SHARDS_RANGE: RangeInclusive<usize> = 1..=1_024;
+/// Values of the maximum size of a request head in bytes.
+pub const HEAD_BYTES_RANGE: RangeInclusive<usize> = HEAD_BYTES_MIN..=HEAD_BYTES_MAX;
+/// Values of the maximum size of a message in bytes.
+pub const MESSAGE_BYTES_RANGE: RangeInclusive<u64> = 1..=MESSAGE_BYTES_MAX;
+/// Values of the maximum number of connections: descriptors are numbers of 24 bits.
+pub const CONNECTIONS_RANGE: RangeInclusive<u32> = 1..=16_777_216;
+/// Values of the maximum number of topics of a node.
+pub const TOPICS_RANGE: RangeInclusive<u32> = 1..=16_777_216;
+/// Values of the maximum number of topics of a connection.
+pub const SUBSCRIPTIONS_RANGE: RangeInclusive<u32> = 1..=1_048_576;
+/// Values of the maximum number of pings per second; the largest is no limit.
+pub const PINGS_PER_SECOND_RANGE: RangeInclusive<u32> = 1..=u32::MAX;
+/// Values of the queue of a connection in bytes: from the smallest send buffer of the kernel to the largest power of two in 31 bits.
+pub const QUEUE_BYTES_RANGE: RangeInclusive<u32> = 4 * 1024..=1 << 30;
+/// Values of the memory budget in bytes: up to the address space of a process.
+pub const MEMORY_BUDGET_RANGE: RangeInclusive<u64> = MEMORY_BUDGET_MIN..=1 << 47;
+/// Values of the bytes that the kernel may hold unsent: up to the largest power of two in 31 bits; the kernel's own bound is the send
+/// buffer.
+pub const NOTSENT_LOWAT_RANGE: RangeInclusive<u32> = 0..=1 << 30;
 /// Time without an answer after which a shard counts as stalled and `/healthz` answers 503.
 pub const TURN_TIMEOUT: Nanos = SECOND;
+/// Interval at which a server looks for shards that stall, so that the log tells of them within four seconds. An idle shard is woken for it.
+pub(crate) const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Time after the time-out of a shutdown for shards to end; their last ticks and the drops of handlers take milliseconds. Then one that is
+/// blocked by a handler is given up.
+pub const SHUTDOWN_END_TIMEOUT: Nanos = SECOND;
 /// Duration of the drain after a thread of the server has failed.
 pub const BROKEN_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
 /// Time from the failure to the end of the server, whether all shards have ended or not.
@@ -118,16 +147,19 @@ pub const WEBHOOK_PATH_BYTES_MAX: usize = 512;
 pub const HANDOVER_TIME: Nanos = 60 * SECOND;
 /// Time for one step of a takeover, such as to read a line or to send a block of topics.
 pub const HANDOVER_STEP_TIMEOUT: Nanos = 10 * SECOND;
+/// Connections to the meeting points that have not asked for anything yet. A successor asks at once, and a further connection takes the
+/// place of the oldest; each has a descriptor.
+pub(crate) const HANDOVER_NEWCOMERS_MAX: usize = 32;
 /// Time limit for a successor to start everything that can fail. Nothing has changed in the predecessor until then.
 pub const HANDOVER_START_TIMEOUT: Nanos = 60 * SECOND;
 /// Time in which the shards of a predecessor must agree that nothing is ordered any more. Publications wait meanwhile.
-pub const HANDOVER_FREEZE_TIMEOUT: Nanos = 5 * SECOND;
+pub const HANDOVER_STOP_TIMEOUT: Nanos = 5 * SECOND;
 /// Time that a link between the two may be without progress, while its publishers are backpressured.
 pub const HANDOVER_STALL_TIMEOUT: Nanos = 5 * SECOND;
 /// Duration of the drain when the successor is lost: its clients cannot be served, and reconnect.
 pub const LOST_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
 /// Time for the last mail of a predecessor to leave after its shards have ended.
-pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 2 * SECOND;
+pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 9 * SECOND / 10;
 /// Bytes of a block of topics, and of mail that is written at once.
 pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
 /// Maximum bytes of a frame between the two: a message of the maximum size, and its envelope.
@@ -138,10 +170,17 @@ pub(crate) const HANDOVER_ANSWER_BYTES: usize = 1024 * 1024;
 pub(crate) const HANDOVER_ANSWER_BYTES_MAX: usize = 16 * HANDOVER_ANSWER_BYTES;
 /// Time limit for the open connections to move to a successor. Those that have not moved by then drain.
 pub(crate) const HANDOVER_MOVE_TIMEOUT: Nanos = 20 * SECOND;
+/// Time for the program around a predecessor to carry out a command, such as to read its configuration again. With the reload of the
+/// successor it is below the ten seconds that a request to the admin address may take.
+pub(crate) const PASSED_ORDER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Interval at which a predecessor tells its successor how many connections it has, and of bans: metrics are read less often.
+pub(crate) const HANDOVER_COUNT_INTERVAL: Duration = Duration::from_secs(2);
+/// Time for a process that its deadline ends to tell its successor of that.
+pub(crate) const HANDOVER_LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time in which a process whose sockets the kernel has closed is seen to have ended: the kernel does both at once.
+pub(crate) const HANDOVER_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Descriptors of a successor that are not for connections of its predecessor: listeners, files, its drivers.
 pub(crate) const HANDOVER_SPARE_DESCRIPTORS: u64 = 128;
-/// Descriptors of one shard beside its connections, at most: its ring or epoll instance, wakers, and a listener for each address.
-pub(crate) const HANDOVER_SHARD_DESCRIPTORS: u64 = 16;
 /// Maximum bytes of the state of a [`Migrate`](crate::Migrate) handler. A longer one lets its connection stay.
 pub const MIGRATE_STATE_BYTES_MAX: usize = 256 * 1024;
 /// Connections of a shard that move together. Their clients wait for one another, so it takes milliseconds.
@@ -239,7 +278,7 @@ pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
 pub(crate) const CLUSTER_OPEN_TIMEOUT: Nanos = 3 * SECOND;
 /// Time in which nothing must wait for other nodes any more, when a node is taken over: a little more than publications and pages wait. With
 /// [`CLUSTER_OPEN_TIMEOUT`] it is below [`HANDOVER_STEP_TIMEOUT`].
-pub(crate) const CLUSTER_FREEZE_TIMEOUT: Nanos = 6 * SECOND;
+pub(crate) const CLUSTER_SUSPEND_TIMEOUT: Nanos = 6 * SECOND;
 
 // ---- tests of programs ----
 

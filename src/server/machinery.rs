@@ -1,19 +1,21 @@
 //! What the admin address uses of a server beside the interface for programs.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 pub use crate::commands::CommandSender;
+pub use crate::commands::move_order::{StayReason, Staying};
+pub use crate::commands::node_order::{CarryOut, ClientCount, NodeOrder, ProgramOrder};
 pub use crate::commands::watch_order::{WatchOrder, WatchTarget};
 pub use crate::connections::{
-    CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
-    OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
+    CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionReport, OperatorClose, OtherProcess,
+    RankBy, ScanAction, ScanReport, address_block, decimal,
 };
-pub use crate::handover::{DrainingPredecessor, Missing};
+pub use crate::handover::{DrainingPredecessor, Missing, TakeoverFigures};
 pub use crate::node::handle::{ClientLimits, NotReady};
 pub use crate::node::listeners::{open_admin_tcp, remove_stale};
 pub use crate::node::reconfigure::LiveLimits;
+pub use echoring_broker::broadcast::{ConnectionId, Ids};
 
 use echoring_runtime::admission::Admission;
 
@@ -40,19 +42,29 @@ pub fn shards(server: &Handle) -> usize {
     server.remotes.len()
 }
 
-/// The number of the first shard, as in the ids of connections.
+/// The number of the first shard.
 pub fn first_number(server: &Handle) -> u8 {
-    server.first_number
+    server.identity.first_number
 }
 
-/// How often a successor, or new shards, did not take over.
-pub fn failed_takeovers(server: &Handle) -> u64 {
-    server.handover.failed.load(Ordering::Relaxed)
+/// The ids of its connections.
+pub fn ids(server: &Handle) -> Ids {
+    server.identity.ids
 }
 
-/// The server before this one, while it drains.
+/// Figures of takeovers from and by this server.
+pub fn takeovers(server: &Handle) -> TakeoverFigures {
+    server.handover.figures()
+}
+
+/// The server before this one, which drains or has drained.
 pub fn predecessor(server: &Handle) -> Option<Arc<DrainingPredecessor>> {
     server.handover.predecessor.get().cloned()
+}
+
+/// Whether commands of operators are for this server, and not for its successor.
+pub fn takes_orders(server: &Handle) -> bool {
+    !server.handover.orders().are_closed
 }
 
 /// Lets a server have taken over from another, for tests.
@@ -68,7 +80,7 @@ pub fn commands(server: &Handle) -> &CommandSender {
 
 /// The addresses of clients.
 pub fn admission(server: &Handle) -> &Admission {
-    &server.admission
+    &server.known.admission
 }
 
 /// The limits on clients that hold.

@@ -2,7 +2,7 @@
 //! `echoring.v1.json` and publishes to it. They share the style sheet `page.css`.
 //!
 //! The client of `/broadcast` is in `pages/client`. It is also an npm package: that is what `package.json`, `README.md` and the types,
-//! `echoring.d.ts`, are for.
+//! `echoring.d.ts` and `event-streams.d.ts`, are for, and the module `event-streams.js`, which pages load if they need it.
 //!
 //! The content security policy of a page allows its own scripts and style sheets and connections to its own origin, and
 //! nothing else. Paths below `/broadcast/` are topics, so the files of the page are beside it.

@@ -1,9 +1,10 @@
 //! The routes of the server as an application of the shard: those of the program first, then the built-in ones.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use echoring_auth::Identity;
+use echoring_auth::{BackendOutcome, Identity};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Cause, Chunk, Closed, Reply};
@@ -13,9 +14,10 @@ use echoring_proto::handshake::{
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{
-    Answer, Application, ControlMessage, Disposition, Goodbye, OwnedReply, Remote, earlier,
+    Answer, Application, Continuation, ControlMessage, Disposition, Goodbye, OwnedReply, Remote, Shed,
+    earlier,
 };
 use echoring_topics::{HubReport, is_topic_name};
 
@@ -33,6 +35,7 @@ use self::connection_events::ConnectionEvents;
 use self::moving::Moving;
 use self::watching::Watch;
 use crate::auth::{Admission, PendingConnect, PendingQuestion, PendingRequests};
+use crate::commands::move_order::StayReason;
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scan;
 use crate::handlers::backend::Accepted;
@@ -74,7 +77,7 @@ const NO_MEMORY: Refusal = Refusal {
     status: 503,
     reason: "no memory left for this connection",
     headers: "Retry-After: 5\r\n",
-    hint: "try again; if it persists, raise `memory_budget_bytes`",
+    hint: "try again; if it persists, raise `memory_budget`",
 };
 const NO_SUBPROTOCOL: Refusal = Refusal {
     status: 400,
@@ -124,12 +127,14 @@ struct Errands {
     watches: Vec<Watch>,
     /// The order to move connections away that is carried out.
     moving: Option<Moving>,
+    /// Connections that an order did not move, and why.
+    stayed: BTreeMap<Token, StayReason>,
 }
 
 impl Errands {
     fn is_empty(&self) -> bool {
-        let Errands { scans, watches, moving } = self;
-        scans.is_empty() && watches.is_empty() && moving.is_none()
+        let Errands { scans, watches, moving, stayed } = self;
+        scans.is_empty() && watches.is_empty() && moving.is_none() && stayed.is_empty()
     }
 
     /// When they are continued at the latest.
@@ -144,8 +149,8 @@ impl Service {
     /// The routes of a configuration. Makes the state of the shard, so it must run on its thread.
     pub fn new(config: &ServerConfig, broadcast: BroadcastSettings, counters: Arc<AuthCounters>) -> Service {
         let mut gate = Gate::new(config.auth.clone(), counters);
-        gate.set_app(config.app.clone());
-        gate.set_blocks(Arc::clone(&config.blocks));
+        gate.set_app(config.hooks.clone());
+        gate.set_blocks(Arc::clone(&config.known.blocks));
         let service = Service {
             routes: Routes::default(),
             states: ShardStates::default(),
@@ -153,11 +158,11 @@ impl Service {
             on_refusal: config.on_refusal.clone(),
             handlers: HandlerSlots::default(),
             times: TimesTable::new(&config.times),
-            origins: config.origins.clone(),
-            hosts: config.hosts.clone(),
+            origins: config.allow_origin.clone(),
+            hosts: config.allow_host.clone(),
             demo_pages: config.demo_pages,
             readiness: Readiness::default(),
-            subprotocols: config.subprotocols.clone(),
+            subprotocols: config.subprotocol.clone(),
             preference: config.subprotocol_preference,
             broadcast: Broadcast::new(broadcast),
             gate,
@@ -173,18 +178,16 @@ impl Service {
         if config.test_endpoints { service.with_test_endpoints() } else { service }
     }
 
-    /// Makes the service one of a node's: its readiness, the quotas of its clients, and the topics that it shares with other nodes.
-    pub(crate) fn with_node(
-        mut self,
-        readiness: Readiness,
-        quotas: Quotas,
-        cluster: Option<FollowingSettings>,
-    ) -> Service {
-        if let Some(cluster) = cluster {
-            self.broadcast.join(cluster);
-        }
+    /// Makes the service one of a node's: its readiness, and the quotas of its clients.
+    pub(crate) fn with_node(mut self, readiness: Readiness, quotas: Quotas) -> Service {
         self.gate.set_quotas(quotas);
         Service { readiness, ..self }
+    }
+
+    /// Shares the topics with other nodes of a cluster.
+    pub fn with_cluster(mut self, cluster: FollowingSettings) -> Service {
+        self.broadcast.join(cluster);
+        self
     }
 
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
@@ -216,16 +219,16 @@ impl Service {
 
     /// Applies the part of a configuration that a running server can change.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
-        self.gate.configure_quotas(&config.peers.topics);
-        self.origins = config.origins.clone();
-        self.hosts = config.hosts.clone();
+        self.gate.configure_quotas(&config.peers.topics, config.max_subscriptions);
+        self.origins = config.allow_origin.clone();
+        self.hosts = config.allow_host.clone();
         self.times = TimesTable::new(&config.times);
         self.backends = config.backends.routes();
         self.set_webhooks(&config.webhooks);
-        self.subprotocols = config.subprotocols.clone();
+        self.subprotocols = config.subprotocol.clone();
         self.preference = config.subprotocol_preference;
-        let ServerConfig { topics, creation, subscriptions_max, message_bytes_max, .. } = config;
-        self.broadcast.configure(topics, *creation, *subscriptions_max, *message_bytes_max);
+        let ServerConfig { topics, creation, max_subscriptions, connection, .. } = config;
+        self.broadcast.configure(topics, *creation, *max_subscriptions, connection.max_message);
     }
 
     /// A raw publisher cannot be notified in another way.
@@ -333,16 +336,16 @@ impl Service {
 
     #[cold]
     #[inline(never)]
-    fn advance_errands<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn advance_errands(&mut self, cx: &mut Context<'_>) {
         self.advance_moving(cx);
         self.advance_scans(cx);
         self.advance_watches(cx);
         self.errands.take_if(|errands| errands.is_empty());
     }
 
-    /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
+    /// Whether publications of other threads have no results yet. While it orders nothing, none gets any.
     fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty() && !self.broadcast.is_frozen()
+        !self.backlog.is_empty() && !self.broadcast.orders_nothing()
     }
 }
 
@@ -365,9 +368,9 @@ impl Application for Service {
     type Command = ShardCommand;
     type Report = HubReport;
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
@@ -409,13 +412,23 @@ impl Application for Service {
         }
     }
 
+    fn undecided(&mut self, cx: &mut Context<'_>, token: Token) {
+        if let Some(waiting) = self.connects.take(token) {
+            waiting.1.connection.give_up_connect();
+            self.decide_connect(cx, token, waiting, BackendOutcome::Failed);
+        } else if let Some(refusal) = self.handshakes.overdue(&self.gate, token) {
+            tracing::warn!("there was no decision about a client within the time of its handshake");
+            cx.refuse(token, &refusal);
+        }
+    }
+
     fn is_liveness_check(&self, request: &Request<'_>) -> bool {
         request.path == "/healthz"
             && matches!(request.method, "GET" | "HEAD")
             && matches!(request.upgrade(), Ok(None))
     }
 
-    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, _: Option<&handshake::Response>) {
+    fn opened(&mut self, cx: &mut Context<'_>, token: Token, _: Option<&handshake::Response>) {
         if self.errands.is_some() {
             self.note_opened(cx, token);
         }
@@ -437,9 +450,11 @@ impl Application for Service {
     }
 
     fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
-        let RefusalHook(hook) = self.on_refusal.as_ref()?;
-        let said = caught(|| hook(refusal, request)).unwrap_or_else(|| Some(Response::internal_error()));
-        said.map(|response| Box::new(to_reply(response, request.is_head())))
+        let said = self.on_refusal.as_ref().and_then(|RefusalHook(hook)| {
+            caught(|| hook(refusal, request)).unwrap_or_else(|| Some(Response::internal_error()))
+        });
+        let own = said.map(|response| Box::new(to_reply(response, request.is_head())));
+        own.or_else(|| self.readable_refusal(refusal, request))
     }
 
     fn stalled(&self, shard: usize, taken: Nanos) {
@@ -485,7 +500,7 @@ impl Application for Service {
         }
     }
 
-    fn addressed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, address: Option<SocketAddr>) {
+    fn addressed(&mut self, cx: &mut Context<'_>, token: Token, address: Option<SocketAddr>) {
         self.handshakes.addressed(&self.gate, token, address);
         self.ask_backend(cx, token, address);
         if self.errands.is_some() {
@@ -498,7 +513,7 @@ impl Application for Service {
         }
     }
 
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn writable(&mut self, cx: &mut Context<'_>, token: Token) {
         // The messages of topics go first: nothing would report that the connection is writable for them after others.
         self.broadcast.writable(cx, token);
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
@@ -508,11 +523,11 @@ impl Application for Service {
         }
     }
 
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn blocked(&mut self, cx: &mut Context<'_>, token: Token) {
         self.broadcast.blocked(cx, token);
     }
 
-    fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+    fn acknowledged(&mut self, cx: &mut Context<'_>, token: Token, at: Nanos) {
         self.broadcast.acknowledged(cx, token, at);
     }
 
@@ -520,7 +535,14 @@ impl Application for Service {
         self.gate.client(token).map(|client| client.subject())
     }
 
-    fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, state: &[u8]) -> bool {
+    fn go_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        token: Token,
+        state: &[u8],
+        continuation: Continuation,
+    ) -> bool {
+        self.note_arrival(token, continuation);
         let is_continued = self.continue_from(cx, token, state).is_some();
         if !is_continued && let Some(events) = &mut self.connection_events {
             events.closed(token, None, Goodbye::RESTART.code, Cause::Local.name());
@@ -528,7 +550,7 @@ impl Application for Service {
         is_continued
     }
 
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, closed: &Closed) {
+    fn closed(&mut self, cx: &mut Context<'_>, token: Token, peer: Peer, closed: &Closed) {
         if self.errands.is_some() {
             self.note_closed(cx, token, closed);
         }
@@ -550,11 +572,11 @@ impl Application for Service {
         }
     }
 
-    fn message<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, payload: &[u8]) {
+    fn message(&mut self, cx: &mut Context<'_>, from: usize, mail: ShardMail, payload: &[u8]) {
         self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D>, command: ShardCommand) {
+    fn command(&mut self, cx: &mut Context<'_>, command: ShardCommand) {
         let (shard, now) = (cx.shard(), cx.now());
         // Fails if nobody waits for the answer any more.
         match command {
@@ -575,13 +597,13 @@ impl Application for Service {
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Backend(token, delivery) => self.backend_delivered(cx, token, delivery),
-            ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
-            ShardCommand::Thaw => self.broadcast.thaw(cx),
+            ShardCommand::StopOrdering { round, done } => self.broadcast.stop_ordering(cx, round, done),
+            ShardCommand::OrderAgain => self.broadcast.order_again(cx),
             ShardCommand::Export { cursor, bytes_max, reply } => {
                 let _ = reply.try_send(self.broadcast.export(cx, cursor, bytes_max));
             }
-            ShardCommand::Follow { bridge, message_bytes_max } => {
-                self.broadcast.follow(cx, bridge, message_bytes_max);
+            ShardCommand::Follow { bridge, max_message } => {
+                self.broadcast.follow(cx, bridge, max_message);
             }
             ShardCommand::ForgetTopics => self.broadcast.forget_topics(cx),
             ShardCommand::TakeBack(done) => {
@@ -597,17 +619,18 @@ impl Application for Service {
             }
             ShardCommand::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
             ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
-            ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
+            ShardCommand::LoseSuccessor => self.broadcast.lose_far_shards(cx),
             ShardCommand::Count(reply) => drop(reply.try_send((shard, cx.connections() as u64))),
             ShardCommand::MoveAway(order) => self.begin_moving(cx, order),
+            ShardCommand::CountStaying(reply) => drop(reply.try_send((shard, self.count_staying(cx)))),
         }
     }
 
-    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
+    fn takes_requests(&self, cx: &Context<'_>) -> bool {
         self.broadcast.takes_requests(cx)
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_>) {
         if self.has_backlog() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
@@ -648,7 +671,7 @@ impl Application for Service {
         deadlines.into_iter().fold(None, earlier)
     }
 
-    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn farewell(&mut self, cx: &mut Context<'_>, token: Token) {
         if cx.peer(token).and_then(|peer| peer.handler_slot()).is_none() {
             return self.broadcast.farewell(token);
         }
@@ -658,7 +681,7 @@ impl Application for Service {
         self.handlers.farewell(token, end.saturating_sub(goodbye).min(now + PACED_DRAIN_NOTICE));
     }
 
-    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn draining(&mut self, cx: &mut Context<'_>) {
         self.broadcast.drain(cx);
         self.handlers.drain_all(cx, self.broadcast.goodbye_at());
     }
@@ -667,8 +690,8 @@ impl Application for Service {
         self.broadcast.is_drained() && !self.has_backlog()
     }
 
-    fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
-        self.broadcast.shed(pool, owed)
+    fn shed(&mut self, pool: &mut Pool, what: Shed) -> bool {
+        self.broadcast.shed(pool, what)
     }
 
     fn report(&self) -> HubReport {

@@ -2,72 +2,63 @@
 
 use std::collections::BTreeMap;
 
-/// Publication counts: `published = accepted + refused`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Publications {
-    /// Publications that were decided.
-    pub published: u64,
-    /// Accepted: they got an offset.
-    pub accepted: u64,
-    /// Refused.
-    pub refused: u64,
+use echoring_proto::summed;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
+
+summed! {
+    /// Publication counts: `published = accepted + refused`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    pub struct Publications {
+        /// Publications that were decided.
+        pub published: u64,
+        /// Accepted: they got an offset.
+        pub accepted: u64,
+        /// Refused.
+        pub refused: u64,
+    }
 }
 
-/// Delivery counts: `offered = sent + dropped + queued`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Deliveries {
-    /// Messages times their subscribers.
-    pub offered: u64,
-    /// Copied by the kernel.
-    pub sent: u64,
-    /// Waiting in a log, or being sent.
-    pub queued: u64,
-    /// Messages dropped because the subscriber left or was disconnected first.
-    pub dropped_disconnect: u64,
-    /// Evicted before a slow consumer got them.
-    pub dropped_oldest: u64,
-    /// Replaced by a later message of the same key.
-    pub dropped_conflated: u64,
-    /// Dropped for lack of memory.
-    pub dropped_memory: u64,
-    /// Not wanted by the filter of the subscriber.
-    pub filtered: u64,
+summed! {
+    /// Delivery counts: `offered = sent + dropped + queued`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Deliveries {
+        /// Messages times their subscribers.
+        pub offered: u64,
+        /// Copied by the kernel.
+        pub sent: u64,
+        /// Waiting in a log, or being sent.
+        pub queued: u64,
+        /// Messages dropped because the subscriber left or was disconnected first.
+        pub dropped_disconnect: u64,
+        /// Evicted before a slow consumer got them.
+        pub dropped_oldest: u64,
+        /// Replaced by a later message of the same key.
+        pub dropped_conflated: u64,
+        /// Dropped for lack of memory.
+        pub dropped_memory: u64,
+        /// Not wanted by the filter of the subscriber.
+        pub filtered: u64,
+    }
 }
 
-/// Messages between shards. The difference of sent and received counts is in mailboxes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// Publications sent to the owners of their topics.
-    pub publications_out: u64,
-    /// Publications received for topics that this shard owns.
-    pub publications_in: u64,
-    /// Messages sent to other shards for their subscribers.
-    pub messages_out: u64,
-    /// Messages received for subscribers of this shard.
-    pub messages_in: u64,
-}
-
-impl Passed {
-    /// Adds the counts of another part.
-    pub fn add(&mut self, other: &Passed) {
-        let Passed { publications_out, publications_in, messages_out, messages_in } = other;
-        self.publications_out += publications_out;
-        self.publications_in += publications_in;
-        self.messages_out += messages_out;
-        self.messages_in += messages_in;
+summed! {
+    /// Messages between shards. The difference of sent and received counts is in mailboxes.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    pub struct Passed {
+        /// Publications sent to the owners of their topics.
+        pub publications_out: u64,
+        /// Publications received for topics that this shard owns.
+        pub publications_in: u64,
+        /// Messages sent to other shards for their subscribers.
+        pub messages_out: u64,
+        /// Messages received for subscribers of this shard.
+        pub messages_in: u64,
     }
 }
 
 impl Publications {
-    /// Adds the counts of another part.
-    pub fn add(&mut self, other: &Publications) {
-        let Publications { published, accepted, refused } = other;
-        self.published += published;
-        self.accepted += accepted;
-        self.refused += refused;
-    }
-
     /// Counts one that was decided.
     pub(crate) fn count(&mut self, is_accepted: bool) {
         self.published += 1;
@@ -94,35 +85,19 @@ impl Deliveries {
         self.sent = self.sent.wrapping_sub(messages);
     }
 
-    /// Adds the counts of another part.
-    pub fn add(&mut self, other: &Deliveries) {
-        let Deliveries {
-            offered,
-            sent,
-            queued,
-            dropped_disconnect,
-            dropped_oldest,
-            dropped_conflated,
-            dropped_memory,
-            filtered,
-        } = other;
-        for (sum, part) in [
-            (&mut self.offered, offered),
-            (&mut self.sent, sent),
-            (&mut self.queued, queued),
-            (&mut self.dropped_disconnect, dropped_disconnect),
-            (&mut self.dropped_oldest, dropped_oldest),
-            (&mut self.dropped_conflated, dropped_conflated),
-            (&mut self.dropped_memory, dropped_memory),
-            (&mut self.filtered, filtered),
-        ] {
-            *sum = sum.wrapping_add(*part);
-        }
-    }
-
     /// Messages that were dropped, for any reason.
     pub fn dropped(&self) -> u64 {
-        self.dropped_disconnect + self.dropped_oldest + self.dropped_conflated + self.dropped_memory
+        self.drops().map(|(_, count)| count).iter().sum()
+    }
+
+    /// The same by reason.
+    pub fn drops(&self) -> [(&'static str, u64); 4] {
+        [
+            ("disconnect", self.dropped_disconnect),
+            ("oldest", self.dropped_oldest),
+            ("conflated", self.dropped_conflated),
+            ("memory", self.dropped_memory),
+        ]
     }
 
     /// Whether every message is accounted for.
@@ -131,37 +106,62 @@ impl Deliveries {
     }
 }
 
-/// Counts of the topics of one pattern, since the shard's start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PatternCounts {
-    /// Publication counts of the topics that this shard owns.
-    pub publications: Publications,
-    /// Payload bytes of accepted messages.
-    pub published_bytes: u64,
-    /// Subscriptions of this shard's connections now.
-    pub subscribers: u64,
-    /// Delivery counts of these subscribers. `queued` is not known by pattern, and 0.
-    pub deliveries: Deliveries,
-    /// Bytes of the frames that they were sent, before TLS.
-    pub delivered_bytes: u64,
-    /// Histories that were evicted for lack of memory.
-    pub histories_evicted: u64,
+/// Deliveries that were dropped, by reason.
+struct Drops([(&'static str, u64); 4]);
+
+impl Serialize for Drops {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0)
+    }
+}
+
+impl Serialize for Deliveries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut figures = serializer.serialize_struct("Deliveries", 5)?;
+        figures.serialize_field("offered", &self.offered)?;
+        figures.serialize_field("sent", &self.sent)?;
+        figures.serialize_field("queued", &self.queued)?;
+        figures.serialize_field("filtered", &self.filtered)?;
+        figures.serialize_field("dropped", &Drops(self.drops()))?;
+        figures.end()
+    }
+}
+
+summed! {
+    /// Counts of the topics of one pattern, since the shard's start.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct PatternCounts {
+        /// Publication counts of the topics that this shard owns.
+        pub publications: Publications,
+        /// Payload bytes of accepted messages.
+        pub published_bytes: u64,
+        /// Subscriptions of this shard's connections now.
+        pub subscribers: u64,
+        /// Delivery counts of these subscribers. `queued` is not known by pattern, and 0.
+        pub deliveries: Deliveries,
+        /// Bytes of the frames that they were sent, before TLS.
+        pub delivered_bytes: u64,
+        /// Histories that were evicted for lack of memory.
+        pub histories_evicted: u64,
+    }
+}
+
+impl Serialize for PatternCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut figures = serializer.serialize_struct("PatternCounts", 7)?;
+        figures.serialize_field("publications", &self.publications)?;
+        figures.serialize_field("published_bytes", &self.published_bytes)?;
+        figures.serialize_field("subscribers", &self.subscribers)?;
+        figures.serialize_field("delivered", &self.deliveries.sent)?;
+        figures.serialize_field("delivered_bytes", &self.delivered_bytes)?;
+        figures.serialize_field("dropped", &Drops(self.deliveries.drops()))?;
+        figures.serialize_field("histories_evicted", &self.histories_evicted)?;
+        figures.end()
+    }
 }
 
 impl PatternCounts {
-    /// Adds the counts of another part.
-    pub fn add(&mut self, other: &PatternCounts) {
-        let PatternCounts { publications, published_bytes, subscribers, .. } = other;
-        let PatternCounts { deliveries, delivered_bytes, histories_evicted, .. } = other;
-        self.publications.add(publications);
-        self.published_bytes += published_bytes;
-        self.subscribers += subscribers;
-        self.deliveries.add(deliveries);
-        self.delivered_bytes = self.delivered_bytes.wrapping_add(*delivered_bytes);
-        self.histories_evicted += histories_evicted;
-    }
-
     /// Takes back bytes that were counted as delivered, as [`Deliveries::unsend`] does.
     pub(crate) fn unsend_bytes(&mut self, bytes: u64) {
         self.delivered_bytes = self.delivered_bytes.wrapping_sub(bytes);

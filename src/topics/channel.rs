@@ -9,7 +9,7 @@ pub(crate) mod previous;
 pub(crate) mod sink;
 pub(crate) mod tag_filter;
 
-use self::context::{Arrivals, Context, Resumption};
+use self::context::{Context, Resumption, WholeWindows};
 use self::filtered::Filtered;
 use self::format::{Base, Compression, Deltas, Encode, Format};
 use self::keyed::Keyed;
@@ -168,7 +168,7 @@ pub(super) struct Channel<K> {
     /// Of a format whose messages refer to earlier ones.
     context: Context,
     /// Of a format whose subscribers are to join a context.
-    arrivals: Arrivals,
+    whole_windows: WholeWindows,
     /// Subscribers that belong in another channel, in formats that subscribers may stay in.
     movers: usize,
     /// Of a format whose subscribers have filters.
@@ -198,7 +198,7 @@ impl<K: Copy + Eq> Channel<K> {
             lost_offset: 0,
             presence: None,
             context: Context::default(),
-            arrivals: Arrivals::default(),
+            whole_windows: WholeWindows::default(),
             movers: 0,
             filtered: format.dialect.is_filtered().then(Box::default),
         }
@@ -426,7 +426,7 @@ impl<K: Copy + Eq> Channel<K> {
     /// The context that the subscribers are to join has consumed this many bytes.
     pub(super) fn note_consumed(&mut self, bytes: u64) {
         let window_bytes = self.format.compression.bits().map_or(0, |bits| 1 << bits);
-        self.arrivals.note(self.log.appended(), bytes, window_bytes);
+        self.whole_windows.note(self.log.appended(), bytes, window_bytes);
     }
 
     /// Whether a subscriber belongs in another channel.
@@ -495,7 +495,7 @@ impl<K: Copy + Eq> Channel<K> {
             skip,
             follows,
             has_message: self.log.end_offset() > self.log.offset_before(since),
-            is_settled: all || self.arrivals.is_settled(since),
+            is_settled: all || self.whole_windows.is_settled(since),
         })
     }
 
@@ -662,7 +662,7 @@ impl<K: Copy + Eq> Channel<K> {
         }
         let to = self.log.offset_before(floor);
         if to > has {
-            let reason = if lost > has { GapReason::Memory } else { GapReason::SlowConsumerPolicy };
+            let reason = if lost > has { GapReason::Memory } else { GapReason::Slow };
             if !sink.tell_gap(subscriber.key, context.topic, Gap { from: has + 1, to, reason }) {
                 return;
             }
@@ -836,11 +836,7 @@ impl<K: Copy + Eq> Channel<K> {
     fn settle(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let Some(subscriber) = self.subscribers.get(index) else { return };
         let (key, cursor, reached) = (subscriber.key, subscriber.cursor, subscriber.has);
-        let reason = if self.lost_to(subscriber) > reached {
-            GapReason::Memory
-        } else {
-            GapReason::SlowConsumerPolicy
-        };
+        let reason = if self.lost_to(subscriber) > reached { GapReason::Memory } else { GapReason::Slow };
         let is_behind = cursor != self.log.end();
         self.set_behind(index, is_behind, context.sums);
         if self.policy != SlowConsumerPolicy::Disconnect || !is_behind {

@@ -4,19 +4,22 @@ use std::fmt;
 
 use crate::message::hexadecimal;
 
-/// A client of a topic with presence. Its text is hexadecimal, and opaque to clients.
+/// A client of a topic with presence. Its text is hexadecimal, and opaque to everybody.
 ///
 /// The order is by node, so that the clients of one node are a range of a member list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId {
-    /// The run of the node, unique in a cluster; 0 without a cluster.
+    /// The number of the node, which no other has; never 0.
     pub node: u64,
-    /// The number of the connection on its node, unique while it is open; never 0.
+    /// The number of the connection on its node.
     pub number: u64,
 }
 
+echoring_proto::plain!(for ClientId { node, number });
+
 impl ClientId {
-    /// A client of a server that is not in a cluster.
+    /// A client of no node, for tests.
+    #[doc(hidden)]
     pub const fn local(number: u64) -> ClientId {
         ClientId { node: 0, number }
     }
@@ -83,7 +86,7 @@ impl<'a> Profile<'a> {
     }
 }
 
-impl fmt::LowerHex for ClientId {
+impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.bits())
     }
@@ -97,12 +100,12 @@ mod tests {
     fn an_id_is_read_as_it_was_written() {
         let cases = [
             (ClientId::local(0x9c), "9c"),
-            (ClientId::local(u64::MAX), "ffffffffffffffff"),
             (ClientId { node: 1, number: 0x9c }, "1000000000000009c"),
+            (ClientId { node: 1, number: u64::MAX }, "1ffffffffffffffff"),
             (ClientId { node: u64::MAX, number: 1 }, "ffffffffffffffff0000000000000001"),
         ];
         for (id, text) in cases {
-            assert_eq!(format!("{id:x}"), text);
+            assert_eq!(id.to_string(), text);
             assert_eq!(ClientId::parse(text), Some(id));
             assert_eq!(ClientId::from_bytes(id.to_bytes()), id);
         }

@@ -38,7 +38,7 @@ pub use owner::placement::Placement;
 pub use owner::replay::{
     Members, Page, Replay, append_member, append_message, entries, is_members, member_bytes, members,
 };
-pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record, append_of_node};
+pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 pub use settings::{
     AllowedDelta, DEFAULT_PATTERN, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy,
     TopicSettings,

@@ -70,6 +70,11 @@ pub(crate) const TRANSFER_PARTS_MAX: usize = 256;
 /// Bytes that a listed member is charged besides its subject, where lists are charged: its share of the list's nodes, and two
 /// allocations.
 pub(crate) const MEMBER_BYTES: usize = 96;
+/// Changes of the members of a topic of which subscribers are told at once in each [`PRESENCE_INTERVAL`].
+pub const PRESENCE_CHANGES_AT_ONCE: u32 = 10;
+/// Further changes wait for the end of this time and are merged, so that clients that come and go cost the others a bounded number of
+/// messages. Few people see a list of people change sooner.
+pub const PRESENCE_INTERVAL: Nanos = SECOND / 4;
 /// Subscribers of a format from which on a shard keeps a compression context for them. With a window of 32 KiB it takes 288 KiB, and
 /// 72 for each of four subscribers, as much as a quarter of a compressor per connection.
 pub(crate) const CONTEXT_SUBSCRIBERS_MIN: usize = 4;

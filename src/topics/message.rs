@@ -7,6 +7,8 @@ mod version;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::author::Author;
 pub use self::tags::Tags;
 pub use self::version::Version;
@@ -43,6 +45,8 @@ pub enum Content {
     /// Any bytes.
     Binary = 2,
 }
+
+echoring_proto::plain!(for enum Content { Json, Text, Binary });
 
 impl Content {
     /// The content type with this number, if there is one.
@@ -86,6 +90,8 @@ pub enum Keeping {
     /// The message is not there: this is its place in the history.
     Omitted = 1 << 4,
 }
+
+echoring_proto::plain!(for enum Keeping { Kept, Skipped, Omitted });
 
 /// Set in the first byte of a publication with tags.
 const HAS_TAGS: u8 = 1 << 7;
@@ -156,7 +162,7 @@ pub struct Submission<'a> {
 ///
 /// As text it is `EPOCH-OFFSET`: the epoch in 1 to 16 hexadecimal digits, because JavaScript numbers cannot hold all its bits, and the
 /// offset in decimal ones, below 2^53. [`parse`](str::parse) reads the output of [`Display`](fmt::Display). The `id` of
-/// an event stream has the same format, and a client's position, too.
+/// an event stream has the same format, and a client's position, too. For serde it is an object, as a client's is, with the epoch as text.
 ///
 /// ```
 /// # mod echoring { pub use echoring_topics as server; }
@@ -165,14 +171,41 @@ pub struct Submission<'a> {
 /// let position: Position = "1f3a5c-42".parse()?;
 /// assert_eq!(position, Position { epoch: 0x1f3a5c, offset: 42 });
 /// assert_eq!(position.to_string(), "1f3a5c-42");
+/// let same = serde_json::from_str(r#"{"epoch":"1f3a5c","offset":42}"#).unwrap();
+/// assert_eq!(position, same);
 /// # Ok::<(), PositionError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "PositionFields", into = "PositionFields")]
 pub struct Position {
     /// The epoch.
     pub epoch: u64,
     /// The offset; 0 is before the first message.
     pub offset: u64,
+}
+
+echoring_proto::plain!(for Position { epoch, offset });
+
+/// A position for serde.
+#[derive(Serialize, Deserialize)]
+struct PositionFields {
+    epoch: String,
+    offset: u64,
+}
+
+impl From<Position> for PositionFields {
+    fn from(Position { epoch, offset }: Position) -> PositionFields {
+        PositionFields { epoch: format!("{epoch:x}"), offset }
+    }
+}
+
+impl TryFrom<PositionFields> for Position {
+    type Error = PositionError;
+
+    fn try_from(PositionFields { epoch, offset }: PositionFields) -> Result<Position, PositionError> {
+        let epoch = parse_epoch(&epoch).filter(|_| offset < INTEGER_END).ok_or(PositionError(()))?;
+        Ok(Position { epoch, offset })
+    }
 }
 
 impl fmt::Display for Position {
@@ -247,6 +280,18 @@ macro_rules! refusals {
         }
 
         impl Refused {
+            /// The number, for other nodes.
+            #[doc(hidden)]
+            pub fn number(self) -> u8 {
+                self as u8
+            }
+
+            /// The refusal with this number.
+            #[doc(hidden)]
+            pub fn of_number(number: u8) -> Option<Refused> {
+                echoring_proto::Plain::decode(&[number])
+            }
+
             /// The error code, for programs.
             pub fn code(self) -> &'static str {
                 match self {
@@ -271,6 +316,8 @@ macro_rules! refusals {
         }
 
         echoring_proto::error_debug!(enum Refused { $($refusal),* });
+
+        echoring_proto::plain!(for enum Refused { $($refusal),* });
     };
 }
 
@@ -378,6 +425,18 @@ mod tests {
             let position = Position { epoch, offset };
             assert_eq!(position.to_string(), text);
             assert_eq!(text.parse(), Ok(position));
+            let (epoch, _) = text.split_once('-').expect("two numbers");
+            let fields = serde_json::json!({ "epoch": epoch, "offset": offset });
+            assert_eq!(serde_json::to_value(position).expect("JSON"), fields);
+            assert_eq!(serde_json::from_value::<Position>(fields).expect("a position"), position);
+        }
+        for bad in [
+            r#"{"epoch":"xyz","offset":1}"#,
+            r#"{"epoch":"1f","offset":9007199254740992}"#,
+            r#"{"epoch":31,"offset":1}"#,
+            r#"{"epoch":"1f"}"#,
+        ] {
+            assert!(serde_json::from_str::<Position>(bad).is_err(), "{bad}");
         }
         for bad in [
             "",

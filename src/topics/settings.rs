@@ -34,6 +34,8 @@ pub enum Relay {
     Json,
 }
 
+echoring_proto::plain!(for enum Relay { Off, Raw, Json });
+
 /// The deltas that subscribers of Centrifuge's client protocol may ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AllowedDelta {

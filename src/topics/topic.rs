@@ -32,6 +32,8 @@ pub struct TopicId {
     pub generation: u32,
 }
 
+echoring_proto::plain!(for TopicId { index, generation });
+
 impl TopicId {
     fn from_key((index, generation): (u32, u32)) -> TopicId {
         TopicId { index, generation }
@@ -569,7 +571,7 @@ impl<K: Copy + Eq> Topics<K> {
                 if is_done || channel.append(memory.pool, append, frames, &mut context) {
                     break;
                 }
-                if memory.shed() || self.shed(memory.pool) {
+                if self.shed_optional(memory.pool) || memory.shed() || self.shed(memory.pool) {
                     continue;
                 }
                 if let Some((channel, mut context)) = self.channel(number, 0) {
@@ -588,14 +590,19 @@ impl<K: Copy + Eq> Topics<K> {
         Some((channel, topic.state.context(&mut self.sums, now)))
     }
 
-    /// Frees the compression contexts, or then the frames that only slow consumers still need, in one of the logs where they are most.
-    /// False if there is nothing to free.
-    pub fn shed(&mut self, pool: &mut Pool) -> bool {
-        if self.sums.contexts > 0 {
-            let Topics { channels, sums, .. } = self;
-            channels.iter_mut(0).for_each(|(_, channel)| channel.end_context(pool, sums));
-            return true;
+    /// Frees all optional memory: compression contexts, and the messages that deltas begin from. False if there is none.
+    pub fn shed_optional(&mut self, pool: &mut Pool) -> bool {
+        if pool.optional_bytes() == 0 {
+            return false;
         }
+        let Topics { table, channels, sums, .. } = self;
+        channels.iter_mut(0).for_each(|(_, channel)| channel.end_context(pool, sums));
+        table.iter_mut().for_each(|(_, topic)| topic.state.previous.shed(pool));
+        true
+    }
+
+    /// Frees the frames that only slow consumers still need, in one of the logs where they are most. False if there are none.
+    pub fn shed(&mut self, pool: &mut Pool) -> bool {
         let Some(number) = self.backlogs.largest() else { return false };
         self.backlogs.set(number, 0);
         let Some(channel) = self.channels.get_mut(number) else { return true };
@@ -693,7 +700,7 @@ impl<K: Copy + Eq> Topics<K> {
             {
                 from = mover.index + 1;
                 if let Some(to) = self.relocate(id, number, &mover, now) {
-                    sink.moved(mover.key, SubscriberId { channel: number, index: mover.index }, to);
+                    sink.changed_id(mover.key, SubscriberId { channel: number, index: mover.index }, to);
                 }
             }
             deserted |= self.channels.get(number).is_some_and(|channel| channel.count() == 0);
@@ -805,7 +812,7 @@ impl<K: Copy + Eq> Topics<K> {
         if channel.may_have_movers()
             && let Some((key, to)) = self.relocate_at(subscriber, now, sink.pool())
         {
-            sink.moved(key, subscriber, to);
+            sink.changed_id(key, subscriber, to);
         }
         self.release_if_deserted(subscriber.channel, sink.pool());
     }

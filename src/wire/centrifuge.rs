@@ -26,7 +26,7 @@ pub mod reply;
 mod tags_filter;
 mod texts;
 
-pub use codes::{Disconnect, Error, ErrorCode, UnsubscribeCode};
+pub use codes::{Disconnect, ErrorCode, UnsubscribeCode};
 pub use command::{
     Command, Commands, Connect, History, Position, Publish, Request, Rpc, SubRefresh, Subscribe, decode,
     decode_connect, encode,
@@ -34,7 +34,7 @@ pub use command::{
 pub use encoding::Encoding;
 pub use malformed::Malformed;
 pub use messages::{
-    ClientInfo, ConnectResult, HistoryResult, Member, PresenceStats, Publication, RefreshResult,
+    ClientInfo, ConnectResult, Error, HistoryResult, Member, PresenceStats, Publication, RefreshResult,
     SubscribeResult, Subscribed,
 };
 pub use payload::{Body, Payload};

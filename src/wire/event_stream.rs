@@ -12,6 +12,9 @@ use echoring_proto::event_stream;
 
 use crate::v1::{Event, Gap, Message, Payload, Position, Subscribed};
 
+/// A field that tells a text from a JSON value. `EventSource` skips fields that it does not know (WHATWG HTML, 9.2.6).
+const KIND_TEXT: &[u8] = b"kind: text\n";
+
 /// Appends a message of a topic that has this epoch. One with a key has the message of `echoring.v1.json` as its data, because an
 /// event has no place for a key; what is skipped and whether it is of a snapshot are told there. `scratch` is overwritten.
 pub fn message(
@@ -35,9 +38,15 @@ pub fn message(
             debug_assert_eq!(written.ok(), Some(scratch.len()));
             event_stream::data(out, &[scratch]);
         }
-        Payload::Json(text) | Payload::Text(text) => event_stream::data(out, &[text]),
+        Payload::Json(json) => event_stream::data(out, &[json]),
+        Payload::Text(text) => text_data(out, text),
     }
     event_stream::complete(out);
+}
+
+fn text_data(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend_from_slice(KIND_TEXT);
+    event_stream::data(out, &[text]);
 }
 
 /// Appends the event that the messages after its position follow. If the client asked for another position that nobody knows, the
@@ -56,9 +65,13 @@ pub fn gap(out: &mut Vec<u8>, epoch: u64, gap: Gap<'_>) {
 /// Appends a message to this client alone. It has no id, because it moves no position.
 pub fn direct(out: &mut Vec<u8>, payload: Payload<'_>) {
     match payload {
-        Payload::Json(text) | Payload::Text(text) => {
+        Payload::Json(json) => {
             event_stream::name(out, "direct");
-            event_stream::data(out, &[text]);
+            event_stream::data(out, &[json]);
+        }
+        Payload::Text(text) => {
+            event_stream::name(out, "direct");
+            text_data(out, text);
         }
         Payload::Binary(bytes) => {
             event_stream::name(out, "direct-bytes");
@@ -118,8 +131,8 @@ mod tests {
     fn each_message_is_written_as_the_document_has_it() {
         for (payload, key, skipped, snapshot, expected) in [
             (Payload::Json(b"{\"bid\":1}"), "", 0, false, "data: {\"bid\":1}\n\n"),
-            (Payload::Text(b"one\r\ntwo\n"), "", 0, false, "data: one\ndata: two\ndata: \n\n"),
-            (Payload::Text(b""), "", 0, true, "data: \n\n"),
+            (Payload::Text(b"one\r\ntwo\n"), "", 0, false, "kind: text\ndata: one\ndata: two\ndata: \n\n"),
+            (Payload::Text(b""), "", 0, true, "kind: text\ndata: \n\n"),
             (Payload::Binary(b"\0\n\xff"), "", 0, false, "event: bytes\ndata: AAr/\n\n"),
             (
                 Payload::Json(b"{\n\"bid\":1}"),
@@ -149,7 +162,7 @@ mod tests {
     fn a_message_to_one_client_moves_no_position() {
         for (payload, expected) in [
             (Payload::Json(b"{\"a\":\n1}"), "event: direct\ndata: {\"a\":\ndata: 1}\n\n"),
-            (Payload::Text(b"stop"), "event: direct\ndata: stop\n\n"),
+            (Payload::Text(b"stop"), "event: direct\nkind: text\ndata: stop\n\n"),
             (Payload::Binary(b"\0\n\xff"), "event: direct-bytes\ndata: AAr/\n\n"),
         ] {
             assert_eq!(written(|out| direct(out, payload)), expected);

@@ -23,6 +23,8 @@ pub const DELTA_CANDIDATES_MAX: usize = 8;
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Members in one page of a member list: about 5 KB of JSON.
 pub const PRESENCE_PAGE_MAX: usize = 256;
+/// Messages in one page of history: as many screens of a chat as one scrolls through at once.
+pub const HISTORY_PAGE_MAX: usize = 256;
 /// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// The first integer that JavaScript cannot represent exactly: ids and offsets are below it.

@@ -14,8 +14,8 @@ mod value;
 pub use command::{Command, Rules};
 pub use error::{ErrorEvent, ProtocolError, is_temporary};
 pub use event::{
-    Authenticated, Direct, Event, Gap, Heartbeat, MembersPage, Message, Pong, Presence, PresenceChange,
-    Published, Subscribed, TokenExpires, Unsubscribed,
+    Authenticated, Direct, Event, Gap, Heartbeat, HistoryPage, MembersPage, Message, Pong, Presence,
+    PresenceChange, Published, Subscribed, TokenExpires, Unsubscribed,
 };
 pub use subjects::Subjects;
 pub use value::{Digits, Payload, Position, Value};

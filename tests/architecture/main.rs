@@ -1,9 +1,10 @@
 //! Checks the source against ARCHITECTURE.md: imports between modules, import cycles between files, the places of unsafe
-//! code, features for tests only, the size of functions, files that no module includes, and the files in a crate's root.
+//! code, features for tests only, the size of functions, what the source weighs, files that no module includes, and the files in a crate's root.
 
 mod cycles;
 mod functions;
 mod sources;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +27,7 @@ const PARAMETERS_MAX: usize = 6;
 /// One test, because each test is a process that would read all crates again.
 #[test]
 fn the_source_keeps_the_rules_of_architecture_md() {
-    let rules: [fn(); 11] = [
+    let rules: [fn(); 13] = [
         no_import_cycle_has_more_than_three_files,
         no_crate_has_more_than_fifteen_files_in_its_root,
         functions_are_short_and_have_few_parameters,
@@ -36,8 +37,10 @@ fn the_source_keeps_the_rules_of_architecture_md() {
         every_file_under_src_belongs_to_a_module,
         every_source_file_says_what_it_is_for_and_none_is_called_mod,
         public_errors_of_the_libraries_derive_no_debug,
-        texts_of_the_libraries_name_no_flags_of_the_program,
+        texts_of_the_libraries_name_no_flags_of_the_program_and_no_files_of_the_repository,
+        a_thing_has_one_name,
         the_simulation_is_enabled_by_tests_only,
+        weight::the_source_weighs_no_more_than_its_table_allows,
     ];
     // Each panics where it is broken; the others are looked at nevertheless.
     let broken = rules.iter().filter(|rule| catch_unwind(rule).is_err()).count();
@@ -151,7 +154,8 @@ fn every_file_under_src_belongs_to_a_module() {
             let known = match file.extension().and_then(|e| e.to_str()) {
                 Some("rs") => part.files().any(|known| *known == file),
                 Some("toml") => name == "Cargo.toml" || included.contains(&*name),
-                _ => included.contains(&*name),
+                // Those of a package for other languages.
+                _ => included.contains(&*name) || name.starts_with("LICENSE-"),
             };
             assert!(known, "no module names {}", relative(&file));
         }
@@ -202,8 +206,8 @@ fn public_errors_of_the_libraries_derive_no_debug() {
     assert!(offences.is_empty(), "use echoring_proto::error_debug! for {}", offences.join(", "));
 }
 
-/// The program has flags, and its libraries have settings: a text names a setting in backticks, and the program words it.
-fn texts_of_the_libraries_name_no_flags_of_the_program() {
+/// The program has flags, and its libraries have settings: a text names a setting in backticks.
+fn texts_of_the_libraries_name_no_flags_of_the_program_and_no_files_of_the_repository() {
     let programs = ["cli", "load", "proxy"];
     let mut offences = Vec::new();
     for part in crates().iter().filter(|part| !programs.contains(&part.name.as_str())) {
@@ -213,8 +217,13 @@ fn texts_of_the_libraries_name_no_flags_of_the_program() {
             let names_flag = |line: &str| {
                 let starts =
                     line.match_indices("--").filter(|(at, _)| line[..*at].ends_with([' ', '"', '(']));
+                // A reader of documentation on docs.rs, or of a refusal, has no files of the repository.
+                let code = line.trim_start();
+                if line.contains("docs/") && !line.contains("include_str!") && part.name != "admin" {
+                    return code.starts_with("///") || !code.starts_with("//");
+                }
                 // A comment, or a text about a script of the repository.
-                !line.trim_start().starts_with("//")
+                !code.starts_with("//")
                     && !line.contains("scripts/")
                     && starts
                         .map(|(at, _)| &line[at + 2..])
@@ -223,6 +232,25 @@ fn texts_of_the_libraries_name_no_flags_of_the_program() {
             let named =
                 lines.filter(|line| names_flag(line)).map(|line| format!("{}: {line}", relative(file)));
             offences.extend(named);
+        }
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// Other names of things, and the name.
+const OTHER_NAMES: [(&str, &str); 2] = [
+    ("control plane", "the admin address, or the control thread behind it"),
+    ("authority's own is no", "the server presented a CA certificate as its own"),
+];
+
+fn a_thing_has_one_name() {
+    let folders = ["src", "docs", "examples", "packaging"].map(|folder| files_under(&root().join(folder)));
+    let mut offences = Vec::new();
+    for file in folders.iter().flatten() {
+        // Images are no text.
+        let text = fs::read_to_string(file).unwrap_or_default().to_lowercase();
+        for (other, name) in OTHER_NAMES.iter().filter(|(other, _)| text.contains(other)) {
+            offences.push(format!("{}: {other} is called {name}", relative(file)));
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));

@@ -9,6 +9,7 @@ use syn::{Item, ItemMod, ItemUse, UseTree};
 
 use super::cycles::Imports;
 use super::functions::{Function, functions_of};
+use super::weight::Production;
 
 /// A path of names below a crate's root.
 type Names = Vec<String>;
@@ -34,6 +35,7 @@ struct Module {
     /// Imports, without those that are compiled for tests only.
     uses: Vec<Names>,
     functions: Vec<Function>,
+    production: Production,
     has_unsafe_code: bool,
 }
 
@@ -83,12 +85,20 @@ impl Crate {
         modules.filter(|module| module.has_unsafe_code).map(|module| &module.file)
     }
 
+    /// The modules that are not compiled for tests only.
+    fn production_modules(&self) -> impl Iterator<Item = &Module> {
+        let production = self.modules.iter().filter(|(path, _)| !self.is_test(path));
+        production.map(|(_, module)| module).chain(&self.others)
+    }
+
+    /// What is not for tests in each file.
+    pub fn production(&self) -> impl Iterator<Item = &Production> {
+        self.production_modules().map(|module| &module.production)
+    }
+
     /// The functions of each file, without those that are compiled for tests only.
     pub fn functions(&self) -> impl Iterator<Item = (&PathBuf, &Function)> {
-        let production =
-            self.modules.iter().filter(|(path, _)| !self.is_test(path)).map(|(_, module)| module);
-        production
-            .chain(&self.others)
+        self.production_modules()
             .flat_map(|module| module.functions.iter().map(|function| (&module.file, function)))
     }
 
@@ -167,6 +177,7 @@ impl Module {
             exports: paths.exports,
             uses: paths.uses,
             functions: functions_of(source, text),
+            production: Production::of(text),
             has_unsafe_code: search.0,
         }
     }

@@ -119,7 +119,7 @@ fn flags(mut words: &[&str]) -> Option<Flags> {
 
 /// All parameters of the extension, and no threshold, so that even the smallest messages come back compressed.
 fn compression() -> Compression {
-    let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
+    let direction = Direction { context_takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
     Compression::default().preferences(preferences).threshold_bytes(0)
 }
@@ -128,7 +128,7 @@ async fn serve(runtime: Runtime) -> Result<(), Problem> {
     let listener = Listener::bind("127.0.0.1:0").await?;
     let (address, name, pid) = (listener.local_addr()?, runtime.name(), std::process::id());
     println!("listening ws://{address} driver={name} shards=1 pid={pid}");
-    let upgrader = Upgrader::new().compression(compression()).message_bytes_max(MESSAGE_BYTES_MAX);
+    let upgrader = Upgrader::new().compression(compression()).max_message(MESSAGE_BYTES_MAX);
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
         let (stream, _) = tokio::select! {
@@ -165,7 +165,7 @@ async fn echo<S: Transport>(mut conn: Conn<S>) {
 async fn run_cases(url: &str, agent: &str, runtime: Runtime) -> Result<(), Problem> {
     let dialer = Dialer::new()
         .compression(compression())
-        .message_bytes_max(MESSAGE_BYTES_MAX)
+        .max_message(MESSAGE_BYTES_MAX)
         .handshake_timeout(HANDSHAKE_TIMEOUT);
     let mut asking = dialer.dial(&format!("{url}/getCaseCount")).await?;
     let count = asking.read().await?;

@@ -55,8 +55,8 @@ fn main() -> ExitCode {
     };
     let options = Options { connections: CONNECTIONS_MAX, ..Options::default() };
     let ended = match arguments.driver.as_str() {
-        "uring" => Uring::new(&options).map(|driver| run(driver, &arguments)),
-        _ => Epoll::new(&options).map(|driver| run(driver, &arguments)),
+        "uring" => Uring::new(&options).map(|driver| run(Driver::Uring(driver), &arguments)),
+        _ => Epoll::new(&options).map(|driver| run(Driver::Epoll(driver), &arguments)),
     };
     match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -109,7 +109,7 @@ impl Arguments {
 }
 
 /// Runs all cases on one shard.
-fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
+fn run(driver: Driver, arguments: &Arguments) -> Result<(), String> {
     let name = driver.describe().name;
     let deadline = driver.now() + arguments.deadline_s * SECOND;
     let dial = Dial {
@@ -121,7 +121,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
     };
     let config = ShardConfig {
         connection: connection::ConnectionConfig {
-            message_bytes_max: MESSAGE_BYTES_MAX,
+            max_message: MESSAGE_BYTES_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             compression: Some(compression()),
             dial: Some(dial),
@@ -148,7 +148,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
 
 /// All parameters of the extension, and no threshold, so that even the smallest messages come back compressed.
 fn compression() -> Compression {
-    let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
+    let direction = Direction { context_takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
     Compression::default().preferences(preferences).threshold_bytes(0)
 }
@@ -201,14 +201,14 @@ impl Testee {
         }
     }
 
-    fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>) -> io::Result<()> {
+    fn dial(&mut self, cx: &mut Context<'_, Testee>) -> io::Result<()> {
         self.dialled = true;
         let path = self.path();
         cx.dial().expect("this shard was set up to dial").path = path;
         cx.connect(&self.address.into(), None, true, ()).map(drop)
     }
 
-    fn end<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>, outcome: Result<u32, String>) {
+    fn end(&mut self, cx: &mut Context<'_, Testee>, outcome: Result<u32, String>) {
         self.outcome = outcome;
         cx.stop();
     }
@@ -226,9 +226,9 @@ impl Application for Testee {
 
     fn report(&self) {}
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        _: &mut Context<'_, D, Testee>,
+        _: &mut Context<'_, Testee>,
         _: Token,
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -237,7 +237,7 @@ impl Application for Testee {
         Answer::Refuse(Refusal::NOT_FOUND)
     }
 
-    fn opened<D: Driver>(&mut self, _: &mut Context<'_, D, Testee>, _: Token, response: Option<&Response>) {
+    fn opened(&mut self, _: &mut Context<'_, Testee>, _: Token, response: Option<&Response>) {
         tracing::debug!(stage = ?self.stage, ?response, "open");
     }
 
@@ -253,9 +253,9 @@ impl Application for Testee {
         Disposition::Done
     }
 
-    fn closed<D: Driver>(
+    fn closed(
         &mut self,
-        cx: &mut Context<'_, D, Testee>,
+        cx: &mut Context<'_, Testee>,
         _: Token,
         (): (),
         Closed { code, cause, .. }: &Closed,
@@ -280,7 +280,7 @@ impl Application for Testee {
         };
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_, Testee>) {
         if cx.now() >= self.deadline {
             let problem = format!("the deadline has passed at {:?} of {:?}", self.stage, self.cases);
             return self.end(cx, Err(problem));

@@ -7,6 +7,7 @@
 mod backbone;
 mod diverged;
 mod faults;
+mod lost;
 mod nats;
 mod node;
 mod planned;

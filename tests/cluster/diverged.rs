@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use echoring_cluster::{Handover, Message, NodeId, OwnerTable, Peers, Shard, View};
+use echoring_cluster::{Message, NodeId, OwnerTable, Peers, Shard, Transfer, View};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_topics::Position;
 
@@ -155,7 +155,7 @@ fn two_copies() -> Shards {
 }
 
 #[test]
-fn a_handover_that_is_lost_is_told_even_if_its_sender_would_own_the_topic_meanwhile() {
+fn a_transfer_that_is_lost_is_told_even_if_its_sender_would_own_the_topic_meanwhile() {
     let mut shards = two_copies();
     // A's copy is a third one at B, which follows C's.
     shards.view(&[A, B]);
@@ -171,7 +171,7 @@ fn a_handover_that_is_lost_is_told_even_if_its_sender_would_own_the_topic_meanwh
 }
 
 #[test]
-fn of_two_handovers_to_a_node_the_answer_to_the_first_is_none_to_the_second() {
+fn of_two_transfers_to_a_node_the_answer_to_the_first_is_none_to_the_second() {
     let mut shards = two_copies();
     shards.view(&[A, B]);
     shards.deliver(|from, to| (from, to) == (A, B));
@@ -224,10 +224,10 @@ fn a_node_that_is_told_and_does_not_order_the_topic_passes_it_on() {
 }
 
 #[test]
-fn of_two_handovers_at_once_neither_is_dropped_in_silence() {
+fn of_two_transfers_at_once_neither_is_dropped_in_silence() {
     let mut shards = Shards::new();
     shards.view(&[C]);
-    let part = |epoch, begins, ends| Handover {
+    let part = |epoch, begins, ends| Transfer {
         topic: "",
         head: Position { epoch, offset: 2 },
         begins,
@@ -238,7 +238,7 @@ fn of_two_handovers_at_once_neither_is_dropped_in_silence() {
     };
     for (from, part) in [(A, part(5, true, false)), (B, part(9, true, true)), (A, part(5, false, true))] {
         shards.at(C, |table, shard, topic| {
-            table.handle_message(shard, from, &Message::Handover(Handover { topic, ..part }));
+            table.handle_message(shard, from, &Message::Transfer(Transfer { topic, ..part }));
         });
     }
     let (table, store) = &shards.tables[&C];
@@ -261,7 +261,7 @@ impl Shards {
 /// The owner begins a topic once all others have settled. So a node that hands it to another, by an old view, settles only when that
 /// one has handed it on.
 #[test]
-fn a_handover_of_two_steps_is_done_after_the_second() {
+fn a_transfer_of_two_steps_is_done_after_the_second() {
     let mut shards = Shards::new();
     shards.view(&[A]);
     shards.publish(A);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
-    Cluster, ClusterConfig, Event, FrozenCluster, Handover, LinkFigures, Message, NodeId, Outcome,
-    OwnerTable, Peers, Phase, Shard, StreamAnswer, Ticket, TopicStore as _,
+    Cluster, ClusterConfig, Event, LinkFigures, Message, NodeId, Outcome, OwnerTable, Peers, Phase,
+    PlainCluster, Shard, StreamAnswer, Ticket, TopicStore as _, Transfer,
 };
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
@@ -104,6 +104,8 @@ pub struct Node {
     pub taken_overs: u64,
     /// Nodes that this one has taken for dead, or that have lost what it sent.
     pub lost: Vec<NodeId>,
+    /// What it has told of nodes that were lost or have returned.
+    pub told: Vec<Event>,
     /// Publications with an idempotency key of which nobody knows whether they were published.
     pub uncertain: Vec<(String, Entry)>,
     /// The latest client.
@@ -149,6 +151,7 @@ impl Node {
             published: Published::default(),
             taken_overs: 0,
             lost: Vec::new(),
+            told: Vec::new(),
             uncertain: Vec::new(),
             clients: 0,
             truth,
@@ -300,9 +303,9 @@ impl Node {
         let local = self.clock.read(now);
         let is_over = match takeover.step(now, |with_streams| self.is_at_rest(with_streams)) {
             Step::Wait => false,
-            Step::Freeze => match self.cluster.freeze() {
+            Step::Suspend => match self.cluster.suspend() {
                 Some(state) => {
-                    takeover.frozen(state, now);
+                    takeover.suspended(state, now);
                     false
                 }
                 None => true,
@@ -353,13 +356,13 @@ impl Node {
         let mut after = None;
         while let Some(name) = table.next_topic(after.as_deref()).map(str::to_owned) {
             let mut bytes = Vec::new();
-            table.freeze_topic(&name, before, &mut bytes);
-            let thawed = self.with_table(now, |table, shard| table.thaw_topic(shard, &name, &bytes));
-            assert_eq!(thawed, Some(()), "{name}");
+            table.put_topic(&name, before, &mut bytes);
+            let taken = self.with_table(now, |table, shard| table.take_topic(shard, &name, &bytes));
+            assert_eq!(taken, Some(()), "{name}");
             after = Some(name);
         }
-        let frozen = FrozenCluster::read(state).expect("well formed");
-        self.cluster.resume(frozen, local);
+        let plain = PlainCluster::read(state).expect("well formed");
+        self.cluster.resume(plain, local);
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.
@@ -421,7 +424,7 @@ impl Node {
                 }
                 Event::Message { from, bytes } => {
                     let message = Message::read(&bytes).expect("a message of this version");
-                    if let Message::Handover(Handover { topic, .. }) | Message::Diverged { topic } = message {
+                    if let Message::Transfer(Transfer { topic, .. }) | Message::Diverged { topic } = message {
                         self.truth.tell(from, self.id(), topic);
                     }
                     self.with_table(now, |table, shard| table.handle_message(shard, from, &message));
@@ -440,6 +443,7 @@ impl Node {
                     self.with_table(now, |table, shard| table.handle_away(shard, is_away));
                 }
                 Event::Superseded => panic!("no two nodes have one name"),
+                Event::Lost(_) | Event::Returned(_) => self.told.push(event),
             }
         }
         // The table knows the nodes.

@@ -61,7 +61,7 @@ pub fn subscribe_everywhere(world: &mut World) {
 }
 
 /// A node begins to leave. Its clients find others at once, from their positions.
-fn leave_one(world: &mut World) {
+pub fn leave_one(world: &mut World) {
     let active = active(world);
     if active.len() < 2 {
         return;
@@ -111,7 +111,7 @@ fn publish_somewhere(world: &mut World, earlier: &mut Vec<(Nanos, String, Entry)
     }
 }
 
-fn end_those_that_left(world: &mut World) {
+pub fn end_those_that_left(world: &mut World) {
     let now = world.now;
     let left: Vec<NodeId> = world
         .nodes

@@ -323,7 +323,14 @@ impl TopicStore for Store {
         topic != "topic.1"
     }
 
-    fn change_member(&mut self, name: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool {
+    fn change_member(
+        &mut self,
+        name: &str,
+        client: ClientId,
+        joined: Option<&str>,
+        count: u64,
+        _: bool,
+    ) -> bool {
         let truth = self.truth.clone();
         let topic = self.topic(name);
         let has_changed = match joined {

@@ -51,7 +51,7 @@ enum Stage {
 #[derive(Debug)]
 pub enum Step {
     Wait,
-    Freeze,
+    Suspend,
     /// This process goes on.
     GoOn,
     /// The other process goes on from this state, with its clock.
@@ -90,7 +90,7 @@ impl Takeover {
         matches!(self.stage, Stage::Silent(..))
     }
 
-    pub fn frozen(&mut self, state: Vec<u8>, now: Nanos) {
+    pub fn suspended(&mut self, state: Vec<u8>, now: Nanos) {
         self.stage = Stage::Silent(state, now + self.silence);
     }
 
@@ -109,7 +109,7 @@ impl Takeover {
                 self.stage = Stage::TakesNothing;
                 Step::Wait
             }
-            Stage::TakesNothing if is_at_rest(true) => Step::Freeze,
+            Stage::TakesNothing if is_at_rest(true) => Step::Suspend,
             Stage::ComesToRest | Stage::TakesNothing => Step::Wait,
         }
     }

@@ -30,8 +30,8 @@ fn what_another_process_says_is_read_as_it_was_written_or_refused() {
 }
 
 #[test]
-fn a_frozen_connection_is_refused_or_goes_on_within_its_bounds() {
-    replay("frozen", targets::frozen::run);
+fn a_connection_from_bytes_is_refused_or_goes_on_within_its_bounds() {
+    replay("plain_connection", targets::plain_connection::run);
 }
 
 #[test]

@@ -1,17 +1,19 @@
 """Runs all tests of this directory, or the named ones. The last line has the totals: `N passed, N failed, N skipped`.
 
-    python tests/interop                     all modules
+    python tests/interop                     all modules, without what only a release has to pass
+    python tests/interop --release           what only a release has to pass
     python tests/interop test_tls.Names      what is named, in this process
     python tests/interop --for load,proxy    the modules that a change of these folders of src, or of these paths, can break
     python tests/interop --changed           the same for the files that differ from where the branch left main
     python tests/interop --changed --list    their names only
-    python tests/interop --times             all modules, and the ten that took longest
+    python tests/interop --times             the ten modules that took longest, too
 
 Without names, each class runs in a process of its own, several at a time, because tests mostly wait: first those that took longest in the
 last run, whose seconds are in `target/interop`. The short ones of a module share a process. A class may say more of itself:
 
     SECONDS = 45      what it takes, where no run has told; otherwise a second for each test
     HEAVY = True      it keeps the CPUs busy, as a browser does: few of these run at a time
+    RELEASE = True    only a release has to pass it: it takes long, or needs large packages; a module may say so of all its classes
 """
 
 import argparse
@@ -89,6 +91,11 @@ def class_of(test):
     return f"{type(test).__module__}.{type(test).__qualname__}"
 
 
+def is_for_release(test):
+    """Whether its class, or the module of its class, says so."""
+    return getattr(test, "RELEASE", False) or getattr(sys.modules[type(test).__module__], "RELEASE", False)
+
+
 class Run:
     """Classes of a module, run in a process of their own: its output, the totals, and the seconds of the clock and of CPUs."""
 
@@ -114,10 +121,10 @@ class Run:
         self.counts = [0, 1, 0]
 
 
-def run_all(tests, times=False):
+def run_all(tests, times=False, release=False):
     """Runs the classes of these tests, the longest first. Returns the exit code."""
     known = seconds()
-    tests = list(each(tests))
+    tests = [test for test in each(tests) if is_for_release(test) == release]
     counts = collections.Counter(map(class_of, tests))
     heavy = {class_of(test) for test in tests if getattr(test, "HEAVY", False)}
     guesses = {class_of(test): getattr(test, "SECONDS", counts[class_of(test)]) for test in tests}
@@ -181,6 +188,7 @@ def arguments():
     parser.add_argument("tests", nargs="*", help="modules, classes or tests, to run in this process")
     parser.add_argument("--for", dest="parts", metavar="PARTS", help="folders of src, or paths, separated by commas")
     parser.add_argument("--changed", action="store_true", help="only modules that a change of this branch can break")
+    parser.add_argument("--release", action="store_true", help="run what only a release has to pass, and nothing else")
     parser.add_argument("--list", action="store_true", help="print the names of these modules, and run none")
     parser.add_argument("--times", action="store_true", help="print the modules that took longest")
     return parser.parse_args()
@@ -193,7 +201,7 @@ def main():
     if options.tests:
         return run(loader.loadTestsFromNames(options.tests))
     if not options.parts and not options.changed:
-        return run_all(loader.discover(HERE, pattern="test_*.py"), options.times)
+        return run_all(loader.discover(HERE, pattern="test_*.py"), options.times, options.release)
     paths = [parts.path_of(part) for part in options.parts.split(",")] if options.parts else []
     modules = parts.broken_by(paths + (parts.changed() if options.changed else []))
     if options.list:

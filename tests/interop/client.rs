@@ -103,7 +103,7 @@ impl Check {
         let dialer = Dialer::new()
             .subprotocols(self.subprotocols.clone())
             .compression(compression)
-            .message_bytes_max(MESSAGE_BYTES_MAX);
+            .max_message(MESSAGE_BYTES_MAX);
         let url = format!("{url}{}", self.path);
         let refusal = if uring {
             match dialer.dial_uring(&url).await {

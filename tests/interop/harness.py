@@ -211,7 +211,7 @@ class Server(Program):
         return self.stderr.wait_for(pattern)
 
     def _admin_address(self):
-        match = self.wait_for_log(r"http://[0-9.]+:(\d+)")
+        match = self.wait_for_log(r"admin address http://[0-9.]+:(\d+)")
         return ("127.0.0.1", int(match[1]))
 
     def url(self, path):

@@ -18,8 +18,8 @@ PARTS = {
     "test_alerts": "admin packaging/prometheus",
     "test_auth": "auth src/server/auth src/broker/gate",
     "test_backends": "auth src/server/service examples/backends src/cli/serve/backends.rs",
-    "test_bench_control": "load src/cli/bench",
     "test_bench_monitoring": "load src/cli/bench packaging/grafana",
+    "test_bench_network": "load runtime",
     "test_bench_opening": "load src/cli/bench",
     "test_bench_pings": "load",
     "test_bench_targets": "load src/cli/bench",
@@ -52,6 +52,7 @@ PARTS = {
     "test_connect": "client src/cli/connect",
     "test_control": "admin broker server runtime src/cli/serve src/cli/common/start_error.rs",
     "test_docs": "scripts/docs",
+    "test_documents": "README.md docs/guide docs/reference results/peers.md results/performance-log.md src/server/pages/client",
     "test_durable_topics": "cluster topics src/server/cluster src/broker/node_mail",
     "test_echo": "server proto runtime",
     "test_echoring_js": "src/server/pages src/broker/v1 src/wire/v1 docs/guide/clients.md",
@@ -61,7 +62,9 @@ PARTS = {
     "test_frameworks": "examples/frameworks async docs/guide/frameworks.md",
     "test_freshness": "broker runtime topics src/admin/metrics",
     "test_github_action": "packaging/github-action load",
+    "test_golden": "src/cli/logging admin broker server runtime tests/golden",
     "test_haproxy": "src/server/node/listeners src/runtime/admission",
+    "test_ids": "src/broker/broadcast/ids.rs src/server/service src/server/handover auth src/admin/connections",
     "test_import": "src/cli/serve/import tests/program/import src/cli/serve/topics",
     "test_logs": "src/cli/logging admin broker server",
     "test_messages": "admin server src/broker/broadcast src/wire/v1 src/wire/event_stream.rs src/wire/centrifuge",
@@ -78,9 +81,11 @@ PARTS = {
     "test_proxy": "proxy src/cli/proxy.rs",
     "test_publishing": "topics src/server/commands admin src/broker/publications.rs",
     "test_report": "src/cli/results/report load",
+    "test_retention": "topics broker src/server/handover",
     "test_samples": "load",
     "test_servers": "client async proto",
     "test_sessions": "load src/cli/bench",
+    "test_shares": "auth src/server/service src/runtime/admission",
     "test_tls": "auth src/async/tls src/runtime/shard/tls src/server/node/listeners",
     "test_token_streams": "examples/token_stream admin topics src/wire/v1",
     "test_top": "src/cli/admin/top",
@@ -93,8 +98,8 @@ PARTS = {
 
 
 def path_of(part):
-    """A part with a slash is a path from the root already."""
-    return part if "/" in part else f"src/{part}/"
+    """A part with a slash or a dot is a path from the root already."""
+    return part if "/" in part or "." in part else f"src/{part}/"
 
 
 def of(module):

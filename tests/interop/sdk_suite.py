@@ -25,7 +25,7 @@ SECRET = "a secret of at least thirty-two bytes"
 CONFIGURATION = """
 [topic_defaults]
 delta = "fossil"
-presence = true
+presence = "everybody"
 history_messages = 100
 
 [[topics]]

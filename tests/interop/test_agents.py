@@ -1,10 +1,9 @@
-"""One load of several agents, which meet their coordinator at a NATS server; and shares of a load without one."""
+"""One load of several agents, which meet their coordinator at a NATS server."""
 
 import contextlib
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -13,7 +12,6 @@ import unittest
 from async_server import AsyncServer
 from fault_proxy import FaultProxy
 from harness import BINARY, PATIENCE_S, Log, Server
-from test_bench_control import request
 from test_cluster import Nats
 from test_sessions import PATIENT, SHOP
 from websockets.asyncio.server import serve
@@ -240,17 +238,6 @@ class Agents(AgentsTest):
         record, _ = self.bench(self.server.url(""), "-c", "9", "-d", "1s", "--rate", "300", "--repeat", "2")
         self.assertEqual(record["repetition"], {"number": 1, "of": 2, "side": "a"})
 
-    def test_the_rate_changes_everywhere(self):
-        with self.measuring("-c", "9", "--rate", "300", "-d", "4s", "--control", "127.0.0.1:0") as (process, log):
-            address = re.match(r"control http://(\S+)/rate", log.lines[0]).group(1)
-            self.assertEqual(request(address, "900"), 900)
-            record = json.load(process.stdout)["runs"][0]
-        self.check(record, 9)
-        [change] = record["rate_changes"]
-        self.assertEqual(change["rate"], 900)
-        expected = 300 * change["at_s"] + 900 * (4 - change["at_s"])
-        self.assertAlmostEqual(record["response_ns"]["count"], expected, delta=6)
-
     def test_clocks_are_compared(self):
         record, _ = self.bench(self.server.url(""), "-c", "9", "--rate", "300")
         for agent in record["agents"]:
@@ -395,83 +382,3 @@ class ClocksApart(AgentsTest):
         # An even schedule, and a beginning that differs by less than the clocks' uncertainty.
         self.assertTrue(all(0 <= at < 2_000_000_000 for at in due))
         self.assertEqual([later - earlier for earlier, later in zip(due, due[1:])], [500_000] * (len(due) - 1))
-
-
-class Shares(unittest.TestCase):
-    """Shares of a load that know nothing of each other, as records that are merged."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server = cls.enterClassContext(Server("--shards", "1"))
-        cls.folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-
-    def shares(self, *flags, of=3):
-        """Makes all shares at the same time, and returns their files."""
-        files, processes = [], []
-        for number in range(1, of + 1):
-            files.append(os.path.join(self.folder, f"{number}.json"))
-            command = [BINARY, "bench", self.server.url(""), "--segment", f"{number}/{of}", "--seed", "7"]
-            command += ["--warmup", "200ms", "-d", "2s", "--json", files[-1], "--allow-saturated", *flags]
-            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-        for process in processes:
-            with process:
-                _, stderr = process.communicate(timeout=3 * PATIENCE_S)
-            self.assertEqual(process.returncode, 0, stderr)
-        return files
-
-    def merge(self, *files, code=0):
-        run = subprocess.run([BINARY, "merge", *files, "--json", "-"], capture_output=True, text=True, timeout=PATIENCE_S)
-        self.assertEqual(run.returncode, code, run.stderr)
-        return json.loads(run.stdout)["runs"][0] if run.stdout else run.stderr
-
-    def test_merged_shares_are_the_whole(self):
-        files = self.shares("-c", "31", "--rate", "3000", "-H", "X-Token: secret-of-mine")
-        parts = []
-        for file in files:
-            with open(file) as text:
-                parts.append(json.load(text)["runs"][0])
-        whole = self.merge(*reversed(files))
-        self.assertEqual(whole["messages"], sum(part["messages"] for part in parts))
-        self.assertAlmostEqual(whole["response_ns"]["count"], 6_000, delta=3)
-        self.assertEqual(whole["connections"]["opened"], 31)
-        self.assertEqual(whole["response_ns"]["max"], max(part["response_ns"]["max"] for part in parts))
-        self.assertEqual([agent["connections"] for agent in whole["agents"]], [11, 10, 10])
-        self.assertEqual(whole["config"]["rate"], 3_000)
-        self.assertNotIn("segment", whole)
-        for number, interval in enumerate(whole["intervals"]):
-            self.assertEqual(interval["messages"], sum(part["intervals"][number]["messages"] for part in parts))
-        for file in files:
-            with open(file) as text:
-                self.assertNotIn("secret-of-mine", text.read())
-
-    def test_files_that_do_not_belong_together_are_refused(self):
-        flags = ("-c", "9", "--rate", "300")
-        files = self.shares(*flags)
-        self.assertIn("each once; found 1/3, 1/3, 2/3", self.merge(files[0], files[1], files[0], code=2))
-        self.assertIn("found 1/3, 2/3", self.merge(files[0], files[1], code=2))
-        with open(files[1]) as text:
-            other = json.load(text)
-        other["runs"][0]["config"]["rate"] = 301
-        changed = os.path.join(self.folder, "changed.json")
-        with open(changed, "w") as text:
-            json.dump(other, text)
-        self.assertIn("are of different runs", self.merge(files[0], changed, files[2], code=2))
-        other["runs"][0]["config"]["rate"] = 300
-        other["runs"][0]["segment"]["results"] = "AAAA"
-        with open(changed, "w") as text:
-            json.dump(other, text)
-        self.assertIn("not the results of a segment", self.merge(files[0], changed, files[2], code=2))
-        del other["runs"][0]["segment"]
-        with open(changed, "w") as text:
-            json.dump(other, text)
-        self.assertIn("is not a share of a run", self.merge(files[0], changed, files[2], code=2))
-
-    def test_shares_with_topics_need_agents(self):
-        command = [BINARY, "bench", self.server.url(""), "--segment", "1/2", "--json", "-"]
-        for flags, line in (
-            (("--seed", "7", "--mode", "broadcast", "--rate", "5"), "only --agents coordinates shares"),
-            ((), "--segment: needs the same --seed"),
-        ):
-            run = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=PATIENCE_S)
-            self.assertEqual(run.returncode, 2)
-            self.assertIn(line, run.stderr)

@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 from harness import Raw, Server, frame, refusing_port, text_file, wait_until
-from test_metrics import MISSING, PROMETHEUS, PROMTOOL, RULES, Prometheus, metrics, run_promtool
+from test_metrics import MISSING, documented_metrics, PROMETHEUS, PROMTOOL, RULES, Prometheus, metrics, run_promtool
 
 SCRAPE_S = 15
 # Scrapes of the server as it is, before the changes: ten minutes.
@@ -59,6 +59,22 @@ MEMORY = 'echoring_budget_used_bytes{budget="memory"}'
 # The upper bounds of the buckets above 1/16 s.
 SLOW = r'echoring_tick_seconds_bucket{le=~"0\.125|0\.25|0\.5|\d+\.0|\+Inf"}'
 FAST = 'echoring_tick_seconds_bucket{le=~".*"}'
+
+CALLS = ("--config", "{folder}/calls.toml")
+CALLS_FILE = """
+[[backends]]
+path = "/chat/{room}"
+url = "http://127.0.0.1:9/"
+secret = "a secret of at least twenty-four bytes"
+
+[[webhooks]]
+url = "http://127.0.0.1:9/"
+secret_file = "FOLDER/secret"
+events = ["member_joined"]
+"""
+BACKEND_EVENTS = 'echoring_backend_events_total{event="message",result="RESULT"}'
+WEBHOOK_FAILED = "echoring_webhook_requests_failed_total"
+WEBHOOK_DELIVERED = "echoring_webhook_events_delivered_total"
 
 KEY_SET_AGE, KEY_SET_FAILURES = "echoring_key_set_age_seconds", "echoring_key_set_failures_total"
 KEY_SET_READ_AT = "echoring_key_set_last_success_timestamp_seconds"
@@ -105,6 +121,7 @@ CASES = {
     ),
     "EchoringAcceptFailures": Case({"echoring_accept_failures_total": burst(1)}),
     "EchoringHandlerFailures": Case({"echoring_handler_failures_total": burst(1)}),
+    "EchoringPredecessorCut": Case({"echoring_predecessor_connections_cut_total": burst(1)}),
     "EchoringTakeoverFailed": Case({"echoring_takeovers_failed_total": burst(1)}),
     "EchoringMovesRefused": Case({MOVES + '{result="refused"}': burst(1)}, {MOVES + '{result="left"}': burst(100)}),
     "EchoringShardsUneven": Case(
@@ -137,9 +154,24 @@ CASES = {
         {'echoring_access_log_records_total{result="dropped"}': burst(1)},
         {'echoring_access_log_records_total{result="written"}': burst(100)},
     ),
+    "EchoringBackendFails": Case(
+        {BACKEND_EVENTS.replace("RESULT", "rejected"): burst(1)},
+        {BACKEND_EVENTS.replace("RESULT", "refused"): burst(100)},
+        flags=CALLS,
+    ),
+    "EchoringBackendQueueNearLimit": Case(
+        {"echoring_backend_queued_bytes": at(14 << 20)}, {"echoring_backend_queued_bytes": at(12 << 20)}, flags=CALLS
+    ),
+    "EchoringWebhookReceiverDown": Case(
+        {WEBHOOK_FAILED: per_s(1 / 60)}, {WEBHOOK_FAILED: per_s(1 / 60), WEBHOOK_DELIVERED: per_s(1 / 60)}, flags=CALLS
+    ),
+    "EchoringWebhookQueueNearLimit": Case(
+        {"echoring_webhook_queue_bytes": at(3600 << 10)}, {"echoring_webhook_queue_bytes": at(3 << 20)}, flags=CALLS
+    ),
     "EchoringWebhookEventsLost": Case(
         {'echoring_webhook_events_lost_total{cause="expired"}': burst(1)},
         {},
+        flags=CALLS,
     ),
     "EchoringAuthenticationUnavailable": Case(
         {'echoring_authentication_refusals_total{reason="unavailable"}': burst(1)},
@@ -201,6 +233,11 @@ def scraped(flags):
         if flags == KEY_SET:
             with open(os.path.join(folder, "jwks.json"), "w", encoding="utf-8") as file:
                 json.dump({"keys": [{"kty": "oct", "alg": "HS256", "k": "A" * 43}]}, file)
+        if flags == CALLS:
+            with open(os.path.join(folder, "secret"), "w", encoding="utf-8") as file:
+                file.write("a secret of at least twenty-four bytes")
+            with open(os.path.join(folder, "calls.toml"), "w", encoding="utf-8") as file:
+                file.write(CALLS_FILE.replace("FOLDER", folder))
         flags = [flag.format(folder=folder) for flag in flags]
         limits = ["--max-connections", "1000", "--max-topics", "100", "--memory-budget", "64MiB"]
         with Server("--shards", "2", *limits, *flags) as server:
@@ -260,6 +297,16 @@ class Rules(unittest.TestCase):
 
     def test_every_rule_has_a_case(self):
         self.assertEqual({alert for alert, *_ in rules()}, set(CASES))
+
+    def test_every_counter_of_failures_and_losses_occurs_in_a_rule(self):
+        bad = re.compile("fail(ed|ures)|lost|rejected")
+        by_name = {name for name in documented_metrics() if name.endswith("_total") and bad.search(name)}
+        labelled = re.compile(rf'^(echoring_\w+_total)\{{.*="(?:{bad.pattern})"')
+        by_label = {found[1] for page in self.pages.values() for series in page if (found := labelled.search(series))}
+        self.assertLessEqual({"echoring_webhook_events_lost_total", "echoring_takeovers_failed_total"}, by_name)
+        self.assertIn("echoring_backend_events_total", by_label)
+        read = set(re.findall(r"echoring_\w+", " ".join(expression for _, expression, *_ in rules())))
+        self.assertEqual((by_name | by_label) - read, set())
 
     def test_every_rule_fires_and_is_silent(self):
         for alert, expression, wait_s, text in rules():

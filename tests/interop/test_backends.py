@@ -1,6 +1,7 @@
 """Back ends over HTTP: the examples in Python, JavaScript and PHP, and back ends that fail in every way."""
 
 import base64
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -20,6 +21,7 @@ import time
 import unittest
 from unittest import mock
 
+import test_cluster
 import trustme
 from harness import PATIENCE_S, Program, Server, first_line, refusing_port, request, text_file, wait_until
 from programs import NODE
@@ -182,7 +184,7 @@ class OnUring(Case):
             return 200, {"publish": [{"topic": "room", **{key: event[key] for key in ("text", "base64") if key in event}}]}
 
         service = self.service(by_event(connect=connected, message=said))
-        server = self.serve(tables(service.url))
+        server = self.serve(tables(service.url), "--node", "edge 1")
         with connect(server.url("/chat/a%20b?x=1"), additional_headers={"X-Own": "1"}) as client:
             self.assertEqual([client.recv(PATIENCE_S), client.recv(PATIENCE_S)], ["welcome", b"\0\xff"])
             event = service.event("connect")
@@ -190,7 +192,8 @@ class OnUring(Case):
             self.assertIn(["X-Own", "1"], event["headers"])
             host, port = client.socket.getsockname()
             self.assertEqual(event["address"], f"{host}:{port}")
-            name = event["connection"]
+            name, node = event["connection"], event["node"]
+            self.assertEqual(node, "edge 1")
             # The id is that of the admin address.
             status, _, body = request(server.admin, "POST", f"/connections/{name}", b"pushed", {"Content-Type": "text/plain"})
             self.assertEqual(status, 200, body)
@@ -204,6 +207,7 @@ class OnUring(Case):
             self.assertEqual(closed(client), (4001, "was told to"))
         told = [service.event() for _ in range(4)]
         self.assertEqual([event["event"] for event in told], ["message"] * 3 + ["disconnect"])
+        self.assertEqual({event["node"] for event in told}, {node})
         self.assertEqual([event.get("text", event.get("base64")) for event in told[:3]], ["grün\n\x01\"", "AAH+", "bye"])
         self.assertEqual((told[3]["code"], told[3]["connection"], told[3]["path"]), (4001, name, "/chat/a%20b"))
         self.assertEqual(len(set(service.ids)), 5, "each event has an id of its own")
@@ -473,6 +477,38 @@ class Failing(Case):
         self.assertEqual([service.event()["event"] for _ in range(2)], ["connect", "connect"])
         self.assertEqual(service.ids[0], service.ids[1])
 
+    def test_a_back_end_that_hangs_is_answered_for_before_the_handshake_ends(self):
+        """Also where attempts take longer than the handshake may, and for connects that wait behind others."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        service = self.service(by_event(connect=lambda event: release.wait(PATIENCE_S) and (204, None), message=echo))
+        server = self.serve(tables(service.url, max_requests=1), "--handshake-timeout", "700ms")
+
+        def refused(number):
+            with self.assertRaises(InvalidStatus) as raised:
+                connect(server.url(f"/chat/{number}"))
+            response = raised.exception.response
+            return response.status_code, response.headers["Retry-After"]
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            self.assertEqual(list(pool.map(refused, range(4))), [(503, "2")] * 4)
+        server.wait_for_log(r"a back end did not answer an event.*connect.*handshake")
+        wait_until(lambda: events(server, "connect", "failed") == 4, "all connects have failed")
+
+    def test_a_table_that_passes_lets_clients_in_while_the_back_end_hangs(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
+        service = self.service(by_event(connect=lambda event: release.wait(PATIENCE_S) and (403, None), message=echo))
+        server = self.serve(tables(service.url, on_failure="'pass'"), "--handshake-timeout", "700ms")
+        with connect(server.url("/chat/a")) as client:
+            # The connect that hangs holds no message back.
+            client.send("hi")
+            self.assertEqual(client.recv(PATIENCE_S), "hi")
+            self.assertEqual(events(server, "connect", "failed"), 1)
+            release.set()
+            client.send("still here")
+            self.assertEqual(client.recv(PATIENCE_S), "still here")
+
     def test_the_back_end_says_when_to_try_again(self):
         answers = iter([(503, None, {"retry-after": "1"}), (429, None, {"retry-after": "0"})])
         service = self.service(by_event(message=lambda event: next(answers, None) or echo(event)))
@@ -561,8 +597,8 @@ class Failing(Case):
         self.assertEqual((ended["connection"], ended["code"]), (asked["connection"], 1006))
 
 
-class Examples(unittest.TestCase):
-    """`examples/backends`, each with its own program."""
+class Example(unittest.TestCase):
+    """A program of `examples/backends`."""
 
     SECONDS = 15
 
@@ -608,6 +644,8 @@ class Examples(unittest.TestCase):
             self.assertEqual(status in (200, 204), accepted, (headers, status))
             self.assertTrue(accepted or status == 401, status)
 
+
+class Examples(Example):
     @unittest.skipUnless(importlib.util.find_spec("flask"), "PyPI's Flask is not installed")
     def test_flask_has_chat_rooms(self):
         app = os.path.join(EXAMPLES, "flask", "app.py")
@@ -629,6 +667,51 @@ class Examples(unittest.TestCase):
             self.assertEqual(raised.exception.response.status_code, 403)
             self.refuses_forgeries(server)
 
+    @unittest.skipUnless(importlib.util.find_spec("flask"), "PyPI's Flask is not installed")
+    def test_flask_knows_the_clients_of_two_nodes(self):
+        app = os.path.join(EXAMPLES, "flask", "app.py")
+        read = lambda client: json.loads(client.recv(PATIENCE_S))
+        with contextlib.ExitStack() as stack:
+            nats = test_cluster.Nats()
+            stack.callback(nats.close)
+            port, admin = stack.enter_context(refusing_port()), stack.enter_context(refusing_port())
+            variables = os.environ | {"WEBHOOK_SECRET": SECRET, "ECHORING_ADMIN": f"http://127.0.0.1:{admin}"}
+            program = stack.enter_context(Program(sys.executable, app, "--port", str(port), env=variables, stdout=subprocess.PIPE))
+            self.assertEqual(first_line(program.process), f"listening {port}\n")
+            config = stack.enter_context(text_file(tables(f"http://127.0.0.1:{port}/events", path="/rooms/{room}")))
+            addresses = {"a": {"admin": f"127.0.0.1:{admin}"}, "b": {}}
+            start = lambda name: test_cluster.Node(nats, name, "--config", config, **addresses[name])
+            nodes = [stack.enter_context(start(name)) for name in "ab"]
+            for node, other in zip(nodes, "ba"):
+                node.await_members(other)
+
+            def joined(node, name):
+                """A client of a node, which is subscribed: in a cluster that may take longer than to publish."""
+                client = connect(node.url(f"/rooms/lobby?name={name}"))
+                self.assertEqual(read(client)["welcome"], name)
+                while True:
+                    client.send("ready?")
+                    with contextlib.suppress(TimeoutError):
+                        while "from" not in (told := json.loads(client.recv(1))):
+                            self.assertEqual(told, {"joined": name})
+                        self.assertEqual(told, {"from": name, "text": "ready?"})
+                        return client
+
+            def hears(client, told):
+                """Reads until this is told. Nobody else speaks meanwhile, but to ask whether it is ready."""
+                while (other := read(client)) != told:
+                    self.assertTrue(other.get("text") == "ready?" or other == {"joined": "bob"}, other)
+
+            alice = stack.enter_context(joined(nodes[0], "alice"))
+            with joined(nodes[1], "bob") as bob:
+                for own, name in ((alice, "alice"), (bob, "bob")):
+                    own.send("hi")
+                    hears(alice, {"from": name, "text": "hi"})
+                    hears(bob, {"from": name, "text": "hi"})
+            hears(alice, {"left": "bob"})
+            alice.send("still here")
+            hears(alice, {"from": "alice", "text": "still here"})
+
     def test_node_counts_and_sends_later(self):
         program = os.path.join(EXAMPLES, "node", "server.mjs")
         with self.running(lambda port: [NODE, program, str(port)], "/count") as server:
@@ -642,6 +725,19 @@ class Examples(unittest.TestCase):
                 client.send("bye")
                 self.assertEqual(closed(client), (1000, "after 5 messages"))
             self.refuses_forgeries(server)
+
+    def test_a_wrong_secret_lets_nobody_in(self):
+        program = os.path.join(EXAMPLES, "node", "server.mjs")
+        wrong = "another secret of more than 24 bytes"
+        with self.running(lambda port: [NODE, program, str(port)], "/count", secret=wrong) as server:
+            with self.assertRaises(InvalidStatus) as raised:
+                connect(server.url("/count"))
+            self.assertEqual(raised.exception.response.status_code, 401)
+            self.refuses_forgeries(server, wrong.encode())
+
+
+class PhpExample(Example):
+    RELEASE = True
 
     @unittest.skipUnless(shutil.which("php"), "php-cli is not installed")
     def test_php_names_clients(self):
@@ -657,12 +753,3 @@ class Examples(unittest.TestCase):
                 client.send("bye")
                 self.assertEqual(closed(client), (1000, "bye"))
             self.refuses_forgeries(server)
-
-    def test_a_wrong_secret_lets_nobody_in(self):
-        program = os.path.join(EXAMPLES, "node", "server.mjs")
-        wrong = "another secret of more than 24 bytes"
-        with self.running(lambda port: [NODE, program, str(port)], "/count", secret=wrong) as server:
-            with self.assertRaises(InvalidStatus) as raised:
-                connect(server.url("/count"))
-            self.assertEqual(raised.exception.response.status_code, 401)
-            self.refuses_forgeries(server, wrong.encode())

@@ -1,5 +1,5 @@
-"""The figures of a run in monitoring systems: scraped and written to a real Prometheus, with every query of the dashboard, and
-sent to a collector that reads OTLP with OpenTelemetry's own messages."""
+"""The figures of a run in monitoring systems: scraped by a real Prometheus, with every query of the dashboard, and sent to
+a collector that reads OTLP with OpenTelemetry's own messages."""
 
 import http.server
 import json
@@ -20,7 +20,6 @@ import test_metrics
 from harness import BINARY, PATIENCE_S, Program, Server, wait_until
 
 DASHBOARD = os.path.join(test_metrics.PACKAGING, "grafana", "echoring-bench.json")
-# Long enough for two pushes, which come every 5 s.
 RATE_INTERVAL = "15s"
 
 
@@ -61,37 +60,6 @@ class Scraped(unittest.TestCase, Dashboard):
         address = load.stderr.wait_for(r"metrics http://(\S+)/metrics")[1]
         self.prometheus = self.enterContext(test_metrics.Prometheus([address]))
         self.assert_every_query_has_a_result()
-
-
-@unittest.skipUnless(test_metrics.PROMETHEUS, test_metrics.MISSING)
-class Written(unittest.TestCase, Dashboard):
-    """Prometheus as the receiver of remote write."""
-
-    def setUp(self):
-        self.server = self.enterContext(Server())
-        flag = "--web.enable-remote-write-receiver"
-        self.prometheus = self.enterContext(test_metrics.Prometheus([], flag))
-        self.url = f"http://{self.prometheus.address}"
-
-    def test_every_query_of_the_dashboard_has_a_result(self):
-        self.enterContext(Load(self.server.url("/echo"), "--remote-write", self.url))
-        self.assert_every_query_has_a_result()
-
-    def test_the_last_figures_are_those_of_the_record(self):
-        command = [BINARY, "bench", self.server.url("/echo"), "-c", "3", "-d", "1s", "--warmup", "0s"]
-        command += ["--rate", "300", "--allow-saturated", "--json", "-", "--remote-write", self.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-        self.assertEqual((done.returncode, done.stderr.count("remote-write")), (0, 0), done.stderr)
-        (run,) = json.loads(done.stdout)["runs"]
-        # The series have ended.
-        self.assertEqual(self.prometheus.query('{__name__=~"echoring_bench_.+"}'), [])
-        (count,) = self.prometheus.query("last_over_time(echoring_bench_response_seconds_count[5m])")
-        self.assertEqual(int(count["value"][1]), run["response_ns"]["count"])
-        (stage,) = self.prometheus.query('last_over_time(echoring_bench_stage{stage="done"}[5m])')
-        self.assertEqual(stage["value"][1], "1")
-        (info,) = self.prometheus.query("last_over_time(echoring_bench_info[5m])")
-        expected = {"mode": "echo", "run": "1", "job": "echoring-bench", "target": self.server.url("/echo")}
-        self.assertEqual({name: info["metric"][name] for name in expected}, expected)
 
 
 class Collector:
@@ -195,11 +163,10 @@ class Collected(unittest.TestCase):
         self.assertEqual(int(re.search(expected, line)[1]), len(requests))
 
     def test_a_receiver_that_is_no_url_is_refused_before_the_run(self):
-        for flag in ("--otlp", "--remote-write"):
-            command = [BINARY, "bench", self.server.url("/echo"), flag, "collector.example"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
-            self.assertIn("expected a URL such as http://127.0.0.1:4318", done.stderr)
+        command = [BINARY, "bench", self.server.url("/echo"), "--otlp", "collector.example"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+        self.assertIn("expected a URL such as http://127.0.0.1:4318", done.stderr)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -11,11 +12,12 @@ import programs
 from harness import BINARY, PATIENCE_S, refusing_port
 
 QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
+# Lines of text in eleven scripts, and emoji.
+WIDE_TEXT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support", "wide-text.txt")
 # The messages, as flags of `bench`.
 MESSAGES = (
     ("--kind", "text", "--message-bytes", "16"),
-    ("--kind", "text", "--text", "mixed", "--message-bytes", "zipf:16..4096"),
-    ("--kind", "text", "--text", "emoji", "--message-bytes", "0..300"),
+    ("--kind", "text", "--payload-file", WIDE_TEXT),
     ("--kind", "binary", "--message-bytes", "12..70000"),
     ("--kind", "json", "--message-bytes", "1KiB"),
 )

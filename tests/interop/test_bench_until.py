@@ -128,8 +128,9 @@ class Compares(unittest.TestCase):
         self.assertIn("worse by more than 50 %, known after", done.stdout)
         self.assertIn("is worse: ", done.stderr)
         self.assertIn(f"pair {until['pairs']}: p50 B / A", done.stderr)
-        for part in ("Ratio by pairs of runs", "worse by more than 50 %"):
-            self.assertIn(part, drawn)
+        shown = json.loads(drawn.split('id="report">')[1].split("</script>")[0])
+        self.assertEqual(shown["comparisons"][0]["comparison"]["until"], until)
+        self.assertIn("worse by more than 50 %", shown["comparisons"][0]["verdicts"][0])
 
     def test_equal_servers_are_the_same(self):
         results = json.loads(self.compare((20, 20), "--until", "p50±50%", "--max-duration", "4m", "--json", "-").stdout)
@@ -142,17 +143,30 @@ class Compares(unittest.TestCase):
         for metric in ("p50", "messages_per_s"):
             self.assertIn(f"{metric} of B has no interval: undecided, with a margin of 5 %, after one pair in", done.stdout)
 
+    def test_the_flags_for_files_work_for_servers(self):
+        done = self.compare((10, 50), "--metric", "p50", "--threshold=50%", "--max-duration", "4m", code=1)
+        self.assertIn("worse by more than 50 %, known after", done.stdout)
+        for flags, metrics in (((), ["p50", "p99", "messages_per_s"]), (("--threshold", "7%", "--metric", "p90"), ["p90"])):
+            done = self.compare((10, 10), *flags, "--max-duration", "500ms")
+            margin = 7 if flags else 5
+            told = [f"{metric} of B has no interval: undecided, with a margin of {margin} %" for metric in metrics]
+            self.assertEqual([line in done.stdout for line in told], [True] * len(told), done.stdout)
+            self.assertEqual(done.stdout.count(" of B has no interval"), len(told), done.stdout)
+
     def test_what_cannot_be_compared_is_refused(self):
         url = self.server.url("/echo")
         for words, named in [
-            ((url,), "two URLs and a goal"),
-            ((url, url), "two URLs and a goal"),
+            ((url,), "two URLs"),
+            ((url, "b.json"), "two URLs"),
             ((url, url, "--until", "lost±5%"), "a time or a rate"),
+            ((url, url, "--metric", "lost"), "--metric lost: expected a time or a rate"),
+            ((url, url, "--allow-different"), "--allow-different: only for files"),
+            ((url, url, "--until", "p50±5%", "--threshold", "3%"), "--threshold: --until p50±5% names another difference"),
             ((url, url, "--until", "p50±5%", "--until", "p99±3%"), "one margin"),
             ((url, url, "--until", "p50±5%", "--until", "p50±5%"), "once"),
             ((url, url, "--until", "cpu_per_message±5%"), "--against-pid"),
             ((url, url, "--until", "last.p99±5%"), "no run of this mode"),
-            (("a.json", "b.json", "--until", "p50±5%"), "two URLs and a goal"),
+            (("a.json", "b.json", "--until", "p50±5%"), "two URLs"),
         ]:
             done = subprocess.run([BINARY, "compare", *words], capture_output=True, text=True, timeout=PATIENCE_S)
             self.assertEqual(done.returncode, 2, (words, done.stderr))
@@ -171,9 +185,10 @@ class Flags(unittest.TestCase):
         self.assertEqual(record["fail_if"][0]["seen"], {"unreached": 1.0})
         command = [BINARY, "bench", self.server.url("/echo"), *flags[:6]]
         text = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S).stdout
-        self.assertIn("until      p90±10% not reached after 2 s: too few messages or too short a time", text)
+        self.assertIn("until      p90±10% not reached after 2 s: no confidence interval: it needs 24 slices of the measured time, and there are ", text)
 
     def test_what_cannot_be_known_is_refused(self):
+        agents = ("--agents", "2", "--nats", "nats://127.0.0.1:1")
         for flags, named in [
             (("--until", "p99"), "such as 'p99±5%'"),
             (("--until", "lost±5%"), "a time or a rate"),
@@ -182,11 +197,11 @@ class Flags(unittest.TestCase):
             (("--until", "p99±0.1%"), "0.5% to 50%"),
             (("--until", "p9x±5%"), "unknown metric"),
             (("--until", "p99±5%", "-d", "10s"), "--max-duration"),
-            (("--until", "p99±5%", "--rate", "100", "--segment", "1/2", "--seed", "7"), "not with --agents"),
+            (("--until", "p99±5%", "--rate", "100", *agents), "not with --agents"),
             (("--until", "p99±5%", "--mode", "push"), "--time-field"),
             (("--max-duration", "10s"), "only with --until"),
             (("--warmup", "auto", "--stage", "5s@100"), "not with stages"),
-            (("--warmup", "auto", "--rate", "100", "--segment", "1/2", "--seed", "7"), "not for shared loads"),
+            (("--warmup", "auto", "--rate", "100", *agents), "not for shared loads"),
             (("--warmup", "soon"), "or auto"),
             (("--fail-if", "unreached>0"), "only runs with --until"),
         ]:

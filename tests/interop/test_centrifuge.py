@@ -52,7 +52,7 @@ lag_bytes = "64KiB"
 
 [[topics]]
 pattern = "rooms.*"
-presence = true
+presence = "everybody"
 
 [[topics]]
 pattern = "prices.*"

@@ -14,7 +14,7 @@ SCRIPTS = os.path.join(programs.NODE_MODULES, "centrifuge", "dist")
 CONFIGURATION = """
 [topic_defaults]
 history_messages = 100
-presence = true
+presence = "everybody"
 """
 # Connects, and keeps what happens.
 CONNECT = """

@@ -1,6 +1,7 @@
 """The hooks of the application, with unmodified SDKs of Centrifuge's client protocol, and with raw messages."""
 
 import base64
+import contextlib
 import http.server
 import json
 import queue
@@ -344,6 +345,45 @@ class Wire(unittest.TestCase):
     def test_a_topic_that_is_asked_about_needs_a_hook(self):
         with self.assertRaises(AssertionError):
             Server("--config", configuration)
+
+class Hanging(Service):
+    """Decides nothing until it may go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def answer(self, path, body):
+        self.may_go_on.wait(PATIENCE_S)
+        return 503, {}
+
+    def close(self):
+        self.may_go_on.set()
+        super().close()
+
+
+class Waiting(unittest.TestCase):
+    """Clients that wait behind others for a decision."""
+
+    def test_clients_that_present_a_token_are_answered_before_sdks_give_up(self):
+        """The hook is asked about 32 at a time, each for a second: the last ones would wait for ten."""
+        hook = Hanging()
+        self.addCleanup(hook.close)
+        with contextlib.ExitStack() as stack:
+            flags = ("--auth-hook-timeout=1s", "--handshake-timeout=60s")
+            server = stack.enter_context(Server("--auth-hook", hook.url("/"), *flags))
+            url = server.url(sdk.PATH)
+            clients = [stack.enter_context(connect(url, open_timeout=PATIENCE_S, close_timeout=0)) for _ in range(320)]
+            for number, client in enumerate(clients):
+                client.send(json.dumps({"id": 1, "connect": {"token": f"token-{number}"}}))
+            errors = [json.loads(client.recv(PATIENCE_S))["error"] for client in clients]
+            self.assertEqual({(error["code"], error["temporary"]) for error in errors}, {(100, True)})
+            # The others are not asked about any more.
+            self.assertLess(hook.requests.qsize(), len(clients))
+            hook.may_go_on.set()
+            clients[0].send(json.dumps({"id": 2, "connect": {"token": "another"}}))
+            self.assertEqual(json.loads(clients[0].recv(PATIENCE_S))["error"]["code"], 100)
+            server.wait_for_log("there was no decision about a token")
 
 
 if __name__ == "__main__":

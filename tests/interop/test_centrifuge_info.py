@@ -210,6 +210,16 @@ class Raw(unittest.TestCase):
         self.assertEqual(present("chat.pushed")[one.client]["chan_info"], {"by": "api"})
         self.assertEqual(self.server.call("subscribe", user="dora", channel="x", info=LONGEST + "xx")["error"]["code"], 107)
 
+    def test_bytes_are_decoded_for_clients_that_speak_json(self):
+        for sent, seen in [(b'{"a": [1]}', {"a": [1]}), (b"host", "host"), (b"\xff\x00", "/wA=")]:
+            with self.subTest(sent=sent):
+                b64 = base64.b64encode(sent).decode()
+                one = self.session(data={"user": "eve", "b64info": b64, "subs": {"chat.bytes": {"b64info": b64}}})
+                described = {"user": "eve", "client": one.client, "conn_info": seen, "chan_info": seen}
+                self.assertEqual(one.do("presence", channel="chat.bytes")["presence"][one.client], described)
+                present = self.server.call("presence", channel="chat.bytes")["result"]["presence"]
+                self.assertEqual(present[one.client], described)
+
     def test_they_are_bounded(self):
         users = [f"user{number}" for number in range(100)]
         many = [self.session(token=token(user, info=LONGEST)) for user in users]

@@ -75,6 +75,7 @@ class Refresh(unittest.TestCase):
         self.assertEqual(self.closed(gone), 4500)
         goes, until = self.session("goes"), soon()
         body, _ = self.application.asked("/refresh", user="stays")
+        self.assertTrue(body.pop("node"))
         asked = {"client": stays.client, "transport": "websocket", "protocol": "json", "encoding": "json", "user": "stays"}
         self.assertEqual(body, asked)
         # What nobody extends ends at its time.
@@ -92,6 +93,7 @@ class Refresh(unittest.TestCase):
         for channel in ("stays", "forever", "refused", "down", "goes"):
             session.do("subscribe", channel=f"asked.{channel}")
         body, _ = self.application.asked("/sub_refresh", channel="asked.stays")
+        self.assertTrue(body.pop("node"))
         asked = {"client": session.client, "transport": "websocket", "protocol": "json", "encoding": "json", "user": "forever"}
         self.assertEqual(body, {**asked, "channel": "asked.stays"})
         for channel in ("goes", "refused", "down"):

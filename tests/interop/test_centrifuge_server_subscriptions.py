@@ -1,6 +1,7 @@
 """Subscriptions that the server makes: by claims of tokens, by the connect hook, and by the HTTP API; with unmodified SDKs of
 Centrifuge's client protocol, and with raw messages."""
 
+import base64
 import json
 import time
 import unittest
@@ -391,6 +392,26 @@ class Wire(unittest.TestCase):
         session, reply = self.connect(data={"error": 1001})
         session.send({"id": 2, "connect": {"data": "nobody"}})
         self.assertEqual(list(session.take()["connect"]["subs"]), ["news"])
+
+    def test_bytes_of_the_application_are_decoded_for_clients_that_speak_json(self):
+        for sent, seen in [
+            (b'{"a": [1]}', {"a": [1]}),
+            (b"7", 7),
+            (b"null", None),
+            (b'"text"', "text"),
+            ("gr\u00fc\u00df\n dich".encode(), "gr\u00fc\u00df\n dich"),
+            (b'{"a": ', '{"a": '),
+            (b"\x00\xff\xfe", "AP/+"),
+        ]:
+            with self.subTest(sent=sent):
+                b64 = base64.b64encode(sent).decode()
+                result = {"user": "carol", "b64data": b64, "subs": {"own": {"b64data": b64}}}
+                session, reply = self.connect(data={"result": result})
+                self.assertEqual(reply["connect"]["data"], seen)
+                self.assertEqual(reply["connect"]["subs"]["own"]["data"], seen)
+                subscribed = api(self.server, "subscribe", user="carol", channel="pushed", b64data=b64)
+                self.assertEqual((subscribed, session.take()["push"]["subscribe"]["data"]), ({}, seen))
+                session.close()
 
     def test_a_client_without_a_name_has_subscriptions_too(self):
         _, reply = self.connect(data="nobody")

@@ -20,7 +20,7 @@ CLIENTS = "/connection/websocket"
 CONFIGURATION = """
 [[topics]]
 pattern = "rooms.*"
-presence = true
+presence = "everybody"
 
 [[topics]]
 pattern = "empty.*"
@@ -146,7 +146,14 @@ class Methods(ApiTest):
 
     def test_data_in_base64_is_what_its_bytes_are(self):
         subscriber = self.subscriber("bytes")
-        for data, expected in ((b'{"a":1}', {"a": 1}), (b"hello", "hello"), (b"\xff\x00", "/wA=")):
+        for data, expected in (
+            (b'{"a":1}', {"a": 1}),
+            (b"hello", "hello"),
+            (b"\xff\x00", "/wA="),
+            # JSON but for the encoding of its text.
+            (b'"\xff"', "Iv8i"),
+            (b'{"a":"\xed\xa0\x80"}', "eyJhIjoi7aCAIn0="),
+        ):
             self.call("publish", channel="bytes", b64data=base64.b64encode(data).decode(), data="")
             self.assertEqual(subscriber.publication()["data"], expected)
         self.call("publish", channel="bytes", b64data="")

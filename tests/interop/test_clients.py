@@ -240,6 +240,8 @@ class Chromium(InABrowser, unittest.TestCase):
 
 @matrix.with_checks(matrix.OURS)
 class Firefox(InABrowser, unittest.TestCase):
+    RELEASE = True
+
     @staticmethod
     def start():
         if webdriver.FIREFOX is None:

@@ -17,7 +17,7 @@ CONFIGURATION = """
 history_messages = 100
 subscribe = "authenticated"
 publish = "everybody"
-presence = true
+presence = "everybody"
 
 [[topics]]
 pattern = "tagged.*"

@@ -16,11 +16,14 @@ ROOMS = [f"rooms.{number}" for number in range(8)]
 CONFIGURATION = """
 [[topics]]
 pattern = "rooms.*"
-presence = true
+presence = "everybody"
 """
 # In which every subscriber must know that a node was killed, with the times of the tests and with those of the defaults: 5 s, and as much
 # again for a machine that is busy elsewhere.
 TOLD_WITHIN_S = 10
+# Sessions that move together, and how often.
+MOVING = 12
+MOVES = 3
 # In which a false notice would arrive.
 QUIET_S = 2
 
@@ -61,6 +64,24 @@ def close(node, session):
     [id] = [each["id"] for each in connections if each["address"] == address]
     status, _, answer = node.get(f"/connections/{id}", "DELETE")
     assert status == 200, answer
+
+
+def told_members(clients, events, room):
+    """The members as a client knows them that follows the documentation, and knew `clients`."""
+    clients = set(clients)
+    for event in events:
+        if event.get("topic") != room:
+            continue
+        match event["type"], event.get("event"):
+            case "presence", "join":
+                clients.add(event["client"])
+            case "presence", "leave":
+                clients.discard(event["client"])
+            case "members", _ if "id" not in event:
+                if "after" not in event:
+                    clients.clear()
+                clients.update(event["clients"])
+    return clients
 
 
 async def quiet(session):
@@ -140,20 +161,24 @@ class Presence(InACluster):
                 while (await session.next("presence", topic=room))["count"] < 2:
                     pass
             guests = [Session(node) for node in nodes for _ in range(30)]
+            may_leave = asyncio.Event()
 
             async def visit(guest):
                 async with guest:
-                    own = (await guest.subscribe(room))["client"]
-                    # The server mentions nobody who joins and leaves within one tick.
-                    await guest.next("presence", topic=room, event="join", client=own)
+                    await guest.subscribe(room)
+                    # Nodes mention nobody who joins and leaves between two tellings.
+                    await may_leave.wait()
 
-            await asyncio.gather(*(visit(guest) for guest in guests))
-            told = []
-            for session in (one, two):
-                events = await notices(session, 2 * len(guests), room)
-                told.append([(event["event"], event["client"], event["count"]) for event in events])
-            self.assertEqual(told[0], told[1], "one order")
-            self.assertEqual(told[0][-1][2], 2)
+            visits = asyncio.gather(*(visit(guest) for guest in guests))
+            for count in (2 + len(guests), 2):
+                told = []
+                for session in (one, two):
+                    events = await notices(session, len(guests), room)
+                    told.append([(event["event"], event["client"], event["count"]) for event in events])
+                self.assertEqual(told[0], told[1], "one order")
+                self.assertEqual(told[0][-1][2], count)
+                may_leave.set()
+            await visits
             for session in (one, two):
                 await until_members(session, room, ids)
 
@@ -224,6 +249,42 @@ class Presence(InACluster):
             for room in ROOMS:
                 [left] = await notices(one, 1, room)
                 self.assertEqual((left["event"], left["client"], left["count"]), ("leave", moved, 1))
+
+    @asynchronous
+    async def test_who_comes_and_goes_elsewhere_during_a_move_is_known_afterwards(self):
+        flags = ("--drain", "1h", *self.flags)
+        nodes = self.start("a", "b", flags=flags)
+        async with contextlib.AsyncExitStack() as open_until_here:
+            moving = [await open_until_here.enter_async_context(Session(nodes[0])) for _ in range(MOVING)]
+            for session in moving:
+                for room in ROOMS:
+                    await session.subscribe(room)
+            began = {room: (await members(moving[0], room))[1] for room in ROOMS}
+            for _ in range(MOVES):
+                self.stopping = False
+                guests = [asyncio.create_task(self.come_and_go(nodes[1], room)) for room in ROOMS]
+                old, nodes[0] = nodes[0], await asyncio.to_thread(nodes[0].successor)
+                self.addCleanup(nodes[0].__exit__)
+                self.assertEqual(await asyncio.to_thread(old.wait), 0)
+                self.stopping = True
+                await asyncio.gather(*guests)
+                for session in moving:
+                    for room in ROOMS:
+                        await until_members(session, room, began[room])
+                        known = lambda room=room, session=session: told_members(began[room], session.events, room)
+
+                        async def is_known():
+                            # Earlier events come before the answer.
+                            await members(session, room)
+                            return known() == set(began[room])
+
+                        await wait_until_async(is_known, lambda: f"{known() ^ set(began[room])} in {room}", TOLD_WITHIN_S)
+
+    async def come_and_go(self, node, room):
+        """Another client each time: one that returns would repair what was missed of it."""
+        while not self.stopping:
+            async with Session(node) as guest:
+                await guest.subscribe(room)
 
     @asynchronous
     async def test_of_a_process_that_was_taken_over_are_gone_with_it_and_no_others(self):
@@ -302,7 +363,7 @@ class Presence(InACluster):
                         await listening.next("presence", topic=room, event="join", client=own)
             publishing = asyncio.create_task(self.publish_until_stopped(other))
             status, _, answer = await asyncio.to_thread(node.get, "/rebalance", "POST")
-            self.assertEqual((status, json.loads(answer)), (200, {"moved": 3, "connections": [3, 3]}))
+            self.assertEqual((status, json.loads(answer)), (200, {"moved": 3, "connections": [3, 3], "predecessor": 0}))
             await quiet(witness)
             self.stopping = True
             published = await publishing

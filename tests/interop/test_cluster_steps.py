@@ -43,7 +43,7 @@ local_epochs = true
 
 [[topics]]
 pattern = "rooms.*"
-presence = true
+presence = "everybody"
 """
 
 

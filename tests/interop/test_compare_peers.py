@@ -31,6 +31,9 @@ from catalogue import AGAIN, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, RAWS  # n
 pairs.binary = lambda: BINARY
 ROW = workloads.of_names(["echo-16x100"], False)[0]
 
+# It tests scripts that measure, which only releases need.
+RELEASE = True
+
 
 class Damaging:
     """An echo server that changes the last byte of messages above a length."""

@@ -60,6 +60,40 @@ class Commands(OnePage):
             self.assertEqual(self.wrong(line), 1, line)
 
 
+class Flags(OnePage):
+    def wrong(self, text):
+        known = ({"--listen", "--rate"}, ["serve", "bench"])
+        with mock.patch.object(docs_check, "program_flags", lambda: known):
+            return self.problems(text, docs_check.named_flags)
+
+    def test_flags_of_the_program_of_named_scripts_and_of_other_programs_are_taken(self):
+        for text in (
+            "`--listen`", "`--rate 5000`", "`bench --rate`", "`echoring serve --listen=unix:/x`", "`k6 run --out`", "`a --b`", "--gone",
+            "`scripts/docs` reads records with `--update`",
+        ):
+            self.assertEqual(self.wrong(text), 0, text)
+
+    def test_flags_that_are_gone_are_not(self):
+        for text in ("`--gone`", "`--gone 5`", "`bench --gone`", "`echoring serve --gone=x`", "`--update`", "`--listen --gone`"):
+            self.assertEqual(self.wrong(text), 1, text)
+
+
+class Records(OnePage):
+    RECORD = "results/2026-11-27-intel-r-xeon-r-processor/idle-memory.json"
+
+    def wrong(self, figures, text):
+        return self.problems(f"<!-- records: {self.RECORD} {figures} -->\n{text}\n## B\n232\n", docs_check.recorded)
+
+    def test_figures_of_a_record_that_a_page_states_are_taken(self):
+        self.assertEqual(self.wrong("bytes_per_connection = 232", "232 bytes"), 0)
+        self.assertEqual(self.wrong("resident_before.RssAnon = 2,707,456", "2,707,456 of them"), 0)
+
+    def test_other_figures_and_those_that_are_not_stated_are_wrong(self):
+        self.assertEqual(self.wrong("bytes_per_connection = 231", "231 bytes"), 1)
+        self.assertEqual(self.wrong("bytes_per_connection = 232", "1,232 bytes"), 1)
+        self.assertEqual(self.wrong("bytes_per_connection = 232\n connections = 9", "232"), 1)
+
+
 class Promises(OnePage):
     def wrong(self, text):
         known = {"a_test": [["src", "server", "quotas"], ["tests", "program", "rates"]], "test_b": [["tests", "interop", "test_v1"]]}

@@ -84,7 +84,7 @@ class WithSseclient(unittest.TestCase):
         with self.open("/sse/closed") as stream:
             stream.next()
             ask(self.server, "DELETE", "/connections?topic=closed")
-            self.assertEqual(stream.next(), ("end", None, "1008 closed by an operator"))
+            self.assertEqual(stream.next(), ("end", None, "4010 closed by an operator"))
             with self.assertRaises(StopIteration):
                 stream.next()
 
@@ -140,7 +140,7 @@ class InTheBrowser(InFrontOfAPage):
             self.assertEqual(self.next(), ["message", f"{epoch}-1", "one\ntwo"])
             self.assertEqual(ask(self.server, "DELETE", f"/connections?topic={topic}")["closed"], 1)
             # An event without an id keeps the last one.
-            self.assertEqual(self.next(), ["end", f"{epoch}-1", "1008 closed by an operator"])
+            self.assertEqual(self.next(), ["end", f"{epoch}-1", "4010 closed by an operator"])
             publish(self.server, topic, "missed")
             name, position, data = self.next()
             self.assertEqual((name, position), ("subscribed", f"{epoch}-1"))

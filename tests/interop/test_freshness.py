@@ -1,14 +1,14 @@
 """How old messages are when subscribers get them: what a socket holds for a slow subscriber, and the ages that the server reports."""
 
-import functools
 import json
 import os
 import subprocess
 import sys
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame, text_file, wait_until
+from harness import Raw, Server, frame, text_file, wait_until
 from test_v1 import RawClient
+from tun_network import namespace
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONFIGURATION = """
@@ -22,19 +22,6 @@ pattern = "fast.*"
 """
 MESSAGES = 500
 DELAYS_MS = (10, 50, 200)
-
-
-@functools.cache
-def namespace():
-    """The beginning of a command that runs in a network namespace of its own; None if this host does not allow one with a TUN device."""
-    for words in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
-        probe = [*words, "sh", "-c", "ip tuntap add dev probe mode tun"]
-        try:
-            if subprocess.run(probe, capture_output=True, check=False, timeout=PATIENCE_S).returncode == 0:
-                return words
-        except FileNotFoundError:
-            return None
-    return None
 
 
 class Sockets(unittest.TestCase):

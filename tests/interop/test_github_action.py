@@ -102,22 +102,6 @@ class Action(unittest.TestCase):
                     self.assertEqual((found, outputs["verdict"]), (code, "error"), printed)
                 self.assertTrue(outputs["record"] and outputs["junit"] and outputs["verdict"], printed)
 
-    def test_a_baseline_is_kept_and_compared_with(self):
-        flags = {"args": self.SHORT, "baseline": "main"}
-        code, _, printed = self.run_action(**flags)
-        self.assertEqual(code, 0, printed)
-        self.assertIn("::warning::there is no baseline main in .echoring/baselines", printed)
-        self.assertFalse(os.path.exists(self.path(".echoring")), printed)
-        code, _, printed = self.run_action(**flags, save_baseline="true")
-        self.assertEqual(code, 0, printed)
-        kept = json.loads(self.read(".echoring/baselines/main.json"))
-        self.assertEqual(len(kept["runs"]), 1)
-        code, outputs, printed = self.run_action(**flags, threshold="900%")
-        self.assertEqual((code, outputs["verdict"]), (0, "passed"), printed)
-        record = json.loads(self.read(outputs["record"]))
-        self.assertEqual((record["baseline"]["name"], record["baseline"]["loads"][0]["threshold"]), ("main", 9.0))
-        self.assertIn("### compared with baseline main: 3 of 3 metrics undecided\n", self.read("summary.md"))
-
 
 if __name__ == "__main__":
     unittest.main()

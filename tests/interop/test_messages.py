@@ -135,20 +135,14 @@ class ToConnections(Started):
 
     def test_who_was_there_is_gone_and_who_never_was_is_unknown(self):
         client, name = self.open("/echo")
-        shard, index, generation = map(int, name.split("-"))
         client.close()
         wait_until(lambda: name not in [each["id"] for each in listed(self.server)], "it is closed")
         for _ in range(2):
             self.refused(post(self.server, f"/connections/{name}", "a"), 410, "closed-connection")
             # Its place may have another connection meanwhile.
             self.open("/echo")
-        for unknown in (
-            f"{shard}-{index}-{generation + 1000}",
-            f"{shard}-{index + 100_000}-0",
-            f"{shard + 9}-{index}-{generation}",
-            f"{shard}-{index}",
-            "x",
-        ):
+        number = int(name, 16)
+        for unknown in (f"{number ^ 1:x}", f"{number ^ 1 << 64:x}", name[:-1], f"0{name}", name.upper() + "g", "0-0-1", "x"):
             self.refused(post(self.server, f"/connections/{unknown}", "a"), 404, "unknown-connection")
 
     def test_what_is_no_message_is_refused_and_what_is_too_long(self):

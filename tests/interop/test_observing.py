@@ -330,8 +330,8 @@ class Traces(unittest.TestCase):
                     with Trace(server, **{**asked, "seconds": 601}) as trace:
                         self.assertEqual(trace.status, 400)
                     with Trace(server, token=asked["token"], connection="0-1-1") as trace:
-                        self.assertEqual(trace.status, 404)
-                    with Trace(server, token=asked["token"], connection="9-1-1") as trace:
+                        self.assertEqual(trace.status, 400)
+                    with Trace(server, token=asked["token"], connection="9c") as trace:
                         self.assertEqual(trace.status, 404)
                     traces = [stack.enter_context(Trace(server, **asked)) for _ in range(4)]
                     self.assertEqual([trace.status for trace in traces], [200] * 4)

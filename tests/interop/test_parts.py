@@ -36,7 +36,8 @@ class Choice(unittest.TestCase):
         self.assertTrue({"test_proxy", "test_cluster", "test_echo"}.isdisjoint(chosen), chosen)
         self.assertNotIn("test_protocols", parts.broken_by(["src/proto/frame.rs"]))
         self.assertEqual(parts.broken_by(["src/cli/admin/top/screen.rs"]), ["test_top"])
-        self.assertEqual(parts.broken_by(["README.md"]), [])
+        self.assertEqual(parts.broken_by(["README.md"]), ["test_documents"])
+        self.assertEqual(parts.broken_by(["SECURITY.md"]), [])
 
     def test_is_of_all_that_import_a_changed_helper(self):
         chosen = parts.broken_by(["tests/interop/relay.py"])

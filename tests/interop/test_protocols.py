@@ -221,12 +221,14 @@ class Wamp(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
 
 class Stomp(Checks, TopicChecks, StreamChecks, unittest.TestCase):
     HEAVY = True
+    RELEASE = True
     SECONDS = 40
     server, protocol, answers, returns = "stomp", "stomp", rb"receipt-id:\d", False
     parameters = ("connect=login:guest\npasscode:guest\n",)
 
 
 class ActionCable(Checks, TopicChecks, unittest.TestCase):
+    RELEASE = True
     server, protocol, answers = "action_cable", "action-cable", rb'"message":\{"id"'
     rate = 100
     # It delivers by a pool of threads.

@@ -9,14 +9,17 @@ import select
 import socket
 import subprocess
 import threading
+import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import BINARY, PATIENCE_S, Server, request, text_file, token_file
+from harness import BINARY, PATIENCE_S, Server, request, text_file, token_file, wait_until
 from websockets.asyncio.client import connect
 
 TOKEN = "correct-horse-battery-staple"
 MIB = 1 << 20
+# In which a body must have come.
+BODY_TIMEOUT_S = 5
 
 
 def ask(server, method, path, body=None, **headers):
@@ -275,6 +278,7 @@ class Publishing(unittest.TestCase):
         body = b'{"text":"held"}'.ljust(MIB, b"\n")
         with contextlib.ExitStack() as stack:
             # All requests together may hold 8 MiB.
+            began = time.monotonic()
             peers = [self.send_body(stack, "held", MIB, body[:-1]) for _ in range(9)]
             refused, _, _ = select.select(peers, [], [], PATIENCE_S)
             self.assertGreater(len(refused), 0)
@@ -288,7 +292,9 @@ class Publishing(unittest.TestCase):
                 with contextlib.suppress(ConnectionError):
                     peer.sendall(body[-1:])
                     statuses.append(self.answer(peer)[0])
-        self.assertLessEqual(set(statuses), {200, 429})
+            is_late = time.monotonic() - began > BODY_TIMEOUT_S
+        # Only on a machine that was busy for so long may a last byte have come too late.
+        self.assertLessEqual(set(statuses), {200, 429} | ({408} if is_late else set()))
         self.assertGreater(statuses.count(200), 0)
         self.assertEqual(self.offset("held"), statuses.count(200))
         self.assertEqual(post(self.server, "held", b"there is room again")[0], 200)
@@ -363,7 +369,15 @@ class Refusals(unittest.TestCase):
             lines = [{"text": "x", "key": f"{number}"} for number in range(first, first + 1024)]
             status, _, body = batch(server, "latest.a", lines)
             self.assertEqual((status, body["refused"]), (200, 0))
-        status, headers, body = post(server, "latest.a?key=further", "x")
+        answers = []
+
+        def is_refused_for_good():
+            answers.append(post(server, "latest.a?key=further", "x"))
+            return answers[-1][0] != 429
+
+        # A busy machine may have kept the shard from a tick for a while.
+        wait_until(is_refused_for_good, "the shard is not busy")
+        status, headers, body = answers[-1]
         self.assertEqual((status, body["error"]["code"], headers["Retry-After"]), (400, "too-many-keys", None))
         # A refusal for good concerns its line only.
         lines = [{"text": "x", "key": "further"}, {"text": "y", "key": "0"}]

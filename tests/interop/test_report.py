@@ -118,7 +118,7 @@ class InTheBrowser(Measured):
     def setUpClass(cls):
         super().setUpClass()
         cls.html, cls.asked = cls.path("report.html"), []
-        echoring("report", cls.path("run.json"), "--out", cls.html, "--svg", cls.path("charts"))
+        echoring("report", cls.path("run.json"), "--out", cls.html)
 
         class Pages(http.server.SimpleHTTPRequestHandler):
             def log_message(self, *_):
@@ -143,86 +143,144 @@ class InTheBrowser(Measured):
         cls.browser = Browser()
         cls.addClassCleanup(cls.browser.close)
 
-    def test_the_page_is_whole_and_asks_for_nothing(self):
+    def open(self, name="report.html", width=1100, scheme="light"):
+        """Opens a page with an empty console. Its charts are there when it is loaded."""
+        self.browser.look(width, 900, scheme)
         self.browser.log()
-        self.asked.clear()
-        self.browser.open(f"{self.origin}/report.html")
-        ids = self.browser.run("return [...document.querySelectorAll('section')].map((s) => s.id)")
-        expected = ["percentiles", "notes", "summary", "timeline", "latency-over-time", "integrity"]
-        # Where the kernel has timestamps, those of slow loads are split.
-        whole = [name for name in ids if name != "split"]
-        self.assertEqual(whole[: len(expected)], expected)
-        fetched = self.browser.run("return performance.getEntriesByType('resource').map((r) => r.name)")
-        self.assertEqual([name for name in fetched if not name.startswith("data:")], [])
-        self.assertEqual(self.asked, ["/report.html"])
-        self.assertEqual(self.browser.log(), [], "the console stays empty")
+        self.browser.open(f"{self.origin}/{name}")
 
-    def test_labels_are_text_and_charts_have_names(self):
-        self.browser.open(f"{self.origin}/report.html")
-        cells = self.browser.run(
-            "return [...document.querySelectorAll('#summary tbody th')].map((cell) => cell.textContent)"
-        )
-        self.assertEqual(cells, ['slow <b>& "steady"</b>', "fast"])
-        self.assertEqual(self.browser.run("return document.querySelectorAll('#summary b').length"), 0)
-        charts = self.browser.run(
+    def shot(self, name):
+        shown = os.environ.get("ECHORING_SCREENSHOTS")
+        if shown:
+            self.browser.screenshot(os.path.join(shown, name))
+
+    def table(self, selector):
+        """The first columns and the rows of a table."""
+        return self.browser.run(
             """
-            return [...document.querySelectorAll("svg.wide")].map((svg) => {
-                const named = svg.getAttribute("aria-labelledby").split(" ");
-                return [svg.getAttribute("role"), ...named.map((id) => document.getElementById(id).textContent)];
+            const rows = [...document.querySelectorAll(`${args[0]} tr`)];
+            return rows.map((row) => [...row.children].map((cell) => cell.textContent));
+            """,
+            selector,
+        )
+
+    def drawn(self):
+        """Each chart: its title, and how many colours there are in its plot."""
+        return self.browser.run(
+            """
+            return [...document.querySelectorAll(".uplot canvas")].map((canvas) => {
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                const colours = new Map();
+                for (const colour of new Uint32Array(data.buffer)) colours.set(colour, (colours.get(colour) ?? 0) + 1);
+                const figure = canvas.closest("figure");
+                return {
+                    role: canvas.getAttribute("role"), label: canvas.getAttribute("aria-label"),
+                    caption: figure.querySelector("figcaption").textContent,
+                    painted: [...colours].filter(([colour, count]) => colour !== 0 && count >= 20).length,
+                };
             });
             """
         )
-        titles = [chart[1] for chart in charts]
-        self.assertEqual(titles[:2], ["Latency by percentile", 'Latency over time: slow <b>& "steady"</b>'])
-        self.assertIn("Target, sent and received rate", titles)
-        self.assertTrue(all(role == "img" and caption for role, _, caption in charts), charts)
+
+    def test_the_page_is_whole_and_asks_for_nothing(self):
+        self.asked.clear()
+        self.open()
+        ids = self.browser.run("return [...document.querySelectorAll('section')].map((s) => s.id)")
+        expected = ["percentiles", "notes", "summary", "timeline", "latency-over-time", "figures", "environment"]
+        # Where the kernel has timestamps, those of slow loads are split.
+        whole = [name for name in ids if name != "split"]
+        self.assertEqual(whole, [*expected, "configuration"])
+        fetched = self.browser.run("return performance.getEntriesByType('resource').map((r) => r.name)")
+        self.assertEqual([name for name in fetched if not name.startswith("data:")], [])
+        self.assertEqual(self.asked, ["/report.html"])
+        self.assertEqual(self.browser.log(), [], "no error, and the policy is kept")
+        self.browser.open(f"file://{self.html}")
+        self.assertTrue(self.drawn())
+        self.assertEqual(self.browser.log(), [], "from a disk, too")
+
+    def test_charts_are_drawn_in_both_schemes_and_have_their_data_as_tables(self):
+        seen = {}
+        for scheme in ["light", "dark"]:
+            self.open(scheme=scheme)
+            self.assertTrue(self.browser.run("return document.documentElement.scrollWidth <= innerWidth"))
+            seen[scheme] = self.drawn()
+            # Percentiles, two maps, rates, open connections, latency over time.
+            self.assertGreaterEqual(len(seen[scheme]), 6, seen[scheme])
+            for chart in seen[scheme]:
+                self.assertEqual(chart["role"], "img", chart)
+                self.assertIn(chart["caption"], chart["label"])
+                self.assertGreaterEqual(chart["painted"], 3, chart)
+            self.shot(f"report-{scheme}.png")
+        self.assertIn('Latency over time: slow <b>& "steady"</b>', " ".join(chart["label"] for chart in seen["dark"]))
+        # The percentiles of both runs, from the fastest message to the slowest.
+        self.browser.click("#percentiles details summary")
+        self.browser.until("document.querySelector('#percentiles details table')")
+        head, *rows = self.table("#percentiles details")
+        self.assertEqual(head[0], "percentile")
+        self.assertEqual(rows[0][0], "0 %")
+        self.assertGreater(len(rows), 20)
+        self.assertEqual(self.browser.log(), [])
+
+    def test_tables_have_the_figures_of_the_record(self):
+        self.open()
+        _, *rows = self.table("#summary")
+        self.assertEqual([row[0] for row in rows], ['slow <b>& "steady"</b>', "fast"])
+        self.assertEqual([row[1] for row in rows], [f"{run['messages']:,}" for run in self.runs])
+        self.assertEqual(self.browser.run("return document.querySelectorAll('#summary tbody b').length"), 0)
+        settings = {name: values for name, *values in self.table("#configuration")}
+        self.assertEqual(settings["rate"], ["200", "1000"])
+        self.assertEqual(settings["connections"], ["5", "5"])
+        figures = {name: values for name, *values in self.table("#figures")}
+        for at, run in enumerate(self.runs):
+            self.assertTrue(figures["throughput"][at].startswith(f"{run['messages']:,} messages echoed in "), figures)
+        percentiles = {row[0]: row for row in self.table("#percentiles .scroll:last-of-type")}
+        p99_ns = self.runs[1]["response_ns"]["p99"]
+        expected = f"{p99_ns / 1e3:.3g}" if p99_ns < 1e6 else f"{p99_ns / 1e6:.3g}"
+        self.assertIn(expected.rstrip("0").rstrip("."), percentiles["response"][6], percentiles)
+        records = self.browser.run("return JSON.parse(document.getElementById('report').textContent).runs.map((run) => run.record)")
+        for record, run in zip(records, self.runs, strict=True):
+            for quantile in ("count", "min", "p50", "p90", "p99", "p999", "max"):
+                self.assertEqual(record["response_ns"][quantile], run["response_ns"][quantile])
+            self.assertEqual(record["intervals"][0]["p99_ns"], run["intervals"][0]["p99_ns"])
 
     def test_values_of_the_time_that_is_pointed_at_are_shown_in_all_charts(self):
         slices = [run["timeline"] for run in self.runs]
         columns = len(slices[0]["sent"])
-        self.browser.look(1100, 900, "light")
-        self.browser.log()
-        self.browser.open(f"{self.origin}/report.html")
-        map = "#timeline svg.wide[data-run='1']"
-        left, right, top, bottom, width, height = self.browser.run(
-            """
-            const map = document.querySelector(args[0]);
-            return [...map.dataset.plot.split(" ").map(Number), map.viewBox.baseVal.width, map.viewBox.baseVal.height];
-            """,
-            map,
-        )
+        self.open()
+        map = "#timeline figure:first-of-type .u-over"
         column = columns // 2
-        x = left + (right - left) * (column + 0.5) / columns
-        self.browser.hover(map, x / width, (top + bottom) / 2 / height)
+        self.browser.hover(map, (column + 0.5) / columns, 0.5)
+        self.browser.until("document.querySelector('.readout .time')")
         seen = self.seen()
-        self.assertRegex(seen["time"], rf"^{column / 10:.1f} to {(column + 1) / 10:.1f} s, .+ to .+: [\d,]+ messages$")
+        self.assertEqual(seen["time"], f"{column / 10:.1f} to {(column + 1) / 10:.1f} s")
+        self.assertRegex(seen["cell"], r"^[\d.]+ .?s to [\d.]+ .?s: [\d,]+ messages$")
         self.assertEqual(len(seen["runs"]), 2)
         for shown, name, series in zip(seen["runs"], ['slow <b>& "steady"</b>', "fast"], slices, strict=True):
-            self.assertEqual(shown[0], name)
-            for field, values in [("target/s", series["due"]), ("sent/s", series["sent"]), ("received/s", series["arrived"])]:
-                self.assertIn(f"{field} {10 * values[column]:,}", shown)
+            self.assertTrue(shown.startswith(f"{name}: "), shown)
+            for field, values in [("target", series["due"]), ("sent", series["sent"]), ("received", series["arrived"])]:
+                self.assertIn(f"{field} {10 * values[column]:,}/s", shown)
             self.assertIn("open 5", shown)
         # A line in each chart, at the same time.
         self.assertGreater(len(seen["lines"]), 3)
         for share in seen["lines"]:
-            self.assertAlmostEqual(share, (column + 0.5) / columns, places=3)
+            self.assertAlmostEqual(share, (column + 0.5) / columns, places=1)
         # The slider is for the keyboard.
         self.browser.press("#timeline .readout input", "\ue014")
         self.assertEqual(self.seen()["time"], f"{(column + 1) / 10:.1f} to {(column + 2) / 10:.1f} s")
         spoken = self.browser.run("return document.querySelector('#timeline input').getAttribute('aria-valuetext')")
-        self.assertIn(f"target/s {10 * slices[1]['due'][column + 1]:,}", spoken)
+        self.assertIn(f"target {10 * slices[1]['due'][column + 1]:,}/s", spoken)
         self.assertEqual(self.browser.log(), [], "the page's policy allows its script")
 
     def seen(self):
         return self.browser.run(
             """
-            const drawings = [...document.querySelectorAll("#timeline svg")].filter((svg) => svg.getBoundingClientRect().width > 0);
             return {
                 time: document.querySelector(".readout .time").textContent,
-                runs: [...document.querySelectorAll(".readout ul")].map((list) => [...list.children].map((item) => item.textContent)),
-                lines: drawings.map((svg) => {
-                    const [left, right] = svg.dataset.plot.split(" ").map(Number);
-                    return (svg.querySelector(".cursor").x1.baseVal.value - left) / (right - left);
+                cell: document.querySelector("#timeline .cell").textContent,
+                runs: [...document.querySelectorAll(".readout .values p:not(.time)")].map((one) => one.textContent),
+                lines: [...document.querySelectorAll("#timeline .u-over")].map((over) => {
+                    const box = over.getBoundingClientRect();
+                    return (over.querySelector(".u-cursor-x").getBoundingClientRect().right - box.left) / box.width;
                 }),
             };
             """
@@ -233,19 +291,17 @@ class InTheBrowser(Measured):
             with open(self.path(f"{number}.json"), "w") as file:
                 json.dump({"schema": "echoring.run/1", "runs": [run]}, file)
         echoring("report", self.path("0.json"), self.path("1.json"), "--out", self.path("both.html"))
-        self.browser.look(1100, 900, "light")
-        self.browser.open(f"{self.origin}/both.html")
-        head, metrics, maps = self.browser.run(
-            """
-            const text = (selector) => [...document.querySelectorAll(selector)].map((cell) => cell.textContent);
-            const maps = [...document.querySelectorAll(".maps svg.wide")].map((svg) => svg.getBoundingClientRect());
-            return [text("#comparison thead th"), text("#comparison tbody th"), maps.map((box) => [box.left, box.top])];
-            """
-        )
+        self.open("both.html")
+        head, *metrics = self.table("#comparison .scroll")
         self.assertEqual(head[:4], ["metric", "A", "B", "B / A"])
-        self.assertIn("p99", metrics)
+        self.assertIn("p99", [row[0] for row in metrics])
+        maps = self.browser.run(
+            "return [...document.querySelectorAll('.maps canvas')].map((map) => map.getBoundingClientRect()).map((box) => [box.left, box.top])"
+        )
         self.assertEqual(len(maps), 2)
         self.assertLess(maps[0][0], maps[1][0], "side by side")
+        self.assertEqual(self.browser.log(), [])
+        self.shot("report-both.png")
 
     def test_several_files_of_each_side_are_compared(self):
         sides = ([], [])
@@ -256,55 +312,44 @@ class InTheBrowser(Measured):
                 json.dump({"schema": "echoring.run/1", "runs": [run]}, file)
         against = [word for path in sides[1] for word in ("--against", path)]
         echoring("report", *sides[0], *against, "--out", self.path("sides.html"))
+        with open(self.path("sides.html")) as page:
+            data = json.loads(page.read().split('id="report">')[1].split("</script>")[0])
+        ratios = {metric["metric"]: metric for metric in data["comparisons"][0]["comparison"]["metrics"]}
         for width, scheme in ((1100, "light"), (390, "dark")):
-            self.browser.look(width, 900, scheme)
-            self.browser.open(f"{self.origin}/sides.html")
-            heads, names, outside = self.browser.run(
-                """
-                const shown = [...document.querySelectorAll("#comparison svg")].find((svg) => svg.getBoundingClientRect().width > 0);
-                const box = shown.getBoundingClientRect();
-                const texts = [...shown.querySelectorAll("text")];
-                const isOutside = (text) => {
-                    const { left, right } = text.getBoundingClientRect();
-                    return left < box.left || right > box.right;
-                };
-                const heads = [...document.querySelectorAll("#comparison tbody th")].map((cell) => cell.textContent);
-                return [heads, texts.map((text) => text.textContent.trim()), texts.filter(isOutside).map((text) => text.textContent)];
-                """
-            )
-            self.assertIn("messages_per_s", heads)
-            self.assertTrue({"rate", "0"} <= set(names), names)
-            self.assertEqual(outside, [])
-            shown = os.environ.get("ECHORING_SCREENSHOTS")
-            if shown:
-                self.browser.screenshot(os.path.join(shown, f"report-sides-{width}-{scheme}.png"))
+            self.open("sides.html", width, scheme)
+            _, *metrics = self.table("#comparison > .scroll")
+            for name, _, _, ratio, *_ in metrics:
+                self.assertEqual(ratio, f"{ratios[name]['ratio']:.3f}")
+            self.assertGreaterEqual(self.drawn()[0]["painted"], 3)
+            self.browser.click("#comparison details summary")
+            self.browser.until("document.querySelector('#comparison details table')")
+            (rate,) = [row for row in self.table("#comparison details") if row[0] == "messages_per_s"]
+            self.assertRegex(rate[1], r"^\+[\d.,]+ %$")
+            self.assertEqual(self.browser.log(), [])
+            self.shot(f"report-sides-{width}-{scheme}.png")
 
     def test_a_phone_shows_everything_without_scrolling_sideways_and_in_legible_text(self):
-        self.browser.look(390, 844, "light")
-        self.browser.open(f"{self.origin}/report.html")
+        self.open(width=390)
         seen = self.browser.run(
             """
-            const charts = [...document.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width > 0);
-            const texts = charts.flatMap((svg) => [...svg.querySelectorAll("text")]);
             const wider = [...document.querySelectorAll("body, .scroll")].filter((box) => box.scrollWidth > box.clientWidth);
+            const legends = [...document.querySelectorAll(".u-legend td, .u-legend th")];
             return {
-                charts: charts.map((svg) => svg.getAttribute("class")),
-                least: Math.min(...texts.map((text) => text.getBoundingClientRect().height)),
+                charts: [...document.querySelectorAll("canvas")].map((canvas) => canvas.getBoundingClientRect().right),
+                least: Math.min(...legends.map((text) => parseFloat(getComputedStyle(text).fontSize))),
                 wider: wider.map((box) => box.outerHTML.slice(0, 200)),
             };
             """
         )
-        self.assertEqual(set(seen["charts"]), {"chart narrow"}, seen)
-        self.assertGreaterEqual(seen["least"], 11, seen)
+        self.assertLessEqual(max(seen["charts"]), 390, seen)
+        self.assertGreaterEqual(seen["least"], 12, seen)
         self.assertEqual(seen["wider"], [], seen)
-        shown = os.environ.get("ECHORING_SCREENSHOTS")
-        if shown:
-            self.browser.screenshot(os.path.join(shown, "report-phone.png"))
+        self.shot("report-phone.png")
 
     def test_bars_of_parts_fill_the_width_of_every_screen_and_show_their_numbers(self):
         names = ["waiting_in_generator_ns", "generator_kernel_ns", "server_and_network_ns", "kernel_to_program_ns"]
         parts = {"p50": [20, 30, 1700, 250], "p90": [900, 100, 2400, 1300], "p99": [2300, 1000, 17200, 2800]}
-        split = {"sampled": 1000, "stamped": 990, "unattributed": 10, "p999": None}
+        split = {"sampled": 1000, "bounded": 10, "p999": None}
         for quantile, us in parts.items():
             ns = [1000 * part for part in us]
             split[quantile] = dict(zip(names, ns, strict=True), total_ns=sum(ns), messages=100)
@@ -312,8 +357,7 @@ class InTheBrowser(Measured):
             json.dump({"schema": "echoring.run/1", "runs": [{**self.runs[1], "split": split}]}, file)
         echoring("report", self.path("split.json"), "--out", self.path("split.html"))
         for width, scheme in [(1280, "light"), (1280, "dark"), (390, "light")]:
-            self.browser.look(width, 844, scheme)
-            self.browser.open(f"{self.origin}/split.html")
+            self.open("split.html", width, scheme)
             seen = self.browser.run(
                 """
                 const width = (element) => element.getBoundingClientRect().width;
@@ -332,45 +376,7 @@ class InTheBrowser(Measured):
             self.assertEqual(len(seen["bars"]), len(parts), seen)
             self.assertTrue(all(abs(rest) < 1 for rest in seen["bars"]), seen)
             self.assertEqual((seen["clipped"], seen["numbers"], seen["rows"], seen["wide"]), (0, 5, 3, True), seen)
-            shown = os.environ.get("ECHORING_SCREENSHOTS")
-            if shown:
-                self.browser.screenshot(os.path.join(shown, f"split-{width}-{scheme}.png"))
-
-    def test_lines_are_within_their_charts_and_seen_in_both_schemes(self):
-        seen = {}
-        for scheme in ["light", "dark"]:
-            self.browser.look(1100, 900, scheme)
-            self.browser.open(f"{self.origin}/report.html")
-            seen[scheme] = self.browser.run(
-                """
-                const body = getComputedStyle(document.body);
-                const lines = [...document.querySelectorAll("#percentiles .wide polyline:is(.s0, .s1)")];
-                return {
-                    back: body.backgroundColor, ink: body.color,
-                    lines: lines.map((line) => getComputedStyle(line).stroke),
-                    within: lines.every((line) => {
-                        const box = line.getBBox();
-                        return box.x >= 0 && box.y >= 0 && box.x + box.width <= 960 && box.y + box.height <= 440;
-                    }),
-                    wide: document.documentElement.scrollWidth <= innerWidth,
-                };
-                """
-            )
-            self.assertTrue(seen[scheme]["within"] and seen[scheme]["wide"], seen)
-            # Two runs with response and service time each, and an entry of the legend for each.
-            self.assertGreaterEqual(len(seen[scheme]["lines"]), 6, seen)
-            shown = os.environ.get("ECHORING_SCREENSHOTS")
-            if shown:
-                self.browser.screenshot(os.path.join(shown, f"report-{scheme}.png"))
-        self.assertNotEqual(seen["light"]["back"], seen["dark"]["back"])
-        self.assertNotEqual(seen["light"]["ink"], seen["dark"]["ink"])
-        self.assertNotEqual(seen["light"]["lines"], seen["dark"]["lines"])
-        self.assertEqual(len(set(seen["light"]["lines"])), 2, "a colour for each run")
-
-    def test_a_chart_is_a_file_of_its_own(self):
-        self.browser.open(f"{self.origin}/charts/percentiles.svg")
-        root = self.browser.run("return [document.documentElement.localName, document.querySelector('title').textContent]")
-        self.assertEqual(root, ["svg", "Latency by percentile"])
+            self.shot(f"split-{width}-{scheme}.png")
 
 
 if __name__ == "__main__":

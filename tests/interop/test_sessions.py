@@ -147,21 +147,6 @@ class Sessions(Files):
         sent = record["protocol"]["requests"][0]["sent"]
         self.assertTrue(sessions["completed"] < sent < 3 * sessions["started"], record["protocol"])
 
-    def test_shares_add_up(self):
-        flags = ("--rate", "50", "-c", "40", "--seed", "7")
-        files = []
-        for number in (1, 2):
-            files.append(os.path.join(self.directory, f"{number}.json"))
-            words = [self.server.url("/echo"), "--mode", "session", "--protocol", self.file("shop"), "--warmup", "0s", "-d", "1s"]
-            share = [*words, *flags, *PATIENT, "--segment", f"{number}/2", "--json", files[-1]]
-            subprocess.run([BINARY, "bench", *share], check=True, capture_output=True, timeout=PATIENCE_S)
-        whole = os.path.join(self.directory, "whole.json")
-        subprocess.run([BINARY, "merge", *files, "--json", whole], check=True, capture_output=True, timeout=PATIENCE_S)
-        with open(whole) as file:
-            sessions = json.load(file)["runs"][0]["sessions"]
-        self.adds_up(sessions)
-        self.assertEqual(sessions["started"], 50)
-
     def test_contradictions_are_refused(self):
         shop = ("--mode", "session", "--protocol", self.file("shop"))
         for flags, told in (

@@ -10,12 +10,13 @@ import struct
 import tempfile
 import unittest
 
-from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise, text_file
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 SUBPROTOCOL = "echoring.v1.json"
 COMPLAINTS_MAX = 20
+MESSAGE_BYTES_MAX = 64 * 1024
 # Far more messages than the socket buffers and the allowed lag of a subscriber hold together.
 FLOOD = 400
 CONFIGURATION = """
@@ -46,7 +47,7 @@ snapshot = 3
 [[topics]]
 pattern = "crowd.*"
 slow = "drop-oldest"
-presence = true
+presence = "everybody"
 lag_bytes = "64KiB"
 
 [[topics]]
@@ -55,11 +56,12 @@ heartbeat = "1s"
 
 [[topics]]
 pattern = "who.*"
-presence = true
+presence = "everybody"
 
 [[topics]]
 pattern = "ours.*"
 publish = "operator"
+history = "nobody"
 
 [[topics]]
 pattern = "wide.*"
@@ -542,6 +544,19 @@ class V1:
         quiet = await second.subscribe("no presence")
         self.assertEqual(sorted(quiet), ["epoch", "id", "offset", "topic", "type"])
 
+    async def test_the_count_of_clients_that_join_and_leave_together_is_each_ones_own(self):
+        topic = "who.together"
+        first, others = await self.open(), [await self.open() for _ in range(20)]
+        await first.subscribe(topic)
+        await first.hear_kind("presence")
+        await asyncio.gather(*(other.subscribe(topic) for other in others))
+        counts = [(await first.hear_kind("presence"))["count"] for _ in others]
+        self.assertEqual(counts, list(range(2, 22)))
+        for other in others:
+            other.connection.transport.abort()
+        counts = [(await first.hear_kind("presence"))["count"] for _ in others]
+        self.assertEqual(counts, list(range(20, 0, -1)))
+
     async def test_presence_is_listed_by_pages_and_counted(self):
         topic = "who.listed"
         clients = [await self.open() for _ in range(5)]
@@ -567,6 +582,74 @@ class V1:
         await first.subscribe("no presence")
         error = await first.answer(type="presence", topic="no presence")
         self.assertEqual((error["type"], error["code"]), ("error", "no-presence"))
+
+    async def pages(self, client, topic, limit):
+        """The answers to requests of history from the latest messages to the first that is kept."""
+        answers, more = [], {}
+        while True:
+            answer = await client.answer(type="history", topic=topic, limit=limit, **more)
+            self.assertEqual((answer["type"], answer["topic"]), ("history", topic), answer)
+            answers.append(answer)
+            if "next" not in answer:
+                return answers
+            more = {"before": answer["next"]}
+
+    async def test_history_is_read_backwards_by_pages(self):
+        client = await self.open()
+        for topic, kept, limit, sizes in (("kept.pages", 30, 7, [7, 7, 7, 7, 2]), ("short.pages", 10, 7, [7, 3]), ("kept.more", 30, 256, [30])):
+            with self.subTest(topic=topic):
+                epoch = (await client.subscribe(topic))["epoch"]
+                for number in range(30):
+                    fields = {"data": [number]} if number % 2 else {"text": str(number), "key": "k"}
+                    await client.publish(topic, **fields)
+                answers = await self.pages(client, topic, limit)
+                self.assertEqual([len(answer["messages"]) for answer in answers], sizes)
+                self.assertEqual({(answer["epoch"], answer["offset"]) for answer in answers}, {(epoch, 30)})
+                messages = [message for answer in reversed(answers) for message in answer["messages"]]
+                self.assertEqual([message["offset"] for message in messages], list(range(31 - kept, 31)))
+                expected = {"offset": 30, "data": [29]}, {"offset": 29, "key": "k", "text": "28"}
+                self.assertEqual((messages[-1], messages[-2]), expected)
+        none = await client.answer(type="history", topic="kept.pages", limit=0)
+        self.assertEqual((none["messages"], none["offset"], none.get("next")), ([], 30, None))
+        first = await client.answer(type="history", topic="kept.pages", before=1)
+        self.assertEqual((first["messages"], first.get("next")), ([], None))
+
+    async def test_long_messages_come_on_more_pages(self):
+        client, topic = await self.open(), "kept.long"
+        await client.subscribe(topic)
+        for number in range(20):
+            await client.publish(topic, text=f"{number:02}" * 15_000)
+        answers = await self.pages(client, topic, 256)
+        self.assertGreater(len(answers), 4)
+        offsets = [message["offset"] for answer in reversed(answers) for message in answer["messages"]]
+        self.assertEqual(offsets, list(range(1, 21)))
+        # All that a client may ask for at once, and more: what has no room is refused, and the client is not slow for it.
+        numbers = [await client.send(type="history", topic=topic) for _ in range(60)]
+        answers = [await client.hear() for _ in numbers]
+        self.assertEqual(sorted(answer["id"] for answer in answers), numbers)
+        kinds = {answer.get("code", answer["type"]) for answer in answers}
+        self.assertTrue({"history"} <= kinds <= {"history", "busy"}, kinds)
+        self.assertEqual(len((await client.answer(type="history", topic=topic, limit=2))["messages"]), 2)
+
+    async def test_history_of_states_has_the_latest_of_each_key(self):
+        client, topic = await self.open(), "latest.pages"
+        await client.subscribe(topic)
+        for number in range(600):
+            await client.publish(topic, key="rare" if number == 3 else f"k{number % 3}", data=number)
+        messages = [message for answer in await self.pages(client, topic, 100) for message in reversed(answer["messages"])]
+        latest = {}
+        for message in messages:
+            latest.setdefault(message["key"], message["data"])
+        self.assertEqual(latest, {"k0": 597, "k1": 598, "k2": 599, "rare": 3})
+
+    async def test_history_is_for_subscribers_with_the_right(self):
+        client = await self.open()
+        error = await client.answer(type="history", topic="kept.else")
+        self.assertEqual((error["type"], error["code"]), ("error", "not-subscribed"))
+        await client.subscribe("ours.secret")
+        error = await client.answer(type="history", topic="ours.secret")
+        self.assertEqual((error["type"], error["code"]), ("error", "forbidden"))
+        self.assertEqual((await client.answer(type="history", topic="ours.secret", limit=257))["field"], "limit")
 
     async def test_a_slow_subscriber_is_told_that_presence_is_stale_and_who_is_there(self):
         await asyncio.to_thread(self._stale)
@@ -677,11 +760,12 @@ class V1:
     async def test_a_ping_is_answered_and_is_no_failure(self):
         client = await self.open()
         for _ in range(COMPLAINTS_MAX + 1):
-            self.assertEqual((await client.answer(type="unsubscribe", topic="never"))["code"], "not-subscribed")
+            await client.connection.send("nonsense")
+            self.assertEqual((await client.hear())["code"], "bad-json")
             number = await client.send(type="ping")
-            self.assertEqual(await client.hear(), {"type": "pong", "id": number})
+            self.assertEqual(await client.hear(), {"type": "pong", "id": number, "max_message": MESSAGE_BYTES_MAX})
         await client.connection.send('{"type":"ping"}')
-        self.assertEqual(await client.hear(), {"type": "pong"})
+        self.assertEqual(await client.hear(), {"type": "pong", "max_message": MESSAGE_BYTES_MAX})
 
     async def test_a_silent_topic_tells_its_last_offset(self):
         client, publisher = await self.open(), await self.open()
@@ -781,21 +865,30 @@ class V1:
                 self.assertEqual(codes, ["bad-json"] * count)
                 self.assertEqual(answered, [request["id"] for request in requests if "id" in request] + [count])
 
-    async def test_whoever_is_refused_by_topics_of_all_shards_again_and_again_is_closed_with_1008(self):
-        for request in (
-            lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number},
-            lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number, "id": number},
+    async def test_whoever_is_refused_again_and_again_is_answered_each_time(self):
+        for request, code in (
+            # By topics of all shards.
+            (lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number}, "no-key"),
+            (lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number, "id": number}, "no-key"),
+            (lambda number: {"type": "unsubscribe", "topic": "never"}, "not-subscribed"),
+            (lambda number: {"type": "authenticate", "token": "none"}, "bad-token"),
         ):
             client = await self.open()
-            with self.assertRaises(ConnectionClosed) as closed:
-                # One at a time up to the limit, then the rest without waiting for answers.
-                for number in range(10 * COMPLAINTS_MAX):
-                    await client.connection.send(json.dumps(request(number)))
-                    if number < COMPLAINTS_MAX:
-                        self.assertEqual((await client.hear())["code"], "no-key")
-                while True:
-                    await client.hear()
-            self.assertEqual(closed.exception.rcvd.code, 1008)
+            for number in range(3 * COMPLAINTS_MAX):
+                await client.connection.send(json.dumps(request(number)))
+                self.assertEqual((await client.hear())["code"], code)
+            await client.publish("sense", data=1)
+
+    async def test_a_pong_has_the_maximum_of_a_message_also_after_a_reload(self):
+        with text_file('max_message = "4KiB"') as file, Server("--config", file) as server:
+            client = RawClient(server).open()
+            self.addCleanup(client.socket.close)
+            for expected in (4096, 1024):
+                client.ask(type="ping", id=1)
+                self.assertEqual(client.hear(), {"type": "pong", "id": 1, "max_message": expected})
+                with open(file, "w", encoding="utf-8") as settings:
+                    settings.write('max_message = "1KiB"')
+                self.assertEqual(server.get("/reload", "POST")[0], 200)
 
     async def test_the_page_and_its_files_carry_a_strict_policy(self):
         address = (self.server.host, self.server.port)

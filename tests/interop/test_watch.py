@@ -27,7 +27,7 @@ history_messages = 10
 
 [[topics]]
 pattern = "who.*"
-presence = true
+presence = "everybody"
 """
 # Maximum number of 16 kB messages in a flood, many times what all buffers on the path to the page hold.
 FLOOD_MAX = 4000

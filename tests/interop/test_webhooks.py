@@ -1,6 +1,7 @@
 """Webhooks of the server, at a receiver that verifies signatures and that fails in many ways."""
 
 import base64
+import collections
 import contextlib
 import hashlib
 import hmac
@@ -14,6 +15,7 @@ import time
 import unittest
 
 from harness import PATIENCE_S, Raw, Server, refusing_port, wait_until
+from relay import Relay
 from test_cluster import Nats, Node
 from test_v1 import RawClient
 
@@ -30,7 +32,7 @@ KINDS = [
 TOPICS = """
 [[topics]]
 pattern = "rooms.*"
-presence = true
+presence = "everybody"
 
 [[topics]]
 pattern = "kept.*"
@@ -132,7 +134,6 @@ class Webhooks(unittest.TestCase):
     """A server with a receiver. It is told that the server has started."""
 
     denied = False
-    shards = 2
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
@@ -155,7 +156,7 @@ class Webhooks(unittest.TestCase):
         """Writes the configuration: a table with these keys for the receiver, and further tables."""
         tables = [{"url": self.receiver.url, "events": kinds, **keys}, *tables]
         with open(self.configuration, "w") as file:
-            file.write(f"shards = {self.shards}\n{TOPICS}")
+            file.write(f"shards = 2\n{TOPICS}")
             for table in tables:
                 table = {"secret_file": self.secret_file, **table}
                 lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
@@ -311,7 +312,7 @@ class Delivery(Webhooks):
         id, body, answer = self.receiver.request()
         self.assertNotEqual(id, lost[0])
         self.assertEqual(([event["topic"] for event in body["events"]], body["lost"], answer), (["b"], 2, 204))
-        self.assertEqual(self.metric(server, 'echoring_webhook_events_lost_total{cause="refused"}'), 2)
+        self.assertEqual(self.metric(server, 'echoring_webhook_events_lost_total{cause="refused"'), 2)
         server.wait_for_log(r"events are refused, and given up.*410")
 
     def test_a_receiver_that_is_slow_is_asked_again(self):
@@ -350,7 +351,7 @@ class Delivery(Webhooks):
             self.receiver.answers.put(500)
         server = self.begin(give_up_after="1s")
         server.wait_for_log("events were not accepted in time")
-        self.assertEqual(self.metric(server, 'echoring_webhook_events_lost_total{cause="expired"}'), 1)
+        self.assertEqual(self.metric(server, 'echoring_webhook_events_lost_total{cause="expired"'), 1)
 
     def test_beyond_the_bound_events_are_lost_and_the_receiver_is_told(self):
         may_go_on = threading.Event()
@@ -366,7 +367,7 @@ class Delivery(Webhooks):
             client.ask(type="unsubscribe", topic="x" * 200 + str(number - 1))
             client.hear()
         lost = wait_until(
-            lambda: self.metric(server, 'echoring_webhook_events_lost_total{cause="queue_full"}'), "events are lost"
+            lambda: self.metric(server, 'echoring_webhook_events_lost_total{cause="queue_full"'), "events are lost"
         )
         self.assertLessEqual(self.metric(server, "echoring_webhook_queue_bytes"), 64 * 1024)
         may_go_on.set()
@@ -455,20 +456,6 @@ class Life(Webhooks):
         self.assertEqual([closed[key] for key in ("connection", "client", "path")], [opened[key] for key in ("connection", "client", "path")])
         self.assertEqual((left["topic"], left["client"], vacated["topic"]), ("rooms.1", opened["client"], "rooms.1"))
 
-    def test_another_number_of_shards_repeats_nothing(self):
-        server = self.start()
-        client = self.join(server, "rooms.1")
-        _, opened, *_ = self.receiver.events("history_lost", "connection_opened", "topic_occupied", "member_joined")
-        self.shards = 1
-        self.configure()
-        status, _, report = server.get("/reload", "POST")
-        self.assertEqual((status, [change["key"] for change in json.loads(report)["changed"]]), (200, ["shards"]))
-        self.assert_alive(client)
-        client.close()
-        closed, left, _ = self.receiver.events("connection_closed", "member_left", "topic_vacated")
-        self.assertEqual((closed["connection"], left["client"]), (opened["connection"], opened["client"]))
-        self.assertEqual(len(self.receiver.seen), 7)
-
 
 class LifeWithoutIoUring(Life):
     denied = True
@@ -506,6 +493,81 @@ class Cluster(Webhooks):
         left = self.told(8, "member_left", "member_joined")
         self.assertEqual(sorted((node, event["topic"]) for node, event in left), [("a", room) for room in rooms])
         self.assertLessEqual({(event["topic"], event["client"]) for _, event in left}, joined)
+
+    def test_a_planned_change_of_owners_tells_nothing_again(self):
+        nats = Nats()
+        self.addCleanup(nats.close)
+        self.configure(kinds=("member_joined", "member_left"))
+        nodes, clients = {}, []
+        rooms = [f"rooms.{number}" for number in range(30)]
+        for name in "abc":
+            # The third node takes topics over that have members.
+            nodes[name] = Node(nats, name, "--config", self.configuration)
+            self.addCleanup(nodes[name].__exit__)
+            for other in nodes:
+                nodes[other].await_members(*(set(nodes) - {other}))
+            clients += [self.join(nodes[name], room) for room in rooms]
+        joined = self.told(90, "member_joined", "member_left")
+        for client in clients:
+            client.close()
+        left = self.told(90, "member_left", "member_joined")
+        counts = collections.Counter((event["type"], event["topic"], event["client"]) for _, event in joined + left)
+        self.assertEqual([change for change, count in counts.items() if count > 1], [])
+        self.assertEqual({kind for kind, *_ in counts}, {"member_joined", "member_left"})
+        self.assertGreater(len({node for node, _ in left}), 1, "the owners are several")
+
+    def cluster(self, nats, *names):
+        """Nodes of a cluster. Those in `nats` reach it by a relay of their own."""
+        servers = nats if isinstance(nats, dict) else dict.fromkeys(names, nats)
+        nodes = {}
+        for name in names:
+            nodes[name] = Node(servers[name], name, "--config", self.configuration)
+            self.addCleanup(nodes[name].__exit__)
+        for name in names:
+            nodes[name].await_members(*(set(names) - {name}))
+        return nodes
+
+    def test_one_node_tells_of_a_node_that_is_killed_and_none_of_one_that_leaves(self):
+        nats = Nats()
+        self.addCleanup(nats.close)
+        kinds = ("node_lost", "node_returned", "topic_occupied")
+        self.configure(kinds=kinds)
+        nodes = self.cluster(nats, *"abcd")
+        nodes["d"].terminate()
+        self.assertEqual(nodes["d"].wait(), 0)
+        for name in "abc":
+            nodes[name].await_members(*(set("abc") - {name}))
+        nodes["c"].process.kill()
+        for name, other in zip("ab", "ba"):
+            nodes[name].await_members(other)
+            # This is told behind everything else.
+            self.join(nodes[name], "rooms.after")
+        told = []
+        while sum(event["type"] == "topic_occupied" for _, event in told) < 2:
+            told += self.told(1, *kinds)
+        lost = [(node, event["type"], event["peer"]) for node, event in told if event["type"] != "topic_occupied"]
+        self.assertIn(lost, ([("a", "node_lost", "c")], [("b", "node_lost", "c")]))
+
+    def test_nodes_that_were_cut_off_are_told_of_when_they_return(self):
+        nats = Nats()
+        self.addCleanup(nats.close)
+        relay = Relay("127.0.0.1", nats.port)
+        self.addCleanup(relay.close)
+        kinds = ("node_lost", "node_returned")
+        self.configure(kinds=kinds)
+        self.cluster({"a": nats, "b": nats, "c": relay}, *"abc")
+
+        def told(kind):
+            events = self.told(3, *kinds)
+            self.assertEqual({event["type"] for _, event in events}, {kind})
+            # Each side takes the other for dead.
+            pairs = [("others" if node in "ab" else node, event["peer"]) for node, event in events]
+            self.assertCountEqual(pairs, [("others", "c"), ("c", "a"), ("c", "b")])
+
+        for _ in range(2):
+            with relay.held():
+                told("node_lost")
+            told("node_returned")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ use echoring_server::{Compression, ListenAddress, Server, ServerConfig};
 
 fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
     let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
-    let config = ServerConfig { listen, shards: Some(1), compression, ..ServerConfig::default() };
+    let mut config = ServerConfig { listen, shards: Some(1), ..ServerConfig::default() };
+    config.connection.compression = compression;
     let server = Server::start(config).map_err(|error| Refused(error.to_string()))?;
     let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
         unreachable!("one TCP listener")
@@ -46,7 +47,7 @@ fn measure(
         topics: broadcast,
         duration,
         message_bytes,
-        spread: if style == Style::Mixed { Spread::Zipf } else { Spread::Even },
+        spread: if style == Style::Binary { Spread::Zipf } else { Spread::Even },
         protocol: protocol.cloned(),
         style,
         pace,
@@ -62,7 +63,6 @@ fn measure(
         driver: DriverChoice::Auto,
         descriptors: 1_000,
         server_pid: None,
-        rate_control: Arc::default(),
         stop: Arc::default(),
     };
     let plan = Plan {
@@ -128,7 +128,7 @@ fn more_messages_are_no_more_allocations() {
     );
     for (load, protocol) in [
         ((Mode::Echo, Pace::Depth(4), even, Style::Text), None),
-        ((Mode::Echo, Pace::Depth(4), even, Style::Mixed), None),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Binary), None),
         ((Mode::Echo, Pace::Depth(4), even, Style::Json), None),
         ((Mode::Echo, Pace::Rate(20_000), even, Style::Text), None),
         ((Mode::Broadcast, Pace::Depth(4), even, Style::Text), None),

@@ -12,7 +12,9 @@ fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
 }
 
 fn directions(bits: std::ops::RangeInclusive<u8>) -> impl Iterator<Item = Direction> {
-    bits.flat_map(|window_bits| [false, true].map(|takeover| Direction { takeover, window_bits }))
+    bits.flat_map(|window_bits| {
+        [false, true].map(|context_takeover| Direction { context_takeover, window_bits })
+    })
 }
 
 /// Repetitive text, which fills the window and refers to it.

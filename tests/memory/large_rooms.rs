@@ -12,7 +12,7 @@ use echoring_broker::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, SECOND};
-use echoring_runtime::driver::sim::{ClientId, Faults, Heard, Network, Sim};
+use echoring_runtime::driver::sim::{ClientId, Faults, Heard, Network};
 use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};
 use echoring_server::{
@@ -90,7 +90,7 @@ const PAYLOAD_BYTES: usize = 64;
 
 struct Node {
     network: Network,
-    shards: Vec<Shard<Sim, Service>>,
+    shards: Vec<Shard<Service>>,
     members: Vec<ClientId>,
     told: Arc<Mutex<Told>>,
     /// The bytes of the member that was read last; the memory serves all members.
@@ -105,7 +105,7 @@ impl Node {
         let to = Arc::clone(&told);
         routes.add(Route::new(PATHS[0], move || Member { skips_own, says_good_bye, told: Arc::clone(&to) }));
         let network = Network::new(seed, Faults::NONE);
-        let drivers: Vec<Sim> = (0..SHARDS).map(|_| driver(&network, connections)).collect();
+        let drivers: Vec<Driver> = (0..SHARDS).map(|_| driver(&network, connections)).collect();
         let wakers: Vec<Waker> = drivers.iter().map(Driver::waker).collect();
         let (topics, slots) = (Budget::new(1_000), Budget::new(connections as u64 + 1_000));
         let (memory, contexts) = (Budget::new(1 << 30), Budget::new(1 << 20));
@@ -221,7 +221,7 @@ impl Node {
     }
 }
 
-fn driver(network: &Network, connections: usize) -> Sim {
+fn driver(network: &Network, connections: usize) -> Driver {
     let mut driver = network.driver(&Options {
         connections: connections as u32,
         receive_bytes: 32 << 20,

@@ -4,8 +4,8 @@
 //! nothing with the crate's. Tests wait for events of the server; a test's own deadline only ends a test that would
 //! hang.
 use crate::support::{certificate, deflate, patient};
-mod auth;
-mod centrifuge;
+pub mod auth;
+pub mod centrifuge;
 mod compression;
 mod draining;
 mod event_streams;

@@ -213,10 +213,11 @@ fn two_shards_show_four_publishers_in_one_order_to_all() {
 
 #[test]
 fn those_who_stop_reading_are_told_apart_and_the_others_miss_nothing() {
-    let server = Serve::start(&["--shards", "1"]);
+    // More than a second of messages, for which the others may not be run on a busy machine.
+    let server = Serve::start(&["--shards", "1", "--queue-bytes", "4MiB"]);
     let url = server.url();
     // More than the kernel keeps for a connection, many times over.
-    let flags = [url.as_str(), "--mode", "broadcast", "-c", "21", "--stalled", "5", "--rate", "200"];
+    let flags = [url.as_str(), "--mode", "broadcast", "-c", "21", "--slow", "5", "--rate", "200"];
     let more = ["--message-bytes", "16KiB", "-d", "4s", "--warmup", "200ms", "--json", "-"];
     let run = bench(&[&flags[..], &more].concat());
     let record = run.record();
@@ -236,7 +237,7 @@ fn those_who_stop_reading_are_told_apart_and_the_others_miss_nothing() {
 
 #[test]
 fn those_who_stop_reading_and_lag_little_are_let_be() {
-    let flags = ["--mode", "broadcast", "-c", "11", "--stalled", "5", "--rate", "50"];
+    let flags = ["--mode", "broadcast", "-c", "11", "--slow", "5", "--rate", "50"];
     let run = bench(&[&flags[..], &["-d", "400ms", "--warmup", "100ms", "--json", "-"]].concat());
     let record = run.record();
     let stalled = &record["stalled"];
@@ -252,7 +253,8 @@ fn those_who_stop_reading_and_lag_little_are_let_be() {
 
 #[test]
 fn those_who_trickle_read_at_their_rate_and_the_others_miss_nothing() {
-    let server = Serve::start(&["--shards", "1"]);
+    // More than a second of messages, for which the others may not be run on a busy machine.
+    let server = Serve::start(&["--shards", "1", "--queue-bytes", "4MiB"]);
     let url = server.url();
     const RATE: u64 = 128 * 1024;
     // Five times what they take, and yet too little for the server to find them slow.
@@ -387,7 +389,7 @@ fn without_a_url_an_embedded_server_is_measured_twice() {
     assert_eq!(run.code, Some(0), "{run}");
     let json = run.json();
     assert_eq!(json["schema"], "echoring.run/1");
-    assert_eq!(keys(&json), ["runs", "schema"]);
+    assert_eq!(keys(&json), ["comparison", "runs", "schema"]);
     let runs = json["runs"].as_array().expect("runs");
     assert_eq!(runs.len(), 2);
     for (record, mode) in runs.iter().zip(["echo", "broadcast"]) {
@@ -408,57 +410,25 @@ fn a_record_has_every_field_of_the_schema() {
     const QUANTILES: [&str; 13] =
         ["count", "max", "mean", "min", "p50", "p75", "p90", "p95", "p99", "p995", "p999", "p9999", "stddev"];
     for record in json["runs"].as_array().expect("runs") {
-        let fields = [
-            "broadcast",
-            "bytes_per_s",
-            "closes",
-            "compression",
-            "config",
-            "connections",
-            "duration_s",
-            "environment",
-            "errors",
-            "fail_if",
-            "generator",
-            "handshake",
-            "integrity",
-            "interrupted",
-            "intervals",
-            "label",
-            "messages",
-            "messages_per_s",
-            "push",
-            "received",
-            "repetition",
-            "response_histogram",
-            "response_ns",
-            "search",
-            "server",
-            "service_histogram",
-            "service_ns",
-            "shares",
-            "stages",
-            "stalled",
-            "started_at",
-            "target",
-            "timeline",
-            "tls",
-            "unmatched",
-            "unsolicited",
-            "wire",
-        ];
+        let schema: Value = serde_json::from_str(include_str!("../../docs/reference/run-record.schema.json"))
+            .expect("a schema");
+        let mut fields: Vec<&str> = schema["$defs"]["Record"]["required"]
+            .as_array()
+            .expect("fields")
+            .iter()
+            .map(|field| field.as_str().expect("a name"))
+            .collect();
+        fields.sort_unstable();
         assert_eq!(keys(record), fields);
         assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "late", "lost", "reordered"]);
         let generator = [
             "cpu_share",
             "heartbeat_ns",
             "lateness_ns",
-            "own_ns",
             "run_delay_ns",
             "saturated",
             "stolen_ns",
             "threads",
-            "turn_ns",
             "unsent",
             "unsent_gone",
         ];
@@ -522,8 +492,9 @@ fn a_server_that_does_not_compress_is_measured_plainly_and_said_so_loudly() {
     assert_eq!((integrity(&record), run.code), ([0; 4], Some(0)), "{run}");
     let done = &record["compression"];
     assert_eq!((&done["agreed"], &done["messages_out"]), (&Value::from(0), &Value::from(0)), "{run}");
-    let last = run.stderr.lines().last().unwrap_or_default();
-    assert!(last.starts_with("warning: ") && last.contains("NOTHING WAS COMPRESSED"), "{run}");
+    // Other warnings may follow, such as of a busy host.
+    let is_told = |line: &str| line.starts_with("warning: ") && line.contains("NOTHING WAS COMPRESSED");
+    assert!(run.stderr.lines().any(is_told), "{run}");
 }
 
 #[test]
@@ -576,7 +547,6 @@ impl Serve {
             driver: DriverChoice::Auto,
             descriptors: 1_000,
             server_pid: Some(self.process.id()),
-            rate_control: Arc::default(),
             stop: Arc::default(),
         };
         let target = Target::Urls(vec![Endpoint {
@@ -639,6 +609,8 @@ fn sigint_prints_the_partial_result() {
     let mut lines = stderr.lines();
     let measuring = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("measuring")));
     assert!(measuring.is_some(), "progress is told");
+    // A key that is hit twice, or a shell that tells its programs again.
+    program::signal(&child, rustix::process::Signal::INT);
     program::signal(&child, rustix::process::Signal::INT);
     // Reads on, so that the child never waits for room in the pipe.
     let rest: Vec<String> = lines.map_while(Result::ok).collect();

@@ -245,14 +245,15 @@ fn a_rule_says_what_a_difference_is() {
 fn missing_and_further_answers_of_a_recording_are_counted() {
     let folder = Folder::new("edited");
     let serve = Serve::start(&[]);
-    // The echo has one answer too many for the first message and one too few for the second.
+    // The echo has one answer too many for the first message and one too few for the second. On a busy host it takes a while until
+    // the connection is open, and a recording ends with its time.
     let records = [
         open(1, "/echo"),
-        frame(5, 1, "client", "text", "a"),
-        frame(9, 1, "client", "text", "b"),
-        frame(11, 1, "upstream", "text", "b"),
-        frame(12, 1, "upstream", "text", "b again"),
-        frame(12, 1, "upstream", "text", "b at last"),
+        frame(4_005, 1, "client", "text", "a"),
+        frame(4_009, 1, "client", "text", "b"),
+        frame(4_011, 1, "upstream", "text", "b"),
+        frame(4_012, 1, "upstream", "text", "b again"),
+        frame(4_012, 1, "upstream", "text", "b at last"),
     ];
     let (run, record) = replay(&serve.url(), &folder.recording(&records), &["--drain", "300ms"]);
     assert_eq!(run.code, Some(1), "{run}");
@@ -450,11 +451,11 @@ fn what_cannot_be_replayed_is_refused_before_anything_is_sent() {
     let url = "ws://127.0.0.1:1";
     refused(&[url, "--replay", &nonsense], "line 1: not the header of a recording");
     refused(&[url, "--replay", "/nowhere"], "/nowhere: No such file");
-    refused(&["--replay", &recording], "<URL>");
+    refused(&["--replay", &recording], "only with a URL");
     refused(&[url, "--replay", &recording, "--rate", "5"], "--rate");
     refused(&[url, "--replay", &recording, "-c", "5"], "--connections");
     refused(&[url, "--replay", &recording, "--replay-ignore", "/ts"], "--replay-rule json");
     refused(&[url, "--replay", &recording, "--replay-rule", "sometimes"], "json:/POINTER");
     refused(&[url, "--replay", &recording, "--replay-copies", "0"], "--replay-copies");
-    refused(&[url, "--replay-speed", "2"], "--replay <FILE>");
+    refused(&[url, "--replay-speed", "2"], "only with --replay");
 }

@@ -296,8 +296,10 @@ fn a_file_without_an_end_is_not_read_for_ever() {
 fn a_check_prints_what_would_hold_and_serves_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    let file =
-        File::new("checked", b"queue_bytes = \"64KiB\"\n[[topics]]\npattern = \"a.*\"\npresence = true\n");
+    let file = File::new(
+        "checked",
+        b"queue_bytes = \"64KiB\"\n[[topics]]\npattern = \"a.*\"\npresence = \"everybody\"\n",
+    );
     let flags = ["serve", "--config", file.path(), "--listen", &address, "--admin", "off", "--check"];
     let shown = output(&flags);
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));

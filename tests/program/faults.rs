@@ -158,7 +158,7 @@ fn get(address: SocketAddr, request: &str) -> String {
 }
 
 #[test]
-fn serve_and_its_control_plane_lose_nothing() {
+fn serve_and_its_control_thread_lose_nothing() {
     if ring_denied() {
         return;
     }

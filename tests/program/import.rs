@@ -181,9 +181,62 @@ fn without_a_directory_the_list_says_where_secrets_go() {
 }
 
 #[test]
+fn placeholders_are_filled_in_from_the_environment_or_refused() {
+    let text = r#"{"client": {"token": {"hmac_secret_key": "${HMAC}"}}, "http_api": {"key": "in the file"}}"#;
+    let import = Import::of_text("config.json", text);
+    let refused = import.write();
+    assert_eq!(refused.code, Some(2), "{refused}");
+    assert!(
+        refused.stderr.contains("client.token.hmac_secret_key: has the placeholder ${HMAC}"),
+        "{refused}"
+    );
+    assert!(!Path::new(&import.path("secrets")).exists(), "nothing is written");
+    let hmac = "hmac-of-env-0123456789-0123456789";
+    let key = "api-key-of-env-0123456789";
+    let config = import.config.to_str().expect("text");
+    let (dir, out) = (import.path("secrets"), import.path("echoring.toml"));
+    let words = ["import-centrifugo", config, "--env", "--secrets-dir", &dir, "--out", &out];
+    let set = [("HMAC", hmac), ("CENTRIFUGO_HTTP_API_KEY", key), ("CENTRIFUGO_NO_SUCH", "hunter2")];
+    let done: Run = command(&words).envs(set).output().expect("the binary runs").into();
+    assert_eq!(done.code, Some(0), "{done}");
+    assert!(done.stderr.contains("CENTRIFUGO_NO_SUCH: ") && !done.stderr.contains("hunter2"), "{done}");
+    let read = |name: &str| fs::read_to_string(import.path(&format!("secrets/{name}"))).expect("written");
+    assert_eq!((read("token-hmac-secret-key"), read("admin-token")), (hmac.to_owned(), key.to_owned()));
+    let unset: Run = command(&words).output().expect("the binary runs").into();
+    assert!(
+        unset.code == Some(2) && unset.stderr.contains("${HMAC}, and this variable is not set"),
+        "{unset}"
+    );
+}
+
+#[test]
+fn an_expression_for_issuers_lets_nobody_in_until_issuers_are_named() {
+    let secret = "hmac-0123456789-0123456789-0123456789";
+    for (issuer, expected) in [("", "https://issuer.invalid"), ("\"issuer\": \"https://a\",", "https://a")] {
+        let token = format!(r#"{issuer} "hmac_secret_key": "{secret}", "issuer_regex": "^https://.*$""#);
+        let import = Import::of_text("config.json", &format!("{{\"client\": {{\"token\": {{{token}}}}}}}"));
+        let done = import.write();
+        assert!(done.code == Some(0) && done.stderr.contains("until then no token is accepted"), "{done}");
+        assert!(import.written().contains(&format!("issuer = \"{expected}\"")), "{}", import.written());
+    }
+}
+
+#[test]
 fn what_is_no_configuration_is_an_error_without_its_secrets() {
     for (name, text, code, words) in [
         ("a.json", "{\"token_hmac_secret_key\": \"hunter2\",", 2, "a.json: EOF"),
+        (
+            "a.json",
+            "{\"token_hmac_secret_key\": \"hunter2\"}",
+            2,
+            "a.json: is a configuration of Centrifugo 5",
+        ),
+        (
+            "a.json",
+            "{\"http_api\": {\"key\": \"hunter2{{ .key }}\"}}",
+            2,
+            "a.json: http_api.key: has a placeholder",
+        ),
         ("a.json", "[\"hunter2\"]", 2, "expected an object at the top"),
         ("a.yaml", "client: [hunter2", 2, "a.yaml: "),
         ("a.toml", "client = hunter2", 2, "a.toml: "),

@@ -238,7 +238,7 @@ impl Log {
 
     /// The admin address.
     fn admin(&mut self) -> SocketAddr {
-        admin_of(&self.line_with("control plane on http://"))
+        admin_of(&self.line_with("admin address http://"))
     }
 
     /// The whole output, once the server has ended.

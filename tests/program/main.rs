@@ -3,6 +3,7 @@
 #[path = "../support"]
 #[allow(dead_code, reason = "other test programs use the rest")]
 mod support {
+    pub mod alone;
     pub mod authority;
     pub mod certificate;
     pub mod deflate;
@@ -17,13 +18,11 @@ mod support {
 
 mod attacks;
 mod bench;
-mod bench_calibrate;
 mod bench_churn;
 mod bench_connect;
 mod bench_outputs;
 mod bench_replay;
 mod bench_schedules;
-mod bisect;
 mod cli;
 mod faults;
 mod import;

@@ -2,8 +2,10 @@
 use crate::attacks::{peer, server};
 use crate::support::{authority, certificate};
 mod admin;
+mod bans;
 mod connections;
 mod health;
 mod identities;
+mod predecessors;
 mod reload;
-mod shards;
+mod replaced;

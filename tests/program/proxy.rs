@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attacks::peer::{BINARY, CONTINUATION, Peer, fragment, frame, upgrade};
 use crate::support::patient;
 use patient::Patient;
 use rustls::pki_types::pem::PemObject as _;
@@ -75,6 +76,19 @@ impl Certificate {
     fn path(&self, name: &str) -> String {
         self.folder.join(name).to_str().expect("text").to_owned()
     }
+
+    /// The configuration of a client that trusts it.
+    fn trusted(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        let own = CertificateDer::from_pem_file(self.path("cert.pem")).expect("a certificate");
+        roots.add(own).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
 }
 
 impl Drop for Certificate {
@@ -112,15 +126,7 @@ fn tls_ends_at_the_proxy() {
     let certificate = Certificate::new("ends");
     let server = Running::serve();
     let proxy = with_tls(&server, &certificate);
-    let mut roots = RootCertStore::empty();
-    let own = CertificateDer::from_pem_file(certificate.path("cert.pem")).expect("a certificate");
-    roots.add(own).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = certificate.trusted();
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(Arc::new(config), name).expect("a session");
     let stream = StreamOwned::new(session, Patient(connect(proxy.address)));
@@ -133,6 +139,46 @@ fn tls_ends_at_the_proxy() {
     }
     socket.close(None).expect("sent");
     while socket.read().is_ok() {}
+}
+
+/// A client that ends its own stream without a Close frame gets the answers to everything that it has sent.
+#[test]
+fn a_client_that_half_closes_gets_all_answers() {
+    let certificate = Certificate::new("half");
+    let server = Running::serve();
+    let plain = Running::proxy(&format!("ws://{}", server.address), &[]);
+    let secure = with_tls(&server, &certificate);
+    let twice = Running::proxy(
+        &format!("wss://localhost:{}", secure.address.port()),
+        &["--ca-file", &certificate.path("cert.pem")],
+    );
+    for (proxy, is_secure) in [(&server, false), (&plain, false), (&secure, true), (&twice, false)] {
+        let mut peer = Peer::over(connect(proxy.address));
+        if is_secure {
+            peer = peer.speaking_tls(Arc::new(certificate.trusted()));
+        }
+        peer.send(&upgrade("/echo", &["Host: localhost"]));
+        assert_eq!(peer.answer().status, 101);
+        let mut sent = Vec::new();
+        let mut expected = Vec::new();
+        for number in 0..300_u32 {
+            let payload = number.to_be_bytes().repeat(100);
+            if number % 5 == 0 {
+                sent.extend(fragment(BINARY, &payload[..100]));
+                sent.extend(fragment(CONTINUATION, &payload[100..101]));
+                sent.extend(frame(CONTINUATION, &payload[101..]));
+            } else {
+                sent.extend(frame(BINARY, &payload));
+            }
+            expected.push(payload);
+        }
+        peer.send(&sent);
+        peer.finish();
+        for payload in expected {
+            assert_eq!(peer.message(), (BINARY, payload), "through {}", proxy.scheme);
+        }
+        peer.expect_end();
+    }
 }
 
 #[test]

@@ -103,6 +103,24 @@ fn a_service_manager_hears_of_the_start_a_reload_and_the_end() {
 }
 
 #[test]
+fn a_service_manager_waits_for_the_whole_drain() {
+    for (name, flags, least) in [
+        ("short-drain", &[][..], Duration::from_secs(8)),
+        ("long-drain", &["--drain", "5m"], Duration::from_secs(300)),
+    ] {
+        let (socket, name) = manager(name);
+        let flags = [&["--listen", "127.0.0.1:0"], flags].concat();
+        let server = Server::start(serve(&flags).env("NOTIFY_SOCKET", name), 1);
+        assert!(notified(&socket).starts_with("READY=1\n"));
+        server.signal(Signal::TERM);
+        let stopping = notified(&socket);
+        let time = stopping.split_once("\nEXTEND_TIMEOUT_USEC=").expect("a time").1;
+        let time = Duration::from_micros(time.parse().expect("a number"));
+        assert!(time > least && time < least + Duration::from_secs(60), "{flags:?}: {time:?}");
+    }
+}
+
+#[test]
 fn a_socket_file_of_a_service_manager_works_as_well() {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("notify-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);

@@ -3,9 +3,13 @@
 
 mod connections;
 mod draining;
+mod ended_predecessor;
+mod ends;
 mod grace;
 mod killed;
+mod lowered_limit;
 mod other_users;
+mod strangers;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -420,6 +424,7 @@ fn status(mut stream: TcpStream) -> String {
 /// A successor that the test plays, as far as it goes.
 struct Played(UnixStream);
 
+const VERSION: u32 = 6;
 /// Kinds of frames.
 const HELLO: u8 = 1;
 const OFFER: u8 = 3;
@@ -455,12 +460,17 @@ impl Played {
     }
 
     fn hear(&mut self) -> u8 {
+        self.hear_all().0
+    }
+
+    /// The kind and the body of the next frame.
+    fn hear_all(&mut self) -> (u8, Vec<u8>) {
         let mut head = [0; 5];
         self.0.read_exact(&mut head).expect("a frame");
         let [length @ .., kind] = head;
         let mut body = vec![0; u32::from_le_bytes(length) as usize - 1];
         self.0.read_exact(&mut body).expect("its body");
-        kind
+        (kind, body)
     }
 
     /// Goes this many steps.
@@ -468,11 +478,12 @@ impl Played {
         let mut step = 0..steps;
         let mut next = || step.next().is_some();
         if next() {
-            assert_eq!(self.ask(3), "ok\n");
+            assert_eq!(self.ask(VERSION), "ok\n");
         }
         if next() {
-            // Two shards, 64 KiB, and a process id.
-            self.send(HELLO, &[&[2, 0][..], &65_536_u64.to_le_bytes(), &1_u32.to_le_bytes()].concat());
+            // Two shards, 64 KiB, and room for no connections.
+            let process = [&[2, 0][..], &65_536_u64.to_le_bytes()].concat();
+            self.send(HELLO, &[&process[..], &[0; 4]].concat());
         }
         if next() {
             assert_eq!(self.hear(), OFFER);
@@ -550,7 +561,7 @@ fn who_comes_second_is_told_that_another_was_first() {
     let mut first = Played::connect(at);
     first.go(3);
     let mut second = Played::connect(at);
-    let told = thread::spawn(move || second.ask(3));
+    let told = thread::spawn(move || second.ask(VERSION));
     first.send(BEGIN, &[]);
     while first.hear() != STATE_END {}
     first.send(IMPORTED, &[]);
@@ -563,9 +574,9 @@ fn who_comes_second_is_told_that_another_was_first() {
 fn another_version_and_nonsense_are_refused_in_words() {
     let at = Addresses::free();
     let server = Server::start(at, &[]).expect("a server");
-    for version in [2, 4] {
+    for version in [VERSION - 1, VERSION + 1] {
         let answer = Played::connect(at).ask(version);
-        assert!(answer.contains("echoring takeover 3"), "{answer}");
+        assert!(answer.contains(&format!("echoring takeover {VERSION}")), "{answer}");
     }
     for nonsense in [&[0xff; 300][..], b"\n", b"GET / HTTP/1.1\r\n\r\n"] {
         let mut stranger = Played::connect(at);
@@ -575,7 +586,7 @@ fn another_version_and_nonsense_are_refused_in_words() {
         let _ = stranger.0.read_to_end(&mut Vec::new());
     }
     let mut stranger = Played::connect(at);
-    assert_eq!(stranger.ask(3), "ok\n");
+    assert_eq!(stranger.ask(VERSION), "ok\n");
     stranger.send(HELLO, b"nonsense");
     stranger.0.read_to_end(&mut Vec::new()).expect("it is left alone");
     assert!(publish(at, "still here").starts_with("HTTP/1.1 200 "));

@@ -158,12 +158,12 @@ fn world(seed: u64, shards: usize, secured: bool, way: Way) -> Topics {
 
 /// Lag bound of subscribers.
 fn world_with_lag(seed: u64, shards: usize, secured: bool, way: Way, lag_bytes: u32) -> Topics {
-    let direction = Direction { takeover: !seed.is_multiple_of(3), window_bits: 15 };
+    let direction = Direction { context_takeover: !seed.is_multiple_of(3), window_bits: 15 };
     let compression = Compression::default()
         .preferences(Preferences { server: direction, client: direction })
         .threshold_bytes(THRESHOLD_BYTES);
     let config = echoring_proto::connection::ConnectionConfig {
-        message_bytes_max: MESSAGE_BYTES_MAX,
+        max_message: MESSAGE_BYTES_MAX,
         compression: Some(compression),
         ..config()
     };

@@ -198,7 +198,7 @@ fn pings(seed: u64) {
     let times = ConnectionConfig { ping_interval: 4 * SECOND, pong_timeout: 2 * SECOND, ..config() };
     let times = ConnectionConfig { handshake_timeout: 3 * SECOND, ..times };
     let world = World::new(seed, random.between(1, 2), times, 4 << 20, false, |_| {
-        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+        service(config().max_message, QUEUE_BYTES_DEFAULT)
     });
     let [answering, silent, stale] = [0; 3].map(|_| world.add(PATH));
     for client in [answering, silent] {

@@ -167,7 +167,7 @@ impl Model {
             told: Arc::clone(&shared),
         }));
         let world = World::new(seed, shards, config(), 4 << 20, random.chance(200), |_| {
-            service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
+            service(config().max_message, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
         });
         let members = (0..members)
             .map(|number| {

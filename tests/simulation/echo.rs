@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Request, Upgrade};
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
+use echoring_runtime::driver::Token;
 use echoring_runtime::driver::sim::{Heard, Random};
-use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds};
 use echoring_server::{Handler, Message, Migrate, Remote, Result, Route, Routes, Service, ThawContext};
 
@@ -33,9 +33,9 @@ impl Application for Echo {
         HubReport::default()
     }
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        _: &mut Context<'_, D, Echo>,
+        _: &mut Context<'_, Echo>,
         _: Token,
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -47,7 +47,7 @@ impl Application for Echo {
         Disposition::Echo
     }
 
-    fn closed<D: Driver>(&mut self, _: &mut Context<'_, D, Echo>, _: Token, (): (), _: &Closed) {}
+    fn closed(&mut self, _: &mut Context<'_, Echo>, _: Token, (): (), _: &Closed) {}
 }
 
 /// What a client must receive.
@@ -199,7 +199,7 @@ fn echo_in<A: Application<Report = HubReport> + 'static>(
 }
 
 fn service() -> Service {
-    super::service::service(config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+    super::service::service(config().max_message, QUEUE_BYTES_DEFAULT)
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::world::{World, config};
 
 fn world(seed: u64, shards: usize) -> Rc<World<Service>> {
     World::new(seed, shards, config(), 4 << 20, false, |_| {
-        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_test_endpoints()
+        service(config().max_message, QUEUE_BYTES_DEFAULT).with_test_endpoints()
     })
 }
 

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_broker::broadcast::Ids;
 use echoring_proto::buffer::Budget;
+use echoring_proto::connection::Entropy;
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan};
 use echoring_server::{BroadcastSettings, Routes, Service};
@@ -28,8 +30,7 @@ const PHASES: usize = 4;
 
 /// Two processes, of which the first has the clients.
 fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>> {
-    let config =
-        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let config = echoring_proto::connection::ConnectionConfig { max_message: MESSAGE_BYTES_MAX, ..config() };
     let topics = [0, 1].map(|_| Budget::new(100));
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 2_048;
     let memory = Memory { budget_bytes: 256 << 20, refused: 0 };
@@ -42,6 +43,7 @@ fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>
             seed: seed ^ (shard as u64) << 8,
             placement: placement(seed, process),
             first_number: if process == 0 { 0 } else { processes[0] as u8 },
+            ids: Ids::new(Some(1), &mut Entropy::new(seed ^ process as u64)),
             digest_seed: seed,
             ..broadcast_settings(rules, &topics[process], MESSAGE_BYTES_MAX, seed, shard)
         };

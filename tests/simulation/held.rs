@@ -1,18 +1,13 @@
 //! Input of a connection that is paused by a rate: it is kept up to a bound, charged to the last byte, attributed to its
 //! connection, and released however the pause ends.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, MILLISECOND, Nanos};
 use echoring_runtime::admission::{Admission, PeerLimits, Rate, TrafficLimits};
-use echoring_runtime::driver::sim::{Faults, Heard, Network, Random, Sim, SimSocket};
-use echoring_runtime::driver::{
-    Description, Driver, Event, Options, Released, RemoteAddress, Source, Span, Token, Waker,
-};
+use echoring_runtime::driver::Options;
+use echoring_runtime::driver::sim::{Faults, Heard, Network, Random};
 use echoring_runtime::limits::TRIM_INTERVAL;
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
 use echoring_server::Service;
@@ -22,129 +17,13 @@ use super::for_each_seed;
 use super::service::service;
 use super::world::config;
 
-/// A kernel that goes on receiving after a pause: without totals, as much arrives as comes before the cancellation is done.
-#[derive(Debug)]
-struct Late(Sim);
-
-impl Driver for Late {
-    type Socket = SimSocket;
-
-    fn now(&self) -> Nanos {
-        self.0.now()
-    }
-
-    fn tick(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
-        self.0.tick(pool, deadline, events)
-    }
-
-    fn received(&mut self, span: Span) -> &mut [u8] {
-        self.0.received(span)
-    }
-
-    fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        self.0.send(token, source)
-    }
-
-    fn unsent_bytes(&self, token: Token) -> usize {
-        self.0.unsent_bytes(token)
-    }
-
-    fn held_bytes(&self, token: Token) -> usize {
-        self.0.held_bytes(token)
-    }
-
-    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
-        self.0.unsent_shared(token)
-    }
-
-    fn take_back(&mut self, token: Token, bytes: usize) -> bool {
-        self.0.take_back(token, bytes)
-    }
-
-    fn set_notsent_lowat(&mut self, token: Token) {
-        self.0.set_notsent_lowat(token);
-    }
-
-    fn pause(&mut self, _: Token) {}
-
-    fn resume(&mut self, _: Token) {}
-
-    fn release(&mut self, token: Token) {
-        self.0.release(token);
-    }
-
-    fn take_released(&mut self, token: Token) -> Option<Released<SimSocket>> {
-        self.0.take_released(token)
-    }
-
-    fn adopt(&mut self, socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
-        self.0.adopt(socket, has_fallen_behind)
-    }
-
-    fn shutdown(&mut self, token: Token) {
-        self.0.shutdown(token);
-    }
-
-    fn close(&mut self, token: Token) {
-        self.0.close(token);
-    }
-
-    fn abort(&mut self, token: Token) {
-        self.0.abort(token);
-    }
-
-    fn listen(&mut self, listener: OwnedFd, number: u8) -> io::Result<()> {
-        self.0.listen(listener, number)
-    }
-
-    fn stop_listening(&mut self) {
-        self.0.stop_listening();
-    }
-
-    fn is_listening(&self) -> bool {
-        self.0.is_listening()
-    }
-
-    fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
-        self.0.connect(address, source)
-    }
-
-    fn generation_at(&self, index: u32) -> Option<u32> {
-        self.0.generation_at(index)
-    }
-
-    fn find_address(&mut self, token: Token) {
-        self.0.find_address(token);
-    }
-
-    fn address(&self, token: Token) -> Option<SocketAddr> {
-        self.0.address(token)
-    }
-
-    fn is_unix(&self, token: Token) -> bool {
-        self.0.is_unix(token)
-    }
-
-    fn waker(&self) -> Waker {
-        self.0.waker()
-    }
-
-    fn wake(&mut self, other: &Waker) {
-        self.0.wake(other);
-    }
-
-    fn describe(&self) -> Description {
-        self.0.describe()
-    }
-}
-
 /// Bytes of the message for which the connection is paused: one a second. They arrive at once on every simulated connection.
 const FIRST_BYTES: usize = 2_000;
 
 struct Node {
     network: Network,
     random: Random,
-    shard: Shard<Late, Service>,
+    shard: Shard<Service>,
     client: Client,
 }
 
@@ -152,12 +31,13 @@ impl Node {
     /// A shard, and a client that has opened a connection.
     fn new(seed: u64) -> Node {
         let mut random = Random::new(seed);
-        let network = Network::new(seed, Faults::NONE);
+        // The kernel goes on receiving after a pause: without totals, as much arrives as comes before the cancellation is done.
+        let network = Network::new(seed, Faults { endless_receive: 1_000, ..Faults::NONE });
         let options = Options { connections: 8, ..Options::default() };
-        let mut driver = Late(network.driver(&options));
+        let mut driver = network.driver(&options);
         driver.listen(network.listener().expect("a descriptor"), 0).expect("a simulated driver listens");
         let connection = config();
-        let service = service(connection.message_bytes_max, connection.queue_bytes);
+        let service = service(connection.max_message, connection.queue_bytes);
         let config =
             ShardConfig { connection, connections: 8, security: Security::default(), seed: seed.into() };
         let mailboxes = Mailboxes::connect(1, 1 << 20).into_iter().next().expect("one of one shard");
@@ -171,7 +51,8 @@ impl Node {
 
     /// Limits bytes per second.
     fn limit(&mut self, bytes: Option<u64>) {
-        let traffic = TrafficLimits { bytes: bytes.and_then(Rate::per_second), ..TrafficLimits::default() };
+        let traffic =
+            TrafficLimits { byte_rate: bytes.and_then(Rate::per_second), ..TrafficLimits::default() };
         let limits = PeerLimits { traffic, ..PeerLimits::default() };
         self.shard.set_limits(Arc::<Admission>::default(), Arc::new(limits));
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::Service;
-use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE};
+use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, PRESENCE_INTERVAL, REMEMBERED_AGE};
 use echoring_topics::{Access, HistoryBounds, Pattern, Permission, Rules, SlowConsumerPolicy, TopicSettings};
 
 use super::client::{self, Leave, MessageKind};
@@ -214,6 +214,9 @@ impl Model {
         for client in self.world.clients.borrow_mut().iter_mut() {
             client.hurry();
         }
+        self.settle();
+        // Until everybody has been told of everybody.
+        self.world.pass(SECOND);
         self.settle();
     }
 
@@ -501,6 +504,9 @@ fn who_lags_is_told_who_is_there() {
                 _ => sessions[session].unsubscribe(world, of_model, topic),
             }
             model.publish(6, topic, 6_000);
+            model.settle();
+            // Each change is told.
+            model.world.pass(PRESENCE_INTERVAL);
             model.settle();
         }
         model.rest();

@@ -64,7 +64,7 @@ fn world(seed: u64, shards: usize, joined: &Joined) -> Rc<World<Service>> {
     let settings = TopicSettings { lag_bytes: 8 << 20, ..TopicSettings::default() };
     let memory = Memory { budget_bytes: MEMORY_BUDGET_DEFAULT, refused: [0, 50][(seed % 2) as usize] };
     TopicWorld {
-        message_bytes_max: MESSAGE_BYTES_MAX,
+        max_message: MESSAGE_BYTES_MAX,
         mailbox_bytes: MAILBOX_BYTES,
         memory: Some(memory),
         ..TopicWorld::of_handlers(settings, members(joined))

@@ -51,10 +51,10 @@ impl House {
         let mut random = Random::new(seed);
         let connection = ConnectionConfig { close_timeout: 5 * SECOND, ..config() };
         let memory = Memory { budget_bytes: MEMORY_BUDGET_DEFAULT, refused: [0, 5, 50][random.below(3)] };
-        let (message_bytes_max, queue_bytes) = (connection.message_bytes_max, connection.queue_bytes);
+        let (max_message, queue_bytes) = (connection.max_message, connection.queue_bytes);
         let shards = random.between(1, 3);
         let world = World::with_memory(seed, shards, connection, 4 << 20, false, memory, move |_| {
-            service(message_bytes_max, queue_bytes)
+            service(max_message, queue_bytes)
         });
         let (addresses, counts_all) = (random.between(1, 4), random.chance(700));
         let mut house = House {
@@ -78,27 +78,27 @@ impl House {
         let rate = |random: &mut Random, low, high| Rate::per_second(random.between(low, high) as u64);
         let mut addresses = AddressLimits::NONE;
         if self.counts_all {
-            addresses.handshakes_in_all = Rate::per_second(1 << 30);
+            addresses.handshake_rate = Rate::per_second(1 << 30);
         }
         let mut traffic = TrafficLimits::default();
         if random.chance(700) {
-            addresses.connections_max = Some(random.between(1, 4) as u32);
+            addresses.max_connections_per_address = Some(random.between(1, 4) as u32);
         }
         if random.chance(200) {
-            addresses.handshakes = rate(random, 1, 8);
+            addresses.handshake_rate_per_address = rate(random, 1, 8);
         }
         if random.chance(100) {
-            addresses.handshakes_in_all = rate(random, 1, 8);
+            addresses.handshake_rate = rate(random, 1, 8);
         }
         if random.chance(200) {
             let [window, time] = [(); 2].map(|()| random.between(1, 20) as Nanos * SECOND);
             addresses.bans = Some(BanPolicy { after: random.between(1, 4) as u32, window, time });
         }
         if random.chance(600) {
-            traffic.messages = rate(random, 1, 50);
+            traffic.message_rate = rate(random, 1, 50);
         }
         if random.chance(300) {
-            traffic.bytes = rate(random, 1_000, 50_000);
+            traffic.byte_rate = rate(random, 1_000, 50_000);
         }
         let blocks = vec!["10.0.0.0/8".parse().expect("a block")];
         let proxies = TrustedProxies { blocks, unix: false, proxy_protocol: true };
@@ -202,7 +202,7 @@ impl House {
 
     /// Connections that an address may have.
     fn most(&self, limits: &PeerLimits) -> usize {
-        let most = limits.addresses.connections_max.filter(|_| self.counts_all);
+        let most = limits.addresses.max_connections_per_address.filter(|_| self.counts_all);
         most.map_or(usize::MAX, |most| most as usize)
     }
 
@@ -237,18 +237,19 @@ impl House {
             let newcomers = self.guests[first..].iter().filter(|guest| guest.address == address);
             let newcomers = newcomers.count();
             assert!(now <= limit.max(before), "{now} of {address}, where {limit} are allowed");
-            let AddressLimits { handshakes, handshakes_in_all, .. } = self.limits.addresses;
-            let is_plain = handshakes.is_none() && handshakes_in_all.is_none_or(|rate| rate.get() > 8);
+            let AddressLimits { handshake_rate_per_address: by_address, handshake_rate, .. } =
+                self.limits.addresses;
+            let is_plain = by_address.is_none() && handshake_rate.is_none_or(|rate| rate.get() > 8);
             if !reloads && is_plain && !self.bans && self.counts_all {
                 let expected = newcomers.min(limit.saturating_sub(before));
                 assert_eq!(now - before, expected, "{address} has as many as it may");
             }
-            if !reloads && let Some(rate) = handshakes {
+            if !reloads && let Some(rate) = by_address {
                 assert!(now - before <= rate.get() as usize * (seconds + 1), "{address} at {rate:?}");
             }
             in_all += now - before;
         }
-        if !reloads && let Some(rate) = self.limits.addresses.handshakes_in_all {
+        if !reloads && let Some(rate) = self.limits.addresses.handshake_rate {
             assert!(in_all <= rate.get() as usize * (seconds + 1), "{in_all} at {rate:?}");
         }
         for guest in &self.guests[first..] {
@@ -296,7 +297,7 @@ fn visits(seed: u64) {
     assert_eq!(house.world.charged_bytes(), idle_bytes);
     // Each address may have what it is allowed, as if nobody had been there.
     let limits = PeerLimits {
-        addresses: AddressLimits { connections_max: Some(2), ..AddressLimits::NONE },
+        addresses: AddressLimits { max_connections_per_address: Some(2), ..AddressLimits::NONE },
         proxies: house.limits.proxies.clone(),
         ..PeerLimits::default()
     };

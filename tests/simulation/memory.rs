@@ -19,9 +19,9 @@ const QUEUE_BYTES: u32 = 256 * 1024;
 fn world(seed: u64, shards: usize, memory: Memory) -> Rc<World<Service>> {
     let config =
         connection::ConnectionConfig { queue_bytes: QUEUE_BYTES, send_timeout: SEND_TIMEOUT, ..config() };
-    let message_bytes_max = config.message_bytes_max;
+    let max_message = config.max_message;
     World::with_memory(seed, shards, config, 1 << 21, false, memory, move |_| {
-        service(message_bytes_max, QUEUE_BYTES)
+        service(max_message, QUEUE_BYTES)
     })
 }
 

@@ -30,7 +30,7 @@ fn world(seed: u64, connection: connection::ConnectionConfig, secured: bool) -> 
     let shards = Random::new(seed ^ 7).between(1, 2);
     let queue_bytes = connection.queue_bytes;
     World::new(seed, shards, connection.clone(), 4 << 20, secured, move |_| {
-        service(connection.message_bytes_max, queue_bytes).with_test_endpoints()
+        service(connection.max_message, queue_bytes).with_test_endpoints()
     })
 }
 

@@ -19,7 +19,7 @@ pub struct Rehearsal {
     successor: Shards,
     /// That of the successor.
     placement: Placement,
-    message_bytes_max: u64,
+    max_message: u64,
     step: Step,
     moved: Moved,
     /// The owner of the topic whose records are imported.
@@ -33,7 +33,7 @@ pub struct Rehearsal {
 
 #[derive(Debug)]
 enum Step {
-    Freezing(Receiver<usize>, usize),
+    Stopping(Receiver<usize>, usize),
     /// The shard that exports, and its answer.
     Exporting(usize, Receiver<(Vec<u8>, Option<StateCursor>)>),
     /// The same, where the next block begins, and the shards that import.
@@ -62,18 +62,18 @@ impl Rehearsal {
         predecessor: Shards,
         successor: Shards,
         placement: Placement,
-        message_bytes_max: u64,
+        max_message: u64,
         round: u32,
     ) -> Rehearsal {
-        let (done, frozen) = mpsc::sync_channel(predecessor.len());
-        command(&predecessor, || ShardCommand::Freeze { round, done: done.clone() });
-        let step = Step::Freezing(frozen, predecessor.len());
+        let (done, stopped) = mpsc::sync_channel(predecessor.len());
+        command(&predecessor, || ShardCommand::StopOrdering { round, done: done.clone() });
+        let step = Step::Stopping(stopped, predecessor.len());
         let (moved, owner, ways) = (BTreeMap::new(), None, Vec::new());
         Rehearsal {
             predecessor,
             successor,
             placement,
-            message_bytes_max,
+            max_message,
             step,
             moved,
             owner,
@@ -99,7 +99,7 @@ impl Rehearsal {
             return false;
         }
         if !matches!(self.step, Step::GivenUp) {
-            command(&self.predecessor, || ShardCommand::Thaw);
+            command(&self.predecessor, || ShardCommand::OrderAgain);
             self.step = Step::GivenUp;
         }
         true
@@ -126,7 +126,7 @@ impl Rehearsal {
             while left > 0 && answers.try_recv().is_ok() {
                 left -= 1;
                 if left == 0 {
-                    command(&shards, || ShardCommand::Thaw);
+                    command(&shards, || ShardCommand::OrderAgain);
                 }
             }
             left == 0
@@ -139,10 +139,10 @@ impl Rehearsal {
     /// If a shard's answer is an error.
     pub fn advance(&mut self, mail: usize) {
         match &mut self.step {
-            Step::Freezing(answers, left) if *left > 0 => {
+            Step::Stopping(answers, left) if *left > 0 => {
                 *left -= usize::from(answers.try_recv().is_ok());
             }
-            Step::Freezing(..) => self.export(0, StateCursor::default()),
+            Step::Stopping(..) => self.export(0, StateCursor::default()),
             Step::Exporting(shard, answer) => {
                 if let Ok((block, next)) = answer.try_recv() {
                     let shard = *shard;
@@ -203,7 +203,7 @@ impl Rehearsal {
     fn link(&mut self) {
         let (own, far) = (self.predecessor.len(), self.successor.len());
         // As small as possible, so that bridges are full at times.
-        let bytes = 2 * (self.message_bytes_max as usize + MAIL_OVERHEAD_BYTES);
+        let bytes = 2 * (self.max_message as usize + MAIL_OVERHEAD_BYTES);
         let bridge = |lane, far_shards, remote: &Remote<_, _>| {
             let waker = remote.waker().clone();
             Bridge::new(lane, far_shards, bytes * far_shards, std::thread::current(), waker)
@@ -234,9 +234,9 @@ impl Rehearsal {
 impl Rehearsal {
     /// From here on the successor orders the messages.
     fn follow(&mut self) {
-        let message_bytes_max = self.message_bytes_max;
+        let max_message = self.max_message;
         for (remote, bridge) in self.predecessor.iter().zip(self.bridges.drain(..)) {
-            let follow = ShardCommand::Follow { bridge, message_bytes_max };
+            let follow = ShardCommand::Follow { bridge, max_message };
             remote.send(ControlMessage::Command(follow));
             if !self.has_grace {
                 remote.send(ControlMessage::Command(ShardCommand::ForgetTopics));

@@ -49,7 +49,7 @@ fn world(seed: u64, shards: usize, senders: &Senders) -> Rc<World<Service>> {
         senders: Arc::clone(&senders),
     }));
     let world = World::new(seed, shards, config(), 4 << 20, seed.is_multiple_of(4), |_| {
-        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
+        service(config().max_message, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
     });
     world.for_each_application(|service, remote| service.set_shard(remote));
     world

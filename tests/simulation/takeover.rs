@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_broker::broadcast::Ids;
 use echoring_proto::buffer::Budget;
-use echoring_proto::connection::{Compression, ConnectionConfig};
+use echoring_proto::connection::{Compression, ConnectionConfig, Entropy};
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_runtime::driver::sim::{Random, SimSocket};
+use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Entrance, Goodbye};
 use echoring_runtime::stats::Snapshot;
 use echoring_server::{BroadcastSettings, Service};
@@ -49,7 +50,7 @@ const ECHO_BYTES_MAX: usize = 8_000;
 fn world(seed: u64, processes: [usize; 2], presence: bool) -> Rc<World<Service>> {
     let compression = Compression::default().threshold_bytes(100);
     let config =
-        ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, compression: Some(compression), ..config() };
+        ConnectionConfig { max_message: MESSAGE_BYTES_MAX, compression: Some(compression), ..config() };
     let topics = [0, 1].map(|_| Budget::new(100));
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 2_048;
     World::of_processes(seed, &processes, config, mailbox_bytes, false, Memory::random(seed), move |shard| {
@@ -59,6 +60,7 @@ fn world(seed: u64, processes: [usize; 2], presence: bool) -> Rc<World<Service>>
             seed: seed ^ (shard as u64) << 8,
             placement: placement(seed, process),
             first_number: if process == 0 { 0 } else { processes[0] as u8 },
+            ids: Ids::new(Some(1), &mut Entropy::new(seed ^ process as u64)),
             digest_seed: seed,
             ..broadcast_settings(rules, &topics[process], MESSAGE_BYTES_MAX, seed, shard)
         };
@@ -177,7 +179,7 @@ impl Channel {
 /// What the control threads of the two processes do.
 struct Control {
     shards: [Shards; 2],
-    entrances: Vec<Entrance<SimSocket>>,
+    entrances: Vec<Entrance>,
     handover: Rehearsal,
     random: Random,
     /// The shards of the second process that are asked to listen.

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring_proto::handshake::{Request, Response, Upgrade};
+use echoring_runtime::driver::Token;
 use echoring_runtime::driver::sim::Random;
-use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds};
 
 use super::client::{self, Item, Leave, MessageKind};
@@ -60,7 +60,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn tell<D: Driver>(&mut self, cx: &mut Context<'_, D, Teller>, token: Token) {
+    fn tell(&mut self, cx: &mut Context<'_, Teller>, token: Token) {
         let Some(next) = self.readers.get_mut(&token) else { return };
         // Until the batch has no more room or the log is over: nothing would wake a shard that stopped before.
         while *next < self.log.messages.len() && cx.is_writable(token) {
@@ -90,9 +90,9 @@ impl Application for Teller {
         HubReport::default()
     }
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        _: &mut Context<'_, D, Teller>,
+        _: &mut Context<'_, Teller>,
         _: Token,
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -100,7 +100,7 @@ impl Application for Teller {
         Answer::Upgrade { peer: (), subprotocol: None, whole: true }
     }
 
-    fn opened<D: Driver>(&mut self, _: &mut Context<'_, D, Teller>, token: Token, _: Option<&Response>) {
+    fn opened(&mut self, _: &mut Context<'_, Teller>, token: Token, _: Option<&Response>) {
         self.readers.insert(token, 0);
     }
 
@@ -108,7 +108,7 @@ impl Application for Teller {
         Disposition::Done
     }
 
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Teller>, token: Token) {
+    fn blocked(&mut self, cx: &mut Context<'_, Teller>, token: Token) {
         let Some(next) = self.readers.get_mut(&token) else { return };
         assert!(cx.link(token).is_some_and(|link| link.is_blocked()), "it is told of what holds already");
         let starts = &self.log.starts;
@@ -139,11 +139,11 @@ impl Application for Teller {
         }
     }
 
-    fn closed<D: Driver>(&mut self, _: &mut Context<'_, D, Teller>, token: Token, (): (), _: &Closed) {
+    fn closed(&mut self, _: &mut Context<'_, Teller>, token: Token, (): (), _: &Closed) {
         self.readers.remove(&token);
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Teller>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_, Teller>) {
         let tokens: Vec<Token> = self.readers.keys().copied().collect();
         for token in tokens {
             self.tell(cx, token);

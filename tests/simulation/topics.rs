@@ -20,7 +20,7 @@ const TOPICS_MAX: u64 = 1_000;
 pub struct TopicWorld {
     pub rules: Rules,
     pub routes: Routes,
-    pub message_bytes_max: u64,
+    pub max_message: u64,
     pub mailbox_bytes: usize,
     /// The shards speak TLS.
     pub secured: bool,
@@ -34,7 +34,7 @@ impl TopicWorld {
         TopicWorld {
             rules,
             routes: Routes::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
+            max_message: MESSAGE_BYTES_MAX,
             mailbox_bytes: 2 * MESSAGE_BYTES_MAX as usize + 1024,
             secured: false,
             memory: None,
@@ -45,7 +45,7 @@ impl TopicWorld {
     pub fn of_handlers(settings: TopicSettings, routes: Routes) -> TopicWorld {
         TopicWorld {
             routes,
-            message_bytes_max: config().message_bytes_max,
+            max_message: config().max_message,
             mailbox_bytes: 4 << 20,
             ..TopicWorld::new(Rules::new(Vec::new(), settings))
         }
@@ -53,12 +53,12 @@ impl TopicWorld {
 
     /// Starts `shards` shards.
     pub fn start(self, seed: u64, shards: usize) -> Rc<World<Service>> {
-        let TopicWorld { rules, routes, message_bytes_max, mailbox_bytes, secured, memory } = self;
-        let connection = ConnectionConfig { message_bytes_max, ..config() };
+        let TopicWorld { rules, routes, max_message, mailbox_bytes, secured, memory } = self;
+        let connection = ConnectionConfig { max_message, ..config() };
         let topics = Budget::new(TOPICS_MAX);
         let memory = memory.unwrap_or_else(|| Memory::random(seed));
         World::with_memory(seed, shards, connection, mailbox_bytes, secured, memory, |shard| {
-            let settings = broadcast_settings(rules.clone(), &topics, message_bytes_max, seed, shard);
+            let settings = broadcast_settings(rules.clone(), &topics, max_message, seed, shard);
             with_broadcast(settings).with_routes(routes.clone())
         })
     }

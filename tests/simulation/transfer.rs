@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 
 use echoring_proto::limits::SECOND;
-use echoring_runtime::driver::sim::{Random, SimSocket};
+use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, Destination, Entrance, Exits, MoveAnswer, Moved, Remote};
 use echoring_server::{MoveOrder, ShardCommand};
 use echoring_topics::HubReport;
@@ -20,13 +20,13 @@ const PAUSE_STEPS_MAX: usize = 60;
 #[derive(Debug)]
 pub struct Transfer {
     shards: Vec<Remote<ShardCommand, HubReport>>,
-    exits: Arc<Exits<SimSocket>>,
-    entrances: Vec<Entrance<SimSocket>>,
-    leaving: Receiver<Moved<SimSocket>>,
+    exits: Arc<Exits>,
+    entrances: Vec<Entrance>,
+    leaving: Receiver<Moved>,
     reports: Receiver<(usize, usize)>,
     answer: Sender<(u64, bool)>,
     answers: Receiver<(u64, bool)>,
-    unanswered: BTreeMap<u64, Moved<SimSocket>>,
+    unanswered: BTreeMap<u64, Moved>,
     number: u64,
     random: Random,
     /// Of 1,000 connections, those that are not passed on, as if a shard of the successor had refused them.
@@ -40,8 +40,8 @@ impl Transfer {
     /// Orders the shards of a process to give up all connections, for the shards of another.
     pub fn begin(
         shards: Vec<Remote<ShardCommand, HubReport>>,
-        exits: Arc<Exits<SimSocket>>,
-        entrances: Vec<Entrance<SimSocket>>,
+        exits: Arc<Exits>,
+        entrances: Vec<Entrance>,
         mut random: Random,
     ) -> Transfer {
         let (way, leaving) = mpsc::channel();
@@ -112,13 +112,13 @@ impl Transfer {
         }
     }
 
-    fn pass(&mut self, moved: Moved<SimSocket>) {
+    fn pass(&mut self, moved: Moved) {
         let number = self.number;
         self.number += 1;
         let to = self.random.below(self.entrances.len());
         let sent = Moved {
             record: moved.record.clone(),
-            socket: moved.socket.duplicate(),
+            socket: moved.socket.try_clone().expect("a descriptor"),
             to: Destination::Shard(to),
             from: None,
             is_returned: false,
@@ -130,7 +130,7 @@ impl Transfer {
         let _ = self.entrances[to].send(sent);
     }
 
-    fn go_back(&mut self, moved: Moved<SimSocket>) {
+    fn go_back(&mut self, moved: Moved) {
         self.refused += 1;
         if self.exits.send_back(moved).is_err() {
             self.exits.note_arrival();

@@ -9,7 +9,7 @@ use echoring_proto::connection::{Cause, ConnectionConfig};
 use echoring_proto::handshake::{BadHandshake, Dial, with_request, write_accept};
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_proto::tunnel::{ProxyKind, ProxyServer, SocksRefusal, Tunnel, TunnelError};
-use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
+use echoring_runtime::driver::sim::{Faults, Network, Random};
 use echoring_runtime::driver::{Driver, Event, Options, Source, Token};
 use echoring_runtime::limits::TRIM_INTERVAL;
 use echoring_runtime::shard::{Allowance, Mailboxes, Route, Shard, ShardConfig};
@@ -136,7 +136,7 @@ impl ProxyClient {
 
 /// A driver that serves as proxies of both kinds, and as the servers behind them.
 struct Proxies {
-    driver: Sim,
+    driver: Driver,
     pool: Pool,
     clients: BTreeMap<Token, ProxyClient>,
 }
@@ -216,7 +216,7 @@ fn tunnel(seed: u64) {
     let driver = network.driver(&options);
     let mut shard = Shard::new(driver, client, shard_config, Allowance::standalone(16), mailboxes);
 
-    let mut step = |shard: &mut Shard<Sim, EchoClient>, time| {
+    let mut step = |shard: &mut Shard<EchoClient>, time| {
         network.advance(time);
         shard.tick(Some(0)).expect("a simulated driver works");
         proxies.tick(&mut random, &plans);

@@ -12,7 +12,7 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection;
 use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
-use echoring_runtime::driver::sim::{Faults, Network, Random, Sim, SimSocket};
+use echoring_runtime::driver::sim::{Faults, Network, Random};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::TimesConfig;
 use echoring_runtime::shard::{
@@ -59,7 +59,7 @@ pub struct World<A: Application> {
     told: RefCell<Vec<Deliveries>>,
     /// Number of shards of each process.
     processes: Vec<usize>,
-    exits: Vec<Arc<Exits<SimSocket>>>,
+    exits: Vec<Arc<Exits>>,
     /// Shards that have not been lost: the first ones.
     left: Cell<usize>,
     moves: RefCell<Option<Moves<A>>>,
@@ -113,7 +113,7 @@ struct Held {
 }
 
 impl Held {
-    fn of<A: Application>(shard: &Shard<Sim, A>) -> Held {
+    fn of<A: Application>(shard: &Shard<A>) -> Held {
         Held {
             holdings: shard.holdings().collect(),
             share_bytes: shard.share_bytes(),
@@ -151,7 +151,7 @@ fn security() -> Security {
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.
 pub fn config() -> connection::ConnectionConfig {
     connection::ConnectionConfig {
-        message_bytes_max: 1 << 20,
+        max_message: 1 << 20,
         queue_bytes: 32 * 1024,
         handshake_timeout: 600 * SECOND,
         message_progress: connection::MessageProgress::UNLIMITED,
@@ -216,7 +216,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let budget = Budget::new(memory.budget_bytes);
         let slots = Budget::new(1_000);
         let contexts = Budget::new(1 << 20);
-        let mut drivers: Vec<Sim> = Vec::new();
+        let mut drivers: Vec<Driver> = Vec::new();
         for shard in 0..shards {
             let mut driver = network.driver(&Options { connections, notsent_lowat, ..Options::default() });
             if shard < processes[0] {
@@ -257,7 +257,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let mut all_exits = Vec::new();
         for count in processes {
             let own = rest.split_off_mut(..*count).expect("the shards of each");
-            let exits: Arc<Exits<SimSocket>> = Arc::default();
+            let exits: Arc<Exits> = Arc::default();
             exits.set_shards(own.iter().map(Shard::entrance).collect());
             own.iter_mut().for_each(|shard| shard.set_exits(Arc::clone(&exits)));
             all_exits.push(exits);
@@ -289,7 +289,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         world
     }
 
-    fn shards(&self) -> impl Iterator<Item = RefMut<'_, Shard<Sim, A>>> {
+    fn shards(&self) -> impl Iterator<Item = RefMut<'_, Shard<A>>> {
         (0..self.left.get()).map(|number| self.simulation.shard(number))
     }
 
@@ -300,12 +300,12 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     }
 
     /// The ways out of the shards of a process.
-    pub fn exits(&self, process: usize) -> Arc<Exits<SimSocket>> {
+    pub fn exits(&self, process: usize) -> Arc<Exits> {
         Arc::clone(&self.exits[process])
     }
 
     /// The ways into the shards of a process.
-    pub fn entrances(&self, process: usize) -> Vec<Entrance<SimSocket>> {
+    pub fn entrances(&self, process: usize) -> Vec<Entrance> {
         self.shards_of(process).map(|shard| self.simulation.shard(shard).entrance()).collect()
     }
 

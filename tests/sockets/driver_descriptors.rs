@@ -10,14 +10,14 @@ use crate::support::alone::alone;
 use bytes::Bytes;
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::epoll::Epoll;
-use echoring_runtime::driver::{Driver, Event, Options, Source};
+use echoring_runtime::driver::{Event, Operations, Options, Source};
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("procfs is mounted").count()
 }
 
 /// Two thousand connections, ended in every possible way.
-fn churn<D: Driver>(make: Make<D>) {
+fn churn<D: Operations>(make: Make<D>) {
     let before = open_descriptors();
     let options = Options { connections: 64, ..options() };
     let mut world = World::with_options(SocketKit::tcp(make), &options);
@@ -59,7 +59,7 @@ fn churn<D: Driver>(make: Make<D>) {
 }
 
 /// Without descriptors, accepting reports it once, retries without spinning, and resumes by itself.
-fn exhaustion<D: Driver>(make: Make<D>) {
+fn exhaustion<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
     let mut waiting = world.kit.dial();

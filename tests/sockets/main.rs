@@ -19,5 +19,6 @@ mod conn_attacks;
 mod driver_conformance;
 mod driver_descriptors;
 mod examples;
+mod readme;
 mod server_embedding;
 mod tunnels;

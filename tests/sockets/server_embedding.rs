@@ -19,9 +19,11 @@ use echoring_topics::TopicReport;
 mod balance;
 mod migrate;
 mod names;
+mod ranges;
 mod routes;
 mod senders;
 mod stalls;
+mod waiting;
 
 /// Longer than any deadline of the server that a test waits for, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +34,7 @@ fn on_both_drivers(build: impl Fn(Builder) -> Builder, test: impl Fn(&Server, So
         let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).driver(driver);
         let server = build(builder).start().expect("the server starts");
         test(&server, address(&server));
-        assert_eq!(server.handle().snapshots().len(), 1, "the shard is still there");
+        assert_eq!(server.handle().snapshots().expect("no shard").len(), 1, "the shard is still there");
         server.shutdown(PATIENCE).expect("it ends in order");
     }
 }
@@ -262,7 +264,7 @@ fn an_error_or_a_panic_closes_its_own_connection_alone() {
             bystander.text("still here");
             bystander.hears("still here");
         }
-        let counters = &server.handle().snapshots()[0].counters;
+        let counters = &server.handle().snapshots().expect("no shard")[0].counters;
         assert_eq!((counters.handler_failures, counters.handler_panics), (3, 1));
     });
 }
@@ -280,10 +282,10 @@ fn a_handler_may_cut_the_stream() {
 
 #[test]
 fn what_a_handler_reserves_is_bounded_and_comes_back() {
-    let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).memory_budget_bytes(64 << 20);
+    let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).memory_budget(64 << 20);
     let (builder, heard) = with_obedient(builder);
     let server = builder.start().expect("the server starts");
-    let used = || server.handle().snapshots()[0].pool_bytes;
+    let used = || server.handle().snapshots().expect("no shard")[0].pool_bytes;
     for word in ["close", "panic"] {
         let mut peer = Peer::open(address(&server), "/ws");
         peer.hears("welcome");
@@ -388,8 +390,8 @@ fn routes_are_chosen_by_path_and_by_subprotocol() {
 fn a_route_has_a_policy_of_its_own() {
     let build = |builder: Builder| {
         builder
-            .route(Route::new("/any", || named("any")).origins(OriginPolicy::Any))
-            .route(Route::new("/text", || named("text")).text_only().message_bytes_max(4))
+            .route(Route::new("/any", || named("any")).allow_origin(OriginPolicy::Any))
+            .route(Route::new("/text", || named("text")).text_only().max_message(4))
             .route(Route::new("/binary", || named("binary")).binary_only())
             .route(
                 Route::new("/fields", |opening: &mut Opening<'_>| {
@@ -416,7 +418,10 @@ fn a_route_has_a_policy_of_its_own() {
             peer.send(first_byte, payload);
             assert_eq!(peer.close().0, code, "{path}");
         }
-        assert_eq!(server.handle().snapshots()[0].counters.limited, [("message_size", 1)].into());
+        assert_eq!(
+            server.handle().snapshots().expect("no shard")[0].counters.limited,
+            [("message_size", 1)].into()
+        );
         let mut peer = Peer::open(address, "/text");
         peer.hears("text");
         peer.text("1234");
@@ -454,7 +459,7 @@ fn plain_requests_have_routes_too() {
                 assert_eq!(peer.body(), "nothing at /gone\n", "the hook said so");
             }
         }
-        let counters = &server.handle().snapshots()[0].counters;
+        let counters = &server.handle().snapshots().expect("no shard")[0].counters;
         assert_eq!((counters.answers[&200], counters.refusals[&404]), (1, 1));
     });
 }
@@ -483,7 +488,7 @@ fn a_long_message_streams_through_a_handler() {
     let build = |builder: Builder| {
         let chunks = Arc::clone(&chunks);
         let make = move || Streaming { chunks: Arc::clone(&chunks) };
-        builder.handle("/stream", make).message_bytes_max(64 << 20)
+        builder.handle("/stream", make).max_message(64 << 20)
     };
     on_both_drivers(build, |server, address| {
         let mut peer = Peer::open(address, "/stream");
@@ -519,7 +524,7 @@ fn a_long_message_streams_through_a_handler() {
         }
         assert_eq!(received, BYTES);
         sender.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let peak = server.handle().snapshots()[0].pool_bytes_peak;
+        let peak = server.handle().snapshots().expect("no shard")[0].pool_bytes_peak;
         assert!(peak < 4 << 20, "{peak} bytes for a message of {BYTES}");
     });
     assert!(chunks.load(Ordering::Relaxed) > 2 * 16);
@@ -571,7 +576,7 @@ fn a_handler_that_waits_for_room_loses_nothing() {
             assert_eq!(peer.frame(), (0x82, [number.to_be_bytes(); 16].concat()));
         }
         assert_eq!(peer.close(), (1000, "done".to_owned()));
-        let peak = server.handle().snapshots()[0].pool_bytes_peak;
+        let peak = server.handle().snapshots().expect("no shard")[0].pool_bytes_peak;
         assert!(peak < 4 << 20, "{peak} bytes were queued");
     });
     assert!(refused.load(Ordering::Relaxed) > 0, "there was always room, which shows nothing");
@@ -613,7 +618,7 @@ fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
         let has_home = |(_, report): &(usize, Option<TopicReport>)| {
             report.as_ref().is_some_and(|report| report.owner.is_some())
         };
-        handle.topic(name).into_iter().find(has_home).map(|(shard, _)| shard)
+        handle.topic(name).expect("no shard").into_iter().find(has_home).map(|(shard, _)| shard)
     };
     names.iter().map(home).collect()
 }

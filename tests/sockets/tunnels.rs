@@ -50,7 +50,7 @@ impl Outcome {
     }
 }
 
-fn run<D: Driver>(driver: D, route: &Route, handshake_timeout: Nanos) -> Outcome {
+fn run(driver: Driver, route: &Route, handshake_timeout: Nanos) -> Outcome {
     let dial = Dial {
         host: SERVER.to_owned(),
         path: "/echo".to_owned(),
@@ -76,8 +76,8 @@ fn run<D: Driver>(driver: D, route: &Route, handshake_timeout: Nanos) -> Outcome
 fn run_on(uring: bool, route: &Route, timeout: Nanos) -> Option<Outcome> {
     let options = Options { connections: 4, ..Options::default() };
     match uring {
-        true => Uring::new(&options).ok().map(|driver| run(driver, route, timeout)),
-        false => Some(run(Epoll::new(&options).expect("epoll"), route, timeout)),
+        true => Uring::new(&options).ok().map(|driver| run(Driver::Uring(driver), route, timeout)),
+        false => Some(run(Driver::Epoll(Epoll::new(&options).expect("epoll")), route, timeout)),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use echoring_broker::broadcast::Ids;
 use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::connection::Entropy;
 use echoring_server::BroadcastSettings;
 use echoring_topics::{CreationLimits, Creators, Placement, Rules};
 
@@ -10,21 +12,22 @@ use echoring_topics::{CreationLimits, Creators, Placement, Rules};
 pub fn settings(
     rules: Rules,
     topics: &Arc<Budget>,
-    message_bytes_max: u64,
+    max_message: u64,
     seed: u64,
     shard: usize,
 ) -> BroadcastSettings {
     BroadcastSettings {
         rules,
         topics: Lease::new(Arc::clone(topics), 1),
-        subscriptions_max: 100,
+        max_subscriptions: 100,
         age_sample: 3,
         creators: Creators::default(),
         creation: CreationLimits::default(),
-        message_bytes_max,
+        max_message,
         seed: seed ^ shard as u64,
         placement: Placement::new(seed),
         first_number: 0,
+        ids: Ids::new(Some(1), &mut Entropy::new(seed)),
         digest_seed: 0,
     }
 }

@@ -4,7 +4,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds, Route};
 
 pub const MESSAGE: &[u8] = b"hello";
@@ -49,9 +49,9 @@ impl Application for EchoClient {
 
     fn report(&self) {}
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        _: &mut Context<'_, D, EchoClient>,
+        _: &mut Context<'_, EchoClient>,
         _: Token,
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -60,7 +60,7 @@ impl Application for EchoClient {
         Answer::Refuse(Refusal::NOT_FOUND)
     }
 
-    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, EchoClient>, token: Token, _: Option<&Response>) {
+    fn opened(&mut self, cx: &mut Context<'_, EchoClient>, token: Token, _: Option<&Response>) {
         assert!(cx.link(token).expect("it is open").send(MessageKind::Text, MESSAGE));
     }
 
@@ -72,18 +72,12 @@ impl Application for EchoClient {
         Disposition::Done
     }
 
-    fn closed<D: Driver>(
-        &mut self,
-        _: &mut Context<'_, D, EchoClient>,
-        _: Token,
-        peer: usize,
-        closed: &Closed,
-    ) {
+    fn closed(&mut self, _: &mut Context<'_, EchoClient>, _: Token, peer: usize, closed: &Closed) {
         let before = self.connections[peer].closed.replace(closed.clone());
         assert_eq!(before, None, "a connection ends once");
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, EchoClient>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_, EchoClient>) {
         if !std::mem::replace(&mut self.dialled, true) {
             for (index, route) in self.routes.iter().enumerate() {
                 cx.connect(route, None, true, index).expect("a socket can be made");

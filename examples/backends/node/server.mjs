@@ -16,6 +16,7 @@ const BODY_BYTES_MAX = 4 * 1024 * 1024;
 const secret = process.env.WEBHOOK_SECRET ?? "";
 const key = secret.startsWith("whsec_") ? Buffer.from(secret.slice(6), "base64") : Buffer.from(secret);
 if (key.length < 24) throw new Error("WEBHOOK_SECRET needs 24 bytes or more");
+// With several servers, http://{node}:9002 has the name of the one that has the connection.
 const admin = process.env.ECHORING_ADMIN;
 // How many messages a connection has sent.
 const counts = new Map();
@@ -34,10 +35,10 @@ function isGenuine(headers, body) {
 }
 
 /** Sends to a connection outside of an answer. */
-async function sendLater(connection, text) {
+async function sendLater(node, connection, text) {
   const headers = { "content-type": "text/plain" };
   if (process.env.ECHORING_TOKEN) headers.authorization = `Bearer ${process.env.ECHORING_TOKEN}`;
-  const response = await fetch(`${admin}/connections/${connection}`, { method: "POST", headers, body: text });
+  const response = await fetch(`${admin.replace("{node}", node)}/connections/${connection}`, { method: "POST", headers, body: text });
   // 404: the client has left.
   if (!response.ok && response.status !== 404) console.error(`cannot send: ${response.status}`);
 }
@@ -48,12 +49,12 @@ const handlers = {
     return {};
   },
 
-  message({ connection, text, base64 }) {
+  message({ node, connection, text, base64 }) {
     const count = (counts.get(connection) ?? 0) + 1;
     counts.set(connection, count);
     if (text === undefined) return { messages: [{ base64 }] };
     if (text === "bye") return { close: { code: 1000, reason: `after ${count} messages` } };
-    if (text === "later" && admin) setTimeout(() => sendLater(connection, "now").catch(console.error), 10);
+    if (text === "later" && admin) setTimeout(() => sendLater(node, connection, "now").catch(console.error), 10);
     return { messages: [{ text: `${count}: ${text}` }] };
   },
 

@@ -13,7 +13,7 @@ use crate::limits::{
     ADMIN_ATTEMPTS_FORGOTTEN, ADMIN_ATTEMPTS_LOG_INTERVAL, ADMIN_DELAY_MAX, ADMIN_DELAY_MIN,
     ADMIN_OFFENDERS_MAX,
 };
-use echoring_runtime::admission::AddressKey;
+use echoring_proto::AddressKey;
 
 /// Why a request has no access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::publications::InvalidBody;
-use super::action::{Action, Call, call, object};
+use super::call::{Call, Parsed, object, parse};
+use crate::actions::Action;
 use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
 
 /// How a request has its commands, and its answer the replies.
@@ -30,23 +31,26 @@ pub(super) struct Command {
     /// The number that the reply repeats; 0 for none.
     pub(super) id: u32,
     pub(super) method: String,
-    pub(super) call: Call,
+    /// The action of the method; none if it is unknown.
+    pub(super) action: Option<Action>,
+    pub(super) call: Parsed,
     /// The parameters of a command that is about all nodes.
     pub(super) shared: Option<Bytes>,
 }
 
 impl Command {
     fn new(method: &str, parameters: &[u8]) -> Result<Command, InvalidBody> {
-        let call = call(method, parameters)?;
-        let is_shared = call.as_ref().is_ok_and(Action::is_about_all_nodes);
+        let action = Action::of_api(method);
+        let call = parse(action, parameters)?;
+        let is_shared = call.is_ok() && action.is_some_and(Action::is_about_all_nodes);
         let shared = is_shared.then(|| Bytes::copy_from_slice(parameters));
-        Ok(Command { id: 0, method: method.to_owned(), call, shared })
+        Ok(Command { id: 0, method: method.to_owned(), action, call, shared })
     }
 
     /// The messages that it publishes, and one for any other command.
     fn cost(&self) -> u64 {
         match &self.call {
-            Ok(Action::Broadcast(channels, _)) => channels.len() as u64,
+            Ok(Call::Broadcast(channels, _)) => channels.len() as u64,
             _ => 1,
         }
     }
@@ -199,6 +203,6 @@ mod tests {
     #[test]
     fn a_method_without_parameters_needs_no_body() {
         let commands = Form::Single("info").commands(b" ").expect("a command");
-        assert!(matches!(commands[0].call, Ok(Action::Info)));
+        assert!(matches!(commands[0].call, Ok(Call::Info)));
     }
 }

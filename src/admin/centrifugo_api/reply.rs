@@ -77,14 +77,14 @@ impl Client {
             let Some(data) = Info::data_of(line) else { return Ok(None) };
             let data = match &data {
                 AppData::Json(value) => Payload::Json(value),
-                AppData::Bytes(bytes) => Payload::Bytes(bytes),
+                AppData::Bytes(bytes) => Payload::of_bytes(bytes),
             };
             let mut text = Vec::new();
             data.write(Encoding::Json, &mut text);
             serde_json::from_slice(&text).map(Some).map_err(|_| ErrorCode::Internal)
         };
         let (conn_info, chan_info) = (json(profile.connection())?, json(profile.channel())?);
-        Ok(Client { client: format!("{id:x}"), user: profile.subject().to_owned(), conn_info, chan_info })
+        Ok(Client { client: id.to_string(), user: profile.subject().to_owned(), conn_info, chan_info })
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::join;
 
 use super::pages::Place;
-use super::{Connections, Parameters, SCHEMA, failed, missing_code, unknown};
+use super::{Connections, Parameters, Problem, SCHEMA, failed, missing_code, unknown};
 use crate::http::{Bodies, ChargedBody, Reply, RequestBody};
 use crate::publications::{Format, InvalidBody, one_message};
 use crate::topics::{no_body, refuse, with_retry};
@@ -32,15 +32,9 @@ struct Sent {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     silent_nodes: Vec<String>,
     next: Option<String>,
-    /// Why none was sent the message.
+    /// Why none, or not all, were sent the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Problem>,
-}
-
-#[derive(Debug, Serialize)]
-struct Problem {
-    code: &'static str,
-    message: &'static str,
 }
 
 /// The answer of another node, as far as it counts.
@@ -56,14 +50,13 @@ struct OfNode {
 type Message = Arc<OwnedPublication>;
 
 impl Connections {
-    /// `POST /connections/{id}`, and `POST /connections` without an id.
-    pub(crate) async fn send_to(
+    /// `POST /connections/{id}`.
+    pub(crate) async fn send_to_one(
         &self,
-        id: Option<&str>,
+        id: &str,
         bodies: &Bodies,
         request: &mut Request<RequestBody>,
     ) -> Reply {
-        let Some(id) = id else { return self.send_to_matching(bodies, request).await };
         let (message, _held) = match self.message(bodies, request).await {
             Ok(read) => read,
             Err(reply) => return reply,
@@ -79,7 +72,12 @@ impl Connections {
         }
     }
 
-    async fn send_to_matching(&self, bodies: &Bodies, request: &mut Request<RequestBody>) -> Reply {
+    /// `POST /connections`.
+    pub(crate) async fn send_to_matching(
+        &self,
+        bodies: &Bodies,
+        request: &mut Request<RequestBody>,
+    ) -> Reply {
         let query = request.uri().query().unwrap_or_default();
         let chosen = Parameters::of(query).map_err(|fault| refuse(&fault)).and_then(Parameters::chosen);
         let (filter, after) = match chosen {
@@ -97,11 +95,10 @@ impl Connections {
     /// `POST /identities/{id}`: at all nodes, unless a request continues at a place of this one.
     pub(crate) async fn send_to_identity(
         &self,
-        segment: Option<&str>,
+        segment: &str,
         bodies: &Bodies,
         request: &mut Request<RequestBody>,
     ) -> Reply {
-        let segment = segment.unwrap_or_default();
         let (filter, after) = match identity_of(segment, request.uri().query().unwrap_or_default()) {
             Ok(chosen) => chosen,
             Err(fault) => return refuse(&fault),
@@ -162,7 +159,7 @@ impl Connections {
             }
             Err(fault) => return Err(refuse(&fault)),
         };
-        let bytes_max = self.server.handle().message_bytes_max();
+        let bytes_max = self.server.handle().max_message();
         let read = bodies.read(request.body_mut(), bytes_max).await;
         let mut held = read.map_err(|error| no_body(error, bytes_max))?;
         let message =
@@ -176,17 +173,18 @@ impl Sent {
         Sent { schema: SCHEMA, sent, busy, ..Sent::default() }
     }
 
-    /// The status is that of the message: 200 if a connection was sent it, or if others are left.
+    /// The status is that of the message: 200 if a connection was sent it, or if others are left, unless those of the previous server
+    /// could not be asked.
     fn reply(self) -> Reply {
         let (status, problem) = match &self {
+            Sent { predecessor: Some(missing), .. } => {
+                let message = "the connections of the previous server were not sent it";
+                (StatusCode::SERVICE_UNAVAILABLE, Some((missing_code(*missing), message)))
+            }
             Sent { sent: 1.., .. } | Sent { next: Some(_), .. } => (StatusCode::OK, None),
             Sent { busy: 1.., .. } => {
                 let message = "too much is queued for the client: it does not read, or reads too slowly";
                 (StatusCode::TOO_MANY_REQUESTS, Some(("busy", message)))
-            }
-            Sent { predecessor: Some(missing), .. } => {
-                let message = "no connection was found, and those of the previous server are not known";
-                (StatusCode::SERVICE_UNAVAILABLE, Some((missing_code(*missing), message)))
             }
             Sent { silent_nodes, .. } if !silent_nodes.is_empty() => {
                 let message = "no connection was found, and some nodes have not answered";
@@ -336,6 +334,7 @@ mod tests {
             (Sent { next, ..Sent::new(0, 1) }, 200, None),
             (Sent::new(0, 1), 429, Some("busy")),
             (Sent { predecessor: Some(Missing::Silent), ..Sent::new(0, 0) }, 503, Some("silent-predecessor")),
+            (Sent { predecessor: Some(Missing::Silent), ..Sent::new(1, 0) }, 503, Some("silent-predecessor")),
             (Sent { silent_nodes, ..Sent::new(0, 0) }, 503, Some("silent-nodes")),
             (Sent::new(0, 0), 404, Some("unknown-connection")),
         ] {

@@ -15,14 +15,14 @@ use echoring_wire::centrifuge::ErrorCode;
 use crate::limits::CONNECTION_GATHER_TIME;
 use echoring_server::Handle;
 use echoring_server::machinery::{
-    self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, DrainingPredecessor, Missing,
+    self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, DrainingPredecessor, Ids, Missing,
     OperatorClose, OtherProcess, RankBy, ScanAction, ScanReport, decimal,
 };
 
 /// Where a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The number of the shard, as in the ids of connections.
+    /// The number of the shard, which is its own in a takeover.
     pub(crate) number: u8,
     pub(crate) index: u32,
 }
@@ -79,6 +79,8 @@ pub(crate) struct Gathered {
 struct Walk {
     /// The number of the first.
     first: u8,
+    /// Of this process.
+    ids: Ids,
     predecessor: Option<Arc<DrainingPredecessor>>,
     shards: usize,
 }
@@ -96,6 +98,18 @@ impl Walk {
     /// The step at the shard with this number.
     fn step(&self, number: u8) -> Option<usize> {
         Some(usize::from(number.wrapping_sub(self.first))).filter(|step| *step < self.steps())
+    }
+
+    /// The steps at the shards that may have a connection, with the connection there. The id of a connection of the predecessor may
+    /// by chance be that of a place of this process, too, which hardly ever has a connection.
+    fn find(&self, id: ConnectionId) -> impl Iterator<Item = (usize, Token)> {
+        let predecessor = self.predecessor.as_deref().map(|predecessor| (predecessor.ids(), 0..self.own()));
+        let own = Some((&self.ids, self.own()..self.steps()));
+        let processes = [own, predecessor].into_iter().flatten();
+        processes.filter_map(move |(ids, steps)| {
+            let (number, token) = ids.find(id)?;
+            Some((self.step(number).filter(|step| steps.contains(step))?, token))
+        })
     }
 
     fn number(&self, step: usize) -> u8 {
@@ -120,7 +134,7 @@ impl ConnectionPages<'_> {
         let predecessor = machinery::predecessor(self.0);
         let own = machinery::first_number(self.0);
         let first = predecessor.as_ref().map_or(own, |predecessor| predecessor.first_number());
-        Walk { first, predecessor, shards: machinery::shards(self.0) }
+        Walk { first, ids: machinery::ids(self.0), predecessor, shards: machinery::shards(self.0) }
     }
 
     /// Open connections from `from` on, or all, `most` at most and perhaps fewer. Blocks for seconds.
@@ -253,14 +267,16 @@ impl ConnectionPages<'_> {
         Ok(connections)
     }
 
-    /// The shard of this process that has the open connection.
-    pub(crate) fn own_shard(&self, id: ConnectionId) -> Result<Option<usize>, ScanError> {
+    /// The shard of this process that has the open connection, and the connection there.
+    pub(crate) fn own_shard(&self, id: ConnectionId) -> Result<Option<(usize, Token)>, ScanError> {
         let walk = self.walk();
-        let Some(step) = walk.step(id.number) else { return Ok(None) };
-        let (None, shard) = walk.shard(step) else { return Ok(None) };
+        let Some((step, token)) = walk.find(id).find(|(step, _)| *step >= walk.own()) else {
+            return Ok(None);
+        };
+        let (_, shard) = walk.shard(step);
         let all = &ConnectionFilter::default();
-        let report = self.ask(&walk, step, all, ScanAction::List(1), Candidates::These(vec![id.token]))?;
-        Ok((!report.connections.is_empty()).then_some(shard))
+        let report = self.ask(&walk, step, all, ScanAction::List(1), Candidates::These(vec![token]))?;
+        Ok((!report.connections.is_empty()).then_some((shard, token)))
     }
 
     /// Closes one connection. False if it is not open.
@@ -271,9 +287,15 @@ impl ConnectionPages<'_> {
     /// Closes one connection, or sends it a message.
     pub(crate) fn change_one(&self, id: ConnectionId, change: ScanAction) -> Result<ScanReport, ScanError> {
         let walk = self.walk();
-        let Some(step) = walk.step(id.number) else { return Ok(ScanReport::default()) };
-        let all = &ConnectionFilter::default();
-        self.ask(&walk, step, all, change, Candidates::These(vec![id.token]))
+        let mut report = ScanReport::default();
+        for (step, token) in walk.find(id) {
+            let these = Candidates::These(vec![token]);
+            report = self.ask(&walk, step, &ConnectionFilter::default(), change.clone(), these)?;
+            if report.changed + report.busy + report.ended > 0 {
+                break;
+            }
+        }
+        Ok(report)
     }
 
     /// Asks the shard of a step.
@@ -302,7 +324,12 @@ impl ConnectionPages<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use echoring_proto::connection::Entropy;
     use echoring_server::Server;
+
+    fn ids(seed: u64) -> Ids {
+        Ids::new(Some(7), &mut Entropy::new(seed))
+    }
 
     #[test]
     fn a_place_has_one_form() {
@@ -315,22 +342,36 @@ mod tests {
 
     #[test]
     fn the_shards_of_a_predecessor_come_first() {
-        let alone = Walk { first: 254, predecessor: None, shards: 3 };
+        let alone = Walk { first: 254, ids: ids(1), predecessor: None, shards: 3 };
         let steps = |walk: &Walk| [253, 254, 255, 0, 1].map(|number| walk.step(number));
         assert_eq!(steps(&alone), [None, Some(0), Some(1), Some(2), None]);
         assert!(alone.shard(2).0.is_none());
         assert_eq!((alone.shard(2).1, alone.number(2)), (2, 0));
-        let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2)));
-        let both = Walk { first: 254, predecessor, shards: 2 };
+        let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2, ids(2))));
+        let both = Walk { first: 254, ids: ids(1), predecessor, shards: 2 };
         assert_eq!(steps(&both), [None, Some(0), Some(1), Some(2), Some(3)]);
         let shards = (0..both.steps()).map(|step| both.shard(step));
         let shards: Vec<_> = shards.map(|(predecessor, shard)| (predecessor.is_some(), shard)).collect();
         assert_eq!(shards, [(true, 0), (true, 1), (false, 0), (false, 1)]);
-        let most = Walk { first: 7, predecessor: None, shards: 256 };
+        let token = Token { index: 7, generation: 9 };
+        let found = |walk: &Walk, seed| {
+            [253, 254, 255, 0, 1, 2]
+                .map(|number| walk.find(ids(seed).connection(number, token)).collect::<Vec<_>>())
+        };
+        // By the chance of the cipher, an id of another process is seldom that of a place here; with these keys it is not.
+        let at = |step| vec![(step, token)];
+        let none = Vec::new;
+        assert_eq!(found(&both, 1), [none(), none(), none(), at(2), at(3), none()], "its own connections");
+        assert_eq!(found(&both, 2), [none(), at(0), at(1), none(), none(), none()], "the predecessor's");
+        assert_eq!(
+            (found(&both, 3), found(&alone, 2)),
+            ([(); 6].map(|()| none()), [(); 6].map(|()| none())),
+            "others"
+        );
+        let most = Walk { first: 7, ids: ids(1), predecessor: None, shards: 256 };
         assert_eq!((most.step(7), most.step(6)), (Some(0), Some(255)));
     }
 
-    /// As one of a version without questions, which does not say in its offer that it answers them.
     #[test]
     fn a_predecessor_that_cannot_be_asked_is_named_until_it_is_gone() {
         let server = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).start().expect("a server");
@@ -338,10 +379,11 @@ mod tests {
         let pages = ConnectionPages(&handle);
         let all = &ConnectionFilter::default();
         let close = &ScanAction::Close(OperatorClose::default());
-        let old = Arc::new(DrainingPredecessor::numbered(254, 2));
+        let old = Arc::new(DrainingPredecessor::numbered(254, 2, ids(2)));
         machinery::set_predecessor(&handle, &old);
-        let id = |text: &str| text.parse::<ConnectionId>().expect("an id");
-        let (of_old, own) = (id("254-0-1"), id("0-0-1"));
+        let token = Token { index: 0, generation: 1 };
+        let own = machinery::ids(&handle).connection(0, token);
+        let of_old = ids(2).connection(254, token);
         let missing = |gathered: Result<Gathered, ScanError>| {
             let gathered = gathered.expect("the shards of this process answer");
             assert_eq!((gathered.connections.len(), gathered.changed, gathered.next), (0, 0, None));

@@ -25,7 +25,7 @@ use crate::publications::InvalidBody;
 use crate::topics::refuse;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_proto::limits::SECOND;
-use echoring_server::machinery::{self, ConnectionId, WatchOrder, WatchTarget};
+use echoring_server::machinery::{self, ConnectionId, Missing, WatchOrder, WatchTarget};
 use echoring_topics::is_topic_name;
 
 /// The body of a request.
@@ -99,7 +99,7 @@ impl Connections {
         let (shard, target) = match target {
             Target::Everywhere(target) => (None, target),
             Target::Connection(id) => match self.asked(move |pages| pages.own_shard(id)).await {
-                Ok(Some(shard)) => (Some(shard), WatchTarget::Connection(id.token)),
+                Ok(Some((shard, token))) => (Some(shard), WatchTarget::Connection(token)),
                 Ok(None) => {
                     let hint = "no such open connection of this process";
                     return Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", hint);
@@ -119,7 +119,10 @@ impl Connections {
         let order = WatchOrder { target, time: seconds * SECOND, events };
         machinery::commands(&self.server.handle()).watch(shard, &order);
         let (to, body) = mpsc::channel(1);
-        let begun = json!({"event": "started", "at": unix_s(), "seconds": seconds, "follows": asked});
+        let mut begun = json!({"event": "started", "at": unix_s(), "seconds": seconds, "follows": asked});
+        if machinery::predecessor(&self.server.handle()).is_some_and(|previous| !previous.is_gone()) {
+            begun["predecessor"] = json!(Missing::Unsupported);
+        }
         spawn_local(pass_on(begun, lines, to, Duration::from_secs(seconds), permit));
         Reply { content_type: "application/x-ndjson", lines: Some(body), ..Reply::empty(StatusCode::OK) }
     }
@@ -170,8 +173,8 @@ mod tests {
     fn a_request_says_one_thing_to_follow_and_for_how_long() {
         let parse =
             |text: &str| TraceRequest::parse(text.as_bytes()).map(|(_, target, seconds)| (target, seconds));
-        let id = "0-17-3".parse().expect("an id");
-        assert_eq!(parse(r#"{"connection":"0-17-3"}"#), Ok((Target::Connection(id), TRACE_TIME_DEFAULT_S)));
+        let id = "9c".parse().expect("an id");
+        assert_eq!(parse(r#"{"connection":"9c"}"#), Ok((Target::Connection(id), TRACE_TIME_DEFAULT_S)));
         let identity = Target::Everywhere(WatchTarget::Identity("alice".into()));
         assert_eq!(parse(r#"{"identity":"alice","seconds":600}"#), Ok((identity, 600)));
         let topic = Target::Everywhere(WatchTarget::Topic("a b".into()));

@@ -46,13 +46,13 @@ struct SlotTable {
 struct Slot {
     /// When its state began, or its request.
     since: Cell<Instant>,
-    state: Cell<State>,
+    state: Cell<SlotState>,
     changed: Notify,
     evicted: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SlotState {
     /// No request has arrived.
     New,
     /// A request is being answered. An urgent one does not count as in progress, nor does a refusal.
@@ -69,15 +69,15 @@ enum State {
     Discarding,
 }
 
-impl State {
+impl SlotState {
     /// Whether no request is being answered, so that the slot may be lost to another connection.
     fn is_idle(self) -> bool {
-        matches!(self, State::New | State::Kept | State::Discarding)
+        matches!(self, SlotState::New | SlotState::Kept | SlotState::Discarding)
     }
 
     /// Whether the peer may not have an answer yet.
     fn is_answering(self) -> bool {
-        matches!(self, State::Answering { .. } | State::Sending { .. } | State::Discarding)
+        matches!(self, SlotState::Answering { .. } | SlotState::Sending { .. } | SlotState::Discarding)
     }
 }
 
@@ -95,19 +95,19 @@ impl ConnectionSlots {
             if self.0.taken.borrow().len() < ADMIN_CONNECTIONS_MAX {
                 let slot = Rc::new(Slot {
                     since: Cell::new(Instant::now()),
-                    state: Cell::new(State::New),
+                    state: Cell::new(SlotState::New),
                     changed: Notify::new(),
                     evicted: Notify::new(),
                 });
                 self.0.taken.borrow_mut().push_back(Rc::clone(&slot));
                 return ConnectionSlot { table: Rc::clone(&self.0), slot };
             }
-            if let Some(slot) = self.oldest(|state| state == State::Delayed) {
+            if let Some(slot) = self.oldest(|state| state == SlotState::Delayed) {
                 slot.evicted.notify_one();
                 self.0.remove(&slot);
                 continue;
             }
-            match self.oldest(State::is_idle) {
+            match self.oldest(SlotState::is_idle) {
                 Some(slot) => {
                     let evictable_at = slot.since.get() + Duration::from_nanos(ADMIN_IDLE_MIN);
                     if Instant::now() >= evictable_at {
@@ -146,7 +146,7 @@ impl ConnectionSlots {
         self.0.taken.borrow().iter().for_each(|slot| slot.changed.notify_one());
     }
 
-    fn oldest(&self, is_wanted: impl Fn(State) -> bool) -> Option<Rc<Slot>> {
+    fn oldest(&self, is_wanted: impl Fn(SlotState) -> bool) -> Option<Rc<Slot>> {
         let taken = self.0.taken.borrow();
         let wanted = taken.iter().filter(|slot| is_wanted(slot.state.get()));
         wanted.min_by_key(|slot| slot.since.get()).map(Rc::clone)
@@ -168,7 +168,7 @@ impl ConnectionSlot {
         if counts {
             self.table.requests.set(self.table.requests.get() + 1);
         }
-        self.enter(State::Answering { counts });
+        self.enter(SlotState::Answering { counts });
         self.slot.since.set(Instant::now());
         counts || is_urgent
     }
@@ -176,15 +176,15 @@ impl ConnectionSlot {
     /// The answer is held back: from now on the request is not in progress, and the first to lose its slot.
     pub(crate) fn delay(&self) {
         self.end_request();
-        self.enter(State::Delayed);
+        self.enter(SlotState::Delayed);
         // Who waits for a slot can have this one.
         self.table.left.notify_one();
     }
 
     /// The answer is ready, and is sent now. Returns whether the connection is kept for further requests.
     pub(crate) fn sending(&self) -> bool {
-        let counts = matches!(self.slot.state.get(), State::Answering { counts: true });
-        self.enter(State::Sending { counts });
+        let counts = matches!(self.slot.state.get(), SlotState::Answering { counts: true });
+        self.enter(SlotState::Sending { counts });
         !self.table.is_closing.get()
     }
 
@@ -192,7 +192,7 @@ impl ConnectionSlot {
     pub(crate) fn streaming(&self) -> bool {
         self.end_request();
         self.slot.since.set(Instant::now());
-        self.enter(State::Streaming);
+        self.enter(SlotState::Streaming);
         // Another request may begin.
         self.table.left.notify_one();
         false
@@ -200,10 +200,10 @@ impl ConnectionSlot {
 
     /// All that was to be sent has been sent.
     pub(crate) fn sent(&self) {
-        if matches!(self.slot.state.get(), State::Sending { .. }) {
+        if matches!(self.slot.state.get(), SlotState::Sending { .. }) {
             self.end_request();
             self.slot.since.set(Instant::now());
-            self.enter(State::Kept);
+            self.enter(SlotState::Kept);
             // Who waits for a slot can have this one.
             self.table.left.notify_one();
         }
@@ -213,18 +213,20 @@ impl ConnectionSlot {
     pub(crate) fn discarding(&self) {
         self.end_request();
         self.slot.since.set(Instant::now());
-        self.enter(State::Discarding);
+        self.enter(SlotState::Discarding);
         // Who waits for a slot can have this one.
         self.table.left.notify_one();
     }
 
-    fn enter(&self, state: State) {
+    fn enter(&self, state: SlotState) {
         self.slot.state.set(state);
         self.slot.changed.notify_one();
     }
 
     fn end_request(&self) {
-        if let State::Answering { counts: true } | State::Sending { counts: true } = self.slot.state.get() {
+        if let SlotState::Answering { counts: true } | SlotState::Sending { counts: true } =
+            self.slot.state.get()
+        {
             self.table.requests.set(self.table.requests.get() - 1);
         }
     }
@@ -244,14 +246,16 @@ impl ConnectionSlot {
     /// The maximum time in its state, or for its request, and the result when it is over.
     fn time_left(&self) -> (Nanos, &'static str) {
         match self.slot.state.get() {
-            State::New => (ADMIN_HEAD_TIMEOUT, "the request head timed out"),
+            SlotState::New => (ADMIN_HEAD_TIMEOUT, "the request head timed out"),
             // Who has just been answered may have sent another request.
-            State::Kept if self.table.is_closing.get() => (ADMIN_LINGER, "no connection is kept"),
-            State::Streaming if self.table.is_closing.get() => (ADMIN_LINGER, "nothing is followed any more"),
-            State::Streaming => (ADMIN_STREAM_TIMEOUT, "it took too long"),
-            State::Kept => (ADMIN_KEPT_TIMEOUT, "no further request came"),
-            State::Discarding => (ADMIN_LINGER, "its peer still sends"),
-            State::Answering { .. } | State::Delayed | State::Sending { .. } => {
+            SlotState::Kept if self.table.is_closing.get() => (ADMIN_LINGER, "no connection is kept"),
+            SlotState::Streaming if self.table.is_closing.get() => {
+                (ADMIN_LINGER, "nothing is followed any more")
+            }
+            SlotState::Streaming => (ADMIN_STREAM_TIMEOUT, "it took too long"),
+            SlotState::Kept => (ADMIN_KEPT_TIMEOUT, "no further request came"),
+            SlotState::Discarding => (ADMIN_LINGER, "its peer still sends"),
+            SlotState::Answering { .. } | SlotState::Delayed | SlotState::Sending { .. } => {
                 (ADMIN_TIMEOUT, "the request took too long")
             }
         }

@@ -1,6 +1,5 @@
 //! The metrics by name. `docs/reference/metrics.md` is generated from here.
 
-mod backends;
 mod cluster;
 mod connections;
 mod memory;
@@ -11,9 +10,12 @@ mod topics;
 
 use std::sync::atomic::Ordering::Relaxed;
 
+#[cfg(test)]
+pub(super) use self::connections::KNOWN_ENDS;
 use super::family::Families;
 use super::process;
 use crate::report::Node;
+use echoring_auth::{BackendFigures, WebhookReceivers};
 use echoring_runtime::stats::{ACCESS_LOG, Counters, LOG, TRACES};
 use echoring_server::Snapshot;
 
@@ -24,11 +26,11 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
     operation::reloads(&mut out, &node.reloads);
-    operation::takeovers(&mut out, node.failed_takeovers);
+    operation::takeovers(&mut out, &node.takeovers);
     operation::auth(&mut out, &node.auth, node.uptime_s);
-    operation::webhooks(&mut out);
+    operation::calls(&mut out, &WebhookReceivers::METRICS, &node.webhooks);
     operation::admin(&mut out, node.admin);
-    backends::collect(&mut out, &node.backends);
+    operation::calls(&mut out, &BackendFigures::METRICS, &node.backends);
     operation::certificates(&mut out, &node.certificates);
     cluster::collect(&mut out, node.cluster.as_ref());
     connections::collect(&mut out, node.bans, snapshots, &counters);

@@ -117,11 +117,7 @@ const REFUSED = new Table({
   ],
 });
 
-const CODE_NAMES = {
-  1000: "normal", 1001: "going away", 1002: "protocol error", 1003: "unsupported data", 1005: "no code", 1006: "no Close frame",
-  1007: "invalid text", 1008: "policy", 1009: "too big", 1011: "internal error", 1012: "service restart", 1013: "try again later",
-  4001: "credentials ended", 4003: "no longer allowed", 4008: "slow consumer",
-};
+const CODE_NAMES = {close_codes};
 const STATUS_NAMES = {
   400: "bad request", 401: "unauthorized", 403: "forbidden", 404: "not found", 405: "method not allowed", 408: "timeout",
   426: "upgrade required", 429: "too many requests", 431: "head too large", 503: "unavailable",

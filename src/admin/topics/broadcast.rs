@@ -60,7 +60,7 @@ impl Topics {
     async fn to_several(&self, request: &mut Request<RequestBody>) -> Result<Reply, InvalidBody> {
         let until = Instant::now() + Duration::from_nanos(ADMIN_BROADCAST_TIME);
         let of_request = idempotency_key(request.headers(), Format::Single(Content::Json))?;
-        let bytes_max = ADMIN_BATCH_BYTES_MAX.max(2 * self.server.handle().message_bytes_max());
+        let bytes_max = ADMIN_BATCH_BYTES_MAX.max(2 * self.server.handle().max_message());
         let held = match self.bodies.read(request.body_mut(), bytes_max).await {
             Ok(held) => held,
             Err(error) => return Ok(no_body(error, bytes_max)),
@@ -81,10 +81,10 @@ impl Topics {
     async fn batch(&self, request: &mut Request<RequestBody>) -> Result<Reply, InvalidBody> {
         let of_request = idempotency_key(request.headers(), Format::Batch)?;
         let peer = request.extensions().get().copied();
-        let message_bytes_max = self.server.handle().message_bytes_max();
+        let max_message = self.server.handle().max_message();
         let bounds = LineBounds {
-            bytes_max: ADMIN_BROADCAST_BYTES_MAX.max(2 * message_bytes_max),
-            line_bytes_max: ADMIN_BATCH_BYTES_MAX.max(2 * message_bytes_max),
+            bytes_max: ADMIN_BROADCAST_BYTES_MAX.max(2 * max_message),
+            line_bytes_max: ADMIN_BATCH_BYTES_MAX.max(2 * max_message),
             block_bytes: ADMIN_BROADCAST_BLOCK_BYTES,
             until: Instant::now() + Duration::from_nanos(ADMIN_BROADCAST_TIME),
         };

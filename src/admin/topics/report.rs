@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::report::{AgeFigures, DeliveryFigures, PublicationFigures};
 use crate::topics::query::{TopicOrder, TopicQuery};
-use echoring_runtime::stats::DeliveryAges;
+use echoring_runtime::stats::{DeliveryAge, DeliveryAges};
 use echoring_topics::{Deliveries, OwnerReport, Publications, TopicReport};
 
 /// The schema of the list.
@@ -47,7 +46,7 @@ struct One {
 struct Age {
     topics: String,
     #[serde(flatten)]
-    ages: AgeFigures,
+    ages: DeliveryAge,
 }
 
 /// A topic on the whole node.
@@ -65,9 +64,7 @@ struct Topic {
     payload_bytes: u64,
     history: HistoryFigures,
     log_bytes: u64,
-    #[serde(with = "PublicationFigures")]
     publications: Publications,
-    #[serde(with = "DeliveryFigures")]
     deliveries: Deliveries,
 }
 
@@ -91,7 +88,6 @@ struct OnShard {
     home: bool,
     subscribers: u64,
     log_bytes: u64,
-    #[serde(with = "DeliveryFigures")]
     deliveries: Deliveries,
 }
 
@@ -195,8 +191,7 @@ pub(crate) fn one(
     }
     let pattern = known.first().map_or("", |(_, report)| &report.pattern);
     let age = ages.iter().find(|(label, _)| *label == pattern);
-    let delivery_age =
-        age.map(|(pattern, age)| Age { topics: pattern.to_owned(), ages: AgeFigures::new(age) });
+    let delivery_age = age.map(|(pattern, age)| Age { topics: pattern.to_owned(), ages: age.clone() });
     let shards = known.iter().map(|(shard, report)| OnShard {
         shard: *shard,
         home: report.owner.is_some(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::routing::any;
 use axum::{Extension, Router};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,15 +15,10 @@ use crate::Message;
 
 type Failures = mpsc::UnboundedSender<String>;
 
-async fn echo(
-    State(failures): State<Failures>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    upgrade: WebSocketUpgrade,
-) -> Response {
+async fn echo(State(failures): State<Failures>, upgrade: WebSocketUpgrade) -> Response {
     upgrade
         .protocols(["chat"])
         .max_message_size(10)
-        .with_addresses(None, Some(peer))
         .on_failed_upgrade(move |error| drop(failures.send(error.to_string())))
         .on_upgrade(|mut conn| async move {
             let greeting = format!("{:?} {}", conn.subprotocol(), conn.peer_addr().is_some());

@@ -413,7 +413,7 @@ impl<S> Core<S> {
     }
 
     pub(super) fn set_read_limit(&mut self, bytes: u64) {
-        self.config.message_bytes_max = bytes.min(MESSAGE_BYTES_MAX);
+        self.config.max_message = bytes.min(MESSAGE_BYTES_MAX);
     }
 
     /// Drops a message that is sent from where it lies and that the transport has not begun to accept, and what is in front

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::limits::SETTING_TIME_MAX;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, PING_INTERVAL, PONG_TIMEOUT};
 
 /// Frames sent to the peer at intervals, and the maximum silence of the peer afterwards. Any received byte counts as
@@ -52,12 +53,15 @@ impl Default for Heartbeat {
 impl Heartbeat {
     /// A ping every `interval` (at least a millisecond), with a timeout of 10 seconds.
     pub fn every(interval: Duration) -> Heartbeat {
-        Heartbeat { interval: interval.max(Duration::from_millis(1)), ..Heartbeat::default() }
+        Heartbeat {
+            interval: interval.clamp(Duration::from_millis(1), SETTING_TIME_MAX),
+            ..Heartbeat::default()
+        }
     }
 
     /// Sets how long the peer may stay silent after a heartbeat.
     pub fn timeout(self, timeout: Duration) -> Heartbeat {
-        Heartbeat { timeout: Some(timeout), ..self }
+        Heartbeat { timeout: Some(timeout.min(SETTING_TIME_MAX)), ..self }
     }
 
     /// Disables the timeout.

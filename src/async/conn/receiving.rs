@@ -215,7 +215,7 @@ impl<S: Transport> Core<S> {
     #[inline(always)]
     fn take_next_whole(&mut self) -> Option<(MessageKind, Bytes)> {
         let buffers = self.buffer_slot.buffers()?;
-        let (kind, at) = self.connection.next_whole(&mut buffers.input, self.config.message_bytes_max)?;
+        let (kind, at) = self.connection.next_whole(&mut buffers.input, self.config.max_message)?;
         let read = at.end;
         Some((kind, buffers.take_whole(at, read)))
     }

@@ -25,7 +25,7 @@ const NEVER: Nanos = Nanos::MAX / 4;
 ///
 /// let buffers = BufferPool::new();
 /// let settings = Settings::default()
-///     .message_bytes_max(1 << 20)
+///     .max_message(1 << 20)
 ///     .buffers(buffers.clone())
 ///     .heartbeat(Heartbeat::every(Duration::from_secs(30)));
 /// assert_eq!(settings.read_buffer_bytes, 4096);
@@ -44,7 +44,7 @@ pub struct Settings {
     /// The pool of buffers; without one, the connections of a thread share buffers.
     pub buffers: Option<BufferPool>,
     /// Maximum size of a received message in bytes; a longer one closes the connection with 1009.
-    pub message_bytes_max: u64,
+    pub max_message: u64,
     /// Bytes queued to the peer above which writing waits. Reading never waits: the frames that it queues are bounded
     /// separately.
     pub queue_bytes: u32,
@@ -52,7 +52,7 @@ pub struct Settings {
     /// it ends: 1 KiB by default. Of a compressed message, compressed ones. If it is more than a message may have, this is a limit
     /// of the message's whole time.
     pub message_progress_bytes: u32,
-    /// The time for these bytes, including time in which nobody reads; a slower message closes the connection with 1008. There is no
+    /// The time for these bytes, including time in which nobody reads; a slower message closes the connection with 4009. There is no
     /// limit of a message's whole time. `None` for no limit at all.
     pub message_progress_time: Option<Duration>,
     /// Time limit for a transport that has stopped accepting to accept a frame, or several that leave together; `None`
@@ -81,7 +81,7 @@ impl Default for Settings {
             read_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
             write_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
             buffers: None,
-            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            max_message: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             message_progress_bytes: limits::MESSAGE_PROGRESS_BYTES,
             message_progress_time: None,
@@ -110,9 +110,9 @@ impl Settings {
         Settings { buffers: buffers.into(), ..self }
     }
 
-    /// Sets [`message_bytes_max`](#structfield.message_bytes_max).
-    pub fn message_bytes_max(self, bytes: u64) -> Settings {
-        Settings { message_bytes_max: bytes, ..self }
+    /// Sets [`max_message`](#structfield.max_message).
+    pub fn max_message(self, bytes: u64) -> Settings {
+        Settings { max_message: bytes, ..self }
     }
 
     /// Sets [`queue_bytes`](#structfield.queue_bytes).
@@ -153,7 +153,7 @@ impl Settings {
 
     pub(super) fn config(&self) -> ConnectionConfig {
         ConnectionConfig {
-            message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
+            max_message: self.max_message.min(limits::MESSAGE_BYTES_MAX),
             queue_bytes: self.queue_bytes,
             handshake_timeout: NEVER,
             message_progress: self.message_progress_time.map_or(MessageProgress::UNLIMITED, |time| {

@@ -56,13 +56,12 @@ pub enum Failure {
 
 impl Failure {
     /// Whether a retry may succeed. A dial may if [its error says so](DialError::is_temporary): after 429 and 5xx, not
-    /// after 401, 403 and 404. An end may unless the server's Close frame rejects this client: codes 1002,
-    /// 1003 and 1007 to 1010, and 4000 to 4999 except 4008, by which echoring's servers tell a slow consumer to return.
+    /// after 401, 403 and 404. An end may unless the code of the server's Close frame [is final](CloseCode::is_final).
     pub fn is_temporary(&self) -> bool {
         match self {
             Failure::Dial(error) => error.is_temporary(),
             Failure::Connect(_) => true,
-            Failure::OnOpen(_) | Failure::Lost(_) => !self.close_code().is_some_and(is_refusal),
+            Failure::OnOpen(_) | Failure::Lost(_) => !self.close_code().is_some_and(CloseCode::is_final),
             Failure::Timeout => true,
         }
     }
@@ -102,14 +101,6 @@ impl Failure {
         let at_its_end = || self.close_frame().and_then(CloseFrame::retry_after);
         let asked = self.dial().and_then(DialError::retry_after).or_else(at_its_end);
         asked.map_or(Duration::ZERO, |delay| delay.min(Duration::from_nanos(RETRY_AFTER_MAX)))
-    }
-}
-
-/// Whether a server closes with `code` because of the client, which would be closed again.
-fn is_refusal(code: CloseCode) -> bool {
-    match code {
-        CloseCode::SLOW_CONSUMER => false,
-        CloseCode(code) => matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4999),
     }
 }
 
@@ -274,8 +265,8 @@ mod tests {
 
     #[test]
     fn a_close_frame_that_refuses_the_client_is_final_and_others_are_not() {
-        let temporary = [1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 3999, 4008];
-        let permanent = [1002, 1003, 1007, 1008, 1009, 1010, 4000, 4001, 4003, 4999];
+        let temporary = [1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 3999, 4008, 4009, 4010];
+        let permanent = [1002, 1003, 1007, 1008, 1009, 1010, 4000, 4001, 4003, 4007, 4011, 4999];
         for (codes, expected) in [(&temporary[..], true), (&permanent[..], false)] {
             for &code in codes {
                 assert_eq!(Failure::Lost(closed(code)).is_temporary(), expected, "{code}");

@@ -40,7 +40,7 @@ impl<S> Reconnecting<S> {
         Reconnecting { give_up_after: limit.into(), ..self }
     }
 
-    /// Age from which a connection is stable, 30 seconds by default: its end resets the attempt counter, the delays and the
+    /// Age from which a connection is stable, ten seconds by default: its end resets the attempt counter, the delays and the
     /// time of [`give_up_after`](Reconnecting::give_up_after). The next attempt follows within the
     /// [`initial_delay`](Reconnecting::initial_delay).
     pub fn settled_after(self, age: Duration) -> Reconnecting<S> {

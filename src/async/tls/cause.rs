@@ -104,7 +104,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_authority() {
             // The library's text is the name of its type.
-            return f.write_str("invalid peer certificate: a certificate authority's own is no server's");
+            return f.write_str("invalid peer certificate: the server presented a CA certificate as its own");
         }
         self.0.fmt(f)
     }

@@ -7,16 +7,19 @@ use echoring_proto::handshake::is_hop_by_hop;
 use echoring_topics::Pattern;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::{AppEvent, AppSettings, EVENTS, Forwarded};
+use super::{AppEvent, AppSettings, Forwarded};
+use crate::calls::HOOKS;
+use crate::calls::http_client::{HttpClient, REQUEST_ID};
 use crate::error::LoadError;
-use crate::http::http_client::{Endpoint, REQUEST_ID};
 use crate::limits::APP_FIELDS_MAX;
 
 /// Hooks that are asked together.
 pub(super) struct HookSet {
     /// See [`hooks_id`].
     pub(super) id: u64,
-    pub(super) endpoints: [Option<Endpoint>; EVENTS],
+    /// The name of this server.
+    pub(super) node: String,
+    pub(super) clients: [Option<HttpClient>; AppEvent::ALL.len()],
     /// Names of fields that are forwarded.
     pub(super) headers: Box<[HeaderName]>,
     /// Fields of each request.
@@ -29,9 +32,11 @@ pub(super) struct HookSet {
 impl HookSet {
     /// Those without a name.
     pub(super) fn load(settings: &AppSettings) -> Result<HookSet, LoadError> {
-        let endpoint = |setting, url: &Option<String>| {
-            url.as_deref().map(|url| Endpoint::parse(setting, url)).transpose()
-        };
+        let mut clients = [const { None }; AppEvent::ALL.len()];
+        for (event, url) in &settings.urls {
+            let (number, (_, setting)) = (*event as usize, AppEvent::ALL[*event as usize]);
+            clients[number] = Some(HttpClient::parse(setting, url, HOOKS.answer_bytes_max)?);
+        }
         let wrong = |problem: String| LoadError::new("hooks_header", problem);
         if settings.headers.len() > APP_FIELDS_MAX || settings.fixed.len() > APP_FIELDS_MAX {
             return Err(wrong(format!("at most {APP_FIELDS_MAX} header fields")));
@@ -47,14 +52,8 @@ impl HookSet {
         };
         Ok(HookSet {
             id: 0,
-            endpoints: [
-                endpoint("hooks_rpc", &settings.rpc)?,
-                endpoint("hooks_publish", &settings.publish)?,
-                endpoint("hooks_subscribe", &settings.subscribe)?,
-                endpoint("hooks_connect", &settings.connect)?,
-                endpoint("hooks_refresh", &settings.refresh)?,
-                endpoint("hooks_sub_refresh", &settings.sub_refresh)?,
-            ],
+            node: settings.node.clone(),
+            clients,
             headers: settings
                 .headers
                 .iter()
@@ -86,7 +85,7 @@ pub fn hooks_id(name: &str) -> u64 {
 /// none, or none with the id.
 pub(super) fn set_for(sets: &[HookSet], event: AppEvent, hooks: u64) -> Option<usize> {
     let chosen = sets.iter().position(|set| set.id == hooks)?;
-    let asks = |index: &usize| sets[*index].endpoints[event as usize].is_some();
+    let asks = |index: &usize| sets[*index].clients[event as usize].is_some();
     [chosen, 0].into_iter().find(asks)
 }
 
@@ -103,10 +102,13 @@ mod tests {
 
     #[test]
     fn named_hooks_are_asked_where_they_have_a_url() {
-        let url = |path: &str| Some(format!("http://127.0.0.1:1/{path}"));
+        let url = |event, path: &str| (event, format!("http://127.0.0.1:1/{path}"));
+        let publish_url = url(AppEvent::Publish, "publish");
         let hooks = |publish: bool, fixed: &[(&str, &str)]| AppSettings {
-            rpc: url("rpc"),
-            publish: url("publish").filter(|_| publish),
+            urls: [url(AppEvent::Rpc, "rpc")]
+                .into_iter()
+                .chain(publish.then(|| publish_url.clone()))
+                .collect(),
             headers: vec!["cookie".to_owned(), "x-key".to_owned()],
             fixed: fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             ..AppSettings::default()
@@ -118,7 +120,7 @@ mod tests {
         let app = App::load(&settings).expect("valid");
         let id = hooks_id("bills");
         assert_eq!((app.hooks_of_method("bill:pay"), app.hooks_of_method("pay")), (id, 0));
-        let sets = |event, hooks| set_for(&app.sets, event, hooks);
+        let sets = |event, hooks| set_for(&app.hooks.sets, event, hooks);
         assert_eq!((sets(AppEvent::Rpc, id), sets(AppEvent::Publish, id)), (Some(1), Some(0)));
         assert_eq!((sets(AppEvent::Subscribe, id), sets(AppEvent::Rpc, 7)), (None, None));
         let field = |name: &'static str, value: &'static str| {
@@ -126,8 +128,11 @@ mod tests {
         };
         let forwarded =
             Forwarded([field("cookie", "c"), field("x-key", "false"), field("x-else", "e")].into());
-        assert_eq!(app.sets[1].fields(Some(&forwarded)), [field("cookie", "c"), field("x-key", "k")]);
-        assert_eq!(app.sets[0].fields(Some(&forwarded)), [field("cookie", "c"), field("x-key", "false")]);
+        assert_eq!(app.hooks.sets[1].fields(Some(&forwarded)), [field("cookie", "c"), field("x-key", "k")]);
+        assert_eq!(
+            app.hooks.sets[0].fields(Some(&forwarded)),
+            [field("cookie", "c"), field("x-key", "false")]
+        );
         for (name, value) in [("host", "a"), ("x y", "a"), ("x", "a\n")] {
             assert!(App::load(&hooks(true, &[(name, value)])).is_err(), "{name}");
         }

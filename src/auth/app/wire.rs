@@ -22,6 +22,8 @@ const REASON_BYTES_MAX: usize = 123;
 
 #[derive(Serialize)]
 struct Body<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    node: &'a str,
     client: &'a str,
     transport: &'static str,
     protocol: &'static str,
@@ -42,7 +44,7 @@ struct Body<'a> {
 }
 
 /// The body of a request.
-pub(super) fn body(call: &Call) -> Vec<u8> {
+pub(super) fn body(call: &Call, node: &str) -> Vec<u8> {
     let (mut data, mut b64data) = (None, None);
     match &call.data {
         None => {}
@@ -54,6 +56,7 @@ pub(super) fn body(call: &Call) -> Vec<u8> {
     let of_program =
         |part: fn(&ClientProgram) -> &str| call.program.as_ref().map(part).filter(|text| !text.is_empty());
     let body = Body {
+        node,
         client: &call.client,
         transport: "websocket",
         protocol: call.encoding,
@@ -75,7 +78,7 @@ pub(super) fn body(call: &Call) -> Vec<u8> {
 struct Answer<'a> {
     #[serde(borrow)]
     result: Option<&'a RawValue>,
-    error: Option<Error>,
+    error: Option<ErrorOfApp>,
     disconnect: Option<Disconnect>,
 }
 
@@ -100,7 +103,7 @@ struct ConnectResult {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Error {
+struct ErrorOfApp {
     code: u32,
     message: String,
     temporary: bool,
@@ -127,7 +130,7 @@ pub(super) fn answer(event: AppEvent, body: &[u8]) -> Option<AppAnswer> {
         }
         return DISCONNECTS.contains(&code).then_some(AppAnswer::Disconnect { code, reason });
     }
-    if let Some(Error { code, message, temporary }) = error {
+    if let Some(ErrorOfApp { code, message, temporary }) = error {
         return CODES.contains(&code).then_some(AppAnswer::Refused { code, message, temporary });
     }
     let result = result.filter(|value| value.get().starts_with('{'))?.get();
@@ -163,6 +166,7 @@ mod tests {
             event,
             hooks: 0,
             client: "7f".to_owned(),
+            address: None,
             encoding: "protobuf",
             user: "alice".into(),
             target: target.map(Into::into),
@@ -170,12 +174,12 @@ mod tests {
             program: None,
             forwarded: None,
         };
-        serde_json::from_slice(&body(&call)).expect("JSON")
+        serde_json::from_slice(&body(&call, "n 1")).expect("JSON")
     }
 
     #[test]
     fn requests_have_centrifugos_form() {
-        let json = |encoding| json!({"client": "7f", "transport": "websocket", "protocol": "protobuf", "encoding": encoding, "user": "alice"});
+        let json = |encoding| json!({"node": "n 1", "client": "7f", "transport": "websocket", "protocol": "protobuf", "encoding": encoding, "user": "alice"});
         let with = |encoding, more: Value| {
             let mut value = json(encoding);
             value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -213,7 +217,7 @@ mod tests {
         }
         let ignored = answer(AppEvent::Subscribe, br#"{"result":{"expired":true}}"#);
         assert!(matches!(ignored, Some(AppAnswer::Agreed { .. })), "{ignored:?}");
-        let refreshed = json!({"client": "7f", "transport": "websocket", "protocol": "protobuf", "encoding": "json", "user": "alice"});
+        let refreshed = json!({"node": "n 1", "client": "7f", "transport": "websocket", "protocol": "protobuf", "encoding": "json", "user": "alice"});
         assert_eq!(written(AppEvent::Refresh, None, None), refreshed);
         let mut refreshed = refreshed;
         refreshed["channel"] = json!("news");

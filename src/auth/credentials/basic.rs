@@ -45,12 +45,12 @@ impl std::fmt::Debug for Users {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    users: Vec<Entry>,
+    users: Vec<UserEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct UserEntry {
     name: String,
     password: String,
     #[serde(default)]
@@ -69,7 +69,7 @@ impl Users {
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Users, String> {
         let File { users } = file::parse_toml(bytes)?;
-        file::keyed(users, "user", "name", Entry::user).map(Users)
+        file::keyed(users, "user", "name", UserEntry::user).map(Users)
     }
 
     /// Whether there is a user of this name.
@@ -96,7 +96,7 @@ impl Users {
     }
 }
 
-impl Entry {
+impl UserEntry {
     fn user(self) -> Result<(Box<str>, User), String> {
         let hash = checked_hash(&self.password)?;
         let rights = Rights::of_lists(self.subscribe, self.publish, self.presence, self.history)?;

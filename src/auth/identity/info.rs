@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use echoring_proto::Plain;
 use echoring_topics::limits::INFO_BYTES_MAX;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -15,6 +16,16 @@ const BYTES: char = '=';
 /// [`Profile`](echoring_topics::Profile).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Info(Box<str>);
+
+impl Plain<'_> for Info {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Info> {
+        Info::of_text(Plain::take(from)?)
+    }
+}
 
 impl Info {
     /// Reads the members `info` and `b64info` of an object, as [`AppData::read`] does. `None` if they are malformed or too long.

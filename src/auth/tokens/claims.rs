@@ -1,7 +1,5 @@
 //! The claims of a verified token (RFC 7519), and the same members of the hook's answer.
 
-use std::fmt;
-
 use serde_json::{Map, Value};
 
 use crate::credentials::secret::sha256;
@@ -51,11 +49,7 @@ pub struct SubscriptionGrant {
 }
 
 // The subject is personal data.
-impl fmt::Debug for SubscriptionGrant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubscriptionGrant").finish_non_exhaustive()
-    }
-}
+opaque!(SubscriptionGrant);
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

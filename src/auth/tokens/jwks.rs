@@ -14,7 +14,7 @@ struct Set {
 
 /// The members that are used; others have no meaning here.
 #[derive(Deserialize)]
-struct Entry {
+struct JsonWebKey {
     kty: String,
     kid: Option<String>,
     alg: Option<String>,
@@ -48,7 +48,7 @@ pub(crate) fn parse(json: &[u8], secrets: Secrets) -> Result<Vec<Key>, String> {
     if set.keys.len() > JWKS_KEYS_MAX {
         return Err(format!("more than {JWKS_KEYS_MAX} keys"));
     }
-    let entries = set.keys.into_iter().filter_map(|entry| serde_json::from_value::<Entry>(entry).ok());
+    let entries = set.keys.into_iter().filter_map(|entry| serde_json::from_value::<JsonWebKey>(entry).ok());
     let keys: Vec<Key> = entries.filter_map(|entry| entry.key(secrets)).collect();
     if keys.is_empty() {
         return Err("no key that verifies signatures of tokens".to_owned());
@@ -61,7 +61,7 @@ fn without_value(error: &serde_json::Error) -> String {
     format!("line {} column {}", error.line(), error.column())
 }
 
-impl Entry {
+impl JsonWebKey {
     fn key(&self, secrets: Secrets) -> Option<Key> {
         if self.usage.as_deref().is_some_and(|usage| usage != "sig") {
             return None;

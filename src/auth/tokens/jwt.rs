@@ -80,13 +80,16 @@ fn check_signature(
 ) -> Result<(), BadToken> {
     let is_candidate =
         |key: &&Key| key.is_for(algorithm) && (id.is_none() || key.id.is_none() || key.id.as_deref() == id);
-    let mut is_known = id.is_none();
-    for key in keys.iter().filter(is_candidate).take(KEYS_TRIED_MAX) {
-        if key.verifies(algorithm, message, signature) {
-            return Ok(());
-        }
-        is_known |= key.id.is_some();
+    if keys
+        .iter()
+        .filter(is_candidate)
+        .take(KEYS_TRIED_MAX)
+        .any(|key| key.verifies(algorithm, message, signature))
+    {
+        return Ok(());
     }
+    // A key with the id that is for other algorithms is known, too: another set would not have a second one.
+    let is_known = id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
     Err(if is_known { BadToken::Invalid } else { BadToken::UnknownKey })
 }
 
@@ -141,7 +144,13 @@ mod tests {
         assert_eq!(check(&named, &[]), Err(BadToken::UnknownKey));
         assert_eq!(check(&plain, &[other]), Err(BadToken::Invalid));
         let wrong = of_secret(Some("a"), &[8; 32]);
-        assert_eq!(check(&named, &[wrong]), Err(BadToken::Invalid));
+        assert_eq!(check(&named, std::slice::from_ref(&wrong)), Err(BadToken::Invalid));
+        for algorithm in ["HS384", "HS512", "RS256", "ES256", "EdDSA"] {
+            let other_algorithm = hs256(json!({"alg": algorithm, "kid": "a"}), SECRET);
+            let known = [secret(Some("a")), wrong.clone()];
+            assert_eq!(check(&other_algorithm, &known), Err(BadToken::Invalid), "{algorithm}");
+            assert_eq!(check(&other_algorithm, &[]), Err(BadToken::UnknownKey), "{algorithm}");
+        }
     }
 
     #[test]

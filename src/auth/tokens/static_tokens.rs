@@ -34,12 +34,12 @@ pub(crate) struct StaticTokens(BTreeMap<Digest, Arc<Identity>>);
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    tokens: Vec<Entry>,
+    tokens: Vec<TokenEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct TokenEntry {
     token: Option<String>,
     token_sha256: Option<String>,
     subject: String,
@@ -60,7 +60,7 @@ impl StaticTokens {
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<StaticTokens, String> {
         let File { tokens } = file::parse_toml(bytes)?;
-        file::keyed(tokens, "token", "token", Entry::identity).map(StaticTokens)
+        file::keyed(tokens, "token", "token", TokenEntry::identity).map(StaticTokens)
     }
 
     /// The client of a token, expired or not.
@@ -80,7 +80,7 @@ impl StaticTokens {
     }
 }
 
-impl Entry {
+impl TokenEntry {
     fn identity(self) -> Result<(Digest, Arc<Identity>), String> {
         let digest = match (&self.token, &self.token_sha256) {
             (Some(token), None) => digest_of(token)?,

@@ -1,97 +1,62 @@
 //! Decides questions about passwords, and those for the hook.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::shares::{Shares, Source};
+use super::failures::Failures;
+use crate::calls::hook::{self, HookAnswer};
+use crate::calls::http_client::{HttpClient, post_with_id};
+use crate::calls::load::{Load, Source};
+use crate::calls::{AUTH_HOOK, PASSWORDS, Queue, lock, within};
 use crate::credentials::basic::Users;
 use crate::credentials::cache::Cache;
 use crate::credentials::presented::Credentials;
 use crate::credentials::secret::{Digest, DigestKey};
-use crate::http::hook::{self, HookAnswer};
-use crate::http::http_client::HttpClient;
 use crate::limits::{
-    CACHE_ENTRIES_MAX, CACHE_IDENTITIES_BYTES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX,
-    HOOK_WAITING_MAX, HOOK_WAITING_PER_ADDRESS_MAX, PASSWORDS_PER_ADDRESS_MAX, PASSWORDS_PER_NAME_MAX,
-    PASSWORDS_WAITING_MAX,
+    CACHE_ENTRIES_MAX, CACHE_IDENTITIES_BYTES_MAX, PASSWORDS_PER_ADDRESS_MAX, PASSWORDS_PER_NAME_MAX,
+    SESSION_DECISION_MAX,
 };
 use crate::methods::{Shared, has_expired, unix_now};
 use crate::question::{Decision, Denied, Question};
-use crate::tokens::jwt;
 
 /// Decides questions, a bounded number of each kind at a time.
 pub(super) struct Decider {
     shared: Arc<Shared>,
     digests: DigestKey,
-    cache: RefCell<Cache<Decision>>,
+    cache: Mutex<Cache<Decision>>,
     passwords: Queue,
-    password_shares: Shares,
-    hook: Option<(HttpClient, Queue)>,
-    hook_shares: Shares,
-}
-
-/// A bound on waiting and on running requests.
-struct Queue {
-    waiting: Cell<usize>,
-    waiting_max: usize,
-    running: Semaphore,
-}
-
-impl Queue {
-    fn new(waiting_max: usize, running_max: usize) -> Queue {
-        Queue { waiting: Cell::new(0), waiting_max, running: Semaphore::new(running_max) }
-    }
-
-    /// Runs `work` when it is its turn. `Busy` if too many others wait.
-    async fn run(&self, work: impl Future<Output = Decision>) -> Decision {
-        if self.waiting.get() >= self.waiting_max {
-            return Err(Denied::Busy);
-        }
-        self.waiting.update(|waiting| waiting + 1);
-        let turn = self.running.acquire().await;
-        let decision = if turn.is_ok() { work.await } else { Err(Denied::Unavailable) };
-        self.waiting.update(|waiting| waiting - 1);
-        decision
-    }
+    /// Checks of an address, and of a name, until their failures are answered.
+    of_address: Arc<Load>,
+    of_name: Arc<Load>,
+    failures: Failures,
+    hook: Queue,
 }
 
 impl Decider {
     /// `None` if the system has no randomness.
     pub(super) fn new(shared: Arc<Shared>) -> Option<Decider> {
-        let hook = shared.hook.as_ref().map(|endpoint| {
-            (HttpClient::new(endpoint.clone()), Queue::new(HOOK_WAITING_MAX, HOOK_REQUESTS_MAX))
-        });
         Some(Decider {
             digests: DigestKey::random()?,
-            cache: RefCell::new(Cache::new(
+            cache: Mutex::new(Cache::new(
                 shared.settings.cache,
                 CACHE_ENTRIES_MAX,
                 CACHE_IDENTITIES_BYTES_MAX,
             )),
-            passwords: Queue::new(PASSWORDS_WAITING_MAX, 1),
-            password_shares: Shares::default(),
-            hook,
-            hook_shares: Shares::default(),
+            passwords: PASSWORDS.queue(),
+            of_address: Load::with_most_of_source(usize::MAX, usize::MAX, PASSWORDS_PER_ADDRESS_MAX),
+            of_name: Load::with_most_of_source(usize::MAX, usize::MAX, PASSWORDS_PER_NAME_MAX),
+            failures: Failures::default(),
+            hook: AUTH_HOOK.queue(),
             shared,
         })
     }
 
-    /// Whether the question is about a token whose key may be in a newer key set.
-    pub(super) fn waits_for_keys(&self, question: &Question) -> bool {
-        let Credentials::Token(token) = &question.credentials else { return false };
-        self.shared.jwt.is_some() && jwt::is_jwt(token)
-    }
-
     /// Answers a question.
-    pub(super) async fn decide(self: Rc<Self>, question: Question) {
+    pub(super) async fn decide(self: Arc<Self>, question: Question) {
         let key = self.cache_key(&question);
-        let remembered = self.cache.borrow().get(&key, Instant::now());
+        let remembered = lock(&self.cache).get(&key, Instant::now());
         let decision = match remembered.filter(is_current) {
             Some(decision) => decision,
             None => self.decide_anew(&question, key).await,
@@ -104,14 +69,14 @@ impl Decider {
             (Credentials::Password { user, password }, Some(users)) => {
                 // A wrong password is checked again each time: remembering it would help who guesses.
                 let check = check_password(Arc::clone(users), user.clone(), password.clone());
-                Ok(self.answer_password(question.address, user, check).await?)
+                Ok(self.answer_password(question, user, check).await?)
             }
             _ => self.ask_hook(question).await,
         };
         // What could not be decided is asked again.
         if !matches!(decision, Err(Denied::Unavailable | Denied::Busy)) {
             let bytes = decision.as_ref().map_or(0, |known| known.held_bytes());
-            self.cache.borrow_mut().insert(key, decision.clone(), bytes, Instant::now());
+            lock(&self.cache).insert(key, decision.clone(), bytes, Instant::now());
         }
         decision
     }
@@ -119,19 +84,20 @@ impl Decider {
     /// Checks a password in turn. A wrong one is answered late.
     async fn answer_password(
         &self,
-        address: Option<SocketAddr>,
+        question: &Question,
         user: &str,
         check: impl Future<Output = Decision>,
     ) -> Decision {
-        let take = |source, most| self.password_shares.take(source, most).ok_or(Denied::Busy);
-        let source = address.map(|address| Source::of(address.ip()));
-        let of_address = source.map(|source| take(source, PASSWORDS_PER_ADDRESS_MAX)).transpose()?;
-        let of_name = take(Source::Name(user.into()), PASSWORDS_PER_NAME_MAX)?;
-        let decision = self.passwords.run(check).await;
+        let address = question.address.map(|address| Source::from(Some(address)));
+        let name = Source::Name(user.into());
+        let take = |load: &Arc<Load>, source: &Source| load.take(source.clone(), 0).map_err(|_| Denied::Busy);
+        let _of_address = address.as_ref().map(|address| take(&self.of_address, address)).transpose()?;
+        let of_name = take(&self.of_name, &name)?;
+        let decision = in_turn(&self.passwords, question, check).await;
         if decision == Err(Denied::Invalid) {
             let now = Instant::now();
-            let delay = [of_address.as_ref(), Some(&of_name)].into_iter().flatten();
-            let delay = delay.map(|place| self.password_shares.fail(place, now)).max();
+            let failed = address.into_iter().chain([name]);
+            let delay = failed.map(|source| self.failures.fail(source, now)).max();
             // Who guesses keeps out only others at the same address.
             drop(of_name);
             tokio::time::sleep(delay.unwrap_or_default()).await;
@@ -140,30 +106,22 @@ impl Decider {
     }
 
     async fn ask_hook(&self, question: &Question) -> Decision {
-        let Some((client, queue)) = &self.hook else { return Err(Denied::Invalid) };
-        let Question { credentials, head, subject, address, .. } = question;
-        let source = address.map(|address| Source::of(address.ip()));
-        let take = |source| self.hook_shares.take(source, HOOK_WAITING_PER_ADDRESS_MAX).ok_or(Denied::Busy);
-        let _of_address = source.map(take).transpose()?;
-        let body = hook::body(head.as_ref(), credentials, *address, subject.as_deref());
-        queue.run(self.post_to_hook(client, body)).await
-    }
-
-    async fn post_to_hook(&self, client: &HttpClient, body: Vec<u8>) -> Decision {
-        let Some(settings) = &self.shared.settings.hook else { return Err(Denied::Unavailable) };
-        let answered = timeout(settings.timeout, client.post(body, HOOK_ANSWER_BYTES_MAX)).await;
-        let problem = match answered {
-            Err(_) => format!("no answer within {:?}", settings.timeout),
-            Ok(Err(problem)) => problem,
-            Ok(Ok((status, body))) => match hook::answer(status, &body, unix_now()) {
-                HookAnswer::Known(known) => return Ok(Arc::from(known)),
-                HookAnswer::Invalid => return Err(Denied::Invalid),
-                HookAnswer::Forbidden => return Err(Denied::Forbidden),
-                HookAnswer::Unusable(problem) => format!("{problem} (status {status})"),
-            },
+        let (Some(client), Some(settings)) = (&self.shared.hook, &self.shared.settings.hook) else {
+            return Err(Denied::Invalid);
         };
-        tracing::warn!(problem, "the authentication hook gave no decision; the client is refused");
-        Err(Denied::Unavailable)
+        let Question { credentials, head, subject, address, .. } = question;
+        let body = hook::body(head.as_ref(), credentials, *address, subject.as_deref(), &settings.node);
+        let decision = post_to_hook(client, body, settings.timeout);
+        let decision = in_turn(&self.hook, question, decision);
+        // A request has the deadline of its handshake.
+        if head.is_some() {
+            return decision.await;
+        }
+        let patience = settings.timeout.max(SESSION_DECISION_MAX);
+        timeout(patience, decision).await.unwrap_or_else(|_| {
+            tracing::warn!("there was no decision about a token of a session within {patience:?}");
+            Err(Denied::Unavailable)
+        })
     }
 
     /// Equal questions have equal decisions: the file of users depends on the credentials only, the hook gets the rest
@@ -193,8 +151,36 @@ impl Decider {
     /// The users, if their file decides about these credentials and not the hook.
     fn users_for(&self, credentials: &Credentials<'_>) -> Option<&Arc<Users>> {
         let Credentials::Password { user, .. } = credentials else { return None };
-        self.shared.users.as_ref().filter(|users| users.has(user) || self.hook.is_none())
+        self.shared.users.as_ref().filter(|users| users.has(user) || self.shared.hook.is_none())
     }
+}
+
+/// Does this when it is its turn, unless nobody waits for the decision any longer: a queue may be longer than a client's patience.
+/// `Busy` if too many others wait.
+async fn in_turn(queue: &Queue, question: &Question, work: impl Future<Output = Decision>) -> Decision {
+    let source = question.source();
+    let _counted = queue.waiting.take(source.clone(), 0).map_err(|_| Denied::Busy)?;
+    let _turn = queue.turns.take(&source).await;
+    if question.is_awaited() { work.await } else { Err(Denied::Unavailable) }
+}
+
+/// Asks the hook, which has this time for its answer.
+async fn post_to_hook(client: &HttpClient, body: Vec<u8>, time: Duration) -> Decision {
+    let posted = async {
+        let (head, body) = client.send(post_with_id([], body)?).await?;
+        Ok::<_, String>((head.status(), body?))
+    };
+    let problem = match within(time, posted).await {
+        Err(problem) => problem,
+        Ok((status, body)) => match hook::answer(status, &body, unix_now()) {
+            HookAnswer::Known(known) => return Ok(Arc::from(known)),
+            HookAnswer::Invalid => return Err(Denied::Invalid),
+            HookAnswer::Forbidden => return Err(Denied::Forbidden),
+            HookAnswer::Unusable(problem) => format!("{problem} (status {status})"),
+        },
+    };
+    tracing::warn!(problem, "the authentication hook gave no decision; the client is refused");
+    Err(Denied::Unavailable)
 }
 
 /// Whether the credentials of a remembered decision are still valid.
@@ -214,10 +200,15 @@ async fn check_password(users: Arc<Users>, user: String, password: Vec<u8>) -> D
 #[cfg(test)]
 mod tests {
     use echoring_proto::handshake::with_request;
+    use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
     use super::*;
+    use crate::calls::head::OwnedHead;
     use crate::credentials::presented::Presented;
-    use crate::http::head::OwnedHead;
+    use crate::limits::{
+        APP_TIMEOUT_DEFAULT, BACKEND_TIMEOUT_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_TIMEOUT, PASSWORD_DELAY_MAX,
+        PASSWORDS_WAITING_MAX,
+    };
     use crate::settings::{Hook, Settings};
 
     fn question(head: &str, address: &str) -> Question {
@@ -229,6 +220,18 @@ mod tests {
             address: Some(address.parse().expect("an address")),
             ..Question::new(token, |_| {}).expect("credentials")
         }
+    }
+
+    /// A back end's attempts take longer by default: the handshake ends them.
+    #[test]
+    fn one_request_to_the_hook_and_the_answer_to_a_wrong_password_fit_in_a_handshake_by_default() {
+        let handshake = Duration::from_nanos(HANDSHAKE_TIMEOUT);
+        let checks = PASSWORDS_WAITING_MAX as u32 * Duration::from_millis(20);
+        assert!(HOOK_TIMEOUT_DEFAULT < handshake && checks + PASSWORD_DELAY_MAX < handshake);
+        assert!(BACKEND_TIMEOUT_DEFAULT < handshake && JWKS_TIMEOUT < handshake);
+        // The default of SDKs of Centrifuge's protocol.
+        let sdk = Duration::from_secs(5);
+        assert!([SESSION_DECISION_MAX, APP_TIMEOUT_DEFAULT, JWKS_TIMEOUT].iter().all(|time| *time < sdk));
     }
 
     #[test]

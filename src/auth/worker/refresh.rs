@@ -4,14 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use crate::calls::http_client::{HttpClient, Outgoing};
+use crate::calls::load::Counted;
+use crate::calls::{KEY_SETS, within};
 use crate::credentials::presented::Credentials;
-use crate::http::http_client::{Endpoint, HttpClient};
-use crate::limits::{JWKS_BYTES_MAX, JWKS_EARLY_REFRESH_MIN, JWKS_RETRY_MAX, JWKS_RETRY_MIN, JWKS_TIMEOUT};
+use crate::limits::{JWKS_EARLY_REFRESH_MIN, JWKS_TIMEOUT};
 use crate::methods::{JwksMethod, JwtMethod, Shared, unix_now};
 use crate::question::{Decision, Denied, Question, Verdict};
 use crate::settings::{Jwks, JwksSource};
@@ -19,12 +20,11 @@ use crate::tokens::jwks::{self, Secrets};
 use crate::tokens::key::Key;
 
 /// Keeps the key set fresh until the channel closes. Questions on it are answered once the set has been refreshed.
-pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Question>) {
+pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receiver<(Question, Counted)>) {
     let (Some(jwt), Some(settings)) = (&shared.jwt, &shared.settings.jwks) else { return };
     let Some(method) = &jwt.jwks else { return };
-    let mut retry = JWKS_RETRY_MIN;
-    let mut next = Instant::now();
-    if method.endpoint.is_none() {
+    let (mut failures, mut next) = (0, Instant::now());
+    if method.client.is_none() {
         // A file was read when it was loaded.
         next += settings.refresh;
     }
@@ -33,96 +33,84 @@ pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receive
             () = tokio::time::sleep_until(next) => None,
             asked = waiting.recv() => match asked {
                 None => return,
-                Some(question) => Some(question),
+                Some((question, counted)) => match decision(jwt, &question) {
+                    Some(decision) => {
+                        question.reply.give(decision);
+                        continue;
+                    }
+                    None => Some((question, counted)),
+                },
             },
         };
-        if let Some(question) = asked {
-            let Some(question) = answer_if_known(jwt, question) else { continue };
+        let (asked, _counted) = asked.unzip();
+        if asked.is_some() {
             let earliest = JWKS_EARLY_REFRESH_MIN.min(settings.refresh);
             method.note_early_refresh(unix_now() + earliest.as_secs().max(1));
-            match refresh(jwt, method, settings, &mut retry, &mut next).await {
-                true => give(question, |token| jwt.decide(token, unix_now())),
-                false => answer(jwt, question),
+        }
+        let is_read = refresh(jwt, method, settings, failures).await;
+        failures = if is_read { 0 } else { failures.saturating_add(1) };
+        next = Instant::now() + if is_read { settings.refresh } else { KEY_SETS.retry.after(failures) };
+        match asked {
+            Some(Question { credentials: Credentials::Token(token), reply, .. }) if is_read => {
+                reply.give(jwt.decide(&token, unix_now()));
             }
-        } else {
-            refresh(jwt, method, settings, &mut retry, &mut next).await;
+            asked => asked.into_iter().for_each(|question| answer(jwt, question)),
         }
         // They came during the refresh.
-        while let Ok(question) = waiting.try_recv() {
+        while let Ok((question, _counted)) = waiting.try_recv() {
             answer(jwt, question);
         }
     }
 }
 
-/// Answers a question about a token that can be decided now. Returns the others.
-fn answer_if_known(jwt: &JwtMethod, question: Question) -> Option<Question> {
-    let is_asked = matches!(&question.credentials, Credentials::Token(token)
-        if matches!(jwt.check(token, unix_now()), Verdict::Ask));
-    if is_asked {
-        return Some(question);
+/// The decision about a question by the present keys; `None` if the key set may have a newer one.
+fn decision(jwt: &JwtMethod, question: &Question) -> Option<Decision> {
+    let Credentials::Token(token) = &question.credentials else { return Some(Err(Denied::Invalid)) };
+    match jwt.check(token, unix_now()) {
+        Verdict::Known(known) => Some(Ok(known)),
+        Verdict::Denied(denied) => Some(Err(denied)),
+        Verdict::Ask | Verdict::Anonymous => None,
     }
-    answer(jwt, question);
-    None
 }
 
 /// Answers a question by the present keys. The other keys are unknown.
 fn answer(jwt: &JwtMethod, question: Question) {
-    give(question, |token| match jwt.check(token, unix_now()) {
-        Verdict::Known(known) => Ok(known),
-        Verdict::Denied(denied) => Err(denied),
-        Verdict::Ask | Verdict::Anonymous => Err(Denied::Unavailable),
-    });
-}
-
-/// Gives a question the decision about its token.
-fn give(question: Question, decide: impl FnOnce(&str) -> Decision) {
-    let decision = match &question.credentials {
-        Credentials::Token(token) => decide(token),
-        Credentials::Password { .. } => Err(Denied::Invalid),
-    };
+    let decision = decision(jwt, &question).unwrap_or(Err(Denied::Unavailable));
     question.reply.give(decision);
 }
 
 /// Reads the key set. False if that failed, which changes nothing.
-async fn refresh(
-    jwt: &JwtMethod,
-    method: &JwksMethod,
-    settings: &Jwks,
-    retry: &mut Duration,
-    next: &mut Instant,
-) -> bool {
-    let read = match (&method.endpoint, &settings.source) {
-        (Some(endpoint), _) => fetch(endpoint.clone()).await,
+async fn refresh(jwt: &JwtMethod, method: &JwksMethod, settings: &Jwks, failures: u32) -> bool {
+    let read = match (&method.client, &settings.source) {
+        (Some(client), _) => within(JWKS_TIMEOUT, fetch(client)).await,
         (None, JwksSource::File(path)) => read(path.clone().into_boxed_path()).await,
         (None, JwksSource::Url(_) | JwksSource::Memory(_)) => return false,
     };
-    let is_read = read.is_ok();
-    let delay = match read {
+    match read {
         Ok(keys) => {
             tracing::debug!(keys = keys.len(), "the key set was refreshed");
             jwt.set_key_set(keys);
             method.read_at.store(unix_now(), Ordering::Relaxed);
-            *retry = JWKS_RETRY_MIN;
-            settings.refresh
+            true
         }
         Err(problem) => {
             method.failures.fetch_add(1, Ordering::Relaxed);
-            let delay = *retry;
-            *retry = (2 * *retry).min(JWKS_RETRY_MAX);
-            tracing::warn!(problem, retry_in = ?delay, "the key set cannot be refreshed; the current keys stay in use");
-            delay
+            let retry_in = KEY_SETS.retry.after(failures.saturating_add(1));
+            tracing::warn!(
+                problem,
+                ?retry_in,
+                "the key set cannot be refreshed; the current keys stay in use"
+            );
+            false
         }
-    };
-    *next = Instant::now() + delay;
-    is_read
+    }
 }
 
-async fn fetch(endpoint: Endpoint) -> Result<Vec<Key>, String> {
-    let client = HttpClient::new(endpoint);
-    let answered = timeout(JWKS_TIMEOUT, client.get(JWKS_BYTES_MAX)).await;
-    let (status, body) = answered.map_err(|_| format!("no answer within {JWKS_TIMEOUT:?}"))??;
-    if status != 200 {
-        return Err(format!("status {status}"));
+async fn fetch(client: &HttpClient) -> Result<Vec<Key>, String> {
+    let (head, body) = client.send(Outgoing::default()).await?;
+    let body = body?;
+    if head.status() != 200 {
+        return Err(format!("status {}", head.status()));
     }
     jwks::parse(&body, Secrets::Ignored)
 }
@@ -136,6 +124,7 @@ async fn read(path: Box<Path>) -> Result<Vec<Key>, String> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc as std_mpsc;
+    use std::time::Duration;
 
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;

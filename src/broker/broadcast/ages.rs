@@ -14,7 +14,7 @@
 
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_topics::Topics;
 
 use crate::limits::{AGE_SAMPLES_MAX, AGE_WAIT};
@@ -30,7 +30,7 @@ pub(super) enum Chosen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SampleState {
     /// In the batch of the tick that ended at `ended`.
     Staged { ended: Nanos, is_stamped: bool },
     /// A part of its send is not with the kernel.
@@ -47,7 +47,7 @@ struct Sample {
     /// The number of its topic's pattern.
     pattern: usize,
     received_at: Nanos,
-    state: State,
+    state: SampleState,
 }
 
 /// The samples of a shard, at most one of a connection.
@@ -123,7 +123,7 @@ impl Ages {
 
     /// The delivery is over: follows the chosen messages.
     #[cold]
-    pub(super) fn follow<D: Driver>(&mut self, topics: &Topics<Token>, cx: &mut Context<'_, D>) {
+    pub(super) fn follow(&mut self, topics: &Topics<Token>, cx: &mut Context<'_>) {
         let ended = cx.clock();
         if std::mem::take(&mut self.is_reconfigured) {
             let is_counted = |label: &str| topics.rules().counted_patterns().any(|pattern| pattern == label);
@@ -151,7 +151,7 @@ impl Ages {
                     (None, *received_at, topics.rules().counted_pattern(topic))
                 }
             };
-            let state = State::Staged { ended, is_stamped: cx.stamp(token) };
+            let state = SampleState::Staged { ended, is_stamped: cx.stamp(token) };
             let pattern = patterns.iter().position(|known| **known == *pattern).unwrap_or_else(|| {
                 patterns.push(pattern.into());
                 // Counting must not allocate either.
@@ -164,35 +164,37 @@ impl Ages {
 
     /// A tick ends: what earlier ones staged has been sent.
     #[inline]
-    pub(super) fn settle<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
         if !self.samples.is_empty() {
             self.settle_all(cx);
         }
     }
 
     #[inline(never)]
-    fn settle_all<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn settle_all(&mut self, cx: &mut Context<'_>) {
         let now = cx.now();
         // From the end, since the last one takes the place of one that is over.
         for at in (0..self.samples.len()).rev() {
             match self.samples[at].state {
-                State::Staged { ended, is_stamped: true } if ended < now => {
-                    self.samples[at].state = State::Sent { ended };
+                SampleState::Staged { ended, is_stamped: true } if ended < now => {
+                    self.samples[at].state = SampleState::Sent { ended };
                 }
-                State::Staged { ended, is_stamped: false } if ended < now => self.count_sent(at, cx, ended),
-                State::Sent { ended } if ended + AGE_WAIT <= now => drop(self.samples.swap_remove(at)),
-                State::Staged { .. } | State::Blocked | State::Sent { .. } => {}
+                SampleState::Staged { ended, is_stamped: false } if ended < now => {
+                    self.count_sent(at, cx, ended)
+                }
+                SampleState::Sent { ended } if ended + AGE_WAIT <= now => drop(self.samples.swap_remove(at)),
+                SampleState::Staged { .. } | SampleState::Blocked | SampleState::Sent { .. } => {}
             }
         }
     }
 
     /// A send was short. An acknowledgement of an earlier one is not awaited any more: the driver tells of none.
-    pub(super) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub(super) fn blocked(&mut self, cx: &mut Context<'_>, token: Token) {
         let Some(at) = self.find(token) else { return };
         match self.samples[at].state {
-            State::Staged { .. } => self.samples[at].state = State::Blocked,
-            State::Sent { ended } => self.count_sent(at, cx, ended),
-            State::Blocked => {}
+            SampleState::Staged { .. } => self.samples[at].state = SampleState::Blocked,
+            SampleState::Sent { ended } => self.count_sent(at, cx, ended),
+            SampleState::Blocked => {}
         }
     }
 
@@ -200,7 +202,7 @@ impl Ages {
     pub(super) fn taken_back(&mut self, token: Token, tag: u64, messages: u32) {
         let Some(at) = self.find(token) else { return };
         let sample = &mut self.samples[at];
-        if let (State::Blocked, Some((of, behind))) = (sample.state, &mut sample.place)
+        if let (SampleState::Blocked, Some((of, behind))) = (sample.state, &mut sample.place)
             && *of == tag
         {
             match behind.checked_sub(messages) {
@@ -211,18 +213,18 @@ impl Ages {
     }
 
     /// The kernel has everything that a connection was sent.
-    pub(super) fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub(super) fn writable(&mut self, cx: &mut Context<'_>, token: Token) {
         if let Some(at) = self.find(token)
-            && self.samples[at].state == State::Blocked
+            && self.samples[at].state == SampleState::Blocked
         {
             self.count_sent(at, cx, cx.now());
         }
     }
 
     /// The peer's TCP has acknowledged a stamped send.
-    pub(super) fn acknowledged<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, at: Nanos) {
+    pub(super) fn acknowledged(&mut self, cx: &mut Context<'_>, token: Token, at: Nanos) {
         if let Some(found) = self.find(token)
-            && self.samples[found].state != State::Blocked
+            && self.samples[found].state != SampleState::Blocked
         {
             let (age, of) = self.end(found, at);
             cx.counters().delivery_ages.of(of).acknowledged.record(age, 1);
@@ -241,7 +243,7 @@ impl Ages {
     }
 
     /// Counts a sample whose message was in the socket at `ended`.
-    fn count_sent<D: Driver>(&mut self, at: usize, cx: &mut Context<'_, D>, ended: Nanos) {
+    fn count_sent(&mut self, at: usize, cx: &mut Context<'_>, ended: Nanos) {
         let (age, of) = self.end(at, ended);
         cx.counters().delivery_ages.of(of).sent.record(age, 1);
     }

@@ -107,7 +107,7 @@ impl Broadcast {
         if centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.subscribes(name)) {
             return self.fail(link, number(id), ErrorCode::AlreadySubscribed);
         }
-        if let Err(limit) = gate.request_subscription(link.token, link.now()) {
+        if let Err(limit) = gate.request_subscription(link.token, true, link.now()) {
             link.note_excess(limit, false);
             return self.fail(link, number(id), ErrorCode::TooManyRequests);
         }
@@ -136,7 +136,7 @@ impl Broadcast {
         question: Question<'_>,
     ) {
         let Question { event, hooks, target, data, program } = question;
-        let (token, now, client) = (link.token, link.now(), format!("{:x}", self.client_id(link)));
+        let (token, now, client) = (link.token, link.now(), self.client_id(link).to_string());
         let Some(session) = link.peer.session_mut() else { return };
         let user = session.subject.clone();
         let Some(centrifuge) = session.centrifuge_mut() else { return };
@@ -144,6 +144,7 @@ impl Broadcast {
             event,
             hooks,
             client,
+            address: centrifuge.address,
             encoding: if centrifuge.encoding.is_binary() { "protobuf" } else { "json" },
             user,
             target: target.map(Into::into),
@@ -264,7 +265,7 @@ impl Broadcast {
         let refused = if self.drain.is_on() {
             Some(Refused::Draining)
         } else {
-            let is_long = publication.payload.len() > self.sequencer.message_bytes_max();
+            let is_long = publication.payload.len() > self.sequencer.max_message();
             is_long.then_some(Refused::TooLarge)
         };
         let topic = call.target.as_deref().unwrap_or_default();

@@ -7,14 +7,12 @@ use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
 use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
 use echoring_wire::centrifuge::{
     Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, decode_connect,
     delta, push, reply,
 };
-use serde::de::IgnoredAny;
 
 use super::Broadcast;
 use super::centrifuge_events::number;
@@ -27,9 +25,9 @@ use super::requests::{ANY_EPOCH, WantedSubscription};
 use super::session::{SubscriptionRequest, Terms};
 use super::sessions::{dialect_of, end, latest_request};
 use crate::gate::{Gate, RefreshError};
-use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
+use crate::limits::{CENTRIFUGE_PRESENCE_CLIENTS_MAX, PENDING_REQUESTS_MAX};
 use crate::peer::{ConnectionContext, Context};
-use crate::publications::TopicPublication;
+use crate::publications::{TopicPublication, is_json};
 use echoring_wire::is_too_deep;
 
 /// The id of the connect command of a client that sends no other.
@@ -196,14 +194,14 @@ impl Broadcast {
         }
     }
 
-    /// Answers a command with an error. Too many errors in a row end the session.
+    /// Answers a command with an error. Too many violations of the protocol in a row end the session.
     pub(super) fn fail(&mut self, link: &mut ConnectionContext<'_>, id: u32, error: ErrorCode) {
         if encoding_of(link).is_unidirectional() {
             return disconnect(link, instead_of(error));
         }
         let request = latest_request(link);
         let Some(session) = link.peer.session_mut() else { return };
-        if !error.is_temporary() && session.requests.is_too_much(request) {
+        if error.is_violation() && session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many errors");
         }
         if self.sessions.watched.is_on() {
@@ -312,7 +310,7 @@ impl Broadcast {
     ) {
         let is_full = has_long_queue(link);
         let Some(centrifuge) = centrifuge(link) else { return };
-        if is_full || centrifuge.stats.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
+        if is_full || centrifuge.stats.len() >= PENDING_REQUESTS_MAX {
             return self.fail(link, id, ErrorCode::TooManyRequests);
         }
         if stats {
@@ -328,7 +326,7 @@ impl Broadcast {
     }
 
     /// Attends to the sessions that are due: pings, and clients that do not answer or do not connect.
-    pub(super) fn attend_alarms<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn attend_alarms(&mut self, cx: &mut Context<'_>) {
         while let Some(token) = self.sessions.alarms.pop_due(self.now) {
             if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
                 self.attend_alarm(&mut link, self.now);
@@ -450,7 +448,7 @@ pub(super) fn is_token(token: &str) -> bool {
 /// JSON for clients that speak JSON too. In JSON, no data are no value.
 pub fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
     let content = match encoding {
-        Encoding::Protobuf if serde_json::from_slice::<IgnoredAny>(data).is_ok() => Content::Json,
+        Encoding::Protobuf if is_json(data) => Content::Json,
         Encoding::Protobuf if simdutf8::basic::from_utf8(data).is_ok() => Content::Text,
         Encoding::Protobuf => Content::Binary,
         _ if data.is_empty() => return None,
@@ -470,6 +468,8 @@ mod tests {
             (&b"{\"a\":1}"[..], Some(Content::Json), Some(Content::Json)),
             (b"hello", Some(Content::Json), Some(Content::Text)),
             (b"\xff\x00", Some(Content::Json), Some(Content::Binary)),
+            (b"\"\xff\"", Some(Content::Json), Some(Content::Binary)),
+            (b"{\"a\":\"\xed\xa0\x80\"}", Some(Content::Json), Some(Content::Binary)),
             (b"", None, Some(Content::Text)),
             (deep.as_bytes(), None, None),
         ] {

@@ -32,13 +32,13 @@ pub(super) fn write(encoding: Encoding, event: &SessionEvent<'_>, out: &mut Vec<
         SessionEvent::Published { id, .. } => reply::publish(encoding, out, number(Some(*id))),
         SessionEvent::Members(event) => write_members(encoding, event, out),
         SessionEvent::Authenticated { id, client, expires_in_s, .. } => {
-            let client = format!("{client:x}");
+            let client = client.to_string();
             let expires_in_s = expires_in_s.map(refresh_in_s);
             let result = RefreshResult { client: &client, version: VERSION, expires_in_s };
             reply::refresh(encoding, out, number(*id), &result);
         }
         SessionEvent::Error(error) => reply::error(encoding, out, number(error.id), code_of(error)),
-        SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) | SessionEvent::Pong(_) => {}
+        SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) | SessionEvent::Pong { .. } => {}
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use echoring_auth::{AppData, Forwarded, Info};
+use echoring_proto::AddressKey;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
@@ -13,7 +14,6 @@ use echoring_topics::{Page, Position, Replay, TopicId};
 use echoring_wire::centrifuge::Encoding;
 
 use super::filters::Filters;
-use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;
 use super::session::{SubscriptionRequest, Terms};
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
@@ -35,8 +35,6 @@ pub struct CentrifugeSession {
     stage_at: Nanos,
     /// As it was told when it connected. Its client expects them for as long as the session lasts.
     times: PingTimes,
-    /// Requests of history that wait for pages.
-    pub(super) histories: Vec<HistoryQuery>,
     /// Requests of members, with the pages that have come.
     pub(super) listings: Vec<(Option<u64>, Vec<u8>)>,
     /// Requests that want only the number of members.
@@ -47,6 +45,8 @@ pub struct CentrifugeSession {
     pub(super) calls: AppCalls,
     /// Header fields of its handshake, for the application.
     pub(super) forwarded: Option<Forwarded>,
+    /// The address of its client, if it is known.
+    pub(super) address: Option<AddressKey>,
     /// Data of the application about its client, for others to see.
     pub(super) info: Info,
     /// When the application is asked whether its client may stay.
@@ -117,6 +117,8 @@ pub(super) enum Pings {
     Answered,
 }
 
+echoring_proto::plain!(for enum Pings { Idle, AwaitingPong, Answered });
+
 /// The due action of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
@@ -128,14 +130,6 @@ pub(super) enum Due {
     NoPong,
     /// Nothing.
     Nothing,
-}
-
-/// A request of history.
-#[derive(Debug)]
-pub(super) struct HistoryQuery {
-    pub(super) id: u32,
-    pub(super) topic: TopicId,
-    pub(super) pages: HistoryPages,
 }
 
 /// A request that waits for the answer to an earlier one about the same topic.
@@ -157,14 +151,18 @@ pub(super) struct PingTimes {
     pub(super) timeout: Nanos,
 }
 
+echoring_proto::plain!(for PingTimes { interval, timeout });
+
 /// The pings of a session that moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FrozenPings {
+pub(super) struct PlainPings {
     pub(super) state: Pings,
     /// The time until something is due for them.
     pub(super) due_in: Option<Nanos>,
     pub(super) times: PingTimes,
 }
+
+echoring_proto::plain!(for PlainPings { state, due_in, times });
 
 impl CentrifugeSession {
     /// A session whose connect command must come before `connect_by`.
@@ -175,12 +173,12 @@ impl CentrifugeSession {
             wake_at: connect_by,
             stage_at: connect_by,
             times: PingTimes::default(),
-            histories: Vec::new(),
             listings: Vec::new(),
             stats: Vec::new(),
             waiting: VecDeque::new(),
             calls: AppCalls::default(),
             forwarded,
+            address: None,
             info: Info::default(),
             refresh_at: None,
             refreshes: Vec::new(),
@@ -189,36 +187,40 @@ impl CentrifugeSession {
         }
     }
 
+    /// The session of a client with this address.
+    pub fn with_address(self, address: Option<AddressKey>) -> CentrifugeSession {
+        CentrifugeSession { address, ..self }
+    }
+
     /// The session of a client whose request has its connect command.
     pub fn with_command(self, command: Box<[u8]>) -> CentrifugeSession {
         CentrifugeSession { command: Some(command), ..self }
     }
 
     /// A connected session that has moved here.
-    pub(super) fn thawed(
+    pub(super) fn continued(
         encoding: Encoding,
-        pings: FrozenPings,
+        pings: PlainPings,
         forwarded: Option<Forwarded>,
         now: Nanos,
     ) -> CentrifugeSession {
-        let FrozenPings { state, due_in, times } = pings;
+        let PlainPings { state, due_in, times } = pings;
         let due_at = due_in.map_or(NEVER, |left| now.saturating_add(left));
         let session = CentrifugeSession::new(encoding, due_at, forwarded);
         CentrifugeSession { stage: Stage::Connected(state), times, ..session }
     }
 
     /// Its pings; `None` if it is not connected.
-    pub(super) fn frozen(&self, now: Nanos) -> Option<FrozenPings> {
+    pub(super) fn plain_pings(&self, now: Nanos) -> Option<PlainPings> {
         let Stage::Connected(state) = self.stage else { return None };
         let due_in = (self.stage_at < NEVER).then(|| self.stage_at.saturating_sub(now));
-        Some(FrozenPings { state, due_in, times: self.times })
+        Some(PlainPings { state, due_in, times: self.times })
     }
 
     /// Whether it is connected, no request of it is open, and it has frames.
     pub(super) fn has_no_request(&self) -> bool {
         !self.encoding.is_unidirectional()
             && matches!(self.stage, Stage::Connected(_))
-            && self.histories.is_empty()
             && self.listings.is_empty()
             && self.stats.is_empty()
             && self.waiting.is_empty()
@@ -241,9 +243,7 @@ impl CentrifugeSession {
             Stage::AwaitingConnect | Stage::Connected(_) => 0,
         };
         let listed_bytes = self.listings.iter().map(|(_, pages)| pages.len()).sum::<usize>();
-        backlog_bytes
-            + listed_bytes
-            + self.histories.iter().map(|query| query.pages.held_bytes()).sum::<usize>()
+        backlog_bytes + listed_bytes
     }
 
     /// A pong arrived. One without a ping is ignored.
@@ -333,7 +333,7 @@ impl FirstPage {
 
     /// The position behind it at which the replay continues.
     pub(super) fn next(&self) -> Replay {
-        if self.page.conflated { Replay::Latest(self.reached) } else { Replay::After(self.reached) }
+        Replay::After(self.page.after).behind(&self.page, self.reached)
     }
 
     /// Bytes that it counts in the shard's [`KeptBytes`].
@@ -482,13 +482,13 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut session = connected(&mut alarms);
         assert!(session.has_no_request());
-        let frozen = |state| Some(FrozenPings { state, due_in: Some(5), times: TIMES });
-        assert_eq!(session.frozen(20), frozen(Pings::Idle));
+        let plain = |state| Some(PlainPings { state, due_in: Some(5), times: TIMES });
+        assert_eq!(session.plain_pings(20), plain(Pings::Idle));
         assert_eq!(session.take_due(25, false), Due::Ping);
-        assert_eq!(session.frozen(30), frozen(Pings::AwaitingPong));
-        let pings = session.frozen(30).expect("it is connected");
+        assert_eq!(session.plain_pings(30), plain(Pings::AwaitingPong));
+        let pings = session.plain_pings(30).expect("it is connected");
         // The other clock is ahead.
-        let mut session = CentrifugeSession::thawed(Encoding::Json, pings, None, 1_000);
+        let mut session = CentrifugeSession::continued(Encoding::Json, pings, None, 1_000);
         let mut alarms = Alarms::default();
         alarms.add(token(2), &session);
         assert_eq!(alarms.next(), Some(1_005));
@@ -496,10 +496,14 @@ mod tests {
         assert_eq!(session.take_due(1_005, false), Due::Nothing);
         assert_eq!(session.take_due(1_020, false), Due::Ping);
         let mut alarms = Alarms::default();
-        let none = FrozenPings { state: Pings::Idle, due_in: None, times: PingTimes::default() };
-        alarms.add(token(2), &CentrifugeSession::thawed(Encoding::Json, none, None, 1_000));
+        let none = PlainPings { state: Pings::Idle, due_in: None, times: PingTimes::default() };
+        alarms.add(token(2), &CentrifugeSession::continued(Encoding::Json, none, None, 1_000));
         assert_eq!(alarms.next(), None, "there are no pings");
-        assert_eq!(CentrifugeSession::new(Encoding::Json, 5, None).frozen(0), None, "it is not connected");
+        assert_eq!(
+            CentrifugeSession::new(Encoding::Json, 5, None).plain_pings(0),
+            None,
+            "it is not connected"
+        );
     }
 
     #[test]

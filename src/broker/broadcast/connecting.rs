@@ -13,7 +13,6 @@ use echoring_auth::{
     ServerSubscription,
 };
 use echoring_proto::limits::SECOND;
-use echoring_runtime::driver::Driver;
 use echoring_topics::{Position, Replay, TopicId, entries};
 use echoring_wire::centrifuge::{
     Connect, ConnectResult, Disconnect, ErrorCode, Publication, SubscribeResult, reply,
@@ -202,7 +201,7 @@ impl Broadcast {
 
     /// Answers the connect commands whose subscriptions may all have begun, asks the application what is to be refreshed, and takes
     /// requests that have waited for an answer.
-    pub fn complete_connects<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
+    pub fn complete_connects(&mut self, cx: &mut Context<'_>, gate: &mut Gate) {
         for _ in 0..self.sessions.connects_due.len() {
             let token = self.sessions.connects_due.pop_front();
             if let Some(mut link) = token.and_then(|token| cx.link(token)).filter(|link| link.is_open()) {
@@ -345,7 +344,7 @@ impl Broadcast {
         if let Some(centrifuge) = centrifuge(link) {
             self.sessions.alarms.connect(token, centrifuge, now, times);
         }
-        let client = format!("{:x}", self.client_id(link));
+        let client = self.client_id(link).to_string();
         let authors: Vec<_> = begins.iter().map(Begins::authors).collect();
         let publications: Vec<Vec<Publication<'_>>> =
             begins.iter().zip(&authors).map(|(begins, authors)| begins.publications(authors)).collect();

@@ -12,7 +12,7 @@ use super::watched::Watched;
 use crate::peer::{Context, Peer};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_topics::{Gap, GapReason, Keyed, SentLatest, Sink, SubscriberId};
 use echoring_wire::event_stream;
 use echoring_wire::v1::Event;
@@ -21,8 +21,8 @@ use echoring_wire::v1::Event;
 const NO_TAG: u64 = u64::MAX;
 
 /// Sends the frames of topics to connections, and collects the subscribers that need more than frames.
-pub(super) struct ConnectionSink<'a, 'b, D: Driver> {
-    pub(super) cx: &'a mut Context<'b, D>,
+pub(super) struct ConnectionSink<'a, 'b> {
+    pub(super) cx: &'a mut Context<'b>,
     pub(super) follow_ups: &'a mut FollowUps,
     pub(super) ages: &'a mut Ages,
     pub(super) epochs: &'a Epochs,
@@ -51,7 +51,7 @@ pub(super) struct SlowConsumer {
     pub(super) reason: GapReason,
 }
 
-impl<D: Driver> ConnectionSink<'_, '_, D> {
+impl ConnectionSink<'_, '_> {
     /// How a connection's session speaks, and the epoch of the topic of an event stream.
     fn dialect(&self, token: Token) -> (Dialect, u64) {
         let Some(session) = self.cx.peer_of(token).and_then(Peer::session) else { return Default::default() };
@@ -73,7 +73,7 @@ impl<D: Driver> ConnectionSink<'_, '_, D> {
     }
 }
 
-impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
+impl Sink<Token> for ConnectionSink<'_, '_> {
     #[inline]
     fn is_writable(&self, token: Token) -> bool {
         self.cx.is_writable(token)
@@ -139,7 +139,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
         self.follow_ups.slow_consumers.push(SlowConsumer { token, member, reached, reason });
     }
 
-    fn moved(&mut self, token: Token, from: SubscriberId, to: SubscriberId) {
+    fn changed_id(&mut self, token: Token, from: SubscriberId, to: SubscriberId) {
         match self.cx.peer(token) {
             Some(Peer::Subscriber(subscriber)) => subscriber.member = Some(to),
             Some(peer) => {

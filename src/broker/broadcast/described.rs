@@ -15,7 +15,7 @@ pub(super) struct Described<'a> {
 impl<'a> Described<'a> {
     pub(super) fn new(client: ClientId, profile: Profile<'a>) -> Described<'a> {
         let data = [profile.connection(), profile.channel()].map(Info::data_of);
-        Described { client: format!("{client:x}"), user: profile.subject(), data }
+        Described { client: client.to_string(), user: profile.subject(), data }
     }
 
     /// The author of a message, if it names one.
@@ -34,6 +34,6 @@ impl<'a> Described<'a> {
 pub(super) fn app_payload(data: &AppData) -> Payload<'_> {
     match data {
         AppData::Json(value) => Payload::Json(value),
-        AppData::Bytes(bytes) => Payload::Bytes(bytes),
+        AppData::Bytes(bytes) => Payload::of_bytes(bytes),
     }
 }

@@ -2,21 +2,21 @@
 
 use super::Broadcast;
 use super::events::SessionEvent;
-use super::handover::OrderedBy;
+use super::sequencer::OrderedBy;
 use super::session::Subscriber;
 use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
 use crate::peer::{Context, Peer};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Goodbye;
 use echoring_topics::{GapReason, TopicId};
 
 impl Broadcast {
     /// Begins the drain, or changes its deadline. Publications are refused from now on. Raw publishers cannot be
     /// notified, so they are not read.
-    pub fn drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn drain(&mut self, cx: &mut Context<'_>) {
         if self.drain.begin(cx.now()) {
             self.fan_out.topics.hurry();
             self.drain.remaining.clear();
@@ -44,7 +44,7 @@ impl Broadcast {
         self.drain.goodbye_at
     }
 
-    fn drain_connection<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn drain_connection(&mut self, cx: &mut Context<'_>, token: Token) {
         let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
         match &*link.peer {
             Peer::Subscriber(_) => link.set_backpressured(true),
@@ -61,9 +61,9 @@ impl Broadcast {
 
     /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
-    pub(super) fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        if self.sequencer.ordered_by == OrderedBy::Successor {
-            return self.advance_drain_of_predecessor(cx);
+    pub(super) fn advance_drain(&mut self, cx: &mut Context<'_>) {
+        if self.sequencer.ordered_by == OrderedBy::FarShards {
+            return self.advance_far_drain(cx);
         }
         let shards = cx.shards();
         let Broadcast { drain, held, fan_out, .. } = self;
@@ -93,9 +93,9 @@ impl Broadcast {
     }
 
     /// The same when a successor orders the messages: it waits for no other shard of this process.
-    fn advance_drain_of_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        let is_over = self.drain.goodbye_at <= cx.now() || self.handover.is_lost;
-        if self.handover.is_lost || !self.fan_out.topics.is_dirty() {
+    fn advance_far_drain(&mut self, cx: &mut Context<'_>) {
+        let is_over = self.drain.goodbye_at <= cx.now() || self.sequencer.has_lost_far_shards;
+        if self.sequencer.has_lost_far_shards || !self.fan_out.topics.is_dirty() {
             self.close_served(cx, is_over);
         }
         if is_over {
@@ -108,8 +108,8 @@ impl Broadcast {
 
     /// Closes the connections that have received everything, without those whose handlers must be notified first or
     /// close them themselves, unless their time `is_over`.
-    pub(super) fn close_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, is_over: bool) {
-        let Broadcast { drain, fan_out, sessions, arrivals, .. } = self;
+    pub(super) fn close_served(&mut self, cx: &mut Context<'_>, is_over: bool) {
+        let Broadcast { drain, fan_out, sessions, settling, .. } = self;
         drain.remaining.retain(|token| {
             if !is_over && cx.is_open(*token) && cx.peer(*token).is_some_and(|peer| peer.is_left_to_handler())
             {
@@ -119,7 +119,7 @@ impl Broadcast {
                 Some(Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
                     fan_out.topics.reached(*member).is_none_or(|(_, all)| all)
                 }
-                Some(Peer::Subscriber(_)) => !arrivals.replays(*token),
+                Some(Peer::Subscriber(_)) => !settling.replays(*token),
                 Some(peer) => {
                     peer.session().is_none_or(|own| own.reached(&fan_out.topics).all(|(_, _, all)| all))
                 }
@@ -136,7 +136,7 @@ impl Broadcast {
 
     /// Closes the connections that have not got everything, because the time of the drain is over. `has_all` tells that
     /// the logs are complete, so that a session can be notified of missed messages.
-    fn close_remaining<D: Driver>(&mut self, cx: &mut Context<'_, D>, has_all: bool) {
+    fn close_remaining(&mut self, cx: &mut Context<'_>, has_all: bool) {
         let subscribers = self.drain.remaining.len();
         if subscribers > 0 {
             tracing::warn!(subscribers, "drain timeout: closing subscribers that have unread messages");
@@ -146,7 +146,7 @@ impl Broadcast {
         }
     }
 
-    fn close_unserved<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, has_all: bool) {
+    fn close_unserved(&mut self, cx: &mut Context<'_>, token: Token, has_all: bool) {
         let Goodbye { code, reason } = cx.goodbye(token);
         let Broadcast { fan_out, sessions, subscriptions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };

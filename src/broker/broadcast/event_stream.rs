@@ -9,15 +9,14 @@ use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription,
 use super::subscribe::{BUSY, TopicRequest};
 use super::subscriptions::Waiting;
 use crate::peer::{ConnectionContext, Context, Peer};
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Answer, StreamHead};
 use echoring_topics::Position;
 
 impl Broadcast {
     /// Opens an event stream of a topic, from a position if the client has one. `headers` are lines of the response's head.
-    pub fn open_event_stream<D: Driver>(
+    pub fn open_event_stream(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         request: TopicRequest<'_>,
         from: Option<Position>,
         headers: Box<str>,

@@ -34,7 +34,7 @@ pub(super) enum SessionEvent<'a> {
     /// The lifetime of the session's credentials, in seconds.
     TokenExpires(u64),
     /// The answer to a ping.
-    Pong(Option<u64>),
+    Pong { id: Option<u64>, max_message: u64 },
     /// A request failed.
     Error(&'a ProtocolError),
 }

@@ -1,7 +1,7 @@
 //! The topics that this shard subscribes to: it encodes each message once per format and sends it to the local subscribers.
 
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_topics::{
     AcceptedMessage, Format, LogMemory, OwnedTopics, Rules, SubscriberId, TopicId, TopicSettings, Topics,
 };
@@ -116,26 +116,26 @@ impl FanOut {
     }
 
     /// Sends new messages to all subscribers.
-    pub(super) fn deliver<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+    pub(super) fn deliver(&mut self, cx: &mut Context<'_>, now: Nanos) {
         self.with_sink(cx, |topics, sink| topics.deliver(now, sink));
     }
 
     /// Sends one subscriber the messages that it lacks.
-    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: SubscriberId, now: Nanos) {
+    pub(super) fn catch_up(&mut self, cx: &mut Context<'_>, member: SubscriberId, now: Nanos) {
         self.with_sink(cx, |topics, sink| topics.catch_up(member, now, sink));
     }
 
     /// Finds the subscribers that are behind for longer than their topic allows.
-    pub(super) fn drop_laggards<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+    pub(super) fn drop_laggards(&mut self, cx: &mut Context<'_>, now: Nanos) {
         self.with_sink(cx, |topics, sink| topics.drop_laggards(now, sink));
     }
 
     /// Calls `send` with the topics and their sink, and follows the messages whose age is sampled.
     #[inline]
-    fn with_sink<D: Driver>(
+    fn with_sink(
         &mut self,
-        cx: &mut Context<'_, D>,
-        send: impl FnOnce(&mut Topics<Token>, &mut ConnectionSink<'_, '_, D>),
+        cx: &mut Context<'_>,
+        send: impl FnOnce(&mut Topics<Token>, &mut ConnectionSink<'_, '_>),
     ) {
         let FanOut { topics, follow_ups, encoder, ages } = self;
         send(topics, &mut ConnectionSink { cx, follow_ups, ages, epochs: &encoder.epochs });
@@ -145,7 +145,7 @@ impl FanOut {
     }
 
     /// Takes back the whole frames at the end of a partial send.
-    pub(super) fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub(super) fn take_back(&mut self, cx: &mut Context<'_>, token: Token) {
         let now = cx.now();
         self.ages.blocked(cx, token);
         while let Some((tag, unsent)) = cx.unsent_shared(token) {

@@ -1,23 +1,20 @@
 //! Fences: this shard posts its own to the owner shards of topics, and answers those of other shards.
 
-use echoring_runtime::driver::Driver;
-
 use super::Broadcast;
 use super::fence::UndecidedFence;
-use super::handover::OrderedBy;
-use super::sequencer::Sequencer;
+use super::sequencer::{OrderedBy, Sequencer};
 use super::shard_mail::ShardMail;
 use crate::limits::FENCE_RETENTION;
 use crate::peer::Context;
 
 impl Broadcast {
     /// Begins a fence, in place of an earlier one. Connections that move behind it are not read from before until they have moved.
-    pub fn begin_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn begin_fence(&mut self, cx: &mut Context<'_>) {
         let mailboxes = cx.resources().mailboxes;
         let (here, shards, far_shards) = (mailboxes.shard(), mailboxes.shards(), mailboxes.far_shards());
         let owners: Vec<usize> = match self.sequencer.ordered_by {
             OrderedBy::ThisProcess => (0..shards).filter(|shard| *shard != here).collect(),
-            OrderedBy::Successor => (shards..shards + far_shards).collect(),
+            OrderedBy::FarShards => (shards..shards + far_shards).collect(),
             OrderedBy::Nobody => Vec::new(),
         };
         let orders_here = self.sequencer.ordered_by == OrderedBy::ThisProcess;
@@ -35,7 +32,8 @@ impl Broadcast {
 
     /// Whether all owner shards have answered the latest fence. It never is once the link to a successor is broken.
     pub fn is_fenced(&self) -> bool {
-        let is_ordered = self.sequencer.ordered_by != OrderedBy::Nobody && !self.handover.is_lost;
+        let is_ordered =
+            self.sequencer.ordered_by != OrderedBy::Nobody && !self.sequencer.has_lost_far_shards;
         is_ordered && self.fence.is_up()
     }
 
@@ -45,7 +43,7 @@ impl Broadcast {
     }
 
     /// A shard has posted a fence. It is answered at once, unless publications of its clients were left to other nodes.
-    pub(super) fn answer_fence<D: Driver>(&mut self, cx: &mut Context<'_, D>, shard: usize, round: u32) {
+    pub(super) fn answer_fence(&mut self, cx: &mut Context<'_>, shard: usize, round: u32) {
         self.sequencer.topics.retain_until(cx.now() + FENCE_RETENTION);
         // The answer to an earlier one counts for nothing.
         self.fence.undecided.retain(|fence| fence.shard != shard);
@@ -57,7 +55,7 @@ impl Broadcast {
     }
 
     /// Answers the fences whose publications were decided.
-    pub(super) fn answer_decided_fences<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn answer_decided_fences(&mut self, cx: &mut Context<'_>) {
         for fence in std::mem::take(&mut self.fence.undecided) {
             let UndecidedFence { shard, round, latest } = fence;
             let Sequencer { following, queue, .. } = &self.sequencer;

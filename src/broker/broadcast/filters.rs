@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use echoring_proto::Plain;
 use echoring_proto::buffer::allocated_bytes;
 use echoring_topics::{FilterBuilder, FilterGroup, FilterTest, TagFilter};
 use echoring_wire::centrifuge::{Encoding, FilterNode};
@@ -10,7 +11,20 @@ use echoring_wire::centrifuge::{Encoding, FilterNode};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filters(Vec<(Box<str>, Arc<TagFilter>)>);
 
+impl Plain<'_> for Filters {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.iter().map(|(name, filter)| (name, filter.as_bytes())).collect::<Vec<_>>().put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Filters> {
+        let filters = Vec::<(&str, &[u8])>::take(from)?.into_iter();
+        let filter = |(name, bytes): (&str, &[u8])| Some((name.into(), Arc::new(TagFilter::read(bytes)?)));
+        filters.map(filter).collect::<Option<_>>().map(Filters)
+    }
+}
+
 impl Filters {
+    #[cfg(test)]
     pub(super) fn of(filters: Vec<(Box<str>, Arc<TagFilter>)>) -> Filters {
         Filters(filters)
     }

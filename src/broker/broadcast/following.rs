@@ -10,9 +10,9 @@
 
 mod entry;
 mod exchange;
-mod frozen;
 mod interruptions;
 mod page_answers;
+mod plain;
 mod store;
 pub(super) mod stream_pages;
 
@@ -30,7 +30,7 @@ use crate::node_mail::{
     ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelaySender, StreamSender,
 };
 use crate::publications::TopicPublication;
-use entry::{Entry, Origin};
+use entry::{Origin, StreamEntry};
 use stream_pages::{PageAhead, PageRequest, Streams};
 
 /// The arguments of a shard of a node in a cluster.
@@ -197,7 +197,7 @@ impl Following {
         let mut bytes = Vec::new();
         let (origin, by_client) = (Origin::of(publisher), !publisher.is_operator());
         let message = TopicPublication { topic: "", ..*message };
-        Entry { node: self.node, origin, by_client, message }.write(&mut bytes);
+        StreamEntry { node: self.node, origin, by_client, message }.write(&mut bytes);
         bytes
     }
 

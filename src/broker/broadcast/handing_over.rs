@@ -3,13 +3,14 @@
 use std::sync::mpsc::SyncSender;
 
 use super::Broadcast;
-use super::handover::{Freeze, OrderedBy};
+use super::handover::Stop;
 use super::presence::MembershipChange;
-use super::sequencer::Sequencer;
+use super::sequencer::{OrderedBy, Sequencer};
 use super::sessions::close_moved;
 use super::shard_mail::ShardMail;
 use crate::peer::Context;
-use echoring_runtime::driver::Driver;
+use echoring_proto::Plain as _;
+use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Bridge, Lane};
 use echoring_topics::{ExportCursor, ImportError, OwnedTopicId, Position, Record, Refused, TopicId};
 
@@ -30,25 +31,25 @@ impl Default for StateCursor {
 
 impl Broadcast {
     /// Posts no more requests. `done` is notified once the topics of this shard no longer change.
-    pub fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32, done: SyncSender<usize>) {
+    pub fn stop_ordering(&mut self, cx: &mut Context<'_>, round: u32, done: SyncSender<usize>) {
         self.sequencer.ordered_by = OrderedBy::Nobody;
-        self.handover.freeze = Some(Freeze::new(round, done));
+        self.handover.stop = Some(Stop::new(round, done));
         self.handover.advance(cx.resources().mailboxes);
     }
 
-    /// Another shard is frozen.
-    pub(super) fn shard_frozen<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32) {
+    /// Another shard orders nothing any more.
+    pub(super) fn shard_stopped(&mut self, cx: &mut Context<'_>, round: u32) {
         self.handover.count(round);
         self.handover.advance(cx.resources().mailboxes);
     }
 
     /// The handover has failed: this shard orders its topics again.
-    pub fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn order_again(&mut self, cx: &mut Context<'_>) {
         if self.sequencer.ordered_by != OrderedBy::Nobody {
             return;
         }
         self.sequencer.ordered_by = OrderedBy::ThisProcess;
-        self.handover.freeze = None;
+        self.handover.stop = None;
         let here = cx.shard();
         for (mail, name) in self.sequencer.requests.take_all_for(here) {
             self.mail(cx, here, mail, name.as_bytes());
@@ -57,35 +58,31 @@ impl Broadcast {
 
     /// The successor orders everything from now on. The topics of this shard stay as they are until they are
     /// [forgotten](Broadcast::forget_topics) or [taken back](Broadcast::take_back).
-    pub fn follow<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        bridge: Bridge<ShardMail>,
-        message_bytes_max: u64,
-    ) {
+    pub fn follow(&mut self, cx: &mut Context<'_>, bridge: Bridge<ShardMail>, max_message: u64) {
         // The successor knows them, and tells only what comes after.
         let now = cx.clock();
-        self.tell_presence_changes(&mut cx.resources(), now);
+        self.report_presence_changes();
+        self.tell_presence_changes(&mut cx.resources(), now, Nanos::MAX);
         self.end_topic_events();
         cx.attach(bridge);
-        self.sequencer.ordered_by = OrderedBy::Successor;
+        self.sequencer.ordered_by = OrderedBy::FarShards;
         self.sequencer.following = None;
-        self.handover.freeze = None;
+        self.handover.stop = None;
         self.fence.end();
         self.sequencer.requests.forget_fences();
-        self.sequencer.lower_message_bytes_max(message_bytes_max);
-        self.sequencer.requests.post(cx.resources().mailboxes, OrderedBy::Successor);
+        self.sequencer.lower_max_message(max_message);
+        self.sequencer.requests.post(cx.resources().mailboxes, OrderedBy::FarShards);
     }
 
     /// The successor stays: this shard orders nothing any more.
-    pub fn forget_topics<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn forget_topics(&mut self, cx: &mut Context<'_>) {
         self.sequencer.topics.release_all(cx.pool());
     }
 
     /// The successor is lost, and this process serves again. Messages that it ordered may be missing here, so all topics continue in new
     /// epochs, and their subscribers return for what they lack. Nothing is ordered before every shard has done this, and is
-    /// [thawed](Broadcast::thaw).
-    pub fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    /// told to [order again](Broadcast::order_again).
+    pub fn take_back(&mut self, cx: &mut Context<'_>) {
         cx.detach();
         self.sequencer.ordered_by = OrderedBy::Nobody;
         self.fence.end();
@@ -115,7 +112,7 @@ impl Broadcast {
     }
 
     /// Closes the sessions that still wait for an answer about a topic, and leaves the topic.
-    fn end_waiting<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId) {
+    fn end_waiting(&mut self, cx: &mut Context<'_>, topic: TopicId) {
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return };
         for waiting in std::mem::take(&mut subscription.waiting) {
             if let Some(mut link) = cx.link(waiting.token()).filter(|link| link.is_open()) {
@@ -126,14 +123,14 @@ impl Broadcast {
     }
 
     /// Whether publications of other threads have to wait.
-    pub fn is_frozen(&self) -> bool {
+    pub fn orders_nothing(&self) -> bool {
         self.sequencer.ordered_by == OrderedBy::Nobody
     }
 
     /// A block of this shard's topics, and the cursor of the next one.
-    pub fn export<D: Driver>(
+    pub fn export(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         cursor: StateCursor,
         bytes_max: usize,
     ) -> (Vec<u8>, Option<StateCursor>) {
@@ -160,9 +157,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// If the block is malformed, or there is no room for its topics.
-    pub fn import<D: Driver>(
+    pub fn import(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         shards: usize,
         mut block: &[u8],
     ) -> Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError> {
@@ -171,7 +168,7 @@ impl Broadcast {
         let mut moved = Vec::new();
         while !block.is_empty() {
             let record = Record::take(&mut block).ok_or(ImportError::Malformed)?;
-            if let Some((name, state)) = record.of_node() {
+            if let Some((name, state)) = record.to_nodes() {
                 self.import_of_node(cx, name, state).ok_or(ImportError::Malformed)?;
                 continue;
             }
@@ -183,14 +180,14 @@ impl Broadcast {
     }
 
     /// Everything is imported: serves the predecessor's shards too.
-    pub fn lead<D: Driver>(&mut self, cx: &mut Context<'_, D>, bridge: Bridge<ShardMail>) {
+    pub fn lead(&mut self, cx: &mut Context<'_>, bridge: Bridge<ShardMail>) {
         let now = cx.now();
         self.sequencer.topics.finish_import(now, cx.pool());
         cx.attach(bridge);
     }
 
     /// The predecessor has ended, and with it its clients, except those that have moved here.
-    pub fn forget_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn forget_predecessor(&mut self, cx: &mut Context<'_>) {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
@@ -198,29 +195,34 @@ impl Broadcast {
         self.handover.departed.extend(self.sequencer.topics.far_members());
     }
 
+    /// Goes on with what waits for room.
+    pub(super) fn advance_handing_over(&mut self, cx: &mut Context<'_>) {
+        if self.orders_nothing() {
+            self.handover.advance(cx.resources().mailboxes);
+        }
+        if !self.handover.departed.is_empty() {
+            self.report_departed(cx);
+        }
+    }
+
     /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
-    pub(super) fn report_departed<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        let mut resources = cx.resources();
-        while resources.mailboxes.all_have_room(Lane::Forward, 0)
+    fn report_departed(&mut self, cx: &mut Context<'_>) {
+        while cx.resources().mailboxes.all_have_room(Lane::Forward, 0)
             && let Some((owned, client)) = self.handover.departed.pop_front()
         {
             // A connection that has moved here may have been announced since.
             if !self.sequencer.topics.is_far_member(owned, client) {
                 continue;
             }
-            self.change_presence(
-                &mut resources,
-                owned,
-                &MembershipChange { client, joined: None, is_far: true },
-            );
+            self.change_presence(owned, &MembershipChange { client, joined: None, is_far: true });
         }
     }
 
     /// The link to the successor is broken. Nothing is ordered after this; the drain that follows closes all
     /// connections.
-    pub fn lose_successor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn lose_far_shards(&mut self, cx: &mut Context<'_>) {
         cx.detach();
-        self.handover.is_lost = true;
+        self.sequencer.has_lost_far_shards = true;
         self.fence.end();
         self.sequencer.requests.clear();
         for stored in self.held.take_all() {
@@ -236,7 +238,7 @@ impl Broadcast {
     }
 
     /// Whether something is tried again until there is room.
-    pub(super) fn waits_for_handover(&self) -> bool {
+    pub(super) fn waits_to_hand_over(&self) -> bool {
         self.handover.waits_for_room || !self.handover.departed.is_empty()
     }
 }

@@ -10,12 +10,12 @@ use crate::subscription::SubscriptionEnd;
 /// Events in order. Names are gathered in one buffer, so that an event costs no allocation.
 #[derive(Debug, Default)]
 pub struct HandlerEvents {
-    entries: Vec<Entry>,
+    entries: Vec<QueuedEvent>,
     names: String,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct QueuedEvent {
     token: Token,
     /// Where the topic's name is, and its length in bytes.
     name_at: usize,
@@ -51,7 +51,7 @@ impl HandlerEvents {
     pub(super) fn push(&mut self, token: Token, topic: &str, event: HandlerEvent) {
         let (name_at, name_bytes) = (self.names.len(), topic.len());
         self.names.push_str(topic);
-        self.entries.push(Entry { token, name_at, name_bytes, event });
+        self.entries.push(QueuedEvent { token, name_at, name_bytes, event });
     }
 
     /// The event that a session is sent in other dialects. Those that answer requests which handlers do not make are left out.
@@ -77,7 +77,7 @@ impl HandlerEvents {
             | SessionEvent::Members(_)
             | SessionEvent::Authenticated { .. }
             | SessionEvent::TokenExpires(_)
-            | SessionEvent::Pong(_)
+            | SessionEvent::Pong { .. }
             | SessionEvent::Error(_) => {}
         }
     }

@@ -131,7 +131,7 @@ impl Broadcast {
         if self.drain.is_on() {
             return Err(PublishError::Refused(Refused::Draining));
         }
-        if message.publication.payload.len() > self.sequencer.message_bytes_max() {
+        if message.publication.payload.len() > self.sequencer.max_message() {
             return Err(PublishError::Refused(Refused::TooLarge));
         }
         Ok(())

@@ -3,7 +3,7 @@
 use echoring_topics::{Page, Publication, Replay, entries};
 
 use super::wanted::is_kept;
-use crate::limits::CENTRIFUGE_HISTORY_BYTES_MAX;
+use crate::limits::HISTORY_BYTES_MAX;
 
 /// A range of a topic's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct HistoryPages {
     /// The offset after which the pages begin, and whether there may be messages before it.
     start: u64,
     has_earlier: bool,
+    /// Whether messages that history skips make the range begin earlier.
+    widens: bool,
 }
 
 /// How far a range is after another page.
@@ -79,7 +81,24 @@ impl HistoryPages {
             messages: 0,
             start,
             has_earlier: false,
+            widens: true,
         }
+    }
+
+    /// The same, of no more offsets than messages are wanted, however many of them history skips.
+    pub fn exact(self) -> HistoryPages {
+        HistoryPages { widens: false, ..self }
+    }
+
+    /// Half of an exact range, its later one: begins again, in a topic that has reached `head`. One message is never too long.
+    pub fn halved(&self, head: u64) -> HistoryPages {
+        let limit = self.range.limit.map(|limit| limit / 2);
+        HistoryPages::new(HistoryRange { limit, ..self.range }, head).exact()
+    }
+
+    /// The offset before which the next page of earlier messages ends, if there may be any.
+    pub fn next(&self) -> Option<u64> {
+        self.has_earlier.then_some(self.start + 1)
     }
 
     /// The bytes of the pages.
@@ -101,7 +120,9 @@ impl HistoryPages {
     pub fn add(&mut self, page: &Page, messages: &[u8]) -> Progress {
         let last = entries(messages).last().map(|(offset, _)| offset);
         if self.bytes.is_empty() {
-            self.has_earlier = self.start > 0 && page.first == self.start + 1 && !page.conflated;
+            // Latest messages of keys may be anywhere before.
+            let may_continue = if page.conflated { !self.widens } else { page.first == self.start + 1 };
+            self.has_earlier = self.start > 0 && may_continue;
         }
         self.bytes.extend_from_slice(messages);
         self.messages += entries(messages).filter(|(_, message)| is_kept(message)).count();
@@ -111,11 +132,11 @@ impl HistoryPages {
         if has_all {
             return if self.widen() { Progress::More } else { Progress::Complete };
         }
-        if self.bytes.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
+        if self.bytes.len() >= HISTORY_BYTES_MAX {
             return if self.range.reverse { Progress::TooLong } else { Progress::Complete };
         }
         let reached = last.unwrap_or(page.after);
-        self.from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
+        self.from = self.from.behind(page, reached);
         Progress::More
     }
 }
@@ -125,7 +146,7 @@ impl HistoryPages {
     /// are earlier ones.
     fn widen(&mut self) -> bool {
         let (limit, kept) = (self.range.limit.unwrap_or(0), self.wanted().len());
-        if !self.range.reverse || kept >= limit || !self.has_earlier {
+        if !self.range.reverse || !self.widens || kept >= limit || !self.has_earlier {
             return false;
         }
         let last = entries(&self.bytes).last().map_or(self.start, |(offset, _)| offset);
@@ -158,7 +179,7 @@ mod tests {
 
     #[test]
     fn pages_are_read_until_the_range_or_the_bound_is_reached() {
-        let bytes = vec![b'x'; CENTRIFUGE_HISTORY_BYTES_MAX / 4];
+        let bytes = vec![b'x'; HISTORY_BYTES_MAX / 4];
         let publication = Publication::new(echoring_topics::Content::Text, "", &bytes);
         // The offset after which the pages end, and the progress there.
         for (limit, reverse, last, expected) in [
@@ -183,6 +204,48 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_exact_range_ends_where_the_next_one_begins() {
+        use echoring_topics::{Content, Position, append_message};
+        // The first offset that is kept, the messages of each answer, and where the last one begins.
+        for (oldest, limit, bytes, expected) in [
+            (1, 4, 1, &[4, 4, 2][..]),
+            (4, 4, 1, &[4, 3]),
+            (1, 10, 1, &[10]),
+            // Three of these are too long together.
+            (1, 8, HISTORY_BYTES_MAX / 3 + 1, &[2, 2, 2, 2, 2]),
+        ] {
+            let (payload, head) = (vec![b'x'; bytes], Position { epoch: 1, offset: 10 });
+            let (mut before, mut answers, mut reached) = (None, Vec::new(), 11);
+            loop {
+                let range = HistoryRange { limit: Some(limit), since: before, reverse: true };
+                let mut pages = HistoryPages::new(range, 10).exact();
+                loop {
+                    let Replay::After(after) = pages.from else { panic!("{:?}", pages.from) };
+                    let (first, mut messages) = (oldest.max(after + 1), Vec::new());
+                    append_message(&mut messages, first, &Publication::new(Content::Text, "", &payload));
+                    let page =
+                        Page { head, after, conflated: false, first, messages: 1, complete: first == 10 };
+                    match pages.add(&page, &messages) {
+                        Progress::More => {}
+                        Progress::Complete => break,
+                        Progress::TooLong => pages = pages.halved(10),
+                    }
+                }
+                let offsets: Vec<u64> = pages.wanted().iter().map(|(offset, _)| *offset).collect();
+                assert!(
+                    offsets.iter().rev().copied().eq(reached - offsets.len() as u64..reached),
+                    "{offsets:?}"
+                );
+                (reached, before) = (reached - offsets.len() as u64, pages.next());
+                answers.push(offsets.len());
+                let Some(next) = before else { break };
+                assert_eq!(next, reached);
+            }
+            assert_eq!((&answers[..], reached), (expected, oldest));
         }
     }
 

@@ -8,25 +8,25 @@ use super::publish::refused_of_closed;
 use super::shard_mail::{OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::peer::Context;
 use crate::publications::{TopicPublication, split_text};
-use echoring_runtime::driver::Driver;
 use echoring_topics::{Page, Profile, Publication, Refused, Replay};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
-    pub fn mail<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, bytes: &[u8]) {
+    pub fn mail(&mut self, cx: &mut Context<'_>, from: usize, mail: ShardMail, bytes: &[u8]) {
         if self.breaks_order(cx.shards(), from, &mail) {
             tracing::error!("the successor's messages are out of order; leaving it");
-            return self.lose_successor(cx);
+            return self.lose_far_shards(cx);
         }
         self.take(cx, from, mail, bytes);
     }
 
-    fn take<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, bytes: &[u8]) {
+    fn take(&mut self, cx: &mut Context<'_>, from: usize, mail: ShardMail, bytes: &[u8]) {
         match mail {
             ShardMail::Subscribe { local, creator } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
                 let answer = self.sequencer.subscribe(name, creator, from, local, cx.pool());
                 let Some(answer) = answer else { return };
+                let answer = answer.map(|subscribed| self.presence_changes.subscribed(subscribed));
                 self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
             }
             ShardMail::Subscribed { local, answer } => self.subscribed(cx, from, local, answer),
@@ -58,7 +58,8 @@ impl Broadcast {
             }
             ShardMail::MembersRequest { owned, local, query } => {
                 let bytes_max = self.sequencer.mail_bytes_max();
-                let (members, page) = self.sequencer.members(owned, query, bytes_max);
+                let (members, page) =
+                    self.sequencer.members(owned, query, &mut self.presence_changes, bytes_max);
                 self.answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
             }
             ShardMail::MembersPage { local, query, members } => {
@@ -73,24 +74,18 @@ impl Broadcast {
             ShardMail::Fenced { round } => self.fenced(round),
             ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
-            ShardMail::Frozen { round } => self.shard_frozen(cx, round),
+            ShardMail::Stopped { round } => self.shard_stopped(cx, round),
         }
     }
 
     /// Takes mail about the members of a topic.
-    fn take_presence_mail<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        from: usize,
-        mail: ShardMail,
-        bytes: &[u8],
-    ) {
+    fn take_presence_mail(&mut self, cx: &mut Context<'_>, from: usize, mail: ShardMail, bytes: &[u8]) {
         match mail {
             ShardMail::Presence { owned, client, joined } => {
                 let Ok(profile) = std::str::from_utf8(bytes) else { return };
                 let (joined, is_far) = (joined.then_some(profile), from >= cx.shards());
                 let change = MembershipChange { client, joined, is_far };
-                self.change_presence(&mut cx.resources(), owned, &change);
+                self.change_presence(owned, &change);
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
                 let Ok(profile) = std::str::from_utf8(bytes) else { return };
@@ -112,13 +107,7 @@ impl Broadcast {
     }
 
     /// Tells a publisher the result of its publication to the topic of this name.
-    fn result<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        publisher: &Publisher,
-        result: PublishResult,
-        name: &[u8],
-    ) {
+    fn result(&mut self, cx: &mut Context<'_>, publisher: &Publisher, result: PublishResult, name: &[u8]) {
         let Ok(name) = std::str::from_utf8(name) else { return };
         if let Some(mut link) = cx.link(publisher.token) {
             self.sessions.acknowledge(&mut link, name, publisher, result);
@@ -128,9 +117,9 @@ impl Broadcast {
     }
 
     /// Sequences a publication of another shard.
-    fn publish_for_shard<D: Driver>(
+    fn publish_for_shard(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         publisher: Publisher,
         message: &TopicPublication<'_>,
     ) {
@@ -149,12 +138,7 @@ impl Broadcast {
         }
     }
 
-    fn answer_replay<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        reader: ConnectionReader,
-        wanted: WantedPage,
-    ) {
+    fn answer_replay(&mut self, cx: &mut Context<'_>, reader: ConnectionReader, wanted: WantedPage) {
         let now = cx.now();
         if let Some((page, bytes)) = self.sequencer.history_for(reader, wanted, now, cx.pool()) {
             self.answer_reader(cx, reader, wanted.from, page, &bytes);
@@ -162,9 +146,9 @@ impl Broadcast {
     }
 
     /// Posts the page of history that begins at `from` to the shard of its reader.
-    pub(super) fn answer_reader<D: Driver>(
+    pub(super) fn answer_reader(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         reader: ConnectionReader,
         from: Replay,
         page: Result<Page, Refused>,
@@ -175,13 +159,7 @@ impl Broadcast {
     }
 
     /// Posts the answer to a request. A request is only taken while there is room for its answer.
-    pub(super) fn answer<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        to: usize,
-        mail: ShardMail,
-        bytes: &[&[u8]],
-    ) {
+    pub(super) fn answer(&mut self, cx: &mut Context<'_>, to: usize, mail: ShardMail, bytes: &[&[u8]]) {
         if to == cx.shard() {
             return self.mail(cx, to, mail, &bytes.concat());
         }

@@ -1,18 +1,15 @@
 //! The wire format of mail between the shards of two processes, while one takes over from the other.
 //!
-//! Numbers are little-endian. The mail is followed by its bytes. The parts that a shard relies on are checked on
+//! The mail is followed by its bytes. The parts that a shard relies on are checked on
 //! arrival: lengths, numbers that are counted with, text, and the order of a page.
 
-use bytes::{Buf as _, BufMut as _};
+use bytes::BufMut as _;
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::publications::{PublicationHead, is_payload, split_text};
-use echoring_runtime::driver::Token;
+use echoring_proto::{Plain, plain};
 use echoring_topics::limits::PROFILE_BYTES_MAX;
-use echoring_topics::{
-    ClientId, Creator, Members, OwnedTopicId, Page, Position, Publication, Refused, Replay, Subscribed,
-    SubscriberId, TopicId, entries, is_members, is_topic_name,
-};
+use echoring_topics::{Members, Page, Publication, Subscribed, entries, is_members, is_topic_name};
 
 /// Offsets and counts that other numbers may be added to.
 const NUMBER_MAX: u64 = 1 << 53;
@@ -25,10 +22,10 @@ macro_rules! kinds {
             match mail {
                 $(ShardMail::$kind { $($field),* } => {
                     out.put_u8($number);
-                    $($field.put(out);)*
+                    $(Plain::put($field, out);)*
                 })*
                 ShardMail::DrainStageOver(_)
-                | ShardMail::Frozen { .. }
+                | ShardMail::Stopped { .. }
                 | ShardMail::Interrupted { .. }
                 | ShardMail::PresenceSince { .. }
                 | ShardMail::PresenceMissed { .. } => {
@@ -41,7 +38,7 @@ macro_rules! kinds {
 
         fn decode_fields(from: &mut &[u8]) -> Option<ShardMail> {
             Some(match u8::take(from)? {
-                $($number => ShardMail::$kind { $($field: Wire::take(from)?),* },)*
+                $($number => ShardMail::$kind { $($field: Plain::take(from)?),* },)*
                 _ => return None,
             })
         }
@@ -142,238 +139,9 @@ fn is_page(page: &Page, bytes: &[u8]) -> bool {
     messages == page.messages && (messages == 0 || reached <= page.head.offset)
 }
 
-/// A value in mail.
-pub(super) trait Wire: Sized {
-    fn put(&self, out: &mut Vec<u8>);
-
-    /// Takes the value from the front; `None` if it is not well formed.
-    fn take(from: &mut &[u8]) -> Option<Self>;
-}
-
-/// Numbers.
-macro_rules! numbers {
-    ($($number:ident $put:ident $take:ident)*) => {$(
-        impl Wire for $number {
-            fn put(&self, out: &mut Vec<u8>) {
-                out.$put(*self);
-            }
-
-            fn take(from: &mut &[u8]) -> Option<$number> {
-                from.$take().ok()
-            }
-        }
-    )*};
-}
-
-numbers! {
-    u8 put_u8 try_get_u8
-    u16 put_u16_le try_get_u16_le
-    u32 put_u32_le try_get_u32_le
-    u64 put_u64_le try_get_u64_le
-}
-
-/// Structures, with their fields in the order of the wire.
-macro_rules! structures {
-    ($($name:ident { $($field:ident),* })*) => {$(
-        impl Wire for $name {
-            fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
-            }
-
-            fn take(from: &mut &[u8]) -> Option<$name> {
-                $(let $field = Wire::take(from)?;)*
-                Some($name { $($field),* })
-            }
-        }
-    )*};
-}
-
-pub(super) use structures;
-
-structures! {
-    TopicId { index, generation }
-    OwnedTopicId { index, generation }
-    Token { index, generation }
-    Creator { connection, identity }
-    Position { epoch, offset }
-    Subscribed { id, position, present }
-    Publisher { shard, number, token, identity, member, request, ack_mode, received_at }
-    PublicationHead { head, text_bytes }
-    Page { head, after, first, messages, conflated, complete }
-    MembersQuery { token, pushed, id, after, limit }
-    Members { count, unlisted, next }
-}
-
-impl Wire for bool {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.put_u8(u8::from(*self));
-    }
-
-    fn take(from: &mut &[u8]) -> Option<bool> {
-        match u8::take(from)? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-}
-
-impl<T: Wire> Wire for Option<T> {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.is_some().put(out);
-        self.iter().for_each(|value| value.put(out));
-    }
-
-    fn take(from: &mut &[u8]) -> Option<Option<T>> {
-        if bool::take(from)? { T::take(from).map(Some) } else { Some(None) }
-    }
-}
-
-impl Wire for [u8; 3] {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.put_slice(self);
-    }
-
-    fn take(from: &mut &[u8]) -> Option<[u8; 3]> {
-        from.split_off(..3)?.try_into().ok()
-    }
-}
-
-impl Wire for ClientId {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.put_slice(&self.to_bytes());
-    }
-
-    fn take(from: &mut &[u8]) -> Option<ClientId> {
-        let (bytes, rest) = from.split_first_chunk()?;
-        *from = rest;
-        Some(ClientId::from_bytes(*bytes))
-    }
-}
-
-impl Wire for SubscriberId {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.tag().put(out);
-    }
-
-    fn take(from: &mut &[u8]) -> Option<SubscriberId> {
-        u64::take(from).map(SubscriberId::from_tag)
-    }
-}
-
-impl Wire for AckMode {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            AckMode::Never => out.put_u8(0),
-            AckMode::OnRefusal => out.put_u8(1),
-            AckMode::Always(id) => {
-                out.put_u8(2);
-                id.put(out);
-            }
-        }
-    }
-
-    fn take(from: &mut &[u8]) -> Option<AckMode> {
-        match u8::take(from)? {
-            0 => Some(AckMode::Never),
-            1 => Some(AckMode::OnRefusal),
-            2 => u64::take(from).map(AckMode::Always),
-            _ => None,
-        }
-    }
-}
-
-impl Wire for Replay {
-    fn put(&self, out: &mut Vec<u8>) {
-        let (kind, after) = match *self {
-            Replay::After(after) => (0, after),
-            Replay::Latest(after) => (1, after),
-            Replay::Newcomer => (2, 0),
-        };
-        out.put_u8(kind);
-        out.put_u64_le(after);
-    }
-
-    fn take(from: &mut &[u8]) -> Option<Replay> {
-        // A client chose this position, which need not exist.
-        match (u8::take(from)?, u64::take(from)?) {
-            (0, after) => Some(Replay::After(after)),
-            (1, after) => Some(Replay::Latest(after)),
-            (2, 0) => Some(Replay::Newcomer),
-            _ => None,
-        }
-    }
-}
-
-/// Values that any refusal may take the place of.
-trait MayBeRefused: Wire {}
-
-impl MayBeRefused for Subscribed {}
-
-impl MayBeRefused for Position {}
-
-impl<T: MayBeRefused> Wire for Result<T, Refused> {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Ok(value) => {
-                out.put_u8(0);
-                value.put(out);
-            }
-            Err(refused) => out.put_u8(1 + refusal_number(*refused)),
-        }
-    }
-
-    fn take(from: &mut &[u8]) -> Option<Result<T, Refused>> {
-        match u8::take(from)? {
-            0 => T::take(from).map(Ok),
-            number => REFUSALS.get(usize::from(number) - 1).map(|refused| Err(*refused)),
-        }
-    }
-}
-
-/// A page, or one of the two reasons why there is none.
-impl Wire for Result<Page, Refused> {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Ok(page) => {
-                out.put_u8(1);
-                page.put(out);
-            }
-            Err(refused) => out.put_u8(if *refused == Refused::Behind { 2 } else { 0 }),
-        }
-    }
-
-    fn take(from: &mut &[u8]) -> Option<Result<Page, Refused>> {
-        match u8::take(from)? {
-            0 => Some(Err(Refused::Busy)),
-            1 => Page::take(from).map(Ok),
-            2 => Some(Err(Refused::Behind)),
-            _ => None,
-        }
-    }
-}
-
-/// Refusals by number; their order is part of the format.
-pub(super) const REFUSALS: [Refused; 16] = [
-    Refused::Busy,
-    Refused::TooManyTopics,
-    Refused::NoKey,
-    Refused::TooManyKeys,
-    Refused::Forbidden,
-    Refused::TooLarge,
-    Refused::OutOfMemory,
-    Refused::Draining,
-    Refused::KeyReused,
-    Refused::RateLimited,
-    Refused::TooManyByConnection,
-    Refused::TooManyByIdentity,
-    Refused::Unreachable,
-    Refused::Uncertain,
-    Refused::Behind,
-    Refused::NoStorage,
-];
-
-/// The number of a refusal.
-pub(super) fn refusal_number(refused: Refused) -> u8 {
-    REFUSALS.iter().position(|known| *known == refused).unwrap_or_default() as u8
+plain! {
+    for Publisher { shard, number, token, identity, member, request, ack_mode, received_at }
+    for PublicationHead { head, text_bytes }
+    for MembersQuery { token, pushed, id, after, limit }
+    for enum AckMode { Never, OnRefusal, Always(id) }
 }

@@ -15,7 +15,6 @@ use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, PRESENCE_PAGE_MAX, REQUESTS_W
 use crate::peer::{ConnectionContext, Context, Peer};
 use crate::v1::forbidden;
 use echoring_auth::Identity;
-use echoring_runtime::driver::Driver;
 use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings, members};
 use echoring_wire::v1::ProtocolError;
 
@@ -66,7 +65,8 @@ impl Broadcast {
     fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
         let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if self.sequencer.orders(owner_shard, link.mailboxes.shard()) {
-            let (members, page) = self.sequencer.members(owned, query, CENTRIFUGE_PRESENCE_BYTES_MAX);
+            let untold = &mut self.presence_changes;
+            let (members, page) = self.sequencer.members(owned, query, untold, CENTRIFUGE_PRESENCE_BYTES_MAX);
             self.members_page(link, topic, query, members, &page);
         } else {
             let mail = ShardMail::MembersRequest { owned, local: topic, query };
@@ -152,7 +152,7 @@ impl Broadcast {
     }
 
     /// Starts the member lists of sessions that missed presence events.
-    pub(super) fn restart_missed_members<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn restart_missed_members(&mut self, cx: &mut Context<'_>) {
         while let Some((token, member)) = self.fan_out.follow_ups.missed_presence.pop() {
             if let Some(session) = cx.peer(token).and_then(Peer::session_mut)
                 && let Some(topic) = session.topic_of(member)

@@ -2,33 +2,33 @@
 //! from them.
 //!
 //! ```text
-//! begin_fence ─> is_fenced ─> may_move ─> freeze_peer ─ bytes ─> thaw_peer ─> set_peer ─> begin_thawed
+//! begin_fence ─> is_fenced ─> may_move ─> put_peer ─ bytes ─> take_peer ─> set_peer ─> begin_continued
 //! ```
 //!
-//! From before the fence until the connection is frozen, nothing is read from it. When it is frozen, nothing that was sent to it is
+//! From before the fence until the connection is put into bytes, nothing is read from it. Then nothing that was sent to it is
 //! queued or partly sent. Then nobody notices the move: neither the client, nor the other subscribers of its topics. A move that fails
-//! continues with `thaw_peer` on the shard that has frozen the connection.
+//! continues with `take_peer` on the shard that it was on.
 
 use super::Broadcast;
-use super::arrivals::RefusedSubscription;
 use super::centrifuge_session::CentrifugeSession;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::frozen_session::{
-    FrozenPeer, FrozenProtocol, FrozenSession, FrozenSubscriber, FrozenSubscription,
+use super::plain_session::{
+    PlainPeer, PlainProtocol, PlainSession, PlainSubscriber, PlainSubscription, Reached,
 };
-use super::handover::OrderedBy;
 use super::refreshing::refresh_of;
+use super::sequencer::OrderedBy;
 use super::session::{
     AllowedBy, ApplicationData, Protocol, Session, SessionSubscription, Subscriber, SubscriptionState,
 };
+use super::settling::RefusedSubscription;
 use super::unanswered::Unanswered;
 use crate::gate::Gate;
 use crate::peer::{ConnectionContext, Context, DrainPhase, HandlerPeer, Peer, ShardResources};
 use echoring_auth::AppEvent;
-use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_proto::{CloseCode, Plain as _};
+use echoring_runtime::driver::Token;
 use echoring_topics::{Creator, GapReason, Position, Refused, SubscriberId, TopicId, TopicSettings};
 
 /// Stands for the topic of a raw subscriber that the shard could not subscribe to.
@@ -37,13 +37,13 @@ const NOWHERE: TopicId = TopicId { index: u32::MAX, generation: u32::MAX };
 const NO_SLOT: u32 = u32::MAX;
 
 impl Broadcast {
-    /// Whether a connection can be frozen now: it is a raw subscriber, a session or a handler's connection that has been sent
+    /// Whether a connection can be put into bytes now: it is a raw subscriber, a session or a handler's connection that has been sent
     /// everything, and no request of it is open. Otherwise it may later.
-    pub fn may_move<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> bool {
+    pub fn may_move(&self, cx: &Context<'_>, token: Token) -> bool {
         let is_served = !self.drain.is_on()
             && self.sequencer.ordered_by != OrderedBy::Nobody
-            && !self.handover.is_lost
-            && !self.arrivals.replays(token);
+            && !self.sequencer.has_lost_far_shards
+            && !self.settling.replays(token);
         is_served
             && !self.sessions.handler_events.are_for(token)
             && cx.peer_of(token).is_some_and(|peer| self.is_quiescent(peer))
@@ -83,61 +83,60 @@ impl Broadcast {
     ///
     /// # Errors
     /// Returns the state, and appends nothing, if the connection [may not move](Broadcast::may_move).
-    pub fn freeze_peer<D: Driver>(
+    pub fn put_peer(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         peer: Peer,
         out: &mut Vec<u8>,
     ) -> Result<(), Peer> {
-        let freeze = |session: &Session| self.frozen_session(cx, token, session).map(Box::new);
-        let frozen = match &peer {
+        let plain = |session: &Session| self.plain_session(cx, token, session).map(Box::new);
+        let plain = match &peer {
             _ if !self.is_quiescent(&peer) => None,
-            Peer::Subscriber(subscriber) => self.frozen_subscriber(subscriber).map(FrozenPeer::Subscriber),
-            Peer::Session(session) => freeze(session).map(FrozenPeer::Session),
+            Peer::Subscriber(subscriber) => self.plain_subscriber(subscriber).map(PlainPeer::Subscriber),
+            Peer::Session(session) => plain(session).map(PlainPeer::Session),
             &Peer::Handler(HandlerPeer { is_paused, session: None, .. }) => {
-                Some(FrozenPeer::Handler { is_paused, session: None })
+                Some(PlainPeer::Handler { is_paused, session: None })
             }
             &Peer::Handler(HandlerPeer { is_paused, session: Some(ref session), .. }) => {
-                freeze(session).map(|session| FrozenPeer::Handler { is_paused, session: Some(session) })
+                plain(session).map(|session| PlainPeer::Handler { is_paused, session: Some(session) })
             }
             Peer::Echo => None,
         };
-        let Some(frozen) = frozen else { return Err(peer) };
-        frozen.put(out);
+        let Some(plain) = plain else { return Err(peer) };
+        plain.put(out);
         self.fan_out.ages.forget(token);
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
             Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {
-                self.session_frozen(&mut cx.resources(), token, &session);
+                self.session_left(&mut cx.resources(), token, &session);
             }
             Peer::Echo | Peer::Handler(_) => {}
         }
         Ok(())
     }
 
-    fn frozen_subscriber(&self, subscriber: &Subscriber) -> Option<FrozenSubscriber> {
+    fn plain_subscriber(&self, subscriber: &Subscriber) -> Option<PlainSubscriber> {
         let &Subscriber { topic, member, echo_own, may_publish, .. } = subscriber;
-        let position = self.settled(topic, member?)?;
-        Some(FrozenSubscriber { topic: self.fan_out.name(topic).into(), position, echo_own, may_publish })
+        Some(PlainSubscriber { reached: self.reached(topic, member)?, echo_own, may_publish })
     }
 
-    fn frozen_session<D: Driver>(
-        &self,
-        cx: &Context<'_, D>,
-        token: Token,
-        session: &Session,
-    ) -> Option<FrozenSession> {
+    /// How far a subscriber has got that has been sent everything.
+    fn reached(&self, topic: TopicId, member: Option<SubscriberId>) -> Option<Reached> {
+        let position = self.settled(topic, member?)?;
+        Some(Reached { topic: self.fan_out.name(topic).into(), position })
+    }
+
+    fn plain_session(&self, cx: &Context<'_>, token: Token, session: &Session) -> Option<PlainSession> {
         let now = cx.now();
         let is_told = |own: &SessionSubscription| {
             session.dialect() == Dialect::V1
                 && own.granted.presence
                 && self.fan_out.has(own.topic, TopicSettings::has_presence)
         };
-        let frozen = |own: &SessionSubscription| {
-            Some(FrozenSubscription {
-                topic: self.fan_out.name(own.topic).into(),
-                position: self.settled(own.topic, own.member()?)?,
+        let plain = |own: &SessionSubscription| {
+            Some(PlainSubscription {
+                reached: self.reached(own.topic, own.member())?,
                 granted: own.granted,
                 must_recover: own.must_recover,
                 deltas: own.deltas,
@@ -150,27 +149,26 @@ impl Broadcast {
             })
         };
         let protocol = match &session.protocol {
-            Protocol::V1 => FrozenProtocol::V1,
-            Protocol::EventStream => FrozenProtocol::EventStream,
+            Protocol::V1 => PlainProtocol::V1,
+            Protocol::EventStream => PlainProtocol::EventStream,
             Protocol::Centrifuge(own) => {
-                let (pings, forwarded) = (own.frozen(now)?, own.forwarded.clone());
+                let (pings, forwarded) = (own.plain_pings(now)?, own.forwarded.clone());
                 let (encoding, info, filters) = (own.encoding, own.info.clone(), own.filters.clone());
-                FrozenProtocol::Centrifuge { encoding, pings, forwarded, info, filters }
+                PlainProtocol::Centrifuge { encoding, pings, forwarded, info, filters }
             }
-            Protocol::Handler => FrozenProtocol::Handler,
+            Protocol::Handler => PlainProtocol::Handler,
         };
         let client = self.client_of_session(cx.shard(), token, session);
-        Some(FrozenSession {
+        Some(PlainSession {
             client,
-            is_client_own: self.numbers(cx.shards()).contains(client),
             subject: session.subject.clone(),
             requests: session.requests,
             protocol,
-            subscriptions: session.subscriptions.iter().map(frozen).collect::<Option<_>>()?,
+            subscriptions: session.subscriptions.iter().map(plain).collect::<Option<_>>()?,
         })
     }
 
-    fn session_frozen(&mut self, resources: &mut ShardResources<'_>, token: Token, session: &Session) {
+    fn session_left(&mut self, resources: &mut ShardResources<'_>, token: Token, session: &Session) {
         self.forget_session(resources, token, session);
         for own in &session.subscriptions {
             if let Some(member) = own.member() {
@@ -182,55 +180,50 @@ impl Broadcast {
 
     /// Reads the state of a connection from the front of `from`, with `token` on this shard, where its client is known already. The
     /// shard subscribes to its topics. The caller makes it the peer of the connection and calls
-    /// [`begin_thawed`](Broadcast::begin_thawed), or, if the connection is gone, [`closed`](Broadcast::closed). Nothing is refused for
+    /// [`begin_continued`](Broadcast::begin_continued), or, if the connection is gone, [`closed`](Broadcast::closed). Nothing is refused for
     /// a limit of clients. The connection of a handler still needs its slot.
     ///
     /// `None`, and nothing done, if the bytes are malformed, or there is no memory for them.
-    pub fn thaw_peer<D: Driver>(
+    pub fn take_peer(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         gate: &mut Gate,
         from: &mut &[u8],
     ) -> Option<Peer> {
-        Some(match FrozenPeer::take(from)? {
-            FrozenPeer::Subscriber(frozen) => {
-                Peer::Subscriber(self.thaw_subscriber(cx, token, gate, &frozen))
+        Some(match PlainPeer::take(from)? {
+            PlainPeer::Subscriber(plain) => {
+                Peer::Subscriber(self.continue_subscriber(cx, token, gate, &plain))
             }
-            FrozenPeer::Session(frozen) => {
-                if !cx.pool().charge(frozen.protocol.charged_bytes()) {
+            PlainPeer::Session(plain) => {
+                if !cx.pool().charge(plain.protocol.charged_bytes()) {
                     return None;
                 }
-                Peer::Session(Box::new(self.thaw_session(cx, token, gate, *frozen)))
+                Peer::Session(Box::new(self.continue_session(cx, token, gate, *plain)))
             }
-            FrozenPeer::Handler { is_paused, session } => {
-                let session = session.map(|frozen| Box::new(self.thaw_session(cx, token, gate, *frozen)));
+            PlainPeer::Handler { is_paused, session } => {
+                let session = session.map(|plain| Box::new(self.continue_session(cx, token, gate, *plain)));
                 Peer::Handler(HandlerPeer { is_paused, session, ..HandlerPeer::new(NO_SLOT) })
             }
         })
     }
 
-    fn thaw_subscriber<D: Driver>(
+    fn continue_subscriber(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         gate: &mut Gate,
-        frozen: &FrozenSubscriber,
+        plain: &PlainSubscriber,
     ) -> Subscriber {
         count_connection(gate, token, cx.now());
-        let topic = self.thaw_topic(cx, token, &frozen.topic).unwrap_or(NOWHERE);
-        self.arrivals.begin_raw(token, frozen.position);
-        let &FrozenSubscriber { echo_own, may_publish, .. } = frozen;
+        let topic = self.take_topic(cx, token, &plain.reached.topic).unwrap_or(NOWHERE);
+        self.settling.begin_raw(token, plain.reached.position);
+        let &PlainSubscriber { echo_own, may_publish, .. } = plain;
         Subscriber { topic, member: None, echo_own, may_publish, held: 0 }
     }
 
     /// Subscribes the shard to a topic of a connection. It stays subscribed until the connection is live, or gone.
-    fn thaw_topic<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        name: &str,
-    ) -> Result<TopicId, Refused> {
+    fn take_topic(&mut self, cx: &mut Context<'_>, token: Token, name: &str) -> Result<TopicId, Refused> {
         let now = cx.now();
         // The topic exists, unless its owner was short of room.
         let topic = self.find_or_subscribe_anyway(&mut cx.resources(), name, Creator::NOBODY, now)?;
@@ -238,45 +231,44 @@ impl Broadcast {
         Ok(topic)
     }
 
-    fn thaw_session<D: Driver>(
+    fn continue_session(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         gate: &mut Gate,
-        frozen: FrozenSession,
+        plain: PlainSession,
     ) -> Session {
-        let FrozenSession { client, is_client_own, subject, requests, protocol, subscriptions } = frozen;
+        let PlainSession { client, subject, requests, protocol, subscriptions } = plain;
         let now = cx.now();
-        // One of an early predecessor whose numbers are those of this process may be that of another client.
-        let is_taken = !is_client_own && self.numbers(cx.shards()).contains(client);
-        let is_kept = client.node == self.node && !is_taken && client != self.client_at(cx.shard(), token);
+        let is_kept = client.node == self.ids.node() && client != self.client_at(cx.shard(), token);
         let client = is_kept.then(|| Box::new(client));
         let mut session = Session { subject, requests, client, ..Session::default() };
         session.subscriptions.reserve_exact(subscriptions.len());
-        for frozen in subscriptions {
-            match self.thaw_topic(cx, token, &frozen.topic) {
+        for plain in subscriptions {
+            match self.take_topic(cx, token, &plain.reached.topic) {
                 Ok(topic) => {
-                    if let Some(since) = frozen.presence_since {
-                        self.arrivals.note_presence_since(token, topic, since);
+                    if let Some(since) = plain.presence_since {
+                        self.settling.note_presence_since(token, topic, since);
                     }
-                    let hooks = self.hooks_of(&frozen.topic);
-                    session.subscriptions.push(thawed((topic, hooks), &frozen, token, gate, now));
+                    let hooks = self.hooks_of(&plain.reached.topic);
+                    session.subscriptions.push(continued((topic, hooks), &plain, token, gate, now));
                 }
                 Err(_) => {
-                    let FrozenSubscription { topic, position, allowed_by, .. } = frozen;
-                    self.arrivals.refuse(RefusedSubscription { token, topic, position, allowed_by });
+                    let PlainSubscription { reached: Reached { topic, position }, allowed_by, .. } = plain;
+                    self.settling.refuse(RefusedSubscription { token, topic, position, allowed_by });
                 }
             }
         }
         session.protocol = match protocol {
-            FrozenProtocol::V1 => Protocol::V1,
-            FrozenProtocol::EventStream => {
+            PlainProtocol::V1 => Protocol::V1,
+            PlainProtocol::EventStream => {
                 count_connection(gate, token, now);
                 Protocol::EventStream
             }
-            FrozenProtocol::Handler => Protocol::Handler,
-            FrozenProtocol::Centrifuge { encoding, pings, forwarded, info, filters } => {
-                let mut own = CentrifugeSession::thawed(encoding, pings, forwarded, now);
+            PlainProtocol::Handler => Protocol::Handler,
+            PlainProtocol::Centrifuge { encoding, pings, forwarded, info, filters } => {
+                let own = CentrifugeSession::continued(encoding, pings, forwarded, now);
+                let mut own = own.with_address(cx.client_address(token));
                 (own.info, own.filters, own.refresh_at) = (info, filters, refresh_of(gate, token, now));
                 if let Some(at) = session.next_expiry().into_iter().chain(own.refresh_at).min() {
                     own.wake_by(at);
@@ -289,8 +281,8 @@ impl Broadcast {
         session
     }
 
-    /// A thawed connection has its peer: its subscriptions go on.
-    pub fn begin_thawed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    /// A connection that is continued has its peer: its subscriptions go on.
+    pub fn begin_continued(&mut self, cx: &mut Context<'_>, token: Token) {
         let Some(mut link) = cx.link(token) else { return };
         match &*link.peer {
             // Replayed messages are compressed from an empty window, like those that follow.
@@ -311,7 +303,7 @@ impl Broadcast {
         for topic in topics {
             self.resume(&mut link, topic);
         }
-        for refused in self.arrivals.take_refused(token) {
+        for refused in self.settling.take_refused(token) {
             self.end_refused(&mut link, &refused);
         }
     }
@@ -337,6 +329,7 @@ fn has_no_request(session: &Session) -> bool {
         && session.held == 0
         && session.refreshing.is_none()
         && session.member_lists.is_empty()
+        && session.histories().is_empty()
         && session.unanswered.as_deref().is_none_or(Unanswered::is_empty)
 }
 
@@ -346,28 +339,28 @@ fn count_connection(gate: &mut Gate, token: Token, now: Nanos) {
     gate.keep_subscription(token, counted);
 }
 
-fn thawed(
+fn continued(
     (topic, hooks): (TopicId, u64),
-    frozen: &FrozenSubscription,
+    plain: &PlainSubscription,
     token: Token,
     gate: &mut Gate,
     now: Nanos,
 ) -> SessionSubscription {
-    let expires_at = frozen.expires_in.map(|left| now.saturating_add(left));
-    let by_hook = expires_at.filter(|_| frozen.allowed_by == AllowedBy::Hook);
+    let expires_at = plain.expires_in.map(|left| now.saturating_add(left));
+    let by_hook = expires_at.filter(|_| plain.allowed_by == AllowedBy::Hook);
     let refresh_at = gate.refresh_at((AppEvent::SubRefresh, hooks), now, by_hook);
-    let application = ApplicationData { data: None, info: frozen.info.clone(), refresh_at }.boxed();
+    let application = ApplicationData { data: None, info: plain.info.clone(), refresh_at }.boxed();
     SessionSubscription {
         topic,
-        state: SubscriptionState::Resuming(frozen.position),
-        granted: frozen.granted,
-        must_recover: frozen.must_recover,
-        deltas: frozen.deltas,
-        skips_own: frozen.skips_own,
-        allowed_by: frozen.allowed_by,
+        state: SubscriptionState::Resuming(plain.reached.position),
+        granted: plain.granted,
+        must_recover: plain.must_recover,
+        deltas: plain.deltas,
+        skips_own: plain.skips_own,
+        allowed_by: plain.allowed_by,
         expires_at,
         application,
-        counted: if frozen.is_counted { gate.resume_subscription(token, now) } else { None },
+        counted: if plain.is_counted { gate.resume_subscription(token, now) } else { None },
     }
 }
 

@@ -135,6 +135,7 @@ mod tests {
             event: AppEvent::Rpc,
             hooks: 0,
             client: String::new(),
+            address: None,
             encoding: "json",
             user: "".into(),
             target: None,

@@ -3,19 +3,18 @@
 //! In a cluster, a shard without the topic follows it for a while, and history that is no longer in memory is read from the stream
 //! of a durable topic.
 
-use echoring_runtime::driver::Driver;
 use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
 
 use super::Broadcast;
 use super::following::stream_pages::{PageReader, PageRequest, WantedPage};
-use super::handover::OrderedBy;
+use super::sequencer::OrderedBy;
 use super::topic_read::{HistoryRead, TopicAnswer, TopicQuestion, TopicRead};
 use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX, SNAPSHOT_TIMEOUT};
 use crate::peer::Context;
 
 impl Broadcast {
     /// Answers a question about a topic of this shard, now or later.
-    pub fn read_topic<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
+    pub fn read_topic(&mut self, cx: &mut Context<'_>, read: TopicRead) {
         if self.sequencer.ordered_by != OrderedBy::ThisProcess {
             return read.answer(cx.shard(), TopicAnswer::Busy);
         }
@@ -46,7 +45,7 @@ impl Broadcast {
     }
 
     /// Answers a question about a topic of which this shard has everything.
-    pub(super) fn answer_read<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
+    pub(super) fn answer_read(&mut self, cx: &mut Context<'_>, read: TopicRead) {
         let topics = &self.sequencer.topics;
         let known = topics.find(&read.topic).zip(topics.position(&read.topic));
         match (read.question, known) {
@@ -76,12 +75,7 @@ impl Broadcast {
     }
 
     /// Reads pages until the range is complete, or one must come from a stream.
-    fn read_pages<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        owned: OwnedTopicId,
-        mut history: HistoryRead,
-    ) {
+    fn read_pages(&mut self, cx: &mut Context<'_>, owned: OwnedTopicId, mut history: HistoryRead) {
         loop {
             let (wanted, now) = (WantedPage { owned, from: history.from() }, cx.now());
             if let Some(stream) = self.sequencer.stream_range(wanted, now, cx.pool()) {
@@ -97,9 +91,9 @@ impl Broadcast {
     }
 
     /// A page that a question waits for was read from a stream.
-    pub(super) fn operator_page<D: Driver>(
+    pub(super) fn operator_page(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         owned: OwnedTopicId,
         history: HistoryRead,
         page: Option<Page>,

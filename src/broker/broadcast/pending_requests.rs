@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use echoring_runtime::shard::{Lane, Mailboxes};
 
-use super::handover::OrderedBy;
+use super::sequencer::OrderedBy;
 use super::shard_mail::ShardMail;
 
 /// Requests in order. Callers check the bound before they add one.
@@ -45,15 +45,15 @@ impl PendingRequests {
         match ordered_by {
             OrderedBy::ThisProcess => full.push(mailboxes.shard()),
             OrderedBy::Nobody => return,
-            OrderedBy::Successor => {}
+            OrderedBy::FarShards => {}
         }
         queue.retain(|PendingRequest { shard, mail, text }| {
-            if full.contains(shard) || (ordered_by == OrderedBy::Successor && !full.is_empty()) {
+            if full.contains(shard) || (ordered_by == OrderedBy::FarShards && !full.is_empty()) {
                 return true;
             }
             let bytes = [text.as_bytes()];
             let posted = match ordered_by {
-                OrderedBy::Successor => mailboxes.post_far(*shard, mail.clone(), &bytes),
+                OrderedBy::FarShards => mailboxes.post_far(*shard, mail.clone(), &bytes),
                 _ => mailboxes.post(*shard, Lane::Request, mail.clone(), &bytes),
             };
             if posted.is_err() {

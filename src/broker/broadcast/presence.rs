@@ -1,8 +1,9 @@
-//! Presence: the owner of a topic counts its subscribers and tells every subscribing shard of the changes of each tick.
+//! Presence: the owner of a topic counts its subscribers and tells every subscribing shard of the changes, so often. Changes
+//! that wait are merged.
 
 use super::Broadcast;
 use super::events::PresenceChange;
-use super::presence_changes::Membership;
+use super::presence_changes::Change;
 use super::sequencer::Sequencer;
 use super::shard_mail::ShardMail;
 use crate::peer::{ConnectionContext, ShardResources};
@@ -32,7 +33,7 @@ impl Broadcast {
             return;
         }
         if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            // Nothing is told of who returns at once, and the next subscriber is told the number.
+            // The next subscriber of this shard is told the number, before the owner tells the change.
             let present = subscription.present;
             subscription.present =
                 if joined.is_some() { present.saturating_add(1) } else { present.saturating_sub(1) };
@@ -77,91 +78,92 @@ impl Broadcast {
         {
             if let ShardMail::Presence { owned, client, joined } = mail {
                 let change = MembershipChange { client, joined: joined.then_some(&*subject), is_far: false };
-                self.change_presence(resources, owned, &change);
+                self.change_presence(owned, &change);
             }
         }
     }
 
-    /// The owner's part: counts the subscriber. The event follows at the end of the tick, unless the subscriber is then what it was
-    /// before: a client that leaves and returns costs the others nothing. One that joins and is listed has moved, and nobody is told.
-    /// In a cluster, the owner node counts.
-    pub(super) fn change_presence(
-        &mut self,
-        resources: &mut ShardResources<'_>,
-        owned: OwnedTopicId,
-        change: &MembershipChange<'_>,
-    ) {
+    /// The owner's part: counts the subscriber. The event follows when it is due, unless the subscriber has joined and left until then. One
+    /// that joins and is listed has moved, and nobody is told. Webhooks are told every change. In a cluster, the owner node counts.
+    pub(super) fn change_presence(&mut self, owned: OwnedTopicId, change: &MembershipChange<'_>) {
         let MembershipChange { client, joined, is_far } = *change;
-        let Broadcast { sequencer, presence_changes, subscriptions, topic_events, .. } = self;
+        let Broadcast { sequencer, presence_changes, presence_reports, topic_events, now, .. } = self;
         let topics = &mut sequencer.topics;
         let is_far = is_far && joined.is_some();
-        let subject = if topics.lists_forgotten() {
+        if topics.lists_forgotten() {
             topics.set_member_far(owned, client, is_far);
-            topics.member(owned, client).unwrap_or_default().into()
-        } else {
-            let has_moved = joined.is_some() && topics.member(owned, client).is_some();
-            let Some((count, subject, shards)) = topics.presence(owned, client, joined) else { return };
-            let here = resources.mailboxes.shard();
-            let local = shards.iter().find(|(shard, _)| *shard == here).map(|(_, local)| *local);
-            topics.set_member_far(owned, client, is_far);
-            if has_moved {
-                return;
-            }
-            // New subscribers are told the number.
-            if let Some(local) = local
-                && let Some(subscription) = subscriptions.get_mut(local)
-            {
-                subscription.present = count;
-            }
-            subject
-        };
+            let subject = joined.or_else(|| topics.member(owned, client)).unwrap_or_default();
+            return presence_reports.note((owned, client), subject.into(), joined.is_some(), 0);
+        }
+        let has_moved = joined.is_some() && topics.member(owned, client).is_some();
+        let Some((_, subject, _)) = topics.presence(owned, client, joined) else { return };
+        topics.set_member_far(owned, client, is_far);
+        if has_moved {
+            return;
+        }
         if let (Some(events), Some(topic)) = (topic_events, topics.name(owned)) {
-            events.note_topic(owned, topic);
+            events.note_member(topic, client, &subject, joined.is_some());
         }
-        let before = joined.is_none().then_some(subject);
-        presence_changes.note((owned, client), before, joined.map(Box::from));
+        let due = topics.tell_presence_at(owned, *now);
+        presence_changes.note((owned, client), subject, joined.is_some(), due);
     }
 
-    /// Reports the changes of members since the last tick, as far as there is room.
-    ///
-    /// `now` is the time by the clock, behind everything that was answered in this tick.
-    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_>, now: Nanos) {
-        self.presence_told_at = now;
-        let is_shared = self.sequencer.topics.lists_forgotten();
-        while is_shared
-            || (resources.mailboxes.all_have_room(Lane::Forward, 0) && self.sequencer.forwards.is_empty())
+    /// Reports the changes of this shard's members since the last tick to the cluster, which tells them.
+    pub(super) fn report_presence_changes(&mut self) {
+        while let Some(((owned, client), Change { was_member, subject, joined })) =
+            self.presence_reports.take(0)
         {
-            let Some(((owned, client), Membership { before, now })) = self.presence_changes.take() else {
-                return;
-            };
-            if is_shared {
-                // The cluster tells them.
-                let Sequencer { topics, queue, .. } = &mut self.sequencer;
-                let Some(name) = topics.name(owned) else { continue };
-                if before.is_some() {
-                    queue.change_presence(name, client, None);
-                }
-                if now.is_some() {
-                    queue.change_presence(name, client, now.as_deref());
-                }
-                continue;
+            let Sequencer { topics, queue, .. } = &mut self.sequencer;
+            let Some(name) = topics.name(owned) else { continue };
+            if was_member {
+                queue.change_presence(name, client, None);
             }
-            let joined = now.is_some();
-            let subject = now.or(before).unwrap_or_default();
-            self.tell_presence(resources, owned, client, &subject, joined);
+            if joined {
+                queue.change_presence(name, client, Some(&subject));
+            }
         }
     }
 
-    /// Changes the list, and forwards the event.
-    pub(super) fn apply_presence(
+    /// Tells subscribers the changes of members that are due, as far as there is room.
+    ///
+    /// `at` is the time by the clock, behind everything that was answered in this tick. Those that are due `until` then are told.
+    pub(super) fn tell_presence_changes(
         &mut self,
         resources: &mut ShardResources<'_>,
-        owned: OwnedTopicId,
+        at: Nanos,
+        until: Nanos,
+    ) {
+        while resources.mailboxes.all_have_room(Lane::Forward, 0)
+            && self.sequencer.forwards.is_empty()
+            && let Some(((owned, client), Change { subject, joined, .. })) = self.presence_changes.take(until)
+        {
+            self.tell_presence(resources, owned, (client, &subject), joined, at);
+        }
+    }
+
+    /// Changes the list of a topic by what the cluster says, at a time by the clock. The event follows when it is due. Webhooks are
+    /// told by the node that owns the topic, this one if `is_owner`.
+    pub(super) fn apply_presence(
+        &mut self,
+        (owned, is_owner): (OwnedTopicId, bool),
         client: ClientId,
         joined: Option<&str>,
+        at: Nanos,
     ) {
-        if let Some((_, subject, _)) = self.sequencer.topics.presence(owned, client, joined) {
-            self.tell_presence(resources, owned, client, &subject, joined.is_some());
+        let Broadcast { sequencer, presence_changes, topic_events, now, .. } = self;
+        let topics = &mut sequencer.topics;
+        let Some((_, subject, shards)) = topics.presence(owned, client, joined) else { return };
+        let is_heard = !shards.is_empty();
+        if let (Some(events), Some(topic)) = (topic_events.as_mut().filter(|_| is_owner), topics.name(owned))
+        {
+            events.note_member(topic, client, &subject, joined.is_some());
+        }
+        if is_heard || presence_changes.has(owned) {
+            let due = topics.tell_presence_at(owned, *now);
+            presence_changes.note((owned, client), subject, joined.is_some(), due);
+        } else {
+            // A subscriber that is about to move here may have missed it. Others are told the list.
+            topics.note_presence_told(owned, at);
         }
     }
 
@@ -169,16 +171,15 @@ impl Broadcast {
         &mut self,
         resources: &mut ShardResources<'_>,
         owned: OwnedTopicId,
-        client: ClientId,
-        subject: &str,
+        (client, subject): (ClientId, &str),
         joined: bool,
+        at: Nanos,
     ) {
         let Sequencer { topics, forwards, .. } = &mut self.sequencer;
-        if let Some(events) = &mut self.topic_events {
-            events.note_member(owned, topics.name(owned), (client, subject), joined);
-        }
-        topics.note_presence_told(owned, self.presence_told_at);
-        let Some((count, shards)) = topics.present(owned) else { return };
+        topics.note_presence_told(owned, at);
+        let Some((present, shards)) = topics.present(owned) else { return };
+        // The list shows the changes behind this one, too.
+        let count = present.saturating_add_signed(-self.presence_changes.net(owned));
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
         let (local, _) = forwards.forward(resources.mailboxes, shards, mail, &[subject.as_bytes()]);
         if let Some(local) = local {

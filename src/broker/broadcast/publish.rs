@@ -1,9 +1,8 @@
 //! The path of a publication: to the owner of its topic, and from there to all subscribing shards.
 
 use super::Broadcast;
-use super::handover::OrderedBy;
 use super::held_publications::{HeldPublications, is_paused, release_one};
-use super::sequencer::{Routed, Sequenced, Sequencer};
+use super::sequencer::{OrderedBy, Routed, Sequenced, Sequencer};
 use super::sessions::{latest_request, limit_of};
 use super::shard_mail::{AckMode, OrderedMessage, PublishResult, Publisher};
 use crate::gate::Gate;
@@ -14,7 +13,7 @@ use echoring_auth::Identity;
 use echoring_cluster::Ticket;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Full;
 use echoring_runtime::traces;
 use echoring_topics::{Author, Content, Position, Publication, Refused, SubscriberId, TopicId};
@@ -33,7 +32,7 @@ impl Broadcast {
     pub fn relay_message(&mut self, link: &mut ConnectionContext<'_>, kind: MessageKind, payload: &[u8]) {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         let member = subscriber.member;
-        if member.is_none() && !self.arrivals.replays(link.token) {
+        if member.is_none() && !self.settling.replays(link.token) {
             // A slow consumer is being closed: its messages are discarded.
             return;
         }
@@ -61,10 +60,10 @@ impl Broadcast {
         // Its topic exists, so it creates none.
         let publisher = self.publisher(link, None, skipping, AckMode::Never);
         let publication = Publication::new(content, "", payload);
-        let Broadcast { sequencer, held, fan_out, arrivals, .. } = self;
+        let Broadcast { sequencer, held, fan_out, settling, .. } = self;
         let message = TopicPublication::plain(fan_out.name(topic), publication);
         if member.is_none() {
-            return arrivals.hold(link, publisher, &message);
+            return settling.hold(link, publisher, &message);
         }
         let Some(sequenced) = route_or_hold(sequencer, held, link, publisher, &message) else { return };
         let result =
@@ -135,7 +134,7 @@ impl Broadcast {
     }
 
     /// Publishes the held publications in order, as far as there is room.
-    pub(super) fn publish_held<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn publish_held(&mut self, cx: &mut Context<'_>) {
         while let Some(held) = self.held.pop() {
             let Some(message) = held.stored.read() else { continue };
             let name = message.topic;
@@ -175,8 +174,8 @@ impl Broadcast {
     }
 
     /// Whether messages of the operator must wait for room. While the server drains they are refused instead.
-    pub fn has_operator_wait<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
-        let is_owner = !self.drain.is_on() && self.sequencer.ordered_by != OrderedBy::Successor;
+    pub fn has_operator_wait(&self, cx: &Context<'_>) -> bool {
+        let is_owner = !self.drain.is_on() && self.sequencer.ordered_by != OrderedBy::FarShards;
         is_owner && !self.takes_requests(cx)
     }
 
@@ -184,14 +183,14 @@ impl Broadcast {
     ///
     /// # Errors
     /// The reason why the topic refuses the message.
-    pub fn publish_for_operator<D: Driver>(
+    pub fn publish_for_operator(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         message: &TopicPublication<'_>,
     ) -> Result<OperatorPublished, Refused> {
-        let refused = if self.drain.is_on() || self.sequencer.ordered_by == OrderedBy::Successor {
+        let refused = if self.drain.is_on() || self.sequencer.ordered_by == OrderedBy::FarShards {
             Some(Refused::Draining)
-        } else if message.publication.payload.len() > self.sequencer.message_bytes_max() {
+        } else if message.publication.payload.len() > self.sequencer.max_message() {
             Some(Refused::TooLarge)
         } else {
             (!self.takes_requests(cx)).then_some(Refused::Busy)
@@ -229,12 +228,7 @@ impl Broadcast {
 
     /// The next message of a topic arrived from its owner. It acknowledges a publication of this shard.
     #[inline]
-    pub(super) fn deliver<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        topic: TopicId,
-        message: &OrderedMessage<'_>,
-    ) {
+    pub(super) fn deliver(&mut self, cx: &mut Context<'_>, topic: TopicId, message: &OrderedMessage<'_>) {
         let publisher = &publisher_now(cx, topic, message.publisher);
         let Broadcast { sequencer, fan_out, .. } = self;
         let message = OrderedMessage { publisher, ..*message };
@@ -244,9 +238,9 @@ impl Broadcast {
         }
     }
 
-    fn acknowledge_delivered<D: Driver>(
+    fn acknowledge_delivered(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         topic: TopicId,
         publisher: &Publisher,
         offset: u64,
@@ -262,13 +256,7 @@ impl Broadcast {
     /// A connection has ended, with its subscriptions: publishes the messages that its handler has left, behind all its earlier
     /// publications. They were charged when they were set, so none is lost for lack of memory. `identity` is the number of its
     /// client.
-    pub fn publish_on_close<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        identity: u64,
-        messages: OnClose,
-    ) {
+    pub fn publish_on_close(&mut self, cx: &mut Context<'_>, token: Token, identity: u64, messages: OnClose) {
         if self.refuses_last_messages(cx) {
             for stored in messages {
                 self.sequencer.topics.note_refused();
@@ -295,10 +283,10 @@ impl Broadcast {
 
     /// A drain refuses publications, as it closes their subscribers, too. The topics count these refusals. The subscribers of a
     /// predecessor's messages are the clients of its successor, so it publishes until its last seconds.
-    fn refuses_last_messages<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
-        let is_predecessor = self.sequencer.ordered_by == OrderedBy::Successor;
-        match self.drain.is_on() && is_predecessor {
-            true => self.handover.is_lost || self.drain.goodbye_at <= cx.now(),
+    fn refuses_last_messages(&self, cx: &Context<'_>) -> bool {
+        let is_ordered_far = self.sequencer.ordered_by == OrderedBy::FarShards;
+        match self.drain.is_on() && is_ordered_far {
+            true => self.sequencer.has_lost_far_shards || self.drain.goodbye_at <= cx.now(),
             false => self.drain.is_on(),
         }
     }
@@ -367,11 +355,7 @@ fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> 
 
 /// The publisher of a message that is appended now, with its subscription as it is now. A handler publishes before its
 /// subscription is live, as in the same call, and may have subscribed again since.
-pub(super) fn publisher_now<D: Driver>(
-    cx: &mut Context<'_, D>,
-    topic: TopicId,
-    publisher: &Publisher,
-) -> Publisher {
+pub(super) fn publisher_now(cx: &mut Context<'_>, topic: TopicId, publisher: &Publisher) -> Publisher {
     let member = match publisher.is_on(cx.shard()).then(|| cx.peer(publisher.token)).flatten() {
         Some(peer @ Peer::Handler(_)) => skipping_member(peer, topic),
         _ => publisher.member,

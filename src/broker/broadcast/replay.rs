@@ -103,7 +103,7 @@ impl Broadcast {
         replay: &ReplayState,
         refused: Refused,
     ) {
-        if let (true, Replay::After(offset) | Replay::Latest(offset)) = (replay.answered, replay.from) {
+        if let Some(offset) = replay.from.after().filter(|_| replay.answered) {
             let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
             let position = Position { epoch, offset };
             // Nothing is lost: the client returns from its position.
@@ -179,7 +179,7 @@ impl Broadcast {
         if page.complete {
             return self.go_live(link, topic);
         }
-        let from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
+        let from = replay.from.behind(page, reached);
         let Some(session) = link.peer.session_mut() else { return };
         if let Some(state) = session.replay(topic) {
             *state = ReplayState { from, answered: true, requested: false, ..replay };
@@ -281,7 +281,7 @@ struct ReachingPage<'a> {
 fn recovered(replay: &ReplayState, page: &Page) -> Option<bool> {
     match replay.from {
         Replay::Newcomer => replay.lost.then_some(false),
-        Replay::After(_) | Replay::Latest(_) => Some(page.first == page.after + 1),
+        Replay::After(_) | Replay::Continued(_) | Replay::Latest(_) => Some(page.first == page.after + 1),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Broadcast;
 use super::dialect::Dialect;
 use super::events::{SessionEvent, SubscribedEvent};
+use super::ids::{ConnectionId, Ids};
 use super::members::MembersPage;
 use super::session::{
     AllowedBy, ReplayState, Session, SessionSubscription, SubscriptionRequest, SubscriptionState, Terms,
@@ -101,8 +102,16 @@ impl Broadcast {
                 let page = MembersPage { id, name: &topic, after, limit };
                 let _ = self.list_members(link, client, &page);
             }
+            Ok(Command::History { id, topic, before, limit }) => {
+                self.list_history(link, gate.client(link.token), id, &topic, (before, limit));
+            }
             Ok(Command::Authenticate { id, token }) => self.authenticate(link, gate, id, &token),
-            Ok(Command::Ping { id }) => self.sessions.send(link, &SessionEvent::Pong(id)),
+            Ok(Command::Ping { id }) => {
+                // A successor may take less than this connection.
+                let owned = self.sequencer.max_message() as u64;
+                let max_message = owned.min(link.max_message());
+                self.sessions.send(link, &SessionEvent::Pong { id, max_message });
+            }
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
             Err(error) => self.sessions.reject(link, &error),
         }
@@ -190,12 +199,12 @@ impl Broadcast {
         id: Option<u64>,
         name: &str,
     ) -> Option<ProtocolError> {
-        let subscriptions_max = self.sessions.subscriptions_max;
+        let max_subscriptions = self.sessions.max_subscriptions;
         let session = link.peer.session_mut()?;
         if self.fan_out.topics.find(name).is_some_and(|topic| session.find(topic).is_some()) {
             return Some(ProtocolError::already_subscribed(id));
         }
-        (session.subscriptions.len() >= subscriptions_max as usize).then(|| {
+        (session.subscriptions.len() >= max_subscriptions as usize).then(|| {
             link.note_excess(Limit::Subscriptions, false);
             v1::too_many_subscriptions(id, Limit::Subscriptions)
         })
@@ -224,7 +233,7 @@ impl Broadcast {
             }
             Some(from) if from.epoch != epoch => self.begin_live(link, topic, id, head, Some(false)),
             // Another node has told the client of more than this one has.
-            Some(from) if from.offset > head.offset && !may_replay && self.node != 0 => {
+            Some(from) if from.offset > head.offset && !may_replay && self.sequencer.following.is_some() => {
                 let replay = ReplayState::new(id, Replay::After(from.offset), false);
                 self.abandon_replay(link, topic, &replay, Refused::Behind);
             }
@@ -324,9 +333,19 @@ impl Broadcast {
         session.client.as_deref().copied().unwrap_or_else(|| self.client_at(shard, token))
     }
 
+    /// The ids of the process.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// The id of a connection of this shard.
+    pub fn connection_id(&self, shard: usize, token: Token) -> ConnectionId {
+        self.ids.connection(self.number(shard), token)
+    }
+
     /// The id of the client of a connection that has not moved.
     pub(super) fn client_at(&self, shard: usize, token: Token) -> ClientId {
-        ClientId { node: self.node, number: origin(self.number(shard), token) }
+        self.ids.client(self.number(shard), token)
     }
 
     pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
@@ -397,7 +416,7 @@ fn count_subscription(
 ) -> Result<Option<CountedSubscription>, Rejected> {
     let (token, now) = (link.token, link.now());
     if allowed_by.is_requested()
-        && let Err(limit) = gate.request_subscription(token, now)
+        && let Err(limit) = gate.request_subscription(token, true, now)
     {
         link.note_excess(limit, false);
         return Err(Rejected::TooFast(ProtocolError::subscribes_too_fast(id)));

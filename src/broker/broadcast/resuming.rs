@@ -13,7 +13,7 @@ use echoring_topics::{
 
 use super::Broadcast;
 use super::frame_encoder::raw_kind;
-use super::handover::OrderedBy;
+use super::sequencer::OrderedBy;
 use super::session::{ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::close_moved;
 use super::shard_mail::{Publisher, ShardMail, origin};
@@ -50,7 +50,7 @@ impl Broadcast {
 
     fn resume_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let Some(epoch) = self.known_epoch(topic) else { return };
-        let Some(replay) = self.arrivals.raw(link.token) else { return };
+        let Some(replay) = self.settling.raw(link.token) else { return };
         if replay.position.epoch != epoch {
             self.interrupt_raw_replay(link, topic);
             return self.leave_if_deserted(&mut link.resources(), topic);
@@ -63,10 +63,10 @@ impl Broadcast {
         let Peer::Subscriber(subscriber) = &*link.peer else { return };
         let topic = subscriber.topic;
         let Some(owner) = self.subscriptions.owner_shard(topic) else { return };
-        let replay = self.arrivals.raw(link.token).filter(|replay| !replay.requested);
+        let replay = self.settling.raw(link.token).filter(|replay| !replay.requested);
         let Some(replay) = replay else { return };
         replay.requested = true;
-        let from = Replay::After(replay.position.offset);
+        let from = Replay::Continued(replay.position.offset);
         if let Some((page, bytes)) = self.sequencer.request_page(link, topic, owner, from) {
             self.replay_page(link, topic, from, page, &bytes);
         }
@@ -83,8 +83,8 @@ impl Broadcast {
     ) {
         let Peer::Subscriber(subscriber) = &*link.peer else { return };
         let is_its = subscriber.topic == topic;
-        let replay = self.arrivals.raw(link.token).filter(|replay| is_its && replay.requested);
-        let Some(replay) = replay.filter(|replay| Replay::After(replay.position.offset) == from) else {
+        let replay = self.settling.raw(link.token).filter(|replay| is_its && replay.requested);
+        let Some(replay) = replay.filter(|replay| Replay::Continued(replay.position.offset) == from) else {
             return;
         };
         replay.requested = false;
@@ -123,7 +123,7 @@ impl Broadcast {
     /// The topic of a raw subscriber with a replay continues elsewhere: its client returns. False, and nothing done, for any other
     /// connection.
     pub(super) fn interrupt_raw_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
-        let replays = self.arrivals.replays(link.token);
+        let replays = self.settling.replays(link.token);
         if replays {
             self.stop_raw_replay(link, topic);
             close_moved(link);
@@ -148,7 +148,7 @@ impl Broadcast {
     }
 
     fn publish_behind_replay(&mut self, token: Token, member: Option<SubscriberId>) {
-        let Some(replay) = self.arrivals.take_raw(token) else { return };
+        let Some(replay) = self.settling.take_raw(token) else { return };
         for (publisher, stored) in replay.held {
             self.held.add(Publisher { member, ..publisher }, stored);
         }
@@ -158,7 +158,7 @@ impl Broadcast {
     /// is sent the members.
     pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let token = link.token;
-        let Some(since) = self.arrivals.take_presence_since(token, topic) else { return };
+        let Some(since) = self.settling.take_presence_since(token, topic) else { return };
         let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
         if self.sequencer.ordered_by != OrderedBy::ThisProcess {
             // It has come back to a predecessor, whose successor is not asked.
@@ -224,13 +224,13 @@ impl Broadcast {
         if self.known_epoch(topic).is_some() {
             self.report_presence(resources, topic, client, None);
         } else if self.subscriptions.get(topic).is_some() {
-            self.arrivals.note_departed(topic, client);
+            self.settling.note_departed(topic, client);
         }
     }
 
     /// Tells the owner of a topic, which is known by now, of the clients that have left before it was.
     pub(super) fn tell_departed(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
-        for client in self.arrivals.take_departed(topic) {
+        for client in self.settling.take_departed(topic) {
             self.report_presence(resources, topic, client, None);
         }
     }

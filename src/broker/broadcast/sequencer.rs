@@ -22,8 +22,8 @@ use super::following::stream_pages::{
 };
 use super::following::{Following, FollowingQueue};
 use super::forwards::Forwards;
-use super::handover::OrderedBy;
 use super::pending_requests::PendingRequests;
+use super::presence_changes::PresenceChanges;
 use super::shard_mail::{AckMode, MembersQuery, OrderedMessage, PublishResult, Publisher, ShardMail};
 use crate::limits::{CLUSTER_BEHIND_MAX, CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
 use crate::node_mail::RelayOutbox;
@@ -45,15 +45,29 @@ pub(super) const PAGE_BYTES: usize = 32 * 1024;
 /// A page of history, or the reason why there is none, and its messages.
 pub(super) type PageAnswer = (Result<Page, Refused>, Vec<u8>);
 
+/// The shards that order the messages of the topics that a shard owned when its process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OrderedBy {
+    /// This shard itself.
+    #[default]
+    ThisProcess,
+    /// None, until those of the other process have everything.
+    Nobody,
+    /// The owner shards of the process behind the bridge.
+    FarShards,
+}
+
 /// The owned topics of a shard, and its requests to other owner shards.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
     placement: Placement,
-    message_bytes_max: usize,
+    max_message: usize,
     /// The same before a successor lowered it.
-    own_message_bytes_max: usize,
+    own_max_message: usize,
     pub(super) ordered_by: OrderedBy,
+    /// The bridge to the far shards is broken: nothing can be ordered any more.
+    pub(super) has_lost_far_shards: bool,
     pub(super) forwards: Forwards,
     /// Requests to the owner shards of topics that wait for room.
     pub(super) requests: PendingRequests,
@@ -94,13 +108,14 @@ pub(super) enum Routed {
 }
 
 impl Sequencer {
-    pub(super) fn new(topics: OwnedTopics, placement: Placement, message_bytes_max: usize) -> Sequencer {
+    pub(super) fn new(topics: OwnedTopics, placement: Placement, max_message: usize) -> Sequencer {
         Sequencer {
             topics,
             placement,
-            message_bytes_max,
-            own_message_bytes_max: message_bytes_max,
+            max_message,
+            own_max_message: max_message,
             ordered_by: OrderedBy::default(),
+            has_lost_far_shards: false,
             forwards: Forwards::default(),
             requests: PendingRequests::default(),
             following: None,
@@ -216,14 +231,14 @@ impl Sequencer {
     }
 
     /// A successor accepts messages of this size.
-    pub(super) fn lower_message_bytes_max(&mut self, bytes: u64) {
-        self.own_message_bytes_max = self.message_bytes_max;
-        self.message_bytes_max = self.message_bytes_max.min(bytes as usize);
+    pub(super) fn lower_max_message(&mut self, bytes: u64) {
+        self.own_max_message = self.max_message;
+        self.max_message = self.max_message.min(bytes as usize);
     }
 
     /// The successor is lost: its limit has no effect any more.
     pub(super) fn restore_message_bytes_max(&mut self) {
-        self.message_bytes_max = self.message_bytes_max.max(self.own_message_bytes_max);
+        self.max_message = self.max_message.max(self.own_max_message);
     }
 
     /// The shard that owns the topic `name`.
@@ -231,20 +246,20 @@ impl Sequencer {
         self.placement.owner(name, shards)
     }
 
-    pub(super) fn message_bytes_max(&self) -> usize {
-        self.message_bytes_max
+    pub(super) fn max_message(&self) -> usize {
+        self.max_message
     }
 
-    /// Uses other settings of topics from now on, and expects messages of `message_bytes_max`. Longer ones may still be
+    /// Uses other settings of topics from now on, and expects messages of `max_message`. Longer ones may still be
     /// on their way, so the bound never shrinks.
-    pub(super) fn configure(&mut self, rules: Rules, creation: CreationLimits, message_bytes_max: usize) {
+    pub(super) fn configure(&mut self, rules: Rules, creation: CreationLimits, max_message: usize) {
         self.topics.configure(rules, creation);
-        self.message_bytes_max = self.message_bytes_max.max(message_bytes_max);
+        self.max_message = self.max_message.max(max_message);
     }
 
     /// Maximum bytes of one message in a mailbox.
     pub(super) fn mail_bytes_max(&self) -> usize {
-        self.message_bytes_max + MAIL_OVERHEAD_BYTES
+        self.max_message + MAIL_OVERHEAD_BYTES
     }
 
     /// Whether this shard orders the topics of an owner shard.
@@ -284,7 +299,7 @@ impl Sequencer {
         if self.ordered_by == OrderedBy::Nobody {
             return Err(Full);
         }
-        if self.ordered_by == OrderedBy::Successor && payload.len() > self.message_bytes_max {
+        if self.ordered_by == OrderedBy::FarShards && payload.len() > self.max_message {
             return Ok(Routed::Here(Err(Refused::TooLarge)));
         }
         if !self.orders(owner_shard, resources.mailboxes.shard()) {
@@ -311,7 +326,7 @@ impl Sequencer {
         let mail = ShardMail::Publish { publisher, head: message.head() };
         let bytes = message.parts();
         match self.ordered_by {
-            OrderedBy::Successor => mailboxes.post_far(owner_shard, mail, &bytes)?,
+            OrderedBy::FarShards => mailboxes.post_far(owner_shard, mail, &bytes)?,
             OrderedBy::ThisProcess | OrderedBy::Nobody => {
                 mailboxes.post(owner_shard, Lane::Request, mail, &bytes)?;
             }
@@ -418,7 +433,7 @@ impl Sequencer {
     /// A page of a topic's history. It fits one message to another shard.
     pub(super) fn history(&mut self, wanted: WantedPage, now: Nanos, pool: &mut Pool) -> PageAnswer {
         let WantedPage { owned, from } = wanted;
-        let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
+        let bytes_max = PAGE_BYTES.min(self.max_message);
         match self.topics.history(owned, from, bytes_max, now, pool) {
             Some((page, messages)) => (Ok(page), messages),
             None => (Err(Refused::Busy), Vec::new()),
@@ -459,7 +474,7 @@ impl Sequencer {
 
     /// The name of a topic, if a page begins behind everything that it has here.
     fn name_if_ahead(&self, WantedPage { owned, from }: WantedPage) -> Option<&str> {
-        let Replay::After(after) = from else { return None };
+        let (Replay::After(after) | Replay::Continued(after)) = from else { return None };
         let name = self.topics.name(owned)?;
         self.topics.position(name).is_some_and(|head| head.offset < after).then_some(name)
     }
@@ -506,15 +521,17 @@ impl Sequencer {
         Some(StreamRange { topic: topic.into(), durable: self.topics.durable(topic), after })
     }
 
-    /// A page of a topic's member list. It fits one message to another shard.
+    /// A page of a topic's member list, as a subscriber gets it. It fits one message to another shard.
     pub(super) fn members(
         &mut self,
         owned: OwnedTopicId,
         query: MembersQuery,
+        untold: &mut PresenceChanges,
         bytes_max: usize,
     ) -> (Option<Members>, Vec<u8>) {
         let mut bytes = Vec::new();
         let most = usize::from(query.limit);
+        untold.note_listed(owned);
         let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
     }

@@ -11,6 +11,7 @@ use echoring_topics::{ClientId, Position, Replay, SubscriberId, TopicId, Topics}
 
 use super::centrifuge_session::{CentrifugeSession, Stage};
 use super::dialect::Dialect;
+use super::history_range::HistoryPages;
 use super::request_history::RequestHistory;
 use super::unanswered::Unanswered;
 use crate::gate::quotas::CountedSubscription;
@@ -43,10 +44,24 @@ pub struct Session {
     pub(super) held: u16,
     /// Its publications that owners of topics have not answered; `None` before the first.
     pub(super) unanswered: Option<Box<Unanswered>>,
+    /// Its requests of history that wait for pages; `None` before the first.
+    pub(super) histories: Option<Box<Histories>>,
     /// How it speaks.
     pub(super) protocol: Protocol,
     /// The id of its client, if the session has moved and its id does not follow from the connection any more.
     pub(super) client: Option<Box<ClientId>>,
+}
+
+/// Requests of history that wait for pages.
+#[derive(Debug, Default)]
+pub(super) struct Histories(pub(super) Vec<HistoryQuery>);
+
+/// A request of history.
+#[derive(Debug)]
+pub(super) struct HistoryQuery {
+    pub(super) id: Option<u64>,
+    pub(super) topic: TopicId,
+    pub(super) pages: HistoryPages,
 }
 
 /// The dialect of a session, with its further state.
@@ -247,7 +262,11 @@ impl ReplayState {
 
     /// The replay of a subscription that has moved, behind the offset that its client has reached.
     pub(super) fn resumed(offset: u64) -> ReplayState {
-        ReplayState { answered: true, resumes: true, ..ReplayState::new(None, Replay::After(offset), false) }
+        ReplayState {
+            answered: true,
+            resumes: true,
+            ..ReplayState::new(None, Replay::Continued(offset), false)
+        }
     }
 }
 
@@ -301,7 +320,7 @@ impl SessionSubscription {
             SubscriptionState::Resuming(position) => Some((position.offset, false)),
             SubscriptionState::Replaying(ReplayState {
                 answered: true,
-                from: Replay::After(after) | Replay::Latest(after),
+                from: Replay::After(after) | Replay::Continued(after) | Replay::Latest(after),
                 ..
             }) => Some((after, false)),
             SubscriptionState::AwaitingOwner { .. }
@@ -352,6 +371,18 @@ impl Session {
     /// Whether it speaks Centrifuge's protocol, and its connect command was answered.
     pub(super) fn is_connected(&self) -> bool {
         self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connected(_)))
+    }
+
+    /// Its requests of history that wait for pages.
+    pub(super) fn histories(&self) -> &[HistoryQuery] {
+        self.histories.as_deref().map(|histories| &histories.0[..]).unwrap_or_default()
+    }
+
+    /// Takes the request of history that waits for this page.
+    pub(super) fn take_history(&mut self, topic: TopicId, from: Replay) -> Option<HistoryQuery> {
+        let Histories(queries) = self.histories.as_deref_mut()?;
+        let is_this = |query: &HistoryQuery| query.topic == topic && query.pages.from == from;
+        Some(queries.remove(queries.iter().position(is_this)?))
     }
 
     pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {

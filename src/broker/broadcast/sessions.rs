@@ -37,7 +37,7 @@ pub(super) struct Sessions {
     /// Open sessions.
     pub(super) count: usize,
     /// Maximum topics of one session.
-    pub(super) subscriptions_max: u32,
+    pub(super) max_subscriptions: u32,
     /// Sessions whose next page of a member list is due.
     pub(super) members_due: VecDeque<Token>,
     /// Sessions whose next page of history is due.
@@ -62,8 +62,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(subscriptions_max: u32) -> Sessions {
-        Sessions { subscriptions_max, ..Sessions::default() }
+    pub(super) fn new(max_subscriptions: u32) -> Sessions {
+        Sessions { max_subscriptions, ..Sessions::default() }
     }
 
     /// Sends an event to one session in its dialect. Most events are answers, and the answers to a burst of requests may arrive
@@ -139,7 +139,8 @@ impl Sessions {
         self.reject_request(link, request, error);
     }
 
-    /// Answers a request with a protocol error. Too many errors in a row close the connection.
+    /// Answers a request with an error. Too many violations of the protocol in a row close the connection. Refusals do not: they
+    /// concern one request, and a page may ask for many topics at once.
     pub(super) fn reject_request(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -147,7 +148,7 @@ impl Sessions {
         error: &ProtocolError,
     ) {
         let Some(session) = link.peer.session_mut() else { return };
-        if session.requests.is_too_much(request) {
+        if error.is_violation() && session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many invalid requests in a row");
         }
         self.send(link, &SessionEvent::Error(error));
@@ -159,7 +160,7 @@ impl Sessions {
         self.refuse_request(link, request, id, refused);
     }
 
-    /// Refuses a request. A refusal that will pass does not count as a protocol error.
+    /// Refuses a request.
     pub(super) fn refuse_request(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -168,12 +169,7 @@ impl Sessions {
         refused: Refused,
     ) {
         note_limit(link, refused);
-        let error = refused_error(id, refused);
-        if refused.is_passing() {
-            self.send(link, &SessionEvent::Error(&error));
-        } else {
-            self.reject_request(link, request, &error);
-        }
+        self.reject_request(link, request, &refused_error(id, refused));
     }
 
     /// Refuses a publication of a session, in turn: not before the owner of the topic has answered those that were published to it

@@ -172,8 +172,8 @@ pub enum ShardMail {
     },
     /// The sending shard drains and will post no more mail of this stage.
     DrainStageOver(DrainStage),
-    /// The sending shard is frozen and posts no requests behind this one.
-    Frozen {
+    /// The sending shard orders nothing and posts no requests behind this one.
+    Stopped {
         /// The attempt to hand over.
         round: u32,
     },

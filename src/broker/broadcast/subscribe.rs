@@ -13,7 +13,7 @@ use echoring_auth::{Denied, Identity};
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Answer, StreamHead};
 use echoring_topics::{
     ClientId, Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId,
@@ -24,32 +24,32 @@ const NOT_ALLOWED: Refusal = Refusal {
     status: 403,
     reason: "not allowed to subscribe to this topic",
     headers: "",
-    hint: "the topic's permissions and the client's credentials decide; see docs/guide/authenticate.md",
+    hint: "the topic's permissions and the client's credentials decide",
 };
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,
     reason: "too many topics",
     headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, raise `topics_max`, or add a node",
+    hint: "use fewer topics, raise `max_topics`, or add a node",
 };
 const TOO_MANY_CREATED: Refusal = Refusal {
     status: 429,
     reason: "too many topics created",
     headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, or raise `topics_per_connection` or `topics_per_identity`",
+    hint: "use fewer topics, or raise `max_topics_per_connection` or `max_topics_per_identity`",
 };
 const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
     status: 429,
     reason: "too many subscriptions",
     headers: "Retry-After: 5\r\n",
-    hint: "end other subscriptions of this identity, or raise `subscriptions_per_identity`",
+    hint: "end other subscriptions of this identity, or raise `max_subscriptions_per_identity`",
 };
 const SUBSCRIBES_TOO_FAST: Refusal = Refusal {
     status: 429,
     reason: "too many new subscriptions per second",
     headers: "Retry-After: 1\r\n",
-    hint: "subscribe less often, or raise `subscribe_rate_per_connection` or `subscribe_rate_per_identity`",
+    hint: "subscribe less often, or raise `subscribe_rate` or `subscribe_rate_per_identity`",
 };
 pub(super) const BUSY: Refusal = Refusal {
     status: 503,
@@ -71,9 +71,9 @@ pub struct TopicRequest<'a> {
 
 impl Broadcast {
     /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
-    pub fn subscribe_raw<D: Driver>(
+    pub fn subscribe_raw(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         request: TopicRequest<'_>,
         echo_own: bool,
         subprotocol: Option<&'static str>,
@@ -98,9 +98,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// The refusal of the request: the client may not subscribe, or a limit is reached.
-    pub(super) fn enter_topic<D: Driver>(
+    pub(super) fn enter_topic(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         name: &str,
         gate: &mut Gate,
@@ -112,7 +112,7 @@ impl Broadcast {
         }
         let creator = self.creator(cx.shard(), token, client);
         let now = cx.now();
-        if let Err(limit) = gate.request_subscription(token, now) {
+        if let Err(limit) = gate.request_subscription(token, false, now) {
             cx.note_excess(token, limit, true);
             return Err(SUBSCRIBES_TOO_FAST);
         }
@@ -201,7 +201,7 @@ impl Broadcast {
         if let Some(topic) = self.fan_out.topics.find(name) {
             return Ok(topic);
         }
-        let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
+        let Broadcast { fan_out, sequencer, subscriptions, presence_changes, .. } = self;
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
         let owner_shard = sequencer.owner_shard_of(name, shards);
         let topic = fan_out.topics.create(name, now, resources.pool);
@@ -214,16 +214,16 @@ impl Broadcast {
         }
         if let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) {
             let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
-            subscription.confirm(answer);
+            subscription.confirm(presence_changes.subscribed(answer));
             fan_out.topics.begin_at(topic, answer.position.offset);
         }
         subscriptions.insert(subscription);
         Ok(topic)
     }
 
-    fn join_raw<D: Driver>(
+    fn join_raw(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         topic: TopicId,
         echo_own: bool,
@@ -234,9 +234,9 @@ impl Broadcast {
     }
 
     /// The owner has answered the subscription of this shard.
-    pub(super) fn subscribed<D: Driver>(
+    pub(super) fn subscribed(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         owner_shard: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
@@ -257,7 +257,7 @@ impl Broadcast {
             }
             Err(refused) => {
                 waiting.into_iter().for_each(|waiting| self.turn_away(cx, local, &waiting, refused));
-                self.arrivals.forget_topic(local);
+                self.settling.forget_topic(local);
                 self.subscriptions.remove(local);
                 self.fan_out.topics.remove(local, cx.now(), cx.pool());
             }
@@ -265,7 +265,7 @@ impl Broadcast {
     }
 
     /// Subscribes a connection that waited for the owner.
-    fn admit<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId, waiting: &Waiting) {
+    fn admit(&mut self, cx: &mut Context<'_>, topic: TopicId, waiting: &Waiting) {
         match *waiting {
             Waiting::EventStream(token, ref headers) => {
                 self.subscriptions.stop_waiting(topic, token);
@@ -293,13 +293,7 @@ impl Broadcast {
     }
 
     /// Refuses a connection that waited for the owner.
-    fn turn_away<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        topic: TopicId,
-        waiting: &Waiting,
-        refused: Refused,
-    ) {
+    fn turn_away(&mut self, cx: &mut Context<'_>, topic: TopicId, waiting: &Waiting, refused: Refused) {
         match *waiting {
             Waiting::Raw(token, _) | Waiting::EventStream(token, _) => {
                 let refusal = refuse(cx, token, refused);
@@ -374,7 +368,7 @@ impl Broadcast {
         session: &Session,
     ) {
         self.forget_session(resources, token, session);
-        self.arrivals.forget_session(token);
+        self.settling.forget_session(token);
         let client = self.client_of_session(resources.mailboxes.shard(), token, session);
         for subscription in &session.subscriptions {
             self.leave(resources, (token, client), subscription);
@@ -389,6 +383,8 @@ impl Broadcast {
         session: &Session,
     ) {
         self.sessions.count -= 1;
+        let held_bytes = session.histories().iter().map(|query| query.pages.held_bytes()).sum();
+        self.sessions.kept.remove(held_bytes, resources.pool);
         if let Some(centrifuge) = session.centrifuge() {
             self.sessions.alarms.remove(token, centrifuge);
             self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
@@ -461,7 +457,7 @@ impl Broadcast {
 }
 
 /// The answer to a request whose topic was refused.
-fn refuse<D: Driver>(cx: &mut Context<'_, D>, token: Token, refused: Refused) -> Refusal {
+fn refuse(cx: &mut Context<'_>, token: Token, refused: Refused) -> Refusal {
     let limit = limit_of(refused);
     // A full node is no offence of one client.
     let is_own = limit.is_some_and(|limit| limit != Limit::Topics);

@@ -86,7 +86,7 @@ impl Broadcast {
             _ => ErrorCode::PermissionDenied,
         })?;
         let subject = gate.client(link.token).map_or("", |client| client.subject());
-        let client = format!("{:x}", self.client_id(link));
+        let client = self.client_id(link).to_string();
         let is_for_client = granted.client.as_deref().is_none_or(|own| *own == *client);
         let is_right = *granted.channel == *name && *granted.subject == *subject && is_for_client;
         if is_right { Ok(granted) } else { Err(ErrorCode::PermissionDenied) }

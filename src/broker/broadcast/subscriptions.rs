@@ -55,8 +55,8 @@ impl Waiting {
         }
     }
 
-    fn is_overdue(&self, timeout: Nanos, now: Nanos) -> bool {
-        matches!(self, Waiting::Session(_, since) if *since + timeout <= now)
+    fn is_overdue(&self, timeout_of: impl FnOnce(Token) -> Nanos, now: Nanos) -> bool {
+        matches!(self, Waiting::Session(token, since) if *since + timeout_of(*token) <= now)
     }
 }
 
@@ -153,16 +153,20 @@ impl Subscriptions {
         }
     }
 
-    /// Removes the sessions that have waited for an owner for longer than `timeout`.
-    pub(super) fn take_overdue(&mut self, timeout: Nanos, now: Nanos) -> Vec<(TopicId, Token)> {
+    /// Removes the sessions that have waited for an owner for longer than theirs may.
+    pub(super) fn take_overdue(
+        &mut self,
+        now: Nanos,
+        mut timeout_of: impl FnMut(Token) -> Nanos,
+    ) -> Vec<(TopicId, Token)> {
         if self.awaiting_owner == 0 {
             return Vec::new();
         }
         let unanswered = self.by_topic.iter_mut().flatten().filter(|known| known.owned.is_none());
         unanswered
             .flat_map(|Subscription { topic, waiting, .. }| {
-                let overdue = waiting.extract_if(.., |waiting| waiting.is_overdue(timeout, now));
-                overdue.map(|waiting| (*topic, waiting.token()))
+                let overdue = waiting.extract_if(.., |waiting| waiting.is_overdue(&mut timeout_of, now));
+                overdue.map(|waiting| (*topic, waiting.token())).collect::<Vec<_>>()
             })
             .collect()
     }

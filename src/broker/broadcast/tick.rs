@@ -1,40 +1,39 @@
 //! The end of each tick: deliveries, and mail and pages that wait for room, for time, or for a writable peer.
 
+use super::centrifuge::centrifuge;
 use super::connection_sink::SlowConsumer;
 use super::events::SessionEvent;
 use super::handler_events::HandlerEvent;
-use super::handover::OrderedBy;
+use super::sequencer::OrderedBy;
 use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
+use crate::limits::CENTRIFUGE_OWNER_WAIT;
 use crate::peer::{Context, Peer};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::earlier;
 use echoring_topics::{Position, Refused};
 
 impl Broadcast {
     /// The tick is over: sends what subscribers are owed, and tries again what found no room.
-    pub fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub fn tick_ended(&mut self, cx: &mut Context<'_>) {
         self.now = cx.now();
         self.fan_out.ages.settle(cx);
         if !self.sequencer.forwards.is_empty() {
             self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
         }
-        if !self.presence_changes.is_empty() {
-            let now = cx.clock();
-            self.tell_presence_changes(&mut cx.resources(), now);
-        }
         if self.sequencer.following.is_some() {
+            self.report_presence_changes();
             self.advance_following(cx);
         }
-        if self.sequencer.ordered_by == OrderedBy::Nobody {
-            self.handover.advance(cx.resources().mailboxes);
+        if self.presence_changes.due().is_some_and(|due| due <= self.now) {
+            // A connection that moves is told the changes that are later than its fence, by the clock.
+            let (now, until) = (cx.clock(), self.now);
+            self.tell_presence_changes(&mut cx.resources(), now, until);
         }
-        if !self.handover.departed.is_empty() {
-            self.report_departed(cx);
-        }
+        self.advance_handing_over(cx);
         if !self.sequencer.requests.is_empty() {
             self.post_pending(&mut cx.resources());
         }
@@ -74,8 +73,13 @@ impl Broadcast {
     }
 
     /// Refuses overdue subscriptions and appends heartbeats.
-    fn check_before_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        for (topic, token) in self.subscriptions.take_overdue(cx.handshake_timeout(), self.now) {
+    fn check_before_delivery(&mut self, cx: &mut Context<'_>) {
+        let usual = cx.handshake_timeout();
+        let timeout_of = |token| {
+            let speaks_centrifuge = cx.link(token).is_some_and(|mut link| centrifuge(&mut link).is_some());
+            if speaks_centrifuge { usual.min(CENTRIFUGE_OWNER_WAIT) } else { usual }
+        };
+        for (topic, token) in self.subscriptions.take_overdue(self.now, timeout_of) {
             if let Some(mut link) = cx.link(token) {
                 self.refuse_waiting(&mut link, topic, Refused::Busy);
             }
@@ -92,7 +96,7 @@ impl Broadcast {
     }
 
     /// Finds slow consumers and expires histories.
-    fn check_after_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn check_after_delivery(&mut self, cx: &mut Context<'_>) {
         self.check_at = self.now + CHECK_INTERVAL;
         self.fan_out.drop_laggards(cx, self.now);
         if self.sequencer.ordered_by != OrderedBy::Nobody {
@@ -103,7 +107,7 @@ impl Broadcast {
     }
 
     /// Attends to the subscribers that a delivery reported.
-    fn follow_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn follow_up(&mut self, cx: &mut Context<'_>) {
         self.restart_missed_members(cx);
         while let Some((token, topic, gap)) = self.fan_out.follow_ups.gaps.pop_front() {
             self.sessions.handler_events.push(token, &topic, HandlerEvent::Gap(gap));
@@ -115,7 +119,7 @@ impl Broadcast {
 
     /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription. An event stream
     /// has no other, so it ends.
-    fn drop_slow_consumer<D: Driver>(&mut self, cx: &mut Context<'_, D>, slow: SlowConsumer) {
+    fn drop_slow_consumer(&mut self, cx: &mut Context<'_>, slow: SlowConsumer) {
         let SlowConsumer { token, member, reached, reason } = slow;
         let Some(mut link) = cx.link(token) else { return };
         let topic = match &mut *link.peer {
@@ -144,7 +148,7 @@ impl Broadcast {
     }
 
     /// Sends the pages that are due. Sessions that become due meanwhile wait for the next tick.
-    fn send_due_pages<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn send_due_pages(&mut self, cx: &mut Context<'_>) {
         for _ in 0..self.sessions.replay_due.len() {
             let token = self.sessions.replay_due.pop_front();
             if let Some(mut link) = token.and_then(|token| cx.link(token)) {
@@ -160,7 +164,7 @@ impl Broadcast {
     }
 
     /// A subscriber's connection is writable again.
-    pub fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub fn writable(&mut self, cx: &mut Context<'_>, token: Token) {
         let now = cx.now();
         self.fan_out.ages.writable(cx, token);
         match cx.peer(token) {
@@ -177,7 +181,7 @@ impl Broadcast {
         self.follow_up(cx);
     }
 
-    fn session_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, now: Nanos) {
+    fn session_writable(&mut self, cx: &mut Context<'_>, token: Token, now: Nanos) {
         let mut index = 0;
         while let Some(session) = cx.peer(token).and_then(Peer::session_mut)
             && let Some(subscription) = session.subscriptions.get(index)
@@ -212,10 +216,9 @@ impl Broadcast {
             return Some(0);
         }
         let waits =
-            !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
+            !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_to_hand_over();
         if !self.held.is_empty()
             || !self.sequencer.requests.is_empty()
-            || !self.presence_changes.is_empty()
             || !self.sessions.requests_waiting.is_empty()
             || waits
         {
@@ -227,6 +230,9 @@ impl Broadcast {
             self.drain.deadline(),
             self.fan_out.topics.due_at(),
             self.sessions.alarms.next(),
+            // Those that are due wait for room.
+            earlier(self.presence_changes.due(), self.presence_reports.due())
+                .map(|due| due.max(self.retry_at())),
             self.following_deadline(),
             self.topic_events.as_ref().and_then(|events| events.due()),
         ];

@@ -10,13 +10,11 @@ use super::sequencer::Sequencer;
 use crate::limits::{TOPIC_VACATED_DELAY, TOPICS_VACATED_MAX};
 use echoring_auth::{WebhookEvent, WebhookMember, Webhooks};
 use echoring_proto::limits::Nanos;
-use echoring_topics::{ClientId, OwnedTopicId, Profile};
+use echoring_topics::{ClientId, Profile};
 
 /// What a shard tells webhooks about topics.
 #[derive(Debug, Default)]
 pub(super) struct TopicEvents {
-    /// The topics whose members change in this tick: the last one takes the topic with it.
-    topics: BTreeMap<OwnedTopicId, Box<str>>,
     members: Vec<MemberChange>,
     vacated: Vacated,
 }
@@ -64,44 +62,21 @@ impl Vacated {
 }
 
 impl TopicEvents {
-    /// The members of a topic change. They are noted later in the tick.
-    pub(super) fn note_topic(&mut self, owned: OwnedTopicId, topic: &str) {
-        self.topics.entry(owned).or_insert_with(|| topic.into());
-    }
-
-    /// A member list has changed. The topic has this name, unless it is gone.
-    pub(super) fn note_member(
-        &mut self,
-        owned: OwnedTopicId,
-        topic: Option<&str>,
-        (client, profile): (ClientId, &str),
-        joined: bool,
-    ) {
-        let Some(topic) = topic.or_else(|| self.topics.get(&owned).map(|topic| &**topic)) else { return };
+    /// A member list has changed.
+    pub(super) fn note_member(&mut self, topic: &str, client: ClientId, profile: &str, joined: bool) {
         let (topic, profile) = (topic.into(), profile.into());
         self.members.push(MemberChange { topic, client, profile, joined });
     }
 
     /// When they are told at the latest.
     pub(super) fn due(&self) -> Option<Nanos> {
-        let is_due = !self.members.is_empty() || !self.topics.is_empty();
-        if is_due { Some(0) } else { self.vacated.queue.front().map(|(due, _)| *due) }
+        if !self.members.is_empty() { Some(0) } else { self.vacated.queue.front().map(|(due, _)| *due) }
     }
 
     /// In the place of others, whose vacated topics are not told yet.
     pub(super) fn instead_of(before: Option<Box<TopicEvents>>) -> TopicEvents {
         let vacated = before.map(|before| before.vacated).unwrap_or_default();
         TopicEvents { vacated, ..TopicEvents::default() }
-    }
-
-    /// A member leaves with its topic.
-    pub(super) fn note_left(&mut self, topic: Box<str>, client: ClientId, profile: Box<str>) {
-        self.members.push(MemberChange { topic, client, profile, joined: false });
-    }
-
-    /// The topics are not changed in this tick any more.
-    pub(super) fn forget_topics(&mut self) {
-        self.topics.clear();
     }
 
     /// Tells them. A topic without subscribers is told at once if `is_last`.
@@ -111,28 +86,23 @@ impl TopicEvents {
         for (topic, is_occupied) in changes.occupied {
             match is_occupied {
                 true if vacated.remove(&topic) => {}
-                true => webhooks.tell(&WebhookEvent::TopicOccupied { topic: &topic }),
+                true => webhooks.tell(&WebhookEvent::TopicOccupied { topic: &topic }, None),
                 false => vacated.push(topic, now + TOPIC_VACATED_DELAY),
             }
         }
         while let Some(topic) = vacated.pop(if is_last { Nanos::MAX } else { now }) {
-            webhooks.tell(&WebhookEvent::TopicVacated { topic: &topic });
+            webhooks.tell(&WebhookEvent::TopicVacated { topic: &topic }, None);
         }
         for (topic, reason) in changes.histories_lost {
-            webhooks.tell(&WebhookEvent::HistoryLost { topic: Some(&topic), reason });
+            webhooks.tell(&WebhookEvent::HistoryLost { topic: Some(&topic), reason }, None);
         }
         for MemberChange { topic, client, profile, joined } in members.drain(..) {
-            // The owner node tells what happens on all nodes.
-            if sequencer.following.as_ref().is_some_and(|following| !following.table.is_owner(&topic)) {
-                continue;
-            }
-            let client = format!("{client:x}");
+            let client = client.to_string();
             let identity = Some(Profile(&profile).subject()).filter(|subject| !subject.is_empty());
             let member = WebhookMember { topic: &topic, client: &client, identity };
-            webhooks.tell(&match joined {
-                true => WebhookEvent::MemberJoined(member),
-                false => WebhookEvent::MemberLeft(member),
-            });
+            let event =
+                if joined { WebhookEvent::MemberJoined(member) } else { WebhookEvent::MemberLeft(member) };
+            webhooks.tell(&event, None);
         }
     }
 }

@@ -37,7 +37,9 @@ pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
             })
         }
         SessionEvent::TokenExpires(seconds) => Event::TokenExpires(v1::TokenExpires { expires_in: *seconds }),
-        SessionEvent::Pong(id) => Event::Pong(v1::Pong { id: *id }),
+        SessionEvent::Pong { id, max_message } => {
+            Event::Pong(v1::Pong { id: *id, max_message: Some(*max_message) })
+        }
         SessionEvent::Error(error) => Event::Error((*error).clone()),
     };
     event.write(out);

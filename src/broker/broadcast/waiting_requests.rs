@@ -2,7 +2,6 @@
 //! client that unsubscribes right after `subscribe` gets the answer to `subscribe` first, even if another shard must be
 //! asked. Clients expect the answers about one topic in order.
 
-use echoring_runtime::driver::Driver;
 use echoring_wire::centrifuge::ErrorCode;
 
 use super::Broadcast;
@@ -11,7 +10,7 @@ use super::centrifuge_session::WaitingRequest;
 use super::events::SessionEvent;
 use super::requests::WantedSubscription;
 use crate::gate::Gate;
-use crate::limits::CENTRIFUGE_PENDING_REQUESTS_MAX;
+use crate::limits::PENDING_REQUESTS_MAX;
 use crate::peer::{ConnectionContext, Context};
 
 impl Broadcast {
@@ -67,7 +66,7 @@ impl Broadcast {
     fn wait(&mut self, link: &mut ConnectionContext<'_>, request: WaitingRequest) {
         let token = link.token;
         let Some(own) = centrifuge(link) else { return };
-        if own.waiting.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
+        if own.waiting.len() >= PENDING_REQUESTS_MAX {
             return self.fail(link, request.id, ErrorCode::TooManyRequests);
         }
         own.waiting.push_back(request);
@@ -77,7 +76,7 @@ impl Broadcast {
     }
 
     /// Takes the requests that need not wait any longer.
-    pub(super) fn take_waiting_requests<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
+    pub(super) fn take_waiting_requests(&mut self, cx: &mut Context<'_>, gate: &mut Gate) {
         for _ in 0..self.sessions.requests_waiting.len() {
             let Some(token) = self.sessions.requests_waiting.pop_front() else { return };
             let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };

@@ -114,7 +114,7 @@ impl Watched {
                     let (code, message) = (error.code.to_string(), error.message.to_string());
                     SessionNote::Refused { code, message }
                 }
-                SessionEvent::Pong(_)
+                SessionEvent::Pong { .. }
                 | SessionEvent::Members(_)
                 | SessionEvent::Authenticated { .. }
                 | SessionEvent::TokenExpires(_) => return None,

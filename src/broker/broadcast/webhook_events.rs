@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use super::Broadcast;
-use super::handover::OrderedBy;
+use super::following::Following;
+use super::sequencer::OrderedBy;
 use super::topic_events::TopicEvents;
 use echoring_auth::{WebhookKinds, Webhooks};
 
 impl Broadcast {
     /// Tells these webhooks about topics from now on.
     pub fn set_webhooks(&mut self, webhooks: &Arc<Webhooks>) {
-        let is_of_successor = self.sequencer.ordered_by == OrderedBy::Successor;
-        let is_on = webhooks.kinds().overlap(WebhookKinds::TOPICS) && !is_of_successor;
+        let is_ordered_far = self.sequencer.ordered_by == OrderedBy::FarShards;
+        let is_on = webhooks.kinds().overlap(WebhookKinds::TOPICS) && !is_ordered_far;
         self.sequencer.topics.collect_changes(is_on);
         self.topic_webhooks = Arc::clone(webhooks);
         let before = self.topic_events.take();
@@ -28,10 +29,6 @@ impl Broadcast {
         let is_last = self.drain.is_on();
         if let Some(events) = &mut self.topic_events {
             events.tell(&self.topic_webhooks, &mut self.sequencer, self.now, is_last);
-            // Otherwise there was no room for all changes.
-            if self.presence_changes.is_empty() {
-                events.forget_topics();
-            }
         }
     }
 
@@ -51,8 +48,9 @@ impl Broadcast {
     fn note_all_left(&mut self) {
         let Some(events) = &mut self.topic_events else { return };
         for (topic, client, profile) in self.sequencer.topics.vacate_all() {
-            if client.node == self.node {
-                events.note_left(topic, client, profile);
+            let is_owner = |following: &Following| following.table.is_owner(&topic);
+            if client.node == self.ids.node() && self.sequencer.following.as_deref().is_none_or(is_owner) {
+                events.note_member(&topic, client, &profile, false);
             }
         }
     }

@@ -5,17 +5,12 @@ use super::Broadcast;
 use super::session::{Session, SessionSubscription};
 use crate::peer::{ConnectionContext, Context};
 use echoring_proto::connection::SharedWindow;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_topics::{Compression, SubscriberId, TopicId};
 
 impl Broadcast {
     /// How messages are compressed for a subscription of a raw route.
-    pub(super) fn raw_compression<D: Driver>(
-        &self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        topic: TopicId,
-    ) -> Compression {
+    pub(super) fn raw_compression(&self, cx: &mut Context<'_>, token: Token, topic: TopicId) -> Compression {
         let Some(SharedWindow { bits, has_context }) = cx.share_window(token) else {
             return Compression::Off;
         };

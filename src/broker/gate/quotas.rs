@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limits::{APP_CALLS_PER_IDENTITY_MAX, IDENTITIES_SWEPT_MIN};
+use crate::limits::{
+    APP_CALLS_PER_IDENTITY_MAX, IDENTITIES_SWEPT_MIN, SUBSCRIBE_RATE_OF_SUBSCRIPTIONS, SUBSCRIPTIONS_DEFAULT,
+};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{Bucket, Limit, Rate, SharedBucket, TopicUseLimits};
 use echoring_runtime::driver::Token;
@@ -45,11 +47,11 @@ impl Use {
     fn rates(self, limits: &TopicUseLimits) -> [(Option<Rate>, Limit); 2] {
         match self {
             Use::Publication => [
-                (limits.publications_per_connection, Limit::Publications),
-                (limits.publications_per_identity, Limit::PublicationsPerIdentity),
+                (limits.publish_rate, Limit::Publications),
+                (limits.publish_rate_per_identity, Limit::PublicationsPerIdentity),
             ],
             Use::Subscription => [
-                (limits.subscribe_rate_per_connection, Limit::SubscribeRate),
+                (limits.subscribe_rate, Limit::SubscribeRate),
                 (limits.subscribe_rate_per_identity, Limit::SubscribeRatePerIdentity),
             ],
         }
@@ -120,12 +122,19 @@ impl Identities {
     }
 }
 
+/// New subscriptions per second by default of a session that may have so many.
+pub fn default_subscribe_rate(max_subscriptions: u32) -> u64 {
+    u64::from(max_subscriptions.max(SUBSCRIPTIONS_DEFAULT)) * SUBSCRIBE_RATE_OF_SUBSCRIPTIONS
+}
+
 /// How one shard's connections use topics.
 #[derive(Debug, Default)]
 pub struct Quotas {
     limits: TopicUseLimits,
+    /// The rate of new subscriptions of a session without a limit of it.
+    subscribe_rate_default: Option<Rate>,
     identities: Arc<Identities>,
-    /// By the index of the connection. Empty without limits.
+    /// By the index of the connection: those whose use of something is limited, as are the subscriptions of each session.
     connections: HashMap<u32, ConnectionUse>,
 }
 
@@ -142,9 +151,17 @@ struct ConnectionUse {
 }
 
 impl Quotas {
-    /// Quotas with the identities of the node.
+    /// Quotas with the identities of the node, without a default.
     pub fn new(identities: Arc<Identities>, limits: &TopicUseLimits) -> Quotas {
-        Quotas { limits: limits.clone(), identities, connections: HashMap::new() }
+        let (limits, connections) = (limits.clone(), HashMap::new());
+        Quotas { limits, subscribe_rate_default: None, identities, connections }
+    }
+
+    /// Sessions that may have so many subscriptions have the [default rate](default_subscribe_rate), unless a limit says something else.
+    #[must_use]
+    pub fn with_subscriptions_max(self, max_subscriptions: u32) -> Quotas {
+        let rate = default_subscribe_rate(max_subscriptions);
+        Quotas { subscribe_rate_default: Rate::per_second(rate), ..self }
     }
 
     /// The usage of all connections of `subject`.
@@ -153,8 +170,9 @@ impl Quotas {
     }
 
     /// Uses other limits from now on.
-    pub(crate) fn configure(&mut self, limits: &TopicUseLimits) {
+    pub(crate) fn configure(&mut self, limits: &TopicUseLimits, max_subscriptions: u32) {
         self.limits = limits.clone();
+        self.subscribe_rate_default = Rate::per_second(default_subscribe_rate(max_subscriptions));
         if self.limits.is_none() {
             self.connections = HashMap::new();
         }
@@ -165,7 +183,7 @@ impl Quotas {
     /// # Errors
     /// The exceeded limit.
     pub(crate) fn connect(&mut self, token: Token, subject: &str, now: Nanos) -> Result<(), Limit> {
-        let Some(most) = self.limits.connections_per_identity else { return Ok(()) };
+        let Some(most) = self.limits.max_connections_per_identity else { return Ok(()) };
         let known = self.identified(token, subject, now);
         if known.connection.is_none() {
             let counted = known.identity.as_ref().and_then(|identity| Counted::of(identity, most));
@@ -176,7 +194,7 @@ impl Quotas {
 
     /// A connection of `subject` has moved here. It counts, even if the limit is exceeded.
     pub(crate) fn resume_connection(&mut self, token: Token, subject: &str, now: Nanos) {
-        if self.limits.connections_per_identity.is_some() {
+        if self.limits.max_connections_per_identity.is_some() {
             let known = self.identified(token, subject, now);
             known.connection = known.identity.as_ref().map(Counted::beyond_limit);
         }
@@ -200,10 +218,14 @@ impl Quotas {
         subject: impl FnOnce() -> Option<&'a str>,
         now: Nanos,
     ) -> Result<(), Limit> {
-        if self.limits.is_none() { Ok(()) } else { self.take(Use::Publication, token, subject(), now) }
+        if self.limits.is_none() {
+            Ok(())
+        } else {
+            self.take((Use::Publication, None), token, subject(), now)
+        }
     }
 
-    /// A connection of `subject` requests a subscription.
+    /// A connection of `subject` requests a subscription: a session, which may request many, or another one.
     ///
     /// # Errors
     /// The exceeded limit.
@@ -211,16 +233,24 @@ impl Quotas {
         &mut self,
         token: Token,
         subject: Option<&str>,
+        is_session: bool,
         now: Nanos,
     ) -> Result<(), Limit> {
-        self.take(Use::Subscription, token, subject, now)
+        let default = self.subscribe_rate_default.filter(|_| is_session);
+        self.take((Use::Subscription, default), token, subject, now)
     }
 
-    /// Takes one of the rates of a connection and of its identity.
-    fn take(&mut self, what: Use, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
-        let Quotas { limits, identities, connections } = self;
+    /// Takes one of the rates of a connection, which may have a default, and of its identity.
+    fn take(
+        &mut self,
+        (what, default): (Use, Option<Rate>),
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Result<(), Limit> {
+        let Quotas { limits, identities, connections, .. } = self;
         let [(rate, connection_limit), (of_identity, identity_limit)] = what.rates(limits);
-        let of_identity = of_identity.zip(subject);
+        let (rate, of_identity) = (rate.or(default), of_identity.zip(subject));
         if rate.is_none() && of_identity.is_none() {
             return Ok(());
         }
@@ -249,8 +279,8 @@ impl Quotas {
         subject: Option<&str>,
         now: Nanos,
     ) -> Result<Option<CountedSubscription>, Limit> {
-        let Quotas { limits, identities, connections } = self;
-        let (Some(most), Some(subject)) = (limits.subscriptions_per_identity, subject) else {
+        let Quotas { limits, identities, connections, .. } = self;
+        let (Some(most), Some(subject)) = (limits.max_subscriptions_per_identity, subject) else {
             return Ok(None);
         };
         let known = of_connection(connections, token);
@@ -265,8 +295,8 @@ impl Quotas {
         subject: Option<&str>,
         now: Nanos,
     ) -> Option<CountedSubscription> {
-        let Quotas { limits, identities, connections } = self;
-        limits.subscriptions_per_identity?;
+        let Quotas { limits, identities, connections, .. } = self;
+        limits.max_subscriptions_per_identity?;
         let subject = subject?;
         let known = of_connection(connections, token);
         let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
@@ -324,8 +354,8 @@ mod tests {
     #[test]
     fn a_connection_and_an_identity_have_their_rates_on_all_shards_together() {
         let limits = TopicUseLimits {
-            publications_per_connection: Rate::per_second(20),
-            publications_per_identity: Rate::per_second(30),
+            publish_rate: Rate::per_second(20),
+            publish_rate_per_identity: Rate::per_second(30),
             ..TopicUseLimits::default()
         };
         let identities = Arc::<Identities>::default();
@@ -342,13 +372,13 @@ mod tests {
         other.forget(token(1));
         assert_eq!(taken(&mut one, 5, Some("a"), now), 0);
         assert_eq!(taken(&mut one, 6, Some("a"), now + SECOND), 20);
-        one.configure(&TopicUseLimits::default());
+        one.configure(&TopicUseLimits::default(), 1);
         assert_eq!(taken(&mut one, 6, Some("a"), now), 100);
     }
 
     #[test]
     fn an_identity_has_its_subscriptions_on_all_shards_together() {
-        let limits = TopicUseLimits { subscriptions_per_identity: Some(3), ..TopicUseLimits::default() };
+        let limits = TopicUseLimits { max_subscriptions_per_identity: Some(3), ..TopicUseLimits::default() };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let subscribe = |quotas: &mut Quotas, index, subject| quotas.subscribe(token(index), subject, SECOND);
@@ -372,7 +402,7 @@ mod tests {
 
     #[test]
     fn an_identity_has_its_connections_on_all_shards_together() {
-        let limits = TopicUseLimits { connections_per_identity: Some(2), ..TopicUseLimits::default() };
+        let limits = TopicUseLimits { max_connections_per_identity: Some(2), ..TopicUseLimits::default() };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         assert_eq!(one.connect(token(1), "a", SECOND), Ok(()));
@@ -390,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_subscription_that_moves_counts_and_is_not_refused() {
-        let limits = TopicUseLimits { subscriptions_per_identity: Some(2), ..TopicUseLimits::default() };
+        let limits = TopicUseLimits { max_subscriptions_per_identity: Some(2), ..TopicUseLimits::default() };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let now = 5 * SECOND;
@@ -420,22 +450,22 @@ mod tests {
     #[test]
     fn a_connection_and_an_identity_request_so_many_subscriptions_per_second() {
         let limits = TopicUseLimits {
-            subscribe_rate_per_connection: Rate::per_second(20),
+            subscribe_rate: Rate::per_second(20),
             subscribe_rate_per_identity: Rate::per_second(30),
             ..TopicUseLimits::default()
         };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let requested = |quotas: &mut Quotas, index, subject, now| {
-            let request = |_: &i32| quotas.request_subscription(token(index), subject, now).is_ok();
+            let request = |_: &i32| quotas.request_subscription(token(index), subject, false, now).is_ok();
             (0..100).take_while(request).count()
         };
         let now = 5 * SECOND;
         assert_eq!(requested(&mut one, 1, Some("a"), now), 20);
         assert_eq!(requested(&mut other, 1, Some("a"), now), 10);
-        let over = other.request_subscription(token(1), Some("a"), now);
+        let over = other.request_subscription(token(1), Some("a"), true, now);
         assert_eq!(over, Err(Limit::SubscribeRatePerIdentity));
-        assert_eq!(one.request_subscription(token(1), Some("a"), now), Err(Limit::SubscribeRate));
+        assert_eq!(one.request_subscription(token(1), Some("a"), true, now), Err(Limit::SubscribeRate));
         assert_eq!(one.publish(token(1), || Some("a"), now), Ok(()), "it may publish");
         assert_eq!(requested(&mut other, 4, None, now), 20);
         one.forget(token(1));
@@ -447,7 +477,7 @@ mod tests {
     #[test]
     fn identities_that_are_gone_are_forgotten() {
         let limits =
-            TopicUseLimits { publications_per_identity: Rate::per_second(30), ..TopicUseLimits::default() };
+            TopicUseLimits { publish_rate_per_identity: Rate::per_second(30), ..TopicUseLimits::default() };
         let identities = Arc::<Identities>::default();
         let mut quotas = Quotas::new(Arc::clone(&identities), &limits);
         for number in 0..10 * IDENTITIES_SWEPT_MIN as u64 {
@@ -457,5 +487,29 @@ mod tests {
         }
         let known = identities.0.lock().expect("no panic").by_subject.len();
         assert!(known <= IDENTITIES_SWEPT_MIN, "{known} identities");
+    }
+
+    /// A page that returns subscribes to all its topics at once, and one that shows something else to all others.
+    #[test]
+    fn a_session_may_subscribe_to_all_it_may_have_some_times_in_a_second_by_default() {
+        for most in [1, 128, 1_000_u32] {
+            let unlimited = Quotas::new(Arc::<Identities>::default(), &TopicUseLimits::default());
+            let mut quotas = unlimited.with_subscriptions_max(most);
+            let mut taken = |index, is_session, now| {
+                let take = |_: &u32| quotas.request_subscription(token(index), None, is_session, now).is_ok();
+                (0..10_000).filter(take).count() as u64
+            };
+            let all = 4 * u64::from(most.max(128));
+            assert_eq!(
+                (taken(1, true, SECOND), taken(1, true, SECOND), taken(2, true, SECOND)),
+                (all, 0, all)
+            );
+            assert_eq!(taken(1, true, 2 * SECOND), all, "a second later");
+            assert_eq!(taken(3, false, SECOND), 10_000, "others have one subscription");
+            quotas.configure(&TopicUseLimits::default(), 2);
+            let all = 4 * 128;
+            let take = |_: &u32| quotas.request_subscription(token(1), None, true, SECOND).is_ok();
+            assert_eq!((0..1_000).filter(take).count() as u64, all, "a reload");
+        }
     }
 }

@@ -3,22 +3,18 @@
 //! A shard gathers those of a tick. Waiting messages are bounded for all shards together: beyond that, messages are
 //! dropped and counted, as they are for a subscriber of core NATS that is too slow. Receivers of the others detect the
 //! loss by offsets.
-//!
-//! ```text
-//! message: length u32 │ format │ content │ epoch u64 │ offset u64 │ topic bytes │ key bytes │ topic │ key │ payload
-//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Buf as _, BufMut as _};
+use echoring_proto::Plain as _;
 use echoring_topics::{Content, Position, Publication, Relay};
 use tokio::sync::mpsc;
 
 use crate::limits::CLUSTER_RELAY_BYTES_MAX;
 
-/// The length, the format and the content, the position, and the lengths of topic and key.
-const HEAD_BYTES: usize = 4 + 2 + 8 + 8 + 2;
+/// The position, the format and the content, and the lengths of topic, key and payload.
+const HEAD_BYTES: usize = 8 + 8 + 2 + 3 * 4;
 
 /// A message for other clients of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +32,8 @@ pub struct RelayedMessage<'a> {
     /// The payload.
     pub payload: &'a [u8],
 }
+
+echoring_proto::plain!(for RelayedMessage<'a> { topic, position, format, content, key, payload });
 
 /// The messages of one shard's tick.
 #[derive(Debug)]
@@ -101,18 +99,7 @@ impl RelayOutbox {
             load.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let out = &mut self.bytes;
-        out.put_u32_le(bytes as u32 - 4);
-        out.put_u8(u8::from(format == Relay::Json));
-        out.put_u8(content as u8);
-        out.put_u64_le(position.epoch);
-        out.put_u64_le(position.offset);
-        // Topics and keys have at most 255 bytes.
-        out.put_u8(topic.len() as u8);
-        out.put_u8(key.len() as u8);
-        out.put_slice(topic.as_bytes());
-        out.put_slice(key.as_bytes());
-        out.put_slice(payload);
+        RelayedMessage { topic, position, format, content, key, payload }.put(&mut self.bytes);
     }
 
     /// Sends the messages of this tick.
@@ -129,12 +116,7 @@ impl RelayBatch {
     /// The messages, in order.
     pub fn messages(&self) -> impl Iterator<Item = RelayedMessage<'_>> {
         let mut rest = &self.bytes[..];
-        std::iter::from_fn(move || {
-            let length = rest.try_get_u32_le().ok()? as usize;
-            let (message, behind) = rest.split_at_checked(length)?;
-            rest = behind;
-            read(message)
-        })
+        std::iter::from_fn(move || RelayedMessage::take(&mut rest))
     }
 }
 
@@ -142,17 +124,6 @@ impl Drop for RelayBatch {
     fn drop(&mut self) {
         self.load.waiting_bytes.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
-}
-
-fn read(mut from: &[u8]) -> Option<RelayedMessage<'_>> {
-    let format = if from.try_get_u8().ok()? == 1 { Relay::Json } else { Relay::Raw };
-    let content = Content::from_number(from.try_get_u8().ok()?)?;
-    let position = Position { epoch: from.try_get_u64_le().ok()?, offset: from.try_get_u64_le().ok()? };
-    let (topic_bytes, key_bytes) = (from.try_get_u8().ok()?, from.try_get_u8().ok()?);
-    let (topic, rest) = from.split_at_checked(topic_bytes.into())?;
-    let (key, payload) = rest.split_at_checked(key_bytes.into())?;
-    let (topic, key) = (std::str::from_utf8(topic).ok()?, std::str::from_utf8(key).ok()?);
-    Some(RelayedMessage { topic, position, format, content, key, payload })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::node_mail::ClusterEvent;
 pub enum StreamQuery {
     /// By the owner of the topic.
     Owner(StreamRequest),
-    /// Publications after this position, for a client. The answer is [`StreamAnswer::Loaded`].
+    /// Publications after this position, for a client. The answer is [`StreamAnswer::Loaded`], and says nothing about the head.
     Page(echoring_topics::Position),
 }
 

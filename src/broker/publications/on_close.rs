@@ -1,7 +1,7 @@
 //! [`OnClose`]: the messages that are published when the connection of a handler is over. They are charged when they are set, so
 //! that their publication needs no memory later.
 
-use bytes::{Buf as _, BufMut as _};
+use echoring_proto::Plain as _;
 use echoring_proto::buffer::Pool;
 use echoring_topics::Refused;
 
@@ -61,18 +61,18 @@ impl OnClose {
     }
 
     /// Appends the messages, for a connection that moves.
-    pub fn freeze(&self, out: &mut Vec<u8>) {
-        out.put_u16_le(self.0.len() as u16);
+    pub fn put(&self, out: &mut Vec<u8>) {
+        (self.0.len() as u16).put(out);
         for stored in &self.0 {
-            stored.freeze(out);
+            stored.put(out);
         }
     }
 
     /// The messages that `from` begins with. `None`, and nothing kept, if they are malformed, or there is no memory for them.
-    pub fn thaw(from: &mut &[u8], pool: &mut Pool) -> Option<OnClose> {
-        let count = usize::from(from.try_get_u16_le().ok()?);
+    pub fn take(from: &mut &[u8], pool: &mut Pool) -> Option<OnClose> {
+        let count = u16::take(from)?;
         let mut on_close = OnClose::default();
-        let is_whole = (0..count).all(|_| on_close.thaw_one(from, pool).is_some());
+        let is_whole = (0..count).all(|_| on_close.take_one(from, pool).is_some());
         if !is_whole {
             on_close.release(pool);
             return None;
@@ -80,9 +80,8 @@ impl OnClose {
         Some(on_close)
     }
 
-    fn thaw_one(&mut self, from: &mut &[u8], pool: &mut Pool) -> Option<()> {
-        let TopicPublication { topic, publication, idempotency_key, .. } =
-            StoredPublication::read_frozen(from)?;
+    fn take_one(&mut self, from: &mut &[u8], pool: &mut Pool) -> Option<()> {
+        let TopicPublication { topic, publication, idempotency_key, .. } = StoredPublication::take(from)?;
         if self.has(topic) {
             return None;
         }
@@ -145,26 +144,26 @@ mod tests {
         on_close.set(&mut pool, "b", &"grüße".into()).expect("room");
         on_close.set(&mut pool, "c", &b"\xff"[..].into()).expect("room");
         let (mut bytes, used) = (Vec::new(), pool.used_bytes());
-        on_close.freeze(&mut bytes);
-        let moved = OnClose::thaw(&mut &bytes[..], &mut pool).expect("well formed");
+        on_close.put(&mut bytes);
+        let moved = OnClose::take(&mut &bytes[..], &mut pool).expect("well formed");
         assert_eq!(pool.used_bytes(), 2 * used);
         let same = moved.0.iter().zip(&on_close.0).all(|(moved, stored)| moved.read() == stored.read());
         assert!(same && moved.0.len() == 3);
         moved.release(&mut pool);
         for end in 0..bytes.len() {
-            assert!(OnClose::thaw(&mut &bytes[..end], &mut pool).is_none(), "{end}");
+            assert!(OnClose::take(&mut &bytes[..end], &mut pool).is_none(), "{end}");
             for wrong in [0, 1, 0x7b, 0xff] {
                 let mut bytes = bytes.clone();
                 bytes[end] = wrong;
                 // Anything may come of it but a panic.
-                OnClose::thaw(&mut &bytes[..], &mut pool)
+                OnClose::take(&mut &bytes[..], &mut pool)
                     .into_iter()
                     .for_each(|moved| moved.release(&mut pool));
             }
         }
         let text = bytes.windows(6).position(|window| window == "grüß".as_bytes()).expect("it is there");
         bytes[text + 2] = 0xff;
-        assert!(OnClose::thaw(&mut &bytes[..], &mut pool).is_none(), "a text is UTF-8");
+        assert!(OnClose::take(&mut &bytes[..], &mut pool).is_none(), "a text is UTF-8");
         on_close.release(&mut pool);
         assert_eq!(pool.used_bytes(), 0);
     }

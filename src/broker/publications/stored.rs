@@ -5,7 +5,7 @@
 //! `release`.
 
 use crate::publications::{PublicationHead, TopicPublication, check, is_payload};
-use bytes::{Buf as _, BufMut as _};
+use echoring_proto::Plain as _;
 use echoring_proto::buffer::{Buffer, Pool, allocated_bytes};
 use echoring_topics::Publication;
 
@@ -84,20 +84,15 @@ impl StoredPublication {
         self.memory.as_slice().len()
     }
 
-    /// Appends it, for [`read_frozen`](StoredPublication::read_frozen).
-    pub(crate) fn freeze(&self, out: &mut Vec<u8>) {
-        out.put_u8(self.head.head);
-        out.put_slice(&self.head.text_bytes);
-        out.put_u32_le(self.len() as u32);
-        out.put_slice(self.memory.as_slice());
+    /// Appends it, for [`take`](StoredPublication::take).
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        self.head.put(out);
+        self.memory.as_slice().put(out);
     }
 
     /// The publication that `from` begins with. `None` if it is malformed, or could not have been published.
-    pub(crate) fn read_frozen<'a>(from: &mut &'a [u8]) -> Option<TopicPublication<'a>> {
-        let head = from.try_get_u8().ok()?;
-        let text_bytes = from.split_off(..3)?.try_into().ok()?;
-        let bytes = from.try_get_u32_le().ok()? as usize;
-        let message = PublicationHead { head, text_bytes }.read(from.split_off(..bytes)?)?;
+    pub(crate) fn take<'a>(from: &mut &'a [u8]) -> Option<TopicPublication<'a>> {
+        let message = PublicationHead::take(from)?.read(<&[u8]>::take(from)?)?;
         let Publication { content, payload, .. } = message.publication;
         let is_valid = is_payload(content, payload) && check(&message, 0).is_ok();
         is_valid.then_some(message)
@@ -122,25 +117,25 @@ mod tests {
     use super::*;
     use echoring_topics::{Author, ClientId, Content, Keeping, Profile, Tags, Version};
 
-    /// All of a message is read again when it was frozen, and nothing of a part of the bytes.
-    fn assert_freezes(message: &TopicPublication<'_>) {
+    /// All of a message is read again when it was put, and nothing of a part of the bytes.
+    fn assert_is_put(message: &TopicPublication<'_>) {
         let mut pool = Pool::standalone();
         let stored = StoredPublication::new(&mut pool, Storage::Own, message).expect("there is memory");
-        let mut frozen = Vec::new();
-        stored.freeze(&mut frozen);
-        assert_eq!(StoredPublication::read_frozen(&mut &frozen[..]), Some(*message));
-        for end in 0..frozen.len() {
-            assert_eq!(StoredPublication::read_frozen(&mut &frozen[..end]), None, "{end}");
+        let mut bytes = Vec::new();
+        stored.put(&mut bytes);
+        assert_eq!(StoredPublication::take(&mut &bytes[..]), Some(*message));
+        for end in 0..bytes.len() {
+            assert_eq!(StoredPublication::take(&mut &bytes[..end]), None, "{end}");
         }
     }
 
     #[test]
-    fn a_frozen_publication_keeps_its_author() {
+    fn a_publication_as_bytes_keeps_its_author() {
         let author = Author::encode(ClientId::local(7), Profile("alice"));
         let publication =
             Publication { author: Author::new(&author), ..Publication::new(Content::Json, "key", b"[1]") };
         let message = TopicPublication::plain("topic", publication);
-        assert_freezes(&message);
+        assert_is_put(&message);
     }
 
     #[test]
@@ -173,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_publication_keeps_its_tags_and_its_version() {
+    fn a_publication_as_bytes_keeps_its_tags_and_its_version() {
         let tags = Tags::encode([("a", "b")].into_iter()).expect("short");
         let version = Version::encode(3, "epoch").expect("short");
         let publication = Publication {
@@ -183,6 +178,6 @@ mod tests {
         };
         let version = Version::new(&version);
         let message = TopicPublication { version, ..TopicPublication::plain("topic", publication) };
-        assert_freezes(&message);
+        assert_is_put(&message);
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::Failure;
 use crate::common::http_client::{RequestError, ask};
-use crate::common::values::shown_duration;
+use crate::common::values::{OFF, shown_duration};
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use echoring_admin::Token;
@@ -57,7 +57,10 @@ impl AdminArgs {
             admin_address(&value).map_err(|error| Failure::Usage(format!("{name}: {error}")))
         };
         let admin = self.admin.map_or_else(variable, Ok)?;
-        let token_file = || variables.value("admin_token_file").map(|(_, path)| PathBuf::from(path));
+        let token_file = || {
+            let of_server = variables.value("admin_token_file").map(|(_, path)| PathBuf::from(path));
+            of_server.filter(|path| path.as_os_str() != OFF)
+        };
         let token_file = self.admin_token_file.or_else(token_file);
         Ok(AdminClient { admin, token_file, timeout: ADMIN_TIMEOUT })
     }

@@ -17,7 +17,7 @@ Examples:
   echoring health --ready --admin-token-file /etc/echoring/admin-token
   HEALTHCHECK CMD [\"/echoring\", \"health\"]      # in a Dockerfile
 
-A server is healthy while the event loop of every shard runs, also during a drain. It is ready until it drains.
+A server is healthy while the event loop of every shard runs, also during a drain. It is ready until it drains. \
 Only --ready needs a token, if the admin address requires one; the read token suffices.
 
 Exit codes: 0 healthy, 1 not healthy or not ready, 2 wrong arguments, 3 no answer or no access.";

@@ -15,10 +15,8 @@
 
 mod clock;
 mod coordinator;
-mod merge;
 mod nats;
 mod run_thread;
-mod segment;
 mod shared_run;
 mod wire;
 mod worker;
@@ -26,15 +24,12 @@ mod worker;
 use std::time::Duration;
 
 pub(super) use coordinator::{Coordinator, Job};
-pub use merge::{MergeArgs, merge};
-pub(super) use segment::SegmentSession;
 pub use worker::{AgentArgs, run as run_agent};
 
-use super::usage::usage;
 use crate::Failure;
 use crate::common::values;
 use echoring_cluster::nats::NatsOptions;
-use echoring_load::{SEGMENTS_MAX, Segment};
+use echoring_load::SEGMENTS_MAX;
 
 const HEADING: &str = "Agents";
 
@@ -50,7 +45,6 @@ pub(super) struct Args {
         long,
         value_name = "N",
         value_parser = values::number_in(1..=SEGMENTS_MAX),
-        requires_all = ["nats", "url"],
     )]
     agents: Option<u32>,
 
@@ -58,45 +52,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     agents_timeout: Duration,
 
-    /// Generate only share K of N of the load, without NATS; echoring merge combines the results
-    #[arg(
-        long,
-        value_name = "K/N",
-        value_parser = segment,
-        requires = "json",
-        conflicts_with_all = ["agents", "repeat", "against"],
-    )]
-    segment: Option<Segment>,
-
     #[command(flatten)]
     nats: nats::Args,
-}
-
-/// `--segment`.
-fn segment(word: &str) -> Result<Segment, String> {
-    let numbers =
-        word.split_once('/').and_then(|(number, of)| Some((number.parse::<u32>().ok()?, of.parse().ok()?)));
-    let segment = numbers.and_then(|(number, of)| Segment::new(number.checked_sub(1)?, of));
-    segment.ok_or_else(|| format!("expected K/N, such as 1/3, with K up to N and N up to {SEGMENTS_MAX}"))
 }
 
 impl Args {
     /// The number of agents, and how NATS is reached; `None` without agents.
     pub(super) fn agents(&self) -> Result<Option<(u32, Duration, NatsOptions)>, Failure> {
-        match self.agents {
-            Some(agents) => Ok(Some((agents, self.agents_timeout, self.nats.options()?))),
-            None if !self.nats.nats.is_empty() => Err(usage("--nats", "needs --agents, such as --agents 3")),
-            None => Ok(None),
-        }
+        let found = |agents| Ok((agents, self.agents_timeout, self.nats.options()?));
+        self.agents.map(found).transpose()
     }
 
     /// The number of agents, at least 1.
     pub(super) fn count(&self) -> u32 {
         self.agents.unwrap_or(1)
-    }
-
-    /// The share of the load that this process makes.
-    pub(super) fn segment(&self) -> Segment {
-        self.segment.unwrap_or(Segment::WHOLE)
     }
 }

@@ -6,10 +6,10 @@ use super::headings::{GENERATOR, SCHEDULE};
 use super::machine::THREADS_MAX;
 use super::parsers::{self, DRIVERS, DURATION_MAX, MODES};
 use super::{
-    agents, baseline, calibrate, churn, dial, listen, messages, outputs, pace, protocol, replay, request,
-    until, verdicts,
+    agents, churn, dial, listen, messages, outputs, pace, protocol, replay, request, until, verdicts,
 };
 use crate::common::values;
+use echoring_load::analyse::objective::metric_names;
 use echoring_load::{DriverChoice, Mode, Timestamps};
 
 const EXAMPLES: &str = "\
@@ -42,8 +42,8 @@ Examples:
       500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
   echoring bench ws://127.0.0.1:9001 --rate 5k --ping-every 100ms
       WebSocket pings beside the load: the network and the event loop against the application
-  echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
-      text in many scripts; most messages are short and some long
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --message-bytes zipf:16..4096
+      most messages are short and some long
   echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
       messages from the lines of a file
   echoring bench --kind json --message-bytes 1KiB --compress on
@@ -58,46 +58,45 @@ Examples:
       two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
   echoring bench ws://127.0.0.1:9001 --rate 20000 --against ws://127.0.0.1:9101 --until 'p99±3%'
       the same until it is known which has the lower p99, if by more than 3 %: echoring compare URL URL is this, too
-  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --save-baseline main
-  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --baseline main
-      exit code 1 if the server is worse than in the results that the first command kept
   echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
       files for other tools, and for echoring report run.json
   echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.csv
       single messages with their times, one of a thousand
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
       metrics at http://127.0.0.1:9464/metrics during the run
-  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --remote-write http://127.0.0.1:9090
-      metrics sent to Prometheus
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
       the same load from three machines that run `echoring agent`
   echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
       what echoring proxy --record took, twice as fast; answers other than the recorded ones fail the run
-  echoring bench --calibrate
-      how accurate results are on this host: above which latencies, and up to which rate; later results quote it
   echoring bench -f scenario.toml --duration 5s
-      the runs of a file, each for 5 s
+      the runs of a file, each for 5 s";
 
-In --fail-if a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
-distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm; in session mode session and session.setup), or one of
-lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched unsolicited messages messages_per_s
-bytes_per_s reach gaps cpu_per_message run_delay max_rate unreached; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
-
-Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
-so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76).
-Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
+/// What follows the examples, behind the metrics.
+const REST: &str = "\
+Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number, \
+so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76). \
+Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours; \
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline or, by --fail-on or --until, than the
-first server, or --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
+Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than the other server \
+by --fail-on or --until, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), \
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
+
+/// The end of the help.
+fn after_help() -> String {
+    let metrics = metric_names();
+    format!(
+        "{EXAMPLES}\n\nIn --fail-if a METRIC is {metrics}; docs/reference/run-record.md#metrics-of-conditions says what they are. OP is < <= > >= == \
+         !=; a UNIT is ns us ms s, k M, B kB KiB MiB, or %.\n\n{REST}"
+    )
+}
 
 /// For options among which some have no heading: that of the options before them would be theirs.
 const NONE: Option<&str> = None;
 
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = after_help())]
 pub struct Args {
     /// Server to measure, ws://HOST:PORT[/PATH] or wss://… [default: a server in this process]
     ///
@@ -143,7 +142,7 @@ pub struct Args {
     pub(super) cpus: Option<values::CpuList>,
 
     /// Process of the server; its CPU time and memory become part of the results
-    #[arg(long, value_name = "PID", requires = "url", help_heading = GENERATOR)]
+    #[arg(long, value_name = "PID", help_heading = GENERATOR)]
     pub(super) server_pid: Option<u32>,
 
     /// I/O driver
@@ -200,12 +199,6 @@ pub struct Args {
 
     #[command(flatten)]
     pub(super) until: until::Args,
-
-    #[command(flatten)]
-    pub(super) baseline: baseline::Args,
-
-    #[command(flatten)]
-    pub(super) calibration: calibrate::Args,
 
     #[command(flatten, next_help_heading = NONE)]
     pub(super) outputs: outputs::Args,

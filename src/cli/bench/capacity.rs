@@ -22,14 +22,13 @@ Examples:
 
 The other flags of `bench` for connections, messages, the generator and outputs work here too; see `echoring bench --help`.
 
-Exit codes: 0 done, 1 --at-least missed, no load held, or --fail-if held, 2 usage, 3 the environment forbids it,
+Exit codes: 0 done, 1 --at-least missed, no load held, or --fail-if held, 2 usage, 3 the environment forbids it, \
 4 the generator was the bottleneck before the server was, 130 interrupted.";
 
 /// Flags of `bench` that contradict a search.
-const REFUSED: [&str; 19] = [
+const REFUSED: [&str; 16] = [
     "stage",
     "depth",
-    "control",
     "try",
     "show_protocol",
     "scenario",
@@ -39,8 +38,6 @@ const REFUSED: [&str; 19] = [
     "fail_on",
     "abort_if",
     "until",
-    "calibrate",
-    "segment",
     "replay",
     "replay_speed",
     "replay_copies",
@@ -135,7 +132,7 @@ mod tests {
             Failure::Usage(line) | Failure::Environment(line) => line,
         };
         let load = args.of_bench(&typed).map_err(told)?;
-        load.validate(&typed, Arc::default(), Arc::default(), 20_256).map_err(told)
+        load.validate(&typed, Arc::default(), 20_256).map_err(told)
     }
 
     #[test]

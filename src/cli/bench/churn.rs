@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use super::headings::CONNECTIONS;
 use super::usage::refuse_typed;
 use crate::Failure;
-use crate::common::values::{self, Word};
+use crate::common::values;
 use echoring_load::{Backoff, Churn, Cut, Mode, RandomTime, STORM_BACKOFF_DEFAULT};
 
 #[derive(Debug, clap::Args)]
@@ -36,15 +36,9 @@ pub(super) struct Args {
     connect_ramp: Duration,
 
     /// Side that cuts all connections in --mode storm
-    #[arg(long, value_parser = values::one_of(CUTS), default_value = "client")]
+    #[arg(long, value_parser = values::one_of(Cut::WORDS), default_value = "client")]
     cut: Cut,
 }
-
-/// `--cut`.
-const CUTS: &[Word<Cut>] = &[
-    ("client", "This program, without a closing handshake, when the measured time begins", Cut::Client),
-    ("server", "The server, for example by a restart within the measured time", Cut::Server),
-];
 
 impl Args {
     /// How connections come and go in this mode.

@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Distribute the connections over all addresses of a host name, in turn
     ///
     /// By default all connections use the address that answers first (RFC 8305).
-    #[arg(long, requires = "url")]
+    #[arg(long)]
     pub(super) all_addresses: bool,
 
     /// Connections to open per second before the load starts, such as 500/s [default: unlimited]

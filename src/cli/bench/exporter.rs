@@ -1,4 +1,4 @@
-//! The figures of a run for monitoring systems: the address that Prometheus scrapes while `bench` runs, and the receivers that
+//! The figures of a run for monitoring systems: the address that Prometheus scrapes while `bench` runs, and the collector that
 //! they are sent to.
 //!
 //! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
@@ -15,7 +15,8 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::http::{self, Answer, HttpServer};
+use super::http::{self, HttpServer};
+#[cfg(feature = "otlp")]
 use super::push::Pusher;
 use crate::common::locked;
 use crate::common::output::note;
@@ -40,7 +41,8 @@ pub(super) struct Exporter {
 #[derive(Debug)]
 pub(super) struct Monitoring {
     exporter: Option<Exporter>,
-    pushers: Vec<Pusher>,
+    #[cfg(feature = "otlp")]
+    pusher: Option<Pusher>,
     message_rate: MessageRate,
     /// The number of the run, and when it began.
     run: (usize, SystemTime),
@@ -48,14 +50,31 @@ pub(super) struct Monitoring {
 }
 
 impl Monitoring {
-    pub(super) fn new(exporter: Option<Exporter>, pushers: Vec<Pusher>) -> Monitoring {
-        let run = (1, SystemTime::now());
-        Monitoring { exporter, pushers, message_rate: MessageRate::default(), run, last_stage: None }
+    pub(super) fn new(
+        exporter: Option<Exporter>,
+        #[cfg(feature = "otlp")] pusher: Option<Pusher>,
+    ) -> Monitoring {
+        Monitoring {
+            exporter,
+            #[cfg(feature = "otlp")]
+            pusher,
+            message_rate: MessageRate::default(),
+            run: (1, SystemTime::now()),
+            last_stage: None,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        #[cfg(feature = "otlp")]
+        if self.pusher.is_some() {
+            return true;
+        }
+        self.exporter.is_some()
     }
 
     /// Shows a progress from now on.
     pub(super) fn show(&mut self, progress: &RunProgress<'_>) {
-        if self.exporter.is_none() && self.pushers.is_empty() {
+        if !self.is_wanted() {
             return;
         }
         let before = self.last_stage.replace(progress.stage);
@@ -70,14 +89,18 @@ impl Monitoring {
         if let Some(exporter) = &self.exporter {
             exporter.show(&figures);
         }
-        for pusher in &self.pushers {
+        #[cfg(feature = "otlp")]
+        if let Some(pusher) = &self.pusher {
             pusher.show(&figures, self.run.1);
         }
     }
 
-    /// Sends the last figures, and leaves them to be scraped. `stop` ends the wait. Reports each loss in a line.
-    pub(super) fn finish(self, stop: &AtomicBool) -> Vec<String> {
-        let lost = self.pushers.into_iter().filter_map(Pusher::finish).collect();
+    /// Sends the last figures, and leaves them to be scraped. `stop` ends the wait. Reports a loss in a line.
+    pub(super) fn finish(self, stop: &AtomicBool) -> Option<String> {
+        #[cfg(feature = "otlp")]
+        let lost = self.pusher.and_then(Pusher::finish);
+        #[cfg(not(feature = "otlp"))]
+        let lost = None;
         if let Some(exporter) = self.exporter {
             exporter.linger(stop);
         }
@@ -127,10 +150,7 @@ impl Exporter {
     pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
         let shown = Arc::new(Mutex::new(Shown::default()));
         let theirs = shown.clone();
-        let handler = move |request| -> Answer {
-            let answer = answer(&request, &theirs);
-            Box::pin(async move { answer })
-        };
+        let handler = move |request: &Request<Incoming>| answer(request, &theirs);
         let server = HttpServer::start("exporter", address, Arc::new(handler))?;
         Ok(Exporter { server, shown })
     }

@@ -1,11 +1,10 @@
-//! A small HTTP server by hyper on its own thread: it serves a run's metrics, and requests that change its rate.
+//! A small HTTP server by hyper on its own thread: it serves a run's metrics.
 //!
 //! The threads that make the load do not know of it.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -28,10 +27,8 @@ const CONNECTIONS_MAX: usize = 8;
 /// How long answers that are under way at the end may take.
 const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
-/// An answer that may need the body of the request.
-pub(super) type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 /// Answers requests.
-pub(super) type Handler = Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>;
+pub(super) type Handler = Arc<dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync>;
 
 /// A server that ends when it is dropped.
 #[derive(Debug)]
@@ -102,8 +99,8 @@ async fn serve(
         let handler = handler.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let answer = handler(&request);
+                async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new()
                 .keep_alive(false)

@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::loads::{self, Load};
 use super::machine::{check_cpus, check_sources, ip_of, threads_or_default};
 use super::parsers::WarmUp;
 use super::search::SearchArgs;
 use super::target::{GivenUrl, Lookup, start_server};
-use super::usage::{refuse, refuse_typed, usage};
-use super::{Args, agents, listen, messages, replay};
+use super::usage::{refuse, usage};
+use super::{Args, agents, needs, replay};
 use crate::Failure;
 use crate::common::environment;
 use crate::common::values::flag_of;
 use echoring_cluster::nats::NatsOptions;
 use echoring_load::analyse::capacity::{START_DEFAULT, STEP_TIME_DEFAULT};
-use echoring_load::analyse::compare::PlannedLoad;
 use echoring_load::{
-    self, Baseline, Churn, Cut, Endpoint, Experiment, Mode, Pace, Plan, RateControl, Resources, SAMPLES_MAX,
-    Segment, Target, Template, Workload,
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Mode, Pace, Plan, Resources, SAMPLES_MAX, Segment,
+    Target, Template, Workload,
 };
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -34,8 +34,8 @@ const WARMUP_MAX: Duration = Duration::from_secs(60);
 const CONNECTIONS_DEFAULT: u32 = 100;
 /// The longest conversation of `--try` by default.
 const TRY_TIME: Duration = Duration::from_secs(10);
-/// Runs of a search whose samples are in memory: the best, the last and the current one.
-const SEARCH_SAMPLES_MAX: usize = 3;
+/// Runs of a search whose samples are in memory: one at each load that held, the last and the current one.
+const SEARCH_SAMPLES_MAX: usize = 32;
 /// Runs of a comparison whose number is not known before, among which the samples in memory are divided.
 const PAIRED_RUNS_SAMPLED: usize = 1_000;
 /// Pings of each connection in --mode ping.
@@ -48,20 +48,7 @@ pub(super) struct Job {
     pub(super) experiment: Experiment,
     /// The flags.
     pub(super) args: Args,
-    /// Whether the rate can be changed.
-    pub(super) is_changeable: bool,
     pub(super) share: Share,
-}
-
-impl Job {
-    /// The loads, for comparisons with kept results.
-    pub(super) fn planned(&self) -> impl Iterator<Item = PlannedLoad<'_>> {
-        let objective = match &self.experiment {
-            Experiment::Capacity(options) => Some(&options.objective),
-            _ => None,
-        };
-        self.plan.workloads.iter().map(move |load| PlannedLoad { load, objective })
-    }
 }
 
 /// Who makes the load.
@@ -69,8 +56,6 @@ impl Job {
 pub(super) enum Share {
     /// This process.
     Whole,
-    /// This process a segment, and others the rest.
-    Segment(Segment),
     /// Agents.
     Agents(Box<agents::Job>),
 }
@@ -90,17 +75,15 @@ impl Args {
         self,
         typed: &ArgMatches,
         stop: Arc<AtomicBool>,
-        rate_control: Arc<RateControl>,
         descriptors: u64,
     ) -> Result<Job, Failure> {
-        self.verdicts.check(!self.url.is_empty(), self.until.is_given())?;
-        let is_shared = self.agents.agents()?.is_some() || !self.agents.segment().is_whole();
-        if self.verdicts.capacity.is_none() {
-            self.until.check(typed, is_shared, self.compares())?;
-        }
-        self.baseline.check(typed, self.verdicts.against.is_some())?;
-        self.pace.check(typed, self.duration.is_some(), self.verdicts.capacity.is_some())?;
+        needs::check(typed, self.verdicts.capacity.is_some())?;
+        self.verdicts.check(self.until.is_given())?;
         let agents = self.agents.agents()?;
+        if self.verdicts.capacity.is_none() {
+            self.until.check(typed, agents.is_some(), self.compares())?;
+        }
+        self.pace.check(typed, self.duration.is_some(), self.verdicts.capacity.is_some())?;
         let lookup = self.lookup()?;
         let urls = self.urls()?;
         // Agents look for the servers themselves.
@@ -111,8 +94,11 @@ impl Args {
         self.check_tls(&urls, rival.as_ref())?;
         let offered = self.messages.compress.clone();
         let mut workloads = self.workloads(typed, &urls, &offered)?;
+        check_data(&workloads, &urls, rival.as_ref())?;
         self.until.check_loads(&workloads, self.server_known(targets.is_empty()))?;
-        self.check_shares(typed, &workloads, agents.is_some())?;
+        if agents.is_some() {
+            self.check_shares(typed, &workloads)?;
+        }
         let sources = self.sources(targets.first().and_then(ip_of))?;
         let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
         self.check_metrics(&workloads, targets.is_empty())?;
@@ -126,20 +112,13 @@ impl Args {
             descriptors,
             server_pid: self.server_pid,
             stop,
-            rate_control,
         };
         self.outputs.check()?;
         let share = self.share(agents, urls, lookup, &resources);
         let target = self.target(targets, &workloads, offered);
         let experiment = self.experiment(rival, descriptors)?;
         limit_samples(&mut workloads, &experiment);
-        Ok(Job {
-            is_changeable: self.is_changeable(&experiment, &workloads)?,
-            plan: Plan { target, workloads, resources },
-            experiment,
-            args: self,
-            share,
-        })
+        Ok(Job { plan: Plan { target, workloads, resources }, experiment, args: self, share })
     }
 
     fn experiment(&self, rival: Option<Baseline>, descriptors: u64) -> Result<Experiment, Failure> {
@@ -166,11 +145,6 @@ impl Args {
             all_addresses: self.dial.all_addresses,
         };
         lookup.proxy()?;
-        if self.url.is_empty() {
-            let of_urls =
-                [("--proxy", lookup.proxy.is_some()), ("--unix-socket", lookup.unix_socket.is_some())];
-            refuse(of_urls, "needs a URL, such as bench ws://localhost/echo")?;
-        }
         Ok(lookup)
     }
 
@@ -186,10 +160,8 @@ impl Args {
         lookup: Lookup,
         resources: &Resources,
     ) -> Share {
-        let segment = self.agents.segment();
         match agents {
-            None if segment.is_whole() => Share::Whole,
-            None => Share::Segment(segment),
+            None => Share::Whole,
             Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
                 nats,
                 agents,
@@ -198,7 +170,6 @@ impl Args {
                 lookup,
                 server_pid: self.server_pid,
                 stop: resources.stop.clone(),
-                rate_control: resources.rate_control.clone(),
             })),
         }
     }
@@ -252,54 +223,23 @@ impl Args {
         self.until.is_given() && self.verdicts.against.is_some() && self.verdicts.repeat.is_none()
     }
 
-    /// Whether the rate can be changed while it runs.
-    fn is_changeable(&self, experiment: &Experiment, workloads: &[Workload]) -> Result<bool, Failure> {
-        let is_changeable = matches!(experiment, Experiment::Once)
-            && !self.until.is_given()
-            && self.agents.segment().is_whole()
-            && workloads.iter().all(|load| load.changeable_rate().is_some());
-        let why = "only for a single run with a whole --rate, such as --rate 5000";
-        refuse([("--control", self.pace.control.is_some() && !is_changeable)], why).map(|()| is_changeable)
-    }
-
-    /// Refuses loads that cannot be shared.
-    fn check_shares(
-        &self,
-        typed: &ArgMatches,
-        workloads: &[Workload],
-        has_agents: bool,
-    ) -> Result<(), Failure> {
-        let segment = self.agents.segment();
-        let is_shared = has_agents || !segment.is_whole();
+    /// Refuses loads that agents cannot share.
+    fn check_shares(&self, typed: &ArgMatches, workloads: &[Workload]) -> Result<(), Failure> {
         let why =
             "auto is not for shared loads, whose generators begin together: use a time such as --warmup 5s";
-        refuse([("--warmup", is_shared && self.warmup == Some(WarmUp::Auto))], why)?;
-        if has_agents {
-            // Of the generator, on its own machine.
-            for flag in ["threads", "cpus", "driver", "source_addr"] {
-                if typed.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
-                    return Err(usage(&flag_of(flag), "is an option of each agent: echoring agent"));
-                }
+        refuse([("--warmup", self.warmup == Some(WarmUp::Auto))], why)?;
+        // Of the generator, on its own machine.
+        for flag in ["threads", "cpus", "driver", "source_addr"] {
+            if typed.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
+                return Err(usage(&flag_of(flag), "is an option of each agent: echoring agent"));
             }
-            let why = "not with --agents: compare two results with echoring compare";
-            refuse([("--against", self.verdicts.against.is_some())], why)?;
-            let agents = self.agents.count();
-            let whole = Segment::new(0, agents).unwrap_or(Segment::WHOLE);
-            return workloads
-                .iter()
-                .try_for_each(|load| whole.check(load).map_err(|wrong| Failure::Usage(wrong.to_string())));
         }
-        if segment.is_whole() {
-            return Ok(());
-        }
-        let why = "needs the same --seed for all shares, such as --seed 7";
-        refuse([("--segment", self.seed.is_none())], why)?;
-        for load in workloads {
-            let why = "subscribers of one share wait for messages of other shares, and only --agents coordinates shares";
-            refuse([("--segment", load.has_topics())], why)?;
-            segment.check(load).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
-        }
-        Ok(())
+        let why = "not with --agents: compare two results with echoring compare";
+        refuse([("--against", self.verdicts.against.is_some())], why)?;
+        let whole = Segment::new(0, self.agents.count()).unwrap_or(Segment::WHOLE);
+        workloads
+            .iter()
+            .try_for_each(|load| whole.check(load).map_err(|wrong| Failure::Usage(wrong.to_string())))
     }
 
     /// The server of `--against`, when these loads can be put on it.
@@ -326,27 +266,15 @@ impl Args {
             None if speaks || !self.url.is_empty() => vec![Mode::Echo],
             None => vec![Mode::Echo, Mode::Broadcast],
         };
-        let publishes = |mode: &Mode| match mode {
-            Mode::Broadcast => true,
-            Mode::Storm => self.pace.has_rate(),
-            _ => false,
+        let load = |mode: &Mode| Load {
+            mode: *mode,
+            has_rate: self.pace.has_rate(),
+            has_time_field: self.listen.has_time_field(),
         };
-        if !modes.iter().any(publishes) {
-            let why = "only for --mode broadcast, and --mode storm with --rate";
-            refuse_typed(typed, &messages::OF_BROADCASTS, why)?;
-        }
-        if modes.contains(&Mode::Storm) {
-            self.check_storm(typed)?;
-        }
-        if modes.contains(&Mode::Ping) {
-            let why = "not in --mode ping, where pings are the load: leave it out";
-            refuse_typed(typed, &messages::OF_SENDERS, why)?;
-        }
+        loads::check(typed, &modes.iter().map(load).collect::<Vec<_>>())?;
+        self.check_url(&modes)?;
         let why = "shows one conversation: leave out --mode session";
         refuse([("--try", self.protocol.r#try && modes.contains(&Mode::Session))], why)?;
-        if modes.contains(&Mode::Push) {
-            listen::check(&self.pace, !self.url.is_empty(), typed)?;
-        }
         let seed = self.seed.unwrap_or_else(environment::random_seed);
         let of_mode =
             |mode| self.workload(typed, mode, offered, seed).and_then(|load| self.checked(load, &paths));
@@ -399,7 +327,7 @@ impl Args {
         let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);
         let Parts { publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
-        let messages = self.messages.describe(typed, mode)?;
+        let messages = self.messages.describe(mode)?;
         let searches = self.verdicts.capacity.is_some();
         Ok(Workload {
             mode,
@@ -464,17 +392,14 @@ impl Args {
         }
     }
 
-    /// Refuses options that a storm cannot have.
-    fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
-        let why = "storm needs a URL, such as bench ws://localhost:9001 --mode storm";
-        refuse([("--mode", self.url.is_empty())], why)?;
-        let why = "not in --mode storm, where publishers have a rate, e.g. --rate 500";
-        refuse([("--depth", self.pace.depth.is_some())], why)?;
-        if self.pace.has_rate() {
-            return Ok(());
-        }
-        let why = "only publishers send in --mode storm, e.g. --rate 500";
-        refuse_typed(typed, &messages::OF_SENDERS, why)
+    /// Refuses loads that an embedded server does not have.
+    fn check_url(&self, modes: &[Mode]) -> Result<(), Failure> {
+        let is_missing = |mode| modes.contains(&mode) && self.url.is_empty();
+        let of_push = "--mode push listens to a server that sends by itself, such as bench ws://127.0.0.1:9001/push?ms=100 \
+                       --mode push";
+        refuse([("URL", is_missing(Mode::Push))], of_push)?;
+        let of_storm = "storm needs a URL, such as bench ws://localhost:9001 --mode storm";
+        refuse([("--mode", is_missing(Mode::Storm))], of_storm)
     }
 
     /// Returns the pace at which messages are sent, or connections begun.
@@ -515,6 +440,20 @@ impl Args {
         let (server, generator) = allowed.split_at(allowed.len() / 2);
         Ok((generator.to_vec(), server.to_vec()))
     }
+}
+
+/// Refuses data that no template uses: the loads and their URLs would be valid without them.
+fn check_data(workloads: &[Workload], urls: &[GivenUrl], rival: Option<&Endpoint>) -> Result<(), Failure> {
+    let mut paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
+    paths.extend(rival.map(|endpoint| endpoint.path.clone()));
+    let is_unused = |load: &Workload| {
+        let without = Workload { rows: None, ..load.clone() };
+        load.rows.is_some()
+            && without.check().is_ok()
+            && paths.iter().all(|path| without.check_path(path.as_ref()).is_ok())
+    };
+    let why = "no template has a column of it, e.g. --header 'X-Token: {{data.token}}' --data users.csv";
+    refuse([("--data", workloads.iter().all(is_unused))], why)
 }
 
 /// Samples of all runs are in memory until they are written.

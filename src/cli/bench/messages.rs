@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches};
 
 use super::headings::{BROADCAST, MESSAGES};
-use super::parsers::{KINDS, Sizes, compression, sizes};
-use super::usage::{refuse, refuse_typed, usage};
+use super::parsers::{Sizes, compression, sizes};
+use super::usage::{refuse_typed, usage};
 use crate::Failure;
-use crate::common::file::flags::is_given;
 use crate::common::values::{self, Word};
 use echoring_load::{self, Flaw, Lines, Mode, Spread, Style};
 
@@ -26,12 +25,8 @@ pub(super) struct Args {
     pub(super) message_bytes: Option<Sizes>,
 
     /// Kind of messages
-    #[arg(long, value_parser = values::one_of(KINDS), default_value = "text", help_heading = MESSAGES)]
+    #[arg(long, value_parser = values::one_of(Style::WORDS), default_value = "text", help_heading = MESSAGES)]
     pub(super) kind: Style,
-
-    /// Characters of --kind text; always valid UTF-8
-    #[arg(long, value_parser = values::one_of(TEXTS), default_value = "ascii", help_heading = MESSAGES)]
-    pub(super) text: Style,
 
     /// Send the lines of this file as messages [default: generated messages]
     ///
@@ -52,10 +47,8 @@ pub(super) struct Args {
     /// Number or share of slow subscribers [default: 0]
     ///
     /// They are slow from the start of the measured time until the run ends. Their results are reported separately.
-    /// --stalled is another name of this flag.
     #[arg(
         long,
-        alias = "stalled",
         value_name = "N|P%",
         value_parser = share,
         help_heading = BROADCAST
@@ -109,8 +102,8 @@ pub(super) struct Described {
 
 impl Args {
     /// The meaning of messages in `mode`. Reads the file that is named.
-    pub(super) fn describe(&self, typed: &ArgMatches, mode: Mode) -> Result<Described, Failure> {
-        let style = self.style(typed)?;
+    pub(super) fn describe(&self, mode: Mode) -> Result<Described, Failure> {
+        let style = self.kind;
         if let Some(file) = &self.payload_file {
             if self.message_bytes.is_some() {
                 let why = "the lines of --payload-file have their own sizes, e.g. --payload-file messages.ndjson \
@@ -136,25 +129,9 @@ impl Args {
         Ok(Described { style, message_bytes, spread, lines: None })
     }
 
-    fn style(&self, typed: &ArgMatches) -> Result<Style, Failure> {
-        let has_text = is_given(typed, "text");
-        if has_text && self.payload_file.is_some() {
-            let why = "the lines of --payload-file are sent unchanged, e.g. --payload-file lines.txt";
-            return Err(usage("--text", why));
-        }
-        if self.kind == Style::Text {
-            return Ok(self.text);
-        }
-        let why = "only for --kind text, e.g. --kind text --text mixed";
-        refuse([("--text", has_text)], why).map(|()| self.kind)
-    }
-
     /// The number of slow subscribers, and their reading rate in bytes a second.
     pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
-        let Some(slow) = self.slow else {
-            let why = "only with --slow, e.g. --slow 1% --slow-how trickle";
-            return refuse_typed(typed, &["slow_how", "trickle"], why).map(|()| (0, None));
-        };
+        let Some(slow) = self.slow else { return Ok((0, None)) };
         if self.slow_how {
             return Ok((slow.of(subscribers), Some(self.trickle)));
         }
@@ -166,19 +143,6 @@ impl Args {
         self.allow.clone().unwrap_or_default()
     }
 }
-
-/// The flags that only broadcasts have, by their ids.
-pub(super) const OF_BROADCASTS: [&str; 5] = ["publishers", "topics", "slow", "slow_how", "trickle"];
-
-/// The flags about the content of messages, by their ids.
-pub(super) const OF_SENDERS: [&str; 3] = ["message_bytes", "text", "payload_file"];
-
-/// `--text`.
-const TEXTS: &[Word<Style>] = &[
-    ("ascii", "One byte per character", Style::Text),
-    ("mixed", "Words of eleven scripts, one to three bytes per character", Style::Mixed),
-    ("emoji", "Emoji of four bytes, and joined sequences of them", Style::Emoji),
-];
 
 /// `--slow-how`: whether they trickle.
 const TRICKLES: &[Word<bool>] =

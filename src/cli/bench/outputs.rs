@@ -6,19 +6,19 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "otlp")]
 use std::str::FromStr as _;
 
 use super::exporter::{Exporter, Monitoring};
 use super::headings::OUTPUT;
 use super::http::HttpServer;
 use super::parsers::{sample_share, socket_address};
-use super::push::{Protocol, Pusher, ReceiverUrl};
+#[cfg(feature = "otlp")]
+use super::push::{Pusher, ReceiverUrl};
 use super::usage::usage;
 use crate::Failure;
-use crate::common::output::note;
-use crate::common::output::try_to_stdout;
+use crate::common::output::{note, try_to_stdout, write_file};
 use crate::common::values::FileOrStream;
-use echoring_load::record::comparison::BaselineComparison;
 use echoring_load::render::{self, export, samples, summary, tables};
 use echoring_load::{Outcome, Results, record};
 
@@ -57,8 +57,7 @@ pub(super) struct Args {
 
     /// Write a sample of single messages with their times
     ///
-    /// The extension is .csv, or .parquet where the program was compiled with the feature `parquet`.
-    /// Files of several runs are named as for --hgrm.
+    /// The extension is .csv. Files of several runs are named as for --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) samples_file: Option<PathBuf>,
 
@@ -88,12 +87,6 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL", value_parser = ReceiverUrl::from_str, help_heading = OUTPUT)]
     pub(super) otlp: Option<ReceiverUrl>,
 
-    /// Send the metrics of --prometheus every 5 s by Prometheus' remote write
-    ///
-    /// Such as http://127.0.0.1:9090; without a path it is /api/v1/write. USER:PASSWORD@ in the URL is Basic authentication.
-    #[arg(long, value_name = "URL", value_parser = ReceiverUrl::from_str, help_heading = OUTPUT)]
-    pub(super) remote_write: Option<ReceiverUrl>,
-
     /// Read flags from a TOML file; flags on the command line override it
     ///
     /// Its keys are the long flags. Each [[run]] table is a run.
@@ -103,9 +96,6 @@ pub(super) struct Args {
 
 /// The share of --samples where there is a file only.
 const SAMPLE_SHARE_DEFAULT: f64 = 1e-3;
-
-/// The extensions of files of samples.
-const SAMPLE_EXTENSIONS: &str = if cfg!(feature = "parquet") { ".parquet or .csv" } else { ".csv" };
 
 /// The files of each run.
 type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
@@ -137,10 +127,12 @@ impl Args {
                 "--samples",
                 "name a file too, such as --samples 1/1000 --samples-file messages.csv",
             )),
-            Some(path) if SampleFormat::of(path).is_none() => Err(usage(
-                "--samples-file",
-                &format!("{}: expected a file that ends in {SAMPLE_EXTENSIONS}", path.display()),
-            )),
+            Some(path) if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("csv")) => {
+                Err(usage(
+                    "--samples-file",
+                    &format!("{}: expected a file that ends in .csv", path.display()),
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -151,18 +143,13 @@ impl Args {
     }
 
     fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 4] {
-        let samples: Format = match self.samples_file.as_deref().and_then(SampleFormat::of) {
-            Some(SampleFormat::Csv) | None => |outcome, out| samples::csv(outcome, out),
-            #[cfg(feature = "parquet")]
-            Some(SampleFormat::Parquet) => |outcome, out| samples::parquet(outcome, out),
-        };
         [
             ("--hgrm", &self.hgrm, |outcome, out| export::hgrm(&outcome.response, out)),
             ("--hlog", &self.hlog, |outcome, out| {
                 export::hlog(&outcome.timeline, &summary::headline(&outcome.record), out)
             }),
             ("--csv", &self.csv, |outcome, out| export::csv(&outcome.timeline, out)),
-            ("--samples-file", &self.samples_file, samples),
+            ("--samples-file", &self.samples_file, |outcome, out| samples::csv(outcome, out)),
         ]
     }
 
@@ -171,17 +158,18 @@ impl Args {
     /// # Errors
     /// When an address cannot be had, or no thread can be started.
     pub(super) fn monitoring(&self) -> Result<Monitoring, Failure> {
-        let receivers = [
+        #[cfg(feature = "otlp")]
+        let pusher = self
+            .otlp
+            .as_ref()
+            .map(Pusher::start)
+            .transpose()
+            .map_err(|error| Failure::Environment(format!("no figures can be sent: {error}")))?;
+        Ok(Monitoring::new(
+            self.exporter()?,
             #[cfg(feature = "otlp")]
-            (Protocol::Otlp, &self.otlp),
-            (Protocol::RemoteWrite, &self.remote_write),
-        ];
-        let receivers = receivers.into_iter().filter_map(|(protocol, url)| Some((protocol, url.as_ref()?)));
-        let pushers =
-            receivers.map(|(protocol, url)| Pusher::start(protocol, url)).collect::<io::Result<_>>();
-        let pushers =
-            pushers.map_err(|error| Failure::Environment(format!("no figures can be sent: {error}")))?;
-        Ok(Monitoring::new(self.exporter()?, pushers))
+            pusher,
+        ))
     }
 
     /// The address to be scraped, if one was asked for, printed on stderr.
@@ -204,16 +192,25 @@ impl Args {
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub(super) fn write(&self, written: &Written<'_>) -> Result<Vec<String>, Failure> {
-        let (outcomes, baseline) = (&written.results.outcomes, written.baseline);
-        let mut failed = write_results(self.json.as_ref(), written)?;
-        let mut write = |path: &Path, bytes: &[u8]| failed.extend(write_file(path, bytes));
+    pub(super) fn write(&self, results: &Results) -> Result<Vec<String>, Failure> {
+        let outcomes = &results.outcomes;
+        let printed = match &self.json {
+            Some(FileOrStream::Stream) => json(results).into_bytes(),
+            Some(FileOrStream::File(_)) | None => printed(results),
+        };
+        try_to_stdout(&printed)
+            .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
+        let mut failed = Vec::new();
+        let mut write = |path: &Path, bytes: &[u8]| failed.extend(write_file(path, bytes).err());
+        if let Some(FileOrStream::File(path)) = &self.json {
+            write(path, json(results).as_bytes());
+        }
         if let Some(path) = &self.junit {
             let mut bytes = Vec::new();
-            render::junit(outcomes, baseline, &mut bytes).expect("a vector takes all");
+            render::junit(outcomes, &mut bytes).expect("a vector takes all");
             write(path, &bytes);
         }
-        let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.as_str()));
+        let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.name()));
         for (_, path, format) in self.per_run() {
             let Some(path) = path else { continue };
             for (outcome, name) in outcomes.iter().zip(&names) {
@@ -224,7 +221,7 @@ impl Args {
         }
         if let Some(path) = &self.markdown {
             let mut bytes = Vec::new();
-            render::markdown(outcomes, baseline, &mut bytes).expect("a vector takes all");
+            render::markdown(outcomes, &mut bytes).expect("a vector takes all");
             let file = File::options().append(true).create(true).open(path);
             if let Err(error) = file.and_then(|mut file| file.write_all(&bytes)) {
                 failed.push(format!("{} could not be written: {error}", path.display()));
@@ -234,86 +231,29 @@ impl Args {
     }
 }
 
-/// Prints the results, or writes them as JSON to stdout; then writes the file of JSON. Returns a line for each failure.
-pub(super) fn write_results(
-    to: Option<&FileOrStream>,
-    written: &Written<'_>,
-) -> Result<Vec<String>, Failure> {
-    let printed = match to {
-        Some(FileOrStream::Stream) => written.json().into_bytes(),
-        Some(FileOrStream::File(_)) | None => written.printed(),
-    };
-    try_to_stdout(&printed)
-        .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
-    let failed = match to {
-        Some(FileOrStream::File(path)) => write_file(path, written.json().as_bytes()),
-        Some(FileOrStream::Stream) | None => None,
-    };
-    Ok(failed.into_iter().collect())
+/// The results in the schema of records.
+fn json(results: &Results) -> String {
+    let records = results.outcomes.iter().map(|outcome| outcome.record.clone()).collect();
+    record::File { comparison: results.comparison.clone(), ..record::File::new(records) }.json()
 }
 
-/// Writes a file. Says in a line why it could not be written.
-fn write_file(path: &Path, bytes: &[u8]) -> Option<String> {
-    let error = fs::write(path, bytes).err()?;
-    Some(format!("{} could not be written: {error}", path.display()))
-}
-
-/// A format of samples.
-enum SampleFormat {
-    Csv,
-    #[cfg(feature = "parquet")]
-    Parquet,
-}
-
-impl SampleFormat {
-    /// The format by the extension of a file.
-    fn of(path: &Path) -> Option<SampleFormat> {
-        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-        match extension.as_str() {
-            "csv" => Some(SampleFormat::Csv),
-            #[cfg(feature = "parquet")]
-            "parquet" => Some(SampleFormat::Parquet),
-            _ => None,
+fn printed(results: &Results) -> Vec<u8> {
+    let Results { outcomes, comparison, .. } = results;
+    let mut text = Vec::new();
+    let alone = if comparison.is_empty() { outcomes.as_slice() } else { &[] };
+    for (at, outcome) in alone.iter().enumerate() {
+        if at > 0 {
+            text.push(b'\n');
         }
+        summary::table(outcome, &mut text).expect("a vector takes all");
     }
-}
-
-/// The printed and written parts.
-pub(super) struct Written<'a> {
-    pub(super) results: &'a Results,
-    /// The comparison with kept results.
-    pub(super) baseline: Option<&'a BaselineComparison>,
-}
-
-impl Written<'_> {
-    /// All of it in the schema of records.
-    pub(super) fn json(&self) -> String {
-        let Results { outcomes, comparison, .. } = self.results;
-        let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
-        file.comparison.clone_from(comparison);
-        file.baseline = self.baseline.cloned();
-        file.json()
-    }
-
-    fn printed(&self) -> Vec<u8> {
-        let Results { outcomes, comparison, .. } = self.results;
-        let mut text = Vec::new();
-        let alone = if comparison.is_empty() { outcomes.as_slice() } else { &[] };
-        for (at, outcome) in alone.iter().enumerate() {
-            if at > 0 {
-                text.push(b'\n');
-            }
-            summary::table(outcome, &mut text).expect("a vector takes all");
+    for (at, one) in comparison.iter().enumerate() {
+        if at > 0 {
+            text.push(b'\n');
         }
-        let against = self.baseline.iter().flat_map(|baseline| &baseline.loads);
-        for one in comparison.iter().chain(against) {
-            if !text.is_empty() {
-                text.push(b'\n');
-            }
-            tables::comparison(one, &mut text).expect("a vector takes all");
-        }
-        text
+        tables::comparison(one, &mut text).expect("a vector takes all");
     }
+    text
 }
 
 /// Opens a file for writing without changing what is there, or that there is nothing.

@@ -1,12 +1,11 @@
 //! Flags of `bench` for the schedule of messages.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
 use super::headings::SCHEDULE;
-use super::parsers::{self, ARRIVALS, Rate, socket_address};
+use super::parsers::{self, Rate};
 use super::usage::usage;
 use crate::Failure;
 use crate::common::file::flags::is_given;
@@ -46,7 +45,7 @@ pub(super) struct Args {
     pub(super) ramp: Duration,
 
     /// Distribution of the messages of a rate over time
-    #[arg(long, value_parser = values::one_of(ARRIVALS), default_value = "even", help_heading = SCHEDULE)]
+    #[arg(long, value_parser = values::one_of(Arrivals::WORDS), default_value = "even", help_heading = SCHEDULE)]
     pub(super) arrivals: Arrivals,
 
     /// Send the messages of a rate in bursts of N at the same mean rate
@@ -61,13 +60,6 @@ pub(super) struct Args {
     /// network and the event loop. --mode ping sends pings only.
     #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
     pub(super) ping_every: Option<Duration>,
-
-    /// Change the rate while the load runs: PUT http://ADDR:PORT/rate
-    ///
-    /// The body is a rate such as 8000 or 10k, or a change such as +500 or -10%. GET returns the current rate. Port 0 takes
-    /// a free port, printed on stderr. On a terminal the keys + and - change the rate by a tenth.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = SCHEDULE)]
-    pub(super) control: Option<SocketAddr>,
 
     /// Maximum time to wait for outstanding messages at the end
     ///

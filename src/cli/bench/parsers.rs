@@ -7,52 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::compress::Compress;
 use crate::common::values::{self, Word};
-use echoring_load::{Arrivals, DriverChoice, Mode, RateStage, Style, TimeUnit, Timestamps};
+use echoring_load::{DriverChoice, Mode, RateStage, Timestamps};
 
 /// The longest measured time, and the longest warm-up.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Maximum addresses of one `--source-addr`.
 const SOURCES_MAX: usize = 65_536;
 
-/// `--mode`.
-pub(super) const MODES: &[Word<Mode>] = &[
-    ("echo", "Every connection sends messages and receives them back", Mode::Echo),
-    ("broadcast", "Publishers send to topics, subscribers receive", Mode::Broadcast),
-    ("connect", "Each connection opens, echoes one message and closes", Mode::Connect),
-    (
-        "session",
-        "Users arrive at --rate; each goes through a conversation of --protocol, and leaves",
-        Mode::Session,
-    ),
-    ("push", "Connections only receive; messages from the server are counted and timed", Mode::Push),
-    ("ping", "Every connection sends WebSocket pings, 10 a second by default", Mode::Ping),
-    (
-        "storm",
-        "All connections are cut at once, and reconnect; with --rate, publishers send to topics",
-        Mode::Storm,
-    ),
-];
-
-/// `--time-unit`.
-pub(super) const UNITS: &[Word<TimeUnit>] = &[
-    ("ns", "Nanoseconds", TimeUnit::Nanoseconds),
-    ("us", "Microseconds", TimeUnit::Microseconds),
-    ("ms", "Milliseconds", TimeUnit::Milliseconds),
-    ("s", "Seconds", TimeUnit::Seconds),
-];
-
-/// `--kind`.
-pub(super) const KINDS: &[Word<Style>] = &[
-    ("text", "ASCII in text messages", Style::Text),
-    ("binary", "Any bytes in binary messages", Style::Binary),
-    ("json", "JSON objects in text messages", Style::Json),
-];
-
-/// `--arrivals`.
-pub(super) const ARRIVALS: &[Word<Arrivals>] = &[
-    ("even", "At equal intervals, the senders in turn", Arrivals::Even),
-    ("poisson", "At random times, each sender independently", Arrivals::Poisson),
-];
+/// `--mode`: all but replays, which `--replay` asks for.
+pub(super) const MODES: &[Word<Mode>] = Mode::WORDS.split_at(Mode::WORDS.len() - 1).0;
 
 /// `--rate`: this many messages in this many seconds; 1 second for an integer rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +73,7 @@ pub(super) fn sample_share(word: &str) -> Result<f64, String> {
     share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| EXPECTED.to_owned())
 }
 
-/// `--prometheus` and `--control`.
+/// `--prometheus`.
 pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
 }

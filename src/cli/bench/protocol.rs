@@ -29,7 +29,7 @@ pub(super) struct Args {
     pub(super) protocol: Vec<String>,
 
     /// Set a parameter of the protocol, such as method=add; repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "protocol")]
+    #[arg(long, value_name = "NAME=VALUE")]
     param: Vec<String>,
 
     /// Send this template as every message, and expect it back

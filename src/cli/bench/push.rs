@@ -1,12 +1,10 @@
-//! Sends the figures of a run to a monitoring system every few seconds, and once more at its end.
+//! Sends the figures of a run to an OpenTelemetry collector every few seconds, and once more at its end.
 //!
 //! A separate thread sends them. The run only leaves its latest figures there: a receiver that is slow or fails costs
 //! figures, which are counted, and nothing else. A request that fails for a reason of the server's (5xx) is sent again
 //! after a pause that doubles, until the next one is due.
 
-#[cfg(feature = "otlp")]
 mod otlp;
-mod remote_write;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,28 +17,26 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
-};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Request, Uri};
 use tokio::runtime::Runtime;
 
-use crate::common::http_client::{self, RequestError};
-use crate::common::locked;
+use crate::common::http_client::RequestError;
+use crate::common::{locked, telemetry_client};
 use echoring_load::render::Figures;
-use remote_write::Writer;
 
 /// Time from one request to the next.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The pause before a request is sent again, at first.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// Time for one request, its answer included. The end of `bench` waits for the last figures, sent again for [`INTERVAL`] at most,
-/// and for the ends of series.
+/// Time for one request, its answer included. The end of `bench` waits for the last figures, sent again for [`INTERVAL`] at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of checks for figures, before the first.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Runs that are over and whose last figures wait to be sent: more than short runs in a row that pass within a request.
 const FINISHED_MAX: usize = 64;
+/// The path of a URL without one.
+const PATH: &str = "/v1/metrics";
 /// Characters of an answer that are shown.
 const SHOWN_CHARACTERS: usize = 200;
 
@@ -82,47 +78,15 @@ impl FromStr for ReceiverUrl {
     }
 }
 
-/// The protocol of a receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// OpenTelemetry's metrics over HTTP.
-    #[cfg(feature = "otlp")]
-    Otlp,
-    /// Prometheus' remote write, version 1.0.
-    RemoteWrite,
-}
-
-impl Protocol {
-    /// The flag that asks for it.
-    fn flag(self) -> &'static str {
-        match self {
-            #[cfg(feature = "otlp")]
-            Protocol::Otlp => "--otlp",
-            Protocol::RemoteWrite => "--remote-write",
-        }
-    }
-
-    /// The path of a URL without one.
-    fn path(self) -> &'static str {
-        match self {
-            #[cfg(feature = "otlp")]
-            Protocol::Otlp => "/v1/metrics",
-            Protocol::RemoteWrite => "/api/v1/write",
-        }
-    }
-
-    fn headers(self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        let agent = concat!("echoring/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
-        if self == Protocol::RemoteWrite {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("snappy"));
-            let version = HeaderName::from_static("x-prometheus-remote-write-version");
-            headers.insert(version, HeaderValue::from_static("0.1.0"));
-        }
-        headers
-    }
+/// The header fields of every request to this receiver.
+fn headers(url: &ReceiverUrl) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    let agent = concat!("echoring/", env!("CARGO_PKG_VERSION"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+    headers.extend(url.authorization.clone().map(|value| (AUTHORIZATION, value)));
+    headers.extend(otlp::headers(std::env::var("OTEL_EXPORTER_OTLP_HEADERS").ok().as_deref()));
+    headers
 }
 
 /// The figures of a run, and when they were true.
@@ -173,7 +137,6 @@ impl Deliveries {
 /// Sends the figures of one `bench`.
 #[derive(Debug)]
 pub(super) struct Pusher {
-    protocol: Protocol,
     uri: Uri,
     shared: Arc<Shared>,
     thread: JoinHandle<Deliveries>,
@@ -184,21 +147,14 @@ impl Pusher {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(protocol: Protocol, url: &ReceiverUrl) -> io::Result<Pusher> {
+    pub(super) fn start(url: &ReceiverUrl) -> io::Result<Pusher> {
         let runtime = echoring_async::local_runtime()?;
-        let mut headers = protocol.headers();
-        headers.extend(url.authorization.clone().map(|value| (AUTHORIZATION, value)));
-        #[cfg(feature = "otlp")]
-        if protocol == Protocol::Otlp {
-            headers.extend(otlp::headers(std::env::var("OTEL_EXPORTER_OTLP_HEADERS").ok().as_deref()));
-        }
-        let uri = with_path(&url.uri, protocol.path());
-        let mut receiver = Receiver { protocol, uri, headers, runtime, writer: Writer::default() };
+        let receiver = Receiver { uri: with_path(&url.uri, PATH), headers: headers(url), runtime };
         let (uri, shared) = (receiver.uri.clone(), Arc::new(Shared::default()));
         let theirs = shared.clone();
-        let pushing = move || push(&mut receiver, &theirs);
+        let pushing = move || push(&receiver, &theirs);
         let thread = thread::Builder::new().name("pusher".to_owned()).spawn(pushing)?;
-        Ok(Pusher { protocol, uri, shared, thread })
+        Ok(Pusher { uri, shared, thread })
     }
 
     /// Leaves figures to be sent. `began` is when their run began.
@@ -218,12 +174,11 @@ impl Pusher {
         locked(&self.shared.state).is_over = true;
         self.shared.changed.notify_one();
         let Ok(Deliveries { sent, failed, why }) = self.thread.join() else {
-            return Some(format!("{}: no figures were sent to {}", self.protocol.flag(), self.uri));
+            return Some(format!("--otlp: no figures were sent to {}", self.uri));
         };
         (failed > 0).then(|| {
             format!(
-                "{}: {failed} of {} requests to {} failed, the last one because of: {why}",
-                self.protocol.flag(),
+                "--otlp: {failed} of {} requests to {} failed, the last one because of: {why}",
                 sent + failed,
                 self.uri
             )
@@ -233,41 +188,21 @@ impl Pusher {
 
 /// Where and how figures are sent.
 struct Receiver {
-    protocol: Protocol,
     uri: Uri,
     headers: HeaderMap,
     runtime: Runtime,
-    /// The series of remote write.
-    writer: Writer,
 }
 
 impl Receiver {
-    fn send(&mut self, moment: &Moment) -> Result<(), RequestError> {
-        match self.protocol {
-            #[cfg(feature = "otlp")]
-            Protocol::Otlp => self.send_again(&Bytes::from(otlp::encode(moment))),
-            Protocol::RemoteWrite => {
-                self.send_again(&Bytes::from(self.writer.encode(moment)?))?;
-                self.writer.written(moment);
-                Ok(())
-            }
-        }
-    }
-
-    /// Ends the series of remote write.
-    fn end(&self) -> Option<Result<(), RequestError>> {
-        let body = self.writer.end(SystemTime::now())?;
-        Some(body.map_err(RequestError::from).and_then(|body| self.send_again(&Bytes::from(body))))
-    }
-
     /// Sends a request until it is taken, or refused for good, or the next one is due.
-    fn send_again(&self, body: &Bytes) -> Result<(), RequestError> {
+    fn send(&self, moment: &Moment) -> Result<(), RequestError> {
+        let body = Bytes::from(otlp::encode(moment));
         let until = Instant::now() + INTERVAL;
         let mut pause = RETRY_PAUSE;
         loop {
             let mut request = Request::post(self.uri.clone()).body(body.clone())?;
             request.headers_mut().extend(self.headers.clone());
-            let answer = self.runtime.block_on(http_client::send(request, REQUEST_TIMEOUT))?;
+            let answer = self.runtime.block_on(telemetry_client::send(request, REQUEST_TIMEOUT))?;
             if answer.status().is_server_error() && Instant::now() + pause < until {
                 thread::sleep(pause);
                 pause *= 2;
@@ -289,7 +224,7 @@ impl Receiver {
 }
 
 /// Sends the latest figures at each interval until the run is over, and then the last ones.
-fn push(receiver: &mut Receiver, shared: &Shared) -> Deliveries {
+fn push(receiver: &Receiver, shared: &Shared) -> Deliveries {
     let mut deliveries = Deliveries::default();
     let mut due = Instant::now();
     loop {
@@ -303,12 +238,7 @@ fn push(receiver: &mut Receiver, shared: &Shared) -> Deliveries {
         let moment = state.finished.pop_front().or_else(|| state.latest.take());
         let (is_over, others) = (state.is_over, state.finished.len() + usize::from(state.latest.is_some()));
         drop(state);
-        let Some(moment) = moment else {
-            if let Some(ended) = receiver.end() {
-                deliveries.count(ended);
-            }
-            return deliveries;
-        };
+        let Some(moment) = moment else { return deliveries };
         let sent = receiver.send(&moment);
         let has_failed = sent.is_err();
         deliveries.count(sent);
@@ -356,7 +286,7 @@ mod tests {
         let state = Arc::new(Shared::default());
         let thread = thread::spawn(Deliveries::default);
         let uri = Uri::from_static("http://127.0.0.1:1");
-        let pusher = Pusher { protocol: Protocol::RemoteWrite, uri, shared: state.clone(), thread };
+        let pusher = Pusher { uri, shared: state.clone(), thread };
         for (run, name) in [(1, "first"), (1, "last of 1"), (2, "last of 2"), (3, "latest")] {
             let figures = Figures { target: name.to_owned(), families: Vec::new() };
             pusher.show(&Arc::new(figures), SystemTime::UNIX_EPOCH + Duration::from_secs(run));
@@ -369,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_the_server_could_not_take_is_sent_again_and_series_end() {
+    fn a_request_that_the_server_could_not_take_is_sent_again() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (tell, told) = std::sync::mpsc::channel();
@@ -389,19 +319,20 @@ mod tests {
                 stream.read_exact(&mut body).expect("a body");
                 let status = if number < 2 { "503 Service Unavailable" } else { "204 No Content" };
                 let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-                stream.write_all(answer.as_bytes()).expect("written");
+                // Before the answer, which ends the wait of the test.
                 let _ = tell.send(body);
+                stream.write_all(answer.as_bytes()).expect("written");
             }
         });
         let url = format!("http://{address}").parse().expect("a URL");
-        let pusher = Pusher::start(Protocol::RemoteWrite, &url).expect("a thread");
+        let pusher = Pusher::start(&url).expect("a thread");
         let values = Values::Gauge(vec![Series { labels: Vec::new(), value: 1.0 }]);
         let families = vec![Family { name: "connections", help: "", values }];
         pusher.show(&Arc::new(Figures { target: String::new(), families }), SystemTime::now());
         assert_eq!(pusher.finish(), None, "nothing was lost");
         let bodies: Vec<Vec<u8>> = told.try_iter().collect();
-        assert_eq!(bodies.len(), 4, "two were sent again, and the series ended");
-        assert!(bodies[0] == bodies[1] && bodies[1] == bodies[2] && bodies[2] != bodies[3]);
+        assert_eq!(bodies.len(), 3, "two were sent again");
+        assert!(bodies[0] == bodies[1] && bodies[1] == bodies[2]);
     }
 
     #[test]
@@ -409,17 +340,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        let receivers = [
-            #[cfg(feature = "otlp")]
-            (Protocol::Otlp, "/v1/metrics"),
-            (Protocol::RemoteWrite, "/api/v1/write"),
-        ];
-        for (protocol, path) in receivers {
-            let url = format!("http://{address}").parse().expect("a URL");
-            let pusher = Pusher::start(protocol, &url).expect("a thread");
-            pusher.show(&Arc::new(Figures::default()), SystemTime::now());
-            let told = pusher.finish().expect("it failed");
-            assert!(told.contains(&format!("1 of 1 requests to http://{address}{path} failed")), "{told}");
-        }
+        let url = format!("http://{address}").parse().expect("a URL");
+        let pusher = Pusher::start(&url).expect("a thread");
+        pusher.show(&Arc::new(Figures::default()), SystemTime::now());
+        let told = pusher.finish().expect("it failed");
+        assert!(told.contains(&format!("1 of 1 requests to http://{address}{PATH} failed")), "{told}");
     }
 }

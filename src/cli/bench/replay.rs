@@ -16,7 +16,7 @@ use echoring_load::{AnswerComparison, ComparisonRule, Mode, Replay, Speed, Workl
 /// The largest value of `--replay-copies`.
 const COPIES_MAX: u32 = 1_000_000;
 /// Flags of other loads, by their ids.
-const OF_OTHER_LOADS: [&str; 33] = [
+const OF_OTHER_LOADS: [&str; 30] = [
     "mode",
     "connections",
     "depth",
@@ -25,7 +25,6 @@ const OF_OTHER_LOADS: [&str; 33] = [
     "ramp",
     "arrivals",
     "burst",
-    "control",
     "connect_rate",
     "hold",
     "first_message",
@@ -40,7 +39,6 @@ const OF_OTHER_LOADS: [&str; 33] = [
     "time_field",
     "message_bytes",
     "kind",
-    "text",
     "payload_file",
     "publishers",
     "topics",
@@ -49,7 +47,6 @@ const OF_OTHER_LOADS: [&str; 33] = [
     "cut",
     "show_protocol",
     "agents",
-    "segment",
 ];
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +57,7 @@ pub(super) struct Args {
     ///
     /// Each connection opens, sends its messages and closes at the recorded times, whatever the server does. The path is the
     /// recorded one, unless the URL has one. Without --duration the run lasts as long as the recording.
-    #[arg(long, value_name = "FILE", requires = "url", conflicts_with_all = OF_OTHER_LOADS)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_OTHER_LOADS)]
     replay: Option<PathBuf>,
 
     /// Replay this much faster than recorded, such as 2 or 0.5
@@ -69,7 +66,6 @@ pub(super) struct Args {
         value_name = "FACTOR",
         default_value_t = Speed::default(),
         value_parser = Speed::from_str,
-        requires = "replay",
     )]
     replay_speed: Speed,
 
@@ -79,7 +75,6 @@ pub(super) struct Args {
         value_name = "N",
         default_value_t = 1,
         value_parser = values::number_in(1..=COPIES_MAX),
-        requires = "replay",
     )]
     replay_copies: u32,
 
@@ -92,12 +87,11 @@ pub(super) struct Args {
         value_name = "RULE",
         default_value_t = ComparisonRule::default(),
         value_parser = ComparisonRule::from_str,
-        requires = "replay",
     )]
     replay_rule: ComparisonRule,
 
     /// Do not compare the value at this JSON pointer, such as /ts; repeatable
-    #[arg(long, value_name = "POINTER", requires = "replay")]
+    #[arg(long, value_name = "POINTER")]
     replay_ignore: Vec<String>,
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::headings::CONNECTIONS;
 use super::parsers::{Resolve, expanded, resolve};
-use super::usage::usage;
+use super::usage::{refuse, usage};
 use crate::Failure;
-use crate::common::values::{self, Word};
+use crate::common::values;
 use echoring_load::{ConnectOptions, RowOrder, Rows, Template, WEIGHT_MAX};
 use echoring_proto::handshake::{BadField, check_field, is_subprotocol};
 
@@ -40,7 +40,7 @@ pub(super) struct Args {
     data: Option<PathBuf>,
 
     /// How connections take the rows of --data
-    #[arg(long, value_parser = values::one_of(ORDERS), default_value = "in-order", requires = "data")]
+    #[arg(long, value_parser = values::one_of(RowOrder::WORDS), default_value = "in-order")]
     data_order: RowOrder,
 
     /// Relative weights of several URLs, such as 3,1 [default: equal]
@@ -66,20 +66,13 @@ pub(super) struct Args {
     pub(super) unix_socket: Option<PathBuf>,
 
     /// Client certificate chain for wss://, as a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     pub(super) tls_cert: Option<PathBuf>,
 
     /// Private key of --tls-cert, as a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     pub(super) tls_key: Option<PathBuf>,
 }
-
-/// `--data-order`.
-const ORDERS: &[Word<RowOrder>] = &[
-    ("in-order", "In the order of the file, again and again", RowOrder::InOrder),
-    ("shuffled", "In a random order, again and again", RowOrder::Shuffled),
-    ("once", "In the order of the file, each row at most once", RowOrder::Once),
-];
 
 impl Args {
     /// Adds the fields of the upgrade request.
@@ -120,7 +113,10 @@ impl Args {
             .map(|word| word.trim().parse().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight)))
             .collect();
         match weights {
-            Some(weights) if weights.len() == urls => Ok(weights),
+            Some(weights) if weights.len() == urls => {
+                let why = "only for several URLs, such as bench ws://127.0.0.1:9001 ws://127.0.0.1:9002 --weights 3,1";
+                refuse([("--weights", urls < 2)], why).map(|()| weights)
+            }
             Some(weights) => Err(usage("--weights", &format!("{} weights for {urls} URLs", weights.len()))),
             None => Err(usage("--weights", &format!("expected numbers from 1 to {WEIGHT_MAX}, such as 3,1"))),
         }

@@ -18,8 +18,8 @@ use crate::common::file::{Entry, Source, entries};
 const RUNS_MAX: usize = 1_000;
 /// The key of the tables.
 const RUN: &str = "run";
-/// Flags that are no keys: one is about the file, the other makes runs of its own.
-const NO_KEYS: [&str; 2] = ["scenario", "calibrate"];
+/// The flag that names the file, which is no key.
+const NO_KEYS: [&str; 1] = ["scenario"];
 /// Flags that hold for all runs together.
 const OF_ALL: &[&str] = &[
     "json",
@@ -32,14 +32,6 @@ const OF_ALL: &[&str] = &[
     "prometheus",
     #[cfg(feature = "otlp")]
     "otlp",
-    "remote_write",
-    "baseline",
-    "save_baseline",
-    "baseline_dir",
-    "baseline_threshold",
-    "baseline_metric",
-    "trust_single",
-    "calibration",
 ];
 
 /// The flags of each run, with what they were read from, that the file at `path` asks for, in their order. `typed` is what the command line says.
@@ -269,9 +261,7 @@ mod tests {
             let path = file.expect("an entry").path();
             let runs = super::read(&path, &typed(&[])).map_err(line);
             for (run, typed) in runs.unwrap_or_else(|line| panic!("{line}")) {
-                let checked = run
-                    .validate(&typed, std::sync::Arc::default(), std::sync::Arc::default(), 20_000)
-                    .map_err(line);
+                let checked = run.validate(&typed, std::sync::Arc::default(), 20_000).map_err(line);
                 checked.unwrap_or_else(|line| panic!("{}: {line}", path.display()));
             }
             found += 1;

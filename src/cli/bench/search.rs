@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::headings::EXPERIMENTS;
 use super::usage::{refuse, usage};
 use crate::Failure;
-use crate::common::values::{self, Word};
+use crate::common::values;
 use echoring_load::analyse::capacity::{
     CapacityOptions, OBJECTIVE_DEFAULT, PRECISION_DEFAULT, PRECISIONS, SEARCH_TIME_DEFAULT, START_DEFAULT,
 };
@@ -15,16 +15,6 @@ use echoring_load::plan::count;
 use echoring_load::record::search::{Axis, SearchResult};
 use echoring_load::{Mode, Outcome};
 
-/// `--axis`.
-const AXES: &[Word<Axis>] = &[
-    ("rate", "Messages a second; in --mode connect, connections a second", Axis::Rate),
-    (
-        "connections",
-        "Connections, each with the rate that --rate and --connections give it",
-        Axis::Connections,
-    ),
-    ("subscribers", "Subscribers of the topics, at the same --rate", Axis::Subscribers),
-];
 /// What is searched.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
@@ -42,7 +32,7 @@ pub(super) struct SearchArgs {
     objective: Objective,
 
     /// The load that is varied
-    #[arg(long, value_parser = values::one_of(AXES), default_value = "rate", help_heading = EXPERIMENTS)]
+    #[arg(long, value_parser = values::one_of(Axis::WORDS), default_value = "rate", help_heading = EXPERIMENTS)]
     pub(super) axis: Axis,
 
     /// Relative distance of the two loads at which the search ends

@@ -301,17 +301,16 @@ pub(crate) fn start_server(
     message_bytes: usize,
     compress: &echoring_load::Compress,
 ) -> Result<Embedded, Refused> {
-    let defaults = echoring_server::ServerConfig::default();
-    let config = echoring_server::ServerConfig {
+    let mut config = echoring_server::ServerConfig {
         listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
         shards: Some(cpus.len().max(1)),
         cpus: cpus.to_vec(),
         driver,
-        compression: compress.compression,
         compression_bytes: compress.context_bytes,
-        message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),
-        ..defaults
+        ..echoring_server::ServerConfig::default()
     };
+    config.connection.compression = compress.compression;
+    config.connection.max_message = config.connection.max_message.max(message_bytes as u64);
     let server = Server::start(config)
         .map_err(|error| Refused(format!("the embedded server: {}", start_error::line(&error))))?;
     let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {

@@ -24,7 +24,7 @@ fn job(words: &[&str]) -> Result<Job, String> {
     let words = std::iter::once("bench").chain(words.iter().copied());
     let typed = Bench::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
     let Bench { args } = Bench::from_arg_matches(&typed).expect("parsed");
-    match args.validate(&typed, Arc::default(), Arc::default(), 20_000) {
+    match args.validate(&typed, Arc::default(), 20_000) {
         Ok(job) => Ok(job),
         Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
     }
@@ -38,6 +38,63 @@ fn without_a_url_two_runs_are_made_on_an_embedded_server() {
     assert_eq!(modes, [echoring_load::Mode::Echo, echoring_load::Mode::Broadcast]);
     let (mine, other) = (&plan.resources.cpus, &plan.resources.server_cpus);
     assert!(!mine.iter().any(|cpu| other.contains(cpu)), "{mine:?} {other:?}");
+}
+
+/// Flags with values, and flags that contradict the one that they need: clap drops `requires` then.
+const WITHOUT_EFFECT: &[&[&str]] = &[
+    &["--replay-rule", "json", "-c", "2"],
+    &["--replay-speed", "2", "--rate", "5"],
+    &["--replay-copies", "2", "--mode", "echo"],
+    &["--replay-ignore", "/ts", "--depth", "2"],
+    &["--param", "a=b", "--message", "hi"],
+    &["--fail-on", "worse"],
+    &["--against-pid", "1"],
+    &["--time-unit", "us", "--replay", "a.jsonl"],
+    &["--time-unit", "us", "--mode", "push"],
+    &["--data-order", "shuffled"],
+    &["--tls-cert", "a.pem"],
+    &["--tls-key", "a.pem"],
+    &["--max-duration", "9s"],
+    &["--slow-how", "trickle", "--mode", "broadcast"],
+    &["--trickle", "1KiB/s", "--mode", "broadcast"],
+    &["--nats", "nats://127.0.0.1"],
+    &["--agents-timeout", "9s"],
+    &["--nats-prefix", "a"],
+    &["--nats-token-file", "a"],
+    &["--nats-credentials-file", "a"],
+    &["--nats-tls-ca", "a"],
+    &["--agents", "2"],
+];
+const WITHOUT_URL: &[&[&str]] = &[
+    &["--replay", "a.jsonl"],
+    &["--agents", "2", "--nats", "nats://127.0.0.1"],
+    &["--server-pid", "1"],
+    &["--all-addresses"],
+    &["--proxy", "env"],
+    &["--unix-socket", "a"],
+    &["--against", "ws://127.0.0.1:9", "--repeat", "3"],
+];
+
+#[test]
+fn a_flag_without_the_one_that_it_needs_is_refused() {
+    let mut refused = std::collections::BTreeSet::new();
+    for (words, url) in WITHOUT_EFFECT
+        .iter()
+        .map(|words| (words, &[URL][..]))
+        .chain(WITHOUT_URL.iter().map(|words| (words, &[][..])))
+    {
+        let line = job(&[url, words].concat()).map(|_| ()).expect_err(words[0]);
+        assert!(line.starts_with(&format!("{}: only with ", words[0])), "{words:?}: {line}");
+        let example = line.split_once(", such as ").map(|(_, example)| example).expect("an example");
+        assert!(example.split(' ').any(|word| word == words[0]), "{words:?}: {line}");
+        refused.insert(words[0].trim_start_matches('-').replace('-', "_"));
+    }
+    let listed = needs::NEEDS.iter().flat_map(|needs| needs.flags).map(|(flag, _)| (*flag).to_owned());
+    assert_eq!(refused, listed.collect(), "each flag of the table has a case");
+    // clap's own does not hold.
+    for arg in Bench::command().get_arguments() {
+        assert!(!format!("{arg:?}").contains("requires: [("), "{arg:?}");
+    }
 }
 
 #[test]
@@ -108,9 +165,9 @@ fn messages_are_what_their_flags_say() {
         (echoring_load::Style::Text, echoring_load::Spread::Even, None)
     );
     assert_eq!((plain.message_bytes, plain.allow), ((64, 64), vec![]));
-    let emoji = load(&["--text", "emoji", "--message-bytes", "zipf:16..4096"]);
-    assert_eq!((emoji.style, emoji.spread), (echoring_load::Style::Emoji, echoring_load::Spread::Zipf));
-    assert_eq!(emoji.message_bytes, (16, 4_096));
+    let binary = load(&["--kind", "binary", "--message-bytes", "zipf:16..4096"]);
+    assert_eq!((binary.style, binary.spread), (echoring_load::Style::Binary, echoring_load::Spread::Zipf));
+    assert_eq!(binary.message_bytes, (16, 4_096));
     let lines = load(&["--payload-file", "Cargo.toml"]).lines.expect("of a file");
     assert_eq!(lines.name(), "Cargo.toml");
     assert!(lines.count() > 10 && lines.bytes().0 == 0, "a blank line is an empty message");
@@ -122,7 +179,7 @@ fn messages_are_what_their_flags_say() {
         (load.stalled, load.trickle)
     };
     assert_eq!(slow(&[]), (0, None));
-    assert_eq!(slow(&["--stalled", "7"]), (7, None));
+    assert_eq!(slow(&["--slow", "7"]), (7, None));
     assert_eq!(slow(&["--slow", "1%"]), (10, None));
     assert_eq!(slow(&["--slow", "1%", "--slow-how", "stop"]), (10, None));
     assert_eq!(slow(&["--slow", "2", "--slow-how", "trickle"]), (2, Some(16 * 1_024)));
@@ -175,8 +232,20 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--kind", "json", "--message-bytes", "33"], "--message-bytes"),
         (&[URL, "--mode", "broadcast", "--message-bytes", "16"], "--message-bytes"),
         (&[URL, "--publishers", "2"], "--publishers"),
+        (&[URL, "--mode", "ping", "--kind", "binary"], "--kind"),
+        (&[URL, "--mode", "ping", "--message", "hi"], "--message"),
+        (&[URL, "--mode", "ping", "--verify", "off"], "--verify"),
+        (&[URL, "--mode", "push", "--kind", "binary"], "--kind"),
+        (&[URL, "--mode", "push", "--message", "hi"], "--message"),
+        (&[URL, "--mode", "push", "--verify", "off"], "--verify"),
+        (&[URL, "--mode", "push", "--late-after", "1s"], "--late-after"),
+        (&[URL, "--mode", "storm", "--kind", "binary"], "--kind"),
+        (&[URL, "--mode", "storm", "--message", "hi"], "--message"),
+        (&[URL, "--mode", "storm", "--verify", "off"], "--verify"),
+        (&[URL, "--mode", "storm", "--late-after", "1s"], "--late-after"),
+        (&[URL, "--weights", "1"], "--weights"),
         (&[URL, "--topics", "2"], "--topics"),
-        (&[URL, "--stalled", "2"], "--slow"),
+        (&[URL, "--slow", "2"], "--slow"),
         (&[URL, "--slow", "1%"], "--slow"),
         (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "9"], "--slow"),
         (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "100%"], "--slow"),
@@ -188,14 +257,11 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--trickle", "1KiB/s"], "--trickle"),
         (&[URL, "--message-bytes", "zipf:64"], "--message-bytes"),
         (&[URL, "--message-bytes", "zipf:64..16"], "--message-bytes"),
-        (&[URL, "--text", "latin"], "--text"),
-        (&[URL, "--kind", "binary", "--text", "emoji"], "--text"),
         (&[URL, "--payload-file", "/nowhere/lines"], "/nowhere/lines"),
         (&[URL, "--payload-file", "/dev/null"], "--payload-file"),
         (&[URL, "--payload-file", "/dev/zero", "--kind", "binary"], "--payload-file"),
         (&[URL, "--payload-file", "Cargo.toml", "--kind", "json"], "--payload-file"),
         (&[URL, "--payload-file", "Cargo.toml", "--message-bytes", "64"], "--message-bytes"),
-        (&[URL, "--payload-file", "Cargo.toml", "--text", "mixed"], "--text"),
         (&[URL, "--payload-file", "Cargo.toml", "--mode", "broadcast"], "--payload-file"),
         (&[URL, "--allow", "lost,broken"], "--allow"),
         (&[URL, "--allow", ""], "--allow"),
@@ -248,6 +314,28 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
     ] {
         let line = plan(words).map(|_| ()).expect_err("these are wrong");
         assert!(line.contains(named), "{words:?}: {line}");
+    }
+}
+
+#[test]
+fn data_that_no_template_uses_are_refused() {
+    let file = tempfile::Builder::new().suffix(".csv").tempfile().expect("a file");
+    std::fs::write(&file, "name,token\none,1\ntwo,2\n").expect("written");
+    let data = ["--data", file.path().to_str().expect("text")];
+    let used: [&[&str]; 6] = [
+        &[URL, "--header", "X-Token: {{data.token}}"],
+        &[URL, "--cookie", "name={{data.name}}"],
+        &[URL, "--origin", "https://{{data.name}}.example"],
+        &[URL, "--message", "{{data.name}}"],
+        &["ws://127.0.0.1:1/{{data.name}}"],
+        &["ws://127.0.0.1:1/", "--repeat", "2", "--against", "ws://127.0.0.1:2/{{data.name}}"],
+    ];
+    for words in used {
+        plan(&[words, &data].concat()).unwrap_or_else(|line| panic!("{words:?}: {line}"));
+    }
+    for words in [&[URL][..], &[URL, "--header", "X-Token: 1"], &[URL, "--protocol", "json-rpc"]] {
+        let line = plan(&[words, &data].concat()).map(|_| ()).expect_err("nobody reads them");
+        assert!(line.starts_with("--data: no template"), "{line}");
     }
 }
 

@@ -17,7 +17,7 @@ use echoring_load::{Baseline, PairedOptions, Workload};
 /// The longest measured time by default: up to it, blocks and the intervals of the record are seconds.
 const MAX_DURATION_DEFAULT: Duration = Duration::from_secs(600);
 /// Flags that set the measured time or the load in another way.
-const INSTEAD: [&str; 5] = ["duration", "stage", "replay", "try", "control"];
+const INSTEAD: [&str; 4] = ["duration", "stage", "replay", "try"];
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -26,7 +26,7 @@ pub(super) struct Args {
     ///
     /// p99+-5% is the same. Its 95 % interval then lies within that share of its value, or the run ends at --max-duration and says how wide it
     /// is. That is no failure, except with --fail-if 'unreached>0'. A run takes a minute at least. With --against and without --repeat,
-    /// pairs of runs are made until it is known whether the second server is better, worse, or the same within that share: also for
+    /// pairs of runs are made until it is known whether B, the server of --against, is better, worse, or the same within that share: also for
     /// other times and rates, such as messages_per_s±3%.
     #[arg(long, value_name = "METRIC±WIDTH", value_parser = Goal::from_str, help_heading = EXPERIMENTS)]
     until: Vec<Goal>,
@@ -45,8 +45,7 @@ impl Args {
     /// Refuses flags that contradict these.
     pub(super) fn check(&self, typed: &ArgMatches, is_shared: bool, compares: bool) -> Result<(), Failure> {
         if !self.is_given() {
-            let why = "only with --until, such as --until 'p99±5%' --max-duration 5m";
-            return refuse([("--max-duration", self.max_duration.is_some())], why);
+            return Ok(());
         }
         let why = "not with --until, which ends a run of one load by its results; its longest time is --max-duration";
         refuse_typed(typed, if compares { &INSTEAD[1..] } else { &INSTEAD }, why)?;
@@ -63,7 +62,7 @@ impl Args {
                 "one run needs a quantile of the response time, such as 'p99±5%'; others need --against";
             return Err(usage("--until", &format!("{goal}: {why}")));
         }
-        let why = "not with --agents or --segment: one generator decides when the run ends; use --duration";
+        let why = "not with --agents: one generator decides when the run ends; use --duration";
         refuse([("--until", is_shared)], why)
     }
 

@@ -14,14 +14,14 @@ use crate::common::values;
 use crate::{EXIT_ENVIRONMENT, Failure};
 use echoring_load::analyse::compare::JUDGED;
 use echoring_load::analyse::objective::{Metric, Objective};
-use echoring_load::record::comparison::{BaselineComparison, Comparison};
+use echoring_load::record::comparison::Comparison;
 use echoring_load::record::failures;
 use echoring_load::record::search::Limit;
 use echoring_load::render::summary;
 use echoring_load::{Baseline, Experiment, Outcome, Results, RunProgress, RunStage, RunVerdict, Workload};
 
 /// Exit code of a run with lost, damaged or failed messages or connections, or that misses a threshold.
-pub(super) const EXIT_BROKEN: u8 = 1;
+const EXIT_BROKEN: u8 = 1;
 /// Exit code of a run that measured the generator.
 const EXIT_SATURATED: u8 = 4;
 /// How often the conditions of `--abort-if` are looked at.
@@ -59,7 +59,7 @@ pub(super) struct Args {
     pub(super) against: Option<String>,
 
     /// Exit with 1 if the server of --against is worse: its p50, p99, messages_per_s or cpu_per_message
-    #[arg(long, value_enum, value_name = "VERDICT", requires = "against", help_heading = EXPERIMENTS)]
+    #[arg(long, value_enum, value_name = "VERDICT", help_heading = EXPERIMENTS)]
     pub(super) fail_on: Option<FailOn>,
 
     /// Process of the server of --against; its CPU time and memory become part of the results
@@ -73,15 +73,12 @@ pub(super) struct Args {
 
 impl Args {
     /// Refuses flags that contradict one another, whatever the load is.
-    pub(super) fn check(&self, has_url: bool, has_goals: bool) -> Result<(), Failure> {
+    pub(super) fn check(&self, has_goals: bool) -> Result<(), Failure> {
         let example = "such as bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101";
-        let has_rival = self.against.is_some();
+        let is_missing = self.against.is_some() && self.repeat.is_none() && !has_goals;
         let why =
             format!("set the number of pairs of runs with --repeat, {example}, or their goal with --until");
-        refuse([("--against", has_rival && self.repeat.is_none() && !has_goals)], &why)?;
-        refuse([("--against", has_rival && !has_url)], &format!("name the first server too, {example}"))?;
-        let why = format!("only with --against, {example} --against-pid 4711");
-        refuse([("--against-pid", self.against_pid.is_some() && !has_rival)], &why)
+        refuse([("--against", is_missing)], &why)
     }
 
     /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is; `has_goals`: whether
@@ -154,11 +151,11 @@ fn unknown_metric(
 /// A verdict on two servers that fails the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum FailOn {
-    /// The second is worse than the first by 5 % or more
+    /// B, the server of --against, is worse than A by 5 % or more
     Worse,
 }
 
-/// The judged metrics in which the second server is worse, a line each. Where pairs had goals, these are judged.
+/// The judged metrics in which B is worse, a line each. Where pairs had goals, these are judged.
 pub(super) fn worse(comparison: &[Comparison]) -> impl Iterator<Item = String> {
     let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
     of_two.flat_map(|(load, b)| {
@@ -220,8 +217,8 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
     let mut lines = Vec::new();
     for outcome in outcomes {
         let record = outcome.record.value();
-        let mode = outcome.record.config.mode.clone();
-        for expression in fail_if.iter().filter(|expression| expression.is_of_mode(&mode)) {
+        let mode = outcome.record.config.mode;
+        for expression in fail_if.iter().filter(|expression| expression.is_of_mode(mode.name())) {
             let judged = expression.fail_if(&record);
             if judged.failed {
                 let which = outcome.record.repetition.as_ref().map_or(String::new(), |repetition| {
@@ -238,16 +235,10 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
 
 /// Reports the problems of the results, and returns the exit code: failures take precedence over missing measurements,
 /// and those over a late generator.
-pub(super) fn conclude(
-    results: &Results,
-    baseline: Option<&BaselineComparison>,
-    missed: Vec<String>,
-    unwritten: &[String],
-) -> ExitCode {
+pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[String]) -> ExitCode {
     let Results { outcomes, comparison, refused } = results;
     let mut verdict = outcomes.iter().map(Outcome::verdict).max().unwrap_or(RunVerdict::Good);
-    let against = baseline.iter().flat_map(|baseline| &baseline.loads);
-    let warnings = comparison.iter().chain(against).flat_map(|one| {
+    let warnings = comparison.iter().flat_map(|one| {
         one.differences.iter().chain(&one.warnings).map(|line| format!("{}: {line}", one.mode))
     });
     let records = outcomes.iter().map(|outcome| &outcome.record);
@@ -265,7 +256,7 @@ pub(super) fn conclude(
             errors.push(format!("{}: {failure_text}", outcome.record.config.mode));
         }
     }
-    for warning in outcomes.iter().flat_map(summary::warnings).chain(warnings) {
+    for warning in outcomes.iter().flat_map(|outcome| summary::warnings(&outcome.record)).chain(warnings) {
         note(format_args!("warning: {warning}"));
     }
     for error in errors.iter().chain(unwritten) {

@@ -23,7 +23,7 @@ impl Compress {
 
     /// All that the extension can do: windows of full size, kept from message to message.
     pub(crate) fn full() -> Compress {
-        let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
+        let direction = Direction { context_takeover: true, window_bits: WINDOW_BITS_MAX };
         let preferences = Preferences { server: direction, client: direction };
         Compress { compression: Some(Compression::default().preferences(preferences)), ..Compress::OFF }
     }
@@ -32,7 +32,7 @@ impl Compress {
     fn shared() -> Compress {
         let compression = Compression::default();
         let Preferences { server, client } = compression.preferences;
-        let preferences = Preferences { server: Direction { takeover: true, ..server }, client };
+        let preferences = Preferences { server: Direction { context_takeover: true, ..server }, client };
         Compress { compression: Some(compression.preferences(preferences).shared(true)), ..Compress::OFF }
     }
 }
@@ -56,8 +56,8 @@ impl FromStr for Compress {
                 word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
             match (name.trim(), value.map(str::trim)) {
                 (SHARED, None) => {}
-                ("server_no_context_takeover", None) => server.takeover = false,
-                ("client_no_context_takeover", None) => client.takeover = false,
+                ("server_no_context_takeover", None) => server.context_takeover = false,
+                ("client_no_context_takeover", None) => client.context_takeover = false,
                 ("server_max_window_bits", Some(bits)) => server.window_bits = window_bits(bits)?,
                 ("client_max_window_bits", Some(bits)) => client.window_bits = window_bits(bits)?,
                 ("level", Some(level)) => compression.level = number(level, 1..=9, "level")?,
@@ -76,7 +76,7 @@ impl FromStr for Compress {
                 }
             }
         }
-        if compression.shared && !compression.preferences.server.takeover {
+        if compression.shared && !compression.preferences.server.context_takeover {
             return Err(
                 "shared: needs context takeover by the server; remove server_no_context_takeover".to_owned()
             );
@@ -106,7 +106,7 @@ impl fmt::Display for Compress {
             return self.write_effort(f, level, threshold_bytes);
         }
         for (end, direction) in [("server", server), ("client", client)] {
-            if !direction.takeover {
+            if !direction.context_takeover {
                 write!(f, "{end}_no_context_takeover; ")?;
             }
             write!(f, "{end}_max_window_bits={}; ", direction.window_bits)?;
@@ -146,11 +146,11 @@ mod tests {
     fn on_keeps_no_windows_and_a_list_keeps_those_it_does_not_decline() {
         assert_eq!("off".parse(), Ok(Compress::OFF));
         let on = parse("on").preferences;
-        assert!(!on.server.takeover && !on.client.takeover);
+        assert!(!on.server.context_takeover && !on.client.context_takeover);
         assert_eq!(Ok(Compress::full()), "server_max_window_bits=15".parse());
         let list = parse("client_no_context_takeover; server_max_window_bits=10, level=6; threshold=1KiB");
-        assert_eq!(list.preferences.server, Direction { takeover: true, window_bits: 10 });
-        assert_eq!(list.preferences.client, Direction { takeover: false, window_bits: 15 });
+        assert_eq!(list.preferences.server, Direction { context_takeover: true, window_bits: 10 });
+        assert_eq!(list.preferences.client, Direction { context_takeover: false, window_bits: 15 });
         assert_eq!((list.level, list.threshold_bytes), (6, 1024));
         assert_eq!("level=1; memory=4MiB".parse::<Compress>().expect("valid").memory_bytes, 4 << 20);
     }

@@ -82,25 +82,13 @@ fn is_logged(module: &str) -> bool {
     let name = module.split(['[', '{']).next().unwrap_or_default();
     let name = name.split("::").next().unwrap_or_default();
     let is_own = |name: &str| OWN.contains(&name);
-    matches!(name, "" | "async_nats" | "echoring")
-        || MOVED.iter().any(|(before, _)| *before == name)
-        || name.strip_prefix("echoring_").is_some_and(is_own)
+    matches!(name, "" | "async_nats" | "echoring") || name.strip_prefix("echoring_").is_some_and(is_own)
 }
-
-/// Modules that were elsewhere. Directives with their former names still select their records.
-const MOVED: [(&str, &str); 5] = [
-    ("echoring_backbone", "echoring_cluster::nats"),
-    ("echoring_centrifuge", "echoring_wire::centrifuge"),
-    ("echoring_server::broadcast", "echoring_broker::broadcast"),
-    ("echoring_broker::broadcast::cluster", "echoring_broker::broadcast::following"),
-    ("echoring_server::control", "echoring_admin"),
-];
 
 /// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as
 /// an error, and important errors are logged once elsewhere.
 pub(crate) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
     const CLIENT: &str = "async_nats";
-    let word = MOVED.iter().fold(word.to_owned(), |word, (before, now)| word.replace(before, now));
     if word.contains(CLIENT) {
         return EnvFilter::try_new(word);
     }
@@ -141,13 +129,9 @@ mod tests {
     #[test]
     fn a_log_level_is_known_or_refused() {
         let modules = "warn,echoring_runtime::shard=debug,async_nats=info,echoring_server[span]=trace";
-        let moved = "warn,echoring_backbone::connection=debug,echoring_server::control=info";
-        for right in ["error", "warn", "info", "debug", "trace", "off", modules, moved] {
+        for right in ["error", "warn", "info", "debug", "trace", "off", modules] {
             assert_eq!(log_filter(right).as_deref(), Ok(right));
         }
-        assert!(
-            filter(moved).expect("right").to_string().contains("echoring_cluster::nats::connection=debug")
-        );
         for wrong in [
             "",
             "loud",
@@ -157,6 +141,7 @@ mod tests {
             "9",
             "nonsense=debug",
             "info,echoring_shard=debug",
+            "warn,echoring_backbone::connection=debug",
         ] {
             assert!(log_filter(wrong).is_err(), "{wrong}");
         }

@@ -2,12 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
+
 use crate::logging;
 
 /// Exit code of a command whose arguments were wrong.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a command that a signal ended, as a shell would report SIGINT.
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a server whose drain did not end in time.
+pub(crate) const EXIT_OVERDUE: u8 = 5;
 /// Exit code of a command that this host does not allow to run.
 pub const EXIT_ENVIRONMENT: u8 = 3;
 
@@ -73,8 +77,19 @@ pub(crate) fn refuse<'a>(
     }
 }
 
+/// Flags that are gone, each with what replaced it.
+const REPLACED: [(&str, &str); 1] =
+    [("--find-max", "`echoring capacity --objective` finds the highest load")];
+
 /// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
 pub(crate) fn one_line(error: &clap::Error) -> String {
+    let is_gone = |flag: &str| match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(unknown)) => unknown == flag,
+        _ => false,
+    };
+    if let Some((flag, instead)) = REPLACED.iter().find(|(flag, _)| is_gone(flag)) {
+        return format!("{flag} is gone; {instead}");
+    }
     let text = error.to_string();
     let explained = text
         .lines()
@@ -86,7 +101,11 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         .replace(" tip: ", "; ");
     let line = explained.strip_prefix("error: ").unwrap_or(&explained);
     if line.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "no command given; `echoring --help` lists them".to_owned();
+        // Of `echoring cluster`, its own.
+        let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("echoring");
+        let words = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-']));
+        let command = words.collect::<Vec<_>>().join(" ");
+        return format!("no command given; `{command} --help` lists them");
     }
     line.to_owned()
 }

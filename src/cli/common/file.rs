@@ -123,6 +123,16 @@ impl Place {
         Place { at, ..self.clone() }
     }
 
+    /// The place of a key that such a table lacks.
+    pub(crate) fn of_key(&self, key: &str) -> Place {
+        Place { path: format!("{}.{key}", self.path), ..self.clone() }
+    }
+
+    /// The line, from 1.
+    pub(crate) fn line_number(&self) -> usize {
+        self.source.place(self.at).0
+    }
+
     /// The file and the line.
     pub(crate) fn line(&self) -> String {
         self.source.line(self.at)

@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Id};
 
-use crate::serve::topic_keys::{HOOK, KEYS, PATTERN};
-use crate::serve::{BACKEND_KEYS, ROUTE_KEYS, ROUTE_MATCHES, WEBHOOK_KEYS};
-use crate::serve::{Reload, reload_of};
+use crate::serve::{Reload, Row, reload_of};
 use crate::{Cli, serve};
-use echoring_topics::TopicSettings;
 
 /// Folder of the documents that have tables of options, below the repository.
 const FOLDER: &str = "docs/reference";
@@ -25,14 +22,15 @@ fn the_configuration_reference_is_what_the_declarations_say() {
     // A program with the feature `otel` has one more key, which docs/guide/operate.md describes.
     let keys: Vec<Arg> =
         serve::keys(&command).filter(|key| key.get_id() != "trace_sample").cloned().collect();
+    let [(_, topics), _, (_, routes), (_, backends), (_, webhooks)] = serve::tables();
     check(
         "configuration.md",
         &[
             ("keys", &key_table(&mut command, &keys)),
-            ("topics", &topics()),
-            ("routes", &routes()),
-            ("backends", &backends()),
-            ("webhooks", &webhooks()),
+            ("topics", &rows(&topics)),
+            ("routes", &rows(&routes)),
+            ("backends", &rows(&backends)),
+            ("webhooks", &rows(&webhooks)),
         ],
     );
 }
@@ -70,6 +68,24 @@ fn the_command_line_reference_begins_with_every_command() {
         let row = format!("\n| `echoring {}", command.get_name());
         assert!(page.contains(&row), "{} is not in the table of commands", command.get_name());
     }
+}
+
+/// They come from what parsers say of an empty value, which must not repeat the value.
+#[test]
+fn the_values_of_an_option_are_whole() {
+    let mut broken = Vec::new();
+    for name in commands() {
+        let mut command = options(&name);
+        let args: Vec<Arg> = command.get_arguments().cloned().collect();
+        for arg in args {
+            let values = values(&mut command, &arg, Style::Flag);
+            let ends = ["instead of", "such as", "found", ",", ":"];
+            if values.trim() != values || ends.iter().any(|end| values.trim().ends_with(end)) {
+                broken.push(format!("{name} {}: {values:?}", flag(&arg)));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
 }
 
 /// The commands with flags, by their names; commands of commands behind those.
@@ -168,51 +184,15 @@ fn flag(arg: &Arg) -> String {
     }
 }
 
-fn topics() -> String {
-    let (pattern, effect) = PATTERN;
+/// The keys of a kind of tables, whose changes a running server applies.
+fn rows(rows: &[Row]) -> String {
     let mut table = key_table_head([Reload::Live].into_iter());
-    // Writing to a string does not fail.
-    let _ = writeln!(table, "| `{pattern}` | text; required in `[[topics]]` | – | {} |", marked(effect));
-    let (hook, effect) = HOOK;
-    let _ = writeln!(table, "| `{hook}`{LIVE} | text | – | {} |", marked(effect));
-    for key in &KEYS {
-        let values = key.values().split(", ").map(quoted_code).collect::<Vec<_>>().join(", ");
-        let default = key.show(TopicSettings::default());
-        let name = key.name;
-        let _ = writeln!(table, "| `{name}`{LIVE} | {values} | `{default}` | {} |", marked(key.help));
-    }
-    table
-}
-
-fn routes() -> String {
-    let mut table = "| key | values | effect |\n|---|---|---|\n".to_owned();
-    // Writing to a string does not fail.
-    for (name, values, effect) in ROUTE_MATCHES {
-        let _ = writeln!(table, "| `{name}` | {} | {} |", marked(values), marked(effect));
-    }
-    for key in &ROUTE_KEYS {
-        let _ = writeln!(table, "| `{0}`{LIVE} | {1} | as [`{0}`](#keys) |", key.name, key.values());
-    }
-    table
-}
-
-fn backends() -> String {
-    let mut table = "| key | values | default | effect |\n|---|---|---|---|\n".to_owned();
-    for key in &BACKEND_KEYS {
-        let ((values, default), effect) = ((key.values)(), marked(key.help));
+    for Row { name, help, values, default } in rows {
+        let words = |part: &str| part.split(", ").map(quoted_code).collect::<Vec<_>>().join(", ");
+        let values = values.split("; ").map(words).collect::<Vec<_>>().join("; ");
+        let default = default.as_ref().map_or("–".to_owned(), |default| format!("`{default}`"));
         // Writing to a string does not fail.
-        let _ = writeln!(table, "| `{}`{LIVE} | {} | {default} | {effect} |", key.name, marked(&values));
-    }
-    table
-}
-
-fn webhooks() -> String {
-    let mut table = key_table_head([Reload::Live].into_iter());
-    for key in &WEBHOOK_KEYS {
-        let default = (key.default)().map_or("–".to_owned(), |default| format!("`{default}`"));
-        let values = marked(&(key.values)());
-        // Writing to a string does not fail.
-        let _ = writeln!(table, "| `{}`{LIVE} | {values} | {default} | {} |", key.name, marked(key.help));
+        let _ = writeln!(table, "| `{name}`{LIVE} | {} | {default} | {} |", marked(&values), marked(help));
     }
     table
 }
@@ -340,14 +320,19 @@ fn check(name: &str, tables: &[(&str, &str)]) {
     let (path, text) = (path(name), read(name));
     let mut made = text.clone();
     for (part, table) in tables {
-        made = replaced(&made, part, table);
+        made = replaced(&made, part, "src/cli", table);
     }
+    check_text(&path, &text, &made);
+}
+
+fn check_text(path: &Path, text: &str, made: &str) {
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, made).expect("written");
+        std::fs::write(path, made).expect("written");
     } else {
         assert!(
             made == text,
-            "{FOLDER}/{name} differs from the declarations: run this test with UPDATE=1, or scripts/docs --update"
+            "{} differs from the declarations: run this test with UPDATE=1, or scripts/docs --update",
+            path.display()
         );
     }
 }
@@ -360,9 +345,9 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(path(name)).expect("a document")
 }
 
-/// The document with another table between the marks of `part`.
-fn replaced(text: &str, part: &str, table: &str) -> String {
-    let begin = format!("<!-- {part}: made by scripts/docs --update from src/cli, do not edit. -->\n");
+/// The document with another table between the marks of `part`, whose declarations are in `from`.
+fn replaced(text: &str, part: &str, from: &str, table: &str) -> String {
+    let begin = format!("<!-- {part}: made by scripts/docs --update from {from}, do not edit. -->\n");
     let end = format!("<!-- {part}: end of the part that scripts/docs made. -->\n");
     let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no line {begin:?}"));
     let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no line {end:?}"));

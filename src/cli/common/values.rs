@@ -5,14 +5,15 @@
 //! both are shown in the spelling that is read here.
 
 use std::ffi::OsString;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use echoring_proto::handshake::is_subprotocol;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_server::limits::SHARDS_RANGE;
 
 /// The flag as it is typed of the option with this id.
 pub(crate) fn flag_of(id: &str) -> String {
@@ -116,6 +117,11 @@ pub(crate) fn duration_in(range: impl RangeBounds<Duration> + 'static) -> impl P
     within(duration, |time| shown_duration(*time), bounds(&range))
 }
 
+/// The same within a range in nanoseconds.
+pub(crate) fn time_in(range: RangeInclusive<Nanos>) -> impl Parser<Duration> {
+    duration_in(Duration::from_nanos(*range.start())..=Duration::from_nanos(*range.end()))
+}
+
 /// A parser of shares within `range`.
 pub(crate) fn share_in(range: impl RangeBounds<f64> + 'static) -> impl Parser<f64> {
     within(share, |share| format!("{}%", share * 100.0), bounds(&range))
@@ -129,6 +135,21 @@ pub(crate) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u
 
 /// A word of an option with its help, if it needs any, and its meaning.
 pub(crate) type Word<T> = (&'static str, &'static str, T);
+
+/// A file of an option that closes something. Another name than `Option`, to which clap gives a meaning of its own.
+pub(crate) type FileOrOff = Option<PathBuf>;
+
+/// A file, or none. An option that is absent removes nothing that it has closed; with this word it does.
+pub(crate) fn file_or_off() -> impl TypedValueParser<Value = FileOrOff> {
+    OsStringValueParser::new().try_map(|word| match word.to_str() {
+        Some("") => Err("expected a path, or off"),
+        Some(OFF) => Ok(None),
+        _ => Ok(Some(PathBuf::from(word))),
+    })
+}
+
+/// The word for no value, of options that close something.
+pub(crate) const OFF: &str = "off";
 
 /// The words of a switch that takes a value.
 pub(crate) const SWITCH: &[Word<bool>] = &[("on", "", true), ("off", "", false)];
@@ -261,8 +282,10 @@ pub(crate) fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
         return Ok(None);
     }
     match word.parse::<usize>() {
-        Ok(count @ 1..=1_024) => Ok(Some(count)),
-        _ => Err("expected auto or a number from 1 to 1024".to_owned()),
+        Ok(count) if SHARDS_RANGE.contains(&count) => Ok(Some(count)),
+        _ => {
+            Err(format!("expected auto or a number from {} to {}", SHARDS_RANGE.start(), SHARDS_RANGE.end()))
+        }
     }
 }
 

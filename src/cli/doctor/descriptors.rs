@@ -9,7 +9,7 @@ use echoring_server::connections_on_rings;
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 
 pub(super) fn checks(host: &Host, plan: &Plan, probes: &Probes) -> Vec<Check> {
-    let wanted = plan.config.connections_max.unwrap_or(CONNECTIONS_DEFAULT);
+    let wanted = plan.config.max_connections.unwrap_or(CONNECTIONS_DEFAULT);
     let needed = u64::from(wanted) + u64::from(RESERVED_DESCRIPTORS);
     [of_process(host, plan, probes, needed), of_host(host, needed)].into_iter().flatten().collect()
 }
@@ -26,7 +26,7 @@ fn of_process(host: &Host, plan: &Plan, probes: &Probes, needed: u64) -> Option<
     };
     Some(if hard >= needed {
         Check::green(ID, format!("{hard} allowed, {needed} needed"))
-    } else if let Some(asked) = plan.config.connections_max {
+    } else if let Some(asked) = plan.config.max_connections {
         let shards = plan.resolved.shards;
         if asked <= connections_on_rings(&plan.config, &probes.uring, shards, hard) {
             return Some(Check::green(

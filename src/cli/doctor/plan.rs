@@ -27,8 +27,8 @@ impl Plan {
         let allowed_cpus = allowed.and_then(|list| cpu_list(&list).ok()).unwrap_or_default();
         let cpus = if config.cpus.is_empty() { allowed_cpus.clone() } else { config.cpus.clone() };
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
-        let connections_max = config.connections_max.unwrap_or_else(|| default_connections(host));
-        let resolved = Resolved::new(shards, cpus, connections_max, descriptors(host));
+        let max_connections = config.max_connections.unwrap_or_else(|| default_connections(host));
+        let resolved = Resolved::new(shards, cpus, max_connections, descriptors(host));
         Plan { config, changes_user, allowed_cpus, resolved }
     }
 
@@ -37,7 +37,7 @@ impl Plan {
     }
 
     pub(super) fn connections(&self) -> u64 {
-        u64::from(self.resolved.connections_max)
+        u64::from(self.resolved.max_connections)
     }
 
     /// The most memory that the server takes on this host.

@@ -255,7 +255,7 @@ fn control_groups_of_version_1_are_read_too() {
 fn this_process_is_judged_by_its_status_and_its_limits() {
     let (allowed, none) = (probes(Features::NONE), denied(libc::EPERM));
     let default = ServerConfig::default();
-    let many = ServerConfig { connections_max: Some(50_000), ..ServerConfig::default() };
+    let many = ServerConfig { max_connections: Some(50_000), ..ServerConfig::default() };
     let on_rings = ServerConfig { shards: Some(15), ..many.clone() };
     let three = ServerConfig { shards: Some(3), ..ServerConfig::default() };
     let elsewhere = ServerConfig { cpus: vec![0, 7], ..ServerConfig::default() };
@@ -323,7 +323,7 @@ fn this_process_is_judged_by_its_status_and_its_limits() {
 #[test]
 fn a_ceiling_of_descriptors_below_what_is_needed_is_part_of_the_cure() {
     let tree = Tree::with(&[("proc/self/limits", Some(&limit("Max open files", "1048576")))]);
-    let config = ServerConfig { connections_max: Some(2_000_000), ..ServerConfig::default() };
+    let config = ServerConfig { max_connections: Some(2_000_000), ..ServerConfig::default() };
     let report = tree.report(&config, false, &probes(Features::NONE));
     expect(&report, "descriptors", Red, "fs.nr_open=2000064");
 }

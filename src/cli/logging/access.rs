@@ -23,11 +23,11 @@ use echoring_runtime::shard::{AccessRecord, WriteAccess};
 use echoring_runtime::stats::{ACCESS_LOG, Traffic};
 
 /// The access log of this process.
-static ENTRANCE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static ENTRANCE: OnceLock<SyncSender<AccessEntry>> = OnceLock::new();
 static QUEUED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
-enum Entry {
+enum AccessEntry {
     Record(Vec<u8>),
     Reopen,
     /// Answered once everything before it has been written, or has failed.
@@ -49,7 +49,7 @@ fn append(record: Vec<u8>) {
     let Some(entrance) = ENTRANCE.get() else { return };
     let bytes = record.len();
     let has_room = QUEUED_BYTES.fetch_add(bytes, Relaxed) + bytes <= ACCESS_QUEUE_BYTES;
-    if !(has_room && entrance.try_send(Entry::Record(record)).is_ok()) {
+    if !(has_room && entrance.try_send(AccessEntry::Record(record)).is_ok()) {
         QUEUED_BYTES.fetch_sub(bytes, Relaxed);
         note_dropped("it is not written fast enough");
     }
@@ -71,32 +71,32 @@ fn note_dropped(reason: &str) {
 pub(super) fn reopen() {
     if let Some(entrance) = ENTRANCE.get() {
         // Waits while the queue is full: its caller is the thread of a signal.
-        let _ = entrance.send(Entry::Reopen);
+        let _ = entrance.send(AccessEntry::Reopen);
     }
 }
 
 /// Notifies `done` once everything that is queued now has been written. False if there is no room for that, or no log.
 pub(super) fn flush(done: SyncSender<()>) -> bool {
-    ENTRANCE.get().is_some_and(|entrance| entrance.try_send(Entry::Flush(done)).is_ok())
+    ENTRANCE.get().is_some_and(|entrance| entrance.try_send(AccessEntry::Flush(done)).is_ok())
 }
 
-fn run(mut target: Target, exit: &Receiver<Entry>) {
+fn run(mut target: Target, exit: &Receiver<AccessEntry>) {
     for entry in exit {
         match entry {
-            Entry::Record(record) => {
+            AccessEntry::Record(record) => {
                 match target.write(&record) {
                     Ok(()) => drop(ACCESS_LOG.written.fetch_add(1, Relaxed)),
                     Err(error) => note_dropped(&error.to_string()),
                 }
                 QUEUED_BYTES.fetch_sub(record.len(), Relaxed);
             }
-            Entry::Reopen => {
+            AccessEntry::Reopen => {
                 if let Err(error) = target.reopen() {
                     tracing::error!(%error, "the access log cannot be reopened; writing to the old file");
                 }
             }
             // Fails if nobody waits any more.
-            Entry::Flush(done) => drop(done.try_send(())),
+            AccessEntry::Flush(done) => drop(done.try_send(())),
         }
     }
 }

@@ -8,7 +8,6 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::common::start_error::reword;
 use crate::limits::LOG_MESSAGE_BYTES_MAX;
 use echoring_runtime::limits::LOG_FIELD_BYTES_MAX;
 
@@ -44,19 +43,7 @@ impl Line<'_> {
         } else {
             write!(self.writer, "{}=", field.name())?;
         }
-        write!(Cut::new(&mut self.writer, LOG_FIELD_BYTES_MAX), "{:?}", Worded(field, value))
-    }
-}
-
-/// A value as this program words it: a hint of the library names its settings, and this program its flags.
-pub(super) struct Worded<'a>(pub(super) &'a Field, pub(super) &'a dyn fmt::Debug);
-
-impl fmt::Debug for Worded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.name() {
-            "hint" => f.write_str(&reword(&format!("{:?}", self.1))),
-            _ => self.1.fmt(f),
-        }
+        write!(Cut::new(&mut self.writer, LOG_FIELD_BYTES_MAX), "{value:?}")
     }
 }
 

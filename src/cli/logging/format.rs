@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::fields::{Cut, Worded};
+use super::fields::Cut;
 use crate::limits::LOG_MESSAGE_BYTES_MAX;
 use echoring_runtime::limits::LOG_FIELD_BYTES_MAX;
 
@@ -128,7 +128,7 @@ fn shown(field: &Field, value: &dyn fmt::Debug) -> String {
     let bytes_max = if field.name() == "message" { LOG_MESSAGE_BYTES_MAX } else { LOG_FIELD_BYTES_MAX };
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write!(Cut::new(&mut text, bytes_max), "{:?}", Worded(field, value));
+    let _ = write!(Cut::new(&mut text, bytes_max), "{value:?}");
     text
 }
 

@@ -20,7 +20,7 @@ use echoring_runtime::stats::LOG;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queue;
 
-static ENTRANCE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static ENTRANCE: OnceLock<SyncSender<QueuedLine>> = OnceLock::new();
 static FORM: OnceLock<Form> = OnceLock::new();
 static QUEUED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
@@ -30,7 +30,7 @@ thread_local! {
 }
 
 #[derive(Debug)]
-enum Entry {
+enum QueuedLine {
     Record(Vec<u8>),
     /// Records were suppressed by the rate limit, which must be reported.
     Suppressed,
@@ -75,7 +75,7 @@ pub(super) fn form() -> Option<Form> {
 pub(super) fn reopen() {
     if let Some(entrance) = ENTRANCE.get() {
         // Waits while the queue is full: its caller is the thread of a signal.
-        let _ = entrance.send(Entry::Reopen);
+        let _ = entrance.send(QueuedLine::Reopen);
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn append(record: Vec<u8>) -> bool {
     let Some(entrance) = ENTRANCE.get() else { return false };
     let bytes = record.len();
     let has_room = QUEUED_BYTES.fetch_add(bytes, Relaxed) + bytes <= LOG_QUEUE_BYTES;
-    if has_room && entrance.try_send(Entry::Record(record)).is_ok() {
+    if has_room && entrance.try_send(QueuedLine::Record(record)).is_ok() {
         return true;
     }
     QUEUED_BYTES.fetch_sub(bytes, Relaxed);
@@ -96,7 +96,7 @@ pub(super) fn append(record: Vec<u8>) -> bool {
 pub(super) fn tell_soon() {
     if let Some(entrance) = ENTRANCE.get() {
         // A full queue has records after which it is reported.
-        let _ = entrance.try_send(Entry::Suppressed);
+        let _ = entrance.try_send(QueuedLine::Suppressed);
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) fn flush(timeout: Duration) {
     let Some(entrance) = ENTRANCE.get() else { return };
     let until = Instant::now() + timeout;
     let (done, is_done) = sync_channel(1);
-    let mut entry = Entry::Flush(done);
+    let mut entry = QueuedLine::Flush(done);
     while let Err(TrySendError::Full(back)) = entrance.try_send(entry) {
         if Instant::now() >= until {
             return;
@@ -150,14 +150,14 @@ struct Log {
 }
 
 impl Log {
-    fn run(&mut self, exit: &Receiver<Entry>) {
+    fn run(&mut self, exit: &Receiver<QueuedLine>) {
         loop {
             let entry = match self.tell_at {
                 None => exit.recv().map_err(RecvTimeoutError::from),
                 Some(at) => exit.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             match entry {
-                Ok(Entry::Record(record)) => {
+                Ok(QueuedLine::Record(record)) => {
                     let written = self.target.write(&record);
                     QUEUED_BYTES.fetch_sub(record.len(), Relaxed);
                     match written {
@@ -165,12 +165,12 @@ impl Log {
                         Err(_) => drop(LOG.dropped.fetch_add(1, Relaxed)),
                     }
                 }
-                Ok(Entry::Reopen) => self.reopen(),
-                Ok(Entry::Suppressed) => {
+                Ok(QueuedLine::Reopen) => self.reopen(),
+                Ok(QueuedLine::Suppressed) => {
                     let interval = Duration::from_nanos(LOG_SUMMARY_INTERVAL);
                     self.tell_at.get_or_insert_with(|| Instant::now() + interval);
                 }
-                Ok(Entry::Flush(done)) => {
+                Ok(QueuedLine::Flush(done)) => {
                     self.tell_suppressed();
                     // Fails if nobody waits any more.
                     let _ = done.try_send(());

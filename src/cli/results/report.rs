@@ -1,23 +1,17 @@
-//! `echoring report`: recorded runs as one self-contained page, and its charts as files.
+//! `echoring report`: recorded runs as one self-contained page.
 //!
 //! Figures are drawn as they are in the files; nothing is measured here, and percentiles are never averaged.
 
-mod axis;
-mod charts;
-mod comparison;
-mod heat;
+mod curves;
 mod notes;
 mod page;
 mod run;
 mod series;
-mod split;
-mod svg;
-mod timeline;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use self::page::Page;
 use self::run::{Run, read_all};
 use crate::Failure;
 use crate::common::values::FileOrStream;
@@ -32,8 +26,6 @@ Examples:
       both in the same charts, heat maps with the same scales, and a comparison
   echoring report before-1.json before-2.json --against after-1.json --against after-2.json
       the same of several files: the runs of each side are added up
-  echoring report run.json --svg charts
-      report.html, and a file per chart for documents, such as charts/percentiles.svg
 
 Exit codes: 0 done, 2 usage, or a file that bench --json did not write, 3 a file cannot be read or written.";
 
@@ -45,7 +37,7 @@ pub struct Args {
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
 
-    /// Compare the RUNs, side A, with this file, which is side B; repeatable
+    /// Compare the RUNs (A) with this file (B); repeatable
     ///
     /// The page compares the metrics of both sides, and charts have both. Two RUNs without --against are compared as well.
     #[arg(long, value_name = "RUN")]
@@ -54,10 +46,6 @@ pub struct Args {
     /// The page to write; - writes it to stdout
     #[arg(long, value_name = "FILE|-", default_value = "report.html")]
     out: FileOrStream,
-
-    /// Also write each chart as an SVG file into this directory, which is created if needed
-    #[arg(long, value_name = "DIR")]
-    svg: Option<PathBuf>,
 
     /// Title of the page [default: name of the first run]
     #[arg(long, value_name = "TEXT")]
@@ -68,33 +56,16 @@ pub struct Args {
 pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let (mut runs, ended) = read_all(&arguments.runs, &arguments.against)?;
     if !ended.is_empty() {
-        // In each pair the first server first, whichever was measured first.
+        // In each pair A first, whichever was measured first.
         runs.sort_by_key(|run| run.record.repetition.as_ref().map(|pair| (pair.number, pair.side.clone())));
     }
     let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs, &ended));
-    // Pairs may be hundreds: the page has details of the first.
-    let (shown, mut charts, timeline, comparisons) = if ended.is_empty() {
-        (&runs[..], charts::all(&runs), timeline::timeline(&runs), comparison::comparisons(&runs))
-    } else {
-        (&runs[..runs.len().min(2)], charts::of_pairs(&runs, &ended), None, ended)
-    };
-    if comparisons.is_empty() && !arguments.against.is_empty() {
+    let page = Page::of(title, &runs, ended);
+    if page.comparisons.is_empty() && !arguments.against.is_empty() {
         let why = "--against: no load is on both sides; compare runs of the same mode, messages and rate";
         return Err(Failure::Usage(why.to_owned()));
     }
-    charts.extend(comparison::chart(&comparisons));
-    let page = page::page(&title, shown, &charts, timeline.as_ref(), &comparisons);
-    crate::write(&arguments.out, page.as_bytes())?;
-    if let Some(directory) = &arguments.svg {
-        fs::create_dir_all(directory).map_err(|error| {
-            Failure::Environment(format!("--svg: {} cannot be created: {error}", directory.display()))
-        })?;
-        let over_time = timeline.iter().flat_map(|timeline| timeline.maps.iter().chain(&timeline.panels));
-        for chart in charts.iter().chain(over_time) {
-            let file = FileOrStream::File(directory.join(format!("{}.svg", chart.name)));
-            crate::write(&file, chart.file().as_bytes())?;
-        }
-    }
+    crate::write(&arguments.out, page.html().as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

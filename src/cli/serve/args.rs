@@ -9,27 +9,30 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, ValueEnum};
+use clap::ValueEnum;
 
 use super::auth::AuthArgs;
 use super::backends;
 use super::cluster::ClusterArgs;
 use super::draining::DrainSettings;
+use super::hooks::tables::HookKeys;
 use super::hooks::{self, HookArgs};
+use super::keys::{Row, help, rows, wide};
+use super::options::Options;
 use super::peers::PeerArgs;
 use super::reload::Reload;
-use super::routes;
-use super::topics::keys;
-use super::webhooks;
+use super::routes::{self, RouteKeys};
+use super::topics::keys::{self, TopicKeys};
+use super::webhooks::{self, WebhookKeys};
 use crate::common::compress::Compress;
-use crate::common::values::{self, CpuList, Word};
+use crate::common::values::{self, CpuList, FileOrOff, Word};
 use crate::logging::{Destination, Form};
 use crate::sandbox::{Mode, UserName};
 use echoring_async::tls::ClientAuth;
-use echoring_broker::limits::{AGE_SAMPLE_DEFAULT, SUBSCRIPTIONS_DEFAULT};
+use echoring_broker::limits::AGE_SAMPLE_DEFAULT;
 use echoring_proto::handshake::SubprotocolPreference;
-use echoring_proto::limits;
-use echoring_server::limits::{DRAIN_RATE_DEFAULT, NOTSENT_LOWAT_BYTES, TOPICS_DEFAULT};
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, NOTSENT_LOWAT_BYTES, NOTSENT_LOWAT_RANGE};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 use echoring_topics::is_topic_name;
 
@@ -56,38 +59,34 @@ Examples:
 
 Bytes take KiB, MiB and GiB; times take ms, s, m and h.
 
-Each key of the file is also an environment variable, ECHORING_ and the key in capitals: ECHORING_MAX_MESSAGE=1MiB.
-Repeatable flags take a list, separated by commas; flags without a value take true or false. ECHORING_CONFIG names the file of
+Each key of the file is also an environment variable, ECHORING_ and the key in capitals: ECHORING_MAX_MESSAGE=1MiB. \
+Repeatable flags take a list, separated by commas; flags without a value take true or false. ECHORING_CONFIG names the file of \
 --config. Variables override the file, and flags override variables.";
 
 const OPERATION: &str = "Operation";
 const IO: &str = "I/O";
-const LIMITS: &str = "Limits";
+pub(super) const LIMITS: &str = "Limits";
 const PROTOCOL: &str = "Protocol and pages";
 
-/// From the smallest send buffer of the kernel to the largest power of two in 31 bits.
-const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
-/// Up to the largest power of two in 31 bits; the kernel's own bound is the send buffer.
-const NOTSENT_LOWAT: RangeInclusive<u64> = 0..=1 << 30;
 /// Up to a time in which a new release has shown itself.
 const TAKEOVER_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 /// From a second, for the slowest clients, to the longest time of an orchestrator.
-const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
-/// From a second, a round trip of the slowest network and a retransmission, to a time that no link survives.
-pub(super) const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(3_600);
-/// The server looks at unfinished sends once a second.
-const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
-/// Values of `--ping-interval` and `--pong-timeout`.
-pub(super) const PING_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
-/// Values of `--idle-timeout` and `--max-lifetime`.
-pub(super) const LIFETIMES: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
-
+pub(super) const DRAIN_TIME: RangeInclusive<Nanos> = SECOND..=86_400 * SECOND;
 /// What follows the options in their long help.
 fn after_help() -> String {
-    let tables = [keys::help(), hooks::tables::help(), routes::help(), backends::help(), webhooks::help()];
+    let tables = tables().map(|(name, rows)| help(name, &rows));
     format!("{}\n{EXAMPLES}", tables.join("\n"))
+}
+
+/// The keys of the tables of a file, with the names of the tables.
+pub(crate) fn tables() -> [(&'static str, Vec<Row>); 5] {
+    [
+        ("[[topics]] and [topic_defaults]", rows(keys::KEYS, &TopicKeys::default())),
+        ("[hooks.NAME]", rows(hooks::tables::KEYS, &HookKeys::default())),
+        ("[[routes]]", rows(routes::KEYS, &RouteKeys::default())),
+        ("[[backends]]", rows(backends::KEYS, &backends::none())),
+        ("[[webhooks]]", rows(webhooks::KEYS, &WebhookKeys::default())),
+    ]
 }
 
 /// The options of `serve`.
@@ -143,8 +142,15 @@ pub(crate) struct Args {
     /// Ask clients for a certificate issued by a CA in this PEM file
     ///
     /// See docs/guide/operate.md#certificates-of-clients.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
-    pub(super) tls_client_ca: Option<PathBuf>,
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "FILE|off",
+        default_value = values::OFF,
+        value_parser = values::file_or_off(),
+        help_heading = PROTOCOL
+    )]
+    pub(super) tls_client_ca: FileOrOff,
 
     /// Whether clients must present such a certificate
     #[arg(long, add = Reload::Live, value_parser = values::one_of(TLS_CLIENTS), default_value = "required", help_heading = PROTOCOL)]
@@ -153,47 +159,11 @@ pub(crate) struct Args {
     /// Number of event loops, each pinned to a CPU of its own
     ///
     /// auto takes one for each CPU that the process may use.
-    #[arg(long, add = Reload::Live, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto)]
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = values::count_or_auto)]
     pub(super) shards: Shards,
 
-    /// Maximum number of connections; further ones are refused with 503 [default: 100000]
-    ///
-    /// The default is lower if the limit on open files is lower. On io_uring with Linux 6.8 or later each shard has that limit for itself,
-    /// so more can be asked for.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
-    pub(super) max_connections: Option<u32>,
-
-    /// Maximum size of a request head in bytes; a larger head is refused with 431
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "BYTES",
-        default_value = values::shown_bytes(limits::HEAD_BYTES_DEFAULT as u64),
-        value_parser = values::bytes_in(limits::HEAD_BYTES_MIN as u64..=limits::HEAD_BYTES_MAX as u64),
-        help_heading = LIMITS
-    )]
-    pub(super) max_header: u64,
-
-    /// Maximum message size in bytes; a larger message closes its connection with 1009
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "BYTES",
-        default_value = values::shown_bytes(limits::MESSAGE_BYTES_DEFAULT),
-        value_parser = values::bytes_in(1..=limits::MESSAGE_BYTES_MAX)
-    )]
-    pub(super) max_message: u64,
-
-    /// Maximum bytes of buffers and topic logs, of the whole server
-    ///
-    /// At least --queue-bytes. See docs/memory.md.
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value = values::shown_bytes(limits::MEMORY_BUDGET_DEFAULT),
-        value_parser = values::bytes_in(limits::MEMORY_BUDGET_MIN..)
-    )]
-    pub(super) memory_budget: u64,
+    #[command(flatten)]
+    pub(super) server: Options<ServerConfig>,
 
     /// Log level: error, warn, info, debug, trace or off
     ///
@@ -260,15 +230,29 @@ pub(crate) struct Args {
     /// Require the bearer token in this file at --admin
     ///
     /// The file has one line of at least 16 characters. See docs/reference/admin.md#access.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
-    pub(super) admin_token_file: Option<PathBuf>,
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "FILE|off",
+        default_value = values::OFF,
+        value_parser = values::file_or_off(),
+        help_heading = OPERATION
+    )]
+    pub(super) admin_token_file: FileOrOff,
 
     /// Give clients that present the bearer token in this file read access to the admin address
     ///
     /// Meant for scrapers. Without --admin-token-file, nobody may change anything. See
     /// docs/reference/admin.md#access.
-    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
-    pub(super) admin_read_token_file: Option<PathBuf>,
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "FILE|off",
+        default_value = values::OFF,
+        value_parser = values::file_or_off(),
+        help_heading = OPERATION
+    )]
+    pub(super) admin_read_token_file: FileOrOff,
 
     /// Apply changes of files without a signal
     ///
@@ -311,7 +295,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "TIME",
-        value_parser = values::duration_in(DRAIN_TIME),
+        value_parser = values::time_in(DRAIN_TIME),
         help_heading = OPERATION
     )]
     pub(super) drain: Option<Duration>,
@@ -390,7 +374,7 @@ pub(crate) struct Args {
         long,
         value_name = "BYTES",
         default_value = values::shown_bytes(NOTSENT_LOWAT_BYTES.into()),
-        value_parser = values::bytes_in(NOTSENT_LOWAT),
+        value_parser = values::bytes_in(wide(&NOTSENT_LOWAT_RANGE)),
         help_heading = IO
     )]
     pub(super) notsent_lowat: u64,
@@ -406,43 +390,6 @@ pub(crate) struct Args {
         help_heading = OPERATION
     )]
     pub(super) age_sample: u32,
-
-    /// Maximum unsent bytes of a connection before the server stops reading from it
-    ///
-    /// It is also the default of lag_bytes, the maximum lag of a subscriber behind its topic.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "BYTES",
-        default_value = values::shown_bytes(limits::QUEUE_BYTES_DEFAULT.into()),
-        value_parser = values::bytes_in(QUEUE_BYTES),
-        help_heading = LIMITS
-    )]
-    pub(super) queue_bytes: u64,
-
-    /// Maximum number of topics; subscriptions and messages to a further one are refused
-    ///
-    /// Topics without subscribers make room for new ones.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "N",
-        default_value_t = TOPICS_DEFAULT,
-        value_parser = values::number_in(1..=16_777_216),
-        help_heading = LIMITS
-    )]
-    pub(super) max_topics: u32,
-
-    /// Maximum number of topics that one connection subscribes to
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "N",
-        default_value_t = SUBSCRIPTIONS_DEFAULT,
-        value_parser = values::number_in(1..=1_048_576),
-        help_heading = LIMITS
-    )]
-    pub(super) max_subscriptions: u32,
 
     /// Subscribe clients of Centrifuge's protocol to the topic with this name and their subject behind it
     ///
@@ -463,111 +410,6 @@ pub(crate) struct Args {
         help_heading = LIMITS
     )]
     pub(super) max_topics_per_connection: Option<u32>,
-
-    /// Close connections whose handshake takes longer than this
-    ///
-    /// The handshake starts when the connection is accepted. It includes the TLS handshake.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = values::shown_time(limits::HANDSHAKE_TIMEOUT),
-        value_parser = values::duration_in(Duration::from_millis(100)..=Duration::from_secs(300)),
-        help_heading = LIMITS
-    )]
-    pub(super) handshake_timeout: Duration,
-
-    /// Close connections whose sends make no progress for this long
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = values::shown_time(limits::SEND_TIMEOUT),
-        value_parser = values::duration_in(SEND_TIMEOUT),
-        help_heading = LIMITS
-    )]
-    pub(super) send_timeout: Duration,
-
-    /// Ping clients that were not heard for this long
-    ///
-    /// A session of Centrifuge's protocol is pinged at this interval in its own way, and an event stream gets a comment. Proxies
-    /// close connections that are silent for longer than they allow. See docs/guide/operate.md#lives-of-connections.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = values::shown_time(limits::PING_INTERVAL),
-        value_parser = values::duration_in(PING_TIMES),
-        help_heading = LIMITS
-    )]
-    pub(super) ping_interval: Duration,
-
-    /// Close connections of which nothing is heard for this long after a ping
-    ///
-    /// More than --ping-interval has no effect.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = values::shown_time(limits::PONG_TIMEOUT),
-        value_parser = values::duration_in(PING_TIMES),
-        help_heading = LIMITS
-    )]
-    pub(super) pong_timeout: Duration,
-
-    /// Close connections without a message in either direction for this long, with 1001
-    ///
-    /// Pings and pongs are no messages. A connection is closed at most a quarter of the time late.
-    #[arg(long, add = Reload::Live, value_name = "TIME", value_parser = values::duration_in(LIFETIMES), help_heading = LIMITS)]
-    pub(super) idle_timeout: Option<Duration>,
-
-    /// Close connections that have lasted for this long, with 1001
-    ///
-    /// Each lasts for up to a tenth less, at random. It is closed once it has got what it is to be sent, and not in the middle of
-    /// a message.
-    #[arg(long, add = Reload::Live, value_name = "TIME", value_parser = values::duration_in(LIFETIMES), help_heading = LIMITS)]
-    pub(super) max_lifetime: Option<Duration>,
-
-    /// Tell clients to wait for up to this long before they return
-    ///
-    /// Each is told another time, at random: the reason of a Close with 1001, 1012, 1013 or 4008, and of Centrifuge's 3000 to 3499, ends
-    /// with "retry after N ms", and an event stream has it as retry. The clients of this project wait. 0s for nothing about that.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = "0s",
-        value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
-        help_heading = LIMITS
-    )]
-    pub(super) reconnect_delay: Duration,
-
-    /// Minimum bytes of an unfinished message that must arrive within --message-progress-time
-    ///
-    /// A slower message closes its connection with 1008. The total time of a message is not limited, unless this is more
-    /// than --max-message. 0 for no limit.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "BYTES",
-        default_value = values::shown_bytes(limits::MESSAGE_PROGRESS_BYTES.into()),
-        value_parser = values::bytes_in(0..=limits::MESSAGE_BYTES_MAX),
-        help_heading = LIMITS
-    )]
-    pub(super) message_progress: u64,
-
-    /// Time in which --message-progress must arrive
-    ///
-    /// Time in which the server does not read, for example because of a rate limit, does not count.
-    #[arg(
-        long,
-        add = Reload::Live,
-        value_name = "TIME",
-        default_value = values::shown_time(limits::MESSAGE_PROGRESS_TIME),
-        value_parser = values::duration_in(MESSAGE_PROGRESS_TIME),
-        help_heading = LIMITS
-    )]
-    pub(super) message_progress_time: Duration,
 
     /// Compress messages (permessage-deflate)
     ///
@@ -616,12 +458,6 @@ pub(crate) struct Args {
         help_heading = PROTOCOL
     )]
     pub(super) demo: Demo,
-
-    /// Older name of --demo off
-    ///
-    /// In a file, test_endpoints = false means the same as demo = "off".
-    #[arg(long = "no-test-endpoints", action = ArgAction::SetFalse, help_heading = PROTOCOL)]
-    pub(super) test_endpoints: bool,
 
     #[command(flatten)]
     pub(super) peers: PeerArgs,
@@ -707,7 +543,7 @@ fn congestion(word: &str) -> Result<String, String> {
 /// The permissions of the admin address's socket file.
 const ADMIN_SOCKET_MODES: &[Word<u32>] = &[("600", "Its owner only", 0o600), ("660", "Its group too", 0o660)];
 
-/// Where the control plane listens, if at all: `--admin`.
+/// The admin address, if there is one: `--admin`.
 type Admin = Option<ListenAddress>;
 
 fn admin(word: &str) -> Result<Admin, String> {

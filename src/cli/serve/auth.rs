@@ -7,21 +7,13 @@ use std::time::Duration;
 use super::reload::Reload;
 use crate::Failure;
 use crate::common::file::flags::Origins;
-use crate::common::values::{self, Word, flag_of};
+use crate::common::values::{self, FileOrOff, Word, flag_of};
 use echoring_auth::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
 use echoring_auth::{Authenticator, CertificateSubject, Hook, Jwks, JwksSource, Right, Settings};
 use echoring_proto::handshake::is_subprotocol;
 use echoring_proto::limits::Nanos;
 
-/// The table in the file.
-pub(super) const TABLE: &str = "auth";
-
 const HEADING: &str = "Authentication";
-
-/// The key in the table for the option `id`; `None` for an option of another table.
-pub(super) fn key_of(id: &str) -> Option<&str> {
-    id.strip_prefix("auth_")
-}
 
 /// The options of `[auth]`.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,7 +61,9 @@ pub(super) struct AuthArgs {
     auth_audience: Vec<String>,
 
     /// Accept JWT from this issuer (iss) only; repeatable
-    #[arg(long, add = Reload::Live, value_name = "NAME")]
+    ///
+    /// off accepts them from every issuer.
+    #[arg(long, add = Reload::Live, value_name = "NAME|off")]
     auth_issuer: Vec<String>,
 
     /// Accept JWT for this long after their expiry, and before they are valid
@@ -156,8 +150,14 @@ pub(super) struct AuthArgs {
     ///
     /// It has [[blocked]] with subject or token_id (the claim jti of a JWT), and until, a time. See
     /// docs/guide/authenticate.md#block-clients.
-    #[arg(long, add = Reload::Live, value_name = "FILE")]
-    auth_blocked: Option<PathBuf>,
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "FILE|off",
+        default_value = values::OFF,
+        value_parser = values::file_or_off()
+    )]
+    auth_blocked: FileOrOff,
 }
 
 /// The part of a certificate's subject that is the identity, if any.
@@ -190,7 +190,7 @@ fn token_name(word: &str) -> Result<String, String> {
 impl AuthArgs {
     /// The files that are read.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let Settings { tokens, subscription_jwt_keys, jwks, basic, blocked, .. } = self.settings();
+        let Settings { tokens, subscription_jwt_keys, jwks, basic, blocked, .. } = self.settings(false);
         let jwks = jwks.and_then(|jwks| match jwks.source {
             JwksSource::File(file) => Some(file),
             _ => None,
@@ -199,9 +199,9 @@ impl AuthArgs {
         tokens.into_iter().chain(keys).chain(jwks).chain(basic).chain(blocked).collect()
     }
 
-    /// Whether clients may present passwords.
-    pub(super) fn checks_passwords(&self) -> bool {
-        self.auth_basic.is_some() || self.auth_hook.is_some()
+    /// The time for an answer from the hook, if there is one.
+    pub(super) fn hook_timeout(&self) -> Option<Duration> {
+        self.auth_hook.is_some().then_some(self.auth_hook_timeout)
     }
 
     /// Reads all files; `None` without a method. `asks_certificates` says that TLS verifies certificates of clients.
@@ -212,42 +212,28 @@ impl AuthArgs {
         &self,
         origins: &Origins,
         asks_certificates: bool,
+        node: &str,
     ) -> Result<Option<Arc<Authenticator>>, Failure> {
-        let is_unused = self.auth_certificate.is_some() && !asks_certificates;
-        origins.refuse([("--auth-certificate", is_unused)], "has no effect without --tls-client-ca")?;
-        let mut settings = self.settings();
-        if asks_certificates {
-            settings.certificate =
-                self.auth_certificate.unwrap_or(Some(CertificateSubject::DistinguishedName));
-        }
-        if !settings.is_on() {
-            self.check_unused(origins, settings.certificate.is_some())?;
-            if settings.certificate.is_none() {
-                return Ok(None);
-            }
+        let is_mixed = self.issuers().iter().any(|issuer| issuer == values::OFF);
+        origins.refuse([("--auth-issuer", is_mixed)], "off stands alone: it accepts every issuer")?;
+        let mut settings = self.settings(asks_certificates);
+        settings.hook = settings.hook.map(|hook| hook.node(node));
+        if !settings.is_on() && settings.certificate.is_none() {
+            return Ok(None);
         }
         let loaded = Authenticator::load(&settings)
             .map_err(|error| origins.unusable(&flag_of(error.setting), &error.to_string()))?;
         Ok(Some(Arc::new(loaded)))
     }
 
-    /// Refuses options that have no effect without a method: whoever set them expects protection.
-    fn check_unused(&self, origins: &Origins, has_certificates: bool) -> Result<(), Failure> {
-        let unused = [
-            ("--auth-audience", !self.auth_audience.is_empty()),
-            ("--auth-issuer", !self.auth_issuer.is_empty()),
-            ("--auth-token-without-exp", self.auth_token_without_exp),
-            ("--auth-claim", !self.auth_claim.is_empty()),
-            ("--auth-cookie", self.auth_cookie.is_some()),
-            ("--auth-query", self.auth_query.is_some()),
-            ("--auth-blocked", self.auth_blocked.is_some() && !has_certificates),
-        ];
-        let line =
-            "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";
-        origins.refuse(unused, line)
+    fn issuers(&self) -> &[String] {
+        match &self.auth_issuer[..] {
+            [off] if off == values::OFF => &[],
+            issuers => issuers,
+        }
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self, asks_certificates: bool) -> Settings {
         let jwks_source = self.auth_jwks.as_ref().map(|word| {
             if word.contains("://") { JwksSource::Url(word.clone()) } else { JwksSource::File(word.into()) }
         });
@@ -258,7 +244,7 @@ impl AuthArgs {
         let mut settings = Settings::default()
             .jwt_keys(&self.auth_jwt_key)
             .audience(&self.auth_audience)
-            .issuer(&self.auth_issuer)
+            .issuer(self.issuers())
             .leeway(self.auth_leeway)
             .claims(Right::ALL.map(|right| named(right).unwrap_or(right.word())))
             .cache(self.auth_cache)
@@ -272,13 +258,15 @@ impl AuthArgs {
         settings.cookie = self.auth_cookie.clone();
         settings.query = self.auth_query.clone();
         settings.blocked = self.auth_blocked.clone();
+        let certificate = self.auth_certificate.unwrap_or(Some(CertificateSubject::DistinguishedName));
+        settings.certificate = certificate.filter(|_| asks_certificates);
         settings
     }
 
     /// Warnings about these options. `is_open` says that others than this machine reach the server.
     pub(super) fn warnings(&self, is_open: bool) -> Vec<String> {
         let mut warnings = Vec::new();
-        if is_open && !self.settings().is_on() && !self.auth_anonymous {
+        if is_open && !self.settings(false).is_on() && !self.auth_anonymous {
             warnings.push(
                 "anyone who can reach this server may use it: configure [auth], or set auth_anonymous to \
                  confirm that this is intended"

@@ -3,267 +3,111 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::auth::is_exposed;
+use super::keys::{Custom, Key, OneOf, Shown, SomeOf, Table, Text, UrlPath, bytes, count, keys, time};
+use super::toml_text::quoted;
+use super::webhooks::secret_warning;
 use crate::Failure;
-use crate::common::file::{Entry, Place};
-use crate::common::values::{shown_bytes, shown_range, shown_time};
+use crate::common::file::Entry;
 use echoring_async::tls::Source;
-use echoring_auth::limits::{
-    BACKEND_QUEUE_BYTES_DEFAULT, BACKEND_REQUESTS_DEFAULT, BACKEND_RETRIES_DEFAULT, BACKEND_TIMEOUT_DEFAULT,
-    BACKENDS_MAX,
-};
+use echoring_auth::limits::BACKENDS_MAX;
 use echoring_auth::{Backend, BackendEvent, BackendSettings, OnFailure};
-use echoring_proto::connection::nanos;
-use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_server::Backends;
 
-const TIMEOUTS: RangeInclusive<Nanos> = 10 * MILLISECOND..=60 * SECOND;
-const BATCHES: RangeInclusive<u32> = 1..=1_000;
-const RETRIES: RangeInclusive<u32> = 0..=16;
-const REQUESTS: RangeInclusive<u32> = 1..=1_024;
-const QUEUES: RangeInclusive<usize> = 64 << 10..=1 << 30;
-
-const EVENTS: [(&str, BackendEvent); 3] = [
-    ("connect", BackendEvent::Connect),
-    ("message", BackendEvent::Message),
-    ("disconnect", BackendEvent::Disconnect),
-];
 const ON_FAILURE: [(&str, OnFailure); 2] = [("close", OnFailure::Close), ("pass", OnFailure::Pass)];
 
-/// A key of a table.
-#[derive(Debug)]
-pub(crate) struct Key {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    /// Its values and its default, as documents have them.
-    pub(crate) values: fn() -> (String, String),
-    /// Reads it. Returns the value as a file has it.
-    read: fn(&Entry<'_>, &mut BackendSettings) -> Result<String, Failure>,
-}
-
 /// The keys of a table. A running server takes over changes of all of them.
-pub(crate) const KEYS: [Key; 11] = [
-    Key {
-        name: "path",
-        help: "Paths of the connections, before those that the server has itself. {NAME} is one segment, and {*NAME} at the end all that are left",
-        values: || needed("a path such as /chat/{room}"),
-        read: |entry, settings| {
-            let expected = "a path such as \"/chat/{room}\"";
-            let path = entry.text(expected)?;
-            if !path.starts_with('/') {
-                return Err(entry.wrong(&format!("expected {expected}")));
-            }
-            settings.path = path.to_owned();
-            Ok(format!("{path:?}"))
-        },
-    },
-    Key {
-        name: "url",
-        help: "Where events are posted",
-        values: || needed("an http:// or https:// URL"),
-        read: |entry, settings| {
-            settings.url = entry.text("an http:// or https:// URL")?.to_owned();
-            Ok(format!("{:?}", settings.url))
-        },
-    },
-    Key {
-        name: "secret",
-        help: "Secret that signs requests; or secret_file",
-        values: || unset("text of 24 bytes or more, or whsec_ and base64"),
-        read: |entry, settings| {
+pub(crate) const KEYS: &[Key<BackendSettings>] = keys!(BackendSettings {
+    /// Paths of the connections, before those that the server has itself. {NAME} is one segment, and {*NAME} at the end all that are left
+    path (required): UrlPath("/chat/{room}") => path;
+    /// Where events are posted
+    url (required): Text("an http:// or https:// URL", "an http:// or https:// URL") => url;
+    /// Secret that signs requests; or secret_file
+    secret: Custom {
+        text: || "text of 24 bytes or more, or whsec_ and base64".to_owned(),
+        read: |entry| {
             let secret = entry.text("a secret, such as whsec_ and base64")?;
-            settings.secret = Source::Memory(secret.as_bytes().to_vec());
-            Ok(hidden(secret))
+            Ok(Source::Memory(secret.as_bytes().to_vec()))
         },
-    },
-    Key {
-        name: "secret_file",
-        help: "File with the secret. With up to four, one a line, requests have a signature of each, so that a service can change from one to another",
-        values: || unset("a file"),
-        read: |entry, settings| {
-            let file = entry.text("a file")?;
-            settings.secret = Source::from(Path::new(file));
-            Ok(format!("{file:?}"))
+        shown: |secret| match secret {
+            Source::Memory(secret) if !secret.is_empty() => Some(hidden(secret)),
+            _ => None,
         },
-    },
-    Key {
-        name: "events",
-        help: "Events that are sent. Without message, messages close the connection with 1003",
-        values: || ("some of \"connect\", \"message\", \"disconnect\"".to_owned(), "all".to_owned()),
-        read: |entry, settings| {
-            settings.events = entry.words(&EVENTS)?;
-            let words: Vec<&str> = settings.events.iter().map(|event| event.word()).collect();
-            Ok(format!("{words:?}"))
-        },
-    },
-    Key {
-        name: "batch",
-        help: "Maximum messages of a connection in a request: those that arrive while its previous request is in progress. Above 1, messages are in a list",
-        values: || (shown_range(&BATCHES, ToString::to_string), "1".to_owned()),
-        read: |entry, settings| {
-            settings.batch = entry.number(&BATCHES)? as usize;
-            Ok(settings.batch.to_string())
-        },
-    },
-    Key {
-        name: "timeout",
-        help: "Maximum time for the answer to one request",
-        values: || {
-            let range = shown_range(&TIMEOUTS, |time| shown_time(*time));
-            (format!("time {range}"), shown_time(nanos(BACKEND_TIMEOUT_DEFAULT)))
-        },
-        read: |entry, settings| {
-            let time = entry.time(&TIMEOUTS)?;
-            settings.timeout = std::time::Duration::from_nanos(time);
-            Ok(format!("\"{}\"", shown_time(time)))
-        },
-    },
-    Key {
-        name: "retries",
-        help: "Maximum further attempts, where they are safe",
-        values: || (shown_range(&RETRIES, ToString::to_string), BACKEND_RETRIES_DEFAULT.to_string()),
-        read: |entry, settings| {
-            settings.retries = entry.number(&RETRIES)?;
-            Ok(settings.retries.to_string())
-        },
-    },
-    Key {
-        name: "on_failure",
-        help: "Without a usable answer, close: refuse a new connection with 503, close an open one with 1014; pass: let it in, or drop the message and go on",
-        values: || ("\"close\" or \"pass\"".to_owned(), "\"close\"".to_owned()),
-        read: |entry, settings| {
-            settings.on_failure = entry.word(&ON_FAILURE)?;
-            let word = ON_FAILURE.iter().find(|(_, value)| *value == settings.on_failure);
-            Ok(format!("{:?}", word.map_or("", |(word, _)| word)))
-        },
-    },
-    Key {
-        name: "max_requests",
-        help: "Maximum requests at the same time. A connection has one",
-        values: || (shown_range(&REQUESTS, ToString::to_string), BACKEND_REQUESTS_DEFAULT.to_string()),
-        read: |entry, settings| {
-            settings.requests_max = entry.number(&REQUESTS)? as usize;
-            Ok(settings.requests_max.to_string())
-        },
-    },
-    Key {
-        name: "queue_bytes",
-        help: "Maximum bytes of events that wait. Beyond it, connections are refused with 503, or closed with 1013",
-        values: || {
-            let range = shown_range(&QUEUES, |bytes| shown_bytes(*bytes as u64));
-            (format!("bytes {range}"), format!("\"{}\"", shown_bytes(BACKEND_QUEUE_BYTES_DEFAULT as u64)))
-        },
-        read: |entry, settings| {
-            settings.queue_bytes = entry.bytes(&QUEUES)?;
-            Ok(format!("\"{}\"", shown_bytes(settings.queue_bytes as u64)))
-        },
-    },
-];
-
-fn needed(values: &str) -> (String, String) {
-    (values.to_owned(), "required".to_owned())
-}
-
-fn unset(values: &str) -> (String, String) {
-    (values.to_owned(), "–".to_owned())
-}
+    } => secret;
+    /// File with the secret. With up to four, one a line, requests have a signature of each, so that a service can change from one to another
+    secret_file: Custom {
+        text: || "a file".to_owned(),
+        read: |entry| Ok(Source::from(Path::new(entry.text("a file")?))),
+        shown: |secret| Some(Shown::Value(quoted(&secret.path()?.to_string_lossy()))),
+    } => secret;
+    /// Events that are sent. Without message, messages close the connection with 1003
+    events: SomeOf(&BackendEvent::ALL) => events;
+    /// Maximum messages of a connection in a request: those that arrive while its previous request is in progress. Above 1, messages are in a list
+    batch: count(1..=1_000) => batch;
+    /// Maximum time for the answer to one request
+    timeout: time(10 * MILLISECOND..=60 * SECOND) => timeout;
+    /// Maximum further attempts, where they are safe
+    retries: count(0..=16) => retries;
+    /// Without a usable answer, close: refuse a new connection with 503, close an open one with 1014; pass: let it in, or drop the message and go on
+    on_failure: OneOf(&ON_FAILURE) => on_failure;
+    /// Maximum requests at the same time. A connection has one
+    max_requests: count(1..=1_024) => requests_max;
+    /// Maximum bytes of events that wait. Beyond it, connections are refused with 503, or closed with 1013
+    queue_bytes: bytes(64 << 10..=1 << 30) => queue_bytes;
+});
 
 /// Stands for a secret: equal for equal ones, in this process.
-fn hidden(secret: &str) -> String {
+fn hidden(secret: &[u8]) -> Shown {
     static KEY: OnceLock<RandomState> = OnceLock::new();
-    format!("(hidden, {:x})", KEY.get_or_init(RandomState::new).hash_one(secret))
+    let stands_for = format!("(hidden, {:x})", KEY.get_or_init(RandomState::new).hash_one(secret));
+    Shown::Hidden { stands_for, note: String::new() }
 }
 
 /// A table as it was read.
-#[derive(Clone, Debug)]
-pub(super) struct BackendTable {
-    settings: BackendSettings,
-    /// Where the table begins.
-    place: Place,
-    /// The keys with their values as a file has them.
-    pub(super) shown: Vec<(&'static str, String, Place)>,
+pub(super) type BackendTable = Table<BackendSettings>;
+
+/// Without its keys.
+pub(crate) fn none() -> BackendSettings {
+    BackendSettings::new("", "", Source::Memory(Vec::new()))
 }
 
-impl BackendTable {
-    /// The path.
-    pub(super) fn name(&self) -> String {
-        self.settings.path.clone()
-    }
-
-    /// The file with the secret.
-    pub(super) fn secret_file(&self) -> Option<&Path> {
-        self.settings.secret.path()
-    }
-
-    /// A warning about the URL.
-    pub(super) fn warning(&self) -> Option<String> {
-        let path = &self.settings.path;
-        is_exposed(&self.settings.url).then(|| {
-            format!("backends {path:?}: what clients send leaves this machine without TLS; use https://")
-        })
-    }
-
-    fn load(&self) -> Result<Arc<Backend>, Failure> {
-        Backend::load(self.settings.clone()).map(Arc::new).map_err(|error| {
-            let of_key = self.shown.iter().find(|(key, ..)| *key == error.setting);
-            of_key.map_or(&self.place, |(.., place)| place).wrong(&error.to_string())
-        })
-    }
+/// Warnings about the URL and the secrets.
+pub(super) fn warnings(table: &BackendTable) -> impl Iterator<Item = String> {
+    let BackendSettings { path, url, secret, .. } = &table.value;
+    let exposed = "what clients send leaves this machine without TLS; use https://";
+    let warnings = [is_exposed(url).then_some(exposed), secret_warning(secret)];
+    warnings.into_iter().flatten().map(move |warning| format!("backends {path:?}: {warning}"))
 }
 
 /// The back ends of these tables.
 ///
 /// # Errors
 /// If a URL or a secret cannot be used.
-pub(super) fn load(tables: &[BackendTable]) -> Result<Backends, Failure> {
-    tables.iter().map(BackendTable::load).collect::<Result<_, _>>().map(Backends)
-}
-
-/// The keys as `serve --help` explains them.
-pub(crate) fn help() -> String {
-    let mut text = "Keys of [[backends]] in the file of --config:\n".to_owned();
-    for key in &KEYS {
-        let (values, default) = (key.values)();
-        text += &format!("  {}\n          {} [{values}] [default: {default}]\n", key.name, key.help);
-    }
-    text
+pub(super) fn load(tables: &[BackendTable], node: &str) -> Result<Backends, Failure> {
+    let load = |table: &BackendTable| {
+        let settings = BackendSettings { node: node.to_owned(), ..table.value.clone() };
+        Backend::load(settings)
+            .map(Arc::new)
+            .map_err(|error| table.wrong_in(&[error.setting], &error.to_string()))
+    };
+    tables.iter().map(load).collect::<Result<_, _>>().map(Backends)
 }
 
 /// Reads all of `[[backends]]`.
 pub(super) fn read(entry: &Entry<'_>) -> Result<Vec<BackendTable>, Failure> {
-    let mut tables: Vec<BackendTable> = Vec::new();
-    for (at, entries) in entry.tables()? {
-        let wrong = |explanation: &str| entry.source.wrong(at, &format!("backends: {explanation}"));
-        let place = entry.place.of_table(at);
-        let settings = BackendSettings::new("", "", Source::Memory(Vec::new()));
-        let mut table = BackendTable { settings, place, shown: Vec::new() };
-        for entry in &entries {
-            let Some(key) = KEYS.iter().find(|key| key.name == entry.key) else {
-                return Err(entry.unknown(&KEYS.map(|key| key.name)));
-            };
-            let shown = (key.read)(entry, &mut table.settings)?;
-            table.shown.push((key.name, shown, entry.place.clone()));
+    Table::read_all(entry, KEYS, BACKENDS_MAX, none, |before, table| {
+        if let Some(missing) = table.missing() {
+            return Err(table.wrong(&format!("needs the key {missing}")));
         }
-        let has = |name: &str| table.shown.iter().any(|(key, ..)| *key == name);
-        if let Some(missing) = ["path", "url"].into_iter().find(|name| !has(name)) {
-            return Err(wrong(&format!("needs the key {missing}")));
+        if table.has("secret") == table.has("secret_file") {
+            return Err(table.wrong("needs secret or secret_file, and not both"));
         }
-        if has("secret") == has("secret_file") {
-            return Err(wrong("needs secret or secret_file, and not both"));
-        }
-        if tables.iter().any(|other| other.settings.path == table.settings.path) {
-            return Err(wrong(&format!("there is a table for {} already", table.settings.path)));
-        }
-        if tables.len() == BACKENDS_MAX {
-            return Err(wrong(&format!("at most {BACKENDS_MAX} tables are possible")));
-        }
-        tables.push(table);
-    }
-    Ok(tables)
+        table.refuse_second(before, |backend| backend.path.clone())
+    })
 }
 
 #[cfg(test)]
@@ -288,6 +132,7 @@ mod tests {
             on_failure: OnFailure::Pass,
             requests_max: 8,
             queue_bytes: 1 << 20,
+            node: backend.settings().node.clone(),
             ..BackendSettings::new(
                 "/chat/{room}",
                 "http://127.0.0.1:9/",
@@ -305,6 +150,17 @@ mod tests {
         let key = "backends.\"/chat/{room}\".secret";
         assert_ne!(read.values().get(key), other.values().get(key));
         assert_eq!(read.values().get(key), read.values().get(key));
+    }
+
+    #[test]
+    fn a_secret_without_its_prefix_is_warned_about() {
+        let bare = SECRET.replace("whsec_", "");
+        for (text, count) in [(format!("{TABLE}{SECRET}"), 0), (format!("{TABLE}{bare}"), 1)] {
+            let warnings = settings(&text, &[]).expect("valid").warnings().expect("no files");
+            assert_eq!(warnings.len(), count, "{warnings:?}");
+            let is_told = |told: &String| told.starts_with("backends \"/chat/{room}\": a secret is base64");
+            assert!(warnings.iter().all(|told| is_told(told) && !told.contains("MfKQ")), "{warnings:?}");
+        }
     }
 
     #[test]

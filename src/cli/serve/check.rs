@@ -4,39 +4,29 @@
 //! above them has the numbers that only the host determines, such as the connections that its descriptors allow. A comment
 //! behind a value tells which source gave it.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::Arg;
 
 use super::args::Args;
-use super::auth;
-use super::backends::BackendTable;
-use super::cluster;
 use super::config;
-use super::hooks;
-use super::routes::RouteTable;
+use super::keys::{Line, Shown};
+use super::options::value;
 use super::settings::Settings;
 use super::toml_text::{list, quoted};
-use super::topics::keys::{HOOK, KEYS};
 use super::topics::{Tables, Topic};
-use super::webhooks::WebhookTable;
-use crate::common::compress::Compress;
 use crate::common::file::{Place, flags};
-use crate::common::values::{CpuList, shown_bytes, shown_cpus, shown_duration};
 use crate::doctor::check::shown_size;
 use crate::doctor::plan::peak_here;
-use crate::sandbox::UserName;
-use echoring_server::{ListenAddress, Resolved};
+use echoring_server::Resolved;
 
 /// The settings, below their results on this host and the environment variables that are not used.
 pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) -> String {
-    let Resolved { shards, cpus, connections_max, .. } = resolved;
+    let Resolved { shards, cpus, max_connections, .. } = resolved;
     let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
     let host = format!(
-        "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
+        "# On this host: shards = {shards}, on CPUs {}; max_connections = {max_connections}\n",
         cpus.join(", ")
     );
     format!("{host}{}{}{}{settings}", memory(settings, resolved), node(settings), not_used(unused))
@@ -70,34 +60,35 @@ impl Settings {
         let command = flags::command::<Args>();
         let options =
             config::keys(&command).filter_map(|arg| Some((arg.get_id().to_string(), self.shown(arg)?)));
-        let patterns = list(self.topics.rules.iter().map(|(pattern, _)| pattern));
-        let default = topic_values("topic_defaults", &self.topics.default);
-        let rules = self.topics.rules.iter();
+        let default = ("topic_defaults".to_owned(), &self.topics.default);
         let rules =
-            rules.flat_map(|(pattern, topic)| topic_values(&format!("topics.{}", quoted(pattern)), topic));
-        let named = self.named_tables().flat_map(|(table, name, shown)| {
-            let of_key = move |(key, value, _): &(&str, String, Place)| {
-                (format!("{table}.{}.{key}", quoted(&name)), value.clone())
-            };
-            shown.iter().map(of_key)
+            self.topics.rules.iter().map(|topic| (format!("topics.{}", quoted(&topic.value.pattern)), topic));
+        let topics = [default].into_iter().chain(rules).flat_map(|(table, topic)| {
+            let keys = topic.values().filter(|(key, _)| *key != "pattern");
+            keys.map(move |(key, shown)| (format!("{table}.{key}"), shown.text()))
         });
-        let tables = [
-            ("topics".to_owned(), patterns),
-            ("routes".to_owned(), list(self.tables.routes.iter().map(RouteTable::name))),
-            ("backends".to_owned(), list(self.tables.backends.iter().map(BackendTable::name))),
-            ("webhooks".to_owned(), list(self.tables.webhooks.iter().map(WebhookTable::name))),
-        ];
+        let named = self.named_tables().into_iter().flat_map(|(kind, name, lines)| {
+            lines
+                .into_iter()
+                .map(move |(key, shown, _)| (format!("{kind}.{}.{key}", quoted(&name)), shown.text()))
+        });
+        let patterns = list(self.topics.rules.iter().map(|topic| &topic.value.pattern));
+        let names = ["routes", "backends", "webhooks"].map(|kind| {
+            let of_kind = self.named_tables().into_iter().filter(|(of, ..)| *of == kind);
+            (kind.to_owned(), list(of_kind.map(|(_, name, _)| name)))
+        });
         let hooks = self.tables.hooks.values();
-        options.chain(tables).chain(hooks).chain(default).chain(rules).chain(named).collect()
+        let lists = [("topics".to_owned(), patterns)].into_iter().chain(names);
+        options.chain(lists).chain(hooks).chain(topics).chain(named).collect()
     }
 
-    /// The tables that are shown as they were read, each with its kind and its name.
-    fn named_tables(&self) -> impl Iterator<Item = (&'static str, String, &[(&'static str, String, Place)])> {
+    /// The tables of which only what they give is shown, each with its kind, its name, and its lines.
+    fn named_tables(&self) -> Vec<(&'static str, String, Vec<Line>)> {
         let Tables { routes, backends, webhooks, .. } = &self.tables;
-        let routes = routes.iter().map(|table| ("routes", table.name(), &table.shown[..]));
-        let backends = backends.iter().map(|table| ("backends", table.name(), &table.shown[..]));
-        let webhooks = webhooks.iter().map(|table| ("webhooks", table.name(), &table.shown[..]));
-        routes.chain(backends).chain(webhooks)
+        let routes = routes.iter().map(|table| ("routes", table.value.name(), table.lines()));
+        let backends = backends.iter().map(|table| ("backends", table.value.path.clone(), table.lines()));
+        let webhooks = webhooks.iter().map(|table| ("webhooks", table.value.url.clone(), table.lines()));
+        routes.chain(backends).chain(webhooks).collect()
     }
 
     /// The value of an option; `None` where it has none.
@@ -109,16 +100,10 @@ impl Settings {
         }
         // It follows from another one where it is not set.
         if arg.get_id() == "max_topics_per_connection" {
-            return self.server.creation.per_connection.map(|most| most.to_string());
+            return self.server.creation.max_topics_per_connection.map(|most| most.to_string());
         }
         value(arg, &self.matches)
     }
-}
-
-fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
-    let hook = topic.hook.iter().map(|name| (format!("{table}.{}", HOOK.0), quoted(name)));
-    let keys = KEYS.iter().map(|key| (format!("{table}.{}", key.name), key.show(topic.settings)));
-    hook.chain(keys).collect()
 }
 
 impl fmt::Display for Settings {
@@ -126,42 +111,35 @@ impl fmt::Display for Settings {
         let command = flags::command::<Args>();
         for arg in config::keys(&command).filter(|arg| config::table_of(arg).is_none()) {
             match self.shown(arg) {
-                Some(value) => write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?,
+                Some(value) => {
+                    f.write_str(&Shown::Value(value).line(arg.get_id().as_str(), self.origins.shown(arg)))?
+                }
                 None => write_unset(f, arg.get_id().as_str(), arg)?,
             }
         }
-        for table in [auth::TABLE, hooks::TABLE, cluster::TABLE] {
+        for table in config::OPTION_TABLES {
             writeln!(f, "\n[{table}]")?;
             for arg in config::keys(&command) {
                 let Some((_, key)) = config::table_of(arg).filter(|(own, _)| *own == table) else { continue };
                 match value(arg, &self.matches) {
-                    Some(value) => write_value(f, key, &value, self.origins.shown(arg))?,
+                    Some(value) => f.write_str(&Shown::Value(value).line(key, self.origins.shown(arg)))?,
                     None => write_unset(f, key, arg)?,
                 }
             }
-            if table == hooks::TABLE {
+            if table == config::HOOKS {
                 f.write_str(&self.tables.hooks.text())?;
             }
         }
         writeln!(f, "\n[topic_defaults]")?;
         write_topic(f, &self.topics.default)?;
-        for (pattern, topic) in &self.topics.rules {
-            writeln!(f, "\n[[topics]]\npattern = {}", quoted(pattern))?;
+        for topic in &self.topics.rules {
+            writeln!(f, "\n[[topics]]")?;
             write_topic(f, topic)?;
         }
-        for (table, _, shown) in self.named_tables() {
-            writeln!(f, "\n[[{table}]]")?;
-            for (key, value, place) in shown {
-                write_value(f, key, value, Some(place.line()))?;
-            }
-        }
-        for table in &self.tables.backends {
-            writeln!(f, "\n[[backends]]")?;
-            for (key, value, place) in &table.shown {
-                match *key {
-                    "secret" => writeln!(f, "# secret is not shown")?,
-                    key => write_value(f, key, value, Some(place.line()))?,
-                }
+        for (kind, _, lines) in self.named_tables() {
+            writeln!(f, "\n[[{kind}]]")?;
+            for (key, shown, origin) in lines.into_iter().filter(|(.., origin)| origin.is_some()) {
+                f.write_str(&shown.line(key, origin))?;
             }
         }
         Ok(())
@@ -177,70 +155,21 @@ fn write_unset(f: &mut fmt::Formatter<'_>, key: &str, arg: &Arg) -> fmt::Result 
     }
 }
 
-/// A line of the file. A comment names the origin of a value that is no default.
-fn write_value(f: &mut fmt::Formatter<'_>, key: &str, value: &str, origin: Option<String>) -> fmt::Result {
-    let comment = origin.map(|origin| format!("  # {origin}")).unwrap_or_default();
-    writeln!(f, "{key} = {value}{comment}")
-}
-
-/// The value of `arg` as a file has it, defaults included; `None` where it has none.
-fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
-    let id = arg.get_id().as_str();
-    if let Ok(is_on) = matches.try_get_one::<bool>(id) {
-        return is_on.map(ToString::to_string);
-    }
-    let words = words(id, matches);
-    match arg.get_action() {
-        ArgAction::Append => (!words.is_empty()).then(|| list(&words)),
-        _ => words.first().map(|word| if word.parse::<u32>().is_ok() { word.clone() } else { quoted(word) }),
-    }
-}
-
-/// The words of an option. A value that can be written in several ways is written in one, so that equal values compare equal.
-fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
-    let raw = || matches.get_raw(id).into_iter().flatten().map(|word| word.to_string_lossy().into_owned());
-    // Options that are 64 bits wide are bytes; numbers of things are 32 bits wide.
-    canonical::<u64>(id, matches, |bytes| shown_bytes(*bytes))
-        .or_else(|| canonical::<Duration>(id, matches, |time| shown_duration(*time)))
-        .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
-        .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
-        .or_else(|| canonical::<CpuList>(id, matches, shown_cpus))
-        .or_else(|| canonical::<UserName>(id, matches, ToString::to_string))
-        .or_else(|| canonical::<String>(id, matches, String::clone))
-        .unwrap_or_else(|| raw().collect())
-}
-
-/// The values of an option of this type, shown; `None` for an option of another type.
-fn canonical<T>(id: &str, matches: &ArgMatches, show: fn(&T) -> String) -> Option<Vec<String>>
-where
-    T: Any + Clone + Send + Sync + 'static,
-{
-    let values = matches.try_get_many::<T>(id).ok()?;
-    Some(values.into_iter().flatten().map(show).collect())
-}
-
 fn write_topic(f: &mut fmt::Formatter<'_>, topic: &Topic) -> fmt::Result {
-    if let Some(name) = &topic.hook {
-        write_value(f, HOOK.0, &quoted(name), topic.places.get(HOOK.0).map(Place::line))?;
-    }
-    let history = topic.settings.history;
+    let history = topic.value.settings.history;
     // Beside a bound of 0, which keeps no message, others have no effect and would be refused.
     let is_kept = history.messages > 0 && history.bytes > 0 && history.age > 0;
-    for key in &KEYS {
-        let has_effect = match key.name {
+    for (key, shown) in topic.values() {
+        let has_effect = match key {
             "history_messages" => is_kept || history.messages == 0,
             "history_bytes" => is_kept || history.bytes == 0,
             "history_age" => is_kept || history.age == 0,
             _ => true,
         };
+        let origin = topic.given.get(key).filter(|_| key != "pattern").map(Place::line);
         match has_effect {
-            true => write_value(
-                f,
-                key.name,
-                &key.show(topic.settings),
-                topic.places.get(key.name).map(Place::line),
-            )?,
-            false => writeln!(f, "# {} has no effect: no message is kept", key.name)?,
+            true => f.write_str(&shown.line(key, origin))?,
+            false => writeln!(f, "# {key} has no effect: no message is kept")?,
         }
     }
     Ok(())
@@ -267,14 +196,8 @@ mod tests {
             (
                 "[topic_defaults]\nhistory_bytes = 0\nslow = 'drop-oldest'\nlag = '1500ms'\n\
                  [[topics]]\npattern = 'ä\"*'\nhistory_bytes = 5000\nhistory_messages = 3\ncoalesce = '1.5ms'\n\
-                 [[topics]]\npattern = '*'\nhistory_messages = 0\npublish = 'operator'\npresence = true",
-                &[
-                    "--no-test-endpoints",
-                    "--takeover",
-                    "--handshake-timeout=250ms",
-                    "--send-timeout=90s",
-                    "--queue-bytes=5000",
-                ],
+                 [[topics]]\npattern = '*'\nhistory_messages = 0\npublish = 'operator'\npresence = 'everybody'",
+                &["--takeover", "--handshake-timeout=250ms", "--send-timeout=90s", "--queue-bytes=5000"],
             ),
         ] {
             let shown = settings(text, flags).expect("valid").to_string();
@@ -293,7 +216,7 @@ mod tests {
         let text = "queue_bytes = '1MiB'\nmax_message = 5\ntakeover = false\n\
                     [topic_defaults]\nlag = '2s'\n[[topics]]\npattern = 'a'\ncoalesce = '1ms'";
         let variables = [("ECHORING_MAX_MESSAGE", "2MiB"), ("ECHORING_SUBPROTOCOL", "b,a")];
-        let flags = ["--profile=conformance", "--shards=2", "--no-test-endpoints"];
+        let flags = ["--profile=conformance", "--shards=2", "--no-cluster-wait"];
         let shown = settings_beside(text, &variables, &flags).expect("valid").to_string();
         for line in [
             "queue_bytes = \"1MiB\"  # f.toml:1",
@@ -301,7 +224,7 @@ mod tests {
             "max_message = \"2MiB\"  # ECHORING_MAX_MESSAGE",
             "subprotocol = [\"b\", \"a\"]  # ECHORING_SUBPROTOCOL",
             "shards = 2  # --shards",
-            "test_endpoints = false  # --no-test-endpoints",
+            "wait = false  # --no-cluster-wait",
             "profile = \"conformance\"  # --profile",
             "memory=256MiB\"  # profile\n",
             "max_topics = 65536\n",

@@ -15,25 +15,15 @@ use crate::Failure;
 use crate::common::file::flags::Origins;
 use crate::common::values;
 use crate::limits::{CLUSTER_ENTRY_OVERHEAD, CLUSTER_MESSAGE_BYTES_MAX, SECRET_BYTES, SECRET_KEY_BYTES_MIN};
+use echoring_admin::MembershipOptions;
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT, NODE_NAME_BYTES_MAX};
 use echoring_cluster::nats::{Credentials, NatsOptions, OptionsError, Tls};
+use echoring_proto::connection::ConnectionConfig;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::mix;
 use echoring_server::ListenAddress;
 
-/// The table in the file.
-pub(super) const TABLE: &str = "cluster";
-
 const HEADING: &str = "Cluster";
-
-/// The key in the table for the option `id`; `None` for an option of another table.
-pub(super) fn key_of(id: &str) -> Option<&str> {
-    match id {
-        "cluster" => Some("servers"),
-        "node" => Some("node"),
-        _ => id.strip_prefix("cluster_"),
-    }
-}
 
 /// The options of `[cluster]`.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +36,7 @@ pub(super) struct ClusterArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = server)]
     cluster: Vec<String>,
 
-    /// Name of this node in the cluster [default: host name and first port]
+    /// Name of this server in events and in its cluster [default: host name and first port]
     ///
     /// It must stay the same across restarts, and be unique in the cluster.
     #[arg(long, value_name = "NAME", value_parser = node_name)]
@@ -140,23 +130,6 @@ pub(super) struct ClusterArgs {
     cluster_wait: bool,
 }
 
-/// How a node takes part in its cluster.
-#[derive(Clone, Debug)]
-pub(crate) struct ClusterOptions {
-    /// How it reaches the others, and whether it waits for a server at its start.
-    pub(crate) nats: NatsOptions,
-    /// Its name, which outlives restarts.
-    pub(crate) node: String,
-    /// Interval of its heartbeats.
-    pub(crate) heartbeat_interval: Nanos,
-    /// Silence after which another node is considered dead.
-    pub(crate) member_timeout: Nanos,
-    /// The secret that places topics.
-    pub(crate) key: u64,
-    /// Whether other clients of NATS may publish and receive.
-    pub(crate) has_clients: bool,
-}
-
 /// A server of `--cluster`. One behind a comma may leave its scheme out: it has that of the server before it.
 fn server(word: &str) -> Result<String, String> {
     let has_scheme = word.starts_with("nats://") || word.starts_with("tls://");
@@ -176,48 +149,50 @@ fn node_name(word: &str) -> Result<String, String> {
 }
 
 impl ClusterArgs {
-    /// Reads the secrets, and checks the files; `None` without a cluster. `message_bytes_max` is that of the server, `listen` its
-    /// addresses.
+    /// Reads the secrets, and checks the files; `None` without a cluster. `connection` is the configuration of the server's
+    /// connections, `listen` its addresses.
     ///
     /// # Errors
     /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for files that cannot be used.
     pub(super) fn load(
         &self,
         origins: &Origins,
-        message_bytes_max: u64,
+        connection: &ConnectionConfig,
         listen: &[ListenAddress],
-    ) -> Result<Option<ClusterOptions>, Failure> {
+    ) -> Result<Option<MembershipOptions>, Failure> {
         if self.cluster.is_empty() {
-            return origins.refuse(self.given(), "has no effect without --cluster").map(|()| None);
+            return Ok(None);
         }
         let is_short = self.cluster_member_timeout <= 2 * self.cluster_heartbeat;
         let line = "must be more than two heartbeats (--cluster-heartbeat)";
         origins.refuse([("--cluster-member-timeout", is_short)], line)?;
-        let is_unused = !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients;
-        let line = "has no effect without --cluster-nats-clients";
-        origins.refuse([("--cluster-nats-inbox", is_unused)], line)?;
         let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
         let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
-        origins.refuse([("--max-message", message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX)], &line)?;
+        origins.refuse([("--max-message", connection.max_message > CLUSTER_MESSAGE_BYTES_MAX)], &line)?;
         let nats = NatsOptions {
             servers: with_schemes(&self.cluster),
             prefix: self.cluster_prefix.clone(),
             inboxes: self.cluster_nats_inbox.clone(),
             credentials: self.credentials(origins)?,
-            tls: self.tls(origins)?,
+            tls: self.tls(),
             waits: self.cluster_wait,
             // At most 63 MiB.
-            message_bytes_max: message_bytes_max as usize + CLUSTER_ENTRY_OVERHEAD,
+            message_bytes_max: connection.max_message as usize + CLUSTER_ENTRY_OVERHEAD,
         };
         nats.check().map_err(|error| self.failure(origins, &error))?;
-        Ok(Some(ClusterOptions {
+        Ok(Some(MembershipOptions {
             nats,
-            node: self.node.clone().unwrap_or_else(|| default_name(listen)),
+            node: self.node_name(listen),
             heartbeat_interval: self.cluster_heartbeat.as_nanos() as Nanos,
             member_timeout: self.cluster_member_timeout.as_nanos() as Nanos,
             key: self.key(origins)?,
             has_clients: self.cluster_nats_clients,
         }))
+    }
+
+    /// The name of the server, with or without a cluster.
+    pub(super) fn node_name(&self, listen: &[ListenAddress]) -> String {
+        self.node.clone().unwrap_or_else(|| default_name(listen))
     }
 
     /// Warnings about these options.
@@ -234,39 +209,8 @@ impl ClusterArgs {
         Vec::new()
     }
 
-    /// The options that have no default, by their flags.
-    fn given(&self) -> [(&'static str, bool); 12] {
-        [
-            ("--node", self.node.is_some()),
-            ("--cluster-user", self.cluster_user.is_some()),
-            ("--cluster-password-file", self.cluster_password_file.is_some()),
-            ("--cluster-token-file", self.cluster_token_file.is_some()),
-            ("--cluster-credentials-file", self.cluster_credentials_file.is_some()),
-            ("--cluster-nkey-file", self.cluster_nkey_file.is_some()),
-            ("--cluster-tls-ca", self.cluster_tls_ca.is_some()),
-            ("--cluster-tls-certificate", self.cluster_tls_certificate.is_some()),
-            ("--cluster-tls-key", self.cluster_tls_key.is_some()),
-            ("--cluster-key-file", self.cluster_key_file.is_some()),
-            ("--cluster-nats-clients", self.cluster_nats_clients),
-            ("--cluster-nats-inbox", !self.cluster_nats_inbox.is_empty()),
-        ]
-    }
-
     fn credentials(&self, origins: &Origins) -> Result<Credentials, Failure> {
-        const KINDS: [&str; 4] =
-            ["--cluster-user", "--cluster-token-file", "--cluster-credentials-file", "--cluster-nkey-file"];
-        let mut kinds = self.given().into_iter().filter(|(flag, is_given)| *is_given && KINDS.contains(flag));
-        if let (Some((one, _)), Some((other, _))) = (kinds.next(), kinds.next()) {
-            return Err(origins
-                .wrong(other, &format!("conflicts with {one}, another way to authenticate: leave one out")));
-        }
         let (name, file) = (&self.cluster_user, &self.cluster_password_file);
-        origins.refuse(
-            [("--cluster-user", name.is_some() && file.is_none())],
-            "needs --cluster-password-file",
-        )?;
-        let is_alone = file.is_some() && name.is_none();
-        origins.refuse([("--cluster-password-file", is_alone)], "needs --cluster-user")?;
         if let (Some(name), Some(file)) = (name, file) {
             let password = secret(origins, "--cluster-password-file", file)?;
             return Ok(Credentials::User { name: name.clone(), password });
@@ -278,16 +222,9 @@ impl ClusterArgs {
         Ok(file.or_else(|| self.cluster_nkey_file.clone().map(Credentials::NkeyFile)).unwrap_or_default())
     }
 
-    fn tls(&self, origins: &Origins) -> Result<Tls, Failure> {
-        let (certificate, key) = (&self.cluster_tls_certificate, &self.cluster_tls_key);
-        let lacks_key = certificate.is_some() && key.is_none();
-        let needed = "needs its private key, --cluster-tls-key";
-        origins.refuse([("--cluster-tls-certificate", lacks_key)], needed)?;
-        let lacks_certificate = key.is_some() && certificate.is_none();
-        let needed = "needs its certificate, --cluster-tls-certificate";
-        origins.refuse([("--cluster-tls-key", lacks_certificate)], needed)?;
-        let certificate = certificate.clone().zip(key.clone());
-        Ok(Tls { authorities: self.cluster_tls_ca.clone(), certificate })
+    fn tls(&self) -> Tls {
+        let certificate = self.cluster_tls_certificate.clone().zip(self.cluster_tls_key.clone());
+        Tls { authorities: self.cluster_tls_ca.clone(), certificate }
     }
 
     /// The key of the cluster. Without a file it depends on the prefix, so that it is the same on all nodes.
@@ -389,7 +326,7 @@ mod tests {
     use crate::serve::config::tests::settings;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
-    fn options(text: &str, flags: &[&str]) -> ClusterOptions {
+    fn options(text: &str, flags: &[&str]) -> MembershipOptions {
         settings(text, flags).expect("valid").cluster.expect("a cluster")
     }
 
@@ -484,11 +421,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_without_a_cluster_has_a_name_for_its_back_ends() {
+        for (text, flags) in
+            [("", &["--node=n 1"][..]), ("node = \"n 1\"", &[]), ("[cluster]\nnode = \"n 1\"", &[])]
+        {
+            let settings = settings(text, flags).expect("valid");
+            assert!(settings.cluster.is_none());
+            assert_eq!(settings.args.cluster.node_name(&settings.args.listen), "n 1");
+        }
+        let by_default = settings("", &["--listen=127.0.0.1:9107"]).expect("valid");
+        let name = by_default.args.cluster.node_name(&by_default.args.listen);
+        assert!(name.ends_with(":9107") && name.len() > 5, "{name}");
+    }
+
+    #[test]
     fn what_cannot_be_used_is_told_with_its_place_and_without_a_secret() {
         let bad = file("bad", "hunter2\nsecond line\n");
         let bad_in = |key: &str| format!("[cluster]\nservers = 'nats://a'\n{key} = \"{bad}\"");
         for (text, flags, line) in [
-            (String::new(), &["--node=n"][..], "--node: has no effect without --cluster"),
+            (String::new(), &["--cluster-user=n"][..], "--cluster-user: has no effect without --cluster"),
             (
                 "[cluster]\nuser = 'a'".to_owned(),
                 &[],

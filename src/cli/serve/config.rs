@@ -12,10 +12,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, Command, Id};
 
 use super::args::Args;
-use super::auth;
 use super::backends;
-use super::cluster;
-use super::hooks;
 use super::reload::{Reload, reload_of};
 use super::routes;
 use super::settings::Settings;
@@ -33,8 +30,11 @@ use echoring_server::ListenAddress;
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 8] =
-    [auth::TABLE, hooks::TABLE, cluster::TABLE, "topic_defaults", "topics", "routes", "backends", "webhooks"];
+const TABLES: [&str; 5] = ["topic_defaults", "topics", "routes", "backends", "webhooks"];
+/// The tables whose keys are options. Except for two, the options' ids begin with the name of their table.
+pub(super) const OPTION_TABLES: [&str; 3] = ["auth", HOOKS, "cluster"];
+/// The one that has tables of its own.
+pub(super) const HOOKS: &str = "hooks";
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ impl Sources {
         let ConfigFile { flags, .. } = file.transpose().ok()?.unwrap_or_default();
         let Given { args, matches, origins, .. } = given(flags, &self.variables, &self.typed).ok()?;
         let of_option = |id: &Id| {
-            let files = matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten();
-            files.into_iter().flatten().map(|file| (id.to_string(), file.clone())).collect::<Vec<_>>()
+            let files = flags::files(&matches, id.as_str()).into_iter();
+            files.map(|file| (id.to_string(), file)).collect::<Vec<_>>()
         };
         let named = matches.ids().flat_map(of_option);
         let of_auth = args.auth.files().into_iter().map(|file| ("auth_jwks".to_owned(), file));
@@ -159,10 +159,12 @@ fn path_of_key(id: &str) -> String {
 }
 
 fn table_and_key(id: &str) -> Option<(&'static str, &str)> {
-    auth::key_of(id)
-        .map(|key| (auth::TABLE, key))
-        .or_else(|| hooks::key_of(id).map(|key| (hooks::TABLE, key)))
-        .or_else(|| cluster::key_of(id).map(|key| (cluster::TABLE, key)))
+    let key = |table| Some((table, id.strip_prefix(table)?.strip_prefix('_')?));
+    match id {
+        "cluster" => Some(("cluster", "servers")),
+        "node" => Some(("cluster", "node")),
+        _ => OPTION_TABLES.into_iter().find_map(key),
+    }
 }
 
 fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
@@ -190,10 +192,11 @@ impl ConfigFile {
                 ("webhooks", _) => file.tables.webhooks = webhooks::read(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
-                (auth::TABLE | hooks::TABLE | cluster::TABLE, _) => file.read_options(&command, &entry)?,
+                (table, _) if OPTION_TABLES.contains(&table) => file.read_options(&command, &entry)?,
                 (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
                 (_, None) => {
-                    let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);
+                    let tables = OPTION_TABLES.into_iter().chain(TABLES);
+                    let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(tables);
                     return Err(entry.unknown(&known.collect::<Vec<_>>()));
                 }
             }
@@ -208,7 +211,7 @@ impl ConfigFile {
             (own == table.key).then(|| key.to_owned())
         };
         for entry in table.table()? {
-            if table.key == hooks::TABLE && self.tables.hooks.read(&entry)? {
+            if table.key == HOOKS && self.tables.hooks.read(&entry)? {
                 continue;
             }
             let Some(arg) = keys(command).find(|arg| key(arg).as_deref() == Some(entry.key)) else {
@@ -298,25 +301,27 @@ pub(super) mod tests {
             profile = "benchmark"
             allow_host = "b.example"
             demo = "off"
-            test_endpoints = false
             takeover = true
         "#;
         let Settings { server, args, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
-        assert_eq!((server.message_bytes_max, server.queue_bytes), (1 << 20, 1 << 16));
-        assert_eq!(server.connections_max, Some(1_000));
-        assert_eq!((server.topics_max, server.subscriptions_max), (70, 7));
-        assert_eq!(server.memory_budget_bytes, 64 << 20);
-        assert_eq!(server.origins, OriginPolicy::List(vec!["https://a.example".to_owned()]));
+        assert_eq!((server.connection.max_message, server.connection.queue_bytes), (1 << 20, 1 << 16));
+        assert_eq!(server.max_connections, Some(1_000));
+        assert_eq!((server.max_topics, server.max_subscriptions), (70, 7));
+        assert_eq!(server.memory_budget, 64 << 20);
+        assert_eq!(server.allow_origin, OriginPolicy::List(vec!["https://a.example".to_owned()]));
         let hosts = ["b.example", "a.example"].map(str::to_owned).to_vec();
-        assert_eq!(server.hosts, HostPolicy::Local(hosts));
-        assert!(server.compression.is_some());
-        assert_eq!(server.subprotocols, ["b", "a"]);
+        assert_eq!(server.allow_host, HostPolicy::Local(hosts));
+        assert!(server.connection.compression.is_some());
+        assert_eq!(server.subprotocol, ["b", "a"]);
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
-        assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
-        assert_eq!(server.message_progress, MessageProgress { bytes: 4096, time: 10 * SECOND });
+        assert_eq!(
+            (server.connection.handshake_timeout, server.connection.send_timeout),
+            (2 * SECOND, 3 * SECOND)
+        );
+        assert_eq!(server.connection.message_progress, MessageProgress { bytes: 4096, time: 10 * SECOND });
         assert_eq!(server.congestion.as_deref(), Some("reno"));
         assert_eq!((&*args.log, args.log_format), ("warn", Form::Json));
         assert_eq!(args.log_destination(), Destination::File("/var/log/e.log".into()));
@@ -327,15 +332,15 @@ pub(super) mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file() {
-        let text = "max_message = '1MiB'\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\ntest_endpoints = true\n\
+        let text = "max_message = '1MiB'\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\ndemo = 'on'\n\
                     profile = 'conformance'\nlog = 'warn'";
-        let flags = ["--max-message=2MiB", "--listen=127.0.0.1:3", "--no-test-endpoints", "--log=debug"];
+        let flags = ["--max-message=2MiB", "--listen=127.0.0.1:3", "--demo=off", "--log=debug"];
         let Settings { server, args, .. } = settings(text, &flags).expect("valid");
-        assert_eq!(server.message_bytes_max, 2 << 20);
+        assert_eq!(server.connection.max_message, 2 << 20);
         assert_eq!(server.listen.len(), 1, "a list given by flags stands for all of it");
         assert!(!server.test_endpoints);
         assert_eq!((&*args.log, args.log_format, args.access_log), ("debug", Form::Text, None));
-        assert_eq!(server.queue_bytes, 1 << 20, "the profile of the file holds");
+        assert_eq!(server.connection.queue_bytes, 1 << 20, "the profile of the file holds");
     }
 
     #[test]
@@ -360,7 +365,7 @@ pub(super) mod tests {
             ("max-message = 1", "did you mean `max_message`?"),
             ("[topic]\nx = 1", "f.toml:1:2: topic: there is no such key; did you mean `topics`?"),
             ("config = \"g\"", "f.toml:1:1: config: there is no such key; --help lists them all"),
-            ("no_test_endpoints = true", "there is no such key; did you mean `test_endpoints`?"),
+            ("no_cluster_wait = true", "there is no such key; did you mean `cluster_wait`?"),
             ("takeover = \"yes\"", "f.toml:1:12: takeover: expected true or false, found \"yes\""),
             ("driver = \"kqueue\"", "f.toml:1:10: driver: expected auto, uring, epoll"),
             (
@@ -480,18 +485,18 @@ pub(super) mod tests {
             ("ECHORING_CPUS", "0,1"),
             ("ECHORING_SUBPROTOCOL", "b,a"),
             ("ECHORING_TAKEOVER", "true"),
-            ("ECHORING_TEST_ENDPOINTS", "false"),
+            ("ECHORING_DEMO", "off"),
             ("ECHORING_SHARDS", ""),
             ("ECHORING_PORT", "tcp://10.0.0.1:9001"),
             ("PATH", "/bin"),
         ]);
-        assert_eq!(server.message_bytes_max, 1 << 20);
+        assert_eq!(server.connection.max_message, 1 << 20);
         assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
-        assert_eq!(server.subprotocols, ["b", "a"]);
+        assert_eq!(server.subprotocol, ["b", "a"]);
         assert!(args.takeover && !server.test_endpoints);
         let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
         let Settings { server, .. } = by_variables(&profile);
-        assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
+        assert_eq!((server.connection.max_message, server.connection.queue_bytes), (16 << 20, 64 << 10));
     }
 
     #[test]
@@ -506,8 +511,8 @@ pub(super) mod tests {
         ];
         let settings = settings_beside(text, &variables, &["--max-topics=3"]).expect("valid");
         let server = settings.server;
-        assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
-        assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
+        assert_eq!((server.connection.max_message, server.max_topics, server.shards), (2, 3, Some(1)));
+        assert_eq!(server.subprotocol, ["c"], "a list stands for all of another source");
         assert!(!settings.args.takeover);
     }
 
@@ -517,7 +522,7 @@ pub(super) mod tests {
             ("MAX_MESSAGE", "lots", &[][..], "expected bytes such as 65536, 64KiB or 1MiB"),
             ("MAX_MESSAGE", "0", &["--max-message=1"], "must be from 1 to 2GiB"),
             ("TAKEOVER", "yes", &[], "expected true or false"),
-            ("TEST_ENDPOINTS", "1", &[], "expected true or false"),
+            ("CLUSTER_WAIT", "1", &[], "expected true or false"),
             ("DRIVER", "kqueue", &[], "expected auto, uring, epoll"),
             ("SUBPROTOCOL", "a,,b", &[], "expected a token"),
             ("LISTEN", "127.0.0.1:1,nowhere", &[], "expected ADDR:PORT such as"),
@@ -525,7 +530,6 @@ pub(super) mod tests {
             ("SHARDS", "3", &["--cpus=0,1"], "3 shards need as many CPUs"),
             ("TLS_CERT", "c", &[], "needs its private key, ECHORING_TLS_KEY"),
             ("ADMIN", "127.0.0.1:9001", &[], "127.0.0.1:9001 is taken by ECHORING_LISTEN"),
-            ("DEMO", "on", &["--no-test-endpoints"], "--no-test-endpoints says the opposite"),
         ] {
             let name = format!("ECHORING_{name}");
             match settings_beside("", &[(&name, value)], flags) {
@@ -581,13 +585,13 @@ pub(super) mod tests {
             [[topics]]
             pattern = "*"
             publish = "operator"
-            presence = false
+            presence = "nobody"
 
             [topic_defaults]
             slow = "drop-oldest"
             history_bytes = "1MiB"
             history_age = "5m"
-            presence = true
+            presence = "everybody"
             heartbeat = "10s"
         "#;
         let rules = settings(text, &["--queue-bytes=64KiB"]).expect("valid").server.topics;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
+use crate::limits::{EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
+use echoring_admin::limits::CLUSTER_LEAVE_TIMEOUT;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_server::limits::HANDOVER_TIME;
 use echoring_server::{Handle, PacedDrain};

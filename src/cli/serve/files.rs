@@ -28,7 +28,7 @@ impl Settings {
         files.filter_map(warning).collect()
     }
 
-    /// The certificates in these files, as the control plane reports them. A file that cannot be read any more is left out.
+    /// The certificates in these files, as the admin address reports them. A file that cannot be read any more is left out.
     pub(super) fn certificate_reports(&self) -> Vec<CertificateReport> {
         let mut files: Vec<&Source> = self.certificate_files().collect();
         files.sort_by_key(|file| file.path());

@@ -12,18 +12,10 @@ use crate::Failure;
 use crate::common::file::flags::Origins;
 use crate::common::values::{self, flag_of};
 use echoring_auth::limits::APP_TIMEOUT_DEFAULT;
-use echoring_auth::{App, AppSettings};
+use echoring_auth::{App, AppEvent, AppSettings};
 use echoring_proto::limits::Nanos;
 
-/// The table in the file.
-pub(super) const TABLE: &str = "hooks";
-
 const HEADING: &str = "Hooks of the application";
-
-/// The key in the table for the option `id`; `None` for an option of another table.
-pub(super) fn key_of(id: &str) -> Option<&str> {
-    id.strip_prefix("hooks_")
-}
 
 /// The options of `[hooks]`.
 #[derive(Clone, Debug, clap::Args)]
@@ -79,30 +71,19 @@ impl HookArgs {
     /// Checks the options; `None` without a hook.
     ///
     /// # Errors
-    /// [`Failure::Environment`] for URLs and names that cannot be used, [`Failure::Usage`] for options without an effect.
-    pub(super) fn load(&self, origins: &Origins, tables: &HookTables) -> Result<Option<Arc<App>>, Failure> {
+    /// [`Failure::Environment`] for URLs and names that cannot be used.
+    pub(super) fn load(
+        &self,
+        origins: &Origins,
+        tables: &HookTables,
+        node: &str,
+    ) -> Result<Option<Arc<App>>, Failure> {
         if self.urls().next().is_none() && tables.is_empty() {
-            let line = "has no effect without the URL of a hook, such as --hooks-rpc";
-            return origins.refuse([("--hooks-header", !self.hooks_header.is_empty())], line).map(|()| None);
-        }
-        for (refresh, of) in [
-            (("--hooks-refresh", self.hooks_refresh.is_some()), ("--hooks-connect", &self.hooks_connect)),
-            (
-                ("--hooks-sub-refresh", self.hooks_sub_refresh.is_some()),
-                ("--hooks-subscribe", &self.hooks_subscribe),
-            ),
-        ] {
-            if of.1.is_none() && tables.is_empty() {
-                origins.refuse([refresh], &format!("has no effect without {}", of.0))?;
-            }
+            return Ok(None);
         }
         let mut settings = AppSettings {
-            rpc: self.hooks_rpc.clone(),
-            publish: self.hooks_publish.clone(),
-            subscribe: self.hooks_subscribe.clone(),
-            connect: self.hooks_connect.clone(),
-            refresh: self.hooks_refresh.clone(),
-            sub_refresh: self.hooks_sub_refresh.clone(),
+            node: node.to_owned(),
+            urls: self.urls().map(|(event, _, url)| (event, url.to_owned())).collect(),
             timeout: self.hooks_timeout,
             headers: self.hooks_header.clone(),
             ..AppSettings::default()
@@ -113,22 +94,23 @@ impl HookArgs {
         Ok(Some(Arc::new(loaded)))
     }
 
-    /// The options with URLs that are given.
-    fn urls(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    /// The hooks whose URLs are given, and their options.
+    fn urls(&self) -> impl Iterator<Item = (AppEvent, &'static str, &str)> {
         let all = [
-            ("hooks_rpc", &self.hooks_rpc),
-            ("hooks_publish", &self.hooks_publish),
-            ("hooks_subscribe", &self.hooks_subscribe),
-            ("hooks_connect", &self.hooks_connect),
-            ("hooks_refresh", &self.hooks_refresh),
-            ("hooks_sub_refresh", &self.hooks_sub_refresh),
+            &self.hooks_rpc,
+            &self.hooks_publish,
+            &self.hooks_subscribe,
+            &self.hooks_connect,
+            &self.hooks_refresh,
+            &self.hooks_sub_refresh,
         ];
-        all.into_iter().filter_map(|(key, url)| Some((key, url.as_deref()?)))
+        let all = AppEvent::ALL.into_iter().zip(all);
+        all.filter_map(|((event, key), url)| Some((event, key, url.as_deref()?)))
     }
 
     /// Warnings about these options.
     pub(super) fn warnings(&self, tables: &HookTables) -> Vec<String> {
-        let own = self.urls().map(|(key, url)| (key.to_owned(), url));
+        let own = self.urls().map(|(_, key, url)| (key.to_owned(), url));
         let open = own.chain(tables.urls()).filter(|(_, url)| is_exposed(url));
         open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))
             .collect()

@@ -1,18 +1,21 @@
 //! `echoring import-centrifugo`: writes the configuration of `serve` that a configuration of Centrifugo stands for.
 //!
-//! [`source`] reads the file, [`older`] gives keys of version 5 their names of version 6, and [`given`] hands out the keys that
-//! are there. [`server`], [`hooks`] and [`channels`] translate them, and [`left`] says what to do about those that nobody took.
+//! [`source`] reads the file, [`version`] refuses one of version 5, [`placeholders`] fills in variables, and [`given`] hands out the
+//! keys that are there. [`server`], [`hooks`] and [`channels`] translate them, and [`left`] says what to do about those that nobody took.
 //! [`written`] is the result. What cannot be said here is closed in the result, and listed.
 
 mod channels;
 mod given;
 mod hooks;
 mod left;
-mod older;
+mod placeholders;
 mod server;
 mod source;
+mod version;
 mod written;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -30,13 +33,14 @@ Examples:
   echoring import-centrifugo config.yaml --secrets-dir secrets --out echoring.toml
   echoring serve --config echoring.toml --check
 
-Everything that the configuration does not open is closed in the written file. What could not be
-carried over is listed on stderr, and in comments at the top of the file, with what to do about it.
-Settings in environment variables and flags of Centrifugo are not in its file: add them first.
+Everything that the configuration does not open is closed in the written file. What could not be \
+carried over is listed on stderr, and in comments at the top of the file, with what to do about it. \
+Settings in environment variables of Centrifugo are read with --env. Those in its flags are not in its \
+file: add them first.
 
 Secrets go to files of their own, which only their owner can read. They are never printed.
 
-Exit codes: 0 written, 2 the file is no configuration of Centrifugo, 3 a file cannot be read or
+Exit codes: 0 written, 2 the file is no configuration of Centrifugo, 3 a file cannot be read or \
 written.";
 
 /// Where the files with secrets are expected without `--secrets-dir`.
@@ -46,7 +50,7 @@ const SECRETS_DIR_DEFAULT: &str = "/etc/echoring/secrets";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Configuration of Centrifugo 6 or 5, as JSON, YAML or TOML by the ending of its name
+    /// Configuration of Centrifugo 6, as JSON, YAML or TOML by the ending of its name
     file: PathBuf,
 
     /// Write the configuration to this file instead of stdout
@@ -59,12 +63,20 @@ pub(crate) struct Args {
     /// list says which files to write.
     #[arg(long, value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+
+    /// Read the environment as Centrifugo does
+    ///
+    /// Variables such as CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY override the file, and ${NAME} in a value becomes the variable NAME.
+    /// Without it, a placeholder is an error.
+    #[arg(long)]
+    env: bool,
 }
 
 pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let dir = arguments.secrets_dir.as_deref();
     let root = source::read(&arguments.file)?;
-    let mut written = translate(root, dir.unwrap_or(Path::new(SECRETS_DIR_DEFAULT)))
+    let variables = arguments.env.then(|| std::env::vars_os().filter_map(text_pair).collect());
+    let mut written = translate(root, variables, dir.unwrap_or(Path::new(SECRETS_DIR_DEFAULT)))
         .map_err(|wrong| Failure::Usage(format!("{}: {wrong}", arguments.file.display())))?;
     if let Some(dir) = dir {
         write_secrets(dir, &written.secrets)?;
@@ -82,9 +94,19 @@ pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration, whose secrets are in `secrets_dir`.
-fn translate(root: serde_json::Value, secrets_dir: &Path) -> Result<Written, String> {
-    let mut given = Given::new(older::renamed(root)?)?;
+fn text_pair((name, value): (OsString, OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+/// The configuration, with these variables if they count. Its secrets are in `secrets_dir`.
+fn translate(
+    mut root: serde_json::Value,
+    variables: Option<BTreeMap<String, String>>,
+    secrets_dir: &Path,
+) -> Result<Written, String> {
+    version::check(&root)?;
+    placeholders::fill(&mut root, "", variables.as_ref())?;
+    let mut given = Given::new(root)?.over_by(variables.unwrap_or_default());
     let mut written = Written::new(secrets_dir);
     let surroundings = server::translate(&mut given, &mut written)?;
     channels::translate(&mut given, &surroundings, &mut written)?;

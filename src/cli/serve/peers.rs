@@ -4,18 +4,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keys::{bytes, count};
+use super::options::{ConfigOption, Configurable, Options, options};
 use super::reload::Reload;
-use crate::Failure;
-use crate::common::file::flags::Origins;
 use crate::common::values::{self, Word};
-use echoring_proto::limits::Nanos;
-use echoring_runtime::admission::{
-    AddressBlock, AddressLimits, BanPolicy, PeerLimits, Rate, RateAction, TopicUseLimits, TrafficLimits,
-    TrustedProxies,
-};
+use echoring_proto::connection::nanos;
+use echoring_runtime::admission::{AddressBlock, BanPolicy, PeerLimits, RateAction, TrustedProxies};
 use echoring_runtime::limits::{BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
 
-const HEADING: &str = "Limits on clients";
+pub(super) const HEADING: &str = "Limits on clients";
 
 /// Both times of a ban.
 const BAN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
@@ -37,69 +34,12 @@ pub(super) struct PeerArgs {
     #[arg(long, add = Reload::Live)]
     proxy_protocol: bool,
 
-    /// Maximum number of connections of one address; further ones are refused with 429
-    ///
-    /// The /64 of an IPv6 address counts as one address.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
-    max_connections_per_address: Option<u32>,
-
-    /// Maximum number of handshakes of one address per second; further ones are refused with 429
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000))]
-    handshake_rate_per_address: Option<u32>,
-
-    /// Maximum number of handshakes per second; further ones are refused with 503
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=10_000_000))]
-    handshake_rate: Option<u32>,
-
-    /// Maximum number of messages that a connection sends per second
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
-    message_rate: Option<u32>,
-
-    /// Maximum bytes that a connection sends per second
-    #[arg(long, add = Reload::Live, value_name = "BYTES", value_parser = values::bytes_in(64..=1 << 40))]
-    byte_rate: Option<u64>,
+    #[command(flatten)]
+    limits: Options<PeerLimits>,
 
     /// Action when a connection sends more than --message-rate or --byte-rate
     #[arg(long, add = Reload::Live, value_parser = values::one_of(RATE_ACTIONS), default_value = "pause")]
     rate_action: RateAction,
-
-    /// Maximum number of messages that a connection publishes to topics per second
-    ///
-    /// A session of echoring.v1.json gets the error rate-limited; a raw connection is closed with 1008.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
-    publish_rate: Option<u32>,
-
-    /// Maximum number of messages that all connections of an identity publish to topics per second
-    ///
-    /// An identity is a subject of [auth].
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
-    publish_rate_per_identity: Option<u32>,
-
-    /// Maximum number of topics that a connection subscribes to per second
-    ///
-    /// A session of echoring.v1.json gets the error rate-limited; a raw connection and an event stream are refused with 429.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
-    subscribe_rate: Option<u32>,
-
-    /// Maximum number of topics that all connections of an identity subscribe to per second
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000))]
-    subscribe_rate_per_identity: Option<u32>,
-
-    /// Maximum number of topics that all connections of an identity subscribe to together
-    ///
-    /// Each connection counts: two connections to one topic are two subscriptions.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
-    max_subscriptions_per_identity: Option<u32>,
-
-    /// Maximum number of open connections of an identity; further ones are refused with 429
-    ///
-    /// An identity is a subject of [auth], or a user that --hooks-connect names. A session of Centrifuge's protocol gets the error 106.
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
-    max_connections_per_identity: Option<u32>,
-
-    /// Maximum number of existing topics that all connections of an identity have created
-    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
-    pub(super) max_topics_per_identity: Option<u32>,
 
     /// Ban an address that exceeded its limits this many times within --ban-window
     ///
@@ -128,8 +68,44 @@ pub(super) struct PeerArgs {
     ban_time: Duration,
 }
 
-fn rate(number: Option<u32>) -> Option<Rate> {
-    number.and_then(|number| Rate::per_second(number.into()))
+impl Configurable for PeerLimits {
+    const OPTIONS: &'static [ConfigOption<PeerLimits>] = options!(PeerLimits {
+        /// Maximum number of connections of one address; further ones are refused with 429
+        ///
+        /// The /64 of an IPv6 address counts as one address.
+        max_connections_per_address [Live "N"]: count(1..=16_777_216) => addresses.max_connections_per_address;
+        /// Maximum number of handshakes of one address per second; further ones are refused with 429
+        handshake_rate_per_address [Live "N"]: count(1..=1_000_000) => addresses.handshake_rate_per_address;
+        /// Maximum number of handshakes per second; further ones are refused with 503
+        handshake_rate [Live "N"]: count(1..=10_000_000) => addresses.handshake_rate;
+        /// Maximum number of messages that a connection sends per second
+        message_rate [Live "N"]: count(1..=100_000_000) => traffic.message_rate;
+        /// Maximum bytes that a connection sends per second
+        byte_rate [Live "BYTES"]: bytes(64..=1 << 40) => traffic.byte_rate;
+        /// Maximum number of messages that a connection publishes to topics per second
+        ///
+        /// A session of echoring.v1.json gets the error rate-limited; a raw connection is closed with 1008.
+        publish_rate [Live "N"]: count(1..=100_000_000) => topics.publish_rate;
+        /// Maximum number of messages that all connections of an identity publish to topics per second
+        ///
+        /// An identity is a subject of [auth].
+        publish_rate_per_identity [Live "N"]: count(1..=100_000_000) => topics.publish_rate_per_identity;
+        /// Maximum number of topics that a connection subscribes to per second
+        ///
+        /// By default, a session may subscribe to four times as many as --max-subscriptions, and to at least 512. A session of echoring.v1.json gets the error
+        /// rate-limited; a raw connection and an event stream are refused with 429.
+        subscribe_rate [Live "N"]: count(1..=100_000_000) => topics.subscribe_rate;
+        /// Maximum number of topics that all connections of an identity subscribe to per second
+        subscribe_rate_per_identity [Live "N"]: count(1..=100_000_000) => topics.subscribe_rate_per_identity;
+        /// Maximum number of topics that all connections of an identity subscribe to together
+        ///
+        /// Each connection counts: two connections to one topic are two subscriptions.
+        max_subscriptions_per_identity [Live "N"]: count(1..=16_777_216) => topics.max_subscriptions_per_identity;
+        /// Maximum number of open connections of an identity; further ones are refused with 429
+        ///
+        /// An identity is a subject of [auth], or a user that --hooks-connect names. A session of Centrifuge's protocol gets the error 106.
+        max_connections_per_identity [Live "N"]: count(1..=16_777_216) => topics.max_connections_per_identity;
+    });
 }
 
 /// Who is trusted.
@@ -156,74 +132,18 @@ const RATE_ACTIONS: &[Word<RateAction>] = &[
 ];
 
 impl PeerArgs {
-    /// The limits of a server that may check passwords.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] for options that have no effect: whoever set them expects protection.
-    pub(super) fn limits(
-        &self,
-        origins: &Origins,
-        checks_passwords: bool,
-    ) -> Result<Arc<PeerLimits>, Failure> {
-        let (has_proxies, bans) = (!self.trusted_proxy.is_empty(), self.ban_after.is_some());
-        let has_rate = self.message_rate.is_some() || self.byte_rate.is_some();
-        let is_changed = |time: Duration, default: Nanos| time.as_nanos() != u128::from(default);
-        for (flag, is_changed, is_used, needed) in [
-            ("--proxy-protocol", self.proxy_protocol, has_proxies, "--trusted-proxy"),
-            (
-                "--rate-action",
-                self.rate_action != RateAction::Pause,
-                has_rate,
-                "--message-rate or --byte-rate",
-            ),
-            ("--ban-window", is_changed(self.ban_window, BAN_WINDOW_DEFAULT), bans, "--ban-after"),
-            ("--ban-time", is_changed(self.ban_time, BAN_TIME_DEFAULT), bans, "--ban-after"),
-        ] {
-            origins.refuse([(flag, is_changed && !is_used)], &format!("has no effect without {needed}"))?;
-        }
-        let limits = PeerLimits {
-            addresses: self.address_limits(),
-            traffic: self.traffic_limits(),
-            topics: TopicUseLimits {
-                publications_per_connection: rate(self.publish_rate),
-                publications_per_identity: rate(self.publish_rate_per_identity),
-                subscribe_rate_per_connection: rate(self.subscribe_rate),
-                subscribe_rate_per_identity: rate(self.subscribe_rate_per_identity),
-                subscriptions_per_identity: self.max_subscriptions_per_identity,
-                connections_per_identity: self.max_connections_per_identity,
-            },
-            proxies: self.proxies(),
-        };
-        let AddressLimits { connections_max, handshakes, .. } = limits.addresses;
-        let closes =
-            (!limits.traffic.is_none() && self.rate_action == RateAction::Close) || !limits.topics.is_none();
-        let has_limit = connections_max.is_some() || handshakes.is_some() || closes || checks_passwords;
-        let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
-                    --rate-action close with a rate, --auth-basic or --auth-hook";
-        origins.refuse([("--ban-after", self.ban_after.is_some() && !has_limit)], line)?;
-        Ok(Arc::new(limits))
+    /// The limits.
+    pub(super) fn limits(&self) -> Arc<PeerLimits> {
+        let mut limits = self.limits.0.clone();
+        limits.traffic.rate_action = self.rate_action;
+        limits.addresses.bans = self.bans();
+        limits.proxies = self.proxies();
+        Arc::new(limits)
     }
 
-    fn address_limits(&self) -> AddressLimits {
-        let nanos = |time: Duration| time.as_nanos() as Nanos;
-        AddressLimits {
-            connections_max: self.max_connections_per_address,
-            handshakes: rate(self.handshake_rate_per_address),
-            handshakes_in_all: rate(self.handshake_rate),
-            bans: self.ban_after.map(|after| BanPolicy {
-                after,
-                window: nanos(self.ban_window),
-                time: nanos(self.ban_time),
-            }),
-        }
-    }
-
-    fn traffic_limits(&self) -> TrafficLimits {
-        TrafficLimits {
-            messages: rate(self.message_rate),
-            bytes: self.byte_rate.and_then(Rate::per_second),
-            action: self.rate_action,
-        }
+    fn bans(&self) -> Option<BanPolicy> {
+        let (window, time) = (nanos(self.ban_window), nanos(self.ban_time));
+        self.ban_after.map(|after| BanPolicy { after, window, time })
     }
 
     fn proxies(&self) -> TrustedProxies {
@@ -242,7 +162,9 @@ impl PeerArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Failure;
     use crate::serve::config::tests::settings;
+    use echoring_runtime::admission::Rate;
 
     #[test]
     fn without_options_nobody_is_limited_and_nobody_is_trusted() {
@@ -293,14 +215,17 @@ mod tests {
         ];
         let (file, typed) = (settings(text, &[]).expect("valid"), settings("", &flags).expect("valid"));
         assert_eq!(file.server.peers, typed.server.peers);
-        let PeerLimits { addresses, traffic, topics, proxies } = (*file.server.peers).clone();
-        assert_eq!((addresses.connections_max, addresses.bans.expect("bans").after), (Some(50), 20));
-        assert_eq!((traffic.bytes, traffic.action), (Rate::per_second(1 << 16), RateAction::Close));
-        assert_eq!(topics.publications_per_identity, Rate::per_second(40));
-        assert_eq!(topics.subscribe_rate_per_connection, Rate::per_second(45));
+        let PeerLimits { addresses, traffic, topics, proxies, .. } = (*file.server.peers).clone();
+        assert_eq!(
+            (addresses.max_connections_per_address, addresses.bans.expect("bans").after),
+            (Some(50), 20)
+        );
+        assert_eq!((traffic.byte_rate, traffic.rate_action), (Rate::per_second(1 << 16), RateAction::Close));
+        assert_eq!(topics.publish_rate_per_identity, Rate::per_second(40));
+        assert_eq!(topics.subscribe_rate, Rate::per_second(45));
         assert_eq!(topics.subscribe_rate_per_identity, Rate::per_second(50));
-        assert_eq!(topics.subscriptions_per_identity, Some(60));
-        let created = [&file, &typed].map(|settings| settings.server.creation.per_identity);
+        assert_eq!(topics.max_subscriptions_per_identity, Some(60));
+        let created = [&file, &typed].map(|settings| settings.server.creation.max_topics_per_identity);
         assert_eq!(created, [Some(70); 2]);
         assert!(proxies.unix && proxies.proxy_protocol && proxies.blocks.len() == 2);
         assert!(file.to_string().contains("\ntrusted_proxy = [\"10.0.0.0/8\", \"unix\", \"2001:db8::1\"]"));

@@ -17,21 +17,20 @@ use serde::Serialize;
 use super::args::Watch;
 use super::changes::{Change, changes};
 use super::config::Sources;
-use super::resizing::Resizer;
+use super::log_level::LOG_LEVEL;
+use super::openings;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
 use crate::common::environment;
-use crate::common::start_error::key_of;
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::sandbox::Sandbox;
 use crate::{Failure, logging};
 use echoring_admin::{Reload, ReloadCounters, Reloaded};
+use echoring_server::Handle;
+use echoring_server::machinery::{CarryOut, NodeOrder, ProgramOrder};
 
 /// The schema of [`Report`].
 const SCHEMA: &str = "echoring.reload/1";
-
-/// The key whose change starts another server.
-const SHARDS: &str = "shards";
 
 /// Asks the thread for a reload, from any thread.
 #[derive(Clone, Debug)]
@@ -55,7 +54,8 @@ pub(super) struct Running {
     pub(super) sources: Sources,
     /// The settings that hold.
     pub(super) settings: Settings,
-    pub(super) resizer: Resizer,
+    pub(super) server: Handle,
+    pub(super) control: Option<echoring_admin::Handle>,
     pub(super) counters: Arc<ReloadCounters>,
     /// The sandbox, if it puts files out of reach.
     pub(super) sandbox: Option<Sandbox>,
@@ -94,6 +94,18 @@ impl Reloader {
         let _ = self.0.send(Request { cause, reply });
         let unknown = |_| Reloaded::Refused("the reload has not ended in time; see the log".to_owned());
         result.recv_timeout(RELOAD_TIMEOUT).unwrap_or_else(unknown)
+    }
+
+    /// Carries out what a server that has taken over passes on.
+    pub(super) fn carry_out(&self) -> CarryOut {
+        let reloader = self.clone();
+        CarryOut::new(move |order| match order {
+            ProgramOrder::LogLevel(filter) => (LOG_LEVEL.set)(&filter),
+            ProgramOrder::Reload => match reloader.reload_for("the server that has taken over") {
+                Reloaded::Accepted(_) => Ok(()),
+                Reloaded::Partial(reason) | Reloaded::Refused(reason) => Err(reason),
+            },
+        })
     }
 }
 
@@ -153,7 +165,14 @@ impl ReloadThread {
             Ok(report) => {
                 report.log(cause);
                 self.watched.set(self.running.watched_files());
-                Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default())
+                match self.running.pass_on() {
+                    Ok(()) => Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default()),
+                    Err(reason) => {
+                        let line = format!("the configuration was reloaded, but not everywhere: {reason}");
+                        tracing::warn!(cause, "{line}");
+                        Reloaded::Partial(line)
+                    }
+                }
             }
             Err(failure) => {
                 let Running { sources, sandbox, .. } = &self.running;
@@ -177,6 +196,12 @@ impl Running {
         if self.settings.args.watch == Watch::All { self.sources.settings() } else { self.settings.reread() }
     }
 
+    /// Has the process before this one read its configuration again, while it drains.
+    fn pass_on(&self) -> Result<(), String> {
+        let reload = NodeOrder::Program(ProgramOrder::Reload);
+        self.server.pass_on(reload).map_err(|error| error.to_string())
+    }
+
     fn watched_files(&self) -> Vec<(PathBuf, Version)> {
         let Settings { args, secret_files, config_file, .. } = &self.settings;
         match args.watch {
@@ -191,25 +216,15 @@ impl Running {
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
     fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
+        openings::refuse_empty(&self.settings, &wanted)?;
         let filter = environment::checked_filter(&wanted.args.log)?;
         let tokens = wanted.args.admin_tokens(&wanted.origins)?;
-        let server = self.resizer.servers.current();
-        let beyond = server.needs_restart(&wanted.server).into_iter().filter_map(|beyond| {
+        let beyond = self.server.needs_restart(&wanted.server).into_iter().map(|beyond| {
             let hint = format!("at most {} without a restart", beyond.most);
-            key_of(beyond.setting).map(|key| (key, hint))
+            (beyond.setting, hint)
         });
-        let mut kept = beyond.collect::<Vec<_>>();
-        let Next { mut settings, mut warnings, mut changed } = self.next(&wanted, &files, &kept)?;
-        let mut has_resized = false;
-        if changed.iter().any(|change| change.key == SHARDS) {
-            match self.resizer.resize(&settings) {
-                Ok(is_resized) => has_resized = is_resized,
-                Err(reason) => {
-                    kept.push((SHARDS, reason));
-                    Next { settings, warnings, changed } = self.next(&wanted, &files, &kept)?;
-                }
-            }
-        }
+        let kept = beyond.collect::<Vec<_>>();
+        let Next { settings, warnings, changed } = self.next(&wanted, &files, &kept)?;
         let hint = |change: Change| {
             let kept = kept.iter().find(|(key, _)| *key == change.key);
             Change { hint: kept.map(|(_, hint)| hint.clone()), ..change }
@@ -220,13 +235,12 @@ impl Running {
             // Fails only without a log.
             let _ = logging::set_level(filter, settings.args.log.clone());
         }
-        if let Some(control) = &self.resizer.control {
+        if let Some(control) = &self.control {
             control.set_tokens(tokens);
             control.set_certificates(settings.certificate_reports());
         }
-        if !has_resized {
-            server.reconfigure(&settings.server);
-        }
+        // Fails only on the thread of a shard.
+        let _ = self.server.reconfigure(&settings.server);
         self.settings = settings;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(Report { schema: SCHEMA, changed, restart, files })
@@ -238,29 +252,18 @@ impl Running {
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
         next.keep_ticket_keys_of(&self.settings);
         // Its settings need a restart, and its thread runs.
-        next.server.app.clone_from(&self.settings.server.app);
-        let warnings = next.warnings()?;
+        next.server.hooks.clone_from(&self.settings.server.hooks);
+        let mut warnings = next.warnings()?;
+        warnings.extend(openings::opened(&self.settings, &next)?);
         let changed = changes(&self.settings, &next);
         let auth_changed = files.iter().any(|file| next.auth_files.contains(file))
             || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
-        next.keep_auth_of(&self.settings, auth_changed);
+        next.keep_clients_of(&self.settings, auth_changed);
         next.server.backends.keep(&self.settings.server.backends);
-        next.server.backends.start().map_err(|error| {
-            Failure::Environment(format!(
-                "cannot start the thread for a back end: {error}; raise the limit on processes"
-            ))
-        })?;
         next.server.webhooks = Arc::new(next.server.webhooks.continuing(&self.settings.server.webhooks));
-        let no_thread =
-            |error| Failure::Environment(format!("cannot start the thread for webhooks: {error}"));
-        next.server.webhooks.start().map_err(no_thread)?;
-        if let Some(auth) = &next.server.auth {
-            auth.start().map_err(|error| {
-                Failure::Environment(format!(
-                    "cannot start the thread for authentication: {error}; raise the limit on processes"
-                ))
-            })?;
-        }
+        next.server
+            .start_calls()
+            .map_err(|problem| Failure::Environment(format!("{problem}; raise the limit on processes")))?;
         Ok(Next { settings: next, warnings, changed })
     }
 }

@@ -2,234 +2,98 @@
 //!
 //! A table overrides the keys of the same names. [`KEYS`] declares its own.
 
-use std::ops::RangeInclusive;
-use std::time::Duration;
-
+use super::keys::{Custom, Key, Shown, Table, UrlPath, bytes, keys, time, time_or_none};
+use super::server_options::{LIFETIMES, MESSAGE_PROGRESS_TIME, PING_TIMES};
+use super::toml_text::quoted;
 use crate::Failure;
-use crate::common::file::{Entry, Place};
-use crate::common::values::{shown_bytes, shown_range, shown_time};
+use crate::common::file::Entry;
 use crate::limits::ROUTES_MAX;
-use crate::serve::args::{Args, LIFETIMES, MESSAGE_PROGRESS_TIME, PING_TIMES, listen_address};
-use echoring_proto::connection::{MessageProgress, nanos};
+use crate::serve::args::listen_address;
+use echoring_proto::connection::{ConnectionConfig, MessageProgress};
 use echoring_proto::limits::{MESSAGE_BYTES_MAX, Nanos};
 use echoring_runtime::shard::RouteTimes;
 use echoring_server::{ConnectionTimes, ListenAddress};
 
-/// The keys that say which connections a table is for, and their help.
-pub(crate) const MATCHES: [(&str, &str, &str); 2] = [
-    (
-        "path",
-        "a path such as /broadcast/{topic}",
-        "Paths of the connections that the table is for. {NAME} is one segment, and {*NAME} at the end all that are left",
-    ),
-    (
-        "listen",
-        "an address of `listen`",
-        "Address at which the connections were accepted. With path, both must fit",
-    ),
-];
-
 /// The keys of a table. A running server takes over changes of all of them.
-pub(crate) const KEYS: [Key; 6] = [
-    Key { name: "ping_interval", value: Value::Time(&PING_TIMES, |times| &mut times.ping_interval) },
-    Key { name: "pong_timeout", value: Value::Time(&PING_TIMES, |times| &mut times.pong_timeout) },
-    Key { name: "idle_timeout", value: Value::Limit(|times| &mut times.idle_timeout) },
-    Key { name: "max_lifetime", value: Value::Limit(|times| &mut times.max_lifetime) },
-    Key { name: "message_progress", value: Value::Bytes },
-    Key {
-        name: "message_progress_time",
-        value: Value::Time(&MESSAGE_PROGRESS_TIME, |times| &mut times.message_progress_time),
-    },
-];
+pub(crate) const KEYS: &[Key<RouteKeys>] = keys!(RouteKeys {
+    /// Paths of the connections that the table is for. {NAME} is one segment, and {*NAME} at the end all that are left
+    path: UrlPath("/broadcast/{topic}") => path;
+    /// Address at which the connections were accepted. With path, both must fit
+    listen: Custom {
+        text: || "an address of `listen`".to_owned(),
+        read: |entry| read_address(entry).map(Some),
+        shown: |address: &Option<ListenAddress>| Some(Shown::Value(quoted(&address.as_ref()?.to_string()))),
+    } => listen;
+    /// As the flag of the same name, for these connections
+    ping_interval: time(PING_TIMES) => times.ping_interval;
+    /// As the flag of the same name, for these connections
+    pong_timeout: time(PING_TIMES) => times.pong_timeout;
+    /// As the flag of the same name, for these connections
+    idle_timeout: time_or_none(LIFETIMES) => times.idle_timeout;
+    /// As the flag of the same name, for these connections
+    max_lifetime: time_or_none(LIFETIMES) => times.max_lifetime;
+    /// As the flag of the same name, for these connections
+    message_progress: bytes(0..=MESSAGE_BYTES_MAX) => progress.0;
+    /// As the flag of the same name, for these connections
+    message_progress_time: time(MESSAGE_PROGRESS_TIME) => progress.1;
+});
 
-/// A key of a table. It has the meaning of the key of the same name outside of tables.
-#[derive(Debug)]
-pub(crate) struct Key {
-    pub(crate) name: &'static str,
-    value: Value,
-}
-
-#[derive(Debug)]
-enum Value {
-    Time(&'static RangeInclusive<Duration>, fn(&mut Times) -> &mut Option<Nanos>),
-    /// A time of [`LIFETIMES`], or 0s for no limit, where there is one for other connections.
-    Limit(fn(&mut Times) -> &mut Option<Nanos>),
-    /// The bytes of `message_progress`.
-    Bytes,
-}
-
-/// The times that a table sets.
-#[derive(Clone, Copy, Debug, Default)]
-struct Times {
-    ping_interval: Option<Nanos>,
-    pong_timeout: Option<Nanos>,
-    idle_timeout: Option<Nanos>,
-    max_lifetime: Option<Nanos>,
-    message_progress: Option<usize>,
-    message_progress_time: Option<Nanos>,
+/// What the keys of a table set.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RouteKeys {
+    path: Option<String>,
+    listen: Option<ListenAddress>,
+    times: RouteTimes,
+    /// The bytes and the time of `times`.
+    progress: (Option<u32>, Option<Nanos>),
 }
 
 /// The table of some connections.
-#[derive(Clone, Debug)]
-pub(super) struct RouteTable {
-    of: ConnectionTimes,
-    listen: Option<(ListenAddress, Place)>,
-    times: Times,
-    /// The keys with their values as a file has them.
-    pub(super) shown: Vec<(&'static str, String, Place)>,
-}
+pub(super) type RouteTable = Table<RouteKeys>;
 
-impl Key {
-    fn read(&self, entry: &Entry<'_>, times: &mut Times) -> Result<String, Failure> {
-        let in_nanos = |range: &RangeInclusive<Duration>| nanos(*range.start())..=nanos(*range.end());
-        match self.value {
-            Value::Time(range, field) => {
-                let time = entry.time(&in_nanos(range))?;
-                *field(times) = Some(time);
-                Ok(format!("\"{}\"", shown_time(time)))
-            }
-            Value::Limit(field) => {
-                let range = in_nanos(&LIFETIMES);
-                let time = entry.time(&(0..=*range.end()))?;
-                if time > 0 && time < *range.start() {
-                    return Err(entry.wrong(&format!(
-                        "must be 0s, or {}",
-                        shown_range(&range, |time| shown_time(*time))
-                    )));
-                }
-                *field(times) = Some(time);
-                Ok(format!("\"{}\"", shown_time(time)))
-            }
-            Value::Bytes => {
-                let bytes = entry.bytes(&(0..=MESSAGE_BYTES_MAX as usize))?;
-                times.message_progress = Some(bytes);
-                Ok(format!("\"{}\"", shown_bytes(bytes as u64)))
-            }
-        }
-    }
-
-    /// The values that it can have.
-    pub(crate) fn values(&self) -> String {
-        let shown = |range: &RangeInclusive<Duration>| shown_range(range, |time| shown_time(nanos(*time)));
-        match self.value {
-            Value::Time(range, _) => format!("time {}", shown(range)),
-            Value::Limit(_) => format!("0s for no limit, or time {}", shown(&LIFETIMES)),
-            Value::Bytes => {
-                format!("bytes {}", shown_range(&(0..=MESSAGE_BYTES_MAX), |bytes| shown_bytes(*bytes)))
-            }
-        }
-    }
-}
-
-impl RouteTable {
+impl RouteKeys {
     /// The times of its connections.
-    pub(super) fn over(&self, args: &Args) -> ConnectionTimes {
-        let Times {
-            ping_interval,
-            pong_timeout,
-            idle_timeout,
-            max_lifetime,
-            message_progress,
-            message_progress_time,
-        } = self.times;
-        let sets_progress = message_progress.is_some() || message_progress_time.is_some();
-        let progress = || MessageProgress {
-            // The parsers accept at most 2 GiB.
-            bytes: message_progress.unwrap_or(args.message_progress as usize) as u32,
-            time: message_progress_time.unwrap_or(nanos(args.message_progress_time)),
+    pub(super) fn over(&self, server: &ConnectionConfig) -> ConnectionTimes {
+        let progress = |(bytes, time): (Option<u32>, Option<Nanos>)| MessageProgress {
+            bytes: bytes.unwrap_or(server.message_progress.bytes),
+            time: time.unwrap_or(server.message_progress.time),
         };
-        let message_progress = sets_progress.then(progress);
-        let times = RouteTimes { message_progress, ping_interval, pong_timeout, max_lifetime, idle_timeout };
-        self.of.clone().with(times)
+        let is_set = self.progress != (None, None);
+        let message_progress = is_set.then(|| progress(self.progress));
+        self.of().with(RouteTimes { message_progress, ..self.times })
+    }
+
+    fn of(&self) -> ConnectionTimes {
+        let of = ConnectionTimes::default();
+        let of = self.path.iter().fold(of, |of, path| of.path(path));
+        self.listen.iter().cloned().fold(of, ConnectionTimes::listener)
     }
 
     /// Its path and its address.
     pub(super) fn name(&self) -> String {
-        self.of.name()
-    }
-
-    /// Refuses an address that is none of `listen`.
-    pub(super) fn check(&self, listen: &[ListenAddress]) -> Result<(), Failure> {
-        match &self.listen {
-            Some((address, place)) if !listen.contains(address) => {
-                Err(place.wrong(&format!("the server does not listen on {address}")))
-            }
-            _ => Ok(()),
-        }
+        self.of().name()
     }
 }
 
-/// The keys as `serve --help` explains them.
-pub(crate) fn help() -> String {
-    let mut text = "Keys of [[routes]] in the file of --config:\n".to_owned();
-    for (name, values, help) in MATCHES {
-        text += &format!("  {name}\n          {help} [{values}]\n");
+/// Refuses an address that is none of `listen`.
+pub(super) fn check(table: &RouteTable, listen: &[ListenAddress]) -> Result<(), Failure> {
+    match &table.value.listen {
+        Some(address) if !listen.contains(address) => {
+            Err(table.wrong_in(&["listen"], &format!("the server does not listen on {address}")))
+        }
+        _ => Ok(()),
     }
-    for key in &KEYS {
-        text += &format!("  {}\n          As the flag, for these connections [{}]\n", key.name, key.values());
-    }
-    text
 }
 
 /// Reads all of `[[routes]]`.
 pub(super) fn read(entry: &Entry<'_>) -> Result<Vec<RouteTable>, Failure> {
-    let mut tables: Vec<RouteTable> = Vec::new();
-    for (at, entries) in entry.tables()? {
-        let table = read_table(&entries)?;
-        let name = table.name();
-        let wrong = |explanation: &str| entry.source.wrong(at, &format!("routes: {explanation}"));
+    Table::read_all(entry, KEYS, ROUTES_MAX, RouteKeys::default, |before, table| {
+        let name = table.value.name();
         if name.is_empty() {
-            return Err(wrong("say which connections it is for, by path, listen, or both"));
+            return Err(table.wrong("say which connections it is for, by path, listen, or both"));
         }
-        if tables.iter().any(|other| other.name() == name) {
-            return Err(wrong(&format!("there is a table for {name} already")));
-        }
-        if tables.len() == ROUTES_MAX {
-            return Err(wrong(&format!("at most {ROUTES_MAX} tables are possible")));
-        }
-        tables.push(table);
-    }
-    Ok(tables)
-}
-
-fn read_table(entries: &[Entry<'_>]) -> Result<RouteTable, Failure> {
-    let mut table = RouteTable {
-        of: ConnectionTimes::default(),
-        listen: None,
-        times: Times::default(),
-        shown: Vec::new(),
-    };
-    for entry in entries {
-        let (name, shown) = match entry.key {
-            "path" => {
-                let path = read_path(entry)?;
-                table.of = table.of.path(path);
-                ("path", format!("{path:?}"))
-            }
-            "listen" => {
-                let address = read_address(entry)?;
-                table.of = table.of.listener(address.clone());
-                let shown = format!("\"{address}\"");
-                table.listen = Some((address, entry.place.clone()));
-                ("listen", shown)
-            }
-            other => {
-                let Some(key) = KEYS.iter().find(|key| key.name == other) else {
-                    let known = MATCHES.iter().map(|(name, ..)| *name).chain(KEYS.iter().map(|key| key.name));
-                    return Err(entry.unknown(&known.collect::<Vec<_>>()));
-                };
-                (key.name, key.read(entry, &mut table.times)?)
-            }
-        };
-        table.shown.push((name, shown, entry.place.clone()));
-    }
-    Ok(table)
-}
-
-fn read_path<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
-    let expected = "a path such as \"/broadcast/{topic}\"";
-    let path = entry.text(expected)?;
-    if path.starts_with('/') { Ok(path) } else { Err(entry.wrong(&format!("expected {expected}"))) }
+        table.refuse_second(before, RouteKeys::name)
+    })
 }
 
 fn read_address(entry: &Entry<'_>) -> Result<ListenAddress, Failure> {

@@ -11,29 +11,27 @@ use clap::{ArgMatches, Id};
 use rustls::pki_types::UnixTime;
 
 use super::args::{Args, Demo, Profile, Rebalance};
-use super::auth;
-use super::backends::{self, BackendTable};
-use super::cluster::ClusterOptions;
+use super::backends;
+use super::bounds;
 use super::config;
+use super::needs;
+use super::routes;
 use super::topics::{Beside, Tables, Topics};
 use super::watch::Version;
-use super::webhooks::{self, WebhookTable};
+use super::webhooks;
 use crate::Failure;
-use crate::common::file::flags::{Flag, Given, Origins, is_given};
+use crate::common::file::flags::{Flag, Given, Origins, files, is_given};
 use crate::common::locked;
 use crate::common::start_error;
 use crate::logging::Destination;
 use crate::sandbox::Sandbox;
-use echoring_admin::Token;
+use echoring_admin::{MembershipOptions, Token};
 use echoring_async::tls::{self, CertificateFiles, ClientAuth, ServerTls};
 use echoring_auth::AppEvent;
-use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
-use echoring_proto::limits;
-use echoring_runtime::shard::{AccessLog, Lifetime};
+use echoring_runtime::shard::AccessLog;
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
-use echoring_topics::CreationLimits;
 use echoring_topics::limits::TOPICS_PER_CONNECTION_DEFAULT;
 
 /// The settings that `serve` runs with.
@@ -48,7 +46,7 @@ pub(crate) struct Settings {
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
     /// How the node takes part in a cluster.
-    pub(super) cluster: Option<ClusterOptions>,
+    pub(super) cluster: Option<MembershipOptions>,
     /// Warnings about the settings of authentication and of the cluster.
     security_warnings: Vec<String>,
     /// The topics of `server`, as they were configured.
@@ -82,38 +80,38 @@ impl Settings {
         let Given { mut args, matches, origins, flags } = given;
         listen_beside(activated, &mut args, &matches);
         check(&args, &origins)?;
+        let auth = args.auth.settings(args.tls_client_ca.is_some());
+        needs::check(&args, &matches, &auth, !tables.hooks.is_empty(), &origins)?;
         let topics = topics(&args, &tables)?;
         let tls = server_tls(&args, &origins)?;
         let auth_files = args.auth.files();
         let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
-        let backend_files = tables.backends.iter().filter_map(BackendTable::secret_file).map(Path::to_owned);
+        let backend_files =
+            tables.backends.iter().filter_map(|table| table.value.secret.path()).map(Path::to_owned);
         let secret_files = tls_files
             .chain(args.admin_token_files().cloned())
             .chain(auth_files.iter().cloned())
             .chain(backend_files)
-            .chain(tables.webhooks.iter().map(|table| table.file().clone()));
+            .chain(tables.webhooks.iter().map(|table| table.value.secret_file.clone()));
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
-        let mut security_warnings = security_warnings(&args, &tables);
-        security_warnings.extend(tables.backends.iter().filter_map(BackendTable::warning));
-        security_warnings.extend(tables.webhooks.iter().filter_map(WebhookTable::warning));
-        let app = args.hooks.load(&origins, &tables.hooks)?;
-        let server = ServerConfig { app, ..server_config(&args, &origins, &topics, tls.as_ref())? };
-        tables.routes.iter().try_for_each(|table| table.check(&args.listen))?;
-        let times = tables.routes.iter().map(|table| table.over(&args)).collect();
-        let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
+        let security_warnings = security_warnings(&args, &tables);
+        let node = args.cluster.node_name(&args.listen);
+        let hooks = args.hooks.load(&origins, &tables.hooks, &node)?;
+        let server =
+            ServerConfig { hooks, ..server_config(&args, &origins, (&topics, &node), tls.as_ref())? };
+        tables.routes.iter().try_for_each(|table| routes::check(table, &args.listen))?;
+        let times = tables.routes.iter().map(|table| table.value.over(&server.connection)).collect();
+        let cluster = args.cluster.load(&origins, &server.connection, &args.listen)?;
         let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
-        let needed = "needs --admin, whose thread publishes for them";
-        origins.refuse([("--cluster-nats-clients", relays && args.admin.is_none())], needed)?;
         let auth_is_said = server.auth.is_some() || gives_auth(&matches);
         let beside = beside(&server, relays, cluster.is_some(), auth_is_said);
         let is_unused = args.personal_topic.is_some() && !beside.identities;
         origins
             .refuse([("--personal-topic", is_unused)], "has no effect without [auth] or --hooks-connect")?;
         topics.check(&beside, &tables.hooks)?;
-        let node = cluster.as_ref().map(|options| &*options.node);
-        let webhooks = Arc::new(webhooks::load(&tables.webhooks, node)?);
-        let backends = backends::load(&tables.backends)?;
+        let webhooks = Arc::new(webhooks::load(&tables.webhooks, &node)?);
+        let backends = backends::load(&tables.backends, &node)?;
         let server = ServerConfig { relays, times, backends, webhooks, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         Ok(Settings {
@@ -182,10 +180,9 @@ impl Settings {
         ServerConfig { access_log, ..self.server.clone() }
     }
 
-    /// Keeps what `running` has learned of clients: all of it if nothing of authentication has changed, otherwise the keys
+    /// Keeps what `running` has learned of clients. Of authentication, all of it if nothing of that has changed, otherwise the keys
     /// that were fetched from the same place, so that no token waits for them again.
-    pub(super) fn keep_auth_of(&mut self, running: &Settings, has_changed: bool) {
-        self.server.blocks = Arc::clone(&running.server.blocks);
+    pub(super) fn keep_clients_of(&mut self, running: &Settings, has_changed: bool) {
         match (&self.server.auth, &running.server.auth) {
             (Some(auth), Some(used)) if has_changed => auth.keep_keys_of(used),
             (Some(_), Some(used)) => self.server.auth = Some(Arc::clone(used)),
@@ -198,6 +195,11 @@ impl Settings {
         let settings =
             Settings::new(config::parse(self.flags.clone())?, self.tables.clone(), &self.activated)?;
         Ok(Settings { config_file: self.config_file.clone(), ..settings })
+    }
+
+    /// Whether the file of `--config` gives anything.
+    pub(super) fn has_keys(&self) -> bool {
+        self.flags.iter().any(Flag::is_of_file) || !self.tables.are_empty()
     }
 
     /// The settings as they are on this host.
@@ -220,6 +222,7 @@ impl Settings {
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
         let mut warnings = self.security_warnings.clone();
+        warnings.extend(bounds::warnings(self));
         warnings.extend(self.args.admin_token_files().filter_map(|file| Token::warning(file)));
         for file in self.certificate_files() {
             let expiry = tls::expiry_warnings(file, UnixTime::now());
@@ -231,8 +234,7 @@ impl Settings {
 
 /// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
 fn sandbox(args: &Args, matches: &ArgMatches, secrets: impl Iterator<Item = PathBuf>) -> Sandbox {
-    let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
-    let reads = files.flatten().cloned().chain(secrets).collect();
+    let reads = matches.ids().flat_map(|id| files(matches, id.as_str())).chain(secrets).collect();
     let sockets = args.listen.iter().filter_map(|address| match address {
         ListenAddress::Unix(path) => Some(path.clone()),
         ListenAddress::Tcp(_) => None,
@@ -264,7 +266,8 @@ fn listen_beside(activated: &[ListenAddress], args: &mut Args, matches: &ArgMatc
 
 /// Refuses options that contradict one another.
 fn check(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    let is_small = args.memory_budget < args.queue_bytes;
+    let ServerConfig { memory_budget, connection, .. } = &args.server.0;
+    let is_small = *memory_budget < connection.queue_bytes.into();
     origins.refuse([("--memory-budget", is_small)], "must be at least --queue-bytes")?;
     check_shards(args, origins)?;
     check_listen(args, origins)?;
@@ -288,13 +291,7 @@ fn check_listen(args: &Args, origins: &Origins) -> Result<(), Failure> {
 }
 
 fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    let tokens = [
-        ("--admin-token-file", args.admin_token_file.is_some()),
-        ("--admin-read-token-file", args.admin_read_token_file.is_some()),
-    ];
-    let Some(admin) = &args.admin else {
-        return origins.refuse(tokens, "there is no admin address to protect: --admin is off");
-    };
+    let Some(admin) = &args.admin else { return Ok(()) };
     let is_taken = !has_free_port(admin) && args.listen.contains(admin);
     let line = format!("{admin} is taken by --listen; give another address, or off");
     origins.refuse([("--admin", is_taken)], &line)
@@ -309,17 +306,17 @@ fn has_free_port(address: &ListenAddress) -> bool {
 fn server_config(
     args: &Args,
     origins: &Origins,
-    topics: &Topics,
+    (topics, node): (&Topics, &str),
     tls: Option<&ServerTls>,
 ) -> Result<ServerConfig, Failure> {
     let server = ServerConfig {
         topics: topics.rules().with_personal(args.personal_topic.as_deref()),
-        auth: args.auth.load(origins, args.tls_client_ca.is_some())?,
-        peers: args.peers.limits(origins, args.auth.checks_passwords())?,
+        auth: args.auth.load(origins, args.tls_client_ca.is_some(), node)?,
+        peers: args.peers.limits(),
         tls: tls.map(|tls| secured(tls, args, origins)).transpose()?,
-        ..with_limits(ServerConfig::default(), args)
+        ..limited(args)
     };
-    let has_pages = demo(args, origins)?;
+    let has_pages = has_demo(args);
     Ok(ServerConfig {
         listen: args.listen.clone(),
         shards: args.shards,
@@ -331,11 +328,10 @@ fn server_config(
         notsent_lowat: args.notsent_lowat as u32,
         age_sample: args.age_sample,
         has_successors: true,
-        compression: args.compress.compression,
         compression_bytes: args.compress.memory_bytes,
-        origins: origin_policy(&args.allow_origin),
-        hosts: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),
-        subprotocols: static_names(&args.subprotocol),
+        allow_origin: origin_policy(&args.allow_origin),
+        allow_host: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),
+        subprotocol: static_names(&args.subprotocol),
         subprotocol_preference: args.subprotocol_preference,
         test_endpoints: has_pages,
         demo_pages: has_pages,
@@ -350,18 +346,20 @@ fn security_warnings(args: &Args, tables: &Tables) -> Vec<String> {
     let mut warnings = args.auth.warnings(is_open);
     warnings.extend(args.hooks.warnings(&tables.hooks));
     warnings.extend(args.cluster.warnings());
+    warnings.extend(tables.backends.iter().flat_map(backends::warnings));
+    warnings.extend(tables.webhooks.iter().flat_map(webhooks::warnings));
     warnings
 }
 
 /// Whether an option of authentication is given, if only one that turns it off.
 fn gives_auth(matches: &ArgMatches) -> bool {
-    let is_auth = |id: &Id| auth::key_of(id.as_str()).is_some() && is_given(matches, id.as_str());
+    let is_auth = |id: &Id| id.as_str().starts_with("auth_") && is_given(matches, id.as_str());
     matches.ids().any(is_auth)
 }
 
 /// The other settings that options of topics may need.
 fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool) -> Beside {
-    let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event, 0));
+    let asks = |event| server.hooks.as_ref().is_some_and(|app| app.has(event, 0));
     Beside {
         relays,
         cluster,
@@ -373,46 +371,22 @@ fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool
 
 /// The settings of topics: the tables over the defaults, whose maximum lag is that of a connection's queue.
 fn topics(args: &Args, tables: &Tables) -> Result<Topics, Failure> {
-    let base = hub::TopicSettings { lag_bytes: args.queue_bytes as usize, ..hub::TopicSettings::default() };
-    tables.over(base, args.memory_budget)
+    let ServerConfig { memory_budget, connection, .. } = &args.server.0;
+    let lag_bytes = connection.queue_bytes as usize;
+    let base = hub::TopicSettings { lag_bytes, ..hub::TopicSettings::default() };
+    tables.over(base, *memory_budget)
 }
 
-/// `server` with the limits of `args`.
-fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
-    ServerConfig {
-        // Its parser accepts at most 64 KiB.
-        head_bytes_max: args.max_header as usize,
-        message_bytes_max: args.max_message,
-        connections_max: args.max_connections,
-        // Its parser accepts at most 1 GiB.
-        queue_bytes: args.queue_bytes as u32,
-        topics_max: args.max_topics,
-        subscriptions_max: args.max_subscriptions,
-        creation: CreationLimits {
-            per_connection: Some(
-                args.max_topics_per_connection
-                    .unwrap_or_else(|| TOPICS_PER_CONNECTION_DEFAULT.max(args.max_subscriptions)),
-            ),
-            per_identity: args.peers.max_topics_per_identity,
-        },
-        memory_budget_bytes: args.memory_budget,
-        handshake_timeout: nanos(args.handshake_timeout),
-        send_timeout: nanos(args.send_timeout),
-        ping_interval: nanos(args.ping_interval),
-        pong_timeout: nanos(args.pong_timeout),
-        reconnect_delay: nanos(args.reconnect_delay),
-        lifetime: Lifetime {
-            max: args.max_lifetime.map_or(0, nanos),
-            idle: args.idle_timeout.map_or(0, nanos),
-        },
-        // Its parser accepts at most 2 GiB.
-        message_progress: MessageProgress::new(args.message_progress as u32, args.message_progress_time),
-        pings_per_second_max: match args.profile {
-            Profile::Default => limits::PINGS_PER_SECOND_MAX,
-            Profile::Benchmark | Profile::Conformance => u32::MAX,
-        },
-        ..server
+/// The limits of `args`.
+fn limited(args: &Args) -> ServerConfig {
+    let mut server = args.server.0.clone();
+    let most = || TOPICS_PER_CONNECTION_DEFAULT.max(server.max_subscriptions);
+    server.creation.max_topics_per_connection = Some(args.max_topics_per_connection.unwrap_or_else(most));
+    server.connection.compression = args.compress.compression;
+    if args.profile != Profile::Default {
+        server.connection.pings_per_second_max = u32::MAX;
     }
+    server
 }
 
 /// The files of TLS; `None` without certificates.
@@ -423,8 +397,7 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
     let without_cert = [("--tls-key", certs < keys), ("--tls-ocsp", tls_ocsp.len() > certs)];
     origins.refuse(without_cert, "needs its certificate, --tls-cert")?;
     if certs == 0 {
-        let needed = "needs TLS: set --tls-cert and --tls-key";
-        return origins.refuse([("--tls-client-ca", tls_client_ca.is_some())], needed).map(|()| None);
+        return Ok(None);
     }
     let mut ocsp = tls_ocsp.iter();
     let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
@@ -470,15 +443,11 @@ fn is_local(address: &ListenAddress) -> bool {
 }
 
 /// Whether there are the pages and the test endpoints.
-fn demo(args: &Args, origins: &Origins) -> Result<bool, Failure> {
-    let is_off = !args.test_endpoints;
+fn has_demo(args: &Args) -> bool {
     match args.demo {
-        Demo::On if is_off => {
-            Err(origins.wrong("--demo", "--no-test-endpoints says the opposite: leave one out"))
-        }
-        Demo::On => Ok(true),
-        Demo::Auto => Ok(!is_off && args.listen.iter().all(is_local)),
-        Demo::Off => Ok(false),
+        Demo::On => true,
+        Demo::Auto => args.listen.iter().all(is_local),
+        Demo::Off => false,
     }
 }
 
@@ -516,6 +485,7 @@ fn static_names(names: &[String]) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use echoring_proto::handshake::SubprotocolPreference;
+    use echoring_proto::limits;
 
     fn settings(flags: &[&str]) -> Result<Settings, Failure> {
         crate::serve::config::tests::settings("", flags)
@@ -530,20 +500,20 @@ mod tests {
         );
         let admin = ListenAddress::Tcp("127.0.0.1:9002".parse().expect("an address"));
         assert_eq!(settings.args.admin, Some(admin));
-        assert_eq!(settings.server.message_bytes_max, 64 * 1024);
-        assert_eq!(settings.server.queue_bytes, 256 * 1024);
-        assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);
-        assert_eq!(settings.server.send_timeout, 30 * limits::SECOND);
+        assert_eq!(settings.server.connection.max_message, 64 * 1024);
+        assert_eq!(settings.server.connection.queue_bytes, 256 * 1024);
+        assert_eq!(settings.server.connection.handshake_timeout, 5 * limits::SECOND);
+        assert_eq!(settings.server.connection.send_timeout, 30 * limits::SECOND);
         assert_eq!(settings.server.shards, None);
     }
 
     #[test]
     fn a_profile_moves_defaults_and_a_flag_beside_it_wins() {
         let conformance = settings(&["--profile", "conformance"]).expect("valid");
-        assert_eq!(conformance.server.message_bytes_max, 16 << 20);
-        assert!(conformance.server.compression.is_some());
+        assert_eq!(conformance.server.connection.max_message, 16 << 20);
+        assert!(conformance.server.connection.compression.is_some());
         let both = settings(&["--profile", "conformance", "--max-message", "1MiB"]).expect("valid");
-        assert_eq!(both.server.message_bytes_max, 1 << 20);
+        assert_eq!(both.server.connection.max_message, 1 << 20);
     }
 
     #[test]
@@ -588,7 +558,6 @@ mod tests {
             &["--allow-host", "https://a"],
             &["--allow-host", ""],
             &["--demo", "maybe"],
-            &["--demo", "on", "--no-test-endpoints"],
             &["--subprotocol", "a b"],
             &["--subprotocol", ""],
             &["--subprotocol-preference", "mine"],
@@ -619,7 +588,6 @@ mod tests {
             (&["--listen", "[::]:0", "--demo", "auto"], false),
             (&["--listen", "0.0.0.0:0", "--demo", "on"], true),
             (&["--demo", "off"], false),
-            (&["--no-test-endpoints"], false),
         ] {
             let server = settings(flags).expect("valid").server;
             assert_eq!((server.test_endpoints, server.demo_pages), (expected, expected), "{flags:?}");
@@ -639,7 +607,7 @@ mod tests {
             (&["--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0"], HostPolicy::Any),
             (&["--listen", "unix:/run/echoring.sock"], HostPolicy::Any),
         ] {
-            assert_eq!(settings(flags).expect("valid").server.hosts, expected, "{flags:?}");
+            assert_eq!(settings(flags).expect("valid").server.allow_host, expected, "{flags:?}");
         }
     }
 
@@ -647,13 +615,19 @@ mod tests {
     fn subprotocols_keep_the_order_given() {
         let flags = ["--subprotocol", "b.v2", "--subprotocol", "a", "--subprotocol-preference", "client"];
         let settings = settings(&flags).expect("valid");
-        assert_eq!(settings.server.subprotocols, ["b.v2", "a"]);
+        assert_eq!(settings.server.subprotocol, ["b.v2", "a"]);
         assert_eq!(settings.server.subprotocol_preference, SubprotocolPreference::Client);
     }
 
     #[test]
     fn a_message_of_the_largest_size_is_allowed() {
-        assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").server.message_bytes_max, 1 << 31);
-        assert_eq!(settings(&["--max-header", "64KiB"]).expect("valid").server.head_bytes_max, 1 << 16);
+        assert_eq!(
+            settings(&["--max-message", "2GiB"]).expect("valid").server.connection.max_message,
+            1 << 31
+        );
+        assert_eq!(
+            settings(&["--max-header", "64KiB"]).expect("valid").server.connection.max_header,
+            1 << 16
+        );
     }
 }

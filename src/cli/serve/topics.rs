@@ -5,47 +5,36 @@
 
 pub(crate) mod keys;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use self::keys::{HOOK, KEYS, PATTERN};
+use self::keys::{KEYS, TopicKeys};
 use super::backends::BackendTable;
 use super::hooks::tables::HookTables;
+use super::keys::Table;
 use super::routes::RouteTable;
 use super::webhooks::WebhookTable;
 
 use crate::Failure;
-use crate::common::file::{Entry, Place, Source};
+use crate::common::file::{Entry, Place};
 use crate::common::values;
 use echoring_auth::hooks_id;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Pattern, Permission, Relay, Right, Rules, SlowConsumerPolicy, TopicSettings};
 
+/// The settings of the topics of a pattern, and the keys that a file gives.
+pub(super) type Topic = Table<TopicKeys>;
+
 /// The settings of topics by pattern, in the order in which the patterns are tried, and the default.
 #[derive(Clone, Debug)]
 pub(super) struct Topics {
-    pub(super) rules: Vec<(String, Topic)>,
+    pub(super) rules: Vec<Topic>,
     pub(super) default: Topic,
-}
-
-/// The settings of a topic.
-#[derive(Clone, Debug)]
-pub(super) struct Topic {
-    pub(super) settings: TopicSettings,
-    /// The name of the hooks that are asked; `None` for those without.
-    pub(super) hook: Option<String>,
-    /// The keys that a file gives.
-    pub(super) places: BTreeMap<&'static str, Place>,
 }
 
 impl Topics {
     /// The same as the hub reads it.
     pub(super) fn rules(&self) -> Rules {
-        let rules = self
-            .rules
-            .iter()
-            .map(|(pattern, topic)| (Pattern::new(pattern), stored(pattern, kept(topic.settings))));
-        Rules::new(rules.collect(), stored("", kept(self.default.settings)))
+        let rules =
+            self.rules.iter().map(|topic| (Pattern::new(&topic.value.pattern), effective(&topic.value)));
+        Rules::new(rules.collect(), effective(&self.default.value))
     }
 
     /// Refuses settings that have no effect without something else.
@@ -54,16 +43,15 @@ impl Topics {
     /// [`Failure::Usage`], with the place of the first one.
     pub(super) fn check(&self, beside: &Beside, hooks: &HookTables) -> Result<(), Failure> {
         let Beside { relays, cluster, subscribe_hook, publish_hook, identities } = *beside;
-        let asks = |right: Right, permission| {
-            move |settings: &TopicSettings| settings.access.of(right) == permission
-        };
+        let asks =
+            |right: Right, permission| move |topic: &TopicKeys| topic.settings.access.of(right) == permission;
         if !relays {
             let needed = "has no effect without cluster.nats_clients";
-            self.refuse("nats", |settings| settings.relay != Relay::Off, needed)?;
+            self.refuse("nats", |topic| topic.settings.relay != Relay::Off, needed)?;
         }
         if !cluster {
             let needed = "has no effect without a cluster (cluster.servers)";
-            self.refuse("durable", |settings| settings.durable.is_on, needed)?;
+            self.refuse("durable", |topic| topic.settings.durable.is_on, needed)?;
         }
         for (right, is_there, hook) in [
             (Right::Subscribe, subscribe_hook, "hooks.subscribe"),
@@ -72,13 +60,14 @@ impl Topics {
             if !is_there {
                 let needed = format!("\"hook\" needs {hook}, the URL to ask");
                 let asks = asks(right, Permission::Hook);
-                let named =
-                    |topic: &Topic| topic.hook.as_deref().is_some_and(|name| hooks.asks(name, right.word()));
-                self.refuse_topic(right.word(), |topic| asks(&topic.settings) && !named(topic), &needed)?;
+                let named = |topic: &TopicKeys| {
+                    topic.hook.as_deref().is_some_and(|name| hooks.asks(name, right.word()))
+                };
+                self.refuse(right.word(), |topic| asks(topic) && !named(topic), &needed)?;
             }
         }
-        let is_unknown = |topic: &Topic| topic.hook.as_deref().is_some_and(|name| !hooks.has(name));
-        self.refuse_topic(HOOK.0, is_unknown, "there is no table [hooks.NAME] of this name")?;
+        let is_unknown = |topic: &TopicKeys| topic.hook.as_deref().is_some_and(|name| !hooks.has(name));
+        self.refuse("hook", is_unknown, "there is no table [hooks.NAME] of this name")?;
         if !identities {
             for (permission, word) in [
                 (Permission::Claim, "claim"),
@@ -98,23 +87,11 @@ impl Topics {
     fn refuse(
         &self,
         key: &'static str,
-        is_so: impl Fn(&TopicSettings) -> bool,
+        is_so: impl Fn(&TopicKeys) -> bool,
         explanation: &str,
     ) -> Result<(), Failure> {
-        self.refuse_topic(key, |topic| is_so(&topic.settings), explanation)
-    }
-
-    /// The same, of topics.
-    fn refuse_topic(
-        &self,
-        key: &'static str,
-        is_so: impl Fn(&Topic) -> bool,
-        explanation: &str,
-    ) -> Result<(), Failure> {
-        let mut all = self.rules.iter().map(|(_, topic)| topic).chain([&self.default]);
-        let Some(found) = all.find(|topic| is_so(topic)) else { return Ok(()) };
-        let named = || Failure::Usage(format!("{key}: {explanation}"));
-        Err(found.places.get(key).map_or_else(named, |place| place.wrong(explanation)))
+        let found = self.rules.iter().chain([&self.default]).find(|topic| is_so(&topic.value));
+        found.map_or(Ok(()), |topic| Err(topic.wrong_in(&[key], explanation)))
     }
 }
 
@@ -131,31 +108,28 @@ pub(super) struct Beside {
     pub(super) identities: bool,
 }
 
-/// `settings` with a history of 0 messages if any of its bounds is 0:
-/// the hub's logs keep their latest message whatever their bound in bytes.
-fn kept(mut settings: TopicSettings) -> TopicSettings {
+/// The settings that topics have. A history is of 0 messages if any of its bounds is 0: the hub's logs keep their latest message
+/// whatever their bound in bytes. The stream of durable topics is the pattern's FNV-1a hash, the same on any node and in any version.
+fn effective(topic: &TopicKeys) -> TopicSettings {
+    let TopicKeys { pattern, hook, mut settings } = topic.clone();
     if settings.history.bytes == 0 || settings.history.age == 0 {
         settings.history.messages = 0;
     }
-    settings
-}
-
-/// `settings` with the stream of this pattern, if its topics are durable: the pattern's FNV-1a hash, the same on any
-/// node and in any version.
-fn stored(pattern: &str, mut settings: TopicSettings) -> TopicSettings {
-    if !settings.durable.is_on {
-        return settings;
+    if let Some(name) = hook {
+        settings.hooks = hooks_id(&name);
     }
-    let hash = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    settings.durable.stream = pattern.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
+    if settings.durable.is_on {
+        let hash = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        settings.durable.stream = pattern.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
+    }
     settings
 }
 
 /// The tables as they were read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
-    defaults: Option<Table>,
-    topics: Vec<(String, Table)>,
+    defaults: Option<Topic>,
+    topics: Vec<Topic>,
     /// `[[routes]]`.
     pub(super) routes: Vec<RouteTable>,
     /// `[[backends]]`.
@@ -167,18 +141,18 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    pub(super) fn are_empty(&self) -> bool {
+        let Tables { defaults, topics, routes, backends, hooks, webhooks } = self;
+        defaults.is_none()
+            && hooks.is_empty()
+            && [topics.len(), routes.len(), backends.len(), webhooks.len()] == [0; 4]
+    }
+
     /// Reads `[topic_defaults]`.
     pub(super) fn read_defaults(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        let mut table = Table::new(entry.source, entry.place.at);
-        for entry in entry.table()? {
-            match entry.key {
-                "pattern" => {
-                    return Err(
-                        entry.wrong("the defaults apply to all topics; patterns belong in [[topics]]")
-                    );
-                }
-                _ => table.read(&entry)?,
-            }
+        let table = Table::read(KEYS, &entry.table()?, entry.place.clone(), TopicKeys::default())?;
+        if let Some(place) = table.given.get("pattern") {
+            return Err(place.wrong("the defaults apply to all topics; patterns belong in [[topics]]"));
         }
         self.defaults = Some(table);
         Ok(())
@@ -186,174 +160,98 @@ impl Tables {
 
     /// Reads all of `[[topics]]`.
     pub(super) fn read_topics(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        // Patterns, and the lines where they stand.
-        let mut before: Vec<(Pattern, &str, usize)> = Vec::new();
-        for (at, entries) in entry.tables()? {
-            let mut table = Table::new(entry.source, at);
-            let mut pattern = None;
-            for entry in entries {
-                match entry.key {
-                    "pattern" => pattern = Some((read_pattern(&entry)?, entry)),
-                    _ => table.read(&entry)?,
-                }
-            }
-            let Some((pattern, entry)) = pattern else {
-                let hint = "say which topics it is for, such as pattern = \"prices.*\"";
-                return Err(table.source.wrong(at, &format!("topics.pattern: missing; {hint}")));
-            };
-            // A star of the later pattern can only be one of the characters that a star of the earlier stands for: no
-            // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
-            if let Some((_, earlier, line)) = before.iter().find(|(earlier, ..)| earlier.fits(pattern)) {
-                return Err(entry.wrong(&format!(
-                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} matches all its topics; put it first"
-                )));
-            }
-            before.push((Pattern::new(pattern), pattern, entry.source.place(entry.place.at).0));
-            self.topics.push((pattern.to_owned(), table));
-        }
+        self.topics = Table::read_all(entry, KEYS, usize::MAX, TopicKeys::default, check_pattern)?;
         Ok(())
     }
 
     /// The settings of topics, with `base` for those that no table covers. Logs and histories have
-    /// to fit in `memory_budget_bytes`.
+    /// to fit in `memory_budget`.
     ///
     /// # Errors
     /// If a table contradicts other settings.
-    pub(super) fn over(&self, base: TopicSettings, memory_budget_bytes: u64) -> Result<Topics, Failure> {
-        let resolve = |table: &Table, base: &Topic| {
+    pub(super) fn over(&self, base: TopicSettings, memory_budget: u64) -> Result<Topics, Failure> {
+        let resolve = |table: &Topic, base: &Topic| {
             let topic = table.over(base);
-            table.check(&topic.settings, memory_budget_bytes).map(|()| topic)
+            check(table, &topic.value.settings, memory_budget).map(|()| topic)
         };
-        let base = Topic { settings: base, hook: None, places: BTreeMap::new() };
+        let base = Table::none(KEYS, TopicKeys { settings: base, ..TopicKeys::default() });
         let default = match &self.defaults {
             Some(table) => resolve(table, &base)?,
             None => base,
         };
-        let rules =
-            self.topics.iter().map(|(pattern, table)| Ok((pattern.clone(), resolve(table, &default)?)));
-        Ok(Topics { rules: rules.collect::<Result<_, Failure>>()?, default })
+        let rules = self.topics.iter().map(|table| resolve(table, &default)).collect::<Result<_, _>>()?;
+        Ok(Topics { rules, default })
     }
 }
 
-fn read_pattern<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
-    let pattern = entry.text("names of topics such as \"prices.*\"")?;
+/// Refuses a table that is for no topic.
+fn check_pattern(before: &[Topic], table: &Topic) -> Result<(), Failure> {
+    let pattern = &table.value.pattern;
+    let Some(place) = table.given.get("pattern") else {
+        let hint = "say which topics it is for, such as pattern = \"prices.*\"";
+        return Err(table.wrong_in(&["pattern"], &format!("missing; {hint}")));
+    };
     if pattern.bytes().filter(|&byte| byte != b'*').count() > TOPIC_BYTES_MAX {
-        return Err(entry.wrong(&format!("matches no topic: names have at most {TOPIC_BYTES_MAX} bytes")));
+        return Err(place.wrong(&format!("matches no topic: names have at most {TOPIC_BYTES_MAX} bytes")));
     }
-    Ok(pattern)
+    // A star of the later pattern can only be one of the characters that a star of the earlier stands for: no
+    // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
+    let Some(earlier) = before.iter().find(|earlier| Pattern::new(&earlier.value.pattern).fits(pattern))
+    else {
+        return Ok(());
+    };
+    let line = earlier.given.get("pattern").map_or(0, Place::line_number);
+    let earlier = &earlier.value.pattern;
+    Err(place.wrong(&format!(
+        "\"{pattern}\" is never tried: \"{earlier}\" in line {line} matches all its topics; put it first"
+    )))
 }
 
-/// One table: its settings and their places.
-#[derive(Clone, Debug)]
-struct Table {
-    source: Arc<Source>,
-    /// The byte at which it begins.
-    at: usize,
-    /// The keys that it has.
-    places: BTreeMap<&'static str, Place>,
-    /// The name of the hooks that are asked.
-    hook: Option<String>,
-    /// The values of those keys; the other fields have no meaning.
-    values: TopicSettings,
+/// Refuses contradictions: `settings` is the result of `table`.
+fn check(table: &Topic, settings: &TopicSettings, memory_budget: u64) -> Result<(), Failure> {
+    if settings.coalesce >= settings.lag {
+        return Err(table.wrong_in(
+            &["coalesce", "lag"],
+            &format!(
+                "messages held back for {} would already be late: lag is {}",
+                values::shown_time(settings.coalesce),
+                values::shown_time(settings.lag)
+            ),
+        ));
+    }
+    for (key, bytes) in [("lag_bytes", settings.lag_bytes), ("history_bytes", settings.history.bytes)] {
+        if bytes as u64 > memory_budget {
+            let budget = values::shown_bytes(memory_budget);
+            return Err(table.wrong_in(&[key], &format!("must be at most memory_budget, {budget}")));
+        }
+    }
+    if settings.durable.is_on && settings.slow == SlowConsumerPolicy::Conflate {
+        let explanation = "keeps every message, and slow = \"conflate\" only the latest of each key";
+        return Err(table.wrong_in(&["durable", "slow"], explanation));
+    }
+    if settings.durable.is_on && settings.local_epochs {
+        let explanation = "accepts only what is stored, so it has no local_epochs";
+        return Err(table.wrong_in(&["durable", "local_epochs"], explanation));
+    }
+    check_history(table, settings)
 }
 
-impl Table {
-    fn new(source: &Arc<Source>, at: usize) -> Table {
-        let values = TopicSettings::default();
-        Table { source: source.clone(), at, places: BTreeMap::new(), hook: None, values }
+/// Refuses a history that is requested but bounded to 0, and a snapshot larger than the history.
+fn check_history(table: &Topic, settings: &TopicSettings) -> Result<(), Failure> {
+    if settings.snapshot > settings.history.messages {
+        let explanation =
+            format!("must be at most history_messages, {}; raise that too", settings.history.messages);
+        return Err(table.wrong_in(&["snapshot", "history_messages"], &explanation));
     }
-
-    /// Reads one key.
-    fn read(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        if entry.key == HOOK.0 {
-            self.hook = Some(entry.text("the name of a table [hooks.NAME]")?.to_owned());
-            self.places.insert(HOOK.0, entry.place.clone());
-            return Ok(());
-        }
-        let Some(key) = KEYS.iter().find(|key| key.name == entry.key) else {
-            let keys = KEYS.iter().map(|key| key.name);
-            let known = std::iter::once(PATTERN.0).chain(keys).chain([HOOK.0]);
-            return Err(entry.unknown(&known.collect::<Vec<_>>()));
-        };
-        key.read(entry, &mut self.values)?;
-        self.places.insert(key.name, entry.place.clone());
-        Ok(())
-    }
-
-    /// Its settings over those of `base`.
-    fn over(&self, base: &Topic) -> Topic {
-        let mut topic = base.clone();
-        for key in KEYS.iter().filter(|key| self.places.contains_key(key.name)) {
-            key.copy(self.values, &mut topic.settings);
-        }
-        if let Some(name) = &self.hook {
-            topic.settings.hooks = hooks_id(name);
-            topic.hook = Some(name.clone());
-        }
-        topic.places.extend(self.places.iter().map(|(key, place)| (*key, place.clone())));
-        topic
-    }
-
-    /// Refuses contradictions: `settings` is the result of this table.
-    fn check(&self, settings: &TopicSettings, memory_budget_bytes: u64) -> Result<(), Failure> {
-        if settings.coalesce >= settings.lag {
-            return Err(self.wrong(
-                ["coalesce", "lag"],
-                &format!(
-                    "messages held back for {} would already be late: lag is {}",
-                    values::shown_time(settings.coalesce),
-                    values::shown_time(settings.lag)
-                ),
-            ));
-        }
-        for (key, bytes) in [("lag_bytes", settings.lag_bytes), ("history_bytes", settings.history.bytes)] {
-            if bytes as u64 > memory_budget_bytes {
-                let budget = values::shown_bytes(memory_budget_bytes);
-                let explanation = format!("must be at most memory_budget, {budget}");
-                return Err(self.wrong([key, key], &explanation));
-            }
-        }
-        if settings.durable.is_on && settings.slow == SlowConsumerPolicy::Conflate {
-            let explanation = "keeps every message, and slow = \"conflate\" only the latest of each key";
-            return Err(self.wrong(["durable", "slow"], explanation));
-        }
-        if settings.durable.is_on && settings.local_epochs {
-            let explanation = "accepts only what is stored, so it has no local_epochs";
-            return Err(self.wrong(["durable", "local_epochs"], explanation));
-        }
-        self.check_history(settings)
-    }
-
-    /// Refuses a history that is requested but bounded to 0, and a snapshot larger than the history.
-    fn check_history(&self, settings: &TopicSettings) -> Result<(), Failure> {
-        if settings.snapshot > settings.history.messages {
-            let explanation =
-                format!("must be at most history_messages, {}; raise that too", settings.history.messages);
-            return Err(self.wrong(["snapshot", "history_messages"], &explanation));
-        }
-        let bounds = [
-            ("history_messages", settings.history.messages == 0),
-            ("history_bytes", settings.history.bytes == 0),
-            ("history_age", settings.history.age == 0),
-        ];
-        let Some((nothing, _)) = bounds.into_iter().find(|(_, is_zero)| *is_zero) else { return Ok(()) };
-        for (key, is_zero) in bounds {
-            if !is_zero && self.places.contains_key(key) {
-                let explanation =
-                    format!("has no effect: {nothing} is 0, which keeps no message; raise that too");
-                return Err(self.wrong([key, key], &explanation));
-            }
-        }
-        Ok(())
-    }
-
-    /// An error in the first of `keys` that the table has.
-    fn wrong(&self, keys: [&str; 2], explanation: &str) -> Failure {
-        match keys.into_iter().find_map(|key| self.places.get(key)) {
-            Some(place) => place.wrong(explanation),
-            None => self.source.wrong(self.at, &format!("{}: {explanation}", keys[0])),
-        }
-    }
+    let bounds = [
+        ("history_messages", settings.history.messages == 0),
+        ("history_bytes", settings.history.bytes == 0),
+        ("history_age", settings.history.age == 0),
+    ];
+    let Some((nothing, _)) = bounds.into_iter().find(|(_, is_zero)| *is_zero) else { return Ok(()) };
+    let useless = bounds.into_iter().find(|(key, is_zero)| !is_zero && table.has(key));
+    let explanation = || format!("has no effect: {nothing} is 0, which keeps no message; raise that too");
+    useless.map_or(Ok(()), |(key, _)| Err(table.wrong_in(&[key], &explanation())))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 
-use crate::common::http_client;
+use crate::common::telemetry_client;
 use crate::limits::TRACE_REQUEST_TIMEOUT;
 
 /// Sends batches to the collector.
@@ -16,6 +16,6 @@ pub(super) struct HttpSender;
 impl HttpClient for HttpSender {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // The exporter has no timeout of its own around this.
-        http_client::send(request, TRACE_REQUEST_TIMEOUT).await
+        telemetry_client::send(request, TRACE_REQUEST_TIMEOUT).await
     }
 }

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn each_reason_of_a_server_is_one_that_clients_know() {
         for (server, client) in [
-            (ServerGapReason::SlowConsumerPolicy, GapReason::Slow),
+            (ServerGapReason::Slow, GapReason::Slow),
             (ServerGapReason::History, GapReason::History),
             (ServerGapReason::Memory, GapReason::Memory),
             (ServerGapReason::Drain, GapReason::Drain),

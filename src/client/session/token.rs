@@ -2,6 +2,7 @@
 //!
 //! Never: asking for two at a time.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -138,7 +139,11 @@ impl Token {
     }
 }
 
-/// The time to the next attempt after so many refusals and another one.
+/// The time to the next attempt after so many refusals and another one. It is between a half and the whole of a bound, at random, so that
+/// what was refused together does not return together.
 pub(super) fn retry_delay(refusals: u32) -> Duration {
-    RESUBSCRIBE_DELAY.saturating_mul(1 << refusals.min(31)).min(RESUBSCRIBE_DELAY_MAX)
+    let bound = RESUBSCRIBE_DELAY.saturating_mul(1 << refusals.min(31)).min(RESUBSCRIBE_DELAY_MAX);
+    // A hash with a key from the system's random source.
+    let random = RandomState::new().hash_one(0_u64) as u32;
+    bound / 2 + (bound / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

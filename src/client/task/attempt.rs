@@ -58,13 +58,14 @@ fn is_unauthorized(error: &DialError) -> bool {
     error.response().is_some_and(|response| response.status() == 401)
 }
 
-/// Whether a client tries again after a failure. `has_source` says whether it can return with another token.
-pub(crate) fn retries(protocol: Protocol, has_source: bool, failure: &Failure) -> bool {
+/// Whether a client tries again after a failure. `may_renew` says whether its next attempt may have other
+/// credentials.
+pub(crate) fn retries(protocol: Protocol, may_renew: bool, failure: &Failure) -> bool {
     if let Failure::Connect(error) = failure {
         return !token::is_final(error);
     }
     let reconnects = failure.close_code().and_then(|code| match protocol.reconnects_after(code.0) {
-        None if protocol.expires_by(code.0) => Some(has_source),
+        None if protocol.expires_by(code.0) => Some(may_renew),
         by_protocol => by_protocol,
     });
     reconnects.unwrap_or_else(|| failure.is_temporary())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use echoring_auth::{App, AppSettings};
+use echoring_auth::{App, AppEvent, AppSettings};
 use echoring_server::{Builder, ListenAddress, Server, ServerConfig};
 use echoring_topics::{Access, AllowedDelta, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,12 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::session::{TOPIC, TestSession};
+use crate::codec::Request;
+use crate::command::{Command, Pending};
 use crate::{
     Client, ClientError, Ended, Event, Gap, GapReason, HistoryQuery, Missed, Payload, Protocol, Publication,
     RequestError, SubscribeError, SubscribeOptions, Subscription,
@@ -31,7 +34,7 @@ pub(super) fn start(history_messages: u32) -> (Server, SocketAddr) {
 }
 
 pub(super) fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
-    start_from(history_messages, ServerConfig { app, ..Builder::new().config().clone() })
+    start_from(history_messages, ServerConfig { hooks: app, ..Builder::new().config().clone() })
 }
 
 pub(super) fn start_from(history_messages: u32, config: ServerConfig) -> (Server, SocketAddr) {
@@ -654,7 +657,10 @@ fn calls_and_messages_reach_the_application() {
     run(async {
         let (asked, mut calls) = mpsc::unbounded_channel();
         let (application, _tasks) = application(asked).await;
-        let hooks = AppSettings { rpc: Some(format!("http://{application}/rpc")), ..AppSettings::default() };
+        let hooks = AppSettings {
+            urls: vec![(AppEvent::Rpc, format!("http://{application}/rpc"))],
+            ..AppSettings::default()
+        };
         let app = Some(Arc::new(App::load(&hooks).expect("a URL")));
         let (server, address) = start_with(100, app);
         for protocol in ALL {
@@ -686,4 +692,48 @@ fn calls_and_messages_reach_the_application() {
         }
         server.shutdown(PATIENCE).expect("it ends in order");
     });
+}
+
+#[test]
+fn a_publication_that_is_too_long_ends_itself_and_not_the_client() {
+    let config = Builder::new().max_message(4_096).config().clone();
+    let (server, address) = start_from(10, config);
+    run(async move {
+        let client = quick(Client::v1(url(Protocol::Echoring, address))).connect();
+        let mut prices = client.subscribe::<Payload>("prices").await.expect("a handle");
+        assert!(matches!(next(&mut prices).await, Event::Subscribed(_)));
+        let long = "x".repeat(10_000);
+        let keyed = Publication::new(Payload::Text("kept".into())).idempotency_key("once");
+        let (refused, kept) =
+            tokio::join!(client.publish("prices", &long), client.publish_with("prices", keyed));
+        let refused = refused.expect_err("too long");
+        assert!(
+            matches!(&refused, RequestError::Refused(refusal) if refusal.code == "too-large"),
+            "{refused:?}"
+        );
+        kept.expect("it is sent again");
+        client.publish("prices", &"short").await.expect("the client goes on");
+    });
+    server.shutdown(Duration::from_secs(5)).expect("a clean end");
+}
+
+#[test]
+fn a_publication_that_was_sent_is_uncertain_however_the_client_ends() {
+    let mut client = TestSession::new(Protocol::Echoring, 10);
+    client.session.handle_open(client.now);
+    let publish = |client: &mut TestSession| {
+        let (answer, answered) = oneshot::channel();
+        let publication = Publication::new(Payload::Text("x".into())).idempotency_key("k");
+        let request = Request::Publish { topic: TOPIC.to_owned(), publication };
+        client.session.handle_command(Command::Request(Pending { request, answer, sent: false }), client.now);
+        answered
+    };
+    let sent = publish(&mut client);
+    assert_eq!(client.command()["type"], "publish");
+    // Also without the connection that it was sent on.
+    client.session.handle_lost();
+    let waited = publish(&mut client);
+    client.session.end(&Ended::Closed);
+    assert!(matches!(sent.blocking_recv(), Ok(Err(RequestError::Uncertain))));
+    assert!(matches!(waited.blocking_recv(), Ok(Err(RequestError::Closed))));
 }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use echoring_admin::{AdminTokens, Control, Reloading};
-use echoring_auth::{App, AppSettings};
+use echoring_auth::{App, AppEvent, AppSettings};
 use echoring_server::{InheritedListener, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -64,8 +64,8 @@ fn with_server(test: impl AsyncFnOnce(&Server, SocketAddr)) {
     run(async {
         let (asked, _calls) = mpsc::unbounded_channel();
         let (application, _tasks) = application(asked).await;
-        let connect = Some(format!("http://{application}/connect"));
-        let hooks = AppSettings { connect, ..AppSettings::default() };
+        let connect = (AppEvent::Connect, format!("http://{application}/connect"));
+        let hooks = AppSettings { urls: vec![connect], ..AppSettings::default() };
         let (server, address) = start_with(100, Some(Arc::new(App::load(&hooks).expect("a URL"))));
         test(&server, address).await;
         server.shutdown(PATIENCE).expect("it ends in order");

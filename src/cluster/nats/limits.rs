@@ -87,8 +87,10 @@ pub(crate) const BLOCKING_THREADS: usize = 2;
 
 /// Time for a request to JetStream.
 pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time for all that a request of a node takes.
+/// Time for a request of a node; of one that reads much, the time in which nothing comes before it is given up.
 pub(crate) const STREAM_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Delay before a step of such a request is tried again.
+pub(crate) const STREAM_STEP_DELAY: Duration = Duration::from_millis(250);
 /// Age of the publications that a node loads when it begins to own a topic: that of the idempotency keys that it must know.
 pub(crate) const STREAM_LOAD_AGE: Duration = Duration::from_secs(300);
 /// Maximum number of them: that of the idempotency keys of a topic.
@@ -96,14 +98,17 @@ pub(crate) const STREAM_LOAD_PUBLICATIONS: u64 = 8_192;
 /// Bytes of publications past which no more are loaded. Subscribers learn that the others are missing, and read them as
 /// history.
 pub(crate) const STREAM_LOAD_BYTES: usize = 8 * 1024 * 1024;
-/// The same for a page of history.
-pub(crate) const STREAM_PAGE_BYTES: usize = 64 * 1024;
-/// Messages that are fetched from a stream at once.
-pub(crate) const STREAM_READ_MESSAGES: usize = 256;
+/// The same for a page of history: as many as a client's page has.
+pub(crate) const STREAM_PAGE_BYTES: usize = 32 * 1024;
+/// Bytes of messages that are fetched from a stream at once, as far as their sizes are known: a few pages.
+pub(crate) const STREAM_FETCH_BYTES: usize = 128 * 1024;
+/// The most messages that are fetched at once.
+pub(crate) const STREAM_READ_MESSAGES: usize = 1_024;
 /// Time after which the server deletes a consumer that its reader has not deleted.
 pub(crate) const STREAM_CONSUMER_AGE: Duration = Duration::from_secs(10);
-/// Topics whose reading position is remembered.
-pub(crate) const STREAM_PLACES_MAX: usize = 1_024;
+/// Readers of history that are kept for the next page, each with what it has fetched beyond the last one: twice as many as read at one
+/// time.
+pub(crate) const STREAM_READERS_KEPT_MAX: usize = 64;
 /// Messages in streams that no node has written, each of which is reported once; further ones are skipped silently.
 pub(crate) const STREAM_FOREIGN_TOLD_MAX: usize = 1_024;
 

@@ -12,6 +12,8 @@
 //! A batch is stored only if the last message of its subject is the one that the writer names (`Nats-Expected-Last-Subject-Sequence`).
 //! Offsets of a subject grow with the sequence numbers of the stream, so a position is found by a binary search.
 
+mod reader;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -21,25 +23,22 @@ use std::time::{Duration, SystemTime};
 use crate::{NodeId, Position, StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId, entries};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{ContextBuilder, CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, Message};
 use bytes::{Buf as _, BufMut as _, Bytes};
-use futures_util::StreamExt as _;
-
 use tokio::time::timeout;
 
 use crate::nats::clients::{connect_for, subject_of};
 use crate::nats::error::BackboneError;
 use crate::nats::limits::{
-    STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
-    STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
-    SUBSCRIPTION_CAPACITY,
+    STREAM_ANSWER_TIMEOUT, STREAM_FOREIGN_TOLD_MAX, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
+    STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_READ_MESSAGES, STREAM_READERS_KEPT_MAX,
+    STREAM_TIMEOUT, SUBSCRIPTION_CAPACITY,
 };
 use crate::nats::options::NatsOptions;
+use reader::Reader;
 
 const VERSION: u8 = 1;
 /// First bytes of batches of nodes that are newer than this one. Text does not begin with them.
@@ -69,8 +68,8 @@ pub struct Streams {
     prefix: Box<str>,
     /// Those that are as they should be.
     ready: Mutex<BTreeMap<u64, (StreamSettings, Stream<()>)>>,
-    /// Where readers have stopped: the epoch and offset that a batch reaches, and its sequence number.
-    places: Mutex<BTreeMap<Box<str>, (Position, u64)>>,
+    /// Readers whose clients may want the next page, in the order of their last use.
+    readers: Mutex<Vec<Reader>>,
     /// The last failure. It is logged once.
     failure: Mutex<Option<String>>,
     /// The subjects and sequence numbers of messages that no node has written.
@@ -78,6 +77,7 @@ pub struct Streams {
 }
 
 /// A topic in its stream.
+#[derive(Clone, Debug)]
 struct TopicStream {
     stream: Stream<()>,
     subject: String,
@@ -91,6 +91,7 @@ impl TopicStream {
 }
 
 /// A batch as a stream has it.
+#[derive(Debug)]
 struct Stored {
     sequence: u64,
     batch: StoredBatch,
@@ -104,7 +105,14 @@ struct Range {
     after: Position,
     /// Not older than this.
     since: Option<SystemTime>,
-    bytes_max: usize,
+}
+
+/// What a range of a topic has.
+enum Found {
+    /// No more than these batches.
+    All(Vec<StoredBatch>),
+    /// What this reader reads, up to the batch with this sequence number.
+    From(Box<Reader>, u64),
 }
 
 impl Range {
@@ -134,7 +142,7 @@ impl Streams {
             context: ContextBuilder::new().timeout(STREAM_TIMEOUT).build(client),
             prefix: options.prefix.as_str().into(),
             ready: Mutex::default(),
-            places: Mutex::default(),
+            readers: Mutex::default(),
             failure: Mutex::default(),
             foreign: Mutex::default(),
         })
@@ -147,19 +155,21 @@ impl Streams {
         settings: &StreamSettings,
         request: &StreamRequest,
     ) -> StreamAnswer {
-        let answer = async {
-            match request {
-                StreamRequest::Load(after) => self.load(topic, settings, *after).await,
-                StreamRequest::Append(behind, batch) => self.append(topic, settings, *behind, batch).await,
+        let answer = match request {
+            // Each step has a bound. Their number has none: a load that advances is not begun again.
+            StreamRequest::Load(after) => self.load(topic, settings, *after).await,
+            StreamRequest::Append(behind, batch) => {
+                in_time(self.append(topic, settings, *behind, batch)).await
             }
         };
-        self.answer(topic, settings, answer).await
+        self.note(topic, settings, answer)
     }
 
-    /// The publications of a topic behind a position, for a page of its history.
+    /// The publications of a topic behind a position, for a page of its history. The answer says nothing about the topic's head.
     pub async fn page(&self, topic: &str, settings: &StreamSettings, after: Position) -> StreamAnswer {
-        let range = Range { after, since: None, bytes_max: STREAM_PAGE_BYTES };
-        self.answer(topic, settings, self.read_from_head(topic, settings, |_| range)).await
+        let page = in_time(self.read_page(topic, settings, after)).await;
+        let answer = page.map(|batches| StreamAnswer::Loaded(StreamHead::default(), batches));
+        self.note(topic, settings, answer)
     }
 
     /// Messages of streams that no node has written, among those read so far.
@@ -167,15 +177,13 @@ impl Streams {
         locked(&self.foreign).len() as u64
     }
 
-    /// Waits for a request, but not for long: messages that were lost on their way would be waited for for ever.
-    async fn answer(
+    /// Logs failures.
+    fn note(
         &self,
         topic: &str,
         settings: &StreamSettings,
-        answer: impl Future<Output = Result<StreamAnswer, Failure>>,
+        answer: Result<StreamAnswer, Failure>,
     ) -> StreamAnswer {
-        let answer = timeout(STREAM_ANSWER_TIMEOUT, answer).await;
-        let answer = answer.unwrap_or_else(|_| Err(failed("no answer in time")));
         let mut failure = locked(&self.failure);
         match answer {
             Ok(answer) => {
@@ -203,16 +211,57 @@ impl Streams {
         after: Option<Position>,
     ) -> Result<StreamAnswer, Failure> {
         let since = SystemTime::now().checked_sub(STREAM_LOAD_AGE);
-        self.read_from_head(topic, settings, |head| {
+        let range = |head: Position| {
             let lately = head.offset.saturating_sub(STREAM_LOAD_PUBLICATIONS);
             let after = after.filter(|after| after.epoch == head.epoch);
             Range {
                 after: after.unwrap_or(Position { offset: lately, ..head }),
                 since: since.filter(|_| after.is_none()),
-                bytes_max: STREAM_LOAD_BYTES,
             }
-        })
-        .await
+        };
+        let (head, found) = self.find(topic, settings, range).await?;
+        let batches = match found {
+            Found::All(batches) => batches,
+            Found::From(reader, last) => reader.read_to(self, last, STREAM_LOAD_BYTES).await?,
+        };
+        Ok(StreamAnswer::Loaded(head, batches))
+    }
+
+    async fn read_page(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        after: Position,
+    ) -> Result<Vec<StoredBatch>, Failure> {
+        let subject = self.subject(topic, settings);
+        let mut reader = match self.take_reader(&subject, after) {
+            Some(reader) => reader,
+            None => match self.find(topic, settings, |_| Range { after, since: None }).await?.1 {
+                Found::All(batches) => return Ok(batches),
+                Found::From(reader, _) => *reader,
+            },
+        };
+        let page = reader.page(self, after, STREAM_PAGE_BYTES).await?;
+        self.keep_reader(reader);
+        Ok(page)
+    }
+
+    /// The reader of the page before. Of several, the one that is nearest.
+    fn take_reader(&self, subject: &str, after: Position) -> Option<Reader> {
+        let mut readers = locked(&self.readers);
+        readers.retain(Reader::is_fresh);
+        let fitting = readers.iter().enumerate().filter(|(_, reader)| reader.continues(subject, after));
+        let (index, _) = fitting.max_by_key(|(_, reader)| reader.after().offset)?;
+        Some(readers.remove(index))
+    }
+
+    fn keep_reader(&self, reader: Reader) {
+        let mut readers = locked(&self.readers);
+        if readers.len() >= STREAM_READERS_KEPT_MAX {
+            // The server deletes its consumer.
+            readers.remove(0);
+        }
+        readers.push(reader);
     }
 
     async fn append(
@@ -236,19 +285,20 @@ impl Streams {
         }
     }
 
-    /// Reads a range of a topic that depends on its last batch.
-    async fn read_from_head(
+    /// The head of a topic, and what a range that depends on it has.
+    async fn find(
         &self,
         topic: &str,
         settings: &StreamSettings,
         range: impl FnOnce(Position) -> Range,
-    ) -> Result<StreamAnswer, Failure> {
+    ) -> Result<(StreamHead, Found), Failure> {
+        let nothing = |head| Ok((head, Found::All(Vec::new())));
         let (stream, subject) = (self.stream(settings).await?, self.subject(topic, settings));
         let topic = TopicStream { stream, subject };
         let message = match topic.stream.get_last_raw_message_by_subject(&topic.subject).await {
             Ok(message) => message,
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-                return Ok(StreamAnswer::Loaded(StreamHead::default(), Vec::new()));
+                return nothing(StreamHead::default());
             }
             Err(error) => return Err(failed(error)),
         };
@@ -257,20 +307,18 @@ impl Streams {
             Some(last) => Some(last),
             None => self.last_before(&topic, sequence).await?,
         };
-        let Some(last) = last else {
-            return Ok(StreamAnswer::Loaded(StreamHead { sequence, position: None }, Vec::new()));
-        };
+        let Some(last) = last else { return nothing(StreamHead { sequence, position: None }) };
         let reached = last_position(&last.batch);
-        let range = range(reached);
-        let batches = if !range.has(&last) {
-            Vec::new()
-        } else if last.batch.first.offset <= range.after.offset + 1 {
-            vec![last.batch]
-        } else {
-            let first = self.locate(&topic, &range, last.sequence).await?;
-            self.read(topic, first, &range, last.sequence).await?
-        };
-        Ok(StreamAnswer::Loaded(StreamHead { sequence, position: Some(reached) }, batches))
+        let (head, range) = (StreamHead { sequence, position: Some(reached) }, range(reached));
+        if !range.has(&last) {
+            return nothing(head);
+        }
+        if last.batch.first.offset <= range.after.offset + 1 {
+            return Ok((head, Found::All(vec![last.batch])));
+        }
+        let first = self.locate(&topic, &range, last.sequence).await?;
+        let reader = Reader::new(topic, range.after, first, message.payload.len());
+        Ok((head, Found::From(Box::new(reader), last.sequence)))
     }
 
     /// The last batch before the message with this sequence number; that message, and those between the two, are
@@ -280,12 +328,8 @@ impl Streams {
         let (mut end, mut step) = (sequence, STREAM_READ_MESSAGES as u64);
         while end > oldest {
             let first = end.saturating_sub(step).max(oldest);
-            let mut last = None;
-            let keep = |stored| {
-                last = Some(stored);
-                true
-            };
-            self.scan(topic, first..=end - 1, keep).await?;
+            let reader = Reader::new(topic.clone(), Position::default(), first, 0);
+            let last = reader.last_before(self, end).await?;
             if last.is_some() {
                 return Ok(last);
             }
@@ -296,12 +340,6 @@ impl Streams {
 
     /// The sequence number from which on batches are of a range. The one with the number `last` is.
     async fn locate(&self, topic: &TopicStream, range: &Range, last: u64) -> Result<u64, Failure> {
-        let place = locked(&self.places).get(&*topic.subject).copied();
-        if let Some((position, sequence)) = place
-            && position == range.after
-        {
-            return Ok(sequence + 1);
-        }
         let (mut low, mut high, mut first) = (topic.oldest().await?, last, last);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -326,75 +364,6 @@ impl Streams {
                 None => from = message.sequence + 1,
             }
         }
-    }
-
-    /// Reads the batches of a topic from one sequence number to that of its last batch, as far as the range has room.
-    async fn read(
-        &self,
-        topic: TopicStream,
-        first: u64,
-        range: &Range,
-        last: u64,
-    ) -> Result<Vec<StoredBatch>, Failure> {
-        let (mut batches, mut bytes, mut reached) = (Vec::new(), 0, None);
-        let keep = |Stored { sequence, batch, .. }| {
-            bytes += batch.entries.len();
-            reached = Some((last_position(&batch), sequence));
-            batches.push(batch);
-            bytes < range.bytes_max
-        };
-        self.scan(&topic, first..=last, keep).await?;
-        let Some(reached) = reached.filter(|(_, sequence)| *sequence == last || bytes >= range.bytes_max)
-        else {
-            // The reader would take the missing messages for lost.
-            return Err(failed("the stream has not delivered all its messages"));
-        };
-        let mut places = locked(&self.places);
-        if places.len() >= STREAM_PLACES_MAX {
-            places.clear();
-        }
-        places.insert(topic.subject.into(), reached);
-        Ok(batches)
-    }
-
-    /// Passes the batches of a topic in a range of sequence numbers to `keep`, until it returns false.
-    async fn scan(
-        &self,
-        TopicStream { stream, subject }: &TopicStream,
-        range: RangeInclusive<u64>,
-        mut keep: impl FnMut(Stored) -> bool,
-    ) -> Result<(), Failure> {
-        let consumer = ConsumerConfig {
-            filter_subject: subject.clone(),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *range.start() },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: STREAM_CONSUMER_AGE,
-            memory_storage: true,
-            num_replicas: 1,
-            ..ConsumerConfig::default()
-        };
-        let consumer = stream.create_consumer(consumer).await.map_err(failed)?;
-        'reading: loop {
-            let fetch = consumer.fetch().max_messages(STREAM_READ_MESSAGES);
-            let mut messages = fetch.messages().await.map_err(failed)?;
-            let mut is_empty = true;
-            while let Some(message) = messages.next().await {
-                is_empty = false;
-                let message = message.map_err(failed)?;
-                let sequence = message.info().map_err(failed)?.stream_sequence;
-                let is_in_range = sequence <= *range.end();
-                let wants_more = is_in_range && self.delivered(&message)?.is_none_or(&mut keep);
-                if !wants_more || sequence == *range.end() {
-                    break 'reading;
-                }
-            }
-            if is_empty {
-                break;
-            }
-        }
-        // Otherwise the server deletes it a little later.
-        let _ = stream.delete_consumer(&consumer.cached_info().name).await;
-        Ok(())
     }
 
     /// The stream, which is created, or changed if its settings are others.
@@ -435,13 +404,6 @@ impl Streams {
         Ok(batch.map(|batch| Stored { sequence, batch, at }))
     }
 
-    fn delivered(&self, message: &Message) -> Result<Option<Stored>, Failure> {
-        let info = message.info().map_err(failed)?;
-        let (sequence, at) = (info.stream_sequence, info.published.into());
-        let batch = self.batch(&message.subject, sequence, &message.payload)?;
-        Ok(batch.map(|batch| Stored { sequence, batch, at }))
-    }
-
     /// The batch of a message; `None` if the message is another program's.
     fn batch(&self, subject: &str, sequence: u64, payload: &[u8]) -> Result<Option<StoredBatch>, Failure> {
         let batch = read(payload);
@@ -466,6 +428,11 @@ impl Streams {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a request, but not for long: messages that were lost on their way would be waited for for ever.
+async fn in_time<T>(request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(STREAM_ANSWER_TIMEOUT, request).await.unwrap_or_else(|_| Err(failed("no answer in time")))
 }
 
 fn failed(error: impl fmt::Display + Send + 'static) -> Failure {

@@ -49,11 +49,11 @@ impl OwnerTable {
 
     /// Has the topics of others move to their owners.
     fn return_topics(&mut self) {
-        let OwnerTable { topics, view, node, moving, .. } = self;
+        let OwnerTable { topics, view, node, leaving, .. } = self;
         let of_others = topics
             .iter()
             .filter(|(name, topic)| matches!(topic.role, Role::Owner(_)) && view.owner(name) != Some(*node));
-        moving.extend(of_others.map(|(name, _)| name.clone()));
+        leaving.extend(of_others.map(|(name, _)| name.clone()));
         self.has_remembered = true;
         self.has_reports = !self.diverged.is_empty();
     }

@@ -61,7 +61,7 @@ impl OwnerTable {
         });
     }
 
-    /// The node has answered a handover or an obligation.
+    /// The node has answered a transfer or an obligation.
     pub(super) fn taken(&mut self, shard: &mut Shard<'_>, from: NodeId, name: &str) {
         let key = (from, name.into());
         let Some(count) = self.handed.get_mut(&key) else { return };

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use echoring_proto::Plain as _;
 use echoring_proto::limits::Nanos;
 use echoring_topics::Position;
 
@@ -20,11 +21,10 @@ use crate::limits::{
     DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
     STREAM_UNUSABLE_AFTER, STREAM_UNUSED_AFTER,
 };
-use crate::message::{Message, Outcome, append_outcome, outcomes};
+use crate::message::{Message, Outcome, append_entry, entries, values};
 use crate::store::Decision;
 use crate::stream::{StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId};
 use crate::view::NodeId;
-use crate::wire::{append_entry, entries};
 
 /// The owner's knowledge of a durable topic's stream.
 #[derive(Debug, Default)]
@@ -326,7 +326,7 @@ impl OwnerTable {
                         Outcome::Accepted(Position { offset: first.offset + index, ..first })
                     }
                 };
-                append_outcome(&mut list, outcome);
+                outcome.put(&mut list);
             }
             self.answer_part(shard, name, batch.part, &list);
         }
@@ -338,7 +338,7 @@ impl OwnerTable {
             return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: list });
         }
         let Some(topic) = self.topics.get_mut(name) else { return };
-        topic.outgoing.answer(from, batch, outcomes(list), &mut self.decided);
+        topic.outgoing.answer(from, batch, values(list), &mut self.decided);
     }
 
     /// Gives up publications that the stream has not stored in time, or cannot store.
@@ -508,7 +508,7 @@ impl OwnerTable {
 /// The outcomes of a list of publications, which are all the same.
 pub(super) fn all(list: &[u8], outcome: Outcome) -> Vec<u8> {
     let mut outcomes = Vec::new();
-    entries(list).for_each(|_| append_outcome(&mut outcomes, outcome));
+    entries(list).for_each(|_| outcome.put(&mut outcomes));
     outcomes
 }
 

@@ -14,16 +14,16 @@
 use std::collections::BTreeMap;
 
 use echoring_proto::limits::Nanos;
+use echoring_proto::{Plain as _, plain};
 use echoring_topics::{ClientId, append_member, members};
 
 use super::{OwnerTable, Role, Shard};
 use crate::limits::{
     MEMBERS_LEAVE_MAX, MEMBERS_PART_BYTES, MEMBERS_STAY, MEMBERS_STAY_WITHOUT_LINK, MEMBERS_WAIT,
 };
-use crate::message::{MemberChange, MembersPage, Message, append_change, changes};
+use crate::message::{MemberChange, MembersPage, Message, values};
 use crate::store::TopicStore;
 use crate::view::NodeId;
-use crate::wire::Wire;
 
 /// A node's knowledge of a topic's members besides the store's list.
 #[derive(Debug, Default)]
@@ -52,32 +52,17 @@ pub(super) struct NodeMembers {
     stay: Stay,
 }
 
-impl NodeMembers {
-    /// Appends what is known of the members of a node that the store does not list.
-    pub(super) fn freeze(&self, now: Nanos, out: &mut Vec<u8>) {
-        let (stay, until) = match self.stay {
-            Stay::Follows => (0, now),
-            Stay::UntilLinked(at) => (1, at),
-            Stay::UntilFollows(at) => (2, at),
-            Stay::Gone => (3, now),
-        };
-        self.count.put(out);
-        u8::put(&stay, out);
-        until.saturating_sub(now).put(out);
-    }
+plain!(for NodeMembers { count, stay });
 
-    /// Reads the same.
-    pub(super) fn thaw(from: &mut &[u8], now: Nanos) -> Option<NodeMembers> {
-        let (count, stay) = (Wire::take(from)?, u8::take(from)?);
-        let until = now + u64::take(from)?.min(MEMBERS_STAY);
-        let stay = match stay {
-            0 => Stay::Follows,
-            1 => Stay::UntilLinked(until),
-            2 => Stay::UntilFollows(until),
-            3 => Stay::Gone,
-            _ => return None,
+impl NodeMembers {
+    /// The same with other times.
+    pub(super) fn map(&self, time: impl Fn(Nanos) -> Nanos) -> NodeMembers {
+        let stay = match self.stay {
+            Stay::UntilLinked(at) => Stay::UntilLinked(time(at)),
+            Stay::UntilFollows(at) => Stay::UntilFollows(time(at)),
+            stay @ (Stay::Follows | Stay::Gone) => stay,
         };
-        Some(NodeMembers { count, stay })
+        NodeMembers { count: self.count, stay }
     }
 }
 
@@ -95,15 +80,12 @@ enum Stay {
     Gone,
 }
 
+plain!(for enum Stay { Follows, UntilLinked(at), UntilFollows(at), Gone });
+
 impl TopicMembers {
     /// Members of all nodes, as the owner counts them.
     pub(super) fn count(&self) -> u64 {
         self.nodes.values().fold(self.own.len() as u64, |sum, node| sum.saturating_add(node.count))
-    }
-
-    /// The members of this node.
-    pub(super) fn own(&self) -> impl Iterator<Item = (ClientId, &str)> {
-        self.own.iter().map(|(client, subject)| (*client, &**subject))
     }
 
     /// Whether a node lacks pages, or members are to be removed.
@@ -144,7 +126,7 @@ impl TopicMembers {
     }
 
     fn note(&mut self, client: ClientId, joined: Option<&str>, count: u64) {
-        append_change(&mut self.changes, &MemberChange { client, joined, count });
+        MemberChange { client, joined, count }.put(&mut self.changes);
         self.count_sent = count;
     }
 
@@ -206,7 +188,7 @@ impl OwnerTable {
         count: u64,
     ) -> bool {
         self.members_due.insert(name.into());
-        if !shard.store.change_member(name, client, joined, count) {
+        if !shard.store.change_member(name, client, joined, count, true) {
             return false;
         }
         if let Some(topic) = self.topics.get_mut(name) {
@@ -228,7 +210,7 @@ impl OwnerTable {
         let Some(topic) = self.topics.get(name) else { return };
         match &topic.role {
             Role::Owner(_) if topic.members.is_followed_by(from) => {
-                for MemberChange { client, joined, .. } in changes(list) {
+                for MemberChange { client, joined, .. } in values(list) {
                     if client.node == from.0 {
                         self.list_of(shard, from, name, client, joined);
                     }
@@ -236,8 +218,8 @@ impl OwnerTable {
                 self.count_of(from, name, count);
             }
             role if role.is_fed_by(from) => {
-                for MemberChange { client, joined, count } in changes(list) {
-                    shard.store.change_member(name, client, joined, count);
+                for MemberChange { client, joined, count } in values(list) {
+                    shard.store.change_member(name, client, joined, count, false);
                 }
                 shard.store.count_members(name, count);
             }
@@ -290,7 +272,7 @@ impl OwnerTable {
                     None => (topic.members.is_complete, *wait) = (true, None),
                 }
                 for (client, joined) in differences(shard.store, page, None) {
-                    shard.store.change_member(name, client, joined, count);
+                    shard.store.change_member(name, client, joined, count, false);
                 }
                 shard.store.count_members(name, count);
             }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use echoring_proto::Plain as _;
 use echoring_topics::Position;
 
 use super::durable::all;
 use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
 use crate::limits::HISTORY_PART_BYTES;
-use crate::message::{Message, Outcome, append_outcome};
+use crate::message::{Message, Outcome, append_entry, entries};
 use crate::view::NodeId;
-use crate::wire::{append_entry, entries};
 
 impl OwnerTable {
     /// Begins a topic that no other node has.
@@ -103,7 +103,7 @@ impl OwnerTable {
         }
         let mut outcomes = Vec::new();
         for entry in entries(list) {
-            append_outcome(&mut outcomes, self.order(shard, name, entry));
+            self.order(shard, name, entry).put(&mut outcomes);
         }
         shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: &outcomes });
     }

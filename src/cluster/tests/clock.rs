@@ -137,7 +137,7 @@ fn heartbeats(cluster: &mut Cluster, now: Nanos) -> usize {
 
 fn hear_at(cluster: &mut Cluster, node: NodeId, phase: Phase, now: Nanos) {
     let mut bytes = Vec::new();
-    let (name, digests) = (node.to_string(), None);
+    let (name, digests) = (node.to_string(), Digests::default());
     Heartbeat { node, name: &name, started_ms: node.0, phase, digests }.write(&mut bytes);
     cluster.handle_heartbeat(&bytes, now);
 }

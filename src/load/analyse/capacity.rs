@@ -5,7 +5,7 @@
 //!
 //! Never: a clock, I/O, a run.
 
-pub(crate) mod search;
+mod search;
 pub(crate) mod step;
 
 use std::time::Duration;
@@ -38,6 +38,8 @@ const LOWER_STEP_TIME_MAX: Duration = Duration::from_secs(30);
 const DOWN: u64 = 32;
 /// Share of a CPU that is full.
 const FULL: f64 = 0.95;
+/// Share of a CPU by which it was less busy at a load that held, if it is what stops a higher one.
+const CONTRAST: f64 = 0.01;
 /// CPUs from which on other programs than server and generator are told.
 const OTHERS_SHARE: f64 = 0.5;
 /// Digits of the ends of an interval, which is rounded outward.
@@ -122,10 +124,10 @@ impl CapacityOptions {
             failed.and_then(|load| steps.iter().rev().find(|step| step.on_axis() == load && !step.held));
         let is_servers = failed.is_none_or(|step| step.limit != Some(Limit::Generator));
         let low = search.low();
+        let held = steps.iter().filter(|step| Some(step.on_axis()) == low && step.held);
         // Where an upper end is known, it tells more than how the search ended.
         let of_end = search.high().and(failed).and_then(|step| step.limit).unwrap_or(limit);
-        let reason = reason(of_end, failed, is_local(target));
-        let held = steps.iter().filter(|step| Some(step.on_axis()) == low && step.held);
+        let reason = reason(of_end, failed, held.clone().next_back(), is_local(target));
         SearchResult {
             objective: self.objective.to_string(),
             axis: self.axis,
@@ -157,8 +159,13 @@ fn is_local(target: &str) -> bool {
     ["embedded", "127.", "localhost", "[::1]", "unix:"].iter().any(|local| host.starts_with(local))
 }
 
-/// What is full beyond the capacity, and the experiment that tells more.
-fn reason(limit: Limit, failed: Option<&SearchStep>, is_local: bool) -> Option<(String, Option<String>)> {
+/// What is full beyond the capacity, in contrast with a step at its lower end, and the experiment that tells more.
+fn reason(
+    limit: Limit,
+    failed: Option<&SearchStep>,
+    held: Option<&SearchStep>,
+    is_local: bool,
+) -> Option<(String, Option<String>)> {
     let some = |what: &str, next: &str| Some((what.to_owned(), Some(next.to_owned())));
     match limit {
         Limit::Generator => {
@@ -174,16 +181,23 @@ fn reason(limit: Limit, failed: Option<&SearchStep>, is_local: bool) -> Option<(
         Limit::Steps | Limit::Bound | Limit::Interrupted | Limit::Target => {
             Some((format!("nothing was measured because of {}", limit.words()), None))
         }
-        Limit::Objective | Limit::Rate | Limit::Integrity => failed.map(|step| full(step, is_local)),
+        Limit::Objective | Limit::Rate | Limit::Integrity => failed.map(|step| full(step, held, is_local)),
     }
 }
 
-/// What is full in a step that the server did not hold.
-fn full(step: &SearchStep, is_local: bool) -> (String, Option<String>) {
-    let busy: Vec<&CpuUse> = step.cpus.iter().filter(|cpu| cpu.busy >= FULL).collect();
+/// The resource that is full in a step that the server did not hold, and was not full in one that it `held`.
+fn full(step: &SearchStep, held: Option<&SearchStep>, is_local: bool) -> (String, Option<String>) {
+    let was_full = |cpu: &CpuUse| {
+        let before = held.and_then(|held| held.cpus.iter().find(|before| before.cpu == cpu.cpu));
+        before.is_some_and(|before| before.busy + CONTRAST > cpu.busy)
+    };
+    let (busy, always): (Vec<&CpuUse>, Vec<&CpuUse>) =
+        step.cpus.iter().filter(|cpu| cpu.busy >= FULL).partition(|cpu| !was_full(cpu));
     let why = step.why.as_deref().unwrap_or("it failed");
+    let server_before = held.and_then(|held| held.server_cpu);
     if let Some(share) =
         step.server_cpu.filter(|share| *share >= FULL && share.fract().min(1.0 - share.fract()) < 0.1)
+        && server_before.is_none_or(|before| before + CONTRAST <= share)
     {
         return (format!("the server's process takes {share:.1} CPUs, all that its threads can use"), None);
     }
@@ -205,6 +219,12 @@ fn full(step: &SearchStep, is_local: bool) -> (String, Option<String>) {
             let (word, are) = if rest.is_empty() { ("CPU", "is") } else { ("CPUs", "are") };
             (format!("{word} {names} {are} full"), None)
         }
+        (true, []) if !always.is_empty() => (
+            format!(
+                "{why}, while the CPUs are no fuller than at the highest load that held: the server waits for something else"
+            ),
+            Some(format!("watch where it waits, at --rate {}", step.rate)),
+        ),
         (true, []) => (
             format!("no CPU is full and {why}: the server waits for something else"),
             Some(format!("watch where it waits, at --rate {}", step.rate)),

@@ -1,37 +1,39 @@
-//! Compares the records of two targets, or of one before and after: for each metric the ratio of the second to the first, its
+//! Compares the records of two targets, or of one before and after: for each metric the ratio of B to A, its
 //! confidence interval, and a verdict.
 //!
 //! Each interval names its basis, because the basis decides what the interval proves. *Pairs* are runs of both targets next to
 //! each other in time: changes of the machine are in both and cancel out. *Runs* are repetitions that were not paired: a
-//! machine that changed between them looks like a difference. *Intervals* are the seconds of a single run each, whose
+//! machine that changed between them looks like a difference. *Slices* are the seconds of a single run each, whose
 //! slow changes give the scatter because neighbours resemble one another. They show how steady these two runs were, not
-//! how another run would differ.
+//! how another run would differ. *Searches* are one search for a capacity on each side: the capacity lies within the interval of each
+//! with its confidence, so the ratio lies between the quotients of their ends with what is left of both.
 //!
-//! Records are read as JSON, so those of older and newer versions can be compared.
+//! Records are read as JSON, so those of newer versions can be compared.
 //!
 //! Never: a clock, I/O, or a verdict that the interval does not support.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::objective::{Metric, Objective};
+use super::objective::Metric;
 use super::statistics::{
     ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, independent, median, median_of, pairs_needed,
     ratio_of_pairs, ratio_of_runs, runs_needed,
 };
-use crate::plan::Workload;
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
-use crate::record::describe;
 use intervals::{Intervals, WeightedMetric};
 
 mod intervals;
+mod searches;
 
 /// Differences below this do not matter by default: 5 %.
 pub const THRESHOLD_DEFAULT: f64 = 0.05;
 /// Metrics that are compared by default.
 pub const METRICS: [&str; 7] =
-    ["messages_per_s", "p50", "p99", "p99.9", "kernel.p99", "cpu_per_message", "max_rate"];
+    ["messages_per_s", "p50", "p99", "p99.9", "kernel.p99", "cpu_per_message", CAPACITY];
 /// Metrics that must not get worse by default.
-pub const JUDGED: [&str; 4] = ["p50", "p99", "messages_per_s", "cpu_per_message"];
+pub const JUDGED: [&str; 5] = ["p50", "p99", "messages_per_s", "cpu_per_message", CAPACITY];
+/// The metric in which searches are compared.
+const CAPACITY: &str = "capacity";
 
 /// Options that may differ between runs of one load.
 const VARIABLE_OPTIONS: [&str; 14] = [
@@ -54,8 +56,6 @@ const VARIABLE_OPTIONS: [&str; 14] = [
 const REPORTED_OPTIONS: [&str; 5] = ["threads", "duration_s", "warmup_s", "verify", "timestamps"];
 /// Members of an environment whose difference is reported.
 const REPORTED_ENVIRONMENT: [&str; 5] = ["cpu", "cpus", "kernel", "driver", "optimized"];
-/// Members of an environment that identify the machine.
-const MACHINE: [&str; 2] = ["cpu", "cpus"];
 
 /// Options of a comparison.
 #[derive(Clone, Debug)]
@@ -64,10 +64,6 @@ pub struct CompareOptions {
     pub metrics: Vec<Metric>,
     /// The relative difference that matters: 0.05 is 5 %.
     pub threshold: f64,
-    /// Whether a single run of each target may decide.
-    pub trust_single: bool,
-    /// Whether runs of different machines decide nothing.
-    pub one_machine: bool,
 }
 
 /// Compares the runs of two targets, load by load. Loads of only one target are listed in `warnings` of the first
@@ -80,38 +76,11 @@ pub fn compare(a: &[Value], b: &[Value], options: &CompareOptions) -> Result<Vec
     let matched = matched(&mut of_a, &mut of_b)?;
     let mut comparisons: Vec<Comparison> =
         matched.iter().map(|(a, b)| compare_groups(a, b, options)).collect();
-    for (groups, which) in [(of_a, "first"), (of_b, "second")] {
-        let alone =
-            groups.iter().map(|group| format!("only the {which} has runs of this load: {}", group.mode));
+    for (groups, which) in [(of_a, "A"), (of_b, "B")] {
+        let alone = groups.iter().map(|group| format!("only {which} has runs of this load: {}", group.mode));
         comparisons[0].warnings.extend(alone);
     }
     Ok(comparisons)
-}
-
-/// Whether runs of these loads can be compared with runs that were made before.
-///
-/// # Errors
-/// The difference, in one line.
-pub fn is_comparable(before: &[Value], loads: &[PlannedLoad<'_>]) -> Result<(), String> {
-    let run = |PlannedLoad { load, objective }: &PlannedLoad<'_>| {
-        let objective = objective.map(ToString::to_string);
-        json!({ "config": describe::planned_config(load), "search": { "objective": objective } })
-    };
-    let planned: Vec<Value> = loads.iter().map(run).collect();
-    let matched = matched(&mut groups(before), &mut groups(&planned))?;
-    match matched.iter().flat_map(|(a, b)| load_differences(a, b)).next() {
-        Some(line) => Err(format!("not the same load: {line}")),
-        None => Ok(()),
-    }
-}
-
-/// A load that is going to be made, or searched for the highest rate.
-#[derive(Clone, Copy, Debug)]
-pub struct PlannedLoad<'a> {
-    /// The load.
-    pub load: &'a Workload,
-    /// The demands of a search.
-    pub objective: Option<&'a Objective>,
 }
 
 type Likeness = fn(&Group<'_>, &Group<'_>) -> bool;
@@ -136,7 +105,7 @@ fn matched<'a>(
             let names: Vec<&str> = groups.iter().map(|group| group.mode).collect();
             if names.is_empty() { "no complete run".to_owned() } else { names.join(", ") }
         };
-        return Err(format!("nothing to compare: the first has {}, the second {}", modes(of_a), modes(of_b)));
+        return Err(format!("nothing to compare: A has {}, B {}", modes(of_a), modes(of_b)));
     }
     Ok(matched)
 }
@@ -202,10 +171,16 @@ fn groups(runs: &[Value]) -> Vec<Group<'_>> {
 fn load_of(run: &Value) -> Map<String, Value> {
     let mut load = run["config"].as_object().cloned().unwrap_or_default();
     load.retain(|name, _| !VARIABLE_OPTIONS.contains(&name.as_str()));
-    // A search is defined by its objective; the rate is a result.
-    if let Some(objective) = run["search"].get("objective").filter(|objective| !objective.is_null()) {
+    // A search is defined by its objective and its axis; the load on that is a result.
+    if let Some(objective) = searches::objective_of(run) {
         load.remove("rate");
         load.insert("objective".to_owned(), objective.clone());
+        if let Some(axis) = run["search"].get("axis") {
+            load.insert("axis".to_owned(), axis.clone());
+            if axis != "rate" {
+                load.remove("connections");
+            }
+        }
     }
     load
 }
@@ -214,6 +189,11 @@ impl Group<'_> {
     fn side(&self) -> Side {
         let target = self.runs[0]["target"].as_str().unwrap_or("unknown").to_owned();
         Side { target, runs: self.runs.len() }
+    }
+
+    /// Whether its runs are those at the lower ends of searches, each at another load.
+    fn is_of_searches(&self) -> bool {
+        searches::objective_of(self.runs[0]).is_some()
     }
 
     fn values(&self, metric: &Metric) -> Vec<f64> {
@@ -269,7 +249,7 @@ fn unknown(metric: &Metric) -> MetricComparison {
 }
 
 fn too_few(have: usize, needed: usize, what: &str) -> String {
-    format!("an interval needs {needed} {what}, but there are {have}")
+    format!("a confidence interval needs {needed} {what}, but there are {have}")
 }
 
 /// The same for runs that are not paired, of which neighbours may be correlated.
@@ -280,14 +260,16 @@ fn too_few_runs(sides: &[&[f64]], needed: usize) -> String {
         return too_few(have, needed, "runs");
     }
     format!(
-        "neighbouring runs resemble one another: {have} count as {counted}, and an interval needs {needed}"
+        "neighbouring runs resemble one another: {have} count as {counted}, and a confidence interval needs {needed}"
     )
 }
 
 fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Comparison {
     let pairs = pair_up(&a.runs, &b.runs);
+    let is_single = a.runs.len() == 1 && b.runs.len() == 1;
     let basis = match &pairs {
-        _ if a.runs.len() == 1 && b.runs.len() == 1 => Basis::Intervals,
+        _ if is_single && a.is_of_searches() => Basis::Searches,
+        _ if is_single => Basis::Slices,
         Some(_) => Basis::Pairs,
         None => Basis::Runs,
     };
@@ -302,58 +284,80 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         })
         .collect();
     let evaluated = values.iter().filter(|(_, values)| values.is_known()).count().max(1);
-    let error = ERROR_SHARE / evaluated as f64;
-    let machines = differing(&a.runs[0]["environment"], &b.runs[0]["environment"], &MACHINE);
-    let is_decided = machines.is_empty() || !options.one_machine;
-    let seconds = (basis == Basis::Intervals).then(|| (Intervals::of(a.runs[0]), Intervals::of(b.runs[0])));
-    let metrics = (values.iter()).filter_map(|(metric, values)| {
-        let mut finding = match seconds.as_ref().filter(|_| values.is_known()) {
-            None => values.compare(metric, basis, error, options.threshold)?,
-            Some((of_a, of_b)) => by_intervals(metric, values, (of_a, of_b), error, options.threshold),
-        };
-        if !is_decided || (seconds.is_some() && !options.trust_single) {
-            finding.verdict = Some(ComparisonVerdict::Undecided);
-        }
-        Some(finding)
-    });
-    let metrics = metrics.collect();
+    let terms = Terms {
+        basis,
+        error: ERROR_SHARE / evaluated as f64,
+        seconds: (basis == Basis::Slices).then(|| (Intervals::of(a.runs[0]), Intervals::of(b.runs[0]))),
+        threshold: options.threshold,
+    };
     Comparison {
         mode: a.mode.to_owned(),
         a: a.side(),
         b: Some(b.side()),
         basis,
         threshold: options.threshold,
-        confidence: super::statistics::CONFIDENCE,
-        metrics,
+        confidence: match basis {
+            Basis::Searches => searches::confidence(a.runs[0], b.runs[0]),
+            _ => super::statistics::CONFIDENCE,
+        },
+        metrics: values.iter().filter_map(|(metric, values)| terms.compare(metric, values, a, b)).collect(),
         differences: load_differences(a, b),
-        warnings: warnings(a, b, basis, is_decided, options.trust_single),
+        warnings: warnings(a, b, basis),
         until: None,
     }
 }
 
-/// The factors that limit the comparison of two groups.
-fn warnings(a: &Group<'_>, b: &Group<'_>, basis: Basis, is_decided: bool, trust_single: bool) -> Vec<String> {
-    let mut warnings = a.warnings("runs of the first");
-    warnings.extend(b.warnings("runs of the second"));
-    if !is_decided {
-        warnings.push("runs from different machines decide nothing: make both on one machine".to_owned());
+/// How the metrics of two groups are compared.
+struct Terms<'a> {
+    basis: Basis,
+    /// The chance of an error that each metric may have.
+    error: f64,
+    /// The intervals of single runs.
+    seconds: Option<(Intervals<'a>, Intervals<'a>)>,
+    threshold: f64,
+}
+
+impl Terms<'_> {
+    /// Compares a metric. `None` if neither side has it.
+    fn compare(
+        &self,
+        metric: &Metric,
+        values: &Values,
+        a: &Group<'_>,
+        b: &Group<'_>,
+    ) -> Option<MetricComparison> {
+        let Terms { basis, error, threshold, .. } = *self;
+        let mut finding = match self.seconds.as_ref().filter(|_| values.is_known()) {
+            None if metric.name == CAPACITY && basis == Basis::Searches => {
+                searches::capacities(metric, (a.runs[0], b.runs[0]), threshold)
+            }
+            None => values.compare(metric, basis, error, threshold)?,
+            Some((of_a, of_b)) => by_intervals(metric, values, (of_a, of_b), error, threshold),
+        };
+        if basis == Basis::Slices {
+            finding.verdict = Some(ComparisonVerdict::Undecided);
+        }
+        let is_at_its_own_load = a.is_of_searches() && !metric.needs_search();
+        Some(if is_at_its_own_load { searches::undecided(finding) } else { finding })
     }
+}
+
+/// The factors that limit the comparison of two groups.
+fn warnings(a: &Group<'_>, b: &Group<'_>, basis: Basis) -> Vec<String> {
+    let mut warnings = a.warnings("runs of A");
+    warnings.extend(b.warnings("runs of B"));
     let (one, other) = (a.runs[0], b.runs[0]);
     warnings.extend(differing(&one["environment"], &other["environment"], &REPORTED_ENVIRONMENT));
     warnings.extend(differing(&one["config"], &other["config"], &REPORTED_OPTIONS));
     let of_basis = match basis {
-        Basis::Pairs => None,
+        Basis::Pairs | Basis::Searches => None,
         Basis::Runs => Some(
             "the runs did not alternate, so changes on the machine between them count as differences: \
              --repeat with --against alternates them",
         ),
-        Basis::Intervals if trust_single => Some(
-            "one run of each: the intervals tell how steady these two were, not how much another run would \
-             differ; --repeat with --against does",
-        ),
-        Basis::Intervals => Some(
-            "one run of each decides nothing: make several with --repeat 10 --against URL, or pass \
-             --trust-single to use their seconds as repetitions",
+        Basis::Slices => Some(
+            "one run of each decides nothing: the confidence intervals tell how steady these two were, not how much \
+             another run would differ; --repeat 10 with --against does",
         ),
     };
     warnings.extend(of_basis.map(str::to_owned));
@@ -373,7 +377,7 @@ fn differing(a: &Value, b: &Value, names: &[&str]) -> Vec<String> {
     for name in names {
         // A member that one version does not have is not a difference.
         let (Some(one), Some(other)) = (a.get(name), b.get(name)) else { continue };
-        let line = format!("{name} is {one} in the first and {other} in the second");
+        let line = format!("{name} is {one} in A and {other} in B");
         if one != other && !lines.contains(&line) {
             lines.push(line);
         }
@@ -431,10 +435,7 @@ impl Values {
         let (a, b) = (spread_of(&self.a), spread_of(&self.b));
         if !self.is_known() {
             return (a.is_some() || b.is_some()).then(|| MetricComparison {
-                why: Some(format!(
-                    "only the {} target has this metric",
-                    if a.is_some() { "first" } else { "second" }
-                )),
+                why: Some(format!("only {} has this metric", if a.is_some() { "A" } else { "B" })),
                 a,
                 b,
                 verdict: Some(ComparisonVerdict::Undecided),
@@ -484,7 +485,7 @@ fn by_intervals(
             let have = of_a.count().min(of_b.count());
             (
                 scatter.map(|(one, other)| one.and(other).around(ratio, error)),
-                too_few(have, INTERVALS_MIN, "intervals"),
+                too_few(have, INTERVALS_MIN, "slices"),
             )
         }
         (Err(why), _) | (_, Err(why)) => (None, why.clone()),
@@ -518,7 +519,7 @@ fn conclude(finding: MetricComparison, found: Option<Estimate>, threshold: f64) 
 
 /// The verdict that the interval of a ratio supports.
 pub(super) fn verdict_of(ratio: Estimate, threshold: f64, more_is_better: bool) -> ComparisonVerdict {
-    // How many times as bad the second target is.
+    // How many times as bad B is.
     let (low, high) =
         if more_is_better { (1.0 / ratio.high, 1.0 / ratio.low) } else { (ratio.low, ratio.high) };
     let (least, most) = (1.0 / (1.0 + threshold), 1.0 + threshold);
@@ -532,7 +533,7 @@ pub(super) fn verdict_of(ratio: Estimate, threshold: f64, more_is_better: bool) 
     }
 }
 
-/// The judged metrics that are worse on the second side.
+/// The judged metrics in which B is worse.
 pub fn worse<'a>(
     comparison: &'a Comparison,
     evaluated: &'a [Metric],

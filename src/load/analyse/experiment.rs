@@ -5,6 +5,7 @@
 
 mod paired;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -246,7 +247,7 @@ fn compare_all(outcomes: &[Outcome], metrics: Vec<Metric>, threshold: f64) -> Ve
         return compare::spread(&a, &metrics);
     }
     // Without a complete run on each side there is nothing to compare.
-    let options = compare::CompareOptions { metrics, threshold, trust_single: false, one_machine: true };
+    let options = compare::CompareOptions { metrics, threshold };
     compare::compare(&a, &b, &options).unwrap_or_default()
 }
 
@@ -270,7 +271,7 @@ fn search_all(
     results
 }
 
-/// The best run, with the search in its record; the last run if none met the objective.
+/// The latest run at the lower end, with the search in its record; the last run if there is no such end.
 fn search_one(
     session: &dyn Measures,
     load: &Workload,
@@ -280,7 +281,8 @@ fn search_one(
     let began = Instant::now();
     let mut search = options.search(load);
     let mut steps: Vec<SearchStep> = Vec::new();
-    let (mut best, mut last): (Option<(u64, Outcome)>, Option<Outcome>) = (None, None);
+    // A load that held may be refuted later, so which one is the lower end is known in the end.
+    let (mut held, mut last): (BTreeMap<u64, Outcome>, Option<Outcome>) = (BTreeMap::new(), None);
     let (mut refused, mut ended_by) = (None, None);
     while let Some(next) = search.next_step() {
         let seed = mix(load.seed ^ steps.len() as u64);
@@ -301,8 +303,8 @@ fn search_one(
         let unit = options.axis.unit(load.mode.name());
         show(Progress::Note(&format!("{} {unit} {}", count(next.load), text(&step))));
         search.tell(next, &step::evidence(&outcome, &one, &step, &options.objective));
-        if step.held && best.as_ref().is_none_or(|(load, _)| *load <= next.load) {
-            best = Some((next.load, outcome));
+        if step.held {
+            held.insert(next.load, outcome);
         } else {
             last = Some(outcome);
         }
@@ -312,7 +314,8 @@ fn search_one(
             break;
         }
     }
-    let mut outcome = best.map(|(_, outcome)| outcome).or(last);
+    let at_low = search.low().and_then(|low| held.remove(&low));
+    let mut outcome = at_low.or(last).or_else(|| held.pop_first().map(|(_, outcome)| outcome));
     if let Some(outcome) = &mut outcome {
         let mut found = options.answer(&search, steps, ended_by, &outcome.record.target);
         found.elapsed_s = began.elapsed().as_secs_f64();
@@ -355,7 +358,94 @@ fn text(step: &SearchStep) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
     use super::*;
+    use crate::measure::{encode, histogram};
+    use crate::plan::Mode;
+    use crate::plan::workload::tests::workload;
+    use crate::record::Quantiles;
+    use crate::record::tests::{outcome, record};
+    use crate::record::time_series::TimeSeries;
+
+    const CAPACITY: u64 = 9_700;
+
+    /// A server of arithmetic, whose response time is as many microseconds as messages a second, and 90 ms beyond its capacity. Up to a
+    /// tenth beyond it, the first run at a load is as good as those below.
+    #[derive(Default)]
+    struct Arithmetic {
+        tried: RefCell<BTreeSet<u64>>,
+    }
+
+    impl Measures for Arithmetic {
+        fn measure(&self, load: Workload, _: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
+            let rate = load.pace.rate().expect("a search has a rate");
+            let is_first = self.tried.borrow_mut().insert(rate);
+            let is_held = rate <= CAPACITY || (is_first && rate <= 11 * CAPACITY / 10);
+            let slices = load.duration.as_millis() as u64 / 100;
+            let mut slice = histogram();
+            let took_us = if is_held { rate } else { 90_000 };
+            slice.record_n(1_000 * took_us, rate / 10).expect("within bounds");
+            let mut all = histogram();
+            all.record_n(1_000 * took_us, rate / 10 * slices).expect("within bounds");
+            let counts = vec![rate / 10; slices as usize];
+            let mut record = record();
+            record.messages_per_s = rate as f64;
+            record.config.rate = Some(rate.into());
+            record.response_ns = Quantiles::of(&all);
+            record.timeline = Some(TimeSeries {
+                slice_s: 0.1,
+                due: Some(counts.clone()),
+                sent: counts.clone(),
+                arrived: counts.clone(),
+                open: counts.clone(),
+                opened: counts.clone(),
+                errors: vec![0; slices as usize],
+                closed: vec![0; slices as usize],
+                response_histograms: vec![Some(encode(&slice)); slices as usize],
+                server: None,
+            });
+            Ok(Outcome { response: all, ..outcome(record) })
+        }
+
+        fn is_stopped(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn the_record_of_a_search_is_that_of_its_lower_end_whatever_held_once_beyond() {
+        for start in [500, 12_000] {
+            let server = Arithmetic::default();
+            let options = CapacityOptions {
+                objective: "p99<50ms, lost=0".parse().expect("an objective"),
+                axis: Axis::Rate,
+                precision: 0.02,
+                max_duration: Duration::MAX,
+                connections_max: 1_000,
+            };
+            let load = Workload {
+                pace: crate::plan::Pace::Rate(start),
+                duration: Duration::from_secs(5),
+                ..workload(Mode::Echo)
+            };
+            let (found, refused) = search_one(&server, &load, &options, &mut |_| {});
+            assert!(refused.is_none());
+            let record = found.expect("a record").record;
+            let search = record.search.as_ref().expect("a search");
+            let (low, high) = (search.low.expect("an end"), search.high.expect("an end"));
+            assert!(low <= CAPACITY && CAPACITY <= high, "{start}: {low} to {high}");
+            let lucky = search.steps.iter().filter(|step| step.held).map(|step| step.rate).max();
+            assert!(lucky > Some(CAPACITY), "{start}: some load held once: {:?}", search.steps);
+            let rate = search.max_rate.expect("a rate");
+            assert!(low <= rate && rate <= CAPACITY, "{start}: {rate}");
+            assert_eq!(record.config.rate, Some(rate.into()), "{start}");
+            let error = record.response_ns.p99.abs_diff(1_000 * rate);
+            assert!(error <= 5 * rate, "{start}: p99 {} at {rate}", record.response_ns.p99);
+        }
+    }
 
     #[test]
     fn neither_target_is_first_more_often_than_the_other() {

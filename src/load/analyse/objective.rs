@@ -16,8 +16,10 @@ use serde_json::Value;
 
 use crate::measure::LiveResults;
 use crate::record::FailIf;
-pub use metric::Metric;
+#[cfg(test)]
+pub(crate) use metric::tests::metric_table;
 pub(crate) use metric::{Dimension, OfIntervals};
+pub use metric::{Metric, Times, distributions, metric_names};
 
 /// The example in error texts.
 const EXAMPLE: &str = "expected METRIC OP VALUE such as p99.9<5ms, lost==0 or 'p99<2ms && reach==100%'";
@@ -384,7 +386,7 @@ mod tests {
             assert!((found / ms - 1.0).abs() < 2e-3, "{name}: {found}");
         }
         assert_eq!(of("service.p97.5"), None, "the histogram is missing");
-        assert_eq!(of("p75"), None, "older records do not have it");
+        assert_eq!(of("p75"), None, "it is missing");
         for wrong in ["p100", "p-1", "p1e1", "p", "pinf", "p.5", "p5.", "turn.p97.5", "p99.9.9"] {
             assert!(wrong.parse::<Metric>().is_err(), "{wrong}");
         }

@@ -88,51 +88,8 @@ impl TestMartingale {
     }
 }
 
-/// A test of two hypotheses that are apart, or touch: the true logarithm is at most `low`, or at least `high`.
-#[derive(Clone, Debug)]
-pub(crate) struct SequentialTest {
-    above_low: TestMartingale,
-    below_high: TestMartingale,
-    error: f64,
-}
-
-/// The hypothesis that a test rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// At most `low`.
-    Low,
-    /// At least `high`.
-    High,
-}
-
-impl SequentialTest {
-    /// Each hypothesis, if it is true, is rejected with at most the chance `error`.
-    pub(crate) fn new(low: f64, high: f64, error: f64) -> SequentialTest {
-        SequentialTest {
-            above_low: TestMartingale::new(low, SideOfBound::Above),
-            below_high: TestMartingale::new(high, SideOfBound::Below),
-            error,
-        }
-    }
-
-    /// Takes the logarithm of the next pair's ratio, and returns the decision if there is one. If the truth lies between the
-    /// two hypotheses, both may be rejected at once: then it is above `low`.
-    pub(crate) fn add(&mut self, log_ratio: f64) -> Option<Rejected> {
-        self.above_low.add(log_ratio);
-        self.below_high.add(log_ratio);
-        if self.above_low.rejects(self.error) {
-            return Some(Rejected::Low);
-        }
-        self.below_high.rejects(self.error).then_some(Rejected::High)
-    }
-}
-
-/// The largest bound of which the hypothesis "not above it" is rejected. It exceeds the true logarithm of the ratio with at
+/// The outermost bound on `side` of which the hypothesis is rejected. It lies beyond the true logarithm of the ratio with at
 /// most the chance `error`, however the number of pairs was chosen. `None` if there are too few pairs.
-pub(crate) fn lower_bound(logs: &[f64], error: f64) -> Option<f64> {
-    bound(logs, error, SideOfBound::Above)
-}
-
 fn bound(logs: &[f64], error: f64, side: SideOfBound) -> Option<f64> {
     let middle = pseudo_median(logs)?;
     let (least, most) =
@@ -172,15 +129,20 @@ mod tests {
 
     #[test]
     fn clear_cases_are_decided_in_eight_pairs_and_equal_values_never() {
-        let pairs_until = |log: f64, error| {
-            let mut test = SequentialTest::new(0.0, 0.1, error);
-            (1..100).find_map(|pairs| test.add(log).map(|rejected| (pairs, rejected)))
+        let pairs_until = |log: f64, (bound, side), error| {
+            let mut test = TestMartingale::new(bound, side);
+            (1..100).find(|_| {
+                test.add(log);
+                test.rejects(error)
+            })
         };
-        assert_eq!(pairs_until(0.1, 0.01), Some((8, Rejected::Low)));
-        assert_eq!(pairs_until(0.0, 0.01), Some((8, Rejected::High)));
-        assert_eq!(pairs_until(0.3, 0.01), Some((8, Rejected::Low)));
-        let mut undecided = SequentialTest::new(0.1, 0.1, 0.05);
-        assert!((0..100).all(|_| undecided.add(0.1).is_none()));
+        let (above_low, below_high) = ((0.0, SideOfBound::Above), (0.1, SideOfBound::Below));
+        assert_eq!((pairs_until(0.1, above_low, 0.01), pairs_until(0.1, below_high, 0.01)), (Some(8), None));
+        assert_eq!((pairs_until(0.0, above_low, 0.01), pairs_until(0.0, below_high, 0.01)), (None, Some(8)));
+        assert_eq!((pairs_until(0.3, above_low, 0.01), pairs_until(0.3, below_high, 0.01)), (Some(8), None));
+        for side in [SideOfBound::Above, SideOfBound::Below] {
+            assert_eq!(pairs_until(0.1, (0.1, side), 0.05), None);
+        }
     }
 
     #[test]
@@ -224,14 +186,16 @@ mod tests {
             let mut covered = 0;
             for trial in 0..500 {
                 let mut machine = Machine::new(noise, SplitMix64::new(50_000 + trial));
-                let mut test = SequentialTest::new(0.0, 0.0, 0.05);
+                let sides = [SideOfBound::Above, SideOfBound::Below];
+                let mut tests = sides.map(|side| TestMartingale::new(0.0, side));
                 let mut logs = Vec::new();
                 let mut is_decided = false;
                 // Equal targets, measured until they seem to differ.
                 while logs.len() < 40 && !is_decided {
                     let (a, b) = machine.pair(1.0);
                     logs.push((b / a).ln());
-                    is_decided = test.add((b / a).ln()).is_some();
+                    tests.iter_mut().for_each(|test| test.add((b / a).ln()));
+                    is_decided = tests.iter().any(|test| test.rejects(0.05));
                 }
                 covered +=
                     usize::from(ratio(&logs, 0.05).is_none_or(|found| found.low <= 1.0 && found.high >= 1.0));

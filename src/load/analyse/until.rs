@@ -5,6 +5,8 @@
 pub(crate) mod pairs;
 mod sequence;
 
+pub(crate) use sequence::BEYOND_MIN;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
@@ -67,7 +69,7 @@ impl FromStr for Goal {
         let words = words.trim();
         let (name, width) = words.split_once('±').or_else(|| words.split_once("+-")).ok_or(EXAMPLE)?;
         let metric: Metric = name.trim().parse()?;
-        let is_measured = !matches!(metric.dimension, Dimension::Count | Dimension::Share);
+        let is_measured = !matches!(metric.dimension, Dimension::Count | Dimension::Share | Dimension::Bytes);
         if !is_measured || metric.needs_search() {
             return Err(EXAMPLE.to_owned());
         }

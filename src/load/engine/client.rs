@@ -20,7 +20,7 @@ use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds, Route};
 
 mod agenda;
@@ -42,7 +42,6 @@ mod pacer;
 mod pings;
 mod player;
 mod push;
-mod rate;
 mod replaced;
 mod replay;
 mod sending;
@@ -71,6 +70,8 @@ use timers::Timers;
 const CLOSING_TIME: Nanos = SECOND;
 /// The same with slow readers, whose Close frames follow the data in the kernel's buffers.
 const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
+/// Time limit of the ends of connections that are cut then: they wait for no peer.
+const CUTTING_TIME: Nanos = 10 * SECOND;
 /// Time for messages in flight where the user stopped the load: most answers are there by then, and the user need not
 /// wait long.
 const STOPPED_DRAIN_TIME: Nanos = SECOND;
@@ -116,9 +117,10 @@ enum Phase {
         /// Whether the user had stopped the run before; a stop meanwhile ends the wait.
         is_stopped: bool,
     },
-    /// Closing the connections.
+    /// Closing the connections. Those that are open at `until` are cut.
     Closing {
         until: Nanos,
+        is_cut: bool,
     },
     Over,
 }
@@ -165,6 +167,7 @@ impl Client {
         let requests = shared.protocols.iter().map(|protocol| protocol.requests.len()).sum();
         let mut tally = Tally::for_load(late_after_ns, requests, shared.sampler(thread));
         tally.answered = (shared.stamping.every > 0).then(Vec::new);
+        tally.split.every = shared.stamping.every;
         Client {
             thread,
             tally,
@@ -205,7 +208,7 @@ impl Client {
 
     // ---- phases ----
 
-    fn step<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    fn step(&mut self, cx: &mut Context<'_, Client>) {
         let now = cx.now();
         self.note_tick(now);
         self.timers.restart(now);
@@ -227,18 +230,20 @@ impl Client {
                     self.finish(cx, if is_cut { until.min(now) } else { until });
                 }
             }
-            Phase::Closing { until } => {
-                if now >= until || self.connector.open == 0 {
+            Phase::Closing { until, is_cut } => {
+                if cx.connections() == 0 || (is_cut && now >= until) {
                     self.phase = Phase::Over;
                     self.give_up_stalled();
                     cx.stop();
+                } else if now >= until {
+                    self.cut_closing(cx);
                 }
             }
             Phase::Over => cx.stop(),
         }
     }
 
-    fn wait_for_threads<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    fn wait_for_threads(&mut self, cx: &mut Context<'_, Client>) {
         let now = cx.now();
         self.timers.wake_by(now + POLL_INTERVAL);
         let Some(start) = self.shared.start() else { return };
@@ -262,14 +267,13 @@ impl Client {
         self.run(cx);
     }
 
-    fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    fn run(&mut self, cx: &mut Context<'_, Client>) {
         self.beat(cx.now());
         let now = cx.clock();
         self.follow_window();
         self.open_window(cx, now);
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
-        self.follow_rate(now);
         self.send_due(cx, now.min(stop_at - 1));
         if self.shared.load.mode.opens_when_due() && !stopped {
             self.attempt(cx, now, stop_at);
@@ -325,7 +329,7 @@ impl Client {
     }
 
     /// Begins the measured time when it is due.
-    fn open_window<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    fn open_window(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         let Phase::Running { cpu_before: None, stop_at } = self.phase else { return };
         let from = self.tally.window.from;
         if now < from {
@@ -374,7 +378,7 @@ impl Client {
     }
 
     /// Counts missing messages with their age at `until`, and closes all connections.
-    fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+    fn finish(&mut self, cx: &mut Context<'_, Client>, until: Nanos) {
         self.settle_ending(cx);
         self.settle_away(cx);
         for position in 0..self.connections.len() {
@@ -384,7 +388,7 @@ impl Client {
         self.tally.settle_missing(until);
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
-        self.phase = Phase::Closing { until: cx.now() + closing_time };
+        self.phase = Phase::Closing { until: cx.now() + closing_time, is_cut: false };
         // The progress shows the final counts.
         self.take_snapshot(cx.now());
         self.timers.wake_by(cx.now());
@@ -396,6 +400,17 @@ impl Client {
                 self.leave(&mut link, position);
             }
         }
+    }
+
+    /// Cuts the connections whose closing handshake is not over. What they did before is counted.
+    fn cut_closing(&mut self, cx: &mut Context<'_, Client>) {
+        self.connections.iter_mut().for_each(|connection| connection.token = None);
+        for token in cx.tokens() {
+            if let Some(mut link) = cx.link(token) {
+                link.abort();
+            }
+        }
+        self.phase = Phase::Closing { until: cx.now() + CUTTING_TIME, is_cut: true };
     }
 
     fn settle_connection(&mut self, position: usize, until: Nanos) {
@@ -480,9 +495,9 @@ impl Application for Client {
 
     fn report(&self) {}
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        _: &mut Context<'_, D, Self>,
+        _: &mut Context<'_, Self>,
         _: Token,
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -496,24 +511,19 @@ impl Application for Client {
         })
     }
 
-    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn connected(&mut self, cx: &mut Context<'_, Self>, token: Token) {
         if let Some(opening) = self.opening_of(cx, token) {
             opening.connected = cx.now();
         }
     }
 
-    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+    fn secured(&mut self, cx: &mut Context<'_, Self>, token: Token, resumed: bool) {
         if let Some(opening) = self.opening_of(cx, token) {
             (opening.secured, opening.resumed) = (cx.now(), resumed);
         }
     }
 
-    fn opened<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Self>,
-        token: Token,
-        response: Option<&Response>,
-    ) {
+    fn opened(&mut self, cx: &mut Context<'_, Self>, token: Token, response: Option<&Response>) {
         self.note_tick(cx.now());
         self.connection_opened(cx, token, response);
     }
@@ -547,44 +557,32 @@ impl Application for Client {
         self.note_answers(link);
     }
 
-    fn arrived<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, at: Nanos) {
+    fn arrived(&mut self, cx: &mut Context<'_, Self>, token: Token, at: Option<Nanos>) {
         self.begin_receive(cx, token, at);
     }
 
-    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn ending(&mut self, cx: &mut Context<'_, Self>, token: Token) {
         self.connection_ending(cx, token);
     }
 
-    fn closed<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Self>,
-        token: Token,
-        peer: Peer,
-        closed: &Closed,
-    ) {
+    fn closed(&mut self, cx: &mut Context<'_, Self>, token: Token, peer: Peer, closed: &Closed) {
         if self.has(peer, token) {
             self.connection_ended(cx, peer, closed);
         }
     }
 
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn writable(&mut self, cx: &mut Context<'_, Self>, token: Token) {
         if let Some(position) = cx.peer(token).map(|peer| peer.position as usize) {
             self.send_allowed_at(cx, position, cx.now());
         }
     }
 
-    fn message<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Self>,
-        _: usize,
-        message: WorkerMessage,
-        _: &[u8],
-    ) {
+    fn message(&mut self, cx: &mut Context<'_, Self>, _: usize, message: WorkerMessage, _: &[u8]) {
         let WorkerMessage::Reached(publisher, sequence) = message;
         self.reached(publisher, sequence, cx.now());
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_, Self>) {
         let now = cx.now();
         // What is sent below belongs to the time that begins with this tick.
         self.tally.roll_if_due(now);
@@ -594,12 +592,10 @@ impl Application for Client {
         self.step(cx);
         self.show_progress(now);
         self.tally.slices.open_now = self.connector.open as u64;
-        if let Phase::Running { .. } = self.phase {
-            let ended = cx.clock();
-            self.tally.ticked(now, ended - now);
-            if let Some(recorder) = self.tally.shares.recorder() {
-                recorder.tick_ended(ended);
-            }
+        if let Phase::Running { .. } = self.phase
+            && let Some(recorder) = self.tally.shares.recorder()
+        {
+            recorder.tick_ended(cx.clock());
         }
     }
 

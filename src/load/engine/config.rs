@@ -47,7 +47,7 @@ fn connection(load: &Workload) -> connection::ConnectionConfig {
         send_timeout: 0,
         ping_interval: 0,
         // A server that returns more than it received must be recorded, not refused.
-        message_bytes_max: match load.mode {
+        max_message: match load.mode {
             _ if load.protocol.is_some() => PUSHED_BYTES_MAX,
             Mode::Push => PUSHED_BYTES_MAX,
             Mode::Replay => PUSHED_BYTES_MAX.max(2 * recorded_bytes),

@@ -9,7 +9,6 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::rate_changes::{RateChange, RateChanges};
 use crate::plan::Segment;
 use echoring_proto::limits::Nanos;
 
@@ -18,7 +17,7 @@ use echoring_proto::limits::Nanos;
 pub struct Part {
     /// Its connections.
     pub segment: Segment,
-    /// The messages from and to it; `None` if the generators are independent.
+    /// The messages from and to it; `None` if it is alone.
     pub coordination: Option<Arc<Coordination>>,
 }
 
@@ -29,8 +28,7 @@ impl Part {
     }
 }
 
-/// The messages of one generator to the others, and back. Each of its values is sent once, except for the clock and the
-/// rate.
+/// The messages of one generator to the others, and back. Each of its values is sent once, except for the clock.
 #[derive(Debug, Default)]
 pub struct Coordination {
     ahead: AtomicI64,
@@ -38,7 +36,6 @@ pub struct Coordination {
     audiences: OnceLock<Vec<u32>>,
     published: OnceLock<Vec<u64>>,
     is_concluded: AtomicBool,
-    pub(super) rate_changes: Arc<RateChanges>,
     settled: OnceLock<Vec<u32>>,
     own_published: OnceLock<Vec<u64>>,
     /// Start of the load, by this generator's clock; 0 before it is known.
@@ -83,12 +80,6 @@ impl Coordination {
     /// The messages of each publisher, of all generators, once none of them sends anything more.
     pub fn conclude(&self, published: Vec<u64>) {
         let _ = self.published.set(published);
-    }
-
-    /// The rate changes at `at` of the common clock.
-    pub fn change_rate(&self, at: Nanos, rate: u64) {
-        let at = at.wrapping_add_signed(-self.ahead());
-        self.rate_changes.add(RateChange { at, rate });
     }
 
     /// The run has lost its coordinator: anything that has not begun begins at `now` of the generator's own clock, and
@@ -142,8 +133,6 @@ mod tests {
         coordination.set_ahead(-400);
         coordination.begin(20_000, vec![8]);
         assert_eq!((coordination.start(), coordination.ahead()), (Some(10_500), -400));
-        coordination.change_rate(30_000, 9);
-        assert_eq!(coordination.rate_changes.all(), [(30_400, 9)]);
     }
 
     #[test]

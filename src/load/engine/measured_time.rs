@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::Window;
-use echoring_proto::limits::Nanos;
+use echoring_proto::limits::{MILLISECOND, Nanos};
+
+/// From the decision about an end to the end itself, so that every thread knows of it in time: twice the maximum sleep of a
+/// thread.
+pub(super) const NOTICE: Nanos = 100 * MILLISECOND;
 
 /// The beginning and the end as the session decided them; 0 where it did not.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use crate::measure::samples::Sampler;
 use crate::measure::{Samples, Timeline};
 use crate::plan::{Mode, Workload};
 use crate::record::segment::SegmentResult;
-use crate::record::{Agent, Record, describe};
+use crate::record::{Agent, Record, Sampled, time_series};
 
 /// A finished run.
 #[derive(Clone, Debug)]
@@ -37,9 +37,9 @@ impl Outcome {
     pub fn of(load: &Workload, target: &str, mut result: SegmentResult) -> Outcome {
         let samples = result.samples.take().map(|sampler| samples_of(load, sampler, &result));
         let timeline = Timeline::take(&mut result.tally);
-        let mut record = describe::write(load, target, &result);
-        record.intervals = describe::describe_intervals(&timeline);
-        record.samples = samples.as_ref().map(describe::describe_samples);
+        let mut record = Record::of(load, target, &result);
+        record.intervals = time_series::intervals(&timeline);
+        record.samples = samples.as_ref().map(Sampled::of);
         Outcome { record, timeline, response: result.tally.latency.whole.response.into(), samples }
     }
 

@@ -32,8 +32,6 @@ pub struct RunProgress<'a> {
     pub target: &'a str,
     /// The stage of the run.
     pub stage: RunStage,
-    /// Messages due per second, if the rate was changed.
-    pub rate: Option<u64>,
     /// Time in this stage.
     pub elapsed: Duration,
     /// Connections open now.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::address::TargetAddress;
 use super::coordination::Part;
+use super::measured_time::NOTICE;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
-use super::rate_changes::NOTICE;
 use super::server_sampler::ServerSampler;
 use super::shared::{Addresses, RunEvent, Shared};
 use super::sources::spread;
@@ -21,7 +21,7 @@ use crate::measure::{LiveResults, Tally, host};
 use crate::plan::{Endpoint, Refused, Resources, Target, WEIGHT_MAX, Workload};
 use crate::record::WarmUp;
 use crate::record::segment::SegmentResult;
-use crate::record::{describe, failures};
+use crate::record::{Environment, failures};
 use echoring_runtime::driver::monotonic_now;
 
 /// Interval of progress updates.
@@ -100,11 +100,6 @@ impl TargetSession {
         run_part(&self.resources, load, &self.target, part, &self.meter, show)
     }
 
-    /// The URLs, or `embedded`.
-    pub fn target(&self) -> String {
-        self.target.text()
-    }
-
     /// Whether the user has stopped the experiment.
     pub fn is_stopped(&self) -> bool {
         self.resources.stop.load(Ordering::Relaxed)
@@ -142,15 +137,13 @@ fn run_part(
     let told = (events, meter.clone());
     let addresses = Addresses { endpoints: target.endpoints.clone(), sources };
     let shared = Arc::new(Shared::new(load, addresses, threads, resources, part, told));
-    resources.rate_control.begin(shared.load.changeable_rate().filter(|_| is_alone));
     let workers = Workers::start(&shared, resources, target)?;
     let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
-    resources.rate_control.begin(None);
     let (mut tally, generators, driver) = workers.join(resources)?;
     if tally.connections.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(target, &tally));
     }
-    if !is_alone || !shared.segment.is_whole() {
+    if !is_alone {
         tally.conclude();
     }
     let warm_up = Duration::from_nanos(tally.window.from.saturating_sub(shared.start().unwrap_or(0)));
@@ -165,11 +158,10 @@ fn run_part(
         sequenced: !shared.payloads.bare,
         interrupted: shared.is_stopped(),
         warm_up: seen.warm_up.map(|found| WarmUp { seconds: warm_up.as_secs_f64(), ..found }),
-        environment: describe::describe_environment(driver),
+        environment: Environment::of(driver),
         stamping: shared.stamping.clone(),
         server_rss_bytes: seen.server_rss_bytes,
         stolen_ns: seen.stolen_ns,
-        rate_changes: shared.rate_changes.all(),
         server_samples: seen.server_samples,
         samples,
     })
@@ -187,7 +179,6 @@ fn show_done(
         load,
         target,
         stage: RunStage::Done,
-        rate: None,
         elapsed: Duration::ZERO,
         open: 0,
         failed,
@@ -347,7 +338,6 @@ impl<'a> Display<'a> {
             load: &shared.load,
             target: self.target,
             stage: self.stage,
-            rate: shared.rate_control.rate().filter(|rate| shared.load.pace.rate() != Some(*rate)),
             elapsed: self.since.elapsed(),
             open: shared.sum(|progress| &progress.open),
             failed: shared.sum(|progress| &progress.failed),

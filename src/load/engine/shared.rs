@@ -7,7 +7,6 @@ use std::sync::{Arc, mpsc};
 use super::address::UpgradeRequests;
 use super::coordination::{Coordination, Part};
 use super::measured_time::MeasuredTime;
-use super::rate_changes::RateChanges;
 use super::stamping::stamping;
 use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
@@ -21,7 +20,7 @@ use crate::plan::payload::{read_time, written_time};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::rows::{Row, RowSequence};
 use crate::plan::timestamps::Stamping;
-use crate::plan::{Endpoint, Payloads, RateControl, Resources, SAMPLES_MAX, Segment, Workload};
+use crate::plan::{Endpoint, Payloads, Resources, SAMPLES_MAX, Segment, Workload};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Delay between the opening of the last connection and the first message, so that every thread notices.
@@ -105,10 +104,6 @@ pub struct Shared {
     pub stop: Arc<AtomicBool>,
     /// Whether a thread has failed, which ends the run.
     has_failed: AtomicBool,
-    /// Asks for changes of the rate.
-    pub(super) rate_control: Arc<RateControl>,
-    /// The changes of the rate.
-    pub(super) rate_changes: Arc<RateChanges>,
     /// The connections that are this generator's.
     pub(super) segment: Segment,
     /// Other generators of the run.
@@ -135,8 +130,7 @@ impl Shared {
         let picker = Picker {
             generator: index as u16,
             thread: thread * of + index as usize,
-            // Those that know nothing of each other have files of their own.
-            threads: self.threads * if self.coordination.is_some() { of } else { 1 },
+            threads: self.threads * of,
         };
         // It may come from another machine.
         let rows_max = self.load.sample_rows_max.min(SAMPLES_MAX);
@@ -180,8 +174,6 @@ impl Shared {
             threads,
             stop: resources.stop.clone(),
             has_failed: AtomicBool::new(false),
-            rate_control: resources.rate_control.clone(),
-            rate_changes: coordination.as_ref().map_or_else(Arc::default, |known| known.rate_changes.clone()),
             segment,
             coordination,
             events,

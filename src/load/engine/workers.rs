@@ -7,17 +7,16 @@ use super::address::TargetAddress;
 use super::client::{Client, WorkerMessage};
 use super::config::config;
 use super::shared::Shared;
-use crate::measure::{Tally, WireBytes};
+use crate::measure::{Tally, WireTraffic};
 use crate::plan::{DriverChoice, Refused, Resources};
 use crate::record;
-use crate::record::describe;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
-use echoring_runtime::driver::{Description, Driver, Features, Options, monotonic_now, uring};
+use echoring_runtime::driver::{Description, Driver, Features, Options, RemoteAddress, monotonic_now, uring};
 use echoring_runtime::launch::{
     self, LaunchError, LaunchOptions, ShardFailure, ShardSetup, ShardSpec, ShardThread,
 };
-use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
+use echoring_runtime::shard::{Allowance, Mailboxes, Route, Shard, ShardConfig};
 use echoring_runtime::stats::Snapshot;
 
 /// Descriptors for everything except connections.
@@ -44,7 +43,15 @@ impl Workers {
             let config = config(shared, thread);
             let (connections, stamps_every) = (config.connections, shared.stamping.every);
             let receive_bytes = if stamps_every > 0 { stamped_receive_bytes(connections) } else { 0 };
-            let driver = Options { connections, stamps_every, receive_bytes, ..Options::default() };
+            let is_tcp = |route: &Route| !matches!(route.address, RemoteAddress::Unix(_));
+            let counts_retransmissions = shared.own_routes().iter().any(is_tcp);
+            let driver = Options {
+                connections,
+                stamps_every,
+                receive_bytes,
+                counts_retransmissions,
+                ..Options::default()
+            };
             let contexts = Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES);
             let setup = ClientSetup { shared: shared.clone(), thread, config, mailboxes, contexts };
             ShardSpec { cpu: resources.cpu_of(thread), driver, setup }
@@ -77,7 +84,7 @@ impl Workers {
         for (number, thread) in self.threads.into_iter().enumerate() {
             match thread.join() {
                 Ok(tally) => {
-                    each.push(describe::describe_thread(&tally, resources.cpu_of(number)));
+                    each.push(record::GeneratorThread::of(&tally, resources.cpu_of(number)));
                     sum.merge(&tally);
                 }
                 Err(ShardFailure::Io(error)) => {
@@ -103,7 +110,7 @@ impl ShardSetup for ClientSetup {
     type Application = Client;
     type Output = Tally;
 
-    fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Client>> {
+    fn build(self, driver: Driver) -> io::Result<Shard<Client>> {
         let connections = u64::from(self.config.connections);
         let allowance = Allowance {
             // The generator's buffers are bounded by its connections' queues.
@@ -119,7 +126,11 @@ impl ShardSetup for ClientSetup {
         let mut tally = client.into_tally();
         tally.connections.compressed = snapshot.compressed;
         let traffic = snapshot.counters.traffic.total();
-        tally.connections.wire = WireBytes { bytes_in: traffic.bytes_in, bytes_out: traffic.bytes_out };
+        tally.connections.wire = WireTraffic {
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            retransmissions: snapshot.work.retransmissions,
+        };
         tally.connections.tls_handshakes = snapshot.counters.tls_handshakes;
         tally.connections.tls_resumed = snapshot.counters.tls_resumed;
         tally

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Window;
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::{Merge as _, merge_fields};
+use crate::measure::merge::{Merge as _, summed};
 use echoring_proto::limits::Nanos;
 
 /// The times of a handshake's steps, 0 for a step that has not happened.
@@ -76,6 +76,4 @@ impl HandshakeTally {
     }
 }
 
-merge_fields!(
-    HandshakeTally: connect, tls, upgrade, first_message, total, failed, resumed, dialled, waited, span,
-);
+summed!(for HandshakeTally { connect, tls, upgrade, first_message, total, failed, resumed, dialled, waited, span });

@@ -1,22 +1,24 @@
 //! Integrity failures of messages.
 
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 use crate::plan::Flaw;
+use crate::plan::declared::part;
 
-/// Counts of integrity failures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Integrity {
-    /// Sent and not received by the end of the drain time.
-    pub lost: u64,
-    /// Received again.
-    pub duplicated: u64,
-    /// Received after a message that was sent later.
-    pub reordered: u64,
-    /// Received with other bytes, another length or another type than sent, or never sent at all.
-    pub corrupted: u64,
-    /// Received later than the configured bound after they were due. Records from older versions have none.
-    #[serde(default)]
-    pub late: u64,
+part! {
+    /// Counts of integrity failures.
+    #[derive(Copy, Default, Eq)]
+    Integrity {
+        /// Sent and not received by the end of the drain time.
+        lost: u64,
+        /// Received again.
+        duplicated: u64,
+        /// Received after a message that was sent later.
+        reordered: u64,
+        /// Received with other bytes, another length or another type than sent, or never sent at all.
+        corrupted: u64,
+        /// Received later than the configured bound after they were due.
+        late: u64,
+    }
 }
 
 impl Integrity {
@@ -60,4 +62,4 @@ impl Integrity {
     }
 }
 
-merge_fields!(Integrity: lost, duplicated, reordered, corrupted, late);
+summed!(for Integrity { lost, duplicated, reordered, corrupted, late });

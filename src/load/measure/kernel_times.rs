@@ -11,6 +11,8 @@ pub struct KernelTimes {
     pub left: Option<Nanos>,
     /// The peer's TCP acknowledged the last byte of the request.
     pub acknowledged: Option<Nanos>,
-    /// The segment with the last byte of the answer arrived.
+    /// The segment with the last byte of the receive that ends the answer arrived: the answer had arrived by then.
     pub arrived: Option<Nanos>,
+    /// Whether the answer is the last of its receive, so that it arrived then.
+    pub is_last: bool,
 }

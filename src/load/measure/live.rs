@@ -21,6 +21,9 @@ use crate::measure::tally::Tally;
 use crate::measure::window::Window;
 use echoring_proto::limits::{Nanos, SECOND};
 
+/// Age of the oldest outstanding message from which on it tells something about the server.
+pub const LONG_OUTSTANDING_NS: Nanos = SECOND;
+
 /// The snapshot of one thread.
 #[derive(Debug)]
 pub(crate) struct ThreadSnapshot {
@@ -212,9 +215,10 @@ impl LiveResults {
         Some(sum.into()).filter(|sum: &Histogram<u64>| !sum.is_empty())
     }
 
-    /// The quantiles of [`LiveResults::response`].
+    /// The quantiles of [`LiveResults::response`]; `None` before anything is measured: no message is over, and none is outstanding for long.
     pub fn quantiles(&self) -> Option<Quantiles> {
-        self.response().map(|response| Quantiles::of(&response))
+        let is_measured = !self.settled.is_empty() || self.outstanding.max() >= LONG_OUTSTANDING_NS;
+        self.response().filter(|_| is_measured).map(|response| Quantiles::of(&response))
     }
 
     /// The parts of a record that are known while a run lasts.
@@ -256,6 +260,24 @@ mod tests {
     fn snapshot(snapshots: &mut SnapshotTaker, tally: &Tally, now: Nanos, live: &mut LiveThreads) {
         assert!(snapshots.is_due(now), "a second has passed");
         live.take(snapshots.part(0, tally, now));
+    }
+
+    #[test]
+    fn nothing_is_measured_while_the_first_messages_are_on_their_way() {
+        let with = |settled: &[Nanos], outstanding: &[Nanos]| {
+            let mut live = LiveResults::default();
+            settled.iter().for_each(|took| live.settled.saturating_record(*took));
+            outstanding.iter().for_each(|age| live.outstanding.saturating_record(*age));
+            live.quantiles().map(|found| found.p50)
+        };
+        assert_eq!(with(&[], &[]), None);
+        assert_eq!(with(&[], &[0, 0, 3]), None, "they were due a moment ago");
+        assert_eq!(with(&[7], &[0]).map(|p50| p50 <= 7), Some(true));
+        let silent = with(&[], &[LONG_OUTSTANDING_NS, 2 * LONG_OUTSTANDING_NS]);
+        assert!(
+            silent >= Some(LONG_OUTSTANDING_NS * 9 / 10),
+            "a server that does not answer is slow: {silent:?}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::host;
+use crate::plan::declared::part;
 use echoring_proto::limits::Nanos;
 
 /// The processes or threads whose CPU time is counted as the server's.
@@ -58,16 +59,17 @@ pub struct Sample {
     pub messages: u64,
 }
 
-/// Samples of the server during the measured time, for charts over time. Each list has an entry for each sample, in order.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ServerSamples {
-    /// Seconds from the start of the measured time.
-    pub at_s: Vec<f64>,
-    /// CPU time, user and system, since the first sample.
-    pub cpu_ns: Vec<u64>,
-    /// Resident memory; empty if it is unknown, or shared with the generator.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rss_bytes: Vec<u64>,
+part! {
+    /// Samples of the server during the measured time, for charts over time. Each list has an entry for each sample, in order.
+    #[derive(Default)]
+    ServerSamples {
+        /// Seconds from the start of the measured time.
+        at_s: Vec<f64>,
+        /// CPU time, user and system, since the first sample.
+        cpu_ns: Vec<u64>,
+        /// Resident memory; empty if it is unknown, or shared with the generator.
+        rss_bytes: Vec<u64>,
+    }
 }
 
 impl ServerSamples {

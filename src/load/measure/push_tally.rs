@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 
 /// Push messages of one thread's listeners within the measured time, or of a whole run once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,4 +16,4 @@ pub struct PushTally {
     pub(crate) ahead: u64,
 }
 
-merge_fields!(PushTally: gap, untimed, ahead);
+summed!(for PushTally { gap, untimed, ahead });

@@ -1,40 +1,43 @@
 //! The quantiles of a distribution, as in records.
 
 use hdrhistogram::{Counter, Histogram};
-use serde::{Deserialize, Serialize};
+
+use crate::plan::declared::part;
 
 /// Values above a quantile below which it is mostly chance.
 const VALUES_ABOVE_MIN: u64 = 10;
 
-/// A distribution in nanoseconds, exact to three digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Quantiles {
-    /// Smallest value. Optional fields are `None` if nothing was recorded, and in records from older versions.
-    pub min: Option<u64>,
-    /// 75 %.
-    pub p75: Option<u64>,
-    /// 95 %.
-    pub p95: Option<u64>,
-    /// 99.5 %.
-    pub p995: Option<u64>,
-    /// Standard deviation.
-    pub stddev: Option<f64>,
-    /// Median.
-    pub p50: u64,
-    /// 90 %.
-    pub p90: u64,
-    /// 99 %.
-    pub p99: u64,
-    /// 99.9 %.
-    pub p999: u64,
-    /// 99.99 %.
-    pub p9999: u64,
-    /// Largest.
-    pub max: u64,
-    /// Mean.
-    pub mean: f64,
-    /// Number of recorded values. If 0, all other fields are 0.
-    pub count: u64,
+part! {
+    /// A distribution in nanoseconds, exact to three digits.
+    #[derive(Copy, Default)]
+    Quantiles {
+        /// Smallest value. Optional fields are `None` if nothing was recorded.
+        min: Option<u64>,
+        /// 75 %.
+        p75: Option<u64>,
+        /// 95 %.
+        p95: Option<u64>,
+        /// 99.5 %.
+        p995: Option<u64>,
+        /// Standard deviation.
+        stddev: Option<f64>,
+        /// Median.
+        p50: u64,
+        /// 90 %.
+        p90: u64,
+        /// 99 %.
+        p99: u64,
+        /// 99.9 %.
+        p999: u64,
+        /// 99.99 %.
+        p9999: u64,
+        /// Largest.
+        max: u64,
+        /// Mean.
+        mean: f64,
+        /// Number of recorded values. If 0, all other fields are 0.
+        count: u64,
+    }
 }
 
 impl Quantiles {
@@ -74,29 +77,5 @@ impl Quantiles {
     /// Whether so few values lie above that quantile that it is mostly chance.
     pub fn is_chance(&self, share: u64) -> bool {
         self.above(share) < VALUES_ABOVE_MIN
-    }
-
-    /// An upper bound of the generator's part of these response times: the excess over the same quantile of the service
-    /// time, without the wait for room in the connection. No quantile's part exceeds the highest lateness, nor the
-    /// mean's the mean lateness.
-    pub fn own(&self, service: &Quantiles, lateness: &Quantiles) -> Quantiles {
-        let beyond = |one: u64, other: u64| one.saturating_sub(other).min(lateness.max);
-        let known = |one: Option<u64>, other: Option<u64>| Some(beyond(one?, other?));
-        Quantiles {
-            min: known(self.min, service.min),
-            p75: known(self.p75, service.p75),
-            p95: known(self.p95, service.p95),
-            p995: known(self.p995, service.p995),
-            // A difference of quantiles has no standard deviation.
-            stddev: None,
-            p50: beyond(self.p50, service.p50),
-            p90: beyond(self.p90, service.p90),
-            p99: beyond(self.p99, service.p99),
-            p999: beyond(self.p999, service.p999),
-            p9999: beyond(self.p9999, service.p9999),
-            max: beyond(self.max, service.max),
-            mean: (self.mean - service.mean).clamp(0.0, lateness.mean.max(0.0)),
-            count: self.count,
-        }
     }
 }

@@ -15,6 +15,7 @@ use crate::measure::by_response::ByResponse;
 use crate::measure::merge::Merge;
 use crate::measure::own_delays::{DelayLog, Delays};
 use crate::measure::times::Times;
+use crate::plan::declared::part;
 use echoring_proto::limits::Nanos;
 
 /// The delays of the messages of one thread, or of a whole run once merged.
@@ -26,20 +27,22 @@ pub struct ShareTally {
     recorder: Option<Recorder>,
 }
 
-/// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuantileShares {
-    /// The quantile, which is the sum of its shares.
-    pub total_ns: u64,
-    /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
-    pub generator_ns: u64,
-    /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
-    /// it is then in the other shares.
-    pub host_ns: Option<u64>,
-    /// The share of the server and the network, at least, the kernel included.
-    pub server_ns: u64,
-    /// Number of messages with about that response time.
-    pub messages: u64,
+part! {
+    /// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
+    #[derive(Copy, Eq)]
+    QuantileShares {
+        /// The quantile, which is the sum of its shares.
+        total_ns: u64,
+        /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
+        generator_ns: u64,
+        /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
+        /// it is then in the other shares.
+        host_ns: Option<u64>,
+        /// The share of the server and the network, at least, the kernel included.
+        server_ns: u64,
+        /// Number of messages with about that response time.
+        messages: u64,
+    }
 }
 
 impl ShareTally {

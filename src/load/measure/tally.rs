@@ -210,21 +210,15 @@ impl Tally {
         }
     }
 
-    /// The kernel's times of an answered message are known, as far as they will be. The answer was read at `read`.
+    /// The kernel's times of a sampled message are known, as far as they will be. Its answer was read at `read`.
     #[inline]
     pub fn stamped(&mut self, times: Times, kernel: KernelTimes, read: Nanos) {
-        if self.window.contains(times.intended)
-            && let Some(took) = self.split.record(times, kernel, read)
-            && self.window.contains(read)
-        {
-            self.intervals.record_server_and_network(took);
+        if self.window.contains(times.intended) {
+            let took = self.split.record(times, kernel, read);
+            if self.window.contains(read) {
+                self.intervals.record_server_and_network(took);
+            }
         }
-    }
-
-    /// A message that was due at `intended` was to be stamped, and no stamp can be attributed to it.
-    #[cold]
-    pub fn unattributed(&mut self, intended: Nanos) {
-        self.split.unattributed += u64::from(self.window.contains(intended));
     }
 
     /// A damaged message arrived in the place of another, or a due connection failed, as `outcome` tells: nothing
@@ -234,6 +228,7 @@ impl Tally {
         if self.window.contains(times.intended) {
             self.latency.record_lost(now, times, 1);
             self.shares.missing(now, times, 1);
+            self.split.missing(now, times, 1);
             self.samples.take(|| Sample::new(name, times, now, outcome));
         }
     }
@@ -344,26 +339,28 @@ impl Tally {
         }
     }
 
-    /// A tick of the event loop took this long.
-    #[inline]
-    pub(crate) fn ticked(&mut self, now: Nanos, took: Nanos) {
-        if self.window.contains(now) {
-            self.health.ticks.saturating_record(took);
-        }
-    }
-
     /// Some deliveries of a message are missing and awaited until `until` at most. Each is recorded with its age then.
     pub(crate) fn record_lost(&mut self, until: Nanos, name: MessageName, times: Times, copies: u64) {
         if self.window.contains(times.intended) {
             self.latency.record_lost(until, times, copies);
             self.shares.missing(until, times, copies);
+            self.split.missing(until, times, copies);
             self.samples.take_copies(copies, || Sample::new(name, times, until, SampleOutcome::Lost));
         }
     }
 
-    /// The same for a message that was due and not sent, which has no service time.
-    pub(crate) fn record_unsent(&mut self, until: Nanos, name: MessageName, intended: Nanos, copies: u64) {
+    /// The same for a message that was due and not sent, which has no service time, and whose connection may be gone.
+    pub(crate) fn record_unsent(
+        &mut self,
+        until: Nanos,
+        name: MessageName,
+        intended: Nanos,
+        copies: u64,
+        is_gone: bool,
+    ) {
         if self.window.contains(intended) {
+            self.counts.unsent += 1;
+            self.counts.unsent_gone += u64::from(is_gone);
             self.latency.record_unsent(until, intended, copies);
             let times = Times { intended, sent: intended };
             self.shares.missing(until, times, copies);
@@ -387,9 +384,11 @@ impl Tally {
 
     /// Records all missing messages with their age at `until`.
     pub(crate) fn settle_missing(&mut self, until: Nanos) {
-        let shares = &mut self.shares;
+        let Tally { shares, split, .. } = self;
         self.latency.settle_missing(until, |intended, copies| {
-            shares.missing(until, Times { intended, sent: intended }, copies);
+            let times = Times { intended, sent: intended };
+            shares.missing(until, times, copies);
+            split.missing(until, times, copies);
         });
         self.samples.settle(until);
     }
@@ -476,9 +475,8 @@ mod tests {
                 KernelTimes { left: Some(intended), arrived, ..KernelTimes::default() },
                 read,
             );
-            tally.unattributed(intended);
             let split = &tally.split;
-            assert_eq!((split.server_and_network.len(), split.unattributed), (count, count), "{intended}");
+            assert_eq!((split.server_and_network.len(), split.bounded), (count, count), "{intended}");
         }
         tally.cut(WINDOW.until);
         let took: Vec<(&str, u64)> = Timeline::take(&mut tally)
@@ -582,7 +580,13 @@ mod tests {
             Times { intended, sent: intended + 100 * MILLISECOND }
         };
         tally.record_lost(until, NAME, times(0), 2);
-        tally.record_unsent(until, NAME, WINDOW.from + SECOND, 1);
+        tally.record_unsent(until, NAME, WINDOW.from + SECOND, 1, true);
+        tally.record_unsent(until, NAME, WINDOW.from - 1, 1, true);
+        assert_eq!(
+            (tally.counts.unsent, tally.counts.unsent_gone),
+            (1, 1),
+            "the other one was due in the warm-up"
+        );
         tally.record_lost(until, NAME, Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
         tally.latency.missing.add(times(2_000), 3);
         tally.settle_missing(until);

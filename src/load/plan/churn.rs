@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::contradiction::{Contradiction, refuse};
+use super::declared::words;
 use super::mode::Mode;
 use super::random_time::RandomTime;
 use super::schedule::profile::STAGE_TIME_MAX;
@@ -43,24 +44,15 @@ pub struct Backoff {
     pub most: Duration,
 }
 
-/// The side that cuts all connections of a storm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cut {
-    /// The generator, when the measured time begins.
-    #[default]
-    Client,
-    /// The server, at any time within the measured time.
-    Server,
-}
-
-impl Cut {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cut::Client => "client",
-            Cut::Server => "server",
-        }
+words! {
+    /// The side that cuts all connections of a storm.
+    #[derive(Default)]
+    pub enum Cut {
+        /// This program, without a closing handshake, when the measured time begins
+        #[default]
+        Client => "client",
+        /// The server, for example by a restart within the measured time
+        Server => "server",
     }
 }
 

@@ -4,51 +4,25 @@
 
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use super::declared::words;
 
-/// A kind of failure of messages or connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Flaw {
-    /// A message did not arrive.
-    Lost,
-    /// A message arrived again.
-    Duplicated,
-    /// A message arrived after one that was sent later.
-    Reordered,
-    /// A message arrived with other bytes.
-    Corrupted,
-    /// A message arrived later than the configured bound.
-    Late,
-    /// A message was due and never sent: its connection had ended or accepted nothing more.
-    Unsent,
-    /// A Close frame of the server ended a connection before the run was over.
-    Closed,
-}
-
-impl Flaw {
-    /// All flaws.
-    pub const ALL: [Flaw; 7] = [
-        Flaw::Lost,
-        Flaw::Duplicated,
-        Flaw::Reordered,
-        Flaw::Corrupted,
-        Flaw::Late,
-        Flaw::Unsent,
-        Flaw::Closed,
-    ];
-
-    /// Its name on the command line and in records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Flaw::Lost => "lost",
-            Flaw::Duplicated => "duplicated",
-            Flaw::Reordered => "reordered",
-            Flaw::Corrupted => "corrupted",
-            Flaw::Late => "late",
-            Flaw::Unsent => "unsent",
-            Flaw::Closed => "closed",
-        }
+words! {
+    /// A kind of failure of messages or connections.
+    pub enum Flaw {
+        /// A message did not arrive
+        Lost => "lost",
+        /// A message arrived again
+        Duplicated => "duplicated",
+        /// A message arrived after one that was sent later
+        Reordered => "reordered",
+        /// A message arrived with other bytes
+        Corrupted => "corrupted",
+        /// A message arrived later than the configured bound
+        Late => "late",
+        /// A message was due and never sent: its connection had ended or accepted nothing more
+        Unsent => "unsent",
+        /// A Close frame of the server ended a connection before the run was over
+        Closed => "closed",
     }
 }
 
@@ -56,8 +30,8 @@ impl FromStr for Flaw {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Flaw, String> {
-        Flaw::ALL.into_iter().find(|flaw| flaw.name() == word).ok_or_else(|| {
-            let names = Flaw::ALL.map(Flaw::name).join(", ");
+        Flaw::WORDS.iter().find(|(name, ..)| *name == word).map(|(.., flaw)| *flaw).ok_or_else(|| {
+            let names = Flaw::WORDS.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
             format!("unknown flaw `{word}`: expected {names}, such as --allow lost,closed")
         })
     }
@@ -69,7 +43,7 @@ mod tests {
 
     #[test]
     fn words_are_the_names_of_records() {
-        for flaw in Flaw::ALL {
+        for &(_, _, flaw) in Flaw::WORDS {
             assert_eq!(flaw.name().parse(), Ok(flaw));
             assert_eq!(serde_json::to_string(&flaw).expect("a word"), format!("\"{}\"", flaw.name()));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::contradiction::{Contradiction, refuse};
+use crate::plan::declared::words;
 use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use echoring_proto::limits::MESSAGE_BYTES_DEFAULT;
@@ -31,35 +32,24 @@ pub struct TimeField {
     unit: TimeUnit,
 }
 
-/// Unit of a time field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TimeUnit {
-    /// Nanoseconds.
-    Nanoseconds = 1,
-    /// Microseconds.
-    Microseconds = 1_000,
-    /// Milliseconds, as in JavaScript.
-    Milliseconds = 1_000_000,
-    /// Seconds.
-    Seconds = 1_000_000_000,
+words! {
+    /// Unit of a time field.
+    pub enum TimeUnit {
+        /// Nanoseconds
+        Nanoseconds = 1 => "ns",
+        /// Microseconds
+        Microseconds = 1_000 => "us",
+        /// Milliseconds
+        Milliseconds = 1_000_000 => "ms",
+        /// Seconds
+        Seconds = 1_000_000_000 => "s",
+    }
 }
 
 impl TimeUnit {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            TimeUnit::Nanoseconds => "ns",
-            TimeUnit::Microseconds => "us",
-            TimeUnit::Milliseconds => "ms",
-            TimeUnit::Seconds => "s",
-        }
-    }
-
     /// The unit of this name.
     pub(in crate::plan) fn named(name: &str) -> Option<TimeUnit> {
-        [TimeUnit::Nanoseconds, TimeUnit::Microseconds, TimeUnit::Milliseconds, TimeUnit::Seconds]
-            .into_iter()
-            .find(|unit| unit.name() == name)
+        TimeUnit::WORDS.iter().find(|(word, ..)| *word == name).map(|(.., unit)| *unit)
     }
 
     /// The time of this number of units since 1970, written as an integer or a fraction.

@@ -1,46 +1,33 @@
 //! The mode of a load.
 
-use serde::{Deserialize, Serialize};
-
+use super::declared::words;
 use super::payload::style::Form;
 
-/// The kind of load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every connection sends, and receives its own messages back.
-    Echo,
-    /// Publishers send to topics, subscribers receive.
-    Broadcast,
-    /// Connections are the load: each is opened, receives one message back, and is closed.
-    Connect,
-    /// Users arrive, each of whom opens a connection, goes through the conversation of a protocol, and leaves.
-    Session,
-    /// Connections listen; the server's messages are counted and timed.
-    Push,
-    /// Every connection sends pings, which the server's WebSocket layer answers.
-    Ping,
-    /// Connections are open until all are cut at once, and come back. With a rate, publishers send to the others.
-    Storm,
-    /// Connections send the messages of a recording, at its times.
-    Replay,
+words! {
+    /// The kind of load.
+    #[derive(Default)]
+    pub enum Mode {
+        /// Every connection sends messages and receives them back
+        #[default]
+        Echo => "echo",
+        /// Publishers send to topics, subscribers receive
+        Broadcast => "broadcast",
+        /// Each connection opens, echoes one message and closes
+        Connect => "connect",
+        /// Users arrive at --rate; each goes through a conversation of --protocol, and leaves
+        Session => "session",
+        /// Connections only receive; messages from the server are counted and timed
+        Push => "push",
+        /// Every connection sends WebSocket pings, 10 a second by default
+        Ping => "ping",
+        /// All connections are cut at once, and reconnect; with --rate, publishers send to topics
+        Storm => "storm",
+        /// Connections send the messages of a recording, at its times
+        Replay => "replay",
+    }
 }
 
 impl Mode {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Echo => "echo",
-            Mode::Broadcast => "broadcast",
-            Mode::Connect => "connect",
-            Mode::Session => "session",
-            Mode::Push => "push",
-            Mode::Ping => "ping",
-            Mode::Storm => "storm",
-            Mode::Replay => "replay",
-        }
-    }
-
     /// The unit of its load, in the plural.
     pub fn unit(self) -> &'static str {
         match self {

@@ -3,8 +3,7 @@
 //!
 //! A message is a header of fixed width and a body that is cut from one pseudo-random template; the offset of the cut
 //! follows from the seed and the header. A receiver that knows which message it expects compares a few slices;
-//! otherwise it parses the header first. Headers are ASCII, and text messages are valid UTF-8: multi-byte bodies are
-//! cut between characters. Fields are written in 5-bit digits, `0` to `O`; sequences are spread over their 40 bits, so
+//! otherwise it parses the header first. Headers and text messages are ASCII. Fields are written in 5-bit digits, `0` to `O`; sequences are spread over their 40 bits, so
 //! that a damaged one names a message that was never sent:
 //!
 //! ```text
@@ -27,14 +26,12 @@ pub(crate) mod lines;
 mod random_bytes;
 pub(crate) mod sizes;
 pub(crate) mod style;
-mod text;
 
 use self::json::{RECORD_BYTES_MAX, Records};
 use self::lines::Lines;
 use self::random_bytes::{cut, random_bytes};
 use self::sizes::{Sizes, Spread};
 use self::style::{Form, Style};
-use self::text::Characters;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::mix;
@@ -106,8 +103,6 @@ pub struct Payloads {
 enum Content {
     /// Bytes that may be cut at any offset.
     Bytes(Box<[u8]>),
-    /// Multi-byte characters.
-    Characters(Characters),
     /// Records, and a template that fills the rest.
     Records(Box<[u8]>, Records),
     /// Whole messages.
@@ -117,7 +112,7 @@ enum Content {
 /// The part of a message after its header.
 struct Parts<'a> {
     body: &'a [u8],
-    /// The separator of body and records, or the padding of the body.
+    /// The separator of body and records.
     infix: &'static [u8],
     records: &'a [u8],
     suffix: &'static [u8],
@@ -134,7 +129,6 @@ impl Payloads {
         let bare = bytes.0 < literal.len() + suffix.len();
         let content = match style {
             Style::Text | Style::Binary => Content::Bytes(random_bytes(seed, style, bytes.1)),
-            Style::Mixed | Style::Emoji => Content::Characters(Characters::new(seed, style, bytes.1)),
             // If records fit, the body only fills the space that is too small for another one.
             Style::Json => Content::Records(
                 random_bytes(seed, style, bytes.1.min(2 * RECORD_BYTES_MAX)),
@@ -285,10 +279,6 @@ impl Payloads {
         };
         match &self.content {
             Content::Bytes(template) => plain(template),
-            Content::Characters(characters) => {
-                let (body, infix) = characters.cut(self.hash(id), bytes - suffix.len());
-                Parts { body, infix, records: &[], suffix }
-            }
             Content::Records(template, records) => {
                 let around = BODY_BYTES_MIN + RECORDS_OPEN.len() + RECORDS_CLOSE.len();
                 if let Some(room) = bytes.checked_sub(around)

@@ -103,11 +103,6 @@ impl Protocol {
         }
     }
 
-    /// The same with only the names of its requests.
-    pub(crate) fn without_messages(self) -> Protocol {
-        Protocol { definition: self.definition.names(), ..self }
-    }
-
     /// The path of its servers' URLs, if it has a usual one.
     pub fn path(&self) -> Option<&str> {
         self.definition.path.as_deref()

@@ -13,6 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::declared::words;
 use super::file::read_file;
 use super::payload::lines::FILE_BYTES_MAX;
 use echoring_proto::random::SplitMix64;
@@ -31,26 +32,17 @@ pub struct Rows {
     pub order: RowOrder,
 }
 
-/// How connections take rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RowOrder {
-    /// In the order of the file; after the last comes the first.
-    #[default]
-    InOrder,
-    /// In an order that follows from the seed; after the last comes the first of it.
-    Shuffled,
-    /// In the order of the file, each at most once.
-    Once,
-}
-
-impl RowOrder {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            RowOrder::InOrder => "in-order",
-            RowOrder::Shuffled => "shuffled",
-            RowOrder::Once => "once",
-        }
+words! {
+    /// How connections take rows.
+    #[derive(Default)]
+    pub enum RowOrder {
+        /// In the order of the file, again and again
+        #[default]
+        InOrder => "in-order",
+        /// In a random order, again and again
+        Shuffled => "shuffled",
+        /// In the order of the file, each row at most once
+        Once => "once",
     }
 }
 
@@ -105,7 +97,7 @@ impl TryFrom<Written> for Rows {
 
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rows({:?}, {}, {})", self.name(), self.count(), self.order.name())
+        write!(f, "Rows({:?}, {}, {})", self.name(), self.count(), self.order)
     }
 }
 

@@ -12,33 +12,23 @@ pub(crate) mod profile;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use serde::{Deserialize, Serialize};
-
 use self::profile::{MESSAGE, Profile, Volume};
+use super::declared::words;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_proto::random::mix;
 
 /// Maximum number of messages of a burst.
 pub const BURST_MAX: u32 = 16_384;
 
-/// How an open loop spreads its messages over time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Arrivals {
-    /// At equal intervals.
-    #[default]
-    Even,
-    /// At random and independently, with exponential gaps: a Poisson process.
-    Poisson,
-}
-
-impl Arrivals {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Arrivals::Even => "even",
-            Arrivals::Poisson => "poisson",
-        }
+words! {
+    /// How an open loop spreads its messages over time.
+    #[derive(Default)]
+    pub enum Arrivals {
+        /// At equal intervals, the senders in turn
+        #[default]
+        Even => "even",
+        /// At random times, each sender independently
+        Poisson => "poisson",
     }
 }
 
@@ -85,20 +75,6 @@ impl Schedule {
     /// Makes it a rate per this many seconds: 1 in 2 is half a message per second.
     pub(crate) fn of_period(self, seconds: u32) -> Schedule {
         Schedule { period: u64::from(seconds.max(1)), ..self }
-    }
-
-    /// The same with another rate from `at` on, which is behind all slopes of the rate.
-    pub(crate) fn changed(&self, at: Nanos, rate: u64) -> Schedule {
-        let at = at.saturating_sub(self.start);
-        Schedule { profile: self.profile.changed(at, rate), ..self.clone() }
-    }
-
-    /// The send time of a sender's message `sequence`, which was due at `mark` by a schedule with other rates.
-    pub(crate) fn moved(&self, sender: u32, sequence: u64, mark: Mark) -> Mark {
-        match self.arrivals {
-            Arrivals::Even => Mark { at: self.slot(sender, sequence / self.burst), volume: 0 },
-            Arrivals::Poisson => self.at(mark.volume),
-        }
     }
 
     /// The send time of the first message of `sender`.
@@ -192,25 +168,6 @@ impl Cursor {
             }
         };
         Some(Cursor { schedule, senders, state, next })
-    }
-
-    /// Follows another schedule, whose times differ from this one's from now on only.
-    pub(crate) fn follow(&mut self, schedule: Schedule) {
-        let Cursor { senders, state, next, .. } = self;
-        match state {
-            // A burst is due at once.
-            CursorState::Round { sent: 1.., .. } => {}
-            CursorState::Round { position, train, .. } => *next = schedule.slot(senders[*position], *train),
-            CursorState::Heap(heap) => {
-                let moved = heap.drain().map(|Reverse((mark, position, sequence))| {
-                    let mark = schedule.moved(senders[position as usize], sequence, mark);
-                    Reverse((mark, position, sequence))
-                });
-                *heap = moved.collect::<Vec<_>>().into();
-                *next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| next.at);
-            }
-        }
-        self.schedule = schedule;
     }
 
     /// The next send time; [`Nanos::MAX`] if there is none.
@@ -342,34 +299,6 @@ mod tests {
         let mut cursor = Cursor::new(even(0, 1_000, 1), vec![0]).expect("has senders");
         let missed: Vec<_> = std::iter::from_fn(|| cursor.due(3_500_000)).collect();
         assert_eq!(missed, [(0, 0), (0, 1_000_000), (0, 2_000_000), (0, 3_000_000)]);
-    }
-
-    #[test]
-    fn a_rate_changes_for_all_senders_at_one_time() {
-        for (arrivals, burst) in
-            [(Arrivals::Even, 1), (Arrivals::Even, 4), (Arrivals::Poisson, 1), (Arrivals::Poisson, 3)]
-        {
-            let before = Schedule::new(SECOND, 1_000, 7, arrivals, 3).in_bursts(burst);
-            let after = before.changed(4 * SECOND, 100);
-            // One cursor that had the schedule from the start, and one that changes to it in the middle of the time before.
-            let mut known = Cursor::new(after.clone(), (0..7).collect()).expect("has senders");
-            let mut told = Cursor::new(before.clone(), (0..7).collect()).expect("has senders");
-            let until = |cursor: &mut Cursor, end: Nanos| -> Vec<_> {
-                std::iter::from_fn(|| cursor.due(end)).collect()
-            };
-            let mut changed = until(&mut told, 2 * SECOND + 345_678);
-            told.follow(after.clone());
-            changed.extend(until(&mut told, 9 * SECOND));
-            let expected = until(&mut known, 9 * SECOND);
-            assert_eq!(changed, expected, "{arrivals:?} {burst}");
-            let late = expected.iter().filter(|(_, at)| *at >= 4 * SECOND).count();
-            assert!((400..600).contains(&late), "{late} in five seconds");
-            // Marks of senders move alike.
-            let times = |schedule: &Schedule, from: Mark, at: u64| schedule.after(2, at, from);
-            let mark = (0..20).fold(before.first(2), |mark, sequence| times(&before, mark, sequence));
-            let same = (0..20).fold(after.first(2), |mark, sequence| times(&after, mark, sequence));
-            assert_eq!(after.moved(2, 20, mark), same);
-        }
     }
 
     #[test]

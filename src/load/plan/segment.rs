@@ -50,11 +50,6 @@ impl Segment {
         self.of
     }
 
-    /// Whether it has all connections.
-    pub fn is_whole(self) -> bool {
-        self == Segment::WHOLE
-    }
-
     /// How many of a run's connections it has.
     pub fn count(self, connections: u32) -> u32 {
         connections.saturating_sub(self.index).div_ceil(self.of)

@@ -41,6 +41,11 @@ pub(crate) struct Stamping {
 }
 
 impl Stamping {
+    /// Whether the kernel's were asked for by name, and cannot be.
+    pub(crate) fn is_denied(&self, asked: Timestamps) -> bool {
+        self.every == 0 && matches!(asked, Timestamps::Kernel { .. })
+    }
+
     /// Those in effect.
     pub(crate) fn timestamps(&self) -> Timestamps {
         match self.every {

@@ -5,10 +5,23 @@ use std::time::Duration;
 /// The longest time of a plan.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
 
+/// Times as seconds, in JSON. A day is exact to the nanosecond.
+pub(crate) mod seconds {
+    use super::Duration;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        time.as_secs_f64().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
 /// A time such as `500ms`, up to 24 hours.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a time such as 500ms or 5s";
-    let time = humantime::parse_duration(text).map_err(|_| format!("{EXPECTED} instead of {text}"))?;
+    let time = humantime::parse_duration(text).map_err(|_| "expected a time such as 500ms or 5s")?;
     if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
 }
 
@@ -91,6 +104,11 @@ pub fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A name of a record as people read it, such as `slightly better`.
+pub(crate) fn in_words(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 #[cfg(test)]

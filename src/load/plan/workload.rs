@@ -440,23 +440,6 @@ impl Workload {
         refuse(self.trickle == Some(0), "--trickle", why)
     }
 
-    /// The rate, if it may be changed while the load runs: a constant one of whole messages per second.
-    pub fn changeable_rate(&self) -> Option<u64> {
-        self.pace.rate().filter(|_| self.rate_period_s == 1)
-    }
-
-    /// The load without possible secrets, and without the contents of files: enough to describe the measurements of a
-    /// run.
-    pub fn without_secrets(&self) -> Workload {
-        let mut load = self.clone();
-        load.connecting.headers.iter_mut().for_each(|(_, value)| *value = Template::default());
-        load.connecting.origin = None;
-        load.listening.hello = None;
-        load.protocol = load.protocol.map(Protocol::without_messages);
-        load.more_protocols = load.more_protocols.into_iter().map(Protocol::without_messages).collect();
-        Workload { rows: None, lines: None, ..load }
-    }
-
     /// The payloads of the run.
     pub(crate) fn payloads(&self) -> Payloads {
         match &self.lines {

@@ -1,157 +1,140 @@
-//! The options of a run, in its record.
+//! The options of a run, in its record: the plan as far as it can be told, and what its generators made of it.
 
-use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
-use crate::plan::Flaw;
+use super::segment::SegmentResult;
+use super::users;
+use crate::plan::declared::part;
+use crate::plan::{Arrivals, Flaw, Mode, RateStage, RowOrder, Spread, TimeField, TimeUnit, Workload};
 
-/// The options of a run, defaults included.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// `echo`, `broadcast`, `connect`, `session`, `push`, `ping`, `storm` or `replay`.
-    pub mode: String,
-    /// Publishers included.
-    pub connections: u32,
-    /// Seconds.
-    pub duration_s: f64,
-    /// Seconds.
-    pub warmup_s: f64,
-    /// Smallest and largest payload.
-    pub message_bytes: [u64; 2],
-    /// Distribution of sizes in the range: `even` or `zipf`. `None` for the lines of a file, which have their own
-    /// sizes.
-    pub sizes: Option<String>,
-    /// `text`, `binary` or `json`; `recorded` for replays.
-    pub kind: String,
-    /// The kind of text: `ascii`, `mixed` or `emoji`. `None` for other content and for the lines of a file.
-    pub text: Option<String>,
-    /// The file whose lines were sent.
-    pub payload_file: Option<String>,
-    /// Its number of lines.
-    pub payload_lines: Option<u64>,
-    /// Messages that each sender keeps in flight; closed loop only.
-    pub depth: Option<u32>,
-    /// Messages per second over all senders, written as an integer if it is one; open loop only.
-    pub rate: Option<serde_json::Number>,
-    /// `even` or `poisson`; open loop only.
-    pub arrivals: Option<String>,
-    /// The stages of a changing rate; none for a constant rate.
-    #[serde(default)]
-    pub stages: Vec<RateStage>,
-    /// The part of the warm-up in which the rate rises from zero, in seconds.
-    #[serde(default)]
-    pub ramp_s: f64,
-    /// Messages per burst.
-    #[serde(default = "one")]
-    pub burst: u32,
-    /// Response time above which a message counts as late, in seconds.
-    pub late_after_s: Option<f64>,
-    /// Whether a late generator is not a failure.
-    #[serde(default)]
-    pub allow_saturated: bool,
-    /// Lateness at p99 above which a generator counts as saturated, in seconds.
-    #[serde(default = "one_millisecond")]
-    pub max_lateness_s: f64,
-    /// Broadcast mode only.
-    pub publishers: Option<u32>,
-    /// Broadcast mode only.
-    pub topics: Option<u32>,
-    /// Number of slow subscribers; broadcast mode only.
-    pub stalled: Option<u32>,
-    /// Bytes per second that those read; `None` if they read nothing.
-    pub trickle_bytes_per_s: Option<u64>,
-    /// Threads of the generator.
-    pub threads: usize,
-    /// CPUs that they are pinned to, if any.
-    pub cpus: Vec<usize>,
-    /// Local addresses of the connections, if chosen.
-    pub source_addresses: Vec<String>,
-    /// The compression offer as given; `off` for none.
-    pub compress: String,
-    /// Whether received messages were checked.
-    pub verify: bool,
-    /// Whether messages were long enough to identify themselves.
-    pub sequenced: bool,
-    /// Flaws that do not fail the run.
-    #[serde(default)]
-    pub allow: Vec<Flaw>,
-    /// How connections were opened. Records from older versions have none.
-    #[serde(rename = "dialling")]
-    pub connecting: Option<Connecting>,
-    /// Names of the header fields that were added to upgrade requests. Their values may be secrets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<String>,
-    /// The file of data for templates.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<String>,
-    /// How connections took its rows: `in-order`, `shuffled` or `once`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_order: Option<String>,
-    /// Name of the declared protocol, or of each with its weight: `shop.toml=3, chat.toml=1`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
-    /// Whose times of messages were used: `kernel`, `kernel:1/100` or `program`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timestamps: Option<String>,
-    /// Why the kernel's were not, if they were asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timestamps_why: Option<String>,
-    /// Interval of the pings in addition to the load, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ping_every_s: Option<f64>,
-    /// How long connections are open, as given: `1m`, `30s..90s` or `exp:1m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifetime: Option<String>,
-    /// The pauses before connections open again, as given: `500ms..20s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reconnect: Option<String>,
-    /// The time over which connections open while the load runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect_ramp_s: Option<f64>,
-    /// The message that each connection sent once it was open; push mode only.
-    pub hello: Option<String>,
-    /// The member of messages with their creation time; push mode only.
-    pub time_field: Option<String>,
-    /// Unit of `time_field`: `ns`, `us`, `ms` or `s`.
-    pub time_unit: Option<String>,
-    /// How long messages in flight at the end are awaited before they count as lost, in seconds.
-    pub drain_s: f64,
-    /// Seed of payloads and arrivals.
-    pub seed: u64,
+part! {
+    /// The options of a run, defaults included.
+    #[derive(Default)]
+    Config of(load: &Workload, result: &SegmentResult)
+    where {
+        let has_topics = load.has_topics();
+        let is_generated = load.lines.is_none() && load.replay.is_none();
+    } {
+        /// Mode of the load.
+        mode: Mode = load.mode,
+        /// Publishers included; in connect and session mode, the maximum number of concurrent ones.
+        connections: u32 = load.connections,
+        /// The measured time; with `--until`, the longest.
+        duration_s: f64 = load.duration.as_secs_f64(),
+        /// The warm-up; with `--warmup auto`, the longest.
+        warmup_s: f64 = load.warmup.as_secs_f64(),
+        /// Smallest and largest payload.
+        message_bytes: [u64; 2] = [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
+        /// Distribution of sizes in the range; `null` for the lines of a file and for recordings, which have their own sizes.
+        sizes: Option<Spread> = is_generated.then_some(load.spread),
+        /// `text`, `binary` or `json`; `recorded` for replays.
+        kind: String = if load.replay.is_some() { "recorded" } else { load.style.name() }.to_owned(),
+        /// The file whose lines were sent.
+        payload_file: Option<String> = load.lines.as_ref().map(|lines| lines.name().to_owned()),
+        /// Its number of lines.
+        payload_lines: Option<u64> = load.lines.as_ref().map(|lines| lines.count() as u64),
+        /// Messages that each sender keeps in flight; closed loop only.
+        depth: Option<u32> = load.pace.depth().filter(|_| !load.only_listens() && !load.is_open_loop()),
+        /// Messages per second over all senders, an integer or a fraction such as 0.5; `null` in a closed loop and with stages.
+        rate: Option<Number> = load.pace.rate().and_then(|rate| rate_per_s(rate, load.rate_period_s)),
+        /// How messages are spread over time; open loop only.
+        arrivals: Option<Arrivals> = load.pace.depth().is_none().then_some(load.arrivals),
+        /// The stages of a changing rate; none for a constant rate.
+        stages: Vec<RateStage> = load.pace.stages().to_vec(),
+        /// The part of the warm-up in which the rate rises from zero.
+        ramp_s: f64 = load.ramp.as_secs_f64(),
+        /// Messages per burst; 1 for no bursts.
+        burst: u32 = load.burst,
+        /// Response time above which a message counts as late; `null` without `--late-after`.
+        late_after_s: Option<f64> = load.late_after.map(|bound| bound.as_secs_f64()),
+        /// Whether a late generator is not a failure.
+        allow_saturated: bool = load.allow_saturated,
+        /// Lateness at p99 above which a generator counts as saturated.
+        max_lateness_s: f64 = load.max_lateness.as_secs_f64(),
+        /// Publishers; only with topics.
+        publishers: Option<u32> = has_topics.then_some(load.publishers),
+        /// Topics; only with topics.
+        topics: Option<u32> = has_topics.then_some(load.topics),
+        /// Number of slow subscribers; only with topics.
+        stalled: Option<u32> = has_topics.then_some(load.stalled),
+        /// Bytes per second that each of those reads; `null` if it reads nothing.
+        trickle_bytes_per_s: Option<u64> = load.trickle.filter(|_| load.stalled > 0),
+        /// Threads of the generator.
+        threads: usize = result.threads.len(),
+        /// CPUs that they are pinned to; empty if they are not pinned.
+        cpus: Vec<usize> = result.cpus.clone(),
+        /// Local addresses of the connections; empty if the kernel chose.
+        source_addresses: Vec<String> = result.sources.iter().map(ToString::to_string).collect(),
+        /// The compression offer as given; `off` for none.
+        compress: String = load.compress.words.clone(),
+        /// Whether received messages were checked.
+        verify: bool = load.verify,
+        /// Whether messages were long enough to identify themselves.
+        sequenced: bool = result.sequenced,
+        /// Failures that do not fail the run.
+        allow: Vec<Flaw> = load.allow.clone(),
+        /// How connections were opened.
+        #[serde(rename = "dialling")]
+        connecting: Option<Connecting> = Some(Connecting::of(load)),
+        /// Names of the header fields that were added to upgrade requests. Their values may be secrets and are not recorded.
+        headers: Vec<String> = load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
+        /// The file of data for templates.
+        data: Option<String> = load.rows.as_ref().map(|rows| rows.name().to_owned()),
+        /// How connections took its rows.
+        data_order: Option<RowOrder> = load.rows.as_ref().map(|rows| rows.order),
+        /// Name of the declared protocol, or of each with its weight: `shop.toml=3, chat.toml=1`.
+        protocol: Option<String> = users::protocol_names(load),
+        /// Whose times of messages were used: `kernel`, `kernel:1/100` (of one in 100 connections) or `program`.
+        timestamps: Option<String> = Some(result.stamping.timestamps().to_string()),
+        /// `--timestamps`, if it named the kernel's and they could not be had.
+        timestamps_asked: Option<String> = result.stamping.is_denied(load.timestamps).then(|| load.timestamps.to_string()),
+        /// Why the kernel's were not used, if they were asked for.
+        timestamps_why: Option<String> = result.stamping.why_not.clone(),
+        /// Interval of the pings in addition to the load.
+        ping_every_s: Option<f64> = load.ping_every.map(|every| every.as_secs_f64()),
+        /// How long connections are open: `1m`, `30s..90s` or `exp:1m`.
+        lifetime: Option<String> = load.churn.lifetime.map(|time| time.to_string()),
+        /// The pauses before connections open again: `500ms..20s`.
+        reconnect: Option<String> = load.churn.reconnect.map(|backoff| backoff.to_string()),
+        /// The time over which connections open while the load runs.
+        connect_ramp_s: Option<f64> = (!load.churn.ramp.is_zero()).then_some(load.churn.ramp.as_secs_f64()),
+        /// The message that each connection sent once it was open; push mode only.
+        hello: Option<String> = load.listening.hello.clone(),
+        /// The member of messages with their creation time; push mode only.
+        time_field: Option<String> = load.listening.time.as_ref().map(TimeField::name),
+        /// Unit of `time_field`.
+        time_unit: Option<TimeUnit> = load.listening.time.as_ref().map(TimeField::unit),
+        /// How long messages in flight at the end are awaited before they count as lost.
+        drain_s: f64 = load.drain.as_secs_f64(),
+        /// Seed of payloads and arrivals.
+        seed: u64 = load.seed,
+    }
 }
 
-/// How connections were opened.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Connecting {
-    /// Connections per second; `null` for as fast as the number of concurrent handshakes allows, and in connect mode,
-    /// where `rate` or `depth` decides.
-    pub rate: Option<u64>,
-    /// Time limit of a handshake, in seconds.
-    pub timeout_s: f64,
-    /// Whether TLS resumed earlier sessions, if the server allowed it.
-    pub resumption: bool,
-    /// How long each connection was held after its reply, in seconds; connect mode only.
-    pub hold_s: Option<f64>,
-    /// Whether each sent a message and awaited its echo; connect mode only.
-    pub first_message: Option<bool>,
+part! {
+    /// How connections were opened.
+    #[derive(Copy)]
+    Connecting of(load: &Workload)
+    where { let connects = load.mode == Mode::Connect; } {
+        /// Connections per second; `null` for as fast as the number of concurrent handshakes allows, and in connect mode,
+        /// where `rate` or `depth` decides.
+        rate: Option<u64> = load.connecting.rate,
+        /// Time limit of a handshake.
+        timeout_s: f64 = load.connecting.timeout.as_secs_f64(),
+        /// Whether TLS resumed earlier sessions, if the server allowed it.
+        resumption: bool = load.connecting.resumes,
+        /// How long each connection was held after its reply; connect mode only.
+        hold_s: Option<f64> = connects.then_some(load.connecting.hold.as_secs_f64()),
+        /// Whether each sent a message and awaited its echo; connect mode only.
+        first_message: Option<bool> = connects.then_some(load.connecting.first_message),
+    }
 }
 
-/// The default in records from versions without bursts.
-fn one() -> u32 {
-    1
-}
-
-/// The default in records from versions without this option, in seconds.
-fn one_millisecond() -> f64 {
-    0.001
-}
-
-/// A part of the measured time in which the rate is constant or changes linearly.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RateStage {
-    /// Length of the stage.
-    pub seconds: f64,
-    /// Messages per second at its beginning.
-    pub from: u64,
-    /// Messages per second at its end.
-    pub to: u64,
+/// The rate per second: an integer if it is one.
+fn rate_per_s(messages: u64, period_s: u32) -> Option<Number> {
+    let period_s = u64::from(period_s.max(1));
+    match messages % period_s {
+        0 => Some(Number::from(messages / period_s)),
+        _ => Number::from_f64(messages as f64 / period_s as f64),
+    }
 }

@@ -34,7 +34,7 @@ const CURES: [(&str, &str); 8] = [
          /proc/sys/net/ipv4/ip_local_port_range",
     ),
     (
-        "tls-handshake: invalid peer certificate: a certificate authority's own",
+        "tls-handshake: invalid peer certificate: the server presented a CA certificate",
         "make one that is not a CA certificate (openssl req -x509 with -addext basicConstraints=critical,CA:FALSE), and pass it \
          with --ca-file; or pass --insecure in a test",
     ),
@@ -103,7 +103,7 @@ mod tests {
             (HANDSHAKE_TIMEOUT, "--connect-timeout"),
             ("tls-handshake: invalid peer certificate: unknown issuer", "--ca-file"),
             (
-                "tls-handshake: invalid peer certificate: a certificate authority's own is no server's",
+                "tls-handshake: invalid peer certificate: the server presented a CA certificate as its own",
                 "CA:FALSE",
             ),
             ("status 404", "path"),

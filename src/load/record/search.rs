@@ -1,34 +1,34 @@
 //! A search for the capacity of a server, as in records.
 
-use serde::{Deserialize, Serialize};
-
 use crate::plan::count;
+use crate::plan::declared::{part, words};
 
-/// The limit of a rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    /// The objective did not hold.
-    Objective,
-    /// Fewer messages came back than were due.
-    Rate,
-    /// Messages or connections went wrong.
-    Integrity,
-    /// The generator was late; without its lateness the step would have met the objective.
-    Generator,
-    /// The highest allowed load.
-    #[default]
-    Bound,
-    /// The search reached its maximum number of steps.
-    Steps,
-    /// The host gave the generator or the server too little CPU time for a decision.
-    Host,
-    /// The time of the search was over.
-    Time,
-    /// A signal.
-    Interrupted,
-    /// The server could no longer be measured.
-    Target,
+words! {
+    /// The limit of a rate.
+    #[derive(Default)]
+    pub enum Limit {
+        /// The objective did not hold
+        Objective => "objective",
+        /// Fewer messages came back than were due
+        Rate => "rate",
+        /// Messages or connections went wrong
+        Integrity => "integrity",
+        /// The generator was late; without its lateness the step would have met the objective
+        Generator => "generator",
+        /// The highest allowed load
+        #[default]
+        Bound => "bound",
+        /// The search reached its maximum number of steps
+        Steps => "steps",
+        /// The host gave the generator or the server too little CPU time for a decision
+        Host => "host",
+        /// The time of the search was over
+        Time => "time",
+        /// A signal
+        Interrupted => "interrupted",
+        /// The server could no longer be measured
+        Target => "target",
+    }
 }
 
 impl Limit {
@@ -49,17 +49,18 @@ impl Limit {
     }
 }
 
-/// The load that a search varies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Axis {
-    /// Messages per second.
-    #[default]
-    Rate,
-    /// Connections, each with the same rate.
-    Connections,
-    /// Subscribers of the topics.
-    Subscribers,
+words! {
+    /// The load that a search varies.
+    #[derive(Default)]
+    pub enum Axis {
+        /// Messages a second; in --mode connect, connections a second
+        #[default]
+        Rate => "rate",
+        /// Connections, each with the rate that --rate and --connections give it
+        Connections => "connections",
+        /// Subscribers of the topics, at the same --rate
+        Subscribers => "subscribers",
+    }
 }
 
 impl Axis {
@@ -74,46 +75,39 @@ impl Axis {
     }
 }
 
-/// A search, as in records.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SearchResult {
-    /// The objective.
-    pub objective: String,
-    /// The load that was varied; the rate in records from older versions.
-    #[serde(default)]
-    pub axis: Axis,
-    /// The relative distance of the two loads at which the search ended: 0.05 is 5 %.
-    pub precision: f64,
-    /// The capacity lies at or above this load with `confidence`, rounded down to three digits; `null` if no load held. This and
-    /// the following fields are missing in records from older versions.
-    #[serde(default)]
-    pub low: Option<u64>,
-    /// The capacity lies at or below this load, rounded up; `null` if no load missed because of the server.
-    #[serde(default)]
-    pub high: Option<u64>,
-    /// The chance that the interval contains the capacity: 0.95.
-    #[serde(default)]
-    pub confidence: f64,
-    /// What is full beyond, or prevents a decision.
-    #[serde(default)]
-    pub beyond: Option<String>,
-    /// The experiment that would tell more.
-    #[serde(default)]
-    pub next: Option<String>,
-    /// The load of `--at-least`, if that was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at_least: Option<u64>,
-    /// Length of the search in seconds.
-    #[serde(default)]
-    pub elapsed_s: f64,
-    /// The highest rate that met the objective, in messages per second over all senders; `null` if none did.
-    pub max_rate: Option<u64>,
-    /// The rate above which p99 grows, in messages per second; `null` if it does not within the curve.
-    pub knee: Option<u64>,
-    /// The limit of higher rates. With `generator` the server may handle more than `max_rate`.
-    pub limited_by: Limit,
-    /// All steps in the order of the runs.
-    pub steps: Vec<SearchStep>,
+part! {
+    /// A search, as in records.
+    #[derive(Default)]
+    SearchResult {
+        /// The objective.
+        objective: String,
+        /// The load that was varied.
+        axis: Axis,
+        /// The relative distance of the two loads at which the search ended: 0.05 is 5 %.
+        precision: f64,
+        /// The capacity lies at or above this load with `confidence`, rounded down to three digits; `null` if no load held.
+        low: Option<u64>,
+        /// The capacity lies at or below this load, rounded up; `null` if no load missed because of the server.
+        high: Option<u64>,
+        /// The chance that the interval contains the capacity: 0.95.
+        confidence: f64,
+        /// What is full beyond, or prevents a decision.
+        beyond: Option<String>,
+        /// The experiment that would tell more.
+        next: Option<String>,
+        /// The load of `--at-least`, if that was given.
+        at_least: Option<u64>,
+        /// Length of the search in seconds.
+        elapsed_s: f64,
+        /// The highest rate that met the objective, in messages per second over all senders; `null` if none did.
+        max_rate: Option<u64>,
+        /// The rate above which p99 grows, in messages per second; `null` if it does not within the curve.
+        knee: Option<u64>,
+        /// The limit of higher rates. With `generator` the server may handle more than `max_rate`.
+        limited_by: Limit,
+        /// All steps in the order of the runs.
+        steps: Vec<SearchStep>,
+    }
 }
 
 impl SearchResult {
@@ -161,37 +155,35 @@ impl SearchResult {
     }
 }
 
-/// One step of a search.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SearchStep {
-    /// Connections or subscribers, if the search varies them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<u64>,
-    /// The offered rate, in messages per second over all senders.
-    pub rate: u64,
-    /// Messages that arrived per second.
-    pub messages_per_s: f64,
-    /// Whether the objective was met, the rate was kept, and there were no failures.
-    pub held: bool,
-    /// Response time: median.
-    pub p50_ns: u64,
-    /// 99 %.
-    pub p99_ns: u64,
-    /// 99.9 %.
-    pub p999_ns: u64,
-    /// The limit, if it failed.
-    pub limit: Option<Limit>,
-    /// The limit as text.
-    pub why: Option<String>,
-    /// The CPUs of this host. Records from older versions have neither these nor the following fields.
-    #[serde(default)]
-    pub cpus: Vec<CpuUse>,
-    /// CPU time of the server's process as a share of the wall time, if that is known: 1 is one CPU.
-    #[serde(default)]
-    pub server_cpu: Option<f64>,
-    /// CPU share of the generator's busiest thread.
-    #[serde(default)]
-    pub generator_cpu: f64,
+part! {
+    /// One step of a search.
+    #[derive(Default)]
+    SearchStep {
+        /// Connections or subscribers, if the search varies them.
+        load: Option<u64>,
+        /// The offered rate, in messages per second over all senders.
+        rate: u64,
+        /// Messages that arrived per second.
+        messages_per_s: f64,
+        /// Whether the objective was met, the rate was kept, and there were no failures.
+        held: bool,
+        /// Response time: median.
+        p50_ns: u64,
+        /// 99 %.
+        p99_ns: u64,
+        /// 99.9 %.
+        p999_ns: u64,
+        /// The limit, if it failed.
+        limit: Option<Limit>,
+        /// The limit as text.
+        why: Option<String>,
+        /// The CPUs of this host.
+        cpus: Vec<CpuUse>,
+        /// CPU time of the server's process as a share of the wall time, if that is known: 1 is one CPU.
+        server_cpu: Option<f64>,
+        /// CPU share of the generator's busiest thread.
+        generator_cpu: f64,
+    }
 }
 
 impl SearchStep {
@@ -201,13 +193,15 @@ impl SearchStep {
     }
 }
 
-/// The use of a CPU of this host during a step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CpuUse {
-    /// Its number.
-    pub cpu: usize,
-    /// Share of the time in which it ran something.
-    pub busy: f64,
-    /// Share of the time in which the hypervisor ran something else on it.
-    pub stolen: f64,
+part! {
+    /// The use of a CPU of this host during a step.
+    #[derive(Copy)]
+    CpuUse {
+        /// Its number.
+        cpu: usize,
+        /// Share of the time in which it ran something.
+        busy: f64,
+        /// Share of the time in which the hypervisor ran something else on it.
+        stolen: f64,
+    }
 }

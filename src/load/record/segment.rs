@@ -16,7 +16,6 @@ use crate::measure::Tally;
 use crate::measure::merge::Merge as _;
 use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
-use crate::plan::Workload;
 use crate::plan::timestamps::Stamping;
 use echoring_proto::limits::Nanos;
 
@@ -37,16 +36,13 @@ pub struct SegmentResult {
     pub(crate) sequenced: bool,
     pub(crate) interrupted: bool,
     /// How the warm-up ended, if that was to be found.
-    #[serde(default)]
     pub(crate) warm_up: Option<WarmUp>,
     pub(crate) environment: Environment,
     /// Whose times were used.
-    #[serde(default)]
     pub(crate) stamping: Stamping,
     pub(crate) server_rss_bytes: Option<u64>,
     /// Time that the hypervisor took from the generator's CPUs in the measured time.
     pub(crate) stolen_ns: Option<u64>,
-    pub(crate) rate_changes: Vec<(Nanos, u64)>,
     pub(crate) server_samples: ServerSamples,
     /// Single messages, if some were picked.
     pub(crate) samples: Option<Sampler>,
@@ -57,26 +53,7 @@ pub struct SegmentResult {
 #[error("not the results of a segment of this version: {0}")]
 pub struct Unreadable(String);
 
-/// A segment of a run, with the data for merging it with the others.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SegmentRun {
-    /// The load, without possible secrets.
-    pub load: Workload,
-    /// The URLs.
-    pub target: String,
-    /// The measurements.
-    pub result: SegmentResult,
-}
-
-impl SegmentRun {
-    /// A measured segment, without its sample of single messages, which has a file of its own.
-    pub fn new(load: &Workload, target: String, result: &SegmentResult) -> SegmentRun {
-        let result = SegmentResult { samples: None, ..result.clone() };
-        SegmentRun { load: load.without_secrets(), target, result }
-    }
-}
-
-/// A [`SegmentRun`] or a [`SegmentResult`] as text: JSON, deflated, in Base64. Compiled in the crate that calls it, like [`from_text`],
+/// A [`SegmentResult`] as text: JSON, deflated, in Base64. Compiled in the crate that calls it, like [`from_text`],
 /// because code that reads and writes such large types needs little optimisation.
 pub fn to_text(value: &impl Serialize) -> String {
     let mut deflater = ZlibEncoder::new(Vec::new(), Compression::default());
@@ -180,9 +157,6 @@ impl SegmentResult {
         if let Some(samples) = &mut self.samples {
             samples.shift(by);
         }
-        for (at, _) in &mut self.rate_changes {
-            *at = at.wrapping_add_signed(by);
-        }
     }
 }
 
@@ -196,7 +170,7 @@ mod tests {
     use crate::measure::window::Window;
     use crate::plan::mode::Mode;
     use crate::plan::workload::tests::workload;
-    use crate::record::{Record, describe};
+    use crate::record::{Record, time_series};
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     const AHEAD: u64 = 77 * SECOND;
@@ -246,7 +220,6 @@ mod tests {
             },
             server_rss_bytes: None,
             stolen_ns: Some(1),
-            rate_changes: vec![(from + SECOND, 5)],
             server_samples: ServerSamples::default(),
             samples,
         }
@@ -254,8 +227,8 @@ mod tests {
 
     fn record(mut result: SegmentResult) -> Record {
         let timeline = Timeline::take(&mut result.tally);
-        let record = describe::write(&workload(Mode::Echo), "ws://h", &result);
-        Record { intervals: describe::describe_intervals(&timeline), ..record }
+        let record = Record::of(&workload(Mode::Echo), "ws://h", &result);
+        Record { intervals: time_series::intervals(&timeline), ..record }
     }
 
     #[test]
@@ -277,7 +250,6 @@ mod tests {
             (6, 2, 4),
             "those of both"
         );
-        assert_eq!(merged.rate_changes, whole.rate_changes);
         assert_eq!(merged.generator.stolen_ns, Some(2));
     }
 
@@ -292,8 +264,6 @@ mod tests {
         let (whole, merged) = (whole.samples.expect("picked"), merged.samples.expect("picked"));
         assert_eq!((merged.rows().len(), merged.left_out()), (2_001, 0));
         assert!(merged.rows().eq(whole.rows()));
-        // A record for merging has counts and distributions only.
-        assert!(SegmentRun::new(&load, String::new(), &result(0, 0, 1)).result.samples.is_none());
     }
 
     #[test]
@@ -323,17 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn a_run_for_merging_keeps_no_secret_and_what_is_none_is_refused() {
-        let mut load = workload(Mode::Echo);
-        let secret = crate::plan::Template::parse("Bearer hush").expect("a template");
-        load.connecting.headers.push(("Authorization".to_owned(), secret));
-        let run = SegmentRun::new(&load, "ws://h".to_owned(), &result(0, 0, 1));
-        assert!(!serde_json::to_string(&run).expect("written").contains("hush"));
-        let text = to_text(&run);
-        let read: SegmentRun = from_text(&text).expect("it was written");
-        assert_eq!((read.load.connecting.headers.len(), read.result.messages()), (1, run.result.messages()));
+    fn a_text_that_is_no_result_is_refused() {
+        let text = to_text(&result(0, 0, 1));
+        assert!(from_text::<SegmentResult>(&text).is_ok());
         for wrong in ["", "AAAA", "%", &text[..text.len() / 2]] {
-            assert!(from_text::<SegmentRun>(wrong).is_err(), "{wrong}");
+            assert!(from_text::<SegmentResult>(wrong).is_err(), "{wrong}");
         }
     }
 

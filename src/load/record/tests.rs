@@ -17,7 +17,8 @@ pub(crate) fn record() -> Record {
             "mode": "echo", "connections": 10, "duration_s": 4.0, "warmup_s": 1.0, "message_bytes": [64, 64],
             "kind": "text", "depth": null, "rate": 5_000, "arrivals": "even", "publishers": null, "topics": null,
             "stalled": null, "threads": 1, "cpus": [], "source_addresses": [], "compress": "off", "verify": true,
-            "sequenced": true, "drain_s": 5.0, "seed": 7
+            "sequenced": true, "drain_s": 5.0, "seed": 7, "stages": [], "ramp_s": 0.0, "burst": 1, "allow_saturated": false, "max_lateness_s": 0.001,
+            "allow": [], "headers": []
         },
         "environment": {
             "commit": null, "version": "0.1.0", "cpu": "some", "cpus": 2, "kernel": "6.1", "driver": "uring",
@@ -27,10 +28,10 @@ pub(crate) fn record() -> Record {
         "duration_s": 4.0, "interrupted": false, "messages": 20_000, "messages_per_s": 5_000.0,
         "bytes_per_s": 320_000.0, "response_ns": null, "service_ns": null, "broadcast": null, "stalled": null,
         "compression": null, "tls": null,
-        "integrity": { "lost": 0, "duplicated": 0, "reordered": 0, "corrupted": 0 },
-        "connections": { "opened": 10, "ended_early": 0 }, "errors": {}, "closes": { "1000": 10 },
-        "generator": { "saturated": false, "lateness_ns": nothing, "cpu_share": 0.5, "unsent": 0 },
-        "server": null, "intervals": []
+        "integrity": { "lost": 0, "duplicated": 0, "reordered": 0, "corrupted": 0, "late": 0 },
+        "connections": { "opened": 10, "ended_early": 0 }, "errors": {}, "closes": { "1000": 10 }, "unmatched": 0, "unsolicited": 0, "stages": [], "fail_if": [],
+        "generator": { "saturated": false, "lateness_ns": nothing, "cpu_share": 0.5, "unsent": 0, "unsent_gone": 0, "threads": [] },
+        "server": null, "intervals": [], "protocols": [], "agents": []
     });
     serde_json::from_value(record).expect("a record")
 }
@@ -38,33 +39,6 @@ pub(crate) fn record() -> Record {
 /// An outcome with this record, and nothing else.
 pub(crate) fn outcome(record: Record) -> Outcome {
     Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::default()), samples: None }
-}
-
-/// A comparison in which p99 is worse, p50 undecided, and the maximum not judged.
-pub(crate) fn baseline() -> BaselineComparison {
-    let undecided = |metric: &str| {
-        json!({
-            "metric": metric, "unit": "ns", "more_is_better": false, "a": null, "b": null, "ratio": null,
-            "ratio_low": null, "ratio_high": null, "verdict": "undecided", "why": "too few runs"
-        })
-    };
-    let spread =
-        |median: f64| json!({ "median": median, "least": median, "most": median, "low": null, "high": null });
-    let mut p99 = undecided("p99");
-    for (name, value) in [("a", spread(1e6)), ("b", spread(2e6)), ("ratio", json!(2.0))] {
-        p99[name] = value;
-    }
-    for (name, value) in [("ratio_low", json!(1.9)), ("ratio_high", json!(2.1)), ("verdict", json!("worse"))]
-    {
-        p99[name] = value;
-    }
-    let side = json!({ "target": "ws://127.0.0.1:9001", "runs": 1 });
-    let load = json!({
-        "mode": "echo", "a": side, "b": side, "basis": "intervals", "threshold": 0.05, "confidence": 0.95,
-        "metrics": [undecided("p50"), p99, undecided("max")], "differences": [], "warnings": ["the kernels differ"]
-    });
-    let all = json!({ "name": "main", "judged": ["p50", "p99"], "loads": [load] });
-    serde_json::from_value(all).expect("a comparison")
 }
 
 #[test]
@@ -90,6 +64,24 @@ fn messages_that_a_late_generator_did_not_send_do_not_break_a_run() {
     }
     record.generator.unsent_gone = 1;
     assert!(record.is_broken(), "their connections were gone");
+    record.generator.unsent_gone = 0;
+    for mode in [Mode::Connect, Mode::Session] {
+        record.config.mode = mode;
+        assert!(record.is_broken(), "{mode}: no slot was free");
+    }
+}
+
+proptest::proptest! {
+    /// `7.9587274180000005` became `7.958727418`, in one record of thousands.
+    #[test]
+    fn a_record_that_is_read_is_written_as_it_was(bits in 0u64..f64::INFINITY.to_bits(), near in 0u64..1 << 20) {
+        for figure in [f64::from_bits(bits), 7.958_727_418 + near as f64 * f64::EPSILON] {
+            let written = serde_json::to_string(&Record { duration_s: figure, ..record() }).expect("a record");
+            let read: Record = serde_json::from_str(&written).expect("a record");
+            assert_eq!(read.duration_s.to_bits(), figure.to_bits());
+            assert_eq!(serde_json::to_string(&read).expect("a record"), written);
+        }
+    }
 }
 
 #[test]
@@ -98,15 +90,12 @@ fn quantiles_of_nothing_are_zero() {
 }
 
 #[test]
-fn untimed_distributions_are_null_and_older_records_are_read() {
-    #[derive(Serialize, Deserialize)]
+fn untimed_distributions_are_null() {
+    #[derive(serde::Serialize, serde::Deserialize)]
     struct Timed(#[serde(with = "null_for_none")] Quantiles);
     assert_eq!(serde_json::to_string(&Timed(Quantiles::default())).expect("json"), "null");
     let Timed(none) = serde_json::from_str("null").expect("nothing");
     assert_eq!(none, Quantiles::default());
-    let old = r#"{"p50":5,"p90":9,"p99":9,"p999":9,"p9999":9,"max":9,"mean":5.5,"count":10}"#;
-    let Timed(old) = serde_json::from_str(old).expect("an older one");
-    assert_eq!((old.p50, old.p75, old.min, old.count), (5, None, None, 10));
 }
 
 #[test]
@@ -134,41 +123,179 @@ fn quantiles_are_exact_to_three_digits_and_at_most_the_maximum() {
     assert_eq!(quantiles.count, 100_000);
 }
 
-/// A distribution of values in milliseconds with these counts.
-fn of_ms(values: &[(u64, u64)]) -> Quantiles {
-    let mut histogram = histogram();
-    for (ms, times) in values {
-        histogram.record_n(ms * 1_000_000, *times).expect("within bounds");
+/// A record in which every figure has a value. The structures are written out, so that the compiler asks for new fields.
+pub(crate) fn full() -> Record {
+    let mut values = histogram();
+    (1..=1_000_000_u64).step_by(1_000).for_each(|value| values.record(value).expect("within bounds"));
+    let times = Quantiles::of(&values);
+    let causes = BTreeMap::from([("refused".to_owned(), 2)]);
+    Record {
+        label: None,
+        target: "ws://127.0.0.1:9001".to_owned(),
+        config: Config::default(),
+        environment: Environment::default(),
+        started_at: String::new(),
+        duration_s: 1.0,
+        interrupted: false,
+        messages: 1,
+        received: Some(1),
+        messages_per_s: 1.0,
+        bytes_per_s: 1.0,
+        response_ns: times,
+        service_ns: times,
+        response_histogram: None,
+        service_histogram: None,
+        shares: None,
+        server_and_network_ns: Some(times),
+        server_and_network_histogram: None,
+        split: None,
+        unmatched: 1,
+        unsolicited: 1,
+        broadcast: Some(Broadcast {
+            first_ns: times,
+            median_ns: times,
+            last_ns: times,
+            reach: 1.0,
+            gaps: 1,
+            published: 1,
+        }),
+        protocol: Some(Protocol {
+            requests: Vec::new(),
+            opening_ns: Some(times),
+            heartbeats_answered: 1,
+            heartbeats_sent: 1,
+            unexpected: 1,
+        }),
+        protocols: Vec::new(),
+        sessions: Some(Sessions {
+            refused: 1,
+            started: 1,
+            completed: 1,
+            failed: causes.clone(),
+            unfinished: 1,
+            setup_ns: Some(times),
+            duration_ns: Some(times),
+        }),
+        ping: Some(Ping { sent: 1, answered: 1, rtt_ns: Some(times), skipped: 1 }),
+        push: Some(Push { gap_ns: times, untimed: 1, ahead: 1 }),
+        reconnects: Some(Reconnects {
+            ended: 1,
+            retired: 1,
+            attempts: 1,
+            refused: causes.clone(),
+            not_back: 1,
+            back_ns: Some(times),
+            missed: Some(1),
+            recovered: Some(1),
+        }),
+        storm: Some(Storm {
+            cut_by: crate::plan::Cut::Server,
+            cut: 1,
+            back: 1,
+            back_ns: StormTimes { p50: Some(1), p90: Some(1), p99: Some(1), max: Some(1) },
+            over_time: Vec::new(),
+        }),
+        replay: Some(Replay {
+            file: String::new(),
+            recorded_s: 1.0,
+            connections: 1,
+            messages: 1,
+            answers: 1,
+            truncated: None,
+            speed: 1.0,
+            copies: 1,
+            rule: String::new(),
+            ignored: Vec::new(),
+            sent: 1,
+            equal: 1,
+            untimed: 1,
+            differences: replay::Differences { missing: 1, unexpected: 1, different: 1, out_of_order: 1 },
+            not_ended: 1,
+            examples: Vec::new(),
+        }),
+        stalled: Some(Stalled {
+            count: 1,
+            closed_by_code: BTreeMap::from([("4008".to_owned(), 1)]),
+            messages: 1,
+            bytes: 1,
+        }),
+        compression: Some(Compression {
+            agreed: 1,
+            messages_in: 1,
+            bytes_in: 1,
+            bytes_in_plain: 1,
+            messages_out: 1,
+            bytes_out: 1,
+            bytes_out_plain: 1,
+        }),
+        wire: Some(WireTraffic { bytes_in: 1, bytes_out: 1, retransmissions: Some(1) }),
+        tls: Some(Tls { handshakes: 1, resumed: 1 }),
+        handshake: Some(Handshake {
+            count: 1,
+            per_s: Some(1.0),
+            connect_ns: times,
+            tls_ns: Some(times),
+            upgrade_ns: times,
+            first_message_ns: Some(times),
+            total_ns: times,
+            failed_ns: Some(times),
+            resumed: 1,
+            waited: 1,
+        }),
+        integrity: Integrity { lost: 1, duplicated: 1, reordered: 1, corrupted: 1, late: 1 },
+        connections: Connections { opened: 1, ended_early: 1, dialled: Some(1) },
+        errors: causes,
+        closes: BTreeMap::from([("1006".to_owned(), 1)]),
+        generator: Generator {
+            saturated: false,
+            lateness_ns: times,
+            cpu_share: 1.0,
+            unsent: 1,
+            unsent_gone: 1,
+            heartbeat_ns: Some(times),
+            run_delay_ns: Some(1),
+            stolen_ns: Some(1),
+            threads: Vec::new(),
+        },
+        server: Some(Server {
+            cpu_ns_per_message: Some(1.0),
+            cpu_share: Some(1.0),
+            rss_bytes: Some(1),
+            sampled_messages: Some(1),
+            sampled_s: Some(1.0),
+        }),
+        stages: Vec::new(),
+        intervals: Vec::new(),
+        agents: Vec::new(),
+        timeline: None,
+        search: Some(SearchResult {
+            objective: String::new(),
+            axis: search::Axis::Rate,
+            precision: 0.05,
+            low: Some(1),
+            high: Some(1),
+            confidence: 0.95,
+            beyond: None,
+            next: None,
+            at_least: Some(1),
+            elapsed_s: 1.0,
+            max_rate: Some(1),
+            knee: Some(1),
+            limited_by: search::Limit::Objective,
+            steps: Vec::new(),
+        }),
+        repetition: None,
+        fail_if: Vec::new(),
+        aborted_by: None,
+        warm_up: None,
+        until: Some(Until {
+            confidence: 0.95,
+            unreached: 1,
+            at_s: 1,
+            blocks: 1,
+            looks: 1,
+            goals: Vec::new(),
+        }),
+        samples: None,
     }
-    Quantiles::of(&histogram)
-}
-
-#[test]
-fn the_generators_part_of_each_percentile_is_reported() {
-    // Values are exact to three digits.
-    let ms = |ns: u64| (ns + 500_000) / 1_000_000;
-    let text = |own: &Quantiles| {
-        let optional = [own.min, own.p75, own.p95, own.p995].map(|ns| ns.expect("known"));
-        let [min, p75, p95, p995] = optional.map(ms);
-        [min, ms(own.p50), p75, ms(own.p90), p95, ms(own.p99), p995, ms(own.p999), ms(own.p9999), ms(own.max)]
-    };
-    // The slowest two of a hundred take 442 ms, and the generator was 9 ms late for those.
-    let service = of_ms(&[(10, 9_800), (433, 200)]);
-    let lateness = of_ms(&[(0, 9_800), (9, 200)]);
-    let own = of_ms(&[(10, 9_800), (442, 200)]).own(&service, &lateness);
-    assert_eq!(text(&own), [0, 0, 0, 0, 0, 9, 9, 9, 9, 9]);
-    assert!((own.mean - lateness.mean).abs() < 1e5, "{own:?}");
-    assert_eq!((own.count, own.stddev), (10_000, None), "a difference of percentiles has no deviation");
-    // It was late for a tenth, and the server is slow for another tenth.
-    let service = of_ms(&[(10, 9_000), (100, 1_000)]);
-    let lateness = of_ms(&[(0, 9_000), (50, 1_000)]);
-    let own = of_ms(&[(10, 8_000), (60, 1_000), (100, 1_000)]).own(&service, &lateness);
-    assert_eq!(text(&own), [0, 0, 0, 50, 0, 0, 0, 0, 0, 0]);
-    // Half of the messages waited a second for room in their connection, or were never sent: that is not the
-    // generator's part.
-    let service = of_ms(&[(10, 5_000)]);
-    let lateness = of_ms(&[(0, 9_900), (2, 100)]);
-    let own = of_ms(&[(10, 5_000), (1_010, 5_000)]).own(&service, &lateness);
-    assert_eq!(text(&own), [0, 0, 2, 2, 2, 2, 2, 2, 2, 2]);
-    assert!(own.mean <= lateness.mean, "{own:?}");
 }

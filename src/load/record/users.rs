@@ -2,60 +2,97 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::measure::Quantiles;
 use crate::measure::merge::Merge as _;
 use crate::measure::tally::protocol::{ProtocolTally, RequestTally};
 use crate::measure::tally::sessions::SessionTally;
-use crate::plan::{Protocol, Workload};
-use crate::record::{self, Request};
+use crate::plan::declared::part;
+use crate::plan::{Protocol as Plan, Workload};
 
-/// Sessions of users that were due in the measured time. Those that started are completed, failed or unfinished.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sessions {
-    /// Sessions that found no free slot; they are among the unsent.
-    pub refused: u64,
-    /// Sessions that began.
-    pub started: u64,
-    /// Sessions whose last request was answered.
-    pub completed: u64,
-    /// Sessions that ended before, by cause.
-    pub failed: BTreeMap<String, u64>,
-    /// Sessions that the end of the run cut off.
-    pub unfinished: u64,
-    /// From the time at which a session was due until its conversation was open; `null` if none was opened.
-    pub setup_ns: Option<Quantiles>,
-    /// From the time at which a session was due until its last answer, of completed ones; `null` if there are none.
-    pub duration_ns: Option<Quantiles>,
+part! {
+    /// The conversations of a declared protocol, over the whole run.
+    Protocol of(load: &Workload, found: &ProtocolTally) {
+        /// Its requests.
+        requests: Vec<Request> = requests(load, found),
+        /// From the upgrade to the end of the opening steps; `null` if no conversation was opened.
+        opening_ns: Option<Quantiles> = Quantiles::of_some(&found.opening),
+        /// Heartbeats of the application that were answered.
+        heartbeats_answered: u64 = found.heartbeats_answered,
+        /// Heartbeats that the generator sent.
+        heartbeats_sent: u64 = found.heartbeats_sent,
+        /// Messages that no rule knows; they are among the errors too.
+        unexpected: u64 = found.unexpected,
+    }
 }
 
-/// One of several protocols of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProtocolShare {
-    /// Its name.
-    pub name: String,
-    /// Its share of the connections or sessions.
-    pub weight: u32,
-    /// Conversations that were opened, over the whole run.
-    pub conversations: u64,
-    /// Requests that were sent, over the whole run.
-    pub sent: u64,
-    /// Answers, right or wrong.
-    pub answered: u64,
-    /// Answers that report an error.
-    pub errors: u64,
-    /// Response times of requests that were due in the measured time; `null` if there were none.
-    pub response_ns: Option<Quantiles>,
-    /// Service times of the same.
-    pub service_ns: Option<Quantiles>,
+part! {
+    /// A request of a protocol.
+    Request of(request: &str, of: Option<&Plan>, found: &RequestTally) {
+        /// Its name.
+        name: String = request.to_owned(),
+        /// The name of its protocol, if there are several.
+        protocol: Option<String> = of.map(|protocol| protocol.name.clone()),
+        /// How often it was sent.
+        sent: u64 = found.sent,
+        /// Answers, right or wrong.
+        answered: u64 = found.answered,
+        /// Answers that report an error.
+        errors: u64 = found.errors,
+        /// Response times of requests that were due in the measured time; `null` if the protocol has only one request, whose
+        /// times are those of the run.
+        response_ns: Option<Quantiles> = Quantiles::of_some(&found.times.response),
+        /// Service times of the same.
+        service_ns: Option<Quantiles> = Quantiles::of_some(&found.times.service),
+    }
+}
+
+part! {
+    /// One of several protocols of a run.
+    ProtocolShare of(protocol: &Plan, opened: u64, all: &RequestTally) {
+        /// Its name.
+        name: String = protocol.name.clone(),
+        /// Its share of the connections or sessions.
+        weight: u32 = protocol.weight,
+        /// Conversations that were opened, over the whole run.
+        conversations: u64 = opened,
+        /// Requests that were sent, over the whole run.
+        sent: u64 = all.sent,
+        /// Answers, right or wrong.
+        answered: u64 = all.answered,
+        /// Answers that report an error.
+        errors: u64 = all.errors,
+        /// Response times of requests that were due in the measured time; `null` if there were none.
+        response_ns: Option<Quantiles> = Quantiles::of_some(&all.times.response),
+        /// Service times of the same.
+        service_ns: Option<Quantiles> = Quantiles::of_some(&all.times.service),
+    }
+}
+
+part! {
+    /// Sessions of users that were due in the measured time. Those that started are completed, failed or unfinished.
+    Sessions of(found: &SessionTally) {
+        /// Sessions that found no free slot; they are among the unsent.
+        refused: u64 = found.refused,
+        /// Sessions that began.
+        started: u64 = found.started,
+        /// Sessions whose last request was answered.
+        completed: u64 = found.completed,
+        /// Sessions that ended before, by cause.
+        failed: BTreeMap<String, u64> = found.failed.clone(),
+        /// Sessions that the end of the run cut off.
+        unfinished: u64 = found.unfinished,
+        /// From the time at which a session was due until its conversation was open; `null` if none was opened.
+        setup_ns: Option<Quantiles> = Quantiles::of_some(&found.setup),
+        /// From the time at which a session was due until its last answer, of completed ones; `null` if there are none.
+        duration_ns: Option<Quantiles> = Quantiles::of_some(&found.duration),
+    }
 }
 
 /// The protocols of a load with the requests of each.
 fn requests_by_protocol<'a>(
     load: &'a Workload,
     found: &'a ProtocolTally,
-) -> impl Iterator<Item = (&'a Protocol, &'a [RequestTally])> {
+) -> impl Iterator<Item = (&'a Plan, &'a [RequestTally])> {
     let mut rest = found.requests.as_slice();
     load.protocols().map(move |protocol| {
         let (own, others) = rest.split_at(protocol.request_names().count().min(rest.len()));
@@ -65,65 +102,31 @@ fn requests_by_protocol<'a>(
 }
 
 /// Each protocol of several.
-pub(super) fn describe_protocols(load: &Workload, found: &ProtocolTally) -> Vec<ProtocolShare> {
+pub(super) fn protocols(load: &Workload, found: &ProtocolTally) -> Vec<ProtocolShare> {
     if load.more_protocols.is_empty() {
         return Vec::new();
     }
-    let describe = |(place, (protocol, requests)): (usize, (&Protocol, &[RequestTally]))| {
+    let describe = |(place, (protocol, requests)): (usize, (&Plan, &[RequestTally]))| {
         let mut all = RequestTally::default();
         requests.iter().for_each(|request| all.merge(request));
-        ProtocolShare {
-            name: protocol.name.clone(),
-            weight: protocol.weight,
-            conversations: found.conversations.get(place).copied().unwrap_or(0),
-            sent: all.sent,
-            answered: all.answered,
-            errors: all.errors,
-            response_ns: Quantiles::of_some(&all.times.response),
-            service_ns: Quantiles::of_some(&all.times.service),
-        }
+        ProtocolShare::of(protocol, found.conversations.get(place).copied().unwrap_or(0), &all)
     };
     requests_by_protocol(load, found).enumerate().map(describe).collect()
 }
 
-pub(super) fn describe_protocol(load: &Workload, found: &ProtocolTally) -> record::Protocol {
-    let named = requests_by_protocol(load, found).flat_map(|(protocol, requests)| {
-        protocol.request_names().zip(requests).map(move |it| (protocol, it))
+fn requests(load: &Workload, found: &ProtocolTally) -> Vec<Request> {
+    let is_several = !load.more_protocols.is_empty();
+    let each = requests_by_protocol(load, found).flat_map(|(protocol, requests)| {
+        let of = is_several.then_some(protocol);
+        protocol.request_names().zip(requests).map(move |(name, found)| Request::of(name, of, found))
     });
-    let requests = named.map(|(protocol, (name, found))| Request {
-        name: name.to_owned(),
-        protocol: (!load.more_protocols.is_empty()).then(|| protocol.name.clone()),
-        sent: found.sent,
-        answered: found.answered,
-        errors: found.errors,
-        response_ns: Quantiles::of_some(&found.times.response),
-        service_ns: Quantiles::of_some(&found.times.service),
-    });
-    record::Protocol {
-        requests: requests.collect(),
-        opening_ns: Quantiles::of_some(&found.opening),
-        heartbeats_answered: found.heartbeats_answered,
-        heartbeats_sent: found.heartbeats_sent,
-        unexpected: found.unexpected,
-    }
-}
-
-pub(super) fn describe_sessions(found: &SessionTally) -> Sessions {
-    Sessions {
-        refused: found.refused,
-        started: found.started,
-        completed: found.completed,
-        failed: found.failed.clone(),
-        unfinished: found.unfinished,
-        setup_ns: Quantiles::of_some(&found.setup),
-        duration_ns: Quantiles::of_some(&found.duration),
-    }
+    each.collect()
 }
 
 /// The name of the protocol, or of each with its weight.
-pub(super) fn describe_names(load: &Workload) -> Option<String> {
+pub(super) fn protocol_names(load: &Workload) -> Option<String> {
     let is_several = !load.more_protocols.is_empty();
-    let name = |Protocol { name, weight, .. }: &Protocol| match is_several {
+    let name = |Plan { name, weight, .. }: &Plan| match is_several {
         true => format!("{name}={weight}"),
         false => name.clone(),
     };

@@ -2,12 +2,8 @@
 
 use crate::analyse::objective::Metric;
 use crate::engine::Outcome;
-use crate::record::comparison::{BaselineComparison, MetricComparison};
 use crate::record::{FailIf, Record};
 use crate::render::summary;
-
-/// The verdict if no check failed.
-pub(super) const PASSED: &str = "passed";
 
 /// One check of a run.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,19 +32,10 @@ pub(super) fn checks(outcome: &Outcome) -> Vec<Check> {
     checks
 }
 
-/// The judged metrics of a comparison with stored results, none of which may be worse.
-pub(super) fn baseline_checks(baseline: &BaselineComparison) -> Vec<Check> {
-    let check = |(mode, finding): (&str, &MetricComparison)| Check {
-        name: format!("{mode}: {}", finding.metric),
-        failure: finding.worse_by().map(|by| format!("{} is worse: {by} the baseline", finding.metric)),
-    };
-    baseline.findings().map(check).collect()
-}
-
 /// Whether all checks passed, in a few words.
 pub(super) fn verdict(checks: &[Check]) -> String {
     match checks.iter().filter(|check| check.failure.is_some()).count() {
-        0 => PASSED.to_owned(),
+        0 => "passed".to_owned(),
         failed => format!("{failed} of {} checks failed", checks.len()),
     }
 }

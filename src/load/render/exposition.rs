@@ -104,7 +104,6 @@ mod tests {
     fn every_line_is_a_comment_or_a_sample_of_a_family_that_was_announced() {
         let (load, live) = (Workload { pace: Pace::Rate(500), ..workload(Mode::Echo) }, live());
         let moment = RunProgress {
-            rate: None,
             load: &load,
             target: "ws://host/\"a\"",
             stage: RunStage::Measuring,
@@ -166,7 +165,6 @@ mod tests {
     fn before_anything_was_measured_the_histogram_is_empty() {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let moment = RunProgress {
-            rate: None,
             load: &load,
             target: "embedded",
             stage: RunStage::Connecting,

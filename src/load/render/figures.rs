@@ -144,7 +144,7 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
     let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
     // The rate of sessions is not that of their messages.
     if let Some(rate) = load.pace.rate_at(measured).filter(|_| load.mode != Mode::Session) {
-        let rate = moment.rate.map_or(rate / f64::from(load.rate_period_s), |changed| changed as f64);
+        let rate = rate / f64::from(load.rate_period_s);
         list.gauge("target_messages_per_second", "Messages that are due.", rate);
     }
     let live = moment.live;

@@ -5,28 +5,19 @@ use std::io::{self, Write};
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
-use super::checks::{Check, baseline_checks, checks, title};
-use super::{summary, tables};
+use super::checks::{Check, checks, title};
+use super::summary;
 use crate::engine::Outcome;
-use crate::record::comparison::BaselineComparison;
 
 /// Spaces of a level.
 const INDENT: usize = 2;
 
-/// Writes a test suite for each run, with its checks as test cases and its table as output, and one for the comparison
-/// with stored results.
+/// Writes a test suite for each run, with its checks as test cases and its table as output.
 ///
 /// # Errors
 /// The writer's error.
-pub fn junit(
-    outcomes: &[Outcome],
-    baseline: Option<&BaselineComparison>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let mut suites = outcomes.iter().map(Suite::of_run).collect::<io::Result<Vec<_>>>()?;
-    if let Some(baseline) = baseline {
-        suites.push(Suite::of_baseline(baseline)?);
-    }
+pub fn junit(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
+    let suites = outcomes.iter().map(Suite::of_run).collect::<io::Result<Vec<_>>>()?;
     let mut writer = Writer::new_with_indent(out, b' ', INDENT);
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
     let counts = counts(suites.iter().flat_map(|suite| &suite.checks));
@@ -42,8 +33,8 @@ pub fn junit(
 struct Suite<'a> {
     name: String,
     class: String,
-    /// Its start, and its duration in seconds, where known.
-    time: Option<(&'a str, f64)>,
+    started_at: &'a str,
+    duration_s: f64,
     checks: Vec<Check>,
     output: Vec<u8>,
 }
@@ -56,23 +47,9 @@ impl Suite<'_> {
         Ok(Suite {
             name: title(record),
             class: format!("echoring.bench.{}", record.config.mode),
-            time: Some((timestamp(&record.started_at), record.duration_s)),
+            started_at: timestamp(&record.started_at),
+            duration_s: record.duration_s,
             checks: checks(outcome),
-            output,
-        })
-    }
-
-    fn of_baseline(baseline: &BaselineComparison) -> io::Result<Suite<'_>> {
-        let mut output = Vec::new();
-        for load in &baseline.loads {
-            tables::comparison(load, &mut output)?;
-            load.warnings.iter().try_for_each(|line| writeln!(output, "{line}"))?;
-        }
-        Ok(Suite {
-            name: format!("baseline {}", baseline.name),
-            class: "echoring.bench.baseline".to_owned(),
-            time: None,
-            checks: baseline_checks(baseline),
             output,
         })
     }
@@ -80,15 +57,18 @@ impl Suite<'_> {
     fn write(&self, writer: &mut Writer<&mut dyn Write>) -> io::Result<()> {
         let (tests, failures) = counts(self.checks.iter());
         let name = visible(&self.name);
-        let time = self.time.map(|(_, seconds)| seconds.to_string());
-        let mut attributes = vec![("name", name.as_str()), ("tests", &tests), ("failures", &failures)];
-        attributes.extend(self.time.map(|(began, _)| ("timestamp", began)));
-        attributes.extend(time.as_deref().map(|time| ("time", time)));
+        let time = self.duration_s.to_string();
+        let attributes = [
+            ("name", name.as_str()),
+            ("tests", &tests),
+            ("failures", &failures),
+            ("timestamp", self.started_at),
+            ("time", &time),
+        ];
         writer.create_element("testsuite").with_attributes(attributes).write_inner_content(|writer| {
             for check in &self.checks {
                 let name = visible(&check.name);
-                let mut attributes = vec![("classname", self.class.as_str()), ("name", &name)];
-                attributes.extend(time.as_deref().map(|time| ("time", time)));
+                let attributes = [("classname", self.class.as_str()), ("name", &name), ("time", &time)];
                 let case = writer.create_element("testcase").with_attributes(attributes);
                 match check.failure.as_deref().map(visible) {
                     None => case.write_empty()?,
@@ -136,7 +116,7 @@ mod tests {
 
     use super::*;
     use crate::record::FailIf;
-    use crate::record::tests::{baseline, outcome, record};
+    use crate::record::tests::{outcome, record};
 
     #[test]
     fn checks_are_test_cases() {
@@ -148,7 +128,7 @@ mod tests {
             seen: [("p99".to_owned(), Some(2e6))].into(),
         }];
         let mut out = Vec::new();
-        junit(&[outcome(run), outcome(record())], Some(&baseline()), &mut out).expect("a vector takes all");
+        junit(&[outcome(run), outcome(record())], &mut out).expect("a vector takes all");
         let text = String::from_utf8(out).expect("text");
         let mut reader = Reader::from_str(&text);
         loop {
@@ -158,18 +138,13 @@ mod tests {
                 Err(error) => panic!("{error}: {text}"),
             }
         }
-        assert!(text.contains("<testsuites name=\"echoring bench\" tests=\"7\" failures=\"2\">"), "{text}");
+        assert!(text.contains("<testsuites name=\"echoring bench\" tests=\"5\" failures=\"1\">"), "{text}");
         assert!(
             text.contains("<testsuite name=\"&lt;&quot;&amp;\u{fffd}\" tests=\"3\" failures=\"1\""),
             "{text}"
         );
         assert!(text.contains("name=\"--fail-if p99&gt;1ms\""), "{text}");
         assert!(text.contains("<failure message=\"p99 is 2.00 ms\"/>"), "{text}");
-        assert!(text.contains("<testsuite name=\"baseline main\" tests=\"2\" failures=\"1\">"), "{text}");
-        assert!(
-            text.contains("<failure message=\"p99 is worse: 1.900 to 2.100 times that of the baseline\"/>"),
-            "{text}"
-        );
-        assert_eq!(text.matches("<system-out>").count(), 3, "{text}");
+        assert_eq!(text.matches("<system-out>").count(), 2, "{text}");
     }
 }

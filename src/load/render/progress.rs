@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::{RunProgress, RunStage};
-use crate::measure::Quantiles;
+use crate::measure::{LONG_OUTSTANDING_NS, Quantiles};
 use crate::plan::{count, duration};
-use echoring_proto::limits::SECOND;
 
 /// How often a plain progress line is written.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Generators that a line names.
 const AWAITED_NAMED_MAX: usize = 4;
-/// From this age of the oldest on, a line has the outstanding messages.
-const LONG_OUTSTANDING_NS: u64 = SECOND;
 /// Minimum time over which a rate is computed.
 const SHORTEST_RATE: Duration = Duration::from_millis(400);
 
@@ -184,7 +181,6 @@ mod tests {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let line = |stage, awaited: &[&str]| {
             let moment = RunProgress {
-                rate: None,
                 load: &load,
                 target: "ws://h",
                 stage,
@@ -215,10 +211,38 @@ mod tests {
     }
 
     #[test]
+    fn the_line_has_no_percentiles_before_anything_is_measured() {
+        let load = workload(Mode::Echo);
+        let line = |live: &LiveResults| {
+            let moment = RunProgress {
+                load: &load,
+                target: "ws://h",
+                stage: RunStage::Measuring,
+                elapsed: Duration::ZERO,
+                open: 7,
+                failed: 0,
+                messages: 0,
+                live,
+                awaited: &[],
+                end: None,
+                traced: &[],
+            };
+            let speed = MessageRate::default();
+            let mut reporter = ProgressReporter { bar: None, last_line: None, last_stage: None, speed };
+            reporter.line(&moment, Instant::now())
+        };
+        let mut live = LiveResults::default();
+        // Due at the beginning of the measured time.
+        live.outstanding.saturating_record_n(0, 100);
+        assert!(!line(&live).contains("p50"), "{}", line(&live));
+        live.settled.saturating_record(2_000_000);
+        assert!(line(&live).contains(", p50 "), "{}", line(&live));
+    }
+
+    #[test]
     fn the_rate_is_the_current_one_and_restarts_with_each_run() {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let progress = |stage, messages| RunProgress {
-            rate: None,
             load: &load,
             target: "embedded",
             stage,

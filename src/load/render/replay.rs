@@ -1,29 +1,23 @@
 //! The replay of a recording, as lines of the summary.
 
-use std::io::{self, Write};
-
-use crate::plan::{count, duration};
+use crate::plan::{count, duration, in_words};
 use crate::record::replay::{Example, Replay};
 
-/// Writes the replayed messages, and examples of differences.
-///
-/// # Errors
-/// The writer's error.
-pub(super) fn lines(found: &Replay, out: &mut dyn Write) -> io::Result<()> {
+/// The replayed messages, and examples of differences, with their labels.
+pub(super) fn lines(found: &Replay) -> Vec<(&'static str, String)> {
     let copies = if found.copies > 1 {
         format!(", {} copies each", count(found.copies.into()))
     } else {
         String::new()
     };
-    writeln!(
-        out,
-        "recording  {} connections{copies}, {} messages, {} answers in {}{}",
+    let recording = format!(
+        "{} connections{copies}, {} messages, {} answers in {}{}",
         count(found.connections.into()),
         count(found.messages),
         count(found.answers),
         duration((found.recorded_s * 1e9) as u64),
         found.truncated.as_ref().map_or(String::new(), |why| format!("; incomplete: {why}")),
-    )?;
+    );
     let ignored = match found.ignored.as_slice() {
         [] => String::new(),
         pointers => format!(" without {}", pointers.join(", ")),
@@ -40,14 +34,16 @@ pub(super) fn lines(found: &Replay, out: &mut dyn Write) -> io::Result<()> {
         0 => String::new(),
         number => format!("; {} connections not ended by the server as recorded", count(number)),
     };
-    writeln!(out, "replay     {} messages sent; {compared}{not_ended}", count(found.sent))?;
-    found.examples.iter().try_for_each(|example| writeln!(out, "difference {}", difference(example)))
+    let replay = format!("{} messages sent; {compared}{not_ended}", count(found.sent));
+    let differences = found.examples.iter().map(|example| ("difference", difference(example)));
+    [("recording", recording), ("replay", replay)].into_iter().chain(differences).collect()
 }
 
 fn difference(example: &Example) -> String {
     let answer = example.answer.map_or(String::new(), |number| format!(" answer {number}"));
     let copy = if example.copy > 1 { format!(" (copy {})", example.copy) } else { String::new() };
-    let mut line = format!("{}: connection {}{copy}{answer}", example.kind.name(), example.connection);
+    let mut line =
+        format!("{}: connection {}{copy}{answer}", in_words(example.kind.name()), example.connection);
     let parts = [("recorded", &example.recorded), ("seen", &example.seen)];
     for (name, content) in parts {
         if let Some(content) = content {
@@ -91,13 +87,18 @@ mod tests {
             not_ended: 2,
             examples: vec![example],
         };
-        let mut out = Vec::new();
-        lines(&replay, &mut out).expect("memory");
-        assert_eq!(
-            String::from_utf8(out).expect("text"),
-            "recording  1,200 connections, 3 copies each, 5,000 messages, 4,000 answers in 2.50 s; incomplete: line 9 is cut off\n\
-             replay     15,000 messages sent; 11,000 answers as recorded by rule json without /ts; 1,000 not timed; 2 connections not ended by the server as recorded\n\
-             difference out of order: connection 7 (copy 2) answer 3, recorded `{}`\n"
-        );
+        let expected = [
+            (
+                "recording",
+                "1,200 connections, 3 copies each, 5,000 messages, 4,000 answers in 2.50 s; incomplete: line 9 is cut off",
+            ),
+            (
+                "replay",
+                "15,000 messages sent; 11,000 answers as recorded by rule json without /ts; 1,000 not timed; \
+                 2 connections not ended by the server as recorded",
+            ),
+            ("difference", "out of order: connection 7 (copy 2) answer 3, recorded `{}`"),
+        ];
+        assert_eq!(lines(&replay), expected.map(|(name, line)| (name, line.to_owned())));
     }
 }

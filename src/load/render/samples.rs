@@ -1,23 +1,16 @@
-//! Samples of single messages as comma-separated values or as Apache Parquet.
+//! Samples of single messages as comma-separated values.
 //!
-//! Both have the same columns, which `docs/reference/outputs.md` describes. The caller decides where the bytes go.
-
-#[cfg(feature = "parquet")]
-mod parquet;
+//! `docs/reference/outputs.md` describes the columns. The caller decides where the bytes go.
 
 use std::io::{self, Write};
 
-#[cfg(feature = "parquet")]
-pub use self::parquet::parquet;
 use crate::engine::Outcome;
 use crate::measure::{SampleRow, Samples};
 
 /// The value of a column.
 enum Column {
-    /// A 32-bit number, which is not negative.
-    Number(fn(&SampleRow<'_>) -> Option<u32>),
-    /// A 64-bit number.
-    Long(fn(&SampleRow<'_>) -> Option<i64>),
+    /// A whole number.
+    Whole(fn(&SampleRow<'_>) -> Option<i64>),
     /// Any number.
     Real(fn(&SampleRow<'_>) -> f64),
     /// Text.
@@ -28,18 +21,18 @@ fn long(value: Option<u64>) -> Option<i64> {
     value.map(|value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// The columns of both formats.
+/// The columns, in the order of the file.
 const COLUMNS: [(&str, Column); 13] = [
-    ("connection", Column::Number(|row| Some(row.name.connection))),
-    ("publisher", Column::Number(|row| row.name.publisher)),
-    ("sequence", Column::Long(|row| long(row.name.sequence))),
+    ("connection", Column::Whole(|row| Some(i64::from(row.name.connection)))),
+    ("publisher", Column::Whole(|row| row.name.publisher.map(i64::from))),
+    ("sequence", Column::Whole(|row| long(row.name.sequence))),
     ("request", Column::Text(|row| row.request)),
-    ("intended_ns", Column::Long(|row| row.intended_ns)),
-    ("sent_ns", Column::Long(|row| row.sent_ns)),
-    ("arrived_ns", Column::Long(|row| row.arrived_ns)),
-    ("response_ns", Column::Long(|row| long(row.response_ns))),
-    ("service_ns", Column::Long(|row| long(row.service_ns))),
-    ("bytes", Column::Number(|row| row.bytes)),
+    ("intended_ns", Column::Whole(|row| row.intended_ns)),
+    ("sent_ns", Column::Whole(|row| row.sent_ns)),
+    ("arrived_ns", Column::Whole(|row| row.arrived_ns)),
+    ("response_ns", Column::Whole(|row| long(row.response_ns))),
+    ("service_ns", Column::Whole(|row| long(row.service_ns))),
+    ("bytes", Column::Whole(|row| row.bytes.map(i64::from))),
     ("outcome", Column::Text(|row| Some(row.outcome.name()))),
     ("weight", Column::Real(|row| row.weight)),
     ("agent", Column::Text(|row| row.agent)),
@@ -56,10 +49,7 @@ pub fn csv(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         for (_, column) in &COLUMNS {
             let mut number = itoa::Buffer::new();
             match column {
-                Column::Number(value) => {
-                    writer.write_field(value(&row).map_or("", |value| number.format(value)))
-                }
-                Column::Long(value) => {
+                Column::Whole(value) => {
                     writer.write_field(value(&row).map_or("", |value| number.format(value)))
                 }
                 Column::Real(value) => writer.write_field(value(&row).to_string()),
@@ -87,7 +77,7 @@ mod tests {
     const PICKER: Picker = Picker { generator: 0, thread: 0, threads: 1 };
 
     /// The outcome of three seconds with 3,000 messages, of which one in ten was lost, all in the sample.
-    pub(super) fn sampled() -> (Outcome, Tally) {
+    fn sampled() -> (Outcome, Tally) {
         let mut tally = Tally::for_load(None, 0, Sampler::new(1.0, 5, 5_000, PICKER));
         tally.open(WINDOW);
         for sequence in 0..3_000 {
@@ -108,7 +98,7 @@ mod tests {
         (Outcome { samples: Some(samples), ..outcome(record()) }, tally)
     }
 
-    pub(super) fn read_csv(outcome: &Outcome) -> Vec<csv::StringRecord> {
+    fn read_csv(outcome: &Outcome) -> Vec<csv::StringRecord> {
         let mut bytes = Vec::new();
         csv(outcome, &mut bytes).expect("a vector takes all");
         let mut reader = csv::Reader::from_reader(bytes.as_slice());
@@ -141,7 +131,7 @@ mod tests {
     }
 
     /// The outcome of a run without messages.
-    pub(super) fn empty() -> Outcome {
+    fn empty() -> Outcome {
         Outcome { samples: Some(Sampler::new(0.5, 1, 10, PICKER).finish(0)), ..outcome(record()) }
     }
 

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use comfy_table::Table;
+use serde::Serialize;
 
+use crate::analyse::objective::distributions;
+use crate::analyse::statistics::INTERVALS_MIN;
+use crate::analyse::until::BEYOND_MIN;
 use crate::engine::{Outcome, RunVerdict};
-use crate::measure::WireBytes;
-use crate::plan::{bytes, count, duration};
+use crate::measure::WireTraffic;
+use crate::plan::{Arrivals, Mode, Spread, bytes, count, duration};
 use crate::record::split::Split;
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
-use crate::render::{calibration, replay, tables};
+use crate::render::replay;
+use crate::render::tables::{self, TextTable};
 
 /// CPU share above which a thread is reported as the busiest.
 const BUSY_SHARE: f64 = 0.9;
@@ -21,6 +25,8 @@ const STALL_NS_SHOWN: u64 = 10_000_000;
 const STALL_NS_WARNED: u64 = 100_000_000;
 /// Minimum share of the time waiting for a CPU that is shown.
 const RUN_DELAY_SHARE_SHOWN: f64 = 0.01;
+/// Minimum share of the time waiting for a CPU that causes a warning.
+const RUN_DELAY_SHARE_WARNED: f64 = 0.2;
 
 /// Writes a run's results as text.
 ///
@@ -29,107 +35,152 @@ const RUN_DELAY_SHARE_SHOWN: f64 = 0.01;
 pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     let record = &outcome.record;
     if let Some(found) = &record.search {
-        return tables::search(found, &record.config.mode, out);
+        return tables::search(found, record.config.mode.name(), out);
     }
     writeln!(out, "{}", headline(record))?;
     writeln!(out, "{}", throughput(record))?;
-    writeln!(out, "\n{}", latencies(record))?;
+    writeln!(out, "\n{}", latencies(record, false))?;
     if let Some(chance) = tables::chance(&record.response_ns) {
         writeln!(out, "{chance}")?;
     }
     writeln!(out)?;
-    row(out, "warm-up", record.warm_up.map(warm_up))?;
-    row(out, "until", record.until.iter().flat_map(until))?;
-    match &record.split {
-        // Its parts are known, where shares are bounds.
-        Some(found) if found.stamped > 0 => row(out, "split", split(found))?,
-        _ => {
-            row(out, "shares", record.shares.iter().flat_map(all_shares))?;
-            row(out, "split", record.split.map(|found| stamped(&found)))?;
+    for part in parts(record) {
+        match part {
+            Part::Lines(name, lines) => {
+                for (at, line) in lines.iter().enumerate() {
+                    writeln!(out, "{:<10} {line}", if at == 0 { name } else { "" })?;
+                }
+            }
+            Part::Table { table, blank: [above, below], .. } => {
+                let line = |is_there: bool| if is_there { "\n" } else { "" };
+                write!(out, "{}{table}\n{}", line(above), line(below))?;
+            }
         }
     }
-    row(out, "calibrated", calibration::notes(record))?;
-    messages(record, out)?;
-    row(out, "reconnects", record.reconnects.as_ref().map(reconnects))?;
-    if let Some(found) = &record.storm {
-        row(out, "storm", Some(storm(found)))?;
-        tables::herd(found, out)?;
-    }
-    if let Some(found) = &record.replay {
-        replay::lines(found, out)?;
-    }
-    if let Some(found) = &record.protocol {
-        row(out, "protocol", Some(protocol(found)))?;
-        if !record.protocols.is_empty() {
-            tables::protocols(&record.protocols, out)?;
-        }
-        if found.requests.len() > 1 {
-            tables::requests(&found.requests, out)?;
-        }
-    }
-    row(out, "sessions", record.sessions.as_ref().map(sessions))?;
-    connections(record, out)?;
-    row(out, "generator", Some(generator(record)))?;
-    row(out, "server", record.server.as_ref().map(server))?;
-    if let Some(condition) = &record.aborted_by {
-        writeln!(out, "This is a partial result: --abort-if {condition} ended the run.")?;
-    } else if record.interrupted {
-        writeln!(out, "This is a partial result: the run was interrupted.")?;
-    }
-    Ok(())
+    partial(record).map_or(Ok(()), |line| writeln!(out, "{line}"))
 }
 
-/// Writes lines, the first of which has a label.
-fn row(out: &mut dyn Write, name: &str, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
-    for (at, line) in lines.into_iter().enumerate() {
-        writeln!(out, "{:<10} {line}", if at == 0 { name } else { "" })?;
+/// Says that a run ended early, if it did.
+pub fn partial(record: &Record) -> Option<String> {
+    match &record.aborted_by {
+        Some(condition) => Some(format!("This is a partial result: --abort-if {condition} ended the run.")),
+        None => record.interrupted.then(|| "This is a partial result: the run was interrupted.".to_owned()),
     }
-    Ok(())
+}
+
+/// A part of the results below the percentiles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Lines, the first of which has a label.
+    Lines(&'static str, Vec<String>),
+    /// Several figures of the same kind.
+    Table {
+        /// What its rows are.
+        name: &'static str,
+        /// The figures.
+        table: TextTable,
+        /// Whether there are blank lines above and below it on a terminal.
+        #[serde(skip)]
+        blank: [bool; 2],
+    },
+}
+
+/// The parts of a run's results, in their order.
+pub fn parts(record: &Record) -> Vec<Part> {
+    let mut parts = Parts::default();
+    parts.lines("warm-up", record.warm_up.map(warm_up));
+    parts.lines("until", record.until.iter().flat_map(until));
+    match &record.split {
+        // It says more than the shares, where it knows anything.
+        Some(found) if found.bounded < found.sampled => parts.lines("split", split(found)),
+        _ => {
+            parts.lines("shares", record.shares.iter().flat_map(all_shares));
+            parts.lines("split", record.split.map(|found| sampled(&found)));
+        }
+    }
+    messages(record, &mut parts);
+    parts.lines("reconnects", record.reconnects.as_ref().map(reconnects));
+    if let Some(found) = &record.storm {
+        parts.lines("storm", Some(storm(found)));
+        parts.table("connections after the cut", tables::herd(found), [true, true]);
+    }
+    for (name, line) in record.replay.iter().flat_map(replay::lines) {
+        parts.lines(name, Some(line));
+    }
+    if let Some(found) = &record.protocol {
+        parts.lines("protocol", Some(protocol(found)));
+        if !record.protocols.is_empty() {
+            parts.table("protocols", tables::protocols(&record.protocols), [true, false]);
+        }
+        if found.requests.len() > 1 {
+            parts.table("requests", tables::requests(&found.requests), [true, true]);
+        }
+    }
+    parts.lines("sessions", record.sessions.as_ref().map(sessions));
+    connections(record, &mut parts);
+    parts.lines("generator", Some(generator(record)));
+    parts.lines("server", record.server.as_ref().map(server));
+    parts.0
+}
+
+#[derive(Default)]
+struct Parts(Vec<Part>);
+
+impl Parts {
+    fn lines(&mut self, name: &'static str, lines: impl IntoIterator<Item = String>) {
+        let lines: Vec<String> = lines.into_iter().collect();
+        if !lines.is_empty() {
+            self.0.push(Part::Lines(name, lines));
+        }
+    }
+
+    fn table(&mut self, name: &'static str, table: TextTable, blank: [bool; 2]) {
+        self.0.push(Part::Table { name, table, blank });
+    }
 }
 
 /// The messages that arrived, and their problems.
-fn messages(record: &Record, out: &mut dyn Write) -> io::Result<()> {
+fn messages(record: &Record, parts: &mut Parts) {
     let unmatched = (record.unmatched > 0).then(|| {
         format!(
             "{} answers do not say which message they answer and are not checked (--verify off): they have no latency",
             count(record.unmatched)
         )
     });
-    row(out, "unmatched", unmatched)?;
+    parts.lines("unmatched", unmatched);
     let others = (record.unsolicited > 0)
         .then(|| format!("{} unsolicited messages, counted in no other line", count(record.unsolicited)));
-    row(out, "others", others)?;
+    parts.lines("others", others);
     if !record.stages.is_empty() {
-        tables::stages(&record.stages, out)?;
+        parts.table("stages of the rate", tables::stages(&record.stages), [false, true]);
     }
-    row(out, "fan-out", record.broadcast.as_ref().map(fan_out))?;
-    row(out, "slow", record.stalled.as_ref().map(|stalled| slow(stalled, &record.config)))?;
+    parts.lines("fan-out", record.broadcast.as_ref().map(fan_out));
+    parts.lines("slow", record.stalled.as_ref().map(|stalled| slow(stalled, &record.config)));
     match &record.push {
         Some(push) => {
-            row(out, "contents", Some(format!("not checked: generated by the server{}", timing(push))))?
+            let line = format!("not checked: generated by the server{}", timing(push));
+            parts.lines("contents", Some(line));
         }
-        None => row(out, "integrity", Some(integrity(record)))?,
+        None => parts.lines("integrity", Some(integrity(record))),
     }
-    row(out, "pings", record.ping.as_ref().map(pings))
+    parts.lines("pings", record.ping.as_ref().map(pings));
 }
 
 /// The negotiated parameters of the connections, and how they ended.
-fn connections(record: &Record, out: &mut dyn Write) -> io::Result<()> {
+fn connections(record: &Record, parts: &mut Parts) {
     let opened = record.connections.opened;
-    row(out, "compressed", record.compression.as_ref().map(|done| compression(done, opened)))?;
-    row(out, "on the wire", record.wire.map(wire))?;
+    parts.lines("compressed", record.compression.as_ref().map(|done| compression(done, opened)));
+    parts.lines("on the wire", record.wire.map(wire));
     if let Some(record::Tls { handshakes, resumed }) = record.tls {
-        row(out, "tls", Some(format!("{} handshakes, {} resumed", count(handshakes), count(resumed))))?;
+        parts.lines("tls", Some(format!("{} handshakes, {} resumed", count(handshakes), count(resumed))));
     }
-    row(out, "handshakes", record.handshake.as_ref().map(handshakes))?;
-    for (cause, times) in &record.errors {
-        row(out, "errors", Some(format!("{} × {cause}", count(*times))))?;
-    }
+    parts.lines("handshakes", record.handshake.as_ref().map(handshakes));
+    parts.lines("errors", record.errors.iter().map(|(cause, times)| format!("{} × {cause}", count(*times))));
     if record.connections.ended_early > 0 {
         let (early, codes) = (count(record.connections.ended_early), by_code(&record.closes));
-        row(out, "closes", Some(format!("{early} connections ended early; by code: {codes}")))?;
+        parts.lines("closes", Some(format!("{early} connections ended early; by code: {codes}")));
     }
-    Ok(())
 }
 
 fn fan_out(broadcast: &record::Broadcast) -> String {
@@ -181,17 +232,20 @@ fn split(found: &Split) -> impl Iterator<Item = String> {
         let parts = split.parts().map(|(part, ns)| format!("{} {part}", time(ns)));
         format!("{name} {}: {}", time(split.total_ns), parts.join(", "))
     });
-    quantiles.chain([stamped(found)])
+    quantiles.chain([sampled(found)])
 }
 
 /// Of how many messages the kernel's times are known.
-pub fn stamped(found: &Split) -> String {
-    let unattributed = match found.unattributed {
+pub fn sampled(found: &Split) -> String {
+    let bounded = match found.bounded {
         0 => String::new(),
-        messages => format!("; {} without attributable stamps", count(messages)),
+        messages => format!(
+            "; {} ({:.1} %) with an upper bound of server and network, because they share a receive or a send, may have waited for an earlier packet, or have no stamp",
+            count(messages),
+            100.0 * messages as f64 / found.sampled as f64
+        ),
     };
-    let (stamped, sampled) = (count(found.stamped), count(found.sampled));
-    format!("by the kernel's timestamps of {stamped} of {sampled} sampled messages{unattributed}")
+    format!("by the kernel's timestamps of {} sampled messages{bounded}", count(found.sampled))
 }
 
 /// How the warm-up ended.
@@ -205,7 +259,7 @@ fn warm_up(found: record::WarmUp) -> String {
 
 /// How exactly each quantile that was to be known is known.
 fn until(found: &record::until::Until) -> impl Iterator<Item = String> {
-    let record::until::Until { confidence, at_s, .. } = *found;
+    let record::until::Until { confidence, at_s, blocks, .. } = *found;
     found.goals.iter().map(move |goal| {
         let reached = if goal.reached { "reached" } else { "not reached" };
         let known = goal.value_ns.zip(goal.low_ns).zip(goal.high_ns).zip(goal.width);
@@ -218,27 +272,35 @@ fn until(found: &record::until::Until) -> impl Iterator<Item = String> {
                 duration(high),
                 100.0 * width
             ),
-            None => "too few messages or too short a time for an interval".to_owned(),
+            None if blocks < INTERVALS_MIN as u64 => {
+                format!("no confidence interval: it needs {INTERVALS_MIN} slices of the measured time, and there are {blocks}")
+            }
+            None => format!(
+                "no confidence interval: fewer than {BEYOND_MIN:.0} messages would lie beyond one of its ends, because the \
+                 quantile changes from slice to slice, or there are too few messages"
+            ),
         };
         format!("{} {reached} after {at_s} s: {text}", goal.expression)
     })
 }
 
 /// The arrivals, and their rate.
-pub(super) fn throughput(record: &Record) -> String {
+pub fn throughput(record: &Record) -> String {
     let config = &record.config;
     let per_s = count(record.messages_per_s as u64);
-    let done = match config.mode.as_str() {
-        "broadcast" => "messages delivered",
-        "connect" if config.connecting.is_some_and(|connecting| connecting.first_message == Some(false)) => {
+    let done = match config.mode {
+        Mode::Broadcast => "messages delivered",
+        Mode::Connect
+            if config.connecting.is_some_and(|connecting| connecting.first_message == Some(false)) =>
+        {
             "connections opened"
         }
-        "connect" => "connections opened, and their messages echoed,",
-        "push" => "messages received",
-        "storm" if record.broadcast.is_none() => "messages received",
-        "storm" => "messages delivered",
-        "ping" => "pings answered",
-        "replay" => "answers received",
+        Mode::Connect => "connections opened, and their messages echoed,",
+        Mode::Push => "messages received",
+        Mode::Storm if record.broadcast.is_none() => "messages received",
+        Mode::Storm => "messages delivered",
+        Mode::Ping => "pings answered",
+        Mode::Replay => "answers received",
         _ if config.protocol.is_some() => "requests answered",
         _ => "messages echoed",
     };
@@ -262,12 +324,14 @@ fn by_code(closes: &BTreeMap<String, u64>) -> String {
     codes.join(", ")
 }
 
-fn wire(done: WireBytes) -> String {
-    let WireBytes { bytes_in, bytes_out } = done;
+fn wire(done: WireTraffic) -> String {
+    let WireTraffic { bytes_in, bytes_out, retransmissions } = done;
+    let again = retransmissions.map(|segments| format!("; segments sent again: {}", count(segments)));
     format!(
-        "received {}, sent {}, with heads, frames and warm-up",
+        "received {}, sent {}, with heads, frames and warm-up{}",
         bytes(bytes_in as f64),
-        bytes(bytes_out as f64)
+        bytes(bytes_out as f64),
+        again.unwrap_or_default()
     )
 }
 
@@ -424,13 +488,13 @@ fn handshakes(found: &Handshake) -> String {
 pub fn headline(record: &Record) -> String {
     let config = &record.config;
     let [least, most] = config.message_bytes;
-    let zipf = if config.sizes.as_deref() == Some("zipf") { "zipf:" } else { "" };
+    let zipf = if config.sizes == Some(Spread::Zipf) { "zipf:" } else { "" };
     let size = if least == most { format!("{least} B") } else { format!("{zipf}{least}..{most} B") };
     // Listeners send nothing, so they have no size or pace.
-    let sent = match config.mode.as_str() {
-        "push" => String::new(),
-        "storm" if config.topics.is_none() => String::new(),
-        "replay" => record
+    let sent = match config.mode {
+        Mode::Push => String::new(),
+        Mode::Storm if config.topics.is_none() => String::new(),
+        Mode::Replay => record
             .replay
             .as_ref()
             .map_or(String::new(), |replay| format!(", {} at {} × its speed", replay.file, replay.speed)),
@@ -440,7 +504,7 @@ pub fn headline(record: &Record) -> String {
         (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
         _ => String::new(),
     };
-    let at_most = if matches!(config.mode.as_str(), "connect" | "session") { "at most " } else { "" };
+    let at_most = if matches!(config.mode, Mode::Connect | Mode::Session) { "at most " } else { "" };
     let over = config.protocol.as_ref().map_or(String::new(), |protocol| format!(" over {protocol}"));
     format!(
         "{} of {}{over}: {at_most}{} connections{fan_out}{sent}, on {}{}",
@@ -454,10 +518,10 @@ pub fn headline(record: &Record) -> String {
 
 /// The pace of a load in a few words.
 fn pace(config: &Config) -> String {
-    let is_connect = config.mode == "connect";
-    let unit = match config.mode.as_str() {
-        "connect" => "connections",
-        "session" => "sessions",
+    let is_connect = config.mode == Mode::Connect;
+    let unit = match config.mode {
+        Mode::Connect => "connections",
+        Mode::Session => "sessions",
         _ => "messages",
     };
     let mut words = match (config.depth, &config.rate) {
@@ -473,7 +537,7 @@ fn pace(config: &Config) -> String {
             stages => format!("{stages} stages"),
         },
     };
-    if config.arrivals.as_deref() == Some("poisson") {
+    if config.arrivals == Some(Arrivals::Poisson) {
         words.push_str(" at random");
     }
     if config.burst > 1 {
@@ -482,60 +546,40 @@ fn pace(config: &Config) -> String {
     words
 }
 
-pub(super) fn latencies(record: &Record) -> Table {
-    let mut table = tables::table([
+/// The percentiles of the latencies of a run, with those of single steps of a handshake if `with_details`.
+pub fn latencies(record: &Record, with_details: bool) -> TextTable {
+    let head = [
         "latency", "min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean",
         "stddev",
-    ]);
-    let mut row = |name: &str, quantiles: &Quantiles| {
-        if quantiles.count > 0 {
-            let Quantiles { p50, p90, p99, p999, p9999, max, mean, .. } = *quantiles;
-            let Quantiles { min, p75, p95, p995, stddev, .. } = *quantiles;
-            let (stddev, mean) = (stddev.map(|stddev| stddev as u64), mean as u64);
-            // Older records do not have all of them.
-            let quantile = |share, ns: Option<u64>| {
-                ns.map_or("–".to_owned(), |ns| tables::quantile(quantiles, share, ns))
-            };
-            let other = |ns: Option<u64>| ns.map_or("–".to_owned(), duration);
-            let values = [
-                other(min),
-                quantile(5_000, Some(p50)),
-                quantile(2_500, p75),
-                quantile(1_000, Some(p90)),
-                quantile(500, p95),
-                quantile(100, Some(p99)),
-                quantile(50, p995),
-                quantile(10, Some(p999)),
-                quantile(1, Some(p9999)),
-                other(Some(max)),
-                other(Some(mean)),
-                other(stddev),
-            ];
-            table.add_row(std::iter::once(name.to_owned()).chain(values));
-        }
-    };
-    row("response", &record.response_ns);
-    row("service", &record.service_ns);
-    if let Some(server_and_network) = &record.server_and_network_ns {
-        row("server and network", server_and_network);
-    }
-    if let Some(own) = &record.generator.own_ns {
-        row("generator's part", own);
-    }
-    if let Some(broadcast) = &record.broadcast {
-        row("first subscriber", &broadcast.first_ns);
-        row("median subscriber", &broadcast.median_ns);
-        row("last subscriber", &broadcast.last_ns);
-    }
-    if let Some(push) = &record.push {
-        row("gap", &push.gap_ns);
-    }
-    row("lateness", &record.generator.lateness_ns);
-    if let Some(heartbeat) = &record.generator.heartbeat_ns {
-        row("heartbeat", heartbeat);
-    }
-    tables::align(&mut table, 1..13);
-    table
+    ];
+    let value = record.value();
+    let found = distributions(&value).filter(|(times, _)| with_details || !times.is_detail);
+    let rows = found.map(|(times, quantiles)| {
+        let Quantiles { p50, p90, p99, p999, p9999, max, mean, .. } = quantiles;
+        let Quantiles { min, p75, p95, p995, stddev, .. } = quantiles;
+        let (stddev, mean) = (stddev.map(|stddev| stddev as u64), mean as u64);
+        // Nothing was recorded.
+        let quantile = |share, ns: Option<u64>| {
+            ns.map_or("–".to_owned(), |ns| tables::quantile(&quantiles, share, ns))
+        };
+        let other = |ns: Option<u64>| ns.map_or("–".to_owned(), duration);
+        [
+            times.label().to_owned(),
+            other(min),
+            quantile(5_000, Some(p50)),
+            quantile(2_500, p75),
+            quantile(1_000, Some(p90)),
+            quantile(500, p95),
+            quantile(100, Some(p99)),
+            quantile(50, p995),
+            quantile(10, Some(p999)),
+            quantile(1, Some(p9999)),
+            other(Some(max)),
+            other(Some(mean)),
+            other(stddev),
+        ]
+    });
+    TextTable::new(head, 1..13, rows)
 }
 
 fn generator(record: &Record) -> String {
@@ -549,7 +593,7 @@ fn generator(record: &Record) -> String {
     if let Some(stalled) = generator.heartbeat_ns.filter(|heartbeat| heartbeat.max >= STALL_NS_SHOWN) {
         let _ = write!(line, ", stalled for up to {}", duration(stalled.max));
     }
-    let waited = generator.run_delay_ns.unwrap_or(0) as f64 / 1e9 / (record.duration_s * threads as f64);
+    let waited = waiting_share(record);
     if waited >= RUN_DELAY_SHARE_SHOWN {
         let _ = write!(line, ", waited for a CPU {:.0} % of the time", 100.0 * waited);
     }
@@ -577,18 +621,18 @@ fn busiest(record: &Record) -> Option<(usize, &GeneratorThread)> {
 }
 
 /// Warnings about a run that did not fail, one line each.
-pub fn warnings(outcome: &Outcome) -> impl Iterator<Item = String> {
-    let record = &outcome.record;
-    [not_compressed(record), stalled(record), unsent(record)].into_iter().flatten()
+pub fn warnings(record: &Record) -> impl Iterator<Item = String> {
+    let each = [not_compressed, stalled, waited, unsent, not_stamped];
+    each.into_iter().filter_map(move |warning| warning(record))
 }
 
 /// Some of the load was never sent.
 fn unsent(record: &Record) -> Option<String> {
     let record::Generator { unsent, unsent_gone, .. } = record.generator;
-    let (unit, place, remedy) = match record.config.mode.as_str() {
-        _ if record.generator.saturated => ("messages", "the generator was late", "lower the rate"),
-        "connect" => ("connections", "no slot was free", "raise --connections"),
-        "session" => ("sessions", "no slot was free", "raise --connections"),
+    let (unit, place, remedy) = match record.config.mode {
+        _ if record.is_unsent_by_lateness() => ("messages", "the generator was late", "lower the rate"),
+        Mode::Connect => ("connections", "no slot was free", "raise --connections"),
+        Mode::Session => ("sessions", "no slot was free", "raise --connections"),
         _ => ("messages", "the server accepts less than that, or answers only part of it", "lower the rate"),
     };
     let why = match unsent_gone {
@@ -598,6 +642,32 @@ fn unsent(record: &Record) -> Option<String> {
     };
     let mode = &record.config.mode;
     (unsent > 0).then(|| format!("{mode}: {} {unit} that were due were never sent: {why}", count(unsent)))
+}
+
+/// The kernel's timestamps were asked for, and the run has none.
+fn not_stamped(record: &Record) -> Option<String> {
+    let Config { mode, timestamps_asked, timestamps_why, .. } = &record.config;
+    let (asked, why) = timestamps_asked.as_ref().zip(timestamps_why.as_ref())?;
+    Some(format!("{mode}: --timestamps {asked} has no effect: {why}"))
+}
+
+/// The share of the time for which the generator's threads waited for a CPU.
+fn waiting_share(record: &Record) -> f64 {
+    let Record { generator, duration_s, config, .. } = record;
+    generator.run_delay_ns.unwrap_or(0) as f64 / 1e9 / (duration_s * config.threads as f64)
+}
+
+/// The generator got so little of its CPUs that the times are those of the host.
+fn waited(record: &Record) -> Option<String> {
+    let share = waiting_share(record);
+    (share >= RUN_DELAY_SHARE_WARNED).then(|| {
+        format!(
+            "{}: the generator's threads waited for a CPU {:.0} % of the time, because other programs had it: the latencies \
+             contain these waits; use fewer --threads, free CPUs, or name other ones with --cpus",
+            record.config.mode,
+            100.0 * share
+        )
+    })
 }
 
 /// In a closed loop a stalled generator sends nothing, so the latencies do not show the stall.
@@ -629,14 +699,6 @@ fn not_compressed(record: &Record) -> Option<String> {
     })
 }
 
-/// The generator's part of p99, as the end of a sentence.
-pub fn own_share(record: &Record) -> String {
-    record.generator.own_ns.map_or(String::new(), |own| {
-        let (own, p99) = (duration(own.p99), duration(record.response_ns.p99));
-        format!(", which adds {own} to the response time's p99 of {p99}")
-    })
-}
-
 /// Why the exit code of a run is not 0, in one line; `None` if it is.
 pub fn failure_text(outcome: &Outcome) -> Option<String> {
     let record = &outcome.record;
@@ -648,20 +710,20 @@ pub fn failure_text(outcome: &Outcome) -> Option<String> {
 }
 
 /// The lateness of the generator, and remedies.
-pub(super) fn saturated(record: &Record) -> String {
+pub fn saturated(record: &Record) -> String {
     format!(
-        "the generator was {} late at p99{}: lower {}, raise --threads, add CPUs, or allow it with --max-lateness",
+        "the generator was {} late at p99: lower {}, raise --threads, add CPUs, or allow it with --max-lateness",
         duration(record.generator.lateness_ns.p99),
-        own_share(record),
         if record.replay.is_some() { "--replay-speed" } else { "--rate" }
     )
 }
 
 /// The failures.
-pub(super) fn broken(record: &Record) -> String {
+pub fn broken(record: &Record) -> String {
     let integrity = &record.integrity;
     if record.is_empty() {
-        let unit = if record.config.mode == "connect" { "connection was served" } else { "message arrived" };
+        let unit =
+            if record.config.mode == Mode::Connect { "connection was served" } else { "message arrived" };
         return format!(
             "no {unit}: {} connections ended early, {} errors",
             record.connections.ended_early,

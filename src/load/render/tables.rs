@@ -2,22 +2,58 @@
 //!
 //! Never: a figure that is not in the record.
 
+use std::fmt;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use serde::Serialize;
+
 use crate::analyse::objective::{Dimension, Metric};
 use crate::measure::Quantiles;
-use crate::plan::{count, duration};
+use crate::plan::{RateStage, count, duration, in_words};
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
-use crate::record::search::SearchResult;
-use crate::record::{HERD_INTERVAL, HerdInterval, ProtocolShare, RateStage, Request, StageResult, Storm};
+use crate::record::search::{SearchResult, SearchStep};
+use crate::record::{HERD_INTERVAL, HerdInterval, ProtocolShare, Request, StageResult, Storm};
 
-/// Writes the results of the stages of a rate, one row each.
-///
-/// # Errors
-/// The writer's error.
-pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
+/// A table of text: drawn with characters here (`Display`), and by the page of `echoring report`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TextTable {
+    /// Names of the columns.
+    pub head: Vec<String>,
+    /// The cells. The first one of a row names it.
+    pub rows: Vec<Vec<String>>,
+    /// Columns that are aligned on the right.
+    pub numbers: Range<usize>,
+}
+
+impl TextTable {
+    /// A table of these rows.
+    pub fn new<const N: usize>(
+        head: [&str; N],
+        numbers: Range<usize>,
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> TextTable {
+        TextTable {
+            head: head.map(str::to_owned).into(),
+            rows: rows.into_iter().map(Vec::from).collect(),
+            numbers,
+        }
+    }
+}
+
+impl fmt::Display for TextTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = drawn();
+        table.set_header(&self.head).add_rows(&self.rows);
+        align(&mut table, self.numbers.clone());
+        table.fmt(f)
+    }
+}
+
+/// The results of the stages of a rate, one row each.
+pub fn stages(stages: &[StageResult]) -> TextTable {
     let head = [
         "stage",
         "offered messages/s",
@@ -29,17 +65,16 @@ pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
         "service p99",
         "lateness p99",
     ];
-    let mut table = table(head);
-    for (number, stage) in stages.iter().enumerate() {
-        let RateStage { seconds, from, to } = stage.asked;
+    let row = |(number, stage): (usize, &StageResult)| {
+        let RateStage { time, from, to } = stage.asked;
         let asked = if from == to { count(from) } else { format!("{} to {}", count(from), count(to)) };
         let times = |quantiles: &Quantiles, share: u64, ns: u64| match quantiles.count {
             0 => "–".to_owned(),
             _ => quantile(quantiles, share, ns),
         };
         let (response, service) = (&stage.response_ns, &stage.service_ns);
-        table.add_row([
-            format!("{} ({seconds} s)", number + 1),
+        [
+            format!("{} ({} s)", number + 1, time.as_secs_f64()),
             asked,
             format!("{}/s", count(stage.messages_per_s as u64)),
             times(response, 5_000, response.p50),
@@ -48,22 +83,17 @@ pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
             if response.count > 0 { duration(response.max) } else { "–".to_owned() },
             times(service, 100, service.p99),
             duration(stage.lateness_ns_p99),
-        ]);
-    }
-    align(&mut table, 1..9);
-    writeln!(out, "{table}\n")
+        ]
+    };
+    TextTable::new(head, 1..9, stages.iter().enumerate().map(row))
 }
 
-/// Writes the requests of a declared protocol, one row each.
-///
-/// # Errors
-/// The writer's error.
-pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
-    let mut table = table(["request", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"]);
-    for request in requests {
+/// The requests of a declared protocol, one row each.
+pub fn requests(requests: &[Request]) -> TextTable {
+    let row = |request: &Request| {
         let [p50, p99, p999, max] = times(request.response_ns.as_ref());
         let of = request.protocol.as_ref().map_or(String::new(), |protocol| format!("{protocol}: "));
-        table.add_row([
+        [
             of + &request.name,
             count(request.sent),
             count(request.answered),
@@ -72,10 +102,10 @@ pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
             p99,
             p999,
             max,
-        ]);
-    }
-    align(&mut table, 1..8);
-    writeln!(out, "\n{table}\n")
+        ]
+    };
+    let head = ["request", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"];
+    TextTable::new(head, 1..8, requests.iter().map(row))
 }
 
 /// The p50, p99, p99.9 and maximum of some times.
@@ -90,12 +120,8 @@ fn times(found: Option<&Quantiles>) -> [String; 4] {
     })
 }
 
-/// The columns of [`protocol_rows`].
-pub const PROTOCOL_HEAD: [&str; 10] =
-    ["protocol", "weight", "conversations", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"];
-
 /// Several protocols, one row each.
-pub fn protocol_rows(protocols: &[ProtocolShare]) -> Vec<[String; 10]> {
+pub fn protocols(protocols: &[ProtocolShare]) -> TextTable {
     let row = |it: &ProtocolShare| {
         let [p50, p99, p999, max] = times(it.response_ns.as_ref());
         [
@@ -111,26 +137,14 @@ pub fn protocol_rows(protocols: &[ProtocolShare]) -> Vec<[String; 10]> {
             max,
         ]
     };
-    protocols.iter().map(row).collect()
+    let head =
+        ["protocol", "weight", "conversations", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"];
+    TextTable::new(head, 1..10, protocols.iter().map(row))
 }
 
-/// Writes several protocols.
-///
-/// # Errors
-/// The writer's error.
-pub fn protocols(protocols: &[ProtocolShare], out: &mut dyn Write) -> io::Result<()> {
-    let mut table = table(PROTOCOL_HEAD);
-    table.add_rows(protocol_rows(protocols));
-    align(&mut table, 1..10);
-    writeln!(out, "\n{table}")
-}
-
-/// Writes how connections came back after a storm: a row for each interval from the first end on, and a bar for those
-/// that were still away at its end.
-///
-/// # Errors
-/// The writer's error.
-pub fn herd(storm: &Storm, out: &mut dyn Write) -> io::Result<()> {
+/// How connections came back after a storm: a row for each interval from the first end on, and a bar for those that were
+/// still away at its end.
+pub fn herd(storm: &Storm) -> TextTable {
     const ROWS_MAX: usize = 20;
     const BAR_WIDTH: u64 = 30;
     let begins = storm.over_time.iter().position(|interval| interval.ended > 0).unwrap_or(0);
@@ -139,24 +153,23 @@ pub fn herd(storm: &Storm, out: &mut dyn Write) -> io::Result<()> {
     let sum = |part: &[HerdInterval], of: fn(&HerdInterval) -> u32| -> u64 {
         part.iter().map(|interval| u64::from(of(interval))).sum()
     };
-    let mut table = table(["until", "ended", "attempts", "refused", "back", "away"]);
     let mut away = 0;
-    for (number, part) in shown.chunks(step).enumerate() {
+    let row = |(number, part): (usize, &[HerdInterval])| {
         let (ended, back) = (sum(part, |it| it.ended), sum(part, |it| it.back));
         away = (away + ended).saturating_sub(back);
         let bar = (away * BAR_WIDTH).div_ceil(storm.cut.max(1)).min(BAR_WIDTH) as usize;
         let intervals = begins + number * step + part.len();
-        table.add_row([
+        [
             duration(intervals as u64 * HERD_INTERVAL),
             count(ended),
             count(sum(part, |it| it.attempts)),
             count(sum(part, |it| it.refused)),
             count(back),
             format!("{} {}", "█".repeat(bar), count(away)),
-        ]);
-    }
-    align(&mut table, 0..5);
-    writeln!(out, "\n{table}\n")
+        ]
+    };
+    let head = ["until", "ended", "attempts", "refused", "back", "away"];
+    TextTable::new(head, 0..5, shown.chunks(step).enumerate().map(row))
 }
 
 /// Writes a search: its answer, the experiment that would tell more, and its curve by ascending loads.
@@ -172,22 +185,26 @@ pub fn search(found: &SearchResult, mode: &str, out: &mut dyn Write) -> io::Resu
         format!("knee: p99 grows above {} messages/s", count(knee))
     });
     writeln!(out, "\n{} steps in {:.0} s; {knee}\n", found.steps.len(), found.elapsed_s)?;
-    let mut table = table([found.axis.unit(mode), "arrived/s", "p50", "p99", "p99.9", "met"]);
+    writeln!(out, "{}", curve(found, mode))
+}
+
+/// The curve of a search by ascending loads.
+pub fn curve(found: &SearchResult, mode: &str) -> TextTable {
     let mut steps: Vec<_> = found.steps.iter().collect();
     steps.sort_by_key(|step| step.on_axis());
-    for step in steps {
+    let row = |step: &SearchStep| {
         let held = if step.held { "yes" } else { step.why.as_deref().unwrap_or("no") };
-        table.add_row([
+        [
             count(step.on_axis()),
             count(step.messages_per_s as u64),
             duration(step.p50_ns),
             duration(step.p99_ns),
             duration(step.p999_ns),
             held.to_owned(),
-        ]);
-    }
-    align(&mut table, 0..5);
-    writeln!(out, "{table}")
+        ]
+    };
+    let head = [found.axis.unit(mode), "arrived/s", "p50", "p99", "p99.9", "met"];
+    TextTable::new(head, 0..5, steps.into_iter().map(row))
 }
 
 /// Writes a comparison.
@@ -198,32 +215,24 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
     let confidence = percent(found.confidence);
     let Some(b) = &found.b else {
         writeln!(out, "{}: {} runs of {}\n", found.mode, found.a.runs, found.a.target)?;
-        let interval = format!("{confidence} % interval");
-        let mut table = table(["metric", "median", interval.as_str(), "least", "most"]);
-        for finding in &found.metrics {
-            let Some(spread) = &finding.a else { continue };
+        let row = |finding: &MetricComparison| {
+            let spread = finding.a.as_ref()?;
             let shown = |value: f64| shown(finding, value);
             let interval = match (spread.low, spread.high) {
                 (Some(low), Some(high)) => format!("{} to {}", shown(low), shown(high)),
                 _ => finding.why.clone().unwrap_or_default(),
             };
             let name = finding.metric.clone();
-            table.add_row([name, shown(spread.median), interval, shown(spread.least), shown(spread.most)]);
-        }
-        align(&mut table, 1..5);
-        return writeln!(out, "{table}");
+            Some([name, shown(spread.median), interval, shown(spread.least), shown(spread.most)])
+        };
+        let interval = format!("{confidence} % interval");
+        let head = ["metric", "median", interval.as_str(), "least", "most"];
+        return writeln!(out, "{}", TextTable::new(head, 1..5, found.metrics.iter().filter_map(row)));
     };
     for line in sides(found, b) {
         writeln!(out, "{line}")?;
     }
-    writeln!(out)?;
-    let head = comparison_head(found);
-    let mut table = table(head.each_ref().map(String::as_str));
-    for row in comparison_rows(found) {
-        table.add_row(row);
-    }
-    align(&mut table, 1..5);
-    writeln!(out, "{table}")?;
+    writeln!(out, "\n{}", metrics(found))?;
     let verdicts = verdicts(found);
     if !verdicts.is_empty() {
         writeln!(out)?;
@@ -242,7 +251,7 @@ pub fn verdicts(found: &Comparison) -> Vec<String> {
                 format!("{} by more than {margin} %", verdict.name())
             }
             (ComparisonVerdict::Same, _) => format!("the same within {margin} %"),
-            (verdict, _) => format!("{}, with a margin of {margin} %", verdict.name()),
+            (verdict, _) => format!("{}, with a margin of {margin} %", in_words(verdict.name())),
         };
         let ratio = match (finding.ratio, finding.ratio_low, finding.ratio_high) {
             (Some(ratio), Some(low), Some(high)) => {
@@ -266,7 +275,8 @@ pub fn sides(found: &Comparison, b: &Side) -> [String; 2] {
     let how = match found.basis {
         Basis::Pairs => "alternating runs, compared in pairs",
         Basis::Runs => "runs that did not alternate",
-        Basis::Intervals => "one run each, resampled by intervals",
+        Basis::Slices => "one run each, resampled by slices",
+        Basis::Searches => "one search each, compared by the intervals of their answers",
     };
     [
         format!("{}: A is {}, B is {}; {how}", found.mode, named(&found.a), named(b)),
@@ -278,14 +288,14 @@ pub fn sides(found: &Comparison, b: &Side) -> [String; 2] {
     ]
 }
 
-/// The names of the columns of [`comparison_rows`].
-pub fn comparison_head(found: &Comparison) -> [String; 6] {
+/// The metrics of a comparison of two targets, one row each.
+pub fn metrics(found: &Comparison) -> TextTable {
     let interval = format!("{} % interval", percent(found.confidence));
-    ["metric", "A", "B", "B / A", &interval, "B is"].map(str::to_owned)
+    TextTable::new(["metric", "A", "B", "B / A", &interval, "B is"], 1..5, comparison_rows(found))
 }
 
-/// The metrics of a comparison of two targets, one row each.
-pub fn comparison_rows(found: &Comparison) -> Vec<[String; 6]> {
+/// The rows of [`metrics`].
+pub(super) fn comparison_rows(found: &Comparison) -> Vec<[String; 6]> {
     let row = |finding: &MetricComparison| {
         let median = |spread: &Option<Spread>| spread.map_or("–".to_owned(), |s| shown(finding, s.median));
         let interval = match (finding.ratio_low, finding.ratio_high) {
@@ -298,14 +308,14 @@ pub fn comparison_rows(found: &Comparison) -> Vec<[String; 6]> {
             median(&finding.b),
             finding.ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
             interval,
-            finding.verdict.map_or("", |word| word.name()).to_owned(),
+            finding.verdict.map_or(String::new(), |verdict| in_words(verdict.name())),
         ]
     };
     found.metrics.iter().map(row).collect()
 }
 
 /// A quantile above which `share` of 10,000 values lie, with a mark if it is mostly chance.
-pub fn quantile(quantiles: &Quantiles, share: u64, ns: u64) -> String {
+pub(super) fn quantile(quantiles: &Quantiles, share: u64, ns: u64) -> String {
     duration(ns) + if quantiles.is_chance(share) { CHANCE } else { "" }
 }
 
@@ -345,14 +355,14 @@ fn shown(finding: &MetricComparison, value: f64) -> String {
     dimension.shown(value)
 }
 
-pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
+/// A table without cells, which is Markdown.
+fn drawn() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(head);
     table
 }
 
-pub(super) fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
+fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -364,7 +374,7 @@ pub(super) fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>)
 mod tests {
     use super::*;
     use crate::record::comparison::{PairsGoal, PairsUntil};
-    use crate::record::search::{Limit, SearchStep};
+    use crate::record::search::Limit;
 
     fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = Vec::new();

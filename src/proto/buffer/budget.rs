@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::limits::{
     HANDSHAKE_RESERVE_PARTS, HISTORY_SHARE_PARTS, MEMORY_BUDGET_MIN, MEMORY_RESERVE_PARTS,
-    SHARD_RESERVE_BYTES_MAX, SHARD_RESERVE_PARTS,
+    OPTIONAL_FREE_PARTS, SHARD_RESERVE_BYTES_MAX, SHARD_RESERVE_PARTS,
 };
 
 /// Blocks that a budget consists of at least.
@@ -26,6 +26,8 @@ pub struct Budget {
     free_min: AtomicI64,
     /// Leased units that histories use.
     histories: AtomicU64,
+    /// Leased units that are optional.
+    optional: AtomicU64,
     /// Connections that share the budget.
     holders: AtomicU64,
     /// Number of requests of a shard that all other shards release memory.
@@ -40,6 +42,7 @@ impl Budget {
             free: AtomicI64::new(signed(units)),
             free_min: AtomicI64::new(signed(units)),
             histories: AtomicU64::new(0),
+            optional: AtomicU64::new(0),
             holders: AtomicU64::new(0),
             reclaim_requests: AtomicU64::new(0),
         })
@@ -81,6 +84,11 @@ impl Budget {
     /// Leased units that histories use.
     pub fn history_units(&self) -> u64 {
         self.histories.load(Ordering::Relaxed)
+    }
+
+    /// Leased units that are optional: freed before anything else when the node is short of memory.
+    pub fn optional_units(&self) -> u64 {
+        self.optional.load(Ordering::Relaxed)
     }
 
     /// The budget divided by `parts`; 0 below the minimum budget of a node, as in unit tests.
@@ -139,6 +147,19 @@ impl Budget {
 
     pub(super) fn remove_history(&self, units: u64) {
         self.histories.fetch_sub(units, Ordering::Relaxed);
+    }
+
+    /// Bytes that stay free when optional memory is granted.
+    pub(super) fn free_of_optional(&self) -> u64 {
+        self.part(OPTIONAL_FREE_PARTS)
+    }
+
+    pub(super) fn add_optional(&self, units: u64) {
+        self.optional.fetch_add(units, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_optional(&self, units: u64) {
+        self.optional.fetch_sub(units, Ordering::Relaxed);
     }
 
     /// Requests that all shards release memory, and returns the number of the request.
@@ -221,7 +242,8 @@ impl Lease {
     /// Like [`take`](Lease::take), but leaves `floor` units of the budget free.
     #[inline]
     pub(super) fn take_above(&mut self, units: u64, floor: u64) -> bool {
-        let needed = self.used + units + self.kept;
+        // A sum that cannot be expressed is more than any budget.
+        let needed = (self.used + self.kept).saturating_add(units);
         if needed > self.leased && !self.grow(needed - self.leased, floor) {
             return false;
         }
@@ -230,7 +252,7 @@ impl Lease {
     }
 
     fn grow(&mut self, missing: u64, floor: u64) -> bool {
-        let most = missing.next_multiple_of(self.small_block());
+        let most = missing.checked_next_multiple_of(self.small_block()).unwrap_or(missing);
         let Some(taken) = self.budget.take(missing, most, floor) else {
             return false;
         };
@@ -245,7 +267,7 @@ impl Lease {
 
     /// Uses `units` of the reserve. False when the reserve is too small.
     pub(super) fn take_kept(&mut self, units: u64) -> bool {
-        let taken = self.used + units <= self.leased;
+        let taken = self.used.saturating_add(units) <= self.leased;
         if taken {
             self.used += units;
         }

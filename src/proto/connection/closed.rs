@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::ProtocolError;
 use crate::close::{self, CloseCode};
 use crate::handshake::BadHandshake;
+use crate::limits::REASON_BYTES_MAX;
+use crate::plain::at_most;
 use crate::tunnel::TunnelError;
 
 /// Why a connection ended.
@@ -123,6 +125,8 @@ pub struct CloseFrame {
     /// At most 123 bytes; empty when none was given.
     pub reason: String,
 }
+
+crate::plain!(for CloseFrame { code, reason where at_most(REASON_BYTES_MAX) });
 
 impl CloseFrame {
     /// How long the server asks to wait before the next connection, if its reason [says so](crate::close::retry_after).

@@ -3,9 +3,6 @@
 use crate::tunnel::TunnelError;
 use std::io;
 
-use bytes::BufMut as _;
-
-use super::frozen_bytes::{Freezing, ThawError, Thawing, check};
 use super::outbox::{self, CONTROL_FRAME_BYTES_MAX};
 use super::reader::ReadError;
 use super::{
@@ -15,7 +12,7 @@ use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
 use crate::event_stream::{self, StreamFormat, WriteEnd};
 use crate::frame::Opcode;
-use crate::limits::{DISCARD_BYTES_MAX, MILLISECOND, Nanos, REASON_BYTES_MAX};
+use crate::limits::{DISCARD_BYTES_MAX, MILLISECOND, Nanos};
 use crate::{ProtocolError, Role};
 
 /// How to close a connection: with or without the queued messages and the closing handshake.
@@ -44,13 +41,14 @@ pub enum TransportAction {
 ///
 /// ```text
 /// close ──► AwaitingClose ──peer's Close──► Flushing (server) ──► Done
+///                                      ├──► ShuttingDown (server that awaits a pong)
 ///                                      └──► AwaitingFin (client) ──FIN──► Flushing
 /// protocol error, refusal ──► ShuttingDown ──► Discarding ──FIN──► Flushing
 /// deadline, fault ──► Aborting ──► Done
 /// ```
 #[derive(Debug)]
 pub(super) struct Closing {
-    state: State,
+    state: ClosingState,
     until: Nanos,
     end: Box<End>,
 }
@@ -66,7 +64,7 @@ struct End {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ClosingState {
     /// Our Close frame is queued, and frames are read up to the peer's (RFC 6455, 7.1.2).
     AwaitingClose,
     /// FIN must be sent after the queued bytes. Received bytes are discarded, so that no reset overtakes our sent
@@ -84,95 +82,106 @@ enum State {
     Done,
 }
 
-impl State {
-    const SHUTTING_DOWN: State = State::ShuttingDown { discard_left: DISCARD_BYTES_MAX };
+crate::plain!(for enum ClosingState {
+    AwaitingClose,
+    ShuttingDown { discard_left },
+    Discarding { discard_left },
+    AwaitingFin,
+    Flushing,
+    Aborting,
+    Done,
+} where |state| !matches!(state, ClosingState::ShuttingDown { discard_left } if *discard_left > DISCARD_BYTES_MAX));
+
+crate::plain! {
+    /// What moves of it.
+    pub(super) struct PlainClosing<'a> {
+        state: ClosingState,
+        left: Nanos,
+        was_open: bool,
+        displaced_bytes: u32,
+        code: CloseCode,
+        by_peer: bool,
+        /// The text of a protocol error, as releases number them differently.
+        error: &'a str,
+        peer_close: Option<CloseFrame>,
+    }
+}
+
+impl ClosingState {
+    const SHUTTING_DOWN: ClosingState = ClosingState::ShuttingDown { discard_left: DISCARD_BYTES_MAX };
 
     /// The next action on the transport, and the state after it.
-    fn action(self) -> Option<(TransportAction, State)> {
+    fn action(self) -> Option<(TransportAction, ClosingState)> {
         match self {
-            State::ShuttingDown { discard_left } => {
-                Some((TransportAction::Shutdown, State::Discarding { discard_left }))
+            ClosingState::ShuttingDown { discard_left } => {
+                Some((TransportAction::Shutdown, ClosingState::Discarding { discard_left }))
             }
-            State::Flushing => Some((TransportAction::Close, State::Done)),
-            State::Aborting => Some((TransportAction::Abort, State::Done)),
-            State::AwaitingClose | State::Discarding { .. } | State::AwaitingFin | State::Done => None,
+            ClosingState::Flushing => Some((TransportAction::Close, ClosingState::Done)),
+            ClosingState::Aborting => Some((TransportAction::Abort, ClosingState::Done)),
+            ClosingState::AwaitingClose
+            | ClosingState::Discarding { .. }
+            | ClosingState::AwaitingFin
+            | ClosingState::Done => None,
         }
     }
 }
 
 impl Closing {
     pub(super) fn reads_frames(&self) -> bool {
-        self.state == State::AwaitingClose
+        self.state == ClosingState::AwaitingClose
     }
 
     pub(super) fn abort(&mut self) {
-        self.state = State::Aborting;
+        self.state = ClosingState::Aborting;
     }
 
-    /// Whether it can be frozen: it waits for the peer or for its last bytes to be sent, its cause is one that the format has, and the
+    /// Whether it can be put into bytes: it waits for the peer or for its last bytes to be sent, its cause is one that the format has, and the
     /// driver was not asked for FIN, which it may not have sent yet.
     pub(super) fn may_move(&self) -> bool {
-        let waits = !matches!(self.state, State::Discarding { .. } | State::Aborting | State::Done);
+        let waits = !matches!(
+            self.state,
+            ClosingState::Discarding { .. } | ClosingState::Aborting | ClosingState::Done
+        );
         waits && matches!(self.end.closed.cause, Cause::Local | Cause::Peer | Cause::ProtocolError(_))
     }
 
-    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
-        let (state, discard_left) = match self.state {
-            State::AwaitingClose => (0, 0),
-            State::ShuttingDown { discard_left } => (1, discard_left),
-            State::AwaitingFin => (2, 0),
-            State::Flushing | State::Discarding { .. } | State::Aborting | State::Done => (3, 0),
-        };
-        to.out.put_u8(state);
-        to.out.put_u32_le(discard_left);
-        to.left(self.until);
+    pub(super) fn plain(&self, now: Nanos) -> PlainClosing<'static> {
         let End { closed: Closed { code, cause, peer_close }, was_open, displaced_bytes } = &*self.end;
-        to.flags([*was_open, *cause == Cause::Peer, peer_close.is_some()]);
-        to.out.put_u32_le(*displaced_bytes);
-        to.out.put_u16_le(code.0);
-        // By its text, because versions number them differently.
-        to.bytes(if let Cause::ProtocolError(error) = cause { error.text().as_bytes() } else { b"" });
-        if let Some(CloseFrame { code, reason }) = peer_close {
-            to.out.put_u16_le(code.0);
-            to.bytes(reason.as_bytes());
+        PlainClosing {
+            state: self.state,
+            left: self.until.saturating_sub(now),
+            was_open: *was_open,
+            displaced_bytes: *displaced_bytes,
+            code: *code,
+            by_peer: *cause == Cause::Peer,
+            error: if let Cause::ProtocolError(error) = cause { error.text() } else { "" },
+            peer_close: peer_close.clone(),
         }
     }
 
-    pub(super) fn thaw(from: &mut Thawing<'_, '_>) -> Result<Closing, ThawError> {
-        let (state, discard_left) = (from.u8()?, from.u32(DISCARD_BYTES_MAX)?);
-        let state = match state {
-            0 => State::AwaitingClose,
-            1 => State::ShuttingDown { discard_left },
-            2 => State::AwaitingFin,
-            3 => State::Flushing,
-            _ => return Err(ThawError::Malformed),
-        };
-        let until = from.left()?;
-        let [was_open, is_peer, has_peer_close] = from.flags()?;
-        let (displaced_bytes, code) = (from.u32(u32::MAX)?, CloseCode(from.u16()?));
-        let error = from.bytes(REASON_BYTES_MAX)?;
-        let known = ProtocolError::ALL.into_iter().find(|known| known.text().as_bytes() == error);
-        let cause = match known {
+    /// `None` for one that does not move.
+    pub(super) fn restored(plain: PlainClosing<'_>, now: Nanos) -> Option<Closing> {
+        let PlainClosing { state, left, was_open, displaced_bytes, code, by_peer, error, peer_close } = plain;
+        let cause = match ProtocolError::ALL.into_iter().find(|known| known.text() == error) {
             Some(error) => Cause::ProtocolError(error),
-            None => check(error.is_empty()).map(|()| if is_peer { Cause::Peer } else { Cause::Local })?,
-        };
-        let peer_close = match has_peer_close {
-            true => {
-                let (code, reason) = (CloseCode(from.u16()?), from.bytes(REASON_BYTES_MAX)?.to_vec());
-                Some(CloseFrame {
-                    code,
-                    reason: String::from_utf8(reason).map_err(|_| ThawError::Malformed)?,
-                })
+            None if !error.is_empty() => return None,
+            None => {
+                if by_peer {
+                    Cause::Peer
+                } else {
+                    Cause::Local
+                }
             }
-            false => None,
         };
         let end = Box::new(End { closed: Closed { code, cause, peer_close }, was_open, displaced_bytes });
-        Ok(Closing { state, until, end })
+        let closing = Closing { state, until: now.saturating_add(left), end };
+        closing.may_move().then_some(closing)
     }
 
     /// Received bytes are discarded, up to a limit.
     pub(super) fn discard(&mut self, bytes: usize) {
-        let (State::ShuttingDown { discard_left } | State::Discarding { discard_left }) = &mut self.state
+        let (ClosingState::ShuttingDown { discard_left } | ClosingState::Discarding { discard_left }) =
+            &mut self.state
         else {
             return;
         };
@@ -207,7 +216,7 @@ impl Connection {
             return dropped;
         }
         let awaits_close = mode != CloseMode::DropPeer && !self.is_event_stream();
-        let state = if awaits_close { State::AwaitingClose } else { State::SHUTTING_DOWN };
+        let state = if awaits_close { ClosingState::AwaitingClose } else { ClosingState::SHUTTING_DOWN };
         self.enter(state, Closed::new(code, Cause::Local), env);
         dropped
     }
@@ -228,7 +237,7 @@ impl Connection {
 
     fn end_stream_as(&mut self, code: CloseCode, env: &Env<'_>) {
         if !self.is_closing() {
-            self.enter(State::Flushing, Closed::new(code, Cause::Local), env);
+            self.enter(ClosingState::Flushing, Closed::new(code, Cause::Local), env);
         }
     }
 
@@ -236,7 +245,7 @@ impl Connection {
     #[cold]
     pub fn abort(&mut self, cause: Cause) {
         if !self.is_closing() {
-            self.enter_until(State::Aborting, Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
+            self.enter_until(ClosingState::Aborting, Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
         }
         if let Phase::Closing(closing) = &mut self.phase {
             closing.abort();
@@ -256,7 +265,7 @@ impl Connection {
         let closed = Closed::new(error.close_code(), Cause::ProtocolError(error));
         if self.is_closing() {
             // Our Close frame was sent; there is no second one.
-            return self.enter(State::SHUTTING_DOWN, closed, env);
+            return self.enter(ClosingState::SHUTTING_DOWN, closed, env);
         }
         let mut displaced_bytes = 0;
         if self.outbox.is_blocked() {
@@ -265,7 +274,7 @@ impl Connection {
             displaced_bytes = self.outbox.drop_messages(env.pool);
         }
         if !self.is_open() || self.queue_close(closed.code, &error.to_string(), env).is_ok() {
-            self.enter(State::SHUTTING_DOWN, closed, env);
+            self.enter(ClosingState::SHUTTING_DOWN, closed, env);
         } else {
             self.abort(Cause::OutOfMemory);
         }
@@ -281,12 +290,12 @@ impl Connection {
 
     /// The request was answered by a response, which is queued.
     pub(super) fn end_with_response(&mut self, cause: Cause, env: &Env<'_>) {
-        self.enter(State::SHUTTING_DOWN, Closed::new(CloseCode::ABNORMAL, cause), env);
+        self.enter(ClosingState::SHUTTING_DOWN, Closed::new(CloseCode::ABNORMAL, cause), env);
     }
 
     /// The server's answer is not the upgrade that was asked for.
     pub(super) fn fail_handshake(&mut self, cause: Cause, env: &Env<'_>) {
-        self.enter(State::Flushing, Closed::new(CloseCode::ABNORMAL, cause), env);
+        self.enter(ClosingState::Flushing, Closed::new(CloseCode::ABNORMAL, cause), env);
     }
 
     /// The peer's Close frame. If it came first, it is answered with its own code; otherwise it completes the handshake.
@@ -303,8 +312,10 @@ impl Connection {
             }
         };
         let state = match self.role() {
-            Role::Server => State::Flushing,
-            Role::Client => State::AwaitingFin,
+            // A pong that arrived at a closed socket would cause a reset, which may overtake our Close frame.
+            Role::Server if self.liveness.awaits_pong() => ClosingState::SHUTTING_DOWN,
+            Role::Server => ClosingState::Flushing,
+            Role::Client => ClosingState::AwaitingFin,
         };
         self.enter(state, closed, env);
         Ok(())
@@ -328,18 +339,18 @@ impl Connection {
     }
 
     /// Enters `state`, which ends by the close timeout, or when an earlier one would have.
-    fn enter(&mut self, state: State, closed: Closed, env: &Env<'_>) {
+    fn enter(&mut self, state: ClosingState, closed: Closed, env: &Env<'_>) {
         let until = self.closing().map_or(env.now + env.config.close_timeout, |closing| closing.until);
         self.enter_until(state, closed, until);
     }
 
-    fn enter_until(&mut self, state: State, closed: Closed, until: Nanos) {
+    fn enter_until(&mut self, state: ClosingState, closed: Closed, until: Nanos) {
         let was_open = self.was_open();
         let displaced_bytes = self.displaced_bytes();
         self.flow.end_backpressure();
         let end = Box::new(End { closed, was_open, displaced_bytes });
         self.phase = Phase::Closing(Closing { state, until, end });
-        self.deadline_moved = true;
+        self.deadline_changed = true;
     }
 
     /// TLS failed. Queued bytes cannot be sent; an alert of the transport may be.
@@ -348,7 +359,7 @@ impl Connection {
         self.outbox.clear(env.pool);
         let failed = || Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail));
         let closed = self.closed().cloned().unwrap_or_else(failed);
-        self.enter(State::SHUTTING_DOWN, closed, env);
+        self.enter(ClosingState::SHUTTING_DOWN, closed, env);
     }
 
     /// The proxy did not open a connection to the server. Nothing that is queued can be sent.
@@ -363,9 +374,9 @@ impl Connection {
     pub fn drop_answer(&mut self, pool: &mut Pool) {
         self.outbox.clear(pool);
         if let Phase::Closing(closing) = &mut self.phase
-            && matches!(closing.state, State::ShuttingDown { .. })
+            && matches!(closing.state, ClosingState::ShuttingDown { .. })
         {
-            closing.state = State::Flushing;
+            closing.state = ClosingState::Flushing;
         }
     }
 
@@ -378,8 +389,8 @@ impl Connection {
     /// discarded until it does the same, up to the deadline.
     pub fn linger(&mut self) {
         if let Phase::Closing(closing) = &mut self.phase {
-            closing.state = State::Discarding { discard_left: DISCARD_BYTES_MAX };
-            self.deadline_moved = true;
+            closing.state = ClosingState::Discarding { discard_left: DISCARD_BYTES_MAX };
+            self.deadline_changed = true;
         }
     }
 
@@ -391,7 +402,7 @@ impl Connection {
 
     /// Whether the transport must be closed without waiting for queued bytes.
     pub fn is_aborting(&self) -> bool {
-        matches!(&self.phase, Phase::Closing(Closing { state: State::Aborting, .. }))
+        matches!(&self.phase, Phase::Closing(Closing { state: ClosingState::Aborting, .. }))
     }
 
     /// The peer sent FIN. It may still read the queued bytes, but no longer than `until`: a peer that does not read
@@ -403,12 +414,12 @@ impl Connection {
                 true => Closed::new(CloseCode::NO_STATUS, Cause::Peer),
                 false => Closed::new(CloseCode::ABNORMAL, Cause::Gone),
             };
-            return self.enter_until(State::Flushing, closed, until);
+            return self.enter_until(ClosingState::Flushing, closed, until);
         };
-        if !matches!(closing.state, State::Aborting | State::Done) {
-            closing.state = State::Flushing;
+        if !matches!(closing.state, ClosingState::Aborting | ClosingState::Done) {
+            closing.state = ClosingState::Flushing;
             closing.until = closing.until.min(until);
-            self.deadline_moved = true;
+            self.deadline_changed = true;
         }
     }
 
@@ -417,7 +428,7 @@ impl Connection {
     pub fn half_closed(&mut self, now: Nanos) {
         if self.is_open() {
             self.liveness.half_closed(now);
-            self.deadline_moved = true;
+            self.deadline_changed = true;
         }
     }
 
@@ -445,7 +456,7 @@ impl Connection {
         self.next_transport_action().map(|(action, _)| action)
     }
 
-    fn next_transport_action(&self) -> Option<(TransportAction, State)> {
+    fn next_transport_action(&self) -> Option<(TransportAction, ClosingState)> {
         let closing = self.closing()?;
         let waits = |action| action != TransportAction::Abort && !self.outbox.is_flushed();
         closing.state.action().filter(|(action, _)| !waits(*action))
@@ -487,7 +498,7 @@ impl Connection {
     }
 
     /// When [`handle_timeout`](Connection::handle_timeout) must be called; [`Nanos::MAX`] for never. The deadline may
-    /// move to a later time without notice; [`take_deadline_moved`](Connection::take_deadline_moved) tells whether it
+    /// move to a later time without notice; [`take_deadline_changed`](Connection::take_deadline_changed) tells whether it
     /// may have moved to an earlier one.
     pub fn deadline(&self, config: &ConnectionConfig) -> Nanos {
         match &self.phase {
@@ -514,13 +525,13 @@ impl Connection {
 
     /// Whether the deadline may have moved to an earlier time since this was last asked.
     #[inline]
-    pub fn take_deadline_moved(&mut self) -> bool {
-        std::mem::take(&mut self.deadline_moved)
+    pub fn take_deadline_changed(&mut self) -> bool {
+        std::mem::take(&mut self.deadline_changed)
     }
 
     /// A deadline has passed. The next deadline must be armed, whichever it is.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
-        self.deadline_moved = true;
+        self.deadline_changed = true;
         if self.deadline(env.config) > env.now {
             return;
         }
@@ -531,7 +542,7 @@ impl Connection {
                     self.outbox.clear(env.pool);
                 }
                 let closed = Closed::new(CloseCode::ABNORMAL, Cause::HandshakeTimeout);
-                self.enter(State::Flushing, closed, env);
+                self.enter(ClosingState::Flushing, closed, env);
             }
             Phase::Closing(closing) => closing.abort(),
             Phase::Open => self.handle_open_timeout(env),

@@ -1,8 +1,7 @@
 //! Compresses and decompresses the messages of one connection, as both ends agreed (RFC 7692).
 
-use bytes::BufMut as _;
+use std::borrow::Cow;
 
-use super::frozen_bytes::{Freezing, ThawError, Thawing};
 use super::reader::ReadError;
 use super::{Codecs, Env, OutOfMemory, SharedWindow};
 use crate::Role;
@@ -53,10 +52,10 @@ impl MessageCodec {
         Ok(MessageCodec {
             agreement: reserved,
             role,
-            window: inbound.takeover.then(|| Window::new(inbound.window_bits)),
+            window: inbound.context_takeover.then(|| Window::new(inbound.window_bits)),
             outbound: match outbound {
                 direction if !direction.deflates() => Outbound::Plain,
-                Direction { takeover: true, .. } if !codecs.shares_contexts() => Outbound::Own(None),
+                Direction { context_takeover: true, .. } if !codecs.shares_contexts() => Outbound::Own(None),
                 _ => Outbound::Shared,
             },
         })
@@ -100,7 +99,7 @@ impl MessageCodec {
                 self.outbound = Outbound::Shared;
             }
         }
-        let has_context = direction.takeover && codecs.shares_contexts();
+        let has_context = direction.context_takeover && codecs.shares_contexts();
         Some(SharedWindow { bits: direction.window_bits, has_context })
     }
 
@@ -132,7 +131,7 @@ impl MessageCodec {
 
     /// Inflates a message into a buffer that has room for a header in front.
     pub(super) fn inflate(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<Buffer, ReadError> {
-        let bytes_max = usize::try_from(env.config.message_bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = usize::try_from(env.config.max_message).unwrap_or(usize::MAX);
         let inflated = env.codecs.inflate(self.window.as_mut(), payload, bytes_max)?;
         let mut buffer = env.pool.get(HEADER_BYTES_MAX + inflated.len()).ok_or(OutOfMemory)?;
         buffer.reserve_front(HEADER_BYTES_MAX);
@@ -140,20 +139,20 @@ impl MessageCodec {
         Ok(buffer)
     }
 
-    /// The agreement, and the window of received messages.
-    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
-        to.out.put_slice(&self.agreement.to_bytes());
-        if let Some(window) = &self.window {
-            let halves = window.halves();
-            to.bytes(&halves.concat());
-        }
+    /// The window of received messages, if it is kept.
+    pub(super) fn window(&self) -> Option<Cow<'static, [u8]>> {
+        self.window.as_ref().map(|window| Cow::Owned(window.halves().concat()))
     }
 
-    pub(super) fn thaw_window(&mut self, from: &mut Thawing<'_, '_>) -> Result<(), ThawError> {
-        if let Some(window) = &mut self.window {
-            window.append(from.bytes(self.agreement.inbound(self.role).window_bytes())?, None);
+    /// Fills the window of received messages. False if the agreement has no such window.
+    pub(super) fn set_window(&mut self, bytes: Option<&[u8]>) -> bool {
+        let bytes_max = self.agreement.inbound(self.role).window_bytes();
+        match (&mut self.window, bytes) {
+            (Some(window), Some(bytes)) if bytes.len() <= bytes_max => window.append(bytes, None),
+            (None, None) => {}
+            _ => return false,
         }
-        Ok(())
+        true
     }
 
     /// Returns its contexts.

@@ -38,7 +38,7 @@ pub struct Compression {
 impl Default for Compression {
     /// No context takeover in either direction: compression without memory per connection.
     fn default() -> Compression {
-        let direction = Direction { takeover: false, window_bits: 15 };
+        let direction = Direction { context_takeover: false, window_bits: 15 };
         Compression {
             preferences: Preferences { server: direction, client: direction },
             level: crate::limits::COMPRESSION_LEVEL_DEFAULT,
@@ -84,27 +84,29 @@ pub struct SharedWindow {
     pub has_context: bool,
 }
 
-/// Statistics of the codecs of a shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Compressed {
-    /// Messages inflated.
-    pub messages_in: u64,
-    /// Compressed bytes of these messages.
-    pub bytes_in: u64,
-    /// Inflated bytes of these messages.
-    pub bytes_in_inflated: u64,
-    /// Messages deflated. A broadcast message counts once.
-    pub messages_out: u64,
-    /// Uncompressed bytes of these messages.
-    pub bytes_out_plain: u64,
-    /// Deflated bytes of these messages.
-    pub bytes_out: u64,
-    /// Bytes of windows and deflaters that connections own.
-    pub context_bytes: u64,
-    /// Windows and deflaters that were declined because the budget was spent.
-    pub declined: u64,
+crate::summed! {
+    /// Statistics of the codecs of a shard.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct Compressed {
+        /// Messages inflated.
+        pub messages_in: u64,
+        /// Compressed bytes of these messages.
+        pub bytes_in: u64,
+        /// Inflated bytes of these messages.
+        pub bytes_in_inflated: u64,
+        /// Messages deflated. A broadcast message counts once.
+        pub messages_out: u64,
+        /// Deflated bytes of these messages.
+        pub bytes_out: u64,
+        /// Uncompressed bytes of these messages.
+        pub bytes_out_plain: u64,
+        /// Bytes of windows and deflaters that connections own.
+        pub context_bytes: u64,
+        /// Windows and deflaters that were declined because the budget was spent.
+        pub declined: u64,
+    }
 }
 
 /// The codecs of a shard: those that all connections share, and spare deflaters for connections with context takeover.
@@ -204,11 +206,11 @@ impl Codecs {
     /// A deflater for the context of a topic; `None` without compression.
     pub fn new_context(&self, window_bits: u8) -> Option<Box<Deflater>> {
         let Compression { level, .. } = self.compression?;
-        Some(Box::new(Deflater::new(Direction { takeover: true, window_bits }, level)))
+        Some(Box::new(Deflater::new(Direction { context_takeover: true, window_bits }, level)))
     }
 
     fn deflate_alone(&mut self, compression: Compression, window_bits: u8, payload: &[u8]) -> usize {
-        let direction = Direction { takeover: false, window_bits };
+        let direction = Direction { context_takeover: false, window_bits };
         let deflater = self.deflaters[usize::from(window_bits.clamp(9, 15) - 9)]
             .get_or_insert_with(|| Deflater::new(direction, compression.level));
         deflater.deflate(payload, &mut self.deflated)
@@ -242,7 +244,7 @@ impl Codecs {
         // The largest window, so that the inflater serves every peer.
         let inflater = self
             .inflater
-            .get_or_insert_with(|| Inflater::new(Direction { takeover: false, window_bits: 15 }));
+            .get_or_insert_with(|| Inflater::new(Direction { context_takeover: false, window_bits: 15 }));
         let bytes = match window {
             None => inflater.inflate(payload, &mut self.inflated, bytes_max),
             Some(window) => inflater.inflate_after(window, payload, &mut self.inflated, bytes_max),
@@ -268,11 +270,11 @@ impl Codecs {
     /// takeover.
     pub(super) fn reserve_window(&mut self, agreement: Agreement, role: Role) -> Agreement {
         let inbound = agreement.inbound(role);
-        if !inbound.takeover || self.lease.take(Window::memory_bytes(inbound.window_bits) as u64) {
+        if !inbound.context_takeover || self.lease.take(Window::memory_bytes(inbound.window_bits) as u64) {
             return agreement;
         }
         self.done.declined += 1;
-        agreement.without_takeover()
+        agreement.without_context_takeover()
     }
 
     /// Releases a reserved window.
@@ -295,8 +297,8 @@ impl Codecs {
     }
 }
 
-/// The maximum compressed size in bytes of a message of `message_bytes_max`. Incompressible data grows by five bytes
+/// The maximum compressed size in bytes of a message of `max_message`. Incompressible data grows by five bytes
 /// per stored block, and per flush of a sender that compresses while it writes.
-pub(super) fn compressed_bytes_max(message_bytes_max: u64) -> u64 {
-    message_bytes_max + message_bytes_max / 8 + 1024
+pub(super) fn compressed_bytes_max(max_message: u64) -> u64 {
+    max_message + max_message / 8 + 1024
 }

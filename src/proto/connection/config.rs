@@ -11,7 +11,7 @@ use super::Compression;
 /// A time for deadlines, which are sums of times.
 #[doc(hidden)]
 pub fn nanos(time: Duration) -> Nanos {
-    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2)
+    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX).min(Nanos::MAX / 2)
 }
 
 /// The treatment of a peer's pings (RFC 6455, 5.5.2).
@@ -38,6 +38,8 @@ pub enum Delivery {
     /// it, and reports a fault by [`Connection::fail_protocol`](super::Connection::fail_protocol).
     Chunks,
 }
+
+crate::plain!(for enum Delivery { Whole, Frames, Chunks });
 
 impl Delivery {
     /// Whole messages, or chunks that suit an echo.
@@ -95,9 +97,9 @@ pub struct Times {
 pub struct ConnectionConfig {
     /// Maximum size of a request head in bytes, inclusive, in the server role. Response heads have a bound of their own,
     /// [`HEAD_BYTES_DEFAULT`](limits::HEAD_BYTES_DEFAULT).
-    pub head_bytes_max: usize,
+    pub max_header: usize,
     /// Maximum message size in bytes, inclusive.
-    pub message_bytes_max: u64,
+    pub max_message: u64,
     /// Bytes queued to a peer above which reading from it pauses.
     pub queue_bytes: u32,
     /// Whether reading continues above that. A load generator wants this, because the messages that it queues do not
@@ -139,8 +141,8 @@ pub struct ConnectionConfig {
 impl Default for ConnectionConfig {
     fn default() -> ConnectionConfig {
         ConnectionConfig {
-            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
-            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            max_header: limits::HEAD_BYTES_DEFAULT,
+            max_message: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             reads_when_full: false,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,

@@ -16,6 +16,7 @@ impl Connection {
         env: &mut Env<'_>,
     ) -> Result<Option<Step>, ReadError> {
         if opcode == Opcode::Pong {
+            self.liveness.ponged();
             return Ok(Some(Step::Pong(piece)));
         }
         let done = match (opcode, &piece) {

@@ -107,7 +107,7 @@ impl Connection {
         if self.flow.has(bit) && !is_held {
             // The peer is read again, so its silence counts from now on.
             self.liveness.restart(now);
-            self.deadline_moved = true;
+            self.deadline_changed = true;
         }
         self.flow.set(bit, is_held && !self.is_closing());
     }

@@ -61,7 +61,7 @@ impl Connection {
         let Phase::Head { nonce, .. } = &self.phase else { return Ok(None) };
         let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
         let bytes_max = match self.role() {
-            Role::Server => env.config.head_bytes_max,
+            Role::Server => env.config.max_header,
             Role::Client => HEAD_BYTES_DEFAULT,
         };
         let mut head = match self.reader.take_head() {
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     fn request_head(&mut self, head: Buffer, check: bool, complete: bool, env: &mut Env<'_>) -> Option<Step> {
-        let bytes_max = env.config.head_bytes_max;
+        let bytes_max = env.config.max_header;
         if complete && head.len() <= bytes_max {
             return Some(Step::Head(head));
         }
@@ -138,7 +138,7 @@ impl Connection {
     pub fn await_head_until(&mut self, at: Nanos) {
         if let Phase::Head { until, .. } = &mut self.phase {
             *until = at.min(*until);
-            self.deadline_moved = true;
+            self.deadline_changed = true;
         }
     }
 
@@ -265,7 +265,7 @@ impl Connection {
 
     fn open(&mut self) {
         self.phase = Phase::Open;
-        self.deadline_moved = true;
+        self.deadline_changed = true;
     }
 }
 

@@ -3,9 +3,6 @@
 use crate::ProtocolError;
 use crate::limits::{Nanos, SECOND};
 
-use bytes::BufMut as _;
-
-use super::frozen_bytes::{Freezing, ThawError, Thawing};
 use super::{ConnectionConfig, Times};
 
 /// The signs of life of the peer.
@@ -16,11 +13,13 @@ pub(super) struct Liveness {
     /// The second in which these pings of the peer arrived.
     ping_second: u32,
     pings: u16,
-    state: State,
+    state: Heartbeat,
+    /// Pings that the peer has not answered. One that answers only the latest (RFC 6455, 5.5.3) leaves some.
+    awaited_pongs: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Heartbeat {
     /// It sent or took bytes.
     Heard,
     /// It was pinged since.
@@ -29,16 +28,29 @@ enum State {
     HalfClosed,
 }
 
+crate::plain!(for enum Heartbeat { Heard, Pinged, HalfClosed });
+
+crate::plain! {
+    /// What moves of it.
+    pub(super) struct PlainLiveness {
+        state: Heartbeat,
+        awaited_pongs: u8,
+        age: Nanos,
+        /// Pings of the peer in this second.
+        pings: u16,
+    }
+}
+
 impl Liveness {
     pub(super) fn new(now: Nanos) -> Liveness {
-        Liveness { since: now, ping_second: 0, pings: 0, state: State::Heard }
+        Liveness { since: now, ping_second: 0, pings: 0, state: Heartbeat::Heard, awaited_pongs: 0 }
     }
 
     /// Bytes of the peer arrived.
     #[inline]
     pub(super) fn heard(&mut self, now: Nanos) {
         self.since = now;
-        self.state = State::Heard;
+        self.state = Heartbeat::Heard;
     }
 
     /// The peer took bytes. That is no pong.
@@ -49,29 +61,44 @@ impl Liveness {
     /// The peer could not be heard until now.
     pub(super) fn restart(&mut self, now: Nanos) {
         self.since = now;
-        if self.state == State::Pinged {
-            self.state = State::Heard;
+        if self.state == Heartbeat::Pinged {
+            self.state = Heartbeat::Heard;
         }
     }
 
     /// A ping was queued.
     pub(super) fn pinged(&mut self, now: Nanos) {
         self.since = now;
-        self.state = State::Pinged;
+        self.state = Heartbeat::Pinged;
+    }
+
+    /// A ping was queued, by whom it may be.
+    pub(super) fn awaits_another_pong(&mut self) {
+        self.awaited_pongs = self.awaited_pongs.saturating_add(1);
+    }
+
+    /// The peer sent a pong.
+    pub(super) fn ponged(&mut self) {
+        self.awaited_pongs = self.awaited_pongs.saturating_sub(1);
+    }
+
+    /// Whether the peer may still send a pong, even behind its Close frame: only data may not follow that (RFC 6455, 5.5.1).
+    pub(super) fn awaits_pong(&self) -> bool {
+        self.awaited_pongs > 0
     }
 
     /// The peer sent FIN, and bytes before that wait to be read.
     pub(super) fn half_closed(&mut self, now: Nanos) {
         self.since = now;
-        self.state = State::HalfClosed;
+        self.state = Heartbeat::HalfClosed;
     }
 
     pub(super) fn is_pinged(&self) -> bool {
-        self.state == State::Pinged
+        self.state == Heartbeat::Pinged
     }
 
     pub(super) fn is_half_closed(&self) -> bool {
-        self.state == State::HalfClosed
+        self.state == Heartbeat::HalfClosed
     }
 
     /// When the peer must be pinged, or the pong is overdue; [`Nanos::MAX`] for never.
@@ -79,8 +106,8 @@ impl Liveness {
         match self.state {
             _ if times.ping_interval == 0 => Nanos::MAX,
             // Not more, so that a pong makes no deadline earlier.
-            State::Pinged => self.since + times.pong_timeout.min(times.ping_interval),
-            State::Heard | State::HalfClosed => self.since + times.ping_interval,
+            Heartbeat::Pinged => self.since + times.pong_timeout.min(times.ping_interval),
+            Heartbeat::Heard | Heartbeat::HalfClosed => self.since + times.ping_interval,
         }
     }
 
@@ -89,18 +116,15 @@ impl Liveness {
         self.since + config.close_timeout
     }
 
-    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
-        to.out.put_u8(self.state as u8);
-        to.age(self.since);
-        to.out.put_u16_le(if self.ping_second == second(to.now) { self.pings } else { 0 });
+    pub(super) fn plain(&self, now: Nanos) -> PlainLiveness {
+        let pings = if self.ping_second == second(now) { self.pings } else { 0 };
+        let &Liveness { since, state, awaited_pongs, .. } = self;
+        PlainLiveness { state, awaited_pongs, age: now.saturating_sub(since), pings }
     }
 
-    pub(super) fn thaw(&mut self, from: &mut Thawing<'_, '_>) -> Result<(), ThawError> {
-        let known = [State::Heard, State::Pinged, State::HalfClosed];
-        self.state = *known.get(usize::from(from.u8()?)).ok_or(ThawError::Malformed)?;
-        self.since = from.age()?;
-        (self.ping_second, self.pings) = (second(from.now), from.u16()?);
-        Ok(())
+    pub(super) fn restored(plain: PlainLiveness, now: Nanos) -> Liveness {
+        let PlainLiveness { state, awaited_pongs, age, pings } = plain;
+        Liveness { since: now.saturating_sub(age), ping_second: second(now), pings, state, awaited_pongs }
     }
 
     /// Counts a ping of the peer. Each costs a frame, so their rate is limited.

@@ -1,11 +1,10 @@
 //! Frames that wait to be sent, in order, because they cannot be sent from the receive region.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use bytes::BufMut as _;
-
-use super::frozen_bytes::{Freezing, ThawError, Thawing, check};
+use super::restoring::buffer_of;
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, QUEUED_PONGS_MAX};
@@ -44,6 +43,16 @@ pub(super) struct Outbox {
     pinned: bool,
     /// The same held for the buffer that was popped last.
     popped_pinned: bool,
+}
+
+crate::plain! {
+    /// What moves of it.
+    pub(super) struct PlainOutbox<'a> {
+        queued_pongs: u16 where |pongs| u32::from(*pongs) <= QUEUED_PONGS_MAX,
+        control: Option<&'a [u8]>,
+        pinned: Option<&'a [u8]>,
+        rest: Cow<'a, [u8]>,
+    }
 }
 
 impl Outbox {
@@ -357,34 +366,30 @@ impl Outbox {
     }
 
     /// Between spans, and without an unfinished send.
-    pub(super) fn freeze(&self, to: &mut Freezing<'_>) {
+    pub(super) fn plain(&self) -> PlainOutbox<'_> {
         let more = self.more.iter().flat_map(|more| more.iter());
-        let (first, rest): (_, Vec<&Buffer>) = match self.pinned {
-            true => (self.first.as_ref(), more.collect()),
-            false => (None, self.first.iter().chain(more).collect()),
-        };
-        to.out.put_u16_le(self.queued_pongs);
-        to.buffer(self.control.as_ref());
-        to.buffer(first);
-        to.out.put_u32_le(rest.iter().map(|buffer| buffer.len() as u32).sum());
-        rest.iter().for_each(|buffer| to.out.put_slice(buffer.as_slice()));
+        let mut data = self.first.iter().chain(more).map(Buffer::as_slice);
+        PlainOutbox {
+            queued_pongs: self.queued_pongs,
+            control: self.control.as_ref().map(Buffer::as_slice),
+            pinned: if self.pinned { data.next() } else { None },
+            rest: Cow::Owned(data.collect::<Vec<_>>().concat()),
+        }
     }
 
     /// On an error the buffers are where `clear` finds them.
-    pub(super) fn thaw(&mut self, from: &mut Thawing<'_, '_>, pool: &mut Pool) -> Result<(), ThawError> {
-        self.queued_pongs = from.u16()?;
-        check(u32::from(self.queued_pongs) <= QUEUED_PONGS_MAX)?;
-        self.control = from.buffer(usize::MAX, 0, pool)?;
-        self.bytes = self.control.as_ref().map_or(0, |control| control.len() as u32);
-        if let Some(first) = from.buffer(usize::MAX, 0, pool)? {
-            self.push_front(first);
+    pub(super) fn restore(&mut self, plain: &PlainOutbox<'_>, pool: &mut Pool) -> Result<(), OutOfMemory> {
+        self.queued_pongs = plain.queued_pongs;
+        if let Some(control) = plain.control {
+            self.control = Some(buffer_of(control, 0, pool).ok_or(OutOfMemory)?);
+            self.bytes = control.len() as u32;
+        }
+        if let Some(first) = plain.pinned {
+            self.push_front(buffer_of(first, 0, pool).ok_or(OutOfMemory)?);
             self.pinned = true;
         }
-        let rest = from.bytes(usize::MAX)?;
-        if !rest.is_empty() {
-            let mut buffer = pool.get(rest.len()).ok_or(ThawError::OutOfMemory)?;
-            buffer.append(rest);
-            self.push(buffer);
+        if !plain.rest.is_empty() {
+            self.push(buffer_of(&plain.rest, 0, pool).ok_or(OutOfMemory)?);
         }
         Ok(())
     }

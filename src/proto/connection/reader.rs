@@ -2,10 +2,11 @@
 //!
 //! Never: an answer to the peer. Control frames are passed on, and the connection replies.
 
-mod frozen;
+mod plain;
 
 use std::ops::Range;
 
+pub(super) use self::plain::PlainReader;
 use super::codec::MessageCodec;
 use super::compression::compressed_bytes_max;
 use super::{
@@ -21,7 +22,7 @@ use crate::{ProtocolError, Role, mask};
 /// Reads the frames of one peer.
 #[derive(Debug)]
 pub(super) struct Reader {
-    state: State,
+    state: ReadState,
     message: Message,
     /// Collects a request's head, a frame that spans several received spans, or a whole message where that was asked for.
     assembly: Option<Buffer>,
@@ -35,7 +36,7 @@ pub(super) struct Reader {
 
 /// The part of a frame to which the next byte of the peer belongs.
 #[derive(Debug)]
-enum State {
+enum ReadState {
     /// A header, of which these bytes arrived in earlier spans.
     Header { partial: [u8; HEADER_BYTES_MAX], bytes: u8 },
     /// The payload of a data frame.
@@ -48,9 +49,9 @@ enum State {
     Ignored { left: u32 },
 }
 
-impl Default for State {
-    fn default() -> State {
-        State::Header { partial: [0; HEADER_BYTES_MAX], bytes: 0 }
+impl Default for ReadState {
+    fn default() -> ReadState {
+        ReadState::Header { partial: [0; HEADER_BYTES_MAX], bytes: 0 }
     }
 }
 
@@ -74,7 +75,7 @@ struct ControlFrame {
 }
 
 /// The message that is being read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Message {
     /// Payload bytes that its frames have announced so far; [`MESSAGE_BYTES_MAX`](crate::limits::MESSAGE_BYTES_MAX)
     /// fits. For a compressed message these are compressed bytes.
@@ -140,7 +141,7 @@ pub(super) struct ReadContext<'a, 'env> {
 impl Reader {
     pub(super) fn new(role: Role) -> Reader {
         Reader {
-            state: State::default(),
+            state: ReadState::default(),
             message: Message::default(),
             assembly: None,
             waits_since: 0,
@@ -171,25 +172,30 @@ impl Reader {
 
     #[inline]
     fn is_between_frames(&self) -> bool {
-        matches!(self.state, State::Header { bytes: 0, .. })
+        matches!(self.state, ReadState::Header { bytes: 0, .. })
     }
 
     /// Whether a message or a frame has begun and is not complete.
     pub(super) fn is_in_message(&self) -> bool {
-        let is_in_frame =
-            matches!(self.state, State::Header { bytes: 1.., .. } | State::Data(_) | State::Control(_));
+        let is_in_frame = matches!(
+            self.state,
+            ReadState::Header { bytes: 1.., .. } | ReadState::Data(_) | ReadState::Control(_)
+        );
         self.message.open || is_in_frame
     }
 
     pub(super) fn has_deferred(&self) -> bool {
-        matches!(self.state, State::Deferred(_))
+        matches!(self.state, ReadState::Deferred(_))
     }
 
     /// Bytes that wait to be read.
     pub(super) fn deferred_bytes(&self) -> usize {
         match &self.state {
-            State::Deferred(buffer) => buffer.len(),
-            State::Header { .. } | State::Data(_) | State::Control(_) | State::Ignored { .. } => 0,
+            ReadState::Deferred(buffer) => buffer.len(),
+            ReadState::Header { .. }
+            | ReadState::Data(_)
+            | ReadState::Control(_)
+            | ReadState::Ignored { .. } => 0,
         }
     }
 
@@ -201,7 +207,7 @@ impl Reader {
     /// Payload bytes of the current data frame that have not arrived.
     #[inline]
     pub(super) fn frame_bytes_left(&self) -> u64 {
-        if let State::Data(frame) = self.state { frame.left } else { 0 }
+        if let ReadState::Data(frame) = self.state { frame.left } else { 0 }
     }
 
     /// Whether frames that begin now may be deferred. A reader of chunks pauses by itself, and takes nothing that was
@@ -253,9 +259,9 @@ impl Reader {
     /// The buffers in use.
     pub(super) fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         let current = match &self.state {
-            State::Control(frame) => Some(&frame.buffer),
-            State::Deferred(buffer) => Some(buffer),
-            State::Header { .. } | State::Data(_) | State::Ignored { .. } => None,
+            ReadState::Control(frame) => Some(&frame.buffer),
+            ReadState::Deferred(buffer) => Some(buffer),
+            ReadState::Header { .. } | ReadState::Data(_) | ReadState::Ignored { .. } => None,
         };
         self.assembly.iter().chain(current)
     }
@@ -269,8 +275,8 @@ impl Reader {
 
     fn take_state_buffer(&mut self) -> Option<Buffer> {
         match std::mem::take(&mut self.state) {
-            State::Control(ControlFrame { buffer, .. }) | State::Deferred(buffer) => Some(buffer),
-            State::Header { .. } | State::Data(_) | State::Ignored { .. } => None,
+            ReadState::Control(ControlFrame { buffer, .. }) | ReadState::Deferred(buffer) => Some(buffer),
+            ReadState::Header { .. } | ReadState::Data(_) | ReadState::Ignored { .. } => None,
         }
     }
 
@@ -285,7 +291,7 @@ impl Reader {
             self.message = Message { kind: MessageKind::Text, open: true, ..Message::default() };
             self.message.bytes = body_bytes;
             let left = u64::from(body_bytes);
-            self.state = State::Data(DataFrame { left, key: [0; 4], fin: true, assemble: true });
+            self.state = ReadState::Data(DataFrame { left, key: [0; 4], fin: true, assemble: true });
         }
     }
 
@@ -295,10 +301,10 @@ impl Reader {
     }
 
     /// The state behind a frame, or behind the body of a request.
-    fn between_frames(&self) -> State {
+    fn between_frames(&self) -> ReadState {
         match self.stream {
-            None => State::default(),
-            Some(_) => State::Ignored { left: EVENT_STREAM_INPUT_BYTES_MAX },
+            None => ReadState::default(),
+            Some(_) => ReadState::Ignored { left: EVENT_STREAM_INPUT_BYTES_MAX },
         }
     }
 
@@ -340,7 +346,7 @@ impl Reader {
             return Err(OutOfMemory.into());
         }
         deferred.append(rest);
-        self.state = State::Deferred(deferred);
+        self.state = ReadState::Deferred(deferred);
         Ok(())
     }
 
@@ -396,10 +402,13 @@ impl Reader {
         bytes: &mut [u8],
         cx: &mut ReadContext<'_, '_>,
     ) -> Result<Option<Found>, ReadError> {
+        if self.exceeds(cx.env.config) {
+            return Err(ProtocolError::MessageTooBig.into());
+        }
         loop {
             let used_up = cursor.read == bytes.len();
             let found = match self.state {
-                State::Header { .. } => {
+                ReadState::Header { .. } => {
                     if cx.defer && self.is_between_frames() {
                         self.defer(cursor, bytes, cx.env.pool)?;
                         return Ok(None);
@@ -412,23 +421,23 @@ impl Reader {
                         None
                     }
                 }
-                State::Data(frame) if frame.left > 0 && used_up => return Ok(None),
-                State::Data(frame) if frame.assemble => self.read_assembling(frame, cursor, bytes, cx)?,
-                State::Data(frame) if self.message.compressed => {
+                ReadState::Data(frame) if frame.left > 0 && used_up => return Ok(None),
+                ReadState::Data(frame) if frame.assemble => self.read_assembling(frame, cursor, bytes, cx)?,
+                ReadState::Data(frame) if self.message.compressed => {
                     Some(self.read_compressed(frame, cursor, bytes, cx)?)
                 }
-                State::Data(frame) => Some(self.read_chunk(frame, cursor, bytes, cx)?),
-                State::Control(_) if used_up => return Ok(None),
-                State::Control(_) => self.read_control(cursor, bytes),
-                State::Deferred(_) => {
+                ReadState::Data(frame) => Some(self.read_chunk(frame, cursor, bytes, cx)?),
+                ReadState::Control(_) if used_up => return Ok(None),
+                ReadState::Control(_) => self.read_control(cursor, bytes),
+                ReadState::Deferred(_) => {
                     self.defer(cursor, bytes, cx.env.pool)?;
                     return Ok(None);
                 }
-                State::Ignored { left } => {
+                ReadState::Ignored { left } => {
                     let arrived = (bytes.len() - cursor.read) as u32;
                     cursor.read = bytes.len();
                     let left = left.checked_sub(arrived).ok_or(ProtocolError::EventStreamInput)?;
-                    self.state = State::Ignored { left };
+                    self.state = ReadState::Ignored { left };
                     return Ok(None);
                 }
             };
@@ -447,7 +456,7 @@ impl Reader {
         cx: &ReadContext<'_, '_>,
     ) -> Result<Option<Header>, ProtocolError> {
         let allow_rsv1 = cx.codec.is_some();
-        let State::Header { partial, bytes: present } = &mut self.state else { return Ok(None) };
+        let ReadState::Header { partial, bytes: present } = &mut self.state else { return Ok(None) };
         let rest = &bytes[cursor.read..];
         let before = usize::from(*present);
         if before == 0
@@ -492,6 +501,13 @@ impl Reader {
         }
     }
 
+    /// Whether the unfinished message is above the limit, which may have been higher when its last header was read. The body of a
+    /// request has a limit of its own.
+    pub(super) fn exceeds(&self, config: &ConnectionConfig) -> bool {
+        let Message { bytes, open, compressed, .. } = self.message;
+        open && u64::from(bytes) > payload_bytes_max(compressed, config) && self.stream.is_none()
+    }
+
     /// Begins a data frame, of which `here` payload bytes are in the span.
     fn begin_data(
         &mut self,
@@ -514,7 +530,7 @@ impl Reader {
             Delivery::Frames => split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX,
             Delivery::Chunks => false,
         };
-        self.state = State::Data(DataFrame {
+        self.state = ReadState::Data(DataFrame {
             left: header.payload_bytes,
             key: header.mask.unwrap_or_default(),
             fin: header.fin,
@@ -541,7 +557,7 @@ impl Reader {
             };
             return Ok(Some(Found::Control(header.opcode, Piece::InSpan(at))));
         }
-        self.state = State::Control(ControlFrame {
+        self.state = ReadState::Control(ControlFrame {
             left: payload_bytes as u8,
             key: header.mask.unwrap_or_default(),
             opcode: header.opcode,
@@ -551,7 +567,7 @@ impl Reader {
     }
 
     fn read_control(&mut self, cursor: &mut SpanCursor, bytes: &[u8]) -> Option<Found> {
-        let State::Control(frame) = &mut self.state else { return None };
+        let ReadState::Control(frame) = &mut self.state else { return None };
         let here = usize::from(frame.left).min(bytes.len() - cursor.read);
         mask::append(frame.buffer.vec(), &bytes[cursor.read..cursor.read + here], frame.key);
         frame.key = mask::rotate(frame.key, here);
@@ -560,7 +576,7 @@ impl Reader {
         if frame.left > 0 {
             return None;
         }
-        let State::Control(frame) = std::mem::take(&mut self.state) else { return None };
+        let ReadState::Control(frame) = std::mem::take(&mut self.state) else { return None };
         if !self.message.open {
             // A frame that begins behind it in the same span has a clock of its own.
             self.waits_since = 0;
@@ -595,7 +611,7 @@ impl Reader {
             self.message.utf8.push(&bytes[at.clone()])?;
         }
         if left > 0 {
-            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
+            self.state = ReadState::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
         }
         let flags = self.end_chunk(left == 0, fin)?;
         Ok(Found::Chunk(flags, Piece::InSpan(at)))
@@ -662,11 +678,11 @@ impl Reader {
         };
         self.assemble(part, key, left.saturating_add(further), cx.env.pool)?;
         if left > 0 {
-            self.state = State::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
+            self.state = ReadState::Data(DataFrame { left, key: mask::rotate(key, here), ..frame });
             return Ok(None);
         }
         if gathers && !fin {
-            self.state = State::default();
+            self.state = ReadState::default();
             return Ok(None);
         }
         if self.message.compressed {
@@ -732,7 +748,7 @@ impl Reader {
 /// Payload bytes that the frames of a message may have together.
 fn payload_bytes_max(compressed: bool, config: &ConnectionConfig) -> u64 {
     match compressed {
-        true => compressed_bytes_max(config.message_bytes_max),
-        false => config.message_bytes_max,
+        true => compressed_bytes_max(config.max_message),
+        false => config.max_message,
     }
 }

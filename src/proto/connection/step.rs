@@ -27,6 +27,8 @@ pub enum MessageKind {
     Binary,
 }
 
+crate::plain!(for enum MessageKind { Text, Binary });
+
 impl MessageKind {
     /// The opcode of its first frame (RFC 6455, 5.2).
     pub fn opcode(self) -> Opcode {

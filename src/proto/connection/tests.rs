@@ -3,8 +3,8 @@
 mod applications;
 mod compression;
 mod event_stream;
-mod frozen;
 mod handshake;
+mod plain;
 mod progress;
 mod properties;
 
@@ -103,7 +103,7 @@ impl Echo {
         let (connection, mut env) = self.env();
         connection.begin_span(now);
         if connection.is_between_messages() && connection.is_flushed() && now.is_multiple_of(2) {
-            let bytes_max = env.config.message_bytes_max;
+            let bytes_max = env.config.max_message;
             if bytes_max >= SINGLE_FRAME_BYTES_MAX as u64 && now.is_multiple_of(4) && echo_single(&mut bytes)
             {
                 cursor = SpanCursor::at_end(bytes.len(), SINGLE_REPLY_START..bytes.len());
@@ -164,22 +164,22 @@ impl Echo {
         }
     }
 
-    /// Freezes the connection and continues it from its bytes.
+    /// Puts the connection into bytes and continues it from its bytes.
     fn move_connection(&mut self) {
-        let mut frozen = Vec::new();
-        self.connection.freeze(&mut frozen, self.now);
+        let mut bytes = Vec::new();
+        self.connection.put(&mut bytes, self.now);
         let (connection, mut env) = self.env();
         connection.release(env.pool, env.codecs);
-        let mut rest = &frozen[..];
-        let mut thawed = Connection::thaw(&mut rest, &mut env).expect("it was frozen");
+        let mut rest = &bytes[..];
+        let mut continued = Connection::take(&mut rest, &mut env).expect("it was put");
         assert!(rest.is_empty());
         let mut again = Vec::new();
-        thawed.freeze(&mut again, env.now);
-        assert_eq!(again, frozen);
+        continued.put(&mut again, env.now);
+        assert_eq!(again, bytes);
         // What the application or the settings decide.
-        thawed.flow = std::mem::take(&mut connection.flow);
-        (thawed.times, thawed.deadline_moved) = (connection.times, connection.deadline_moved);
-        *connection = thawed;
+        continued.flow = std::mem::take(&mut connection.flow);
+        (continued.times, continued.deadline_changed) = (connection.times, connection.deadline_changed);
+        *connection = continued;
     }
 
     fn flush(&mut self) {
@@ -294,6 +294,7 @@ fn clients_are_told_when_to_return_if_they_may() {
         (delayed(), 1012, true),
         (delayed(), 3001, true),
         (delayed(), 4008, true),
+        (delayed(), 4010, true),
         (delayed(), 1000, false),
         (delayed(), 1008, false),
         (delayed(), 3500, false),
@@ -334,7 +335,7 @@ fn pipelined_messages_and_pings_are_answered_in_order() {
 
 #[test]
 fn a_message_of_exactly_the_limit_is_echoed_and_one_byte_more_is_1009_from_its_header() {
-    let config = ConnectionConfig { message_bytes_max: 1000, ..ConnectionConfig::default() };
+    let config = ConnectionConfig { max_message: 1000, ..ConnectionConfig::default() };
     let mut echo = Echo::open_with(config.clone(), false);
     echo.receive(&client_frame(Opcode::Binary, true, &[1; 1000]));
     assert_eq!(echo.frames()[0].2.len(), 1000);
@@ -444,6 +445,38 @@ fn a_close_is_answered_with_its_code_after_the_queued_messages_and_the_server_cl
 }
 
 #[test]
+fn a_server_that_awaits_a_pong_reads_on_behind_the_close_of_the_peer() {
+    let pong = || client_frame(Opcode::Pong, true, b"");
+    let close = || client_frame(Opcode::Close, true, b"\x03\xe8");
+    // Pings, pongs, and whether the last one is still on its way.
+    for (pings, pongs, is_awaited) in
+        [(0, 0, false), (1, 1, false), (3, 3, false), (1, 0, true), (2, 1, true)]
+    {
+        let mut echo = Echo::open();
+        for _ in 0..pings {
+            let (connection, mut env) = echo.env();
+            connection.ping(b"", &mut env).expect("memory");
+        }
+        echo.flush();
+        (0..pongs).for_each(|_| echo.receive(&pong()));
+        echo.receive(&close());
+        assert_eq!(echo.close_code(), Some(1000));
+        if !is_awaited {
+            assert_eq!(echo.action, Some(TransportAction::Close), "{pings} pings, {pongs} pongs");
+            continue;
+        }
+        assert_eq!(echo.action, Some(TransportAction::Shutdown), "{pings} pings, {pongs} pongs");
+        echo.receive(&pong());
+        assert_eq!(echo.action, Some(TransportAction::Shutdown));
+        let until = echo.now + SECOND;
+        echo.connection.ended(until);
+        echo.flush();
+        assert_eq!(echo.action, Some(TransportAction::Close));
+        assert_eq!(echo.connection.closed().map(|closed| &closed.cause), Some(&Cause::Peer));
+    }
+}
+
+#[test]
 fn after_a_sent_close_messages_are_dropped_until_the_close_of_the_peer() {
     let mut echo = Echo::open();
     let (connection, mut env) = echo.env();
@@ -531,7 +564,7 @@ fn the_pong_timeout_also_applies_after_a_partial_send_of_the_ping() {
 }
 
 #[test]
-fn a_message_that_is_incomplete_at_its_deadline_is_1008() {
+fn a_message_that_is_incomplete_at_its_deadline_is_4009() {
     for (first, config) in [
         (client_frame(Opcode::Text, false, b"begun"), ConnectionConfig::default()),
         (client_frame(Opcode::Binary, true, &[0; 100])[..50].to_vec(), ConnectionConfig::default()),
@@ -539,14 +572,14 @@ fn a_message_that_is_incomplete_at_its_deadline_is_1008() {
     ] {
         let mut echo = Echo::open_with(config, false);
         echo.receive(&first);
-        assert!(echo.connection.take_deadline_moved());
+        assert!(echo.connection.take_deadline_changed());
         for _ in 0..2 {
             echo.advance(14 * SECOND);
             echo.receive(&client_frame(Opcode::Ping, true, b"")[..0]);
         }
         assert_eq!(echo.close_code(), None);
         echo.advance(2 * SECOND);
-        assert_eq!(echo.close_code(), Some(1008));
+        assert_eq!(echo.close_code(), Some(4009));
     }
 }
 
@@ -570,7 +603,7 @@ fn each_control_frame_has_its_own_deadline() {
         echo.advance(10 * SECOND);
         echo.receive(back);
     }
-    assert_eq!(echo.close_code(), Some(1008));
+    assert_eq!(echo.close_code(), Some(4009));
 }
 
 /// The send of such a peer never completes, and its memory is released only then.
@@ -599,7 +632,7 @@ fn a_peer_that_sends_fin_and_does_not_read_is_aborted_at_the_deadline() {
     echo.connection.blocked(1000);
     let until = echo.now + 5 * SECOND;
     echo.connection.ended(until);
-    assert!(echo.connection.take_deadline_moved());
+    assert!(echo.connection.take_deadline_changed());
     echo.flush();
     assert_eq!(echo.action, None, "it may still read");
     echo.advance(4 * SECOND);
@@ -610,7 +643,7 @@ fn a_peer_that_sends_fin_and_does_not_read_is_aborted_at_the_deadline() {
 
 #[test]
 fn a_long_message_is_streamed_as_fragments_and_reserves_no_memory() {
-    let config = ConnectionConfig { message_bytes_max: 1 << 20, ..ConnectionConfig::default() };
+    let config = ConnectionConfig { max_message: 1 << 20, ..ConnectionConfig::default() };
     let mut echo = Echo::open_with(config, false);
     let text = "Straße ".repeat(40_000);
     let frame = client_frame(Opcode::Text, true, text.as_bytes());
@@ -658,10 +691,8 @@ fn assembling_many_small_fragments_copies_the_message_only_a_few_times() {
     const FRAGMENTS: usize = 8_192;
     let payload = [7; 256];
     let bytes = FRAGMENTS * payload.len();
-    let mut echo = Echo::open_with(
-        ConnectionConfig { message_bytes_max: bytes as u64, ..ConnectionConfig::default() },
-        true,
-    );
+    let mut echo =
+        Echo::open_with(ConnectionConfig { max_message: bytes as u64, ..ConnectionConfig::default() }, true);
     echo.stays = true;
     let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
     for number in 0..FRAGMENTS {

@@ -25,6 +25,8 @@ pub enum StreamFormat {
     Lines,
 }
 
+crate::plain!(for enum StreamFormat { Events, Messages, Lines });
+
 impl StreamFormat {
     /// The type of the response.
     pub fn content_type(self) -> &'static str {

@@ -49,9 +49,17 @@ pub const WINDOW_BITS_MAX: u8 = 15;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Direction {
     /// Context takeover: the window is kept from message to message.
-    pub takeover: bool,
+    pub context_takeover: bool,
     /// log2 of the size of the window in bytes, 8 to 15.
     pub window_bits: u8,
+}
+
+crate::plain! {
+    for Direction {
+        context_takeover,
+        window_bits where |bits| (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(bits),
+    }
+    for Agreement { server, client, states_server_bits, states_client_bits }
 }
 
 impl Direction {
@@ -105,28 +113,12 @@ impl Agreement {
         }
     }
 
-    /// The agreement as bytes.
-    pub(crate) fn to_bytes(self) -> [u8; 4] {
-        let [server, client] = [self.server, self.client].map(|of| [of.takeover.into(), of.window_bits]);
-        [server[0], server[1], client[0], client[1]]
-    }
-
-    /// The agreement of these bytes, whose response was sent; `None` if there is no such agreement.
-    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Option<Agreement> {
-        let direction = |takeover, window_bits| {
-            let is_possible = takeover <= 1 && (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&window_bits);
-            is_possible.then_some(Direction { takeover: takeover == 1, window_bits })
-        };
-        let (server, client) = (direction(bytes[0], bytes[1])?, direction(bytes[2], bytes[3])?);
-        Some(Agreement { server, client, states_server_bits: false, states_client_bits: false })
-    }
-
     /// The agreement without context takeover in either direction. A server may always choose it (RFC 7692, 7.1.1),
     /// and does when it has no memory for windows. Call it only before the response is written.
     #[must_use]
-    pub const fn without_takeover(mut self) -> Agreement {
-        self.server.takeover = false;
-        self.client.takeover = false;
+    pub const fn without_context_takeover(mut self) -> Agreement {
+        self.server.context_takeover = false;
+        self.client.context_takeover = false;
         self
     }
 }

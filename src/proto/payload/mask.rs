@@ -105,12 +105,12 @@ fn apply_long(bytes: &mut [u8], key: [u8; 4]) {
 
 #[inline(never)]
 fn shift_long(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
-    Kernel::moving().shift(bytes, from, to, len, key);
+    Kernel::shifting().shift(bytes, from, to, len, key);
 }
 
 #[inline(never)]
 fn append_long(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
-    Kernel::moving().append(out, src, key);
+    Kernel::shifting().append(out, src, key);
 }
 
 /// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes. All loads come before all stores. Returns the bitwise OR of the

@@ -45,6 +45,8 @@ pub struct Utf8 {
     high: u8,
 }
 
+crate::plain!(for Utf8 { missing, low, high } where Utf8::is_reached);
+
 impl Utf8 {
     /// The state at the start of a message.
     #[inline]
@@ -75,17 +77,11 @@ impl Utf8 {
         if unfinished { Err(ProtocolError::InvalidUtf8) } else { Ok(()) }
     }
 
-    /// The state as bytes.
-    pub(crate) fn to_bytes(self) -> [u8; 3] {
-        [self.missing, self.low, self.high]
-    }
-
-    /// The state of these bytes; `None` if no text leads to it.
-    pub(crate) fn from_bytes([missing, low, high]: [u8; 3]) -> Option<Utf8> {
-        let state = Utf8 { missing, low, high };
-        let is_inside = (1..=2).contains(&missing) && state == Utf8 { missing, ..Utf8::new() };
-        (state == Utf8::new() || is_inside || (0xc2..=0xf4).any(|lead| after_lead(lead) == Some(state)))
-            .then_some(state)
+    /// Whether a text leads to this state.
+    fn is_reached(&self) -> bool {
+        let is_inside =
+            (1..=2).contains(&self.missing) && *self == Utf8 { missing: self.missing, ..Utf8::new() };
+        *self == Utf8::new() || is_inside || (0xc2..=0xf4).any(|lead| after_lead(lead) == Some(*self))
     }
 
     fn push_any(&mut self, mut chunk: &[u8]) -> Result<(), ProtocolError> {

@@ -5,7 +5,7 @@ use super::*;
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 fn kernels() -> Vec<Kernel> {
-    let mut kernels = vec![Kernel::scalar(), Kernel::in_place(), Kernel::moving()];
+    let mut kernels = vec![Kernel::scalar(), Kernel::in_place(), Kernel::shifting()];
     #[cfg(target_arch = "x86_64")]
     kernels.extend([Some(Kernel::sse2()), Kernel::avx2(), Kernel::avx512()].into_iter().flatten());
     #[cfg(target_arch = "aarch64")]
@@ -90,12 +90,12 @@ fn large_payloads_are_masked() {
 fn appending_within_the_capacity_does_not_move_the_vector() {
     let mut out = Vec::with_capacity(1024);
     let at = out.as_ptr();
-    Kernel::moving().append(&mut out, &[1; 1000], KEY);
+    Kernel::shifting().append(&mut out, &[1; 1000], KEY);
     assert_eq!((out.as_ptr(), out.len()), (at, 1000));
 }
 
 #[test]
 #[should_panic(expected = "to <= from")]
 fn a_shift_out_of_bounds_panics() {
-    Kernel::moving().shift(&mut [0; 100], 50, 0, 51, KEY);
+    Kernel::shifting().shift(&mut [0; 100], 50, 0, 51, KEY);
 }

@@ -24,7 +24,7 @@ pub(crate) enum Transcoder {
 /// A direction in which messages are decompressed.
 pub(crate) struct InflateTranscoder {
     inflater: Inflater,
-    message_bytes_max: u64,
+    max_message: u64,
     /// Opcode of the compressed message that is being collected.
     collecting: Option<Opcode>,
     /// Payload collected so far; for an uncompressed frame, its payload.
@@ -42,10 +42,10 @@ pub(crate) struct DeflateTranscoder {
 
 impl Transcoder {
     /// The direction from the client.
-    pub(crate) fn from_client(agreement: &Agreement, message_bytes_max: u64) -> Transcoder {
+    pub(crate) fn from_client(agreement: &Agreement, max_message: u64) -> Transcoder {
         Transcoder::Inflate(Box::new(InflateTranscoder {
             inflater: Inflater::new(agreement.inbound(Role::Server)),
-            message_bytes_max,
+            max_message,
             collecting: None,
             payload: Vec::new(),
             inflated: Vec::new(),
@@ -96,7 +96,7 @@ impl InflateTranscoder {
             self.collecting = Some(header.opcode);
         }
         let start = self.payload.len();
-        if self.collecting.is_some() && (start + payload.len()) as u64 > self.message_bytes_max {
+        if self.collecting.is_some() && (start + payload.len()) as u64 > self.max_message {
             // DEFLATE expands data by a few bytes at most, so a compressed payload above the limit is too big.
             return Err(ProtocolError::MessageTooBig);
         }
@@ -113,7 +113,7 @@ impl InflateTranscoder {
         if !header.fin {
             return Ok(None);
         }
-        let bytes_max = usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = usize::try_from(self.max_message).unwrap_or(usize::MAX);
         let bytes = self.inflater.inflate(&self.payload, &mut self.inflated, bytes_max)?;
         self.collecting = None;
         self.payload.clear();

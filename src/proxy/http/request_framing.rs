@@ -16,7 +16,7 @@ use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 /// Tracks the framing of one client's requests.
 #[derive(Debug)]
 pub(crate) struct RequestFraming {
-    state: State,
+    state: FramingState,
     /// The bytes of the head so far.
     head: Vec<u8>,
     /// The previous byte of a head or trailer.
@@ -35,7 +35,7 @@ impl MalformedBody {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FramingState {
     Head,
     /// This number of body bytes remains.
     Body(u64),
@@ -72,7 +72,7 @@ enum Chunk {
 impl RequestFraming {
     pub(crate) fn new(malformed_body: &MalformedBody) -> RequestFraming {
         RequestFraming {
-            state: State::Head,
+            state: FramingState::Head,
             head: Vec::new(),
             before: 0,
             malformed_body: malformed_body.clone(),
@@ -84,23 +84,23 @@ impl RequestFraming {
         let mut at = 0;
         while at < bytes.len() {
             match &mut self.state {
-                State::Opaque => return,
-                State::Body(left) | State::Chunked(Chunk::Data { left }) => {
+                FramingState::Opaque => return,
+                FramingState::Body(left) | FramingState::Chunked(Chunk::Data { left }) => {
                     let now = (*left).min((bytes.len() - at) as u64);
                     *left -= now;
                     at += now as usize;
                     if *left == 0 {
                         self.state = match self.state {
-                            State::Body(_) => State::Head,
-                            _ => State::Chunked(Chunk::DataCr),
+                            FramingState::Body(_) => FramingState::Head,
+                            _ => FramingState::Chunked(Chunk::DataCr),
                         };
                     }
                 }
-                State::Head => {
+                FramingState::Head => {
                     self.head_byte(&mut bytes[at]);
                     at += 1;
                 }
-                State::Chunked(chunk) => {
+                FramingState::Chunked(chunk) => {
                     let chunk = *chunk;
                     self.chunk_byte(chunk, &mut bytes[at]);
                     at += 1;
@@ -112,14 +112,14 @@ impl RequestFraming {
     fn head_byte(&mut self, byte: &mut u8) {
         if *byte == b'\n' && self.before != b'\r' {
             *byte = 0;
-            self.state = State::Opaque;
+            self.state = FramingState::Opaque;
             return;
         }
         self.before = *byte;
         self.head.push(*byte);
         if *byte != b'\n' {
             if self.head.len() > HEAD_BYTES_DEFAULT {
-                self.state = State::Opaque;
+                self.state = FramingState::Opaque;
             }
         } else if self.head == b"\r\n" {
             // Empty lines before a request are ignored (RFC 9112, 2.2).
@@ -149,7 +149,7 @@ impl RequestFraming {
             (Chunk::Trailer { empty }, b'\n') if self.before == b'\r' => {
                 self.before = 0;
                 if empty {
-                    self.state = State::Head;
+                    self.state = FramingState::Head;
                     return;
                 }
                 Some(Chunk::Trailer { empty: true })
@@ -165,10 +165,10 @@ impl RequestFraming {
             _ => None,
         };
         self.state = match next {
-            Some(chunk) => State::Chunked(chunk),
+            Some(chunk) => FramingState::Chunked(chunk),
             None => {
                 self.malformed_body.0.set(true);
-                State::Opaque
+                FramingState::Opaque
             }
         };
         if matches!(next, Some(Chunk::Trailer { empty: true })) && *byte == b'\n' {
@@ -178,11 +178,11 @@ impl RequestFraming {
 }
 
 /// The state behind a request head, from its header fields.
-fn state_behind(head: &[u8]) -> State {
+fn state_behind(head: &[u8]) -> FramingState {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     if !matches!(request.parse(head), Ok(httparse::Status::Complete(_))) {
-        return State::Opaque;
+        return FramingState::Opaque;
     }
     let lists = |name: &str, token: &str| {
         request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).any(|header| {
@@ -195,18 +195,18 @@ fn state_behind(head: &[u8]) -> State {
     let length = lengths.next().and_then(|header| str::from_utf8(header.value).ok()?.trim().parse().ok());
     if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding")) {
         if lists("transfer-encoding", "chunked") && request.version == Some(1) {
-            State::Chunked(Chunk::Size { bytes: 0, digits: 0 })
+            FramingState::Chunked(Chunk::Size { bytes: 0, digits: 0 })
         } else {
-            State::Opaque
+            FramingState::Opaque
         }
     } else if let Some(bytes @ 1..) = length {
-        State::Body(bytes)
+        FramingState::Body(bytes)
     } else if request.method == Some("GET") && lists("connection", "upgrade") && lists("upgrade", "websocket")
     {
         // WebSocket frames follow, or the end of the connection.
-        State::Opaque
+        FramingState::Opaque
     } else {
-        State::Head
+        FramingState::Head
     }
 }
 

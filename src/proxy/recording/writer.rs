@@ -34,7 +34,7 @@ pub struct Tap(Arc<Shared>);
 struct Shared {
     /// One permit per byte of the queue. Closed when the recording has failed or is finished.
     room: Semaphore,
-    queue: mpsc::UnboundedSender<Entry>,
+    queue: mpsc::UnboundedSender<QueuedEntry>,
     started: Instant,
     connections: AtomicU64,
     /// Why the queue was closed.
@@ -42,7 +42,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-enum Entry {
+enum QueuedEntry {
     Record { record: Record, permits: u32 },
     Stop,
 }
@@ -106,7 +106,7 @@ impl Recorder {
     /// The first error of the output. The first error of the file.
     pub fn finish(self) -> io::Result<()> {
         // Fails only if the thread has ended.
-        let _ = self.tap.0.queue.send(Entry::Stop);
+        let _ = self.tap.0.queue.send(QueuedEntry::Stop);
         let written =
             self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the recorder thread panicked")));
         self.tap.0.fail("it is finished".to_owned());
@@ -114,10 +114,10 @@ impl Recorder {
     }
 }
 
-/// Writes entries as lines until `Entry::Stop`, or until a write fails.
+/// Writes entries as lines until `QueuedEntry::Stop`, or until a write fails.
 fn write_all<W: Write>(
     mut output: BufWriter<W>,
-    mut entries: mpsc::UnboundedReceiver<Entry>,
+    mut entries: mpsc::UnboundedReceiver<QueuedEntry>,
     room: &Semaphore,
 ) -> io::Result<()> {
     loop {
@@ -133,11 +133,11 @@ fn write_all<W: Write>(
             }
         };
         match entry {
-            Entry::Record { record, permits } => {
+            QueuedEntry::Record { record, permits } => {
                 write_line(&mut output, &Line::of(&record))?;
                 room.add_permits(permits as usize);
             }
-            Entry::Stop => return output.flush(),
+            QueuedEntry::Stop => return output.flush(),
         }
     }
 }
@@ -216,7 +216,7 @@ impl Room<'_> {
     pub fn put(mut self, conn: u64, from: Side, event: Event) {
         let shared = &self.tap.0;
         let t_ns = u64::try_from(shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let entry = Entry::Record { record: Record { t_ns, conn, from, event }, permits: self.permits };
+        let entry = QueuedEntry::Record { record: Record { t_ns, conn, from, event }, permits: self.permits };
         if shared.queue.send(entry).is_ok() {
             // The writer returns the permits.
             self.permits = 0;

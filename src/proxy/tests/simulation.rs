@@ -464,6 +464,23 @@ fn frames_between_hostile_peers_pass_whole_and_the_client_is_told_the_end() {
     );
 }
 
+/// A peer that has ended its stream without a Close frame still reads, and the other one still sends.
+#[test]
+fn a_peer_that_has_ended_its_stream_gets_what_the_other_one_sends() {
+    for_each_seed("a_peer_that_has_ended_its_stream_gets_what_the_other_one_sends", async |mut random| {
+        let first = random.below(2);
+        let second = random.of(&[Last::End, Last::Wait]);
+        let behaviours = [0, 1].map(|at| Behaviour {
+            last: if at == first { Last::End } else { second },
+            reading: Reading::Eager,
+            pauses: false,
+        });
+        let [(client, from_client), (upstream, from_upstream)] = relayed(random, behaviours).await;
+        assert!(client.messages == from_upstream, "{behaviours:?}: to the client");
+        assert!(upstream.messages == from_client, "{behaviours:?}: to the upstream");
+    });
+}
+
 #[test]
 fn all_messages_of_orderly_peers_arrive() {
     for_each_seed("all_messages_of_orderly_peers_arrive", async |mut random| {

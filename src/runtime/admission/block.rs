@@ -10,6 +10,16 @@ use ipnet::IpNet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressBlock(IpNet);
 
+impl echoring_proto::Plain<'_> for AddressBlock {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.to_string().put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<AddressBlock> {
+        AddressBlock::around(echoring_proto::Plain::take(from)?).ok()
+    }
+}
+
 /// Text that is no block of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadBlock;

@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 
-use super::key::AddressKey;
 use super::table::Table;
+use echoring_proto::AddressKey;
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// The addresses of a node.
@@ -42,7 +42,7 @@ impl AdmissionReport {
             self.addresses += 1;
             self.connected += u64::from(entry.open > 0);
             self.banned += u64::from(banned_s > 0);
-            if entry.refused > 0 {
+            if entry.refused > 0 || banned_s > 0 {
                 let refused = entry.refused;
                 self.worst.push(AddressReport { key: entry.key, connections: entry.open, refused, banned_s });
             }

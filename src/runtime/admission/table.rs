@@ -7,15 +7,15 @@
 use std::collections::HashMap;
 
 use super::BanPolicy;
-use super::key::AddressKey;
 use super::log_interval::LogInterval;
 use super::rate::Bucket;
 use crate::limits::{ADMISSION_ENTRIES_MAX, ADMISSION_PROBES, LIMIT_LOG_INTERVAL};
+use echoring_proto::AddressKey;
 use echoring_proto::limits::Nanos;
 
 /// The state of one address.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AddressState {
     pub(super) key: AddressKey,
     /// Connections now.
     pub(super) open: u32,
@@ -28,9 +28,9 @@ pub(super) struct Entry {
     log: LogInterval,
 }
 
-impl Entry {
-    fn new(key: AddressKey) -> Entry {
-        Entry {
+impl AddressState {
+    fn new(key: AddressKey) -> AddressState {
+        AddressState {
             key,
             open: 0,
             handshakes: Bucket::default(),
@@ -80,7 +80,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     index: HashMap<AddressKey, u32>,
-    entries: Vec<Entry>,
+    entries: Vec<AddressState>,
     /// Entries with an open connection.
     open: usize,
     hand: usize,
@@ -88,7 +88,7 @@ pub(super) struct Table {
 
 impl Table {
     /// The entry of an address, a new one if need be.
-    pub(super) fn entry(&mut self, key: AddressKey, now: Nanos) -> &mut Entry {
+    pub(super) fn entry(&mut self, key: AddressKey, now: Nanos) -> &mut AddressState {
         let at = match self.index.get(&key) {
             Some(at) => *at as usize,
             None => self.insert(key, now),
@@ -101,7 +101,7 @@ impl Table {
             self.evict(now);
         }
         let at = self.entries.len();
-        self.entries.push(Entry::new(key));
+        self.entries.push(AddressState::new(key));
         self.index.insert(key, at as u32);
         at
     }
@@ -133,8 +133,8 @@ impl Table {
     fn remove(&mut self, at: usize) {
         let gone = self.entries.swap_remove(at);
         self.index.remove(&gone.key);
-        if let Some(moved) = self.entries.get(at) {
-            self.index.insert(moved.key, at as u32);
+        if let Some(swapped) = self.entries.get(at) {
+            self.index.insert(swapped.key, at as u32);
         }
     }
 
@@ -160,7 +160,7 @@ impl Table {
         }
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[AddressState] {
         &self.entries
     }
 }

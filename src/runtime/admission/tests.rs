@@ -19,7 +19,7 @@ fn limit(result: Result<(), Offence>) -> Option<Limit> {
 #[test]
 fn an_address_has_as_many_connections_as_it_may_and_others_have_their_own() {
     let admission = Admission::default();
-    let limits = AddressLimits { connections_max: Some(3), ..AddressLimits::NONE };
+    let limits = AddressLimits { max_connections_per_address: Some(3), ..AddressLimits::NONE };
     let enter = |number| limit(admission.enter(address(number), &limits, START));
     assert_eq!([enter(1), enter(1), enter(1)], [None; 3]);
     assert_eq!(enter(1), Some(Limit::ConnectionsPerAddress));
@@ -31,7 +31,7 @@ fn an_address_has_as_many_connections_as_it_may_and_others_have_their_own() {
 #[test]
 fn the_hosts_of_a_network_of_ipv6_are_one_address() {
     let admission = Admission::default();
-    let limits = AddressLimits { connections_max: Some(1), ..AddressLimits::NONE };
+    let limits = AddressLimits { max_connections_per_address: Some(1), ..AddressLimits::NONE };
     let enter = |network: u16, host: u16| {
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host);
         limit(admission.enter(address.into(), &limits, START))
@@ -45,8 +45,8 @@ fn the_hosts_of_a_network_of_ipv6_are_one_address() {
 fn handshakes_are_limited_per_address_and_in_all() {
     let admission = Admission::default();
     let limits = AddressLimits {
-        handshakes: Rate::per_second(5),
-        handshakes_in_all: Rate::per_second(8),
+        handshake_rate_per_address: Rate::per_second(5),
+        handshake_rate: Rate::per_second(8),
         ..AddressLimits::NONE
     };
     let admitted =
@@ -61,8 +61,9 @@ fn handshakes_are_limited_per_address_and_in_all() {
 #[test]
 fn an_address_over_its_limits_too_often_within_the_window_is_banned_for_a_while() {
     let policy = BanPolicy { after: 3, window: 10 * SECOND, time: 60 * SECOND };
-    let limits = AddressLimits { connections_max: Some(0), bans: Some(policy), ..AddressLimits::NONE };
-    let free = AddressLimits { connections_max: None, ..limits.clone() };
+    let limits =
+        AddressLimits { max_connections_per_address: Some(0), bans: Some(policy), ..AddressLimits::NONE };
+    let free = AddressLimits { max_connections_per_address: None, ..limits.clone() };
     let admission = Admission::default();
     let enter = |now| admission.enter(address(1), &limits, now).expect_err("over its limit");
     assert!(!enter(START).banned && !enter(START + SECOND).banned);
@@ -84,7 +85,7 @@ fn an_address_over_its_limits_too_often_within_the_window_is_banned_for_a_while(
 
 #[test]
 fn one_record_per_address_and_interval_counts_those_that_were_left_out() {
-    let limits = AddressLimits { connections_max: Some(0), ..AddressLimits::NONE };
+    let limits = AddressLimits { max_connections_per_address: Some(0), ..AddressLimits::NONE };
     let admission = Admission::default();
     let log = |number, now| admission.enter(address(number), &limits, now).expect_err("over").log;
     assert_eq!([log(1, START), log(1, START), log(1, START + SECOND)], [Some(0), None, None]);
@@ -95,7 +96,8 @@ fn one_record_per_address_and_interval_counts_those_that_were_left_out() {
 #[test]
 fn memory_is_bounded_and_open_connections_are_never_forgotten() {
     let policy = BanPolicy { after: 1, window: SECOND, time: 1_000 * SECOND };
-    let limits = AddressLimits { connections_max: Some(1), bans: Some(policy), ..AddressLimits::NONE };
+    let limits =
+        AddressLimits { max_connections_per_address: Some(1), bans: Some(policy), ..AddressLimits::NONE };
     let admission = Admission::default();
     let most = ADMISSION_TABLES * crate::limits::ADMISSION_ENTRIES_MAX;
     let held = 1_000;
@@ -120,7 +122,7 @@ fn counts_of_connections_agree_with_a_model() {
     for seed in 0..20 {
         let mut random = SplitMix64::new(seed);
         let admission = Admission::default();
-        let limits = AddressLimits { connections_max: Some(4), ..AddressLimits::NONE };
+        let limits = AddressLimits { max_connections_per_address: Some(4), ..AddressLimits::NONE };
         let mut model = [0_u32; 50];
         for step in 0..20_000_u64 {
             let number = random.below(50) as usize;

@@ -33,6 +33,8 @@ pub struct TcpInfo {
     pub segments_sent: u32,
     /// Segments that were sent again.
     pub segments_retransmitted: u32,
+    /// Segments that arrived before earlier ones.
+    pub segments_out_of_order: u32,
 }
 
 /// The addresses of one tick. Nearly always empty.

@@ -4,7 +4,7 @@
 //! It is edge-triggered, so a connection is registered once and pausing costs no system call: a flag records an edge
 //! that comes during a pause. A tick sends the staged pieces, waits once, and reads every ready connection once into
 //! the region; connections without room keep their position in a queue. It never reads without receive credit, and
-//! never waits outside [`Driver::tick`].
+//! never waits outside [`tick`](Operations::tick).
 
 mod dials;
 mod outgoing;
@@ -27,11 +27,11 @@ use super::addresses::Addresses;
 use super::kernel_times::KernelTimes;
 use super::notsent::NotsentLowat;
 use super::regions::Regions;
-use super::sockets::{set_option, shutdown_write};
+use super::sockets::{retransmissions, set_option, shutdown_write};
 use super::stamps::{Asked, REPORTING, Stamps};
 use super::{
-    Description, Driver, Event, Features, Options, Released, RemoteAddress, SendTimes, Source, Span, TcpInfo,
-    Token, Waker, clock, take_released,
+    Description, Event, Features, Operations, Options, Released, RemoteAddress, SendTimes, Source, Span,
+    TcpInfo, Token, Waker, clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -83,7 +83,7 @@ pub struct Epoll {
     stamps: Stamps,
     kernel_times: Option<KernelTimes>,
     /// Connections that the latest tick gave up.
-    released: Vec<(Token, Released<OwnedFd>)>,
+    released: Vec<(Token, Released)>,
     /// Events that arose outside a tick.
     notices: Vec<Event>,
     listeners: Vec<Listener>,
@@ -137,7 +137,10 @@ impl Epoll {
         poller.add(eventfd, libc::EPOLLIN | libc::EPOLLET, data(0, WAKER))?;
         Ok(Epoll {
             poller,
-            work: DriverWork::default(),
+            work: DriverWork {
+                retransmissions: options.counts_retransmissions.then_some(0),
+                ..DriverWork::default()
+            },
             waker,
             slots: Slots::new(options.connections),
             staged: Staged::default(),
@@ -315,6 +318,9 @@ impl Epoll {
         let slot = self.slots.at(index);
         self.staged.discard(slot, pool);
         self.partial_sends.discard(slot, pool);
+        if let (Some(count), Some(fd)) = (&mut self.work.retransmissions, &slot.fd) {
+            *count += retransmissions(fd.as_fd());
+        }
         self.slots.remove(index);
         self.notsent.end(index);
         self.stamps.forget(token);
@@ -345,7 +351,8 @@ impl Epoll {
             let received = match times {
                 None => sys::receive(fd.as_fd(), memory),
                 Some(times) => sys::receive_stamped(fd.as_fd(), memory).map(|(bytes, control)| {
-                    if let Some(at) = times.arrival(&control).filter(|_| bytes > 0) {
+                    if bytes > 0 {
+                        let at = times.arrival(token.index, fd.as_fd(), &control);
                         events.push(Event::Arrived { token, at });
                     }
                     bytes
@@ -618,9 +625,7 @@ impl Epoll {
     }
 }
 
-impl Driver for Epoll {
-    type Socket = OwnedFd;
-
+impl Operations for Epoll {
     fn now(&self) -> Nanos {
         clock::now()
     }
@@ -789,7 +794,7 @@ impl Driver for Epoll {
         self.mark_staged(token.index);
     }
 
-    fn take_released(&mut self, token: Token) -> Option<Released<OwnedFd>> {
+    fn take_released(&mut self, token: Token) -> Option<Released> {
         take_released(&mut self.released, token)
     }
 

@@ -4,6 +4,9 @@
 //! its last byte, counted over the whole stream (`OPT_ID_TCP`). So each [`Stream`] counts the bytes of its sends. A message belongs
 //! to the first send after it was handed over, because a send takes everything that is queued.
 //!
+//! A receive has the time of its last byte. That may have waited for earlier bytes, if the network lost or reordered segments, and then it
+//! says nothing about when the whole was there. The kernel counts such segments ([`Stream::arrived_in_order`]).
+//!
 //! Of many connections some are *sampled*, so that the others cost what they would without times. Of few, each is sampled, or one, and
 //! some of its sends are stamped.
 //!
@@ -19,13 +22,16 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::sockets::{message, set_option};
+use super::sockets::{message, set_option, tcp_info};
 use super::stamps::{LOOKING, control_messages, since_epoch, time};
 use super::{Span, clock, regions::Regions};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
-/// Sends of a connection whose times are kept. Older ones are forgotten.
+/// Sends of a connection whose times are kept. The times of older ones are unknown.
 const SENDS_MAX: usize = 64;
+/// The same where one connection is sampled and some of its sends are stamped: whether an older one was is unknown, and an answer
+/// that is late must not be missing in the sample.
+const CHOSEN_SENDS_MAX: usize = 8_192;
 /// Sends after which the error queue is read even if nobody asks for times. Its entries count as received bytes.
 const UNREAD_MAX: u32 = 16;
 /// Entries of the error queue that are read at a time. A send has three.
@@ -34,6 +40,9 @@ const LOOKS: usize = 16;
 const LOOK_WORDS: usize = 24;
 /// Bytes of the control messages of a receive: a time.
 pub(super) const ARRIVAL_BYTES: usize = 64;
+/// Time between the arrival of a receive and its reading up to which nobody asks whether bytes waited for earlier ones: the error is no
+/// larger.
+const WAIT_UNASKED: Nanos = MILLISECOND / 10;
 /// How long a measured distance between the clocks is used.
 const CLOCK_TIME: Nanos = 10 * MILLISECOND;
 
@@ -70,6 +79,8 @@ struct StampedSend {
     after: Nanos,
     at: Nanos,
     times: SendTimes,
+    /// It was short, so its stamp is of another byte.
+    is_void: bool,
 }
 
 /// The sends of one connection.
@@ -82,34 +93,41 @@ struct Stream {
     sends: VecDeque<StampedSend>,
     /// Stamped ones since the error queue was read.
     unread: u32,
+    /// Segments that had arrived before earlier ones at `counted_at`.
+    out_of_order: u32,
+    counted_at: Nanos,
+    /// All of them had arrived by then.
+    disordered_until: Nanos,
     is_on: bool,
 }
 
 impl Stream {
     /// A send is carried out at `at`, before which everything that it contains was handed over.
-    fn carry(&mut self, at: Nanos, bytes: u32, is_stamped: bool) {
+    fn carry(&mut self, at: Nanos, bytes: u32, is_stamped: bool, sends_max: usize) {
         self.bytes = self.bytes.wrapping_add(bytes);
         let after = mem::replace(&mut self.carried_at, at);
         if is_stamped {
-            if self.sends.len() == SENDS_MAX {
+            if self.sends.len() >= sends_max {
                 self.sends.pop_front();
             }
             let times = SendTimes { bytes, ..SendTimes::default() };
-            self.sends.push_back(StampedSend { key: self.bytes.wrapping_sub(1), after, at, times });
+            let key = self.bytes.wrapping_sub(1);
+            self.sends.push_back(StampedSend { key, after, at, times, is_void: false });
             self.unread += 1;
         }
     }
 
-    /// The latest send was short, so its stamp is of another byte.
+    /// The latest send was short. Its times stay unknown.
     fn void(&mut self) {
-        if self.sends.back().is_some_and(|send| send.at == self.carried_at) {
-            self.sends.pop_back();
+        if let Some(send) = self.sends.back_mut().filter(|send| send.at == self.carried_at) {
+            (send.is_void, send.times) = (true, SendTimes::default());
         }
     }
 
     /// The kernel saw byte number `key` at `at`. The first time counts: a repeated one is of a retransmission.
     fn stamp(&mut self, stage: Stage, key: u32, at: Nanos) {
-        let Some(send) = self.sends.iter_mut().rev().find(|send| send.key == key) else { return };
+        let is_named = |send: &&mut StampedSend| send.key == key && !send.is_void;
+        let Some(send) = self.sends.iter_mut().rev().find(is_named) else { return };
         let time = match stage {
             Stage::Accepted => &mut send.times.accepted,
             Stage::Left => &mut send.times.left,
@@ -118,9 +136,25 @@ impl Stream {
         time.get_or_insert(at);
     }
 
+    /// Whether the time `at` of the last byte of a receive, which is read at `now`, is when all of its bytes had arrived. It is not if the
+    /// segment with that byte came before earlier ones and waited for them. The kernel only counts such segments, so the answer is also no
+    /// for what arrived before one of another receive.
+    /// `count` returns their number, and the time then.
+    fn arrived_in_order(&mut self, at: Nanos, now: Nanos, count: impl FnOnce() -> (u32, Nanos)) -> bool {
+        if at > self.counted_at && at + WAIT_UNASKED < now {
+            self.counted_at = now;
+            let (out_of_order, counted_at) = count();
+            if out_of_order != self.out_of_order {
+                (self.out_of_order, self.disordered_until) = (out_of_order, counted_at);
+            }
+        }
+        at > self.disordered_until
+    }
+
     /// The times of the send with what was handed over at `handed_at`, if that send was stamped.
     fn of(&self, handed_at: Nanos) -> Option<SendTimes> {
-        let send = self.sends.iter().rev().find(|send| send.after < handed_at)?;
+        let found = self.sends.partition_point(|send| send.after < handed_at).checked_sub(1)?;
+        let send = &self.sends[found];
         (handed_at <= send.at).then_some(send.times)
     }
 }
@@ -134,9 +168,8 @@ struct WallClock {
 }
 
 impl WallClock {
-    /// The time on the monotonic clock at which the wall clock was at `time`.
-    fn monotonic(&mut self, time: Nanos) -> Nanos {
-        let now = clock::now();
+    /// The time on the monotonic clock at which the wall clock was at `time`. `now` is that of the monotonic one.
+    fn monotonic(&mut self, time: Nanos, now: Nanos) -> Nanos {
         if now >= self.measured_at + CLOCK_TIME || self.measured_at == 0 {
             let readings = [(); 3].map(|()| (clock::now(), since_epoch(), clock::now()));
             let best = readings.into_iter().min_by_key(|(before, _, after)| after - before);
@@ -222,7 +255,8 @@ impl KernelTimes {
         if is_stamped {
             self.skipped = 0;
         }
-        stream.carry(self.tick_at, bytes as u32, is_stamped);
+        let sends_max = if self.every_send == 1 { SENDS_MAX } else { CHOSEN_SENDS_MAX };
+        stream.carry(self.tick_at, bytes as u32, is_stamped, sends_max);
         if stream.unread >= UNREAD_MAX {
             self.look(index, socket);
         }
@@ -237,15 +271,18 @@ impl KernelTimes {
         }
     }
 
-    /// The times of the send with what was handed over at `handed_at`, as far as they are known now. `None` if it was not stamped.
+    /// The times of the send with what was handed over at `handed_at`, as far as they are known now. `None` if it was not to be stamped.
     pub(super) fn of(&mut self, index: u32, socket: BorrowedFd<'_>, handed_at: Nanos) -> Option<SendTimes> {
         let stream = self.streams.get(index as usize)?;
-        let times = stream.of(handed_at)?;
+        let Some(times) = stream.of(handed_at) else {
+            // Of these connections all sends are stamped.
+            return (stream.is_on && self.every_send == 1).then(SendTimes::default);
+        };
         if times.acknowledged.is_some() || stream.unread == 0 {
             return Some(times);
         }
         self.look(index, socket);
-        self.streams.get(index as usize)?.of(handed_at)
+        self.streams[index as usize].of(handed_at)
     }
 
     /// Reads the error queue.
@@ -271,7 +308,7 @@ impl KernelTimes {
                 let words = header.msg_hdr.msg_controllen as usize / size_of::<u64>();
                 let control = control.get(..words).unwrap_or_default();
                 if let (Some(time), Some((stage, key))) = (time(control), reason(control)) {
-                    stream.stamp(stage, key, clock.monotonic(time));
+                    stream.stamp(stage, key, clock.monotonic(time, clock::now()));
                 }
             }
             if found < LOOKS {
@@ -280,25 +317,34 @@ impl KernelTimes {
         }
     }
 
-    /// When the last byte of a receive arrived, from the control messages of the receive.
-    pub(super) fn arrival(&mut self, control: &[u64]) -> Option<Nanos> {
-        time(control).map(|time| self.clock.monotonic(time))
+    /// When the bytes of a receive of the connection with this index had arrived, from the control messages of the receive. `None` if they
+    /// do not tell.
+    pub(super) fn arrival(&mut self, index: u32, socket: BorrowedFd<'_>, control: &[u64]) -> Option<Nanos> {
+        let now = clock::now();
+        let at = self.clock.monotonic(time(control)?, now);
+        let count = || (tcp_info(socket).map_or(0, |info| info.segments_out_of_order), clock::now());
+        let stream = self.streams.get_mut(index as usize)?;
+        stream.arrived_in_order(at, now, count).then_some(at)
     }
+}
 
-    /// The same of a multishot receive into `span` of `memory`, and the place of its bytes (`struct io_uring_recvmsg_out`).
-    pub(super) fn arrival_in(&mut self, memory: &Regions, span: Span) -> (Option<Nanos>, Span) {
-        const HEAD: usize = 16;
-        let before = (HEAD + ARRIVAL_BYTES) as u32;
-        let rest = Span { offset: span.offset + before, bytes: span.bytes.saturating_sub(before) };
-        let Some((head, behind)) = memory.slice(span).split_at_checked(HEAD) else { return (None, rest) };
+/// The control messages of a receive.
+pub(super) type ArrivalControl = [u64; ARRIVAL_BYTES / size_of::<u64>()];
+
+/// The control messages of a multishot receive into `span` of `memory`, and the place of its bytes (`struct io_uring_recvmsg_out`).
+pub(super) fn received_parts(memory: &Regions, span: Span) -> (ArrivalControl, Span) {
+    const HEAD: usize = 16;
+    let mut control = ArrivalControl::default();
+    let before = (HEAD + ARRIVAL_BYTES) as u32;
+    let rest = Span { offset: span.offset + before, bytes: span.bytes.saturating_sub(before) };
+    if let Some((head, behind)) = memory.slice(span).split_at_checked(HEAD) {
         let filled = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let mut copy = [0; ARRIVAL_BYTES / size_of::<u64>()];
         let words = behind[..filled.min(behind.len())].as_chunks().0;
-        for (word, bytes) in copy.iter_mut().zip(words) {
+        for (word, bytes) in control.iter_mut().zip(words) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        (self.arrival(&copy), rest)
     }
+    (control, rest)
 }
 
 /// Asks for the times of receives and, if `sends`, for those of all sends.

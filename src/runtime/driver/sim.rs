@@ -2,24 +2,22 @@
 //!
 //! It is for tests of everything above a driver. Each fault happens with real kernels too, only rarely; nothing
 //! violates the contract. Receive memory is *poisoned* as soon as a real driver could reuse it, so that a test detects
-//! a span that outlives its tick. It never uses the real clock, real sockets, or randomness other than its network's.
+//! a span that outlives its tick. It never uses the real clock, or randomness other than its network's, and real sockets only to stand
+//! for connections between two drivers.
 
 mod network;
 mod random;
 mod tick;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use super::addresses::Addresses;
 use super::unsent::Unsent;
 use super::{
-    Description, Driver, Event, Features, Options, Released, RemoteAddress, Source, Span, Token, Waker,
+    Description, Event, Features, Operations, Options, Released, RemoteAddress, Source, Span, Token, Waker,
     take_released,
 };
 use crate::limits::{RECEIVE_BYTES_MAX, SEND_PIECES_MAX};
@@ -29,7 +27,7 @@ use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 pub use network::{ClientId, Heard, Network};
 pub use random::{Faults, Random};
 
-use network::State;
+use network::NetworkState;
 use tick::POISON;
 
 /// Banks of receive memory. A tick fills one; sends that are consumed late use at most two others.
@@ -61,7 +59,7 @@ pub struct Sim {
     /// Events of the tick under way, each with its connection.
     found: Vec<(Option<u32>, Event)>,
     /// Connections that the latest tick gave up.
-    released: Vec<(Token, Released<SimSocket>)>,
+    released: Vec<(Token, Released)>,
     /// Connections whose peer address was requested.
     unaddressed: Vec<Token>,
     addresses: Addresses,
@@ -82,42 +80,6 @@ enum Phase {
     Failed,
     Closing,
     Aborting,
-}
-
-/// A connection's end that one driver has given up and none has adopted yet.
-pub struct SimSocket {
-    network: Network,
-    /// Its wire and side.
-    end: (usize, usize),
-    /// Whether a driver has adopted it or one of its duplicates, which share this.
-    is_adopted: Rc<Cell<bool>>,
-}
-
-impl SimSocket {
-    fn new(network: Network, end: (usize, usize)) -> SimSocket {
-        SimSocket { network, end, is_adopted: Rc::default() }
-    }
-
-    /// Another descriptor of the same socket, which is closed with the last of them.
-    #[must_use]
-    pub fn duplicate(&self) -> SimSocket {
-        SimSocket { network: self.network.clone(), end: self.end, is_adopted: Rc::clone(&self.is_adopted) }
-    }
-}
-
-impl fmt::Debug for SimSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SimSocket").field(&self.end).finish()
-    }
-}
-
-impl Drop for SimSocket {
-    fn drop(&mut self) {
-        if !self.is_adopted.get() && Rc::strong_count(&self.is_adopted) == 1 {
-            let (wire, side) = self.end;
-            self.network.state().close(wire, side);
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -238,7 +200,7 @@ impl Sim {
     }
 
     /// Frees a slot and closes its side of the wire.
-    fn remove(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn remove(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         discard(slot, pool);
@@ -254,7 +216,7 @@ impl Sim {
         self.free.push(index);
     }
 
-    fn fail(&mut self, index: u32, error: ErrorKind, state: &mut State, pool: &mut Pool) {
+    fn fail(&mut self, index: u32, error: ErrorKind, state: &mut NetworkState, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         discard(slot, pool);
@@ -273,9 +235,7 @@ impl Sim {
     }
 }
 
-impl Driver for Sim {
-    type Socket = SimSocket;
-
+impl Operations for Sim {
     fn now(&self) -> Nanos {
         self.network.now()
     }
@@ -328,7 +288,7 @@ impl Driver for Sim {
             return Err(source);
         }
         if !slot.staged.is_empty() {
-            let State { random, faults, .. } = &mut *self.network.state();
+            let NetworkState { random, faults, .. } = &mut *self.network.state();
             if random.chance(faults.refused_piece) {
                 return Err(source);
             }
@@ -370,11 +330,11 @@ impl Driver for Sim {
 
     fn pause(&mut self, token: Token) {
         let network = self.network.clone();
+        let NetworkState { random, faults, .. } = &mut *network.state();
         let Some(slot) = self.slot(token) else { return };
-        if std::mem::replace(&mut slot.paused, true) {
+        if random.chance(faults.endless_receive) || std::mem::replace(&mut slot.paused, true) {
             return;
         }
-        let State { random, faults, .. } = &mut *network.state();
         if random.chance(faults.late_data) {
             slot.late_bytes = random.between(1, RECEIVE_CREDIT_BYTES as usize);
             slot.late_looks = random.between(1, LATE_LOOKS_MAX) as u8;
@@ -424,17 +384,15 @@ impl Driver for Sim {
         self.mark_dirty(token);
     }
 
-    fn take_released(&mut self, token: Token) -> Option<Released<SimSocket>> {
+    fn take_released(&mut self, token: Token) -> Option<Released> {
         take_released(&mut self.released, token)
     }
 
-    fn adopt(&mut self, socket: SimSocket, has_fallen_behind: bool) -> Result<Token, SimSocket> {
+    fn adopt(&mut self, socket: OwnedFd, has_fallen_behind: bool) -> Result<Token, OwnedFd> {
         if !self.has_room() {
             return Err(socket);
         }
-        let (wire, side) = socket.end;
-        assert!(!socket.is_adopted.replace(true), "two drivers have the same socket");
-        self.network.state().move_to(wire, side, self.number);
+        let (wire, side) = self.network.state().take_up(socket, self.number);
         let token = self.insert(wire, side, Phase::Open);
         if has_fallen_behind {
             self.set_notsent_lowat(token);

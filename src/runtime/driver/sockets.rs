@@ -26,14 +26,16 @@ pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: u32) 
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The first bytes of `struct tcp_info` (linux/tcp.h), up to its field `tcpi_data_segs_out`. Older kernels fill less.
-const TCP_INFO_BYTES: usize = 160;
+/// The first bytes of `struct tcp_info` (linux/tcp.h), up to its field `tcpi_rcv_ooopack`. Older kernels fill less.
+const TCP_INFO_BYTES: usize = 228;
 /// The offset of `tcpi_rtt`, the smoothed round trip in microseconds.
 const RTT: usize = 68;
 /// The offset of `tcpi_total_retrans`.
 const TOTAL_RETRANS: usize = 100;
 /// The offset of `tcpi_data_segs_out`.
 const DATA_SEGS_OUT: usize = 156;
+/// The offset of `tcpi_rcv_ooopack`.
+const RCV_OOOPACK: usize = 224;
 
 /// `TCP_INFO` of a TCP connection. `None` for other sockets.
 pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> Option<TcpInfo> {
@@ -51,7 +53,13 @@ pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> Option<TcpInfo> {
         round_trip: Nanos::from(field(RTT)) * 1_000,
         segments_sent: field(DATA_SEGS_OUT),
         segments_retransmitted: field(TOTAL_RETRANS),
+        segments_out_of_order: field(RCV_OOOPACK),
     })
+}
+
+/// The segments that a connection has sent again; 0 of other sockets.
+pub(super) fn retransmissions(fd: BorrowedFd<'_>) -> u64 {
+    tcp_info(fd).map_or(0, |info| info.segments_retransmitted.into())
 }
 
 /// Leaves the choice of a local port to `connect`, so that many connections can share a port towards different peers

@@ -46,8 +46,8 @@ use super::kernel_times::KernelTimes;
 use super::notsent::NotsentLowat;
 use super::unsent::Unsent;
 use super::{
-    Description, Driver, Event, Features, Options, Released, RemoteAddress, SendTimes, Source, Span, TcpInfo,
-    Token, Waker, clock, take_released,
+    Description, Event, Features, Operations, Options, Released, RemoteAddress, SendTimes, Source, Span,
+    TcpInfo, Token, Waker, clock, take_released,
 };
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
@@ -139,6 +139,7 @@ impl Uring {
                 },
             )?;
         }
+        let is_counted = options.counts_retransmissions && (!direct || used.has(Features::FD_INSTALL));
         let incremental = used.has(Features::INCREMENTAL);
         // SAFETY: `Kept` frees the receiver behind the ring's last operation, or never.
         let receiver = unsafe { Receiver::new(ring.inner(), options.receive_bytes, incremental)? };
@@ -150,6 +151,7 @@ impl Uring {
             NotsentLowat::new(options.notsent_lowat),
             used,
             kernel_times,
+            is_counted.then_some(0),
         );
         Ok(Uring {
             ring,
@@ -291,9 +293,7 @@ impl Uring {
     }
 }
 
-impl Driver for Uring {
-    type Socket = OwnedFd;
-
+impl Operations for Uring {
     fn now(&self) -> Nanos {
         clock::now()
     }
@@ -398,7 +398,7 @@ impl Driver for Uring {
         self.connections.release(token);
     }
 
-    fn take_released(&mut self, token: Token) -> Option<Released<OwnedFd>> {
+    fn take_released(&mut self, token: Token) -> Option<Released> {
         take_released(&mut self.connections.released, token)
     }
 
@@ -483,7 +483,8 @@ impl Driver for Uring {
     }
 
     fn work(&self) -> DriverWork {
-        DriverWork { buffer_stalls: self.connections.buffer_stalls, ..self.ring.work }
+        let Connections { buffer_stalls, retransmissions, .. } = *self.connections;
+        DriverWork { buffer_stalls, retransmissions, ..self.ring.work }
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) struct MovedNote<'a> {
     pub(super) traffic: Option<Traffic>,
 }
 
+echoring_proto::plain!(for MovedNote<'a> { address, path, age, status, traffic });
+
 /// The next step with an accepted connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Accepted {

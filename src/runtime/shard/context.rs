@@ -15,7 +15,7 @@ use super::route::Route;
 use super::slots::Slot;
 use super::tls::Session;
 use crate::admission::Limit;
-use crate::driver::{Driver, SendTimes, Shared, Source, TcpInfo, Token};
+use crate::driver::{SendTimes, Shared, Source, TcpInfo, Token};
 use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
@@ -141,6 +141,11 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env);
             self.count_queued(queued, 1);
         }
+    }
+
+    /// Maximum bytes of a message of the peer.
+    pub fn max_message(&self) -> u64 {
+        self.env.config.max_message
     }
 
     /// Bytes queued to the peer.
@@ -281,11 +286,11 @@ impl<K: Kinds> ConnectionContext<'_, K> {
 
 /// The shard, for the length of a call.
 #[derive(Debug)]
-pub struct Context<'a, D: Driver, K: Kinds> {
-    pub(super) core: &'a mut Core<D, K>,
+pub struct Context<'a, K: Kinds> {
+    pub(super) core: &'a mut Core<K>,
 }
 
-impl<D: Driver, K: Kinds> Context<'_, D, K> {
+impl<K: Kinds> Context<'_, K> {
     /// As [`ConnectionContext::note_excess`].
     pub fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
         self.core.note_excess(token, limit, counts);
@@ -433,7 +438,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     }
 
     /// Sends a [held](Context::hold) connection to another shard. Its peer was [taken](Context::take_peer), and is continued from
-    /// `state` there, or here if it cannot leave: by [`Application::thaw`](super::Application::thaw).
+    /// `state` there, or here if it cannot leave: by [`Application::go_on`](super::Application::go_on).
     pub fn give_up(&mut self, token: Token, to: Destination, state: Vec<u8>) {
         self.core.give_up(token, to, state);
     }
@@ -551,12 +556,12 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         true
     }
 
-    /// Asks when what is staged for a connection in this tick is acknowledged, see [`Driver::stamp`].
+    /// Asks when what is staged for a connection in this tick is acknowledged, see [`stamp`](crate::driver::Driver::stamp).
     pub fn stamp(&mut self, token: Token) -> bool {
         self.core.driver.stamp(token)
     }
 
-    /// When the kernel saw what was sent to a connection at `sent`, see [`Driver::send_times`].
+    /// When the kernel saw what was sent to a connection at `sent`, see [`send_times`](crate::driver::Driver::send_times).
     pub fn send_times(&mut self, token: Token, sent: Nanos) -> Option<SendTimes> {
         self.core.driver.send_times(token, sent)
     }
@@ -572,7 +577,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         bytes + self.core.sessions.get(token.index).map_or(0, |_| Session::added_bytes_max(bytes))
     }
 
-    /// From now on the kernel holds few unsent bytes of a connection, see [`Driver::set_notsent_lowat`].
+    /// From now on the kernel holds few unsent bytes of a connection, see [`set_notsent_lowat`](crate::driver::Driver::set_notsent_lowat).
     pub fn set_notsent_lowat(&mut self, token: Token) {
         self.core.driver.set_notsent_lowat(token);
     }

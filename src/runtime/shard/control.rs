@@ -43,7 +43,7 @@ impl DrainPlan {
 }
 
 impl Goodbye {
-    /// 1001, at the end of a connection's [life](super::Lifetime::max).
+    /// 1001, at the end of a connection's [life](super::Lifetime::max_lifetime).
     pub const LIFE_OVER: Goodbye =
         Goodbye { code: CloseCode::GOING_AWAY, reason: "connection lifetime is over" };
     /// 1001, after a time without messages.

@@ -79,8 +79,8 @@ pub(super) struct Echoed {
 
 /// A shard without its application.
 #[derive(Debug)]
-pub struct Core<D: Driver, K: Kinds> {
-    pub(super) driver: D,
+pub struct Core<K: Kinds> {
+    pub(super) driver: Driver,
     pub(super) slots: Slots<K::Peer>,
     /// TLS sessions of secured connections.
     pub(super) sessions: Sessions,
@@ -137,7 +137,7 @@ pub struct Core<D: Driver, K: Kinds> {
     listeners: Vec<Box<str>>,
     tcp_samples: TcpSamples,
     /// The ways to other shards; `None` where connections stay.
-    pub(super) exits: Option<Arc<Exits<D::Socket>>>,
+    pub(super) exits: Option<Arc<Exits>>,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
@@ -146,13 +146,13 @@ pub struct Core<D: Driver, K: Kinds> {
     relief: MemoryRelief,
 }
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     pub(super) fn new(
-        driver: D,
+        driver: Driver,
         config: ShardConfig,
         allowance: Allowance,
         mailboxes: Mailboxes<K::Message>,
-    ) -> Core<D, K> {
+    ) -> Core<K> {
         let now = driver.now();
         let ShardConfig { connection, connections, security, seed } = config;
         let Allowance { pool, connections: lease, contexts } = allowance;
@@ -353,8 +353,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         due
     }
 
-    /// Notifies connections whose deadlines have passed.
-    pub(super) fn pass_deadlines(&mut self, mut due: Vec<(Token, u32)>) {
+    /// Notifies connections whose deadlines have passed. Those whose requests are undecided are left to the caller, in `undecided`.
+    pub(super) fn pass_deadlines(&mut self, mut due: Vec<(Token, u32)>, undecided: &mut Vec<Token>) {
         for (token, tick) in due.drain(..) {
             let Some(slot) = self.slots.get_mut(token) else { continue };
             if slot.armed != tick {
@@ -368,6 +368,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
             if slot.connection.deadline(&self.env.config) > self.env.now {
                 self.arm(token);
+            } else if slot.connection.is_deciding() {
+                undecided.push(token);
             } else if !self.is_refused_overdue(token) {
                 self.pass_deadline(token);
             }
@@ -461,7 +463,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             // It is not writable until then, and no event will report that.
             self.refused.push(token);
         }
-        if connection.take_deadline_moved() {
+        if connection.take_deadline_changed() {
             self.arm(token);
         }
     }
@@ -548,6 +550,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             seats: BudgetFigures::of(self.lease.budget()),
             contexts: BudgetFigures::of(self.env.codecs.budget()),
             history_bytes: self.env.pool.budget().history_units(),
+            optional_bytes: self.env.pool.budget().optional_units(),
             mailbox_messages,
             mailbox_bytes,
             work: self.driver.work(),
@@ -559,9 +562,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
 /// Looks up the peer address for the log record of a connection's end, and returns whether closing must wait for it.
 #[cold]
-fn waits_for_address<D: Driver>(
+fn waits_for_address(
     notes: &mut ConnectionLog,
-    driver: &mut D,
+    driver: &mut Driver,
     token: Token,
     connection: &Connection,
     now: Nanos,
@@ -578,12 +581,7 @@ fn waits_for_address<D: Driver>(
 
 /// Carries out what a closing connection requests of its transport. If it `lingers`, the peer's bytes are still discarded
 /// before it is closed. Returns whether only the end of the connection is still awaited.
-fn end_transport<D: Driver>(
-    driver: &mut D,
-    token: Token,
-    connection: &mut Connection,
-    lingers: bool,
-) -> bool {
+fn end_transport(driver: &mut Driver, token: Token, connection: &mut Connection, lingers: bool) -> bool {
     match connection.take_transport_action() {
         None => return false,
         Some(TransportAction::Close) if lingers => {
@@ -603,10 +601,10 @@ fn end_transport<D: Driver>(
 
 /// Pauses or resumes reading from a connection, as it wants. Returns whether it was paused.
 #[inline]
-fn pause_or_resume<D: Driver>(
+fn pause_or_resume(
     connection: &mut Connection,
     env: &ConnectionEnv,
-    driver: &mut D,
+    driver: &mut Driver,
     token: Token,
 ) -> bool {
     // What such a peer sends would take more of the memory that others need.

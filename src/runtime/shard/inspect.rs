@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use super::context::Context;
 use super::kinds::Kinds;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::stats::Traffic;
+use echoring_proto::AddressKey;
 use echoring_proto::limits::Nanos;
 
 /// A connection between two ticks.
@@ -28,7 +29,7 @@ pub struct ConnectionView<'a> {
     pub path: Option<&'a str>,
 }
 
-impl<D: Driver, K: Kinds> Context<'_, D, K> {
+impl<K: Kinds> Context<'_, K> {
     /// One more than the largest index that a connection has had. Indexes of ended connections are empty, or reused.
     pub fn indexes(&self) -> u32 {
         self.core.slots.indexes()
@@ -74,6 +75,12 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// Messages and bytes of a connection that is [counted apart](Context::count_apart), since that began. `None` for others.
     pub fn traffic(&self, token: Token) -> Option<Traffic> {
         self.core.counters.traffic.own(self.core.slots.get(token)?.account)
+    }
+
+    /// The address of a connection's client, behind trusted proxies too, if clients are [known](crate::admission::PeerLimits::knows_clients)
+    /// and it has one.
+    pub fn client_address(&self, token: Token) -> Option<AddressKey> {
+        self.core.arrivals.client(token).map(|address| AddressKey::of(address.ip()))
     }
 
     /// The verified certificate in DER that the peer has shown in its TLS handshake.

@@ -239,7 +239,7 @@ impl<M: Send> Mailboxes<M> {
     }
 
     /// Wakes the shards that were posted to since the last call and sleep.
-    pub(super) fn wake<D: Driver>(&mut self, driver: &mut D) {
+    pub(super) fn wake(&mut self, driver: &mut Driver) {
         if let Some(bridge) = &mut self.bridge {
             bridge.wake();
         }

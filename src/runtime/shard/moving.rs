@@ -3,6 +3,7 @@
 //! A shard gives a connection up, and sends it with its [`Exits`] to the [`Entrance`] of another. One that is not taken in
 //! comes back: it is never without a shard, except while it is on its way.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
@@ -18,13 +19,24 @@ pub enum Destination {
     Successor,
 }
 
-/// A connection between two shards. `S` is a driver's [`Socket`](crate::driver::Driver::Socket).
+/// Why a connection is continued on a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuation {
+    /// It comes from another shard.
+    New,
+    /// This shard gave it up, and its destination did not take it in. It has another token than before.
+    Refused,
+    /// The driver did not give it up.
+    Kept,
+}
+
+/// A connection between two shards.
 #[derive(Debug)]
-pub struct Moved<S> {
+pub struct Moved {
     /// Everything but the socket, as bytes that only shards read.
     pub record: Vec<u8>,
     /// The socket.
-    pub socket: S,
+    pub socket: OwnedFd,
     /// Where it goes on.
     pub to: Destination,
     /// The shard of this process that gave it up; `None` if another process did.
@@ -85,31 +97,20 @@ impl Drop for MoveAnswer {
 }
 
 /// Where connections of other shards come in.
-#[derive(Debug)]
-pub struct Entrance<S> {
-    pub(super) newcomers: mpsc::Sender<Moved<S>>,
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    pub(super) newcomers: mpsc::Sender<Moved>,
     pub(super) waker: OnceWaker,
     /// The budget of the node's memory.
     pub(super) memory: Arc<Budget>,
 }
 
-// Not derived, because sockets are not `Clone`.
-impl<S> Clone for Entrance<S> {
-    fn clone(&self) -> Entrance<S> {
-        Entrance {
-            newcomers: self.newcomers.clone(),
-            waker: self.waker.clone(),
-            memory: Arc::clone(&self.memory),
-        }
-    }
-}
-
-impl<S> Entrance<S> {
+impl Entrance {
     /// Sends a connection to the shard.
     ///
     /// # Errors
     /// Returns it if the shard has ended.
-    pub fn send(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+    pub fn send(&self, moved: Moved) -> Result<(), Moved> {
         self.newcomers.send(moved).map_err(|mpsc::SendError(moved)| moved)?;
         self.waker.wake();
         Ok(())
@@ -117,23 +118,16 @@ impl<S> Entrance<S> {
 }
 
 /// The ways out of the shards of a process.
-#[derive(Debug)]
-pub struct Exits<S> {
-    shards: OnceLock<Vec<Entrance<S>>>,
-    successor: Mutex<Option<mpsc::Sender<Moved<S>>>>,
+#[derive(Debug, Default)]
+pub struct Exits {
+    shards: OnceLock<Vec<Entrance>>,
+    successor: Mutex<Option<mpsc::Sender<Moved>>>,
     on_the_way: AtomicUsize,
 }
 
-// Not derived, because sockets have no default.
-impl<S> Default for Exits<S> {
-    fn default() -> Exits<S> {
-        Exits { shards: OnceLock::new(), successor: Mutex::new(None), on_the_way: AtomicUsize::new(0) }
-    }
-}
-
-impl<S> Exits<S> {
+impl Exits {
     /// Sets the entrances of the shards, by number. Only the first call has an effect.
-    pub fn set_shards(&self, shards: Vec<Entrance<S>>) {
+    pub fn set_shards(&self, shards: Vec<Entrance>) {
         let _ = self.shards.set(shards);
     }
 
@@ -144,7 +138,7 @@ impl<S> Exits<S> {
     }
 
     /// Opens the way to a successor, or closes it.
-    pub fn set_successor(&self, successor: Option<mpsc::Sender<Moved<S>>>) {
+    pub fn set_successor(&self, successor: Option<mpsc::Sender<Moved>>) {
         *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
     }
 
@@ -152,7 +146,7 @@ impl<S> Exits<S> {
     ///
     /// # Errors
     /// Returns it if there is no way there.
-    pub fn send(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+    pub fn send(&self, moved: Moved) -> Result<(), Moved> {
         let starts = moved.from.is_some() && !moved.is_returned;
         self.on_the_way.fetch_add(usize::from(starts), Ordering::Relaxed);
         self.pass(moved).inspect_err(|_| {
@@ -160,7 +154,7 @@ impl<S> Exits<S> {
         })
     }
 
-    fn pass(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+    fn pass(&self, moved: Moved) -> Result<(), Moved> {
         match moved.to {
             Destination::Shard(shard) => match self.shards.get().and_then(|shards| shards.get(shard)) {
                 Some(entrance) => entrance.send(moved),
@@ -187,7 +181,7 @@ impl<S> Exits<S> {
     ///
     /// # Errors
     /// Returns it if that shard is not there.
-    pub fn send_back(&self, moved: Moved<S>) -> Result<(), Moved<S>> {
+    pub fn send_back(&self, moved: Moved) -> Result<(), Moved> {
         match moved.from {
             Some(shard) => self.send(Moved { to: Destination::Shard(shard), is_returned: true, ..moved }),
             None => Err(moved),

@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
 use super::access::AccessLog;
-use super::application::{Application, MessageOf};
+use super::application::{Application, MessageOf, Shed};
 use super::config::{Allowance, ShardConfig};
 use super::context::Context;
 use super::control::{ControlMessage, OnceWaker, Remote};
@@ -45,14 +45,14 @@ struct Wait {
 
 /// An event loop with its application. Created and run on its thread.
 #[derive(Debug)]
-pub struct Shard<D: Driver, A: Application> {
-    core: Core<D, A::Kinds>,
+pub struct Shard<A: Application> {
+    core: Core<A::Kinds>,
     application: A,
     orders: mpsc::Receiver<ControlMessage<A::Command, A::Report>>,
     remote: Remote<A::Command, A::Report>,
     /// Connections that other shards have sent.
-    newcomers: mpsc::Receiver<Moved<D::Socket>>,
-    entrance: Entrance<D::Socket>,
+    newcomers: mpsc::Receiver<Moved>,
+    entrance: Entrance,
     events: Vec<Event>,
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as
     /// sent.
@@ -62,15 +62,15 @@ pub struct Shard<D: Driver, A: Application> {
     payload: Vec<u8>,
 }
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// A shard on `driver`.
     pub fn new(
-        driver: D,
+        driver: Driver,
         application: A,
         config: ShardConfig,
         allowance: Allowance,
         mailboxes: Mailboxes<MessageOf<A>>,
-    ) -> Shard<D, A> {
+    ) -> Shard<A> {
         let (sender, orders) = mpsc::channel();
         let remote = Remote { orders: sender, waker: OnceWaker::new(driver.waker()) };
         let (newcomers_sender, newcomers) = mpsc::channel();
@@ -96,12 +96,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
     }
 
     /// Where connections of other shards are sent.
-    pub fn entrance(&self) -> Entrance<D::Socket> {
+    pub fn entrance(&self) -> Entrance {
         self.entrance.clone()
     }
 
     /// Sets the ways on which connections leave. Without them none does.
-    pub fn set_exits(&mut self, exits: Arc<Exits<D::Socket>>) {
+    pub fn set_exits(&mut self, exits: Arc<Exits>) {
         self.core.exits = Some(exits);
     }
 
@@ -356,7 +356,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
                 core.counters.accept_failures += 1;
-                let hint = "raise the descriptor limit (ulimit -n) or lower `connections_max`";
+                let hint = "raise the descriptor limit (ulimit -n) or lower `max_connections`";
                 // The name by which filters of the log know it.
                 tracing::warn!(target: "echoring_runtime::shard", %error, hint, "a connection could not be accepted");
             }
@@ -399,21 +399,27 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Frees memory when the node is short of it: free buffers first, then histories, then the connections that hold
-    /// most beyond their share, and finally the backlogs of slow consumers.
+    /// Frees memory when the node is short of it: free buffers first, then optional memory on all shards, histories, the
+    /// connections that hold most beyond their share, and finally the backlogs of slow consumers.
     #[cold]
     #[inline(never)]
     pub(super) fn relieve(&mut self) {
         let called = self.core.begin_relief();
-        self.shed(false);
+        if self.core.env.pool.is_optional_due() {
+            self.application.shed(&mut self.core.env.pool, Shed::Optional);
+        }
+        if self.core.env.pool.is_optional_due() {
+            self.core.call_others(called);
+        }
+        self.shed(Shed::Histories);
         if self.core.is_relief_due() && self.core.end_over_share(called) {
-            self.shed(true);
+            self.shed(Shed::Backlogs);
         }
         self.core.end_relief();
     }
 
     /// Has the application free memory until there is enough, or it has none to free.
-    fn shed(&mut self, owed: bool) {
-        while self.core.is_short() && self.application.shed(&mut self.core.env.pool, owed) {}
+    fn shed(&mut self, what: Shed) {
+        while self.core.is_short() && self.application.shed(&mut self.core.env.pool, what) {}
     }
 }

@@ -10,9 +10,9 @@ use echoring_proto::limits::Nanos;
 pub struct Lifetime {
     /// The longest time from the handshake to the Close; 0 for no limit. Each connection gets up to a tenth less, at random, so that
     /// connections that began together do not end together.
-    pub max: Nanos,
+    pub max_lifetime: Nanos,
     /// The longest time without a message in either direction; 0 for no limit. Control frames and comments are no messages.
-    pub idle: Nanos,
+    pub idle_timeout: Nanos,
 }
 
 /// The times that a route sets. Where it sets none, those of the server apply.
@@ -24,9 +24,9 @@ pub struct RouteTimes {
     pub ping_interval: Option<Nanos>,
     /// From the ping to the next byte of the peer.
     pub pong_timeout: Option<Nanos>,
-    /// See [`Lifetime::max`].
+    /// See [`Lifetime::max_lifetime`].
     pub max_lifetime: Option<Nanos>,
-    /// See [`Lifetime::idle`].
+    /// See [`Lifetime::idle_timeout`].
     pub idle_timeout: Option<Nanos>,
 }
 
@@ -48,6 +48,8 @@ pub(super) struct Ages {
     pub(super) message: Nanos,
 }
 
+echoring_proto::plain!(for Ages { began, message });
+
 impl RouteTimes {
     /// The times of the route's connections.
     pub(super) fn over(&self, server: Times) -> Times {
@@ -61,8 +63,8 @@ impl RouteTimes {
     /// How long the route's connections last.
     pub(super) fn lifetime_over(&self, server: Lifetime) -> Lifetime {
         Lifetime {
-            max: self.max_lifetime.unwrap_or(server.max),
-            idle: self.idle_timeout.unwrap_or(server.idle),
+            max_lifetime: self.max_lifetime.unwrap_or(server.max_lifetime),
+            idle_timeout: self.idle_timeout.unwrap_or(server.idle_timeout),
         }
     }
 }

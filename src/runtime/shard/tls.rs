@@ -243,6 +243,11 @@ impl Session {
         matches!(self.side, Side::Client(_))
     }
 
+    /// What the other end is.
+    fn peer(&self) -> &'static str {
+        if self.is_client() { "server" } else { "client" }
+    }
+
     /// The leaf of the certificates that the peer has shown.
     pub(super) fn peer_certificate(&self) -> Option<&[u8]> {
         let chain = match &self.side {
@@ -369,7 +374,7 @@ impl Session {
             Side::Server(side) => (drive(side, bytes, &mut sink, &mut plain), side.handshake_kind()),
             Side::Client(side) => (drive(side, bytes, &mut sink, &mut plain), side.handshake_kind()),
         };
-        let driven = driven.map_err(|stop| stop.judged(was_open))?;
+        let driven = driven.map_err(|stop| stop.judged(was_open, self.peer()))?;
         if driven.open && !was_open {
             self.stage = Stage::Open;
             opened.shaken = kind;
@@ -423,7 +428,7 @@ impl Session {
         };
         written.map_err(|stop| {
             self.stage = Stage::Over;
-            stop.judged(true)
+            stop.judged(true, self.peer())
         })
     }
 

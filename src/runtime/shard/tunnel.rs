@@ -47,10 +47,10 @@ impl ProxyTunnel {
     }
 
     /// Passes the unsent bytes to the driver. Returns whether it accepted all of it.
-    pub(super) fn flush<D: Driver>(
+    pub(super) fn flush(
         &mut self,
         token: Token,
-        driver: &mut D,
+        driver: &mut Driver,
         pool: &mut Pool,
     ) -> Result<bool, OutOfMemory> {
         if self.unsent.is_empty() {

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use echoring_proto::{Merge, summed};
+use serde::Serialize;
+
 use super::Durations;
 
 /// Ages of messages, by a label such as the pattern of their topics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeliveryAges(BTreeMap<Box<str>, DeliveryAge>);
 
-/// A sample of deliveries. Each is in one of the two.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeliveryAge {
-    /// From the acceptance of the message until the peer's TCP had acknowledged its last byte.
-    pub acknowledged: Durations,
-    /// From the acceptance of the message until the socket had taken its last byte, where an acknowledgement cannot be observed.
-    pub sent: Durations,
+summed! {
+    /// A sample of deliveries. Each is in one of the two.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+    #[non_exhaustive]
+    pub struct DeliveryAge {
+        /// From the acceptance of the message until the peer's TCP had acknowledged its last byte.
+        pub acknowledged: Durations,
+        /// From the acceptance of the message until the socket had taken its last byte, where an acknowledgement cannot be observed.
+        pub sent: Durations,
+    }
 }
 
 impl DeliveryAges {
@@ -41,10 +46,12 @@ impl DeliveryAges {
 
     /// Adds those of another shard.
     pub fn add(&mut self, other: &DeliveryAges) {
-        for (label, DeliveryAge { acknowledged, sent }) in other.iter() {
-            let sum = self.of(label);
-            sum.acknowledged.add(acknowledged);
-            sum.sent.add(sent);
-        }
+        Merge::merge(&mut self.0, &other.0);
+    }
+}
+
+impl Merge for DeliveryAges {
+    fn merge(&mut self, other: &DeliveryAges) {
+        self.add(other);
     }
 }

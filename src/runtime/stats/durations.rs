@@ -4,7 +4,9 @@
 //! value and no memory.
 
 use crate::limits::{DURATION_OCTAVE_MAX, DURATION_OCTAVE_MIN};
+use echoring_proto::Merge;
 use echoring_proto::limits::Nanos;
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 /// The resolution in Prometheus' terms: 2^3 buckets for each power of two.
 pub const SCHEMA: i32 = 3;
@@ -91,6 +93,24 @@ impl Durations {
             *bound = f64::INFINITY;
         }
         octaves
+    }
+}
+
+impl Merge for Durations {
+    fn merge(&mut self, other: &Durations) {
+        self.add(other);
+    }
+}
+
+/// In a form whose differences between two answers are histograms again.
+impl Serialize for Durations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut figures = serializer.serialize_struct("Durations", 4)?;
+        figures.serialize_field("count", &self.count)?;
+        figures.serialize_field("sum_ns", &self.sum_ns)?;
+        figures.serialize_field("zero", &self.zero)?;
+        figures.serialize_field("buckets", &self.buckets().collect::<Vec<_>>())?;
+        figures.end()
     }
 }
 

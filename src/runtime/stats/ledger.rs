@@ -2,6 +2,9 @@
 
 use std::ops::{AddAssign, Sub};
 
+use echoring_proto::Merge;
+use serde::{Serialize, Serializer};
+
 /// Number of classes that an application may distinguish.
 pub const TRAFFIC_CLASSES: usize = 6;
 
@@ -9,7 +12,7 @@ pub const TRAFFIC_CLASSES: usize = 6;
 pub const HANDSHAKE_CLASS: u8 = TRAFFIC_CLASSES as u8 - 1;
 
 /// Messages and bytes in both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Messages read to their last byte.
     pub messages_in: u64,
@@ -20,6 +23,8 @@ pub struct Traffic {
     /// Bytes handed to the kernel or to its queue.
     pub bytes_out: u64,
 }
+
+echoring_proto::plain!(for Traffic { messages_in, messages_out, bytes_in, bytes_out });
 
 impl AddAssign for Traffic {
     fn add_assign(&mut self, other: Traffic) {
@@ -192,10 +197,18 @@ impl Ledger {
         let accounts = (0..TRAFFIC_CLASSES as u8).map(|class| self.of(class)).collect();
         Ledger { accounts, own: Vec::new(), free: Vec::new() }
     }
+}
 
-    /// Adds another shard's traffic.
-    pub fn add(&mut self, other: &Ledger) {
+impl Merge for Ledger {
+    fn merge(&mut self, other: &Ledger) {
         (0..TRAFFIC_CLASSES as u8).for_each(|class| *self.at(Account::of_class(class)) += other.of(class));
+    }
+}
+
+/// The traffic of all classes.
+impl Serialize for Ledger {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.total().serialize(serializer)
     }
 }
 

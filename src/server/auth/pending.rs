@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use echoring_auth::{BackendConnection, Credentials, Identity, OwnedHead, Question};
+use echoring_auth::{BackendConnection, Counted, Credentials, Identity, Load, OwnedHead, Question, Source};
 use echoring_runtime::driver::Token;
 
 use crate::limits::{AUTH_PENDING_BYTES_MAX, AUTH_PENDING_MAX};
 
-/// The requests of one shard that wait, bounded in number and in bytes, each with what its decision needs.
+/// The requests of one shard that wait, bounded in number and in bytes, each with what its decision needs. Each source has a share.
 #[derive(Debug)]
 pub(crate) struct PendingRequests<T> {
-    requests: BTreeMap<Token, (OwnedHead, T)>,
-    bytes: usize,
+    requests: BTreeMap<Token, ((OwnedHead, T), Counted)>,
+    load: Arc<Load>,
 }
 
 /// A request whose client is unknown.
@@ -22,6 +22,8 @@ pub(crate) struct PendingQuestion {
     pub(super) has_password: bool,
     /// Until the peer's address is known.
     question: Option<Question>,
+    /// Its question is dropped with it.
+    _asker: Arc<()>,
 }
 
 /// A request about which a back end decides.
@@ -35,37 +37,34 @@ pub(crate) struct PendingConnect {
 impl From<Question> for PendingQuestion {
     fn from(question: Question) -> PendingQuestion {
         let has_password = matches!(question.credentials, Credentials::Password { .. });
-        PendingQuestion { has_password, question: Some(question) }
+        let asker = Arc::new(());
+        let question = Question { asker: Some(Arc::downgrade(&asker)), ..question };
+        PendingQuestion { has_password, question: Some(question), _asker: asker }
     }
 }
 
 impl<T> Default for PendingRequests<T> {
     fn default() -> PendingRequests<T> {
-        PendingRequests { requests: BTreeMap::new(), bytes: 0 }
+        let load = Load::of_at_most(AUTH_PENDING_MAX, AUTH_PENDING_BYTES_MAX);
+        PendingRequests { requests: BTreeMap::new(), load }
     }
 }
 
 impl<T> PendingRequests<T> {
-    /// Adds a request. False, with nothing added, if there is no room.
-    pub(crate) fn add(&mut self, token: Token, head: OwnedHead, of: impl Into<T>) -> bool {
-        let bytes = head.bytes();
-        if self.requests.len() >= AUTH_PENDING_MAX || self.bytes + bytes > AUTH_PENDING_BYTES_MAX {
-            return false;
-        }
-        self.bytes += bytes;
-        self.requests.insert(token, (head, of.into()));
+    /// Adds a request of a source. False, with nothing added, if there is no room for it.
+    pub(crate) fn add(&mut self, token: Token, source: Source, head: OwnedHead, of: impl Into<T>) -> bool {
+        let Ok(counted) = self.load.take(source, head.bytes()) else { return false };
+        self.requests.insert(token, ((head, of.into()), counted));
         true
     }
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut (OwnedHead, T)> {
-        self.requests.get_mut(&token)
+        self.requests.get_mut(&token).map(|(request, _)| request)
     }
 
     /// Removes a request.
     pub(crate) fn take(&mut self, token: Token) -> Option<(OwnedHead, T)> {
-        let request = self.requests.remove(&token)?;
-        self.bytes -= request.0.bytes();
-        Some(request)
+        self.requests.remove(&token).map(|(request, _)| request)
     }
 
     pub(crate) fn forget(&mut self, token: Token) {
@@ -105,27 +104,34 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let name = |number: u32| Source::Name(number.to_string().into());
         let mut pending = PendingRequests::<PendingQuestion>::default();
         let mut count = 0;
-        while pending.add(token(count), head(10), question()) {
+        while pending.add(token(count), name(count), head(10), question()) {
             count += 1;
         }
         assert_eq!(count as usize, AUTH_PENDING_MAX);
         assert!(pending.take(token(0)).is_some() && pending.take(token(0)).is_none());
-        assert!(pending.add(token(0), head(10), question()));
+        assert!(pending.add(token(0), name(0), head(10), question()));
         (0..count).for_each(|index| pending.forget(token(index)));
-        assert_eq!(pending.bytes, 0);
         let mut count = 0;
-        while pending.add(token(count), head(15_000), question()) {
+        while pending.add(token(count), name(count), head(15_000), question()) {
             count += 1;
         }
-        assert!((count as usize) < AUTH_PENDING_MAX && pending.bytes <= AUTH_PENDING_BYTES_MAX);
+        assert!((count as usize) < AUTH_PENDING_MAX && count as usize * 15_000 <= AUTH_PENDING_BYTES_MAX);
+        (0..count).for_each(|index| pending.forget(token(index)));
+        let mut count = 0;
+        while pending.add(token(count), Source::NoAddress, head(10), question()) {
+            count += 1;
+        }
+        assert_eq!(count as usize, AUTH_PENDING_MAX / 4 * 3);
+        assert!(pending.add(token(count), name(0), head(10), question()), "there is room for others");
     }
 
     #[test]
     fn a_question_is_asked_once() {
         let mut pending = PendingRequests::<PendingQuestion>::default();
-        assert!(pending.add(token(1), head(1), question()));
+        assert!(pending.add(token(1), Source::NoAddress, head(1), question()));
         assert!(pending.take_question(token(1)).is_some());
         assert!(pending.take_question(token(1)).is_none() && pending.take_question(token(2)).is_none());
     }

@@ -6,12 +6,8 @@ use echoring_proto::handshake::Refusal;
 /// The response for a client that is not let in, with the schemes (RFC 9110, 11.6.1) that `sources` accept.
 pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
     let (reason, hint) = match denied {
-        Denied::Missing => {
-            ("credentials are missing", "send a token or a password; see docs/guide/authenticate.md")
-        }
-        Denied::Malformed => {
-            ("credentials are malformed", "send one token or one password, as the guide describes")
-        }
+        Denied::Missing => ("credentials are missing", "send a token or a password"),
+        Denied::Malformed => ("credentials are malformed", "send one token, or one name and password"),
         Denied::Invalid => ("credentials are invalid", "get a new token, or check the password"),
         Denied::Expired => ("credentials have expired", "get a new token"),
         Denied::NotYet => ("credentials are not valid yet", "check the clocks, or wait"),
@@ -20,7 +16,7 @@ pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
         }
         Denied::Forbidden => ("not allowed", "the client is blocked, or the authentication hook refuses it"),
         Denied::TooMany => {
-            ("too many connections of this client", "end some, or raise `connections_per_identity`")
+            ("too many connections of this client", "end some, or raise `max_connections_per_identity`")
         }
         Denied::Unavailable => {
             ("authentication is unavailable", "try again; the server's log has the reason")

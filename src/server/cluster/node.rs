@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
 use bytes::Bytes;
-use echoring_cluster::{FrozenCluster, NodeId};
+use echoring_cluster::{NodeId, PlainCluster};
 use echoring_topics::Rules;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -183,9 +183,9 @@ impl ClusterNode {
 
     /// The state of the node for another process, once nothing waits for other nodes. The node is silent from then on. `None` if that is
     /// not so in time, or while the members of the cluster change. [`go_on`](ClusterNode::go_on) must follow then, too.
-    pub(crate) fn freeze(&self, timeout: Duration) -> Option<Vec<u8>> {
+    pub(crate) fn suspend(&self, timeout: Duration) -> Option<Vec<u8>> {
         let (reply, state) = blocking::sync_channel(1);
-        let _ = self.commands.send(ClusterCommand::Freeze(reply));
+        let _ = self.commands.send(ClusterCommand::Suspend(reply));
         state.recv_timeout(timeout).ok()
     }
 
@@ -200,7 +200,7 @@ impl ClusterNode {
     }
 
     /// This process is the node from now on.
-    pub(crate) fn resume(&self, node: FrozenCluster) {
+    pub(crate) fn resume(&self, node: PlainCluster) {
         let _ = self.commands.send(ClusterCommand::Resume(Box::new(node)));
     }
 

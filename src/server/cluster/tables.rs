@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
 use echoring_cluster::{
-    Cluster, Event, FrozenCluster, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic,
+    Cluster, Event, Message, NodeId, Peers as _, Phase, PlainCluster, Settle, Tables, Traffic,
 };
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
@@ -33,7 +33,7 @@ enum Asked {
 
 /// The node comes to rest, because another process is to continue it.
 #[derive(Debug)]
-struct Freezing {
+struct Suspending {
     reply: SyncSender<Vec<u8>>,
     stage: Stage,
 }
@@ -75,7 +75,7 @@ pub struct ClusterTables {
     finish_at: Option<Nanos>,
     /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
     leaves: Option<u64>,
-    freezing: Option<Freezing>,
+    suspending: Option<Suspending>,
     is_connected: bool,
     /// A link that had no room for staged messages has room.
     has_new_room: bool,
@@ -106,7 +106,7 @@ impl ClusterTables {
             settles_asked: 0,
             finish_at: None,
             leaves: None,
-            freezing: None,
+            suspending: None,
             is_connected: false,
             has_new_room: false,
             report_at: 0,
@@ -143,8 +143,8 @@ impl ClusterTables {
     }
 
     /// Has the node come to rest.
-    fn begin_freezing(&mut self, reply: SyncSender<Vec<u8>>) {
-        self.freezing = Some(Freezing { reply, stage: Stage::Answers });
+    fn begin_suspending(&mut self, reply: SyncSender<Vec<u8>>) {
+        self.suspending = Some(Suspending { reply, stage: Stage::Answers });
         self.ask_for_rest(false);
     }
 
@@ -155,37 +155,38 @@ impl ClusterTables {
 
     /// All shards rest.
     fn note_rest(&mut self) {
-        let Some(freezing) = &mut self.freezing else { return };
-        match freezing.stage {
+        let Some(suspending) = &mut self.suspending else { return };
+        match suspending.stage {
             Stage::Answers => {
-                freezing.stage = Stage::Streams;
+                suspending.stage = Stage::Streams;
                 self.ask_for_rest(true);
             }
-            Stage::Streams => freezing.stage = Stage::Rests,
+            Stage::Streams => suspending.stage = Stage::Rests,
             Stage::Rests | Stage::Silent => {}
         }
     }
 
     /// Gives the state of the node, once everything that the shards have sent is in its links.
-    fn freeze(&mut self, cluster: &mut Cluster) {
-        let Some(freezing) = self.freezing.as_mut().filter(|freezing| freezing.stage == Stage::Rests) else {
+    fn suspend(&mut self, cluster: &mut Cluster) {
+        let Some(suspending) = self.suspending.as_mut().filter(|suspending| suspending.stage == Stage::Rests)
+        else {
             return;
         };
         // Fails while members change: then nobody is told, and the other process gives up.
-        if let Some(state) = cluster.freeze() {
-            freezing.stage = Stage::Silent;
-            let _ = freezing.reply.try_send(state);
+        if let Some(state) = cluster.suspend() {
+            suspending.stage = Stage::Silent;
+            let _ = suspending.reply.try_send(state);
         }
     }
 
     /// Another process has not continued the node.
     fn go_on(&mut self, cluster: &mut Cluster, now: Nanos) {
-        self.freezing = None;
+        self.suspending = None;
         self.settles.retain(|_, pending| !matches!(pending.asked, Asked::Successor));
         cluster.speak_again(now);
     }
 
-    fn resume(&mut self, cluster: &mut Cluster, node: FrozenCluster, now: Nanos) {
+    fn resume(&mut self, cluster: &mut Cluster, node: PlainCluster, now: Nanos) {
         if node.name() != cluster.name() {
             tracing::warn!(
                 node = node.name(),
@@ -224,6 +225,8 @@ impl ClusterTables {
                 self.tell_all(|| ClusterEvent::Reset(node));
             }
             Event::Away(is_away) => self.tell_all(|| ClusterEvent::Away(is_away)),
+            Event::Lost(name) => self.staged[0].push(ClusterEvent::Lost(name)),
+            Event::Returned(name) => self.staged[0].push(ClusterEvent::Returned(name)),
             Event::Superseded => {
                 // The others follow that one, and take this one for dead.
                 self.server.fail("another node of the cluster has started with this node's name");
@@ -376,7 +379,7 @@ impl Tables for ClusterTables {
                 // Behind the events of the new view, which begin the handover.
                 self.leaves = Some(attempt);
             }
-            ClusterCommand::Freeze(reply) => self.begin_freezing(reply),
+            ClusterCommand::Suspend(reply) => self.begin_suspending(reply),
             ClusterCommand::GoOn => self.go_on(cluster, now),
             ClusterCommand::End => self.end(),
             ClusterCommand::Resume(node) => self.resume(cluster, *node, now),
@@ -407,7 +410,7 @@ impl Tables for ClusterTables {
                 self.end();
             }
         }
-        self.freeze(cluster);
+        self.suspend(cluster);
         cluster.set_settings(self.shared.settings.load(Ordering::Relaxed));
         self.look_at_links(cluster);
         self.report(cluster, traffic, now);
@@ -419,8 +422,8 @@ impl Tables for ClusterTables {
     }
 
     fn has_room(&self) -> bool {
-        let takes_packets = |freezing: &Freezing| freezing.stage == Stage::Answers;
-        self.inbox.has_room() && self.freezing.as_ref().is_none_or(takes_packets)
+        let takes_packets = |suspending: &Suspending| suspending.stage == Stage::Answers;
+        self.inbox.has_room() && self.suspending.as_ref().is_none_or(takes_packets)
     }
 
     fn has_ended(&self, _: &Cluster) -> bool {

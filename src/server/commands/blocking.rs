@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
+use echoring_broker::publications::OnShard;
+
 thread_local! {
     static IS_SHARD: Cell<bool> = const { Cell::new(false) };
 }
@@ -21,6 +23,11 @@ pub(crate) fn mark_shard() {
 /// Whether this is the thread of a shard.
 pub(crate) fn is_shard() -> bool {
     IS_SHARD.get()
+}
+
+/// Whether this thread may wait.
+pub(crate) fn check() -> Result<(), OnShard> {
+    if is_shard() { Err(OnShard) } else { Ok(()) }
 }
 
 #[derive(Debug)]

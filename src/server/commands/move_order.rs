@@ -1,4 +1,4 @@
-//! Orders to move connections to other shards.
+//! Orders to move connections to other shards, and why connections stay.
 
 use std::sync::mpsc;
 
@@ -18,4 +18,59 @@ pub struct MoveOrder {
     pub within: Nanos,
     /// Gets the number of the shard, and how many connections have left it.
     pub done: mpsc::SyncSender<(usize, usize)>,
+}
+
+/// Why a connection does not move to a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StayReason {
+    /// Its TLS session ends in this process.
+    Tls,
+    /// Its handler does not migrate.
+    Handler,
+    /// It does not read what it is sent, or awaits the answer to a request.
+    Unread,
+    /// The successor did not take it in.
+    Refused,
+    /// The driver cannot give it up.
+    Driver,
+    /// Its handshake is not complete, or it is closing.
+    Unopened,
+}
+
+impl StayReason {
+    /// All of them, with their names in metrics.
+    pub const ALL: [(StayReason, &str); 6] = [
+        (StayReason::Tls, "tls"),
+        (StayReason::Handler, "handler"),
+        (StayReason::Unread, "unread"),
+        (StayReason::Refused, "refused"),
+        (StayReason::Driver, "driver"),
+        (StayReason::Unopened, "unopened"),
+    ];
+}
+
+/// How many connections stay, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Staying(pub(crate) [u64; StayReason::ALL.len()]);
+
+echoring_proto::plain!(for Staying(counts));
+
+impl Staying {
+    /// Those of this reason.
+    pub fn of(&self, reason: StayReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(crate) fn count(&mut self, reason: StayReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: Staying) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
+    }
 }

@@ -4,11 +4,13 @@ use super::*;
 use crate::limits::MAILBOX_BYTES_MIN;
 use crate::node::config::ServerConfig;
 use crate::service::Service;
+use echoring_broker::broadcast::Ids;
 use echoring_broker::limits::JSON_DEPTH_MAX;
 use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::connection::Entropy;
 use echoring_proto::limits::MILLISECOND;
-use echoring_runtime::driver::Options;
 use echoring_runtime::driver::epoll::Epoll;
+use echoring_runtime::driver::{Driver, Options};
 use echoring_runtime::shard::{self, Allowance, Application, DrainPlan, Lane, Mailboxes, Security, Shard};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Creator, TopicId};
@@ -17,25 +19,30 @@ use std::thread;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The only shard of a server, whose ticks the test runs.
-fn shard() -> (Shard<Epoll, Service>, CommandSender) {
+fn shard() -> (Shard<Service>, CommandSender) {
     let shard = shard_with(Mailboxes::connect(1, MAILBOX_BYTES_MIN).remove(0));
     let commands = CommandSender::new([shard.remote()].into(), Placement::new(1));
     (shard, commands)
 }
 
-fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
+fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Service> {
     let options = Options { connections: 4, ..Options::default() };
     let config = ServerConfig::default();
     let shard_config = shard::ShardConfig {
-        connection: config.connection(),
+        connection: config.of_connections(),
         connections: 4,
         security: Security::default(),
         seed: 1.into(),
     };
-    let driver = Epoll::new(&options).expect("epoll");
+    let driver = Driver::Epoll(Epoll::new(&options).expect("epoll"));
     let topics = Lease::new(Budget::new(64), 64);
     let placement = Placement::new(1);
-    let node = crate::node::identity::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+    let node = crate::node::identity::NodeIdentity {
+        placement,
+        first_number: 0,
+        ids: Ids::new(None, &mut Entropy::new(1)),
+        digest_seed: 1,
+    };
     let broadcast = node.broadcast(&config, topics, Default::default(), 1);
     let service = Service::new(&config, broadcast, Arc::default());
     Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes)
@@ -56,7 +63,7 @@ fn waiting(commands: &CommandSender) -> (u64, u64) {
 }
 
 /// Runs ticks of the shard until the publisher has its answer.
-fn answer<T>(shard: &mut Shard<Epoll, Service>, publisher: thread::JoinHandle<T>) -> T {
+fn answer<T>(shard: &mut Shard<Service>, publisher: thread::JoinHandle<T>) -> T {
     let given_up = Instant::now() + PATIENCE;
     while !publisher.is_finished() {
         assert!(Instant::now() < given_up, "no answer");
@@ -195,7 +202,7 @@ fn whoever_waits_is_refused_by_a_drain() {
 }
 
 /// Two shards, and a topic of the first to which the second subscribes.
-fn two_shards() -> ([Shard<Epoll, Service>; 2], CommandSender, String) {
+fn two_shards() -> ([Shard<Service>; 2], CommandSender, String) {
     let mut mailboxes = Mailboxes::connect(2, MAILBOX_BYTES_MIN);
     let placement = Placement::new(1);
     let is_first = |name: &String| placement.owner(name, 2) == 0;
@@ -219,7 +226,7 @@ fn threads_wait_while_a_shard_with_subscribers_takes_nothing() {
         move || commands.publish(&topic, batch, None)
     });
     await_that(|| waiting(&commands).0 == 30, "it does not publish");
-    let tick = |shard: &mut Shard<Epoll, Service>| {
+    let tick = |shard: &mut Shard<Service>| {
         assert!(shard.tick(Some(0)).expect("epoll works"), "it goes on");
     };
     (0..100).for_each(|_| tick(&mut first));
@@ -314,7 +321,7 @@ fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
     assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
     drop(shard);
     assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
-    assert!(commands.ask_all(ShardCommand::Topics).is_empty());
+    assert!(commands.ask_all(ShardCommand::Topics).expect("no shard").is_empty());
 }
 
 #[test]
@@ -322,8 +329,9 @@ fn topics_are_told_about_by_the_shards_that_know_them() {
     let (mut shard, commands) = shard();
     let asked = thread::spawn(move || {
         let published = commands.publish("t", texts(2), None);
-        let topic = |name: &str| commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply));
-        (published, commands.ask_all(ShardCommand::Topics), topic("t"), topic("u"))
+        let topic =
+            |name: &str| commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply)).expect("no shard");
+        (published, commands.ask_all(ShardCommand::Topics).expect("no shard"), topic("t"), topic("u"))
     });
     let (published, topics, known, unknown) = answer(&mut shard, asked);
     let last = published.expect("in time")[1].expect("taken");

@@ -64,6 +64,11 @@ impl BackendHandler {
         self.unanswered.1 = self.unanswered.1.saturating_sub(bytes);
         match outcome {
             BackendOutcome::Answered(answer) => self.begin(remote, answer.actions),
+            // Of a connect whose answer came when the connection had just been let in without it.
+            BackendOutcome::Refused(_) => {
+                remote.close(CloseCode::POLICY, "refused by the back end");
+                Ok(())
+            }
             _ if self.connection.backend().settings().on_failure == OnFailure::Close => {
                 remote.close(CloseCode::BAD_GATEWAY, "the back end does not answer");
                 Ok(())

@@ -31,7 +31,7 @@ use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Disposition, Goodbye, earlier};
 use echoring_topics::Gap;
 
@@ -189,7 +189,7 @@ impl HandlerSlots {
     }
 
     /// The same for all handlers. Called again if the drain must end earlier.
-    pub(crate) fn drain_all<D: Driver>(&mut self, cx: &mut Context<'_, D>, close_at: Nanos) {
+    pub(crate) fn drain_all(&mut self, cx: &mut Context<'_>, close_at: Nanos) {
         self.drain.close_all_at(close_at);
         for token in cx.tokens() {
             if cx.peer(token).and_then(|peer| peer.drain_phase()) == Some(DrainPhase::Serving) {
@@ -219,7 +219,7 @@ impl HandlerSlots {
 
     /// Hands messages of senders to their connections, as far as these have room.
     #[inline(never)]
-    fn send_for_others<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn send_for_others(&mut self, cx: &mut Context<'_>) {
         let mut bytes_left = SENDER_BYTES_PER_TICK;
         for _ in 0..self.sending.len() {
             let Some(number) = self.sending.pop_front() else { return };
@@ -250,7 +250,7 @@ impl HandlerSlots {
     }
 
     /// The connection of a slot, if it is open and the slot still belongs to it.
-    fn link<'c, D: Driver>(&self, cx: &'c mut Context<'_, D>, number: u32) -> Option<ConnectionContext<'c>> {
+    fn link<'c>(&self, cx: &'c mut Context<'_>, number: u32) -> Option<ConnectionContext<'c>> {
         let link = cx.link(self.entries[number as usize].token)?;
         let own = link.peer.handler_slot() == Some(number);
         (own && link.is_open()).then_some(link)
@@ -292,7 +292,7 @@ impl Handlers<'_> {
             slot.message_bytes = 0;
         }
         slot.message_bytes += chunk.payload.len() as u64;
-        let MessageFilter { kind, message_bytes_max } = slot.filter;
+        let MessageFilter { kind, max_message } = slot.filter;
         if kind.is_some_and(|kind| kind != chunk.kind) {
             let reason = match chunk.kind {
                 MessageKind::Text => "only binary messages are accepted",
@@ -301,7 +301,7 @@ impl Handlers<'_> {
             link.close(CloseCode::UNSUPPORTED, reason);
             return Disposition::Done;
         }
-        if slot.message_bytes > message_bytes_max {
+        if slot.message_bytes > max_message {
             link.note_excess(Limit::MessageSize, false);
             link.close(CloseCode::TOO_BIG, "message too big for this path");
             return Disposition::Done;
@@ -350,7 +350,7 @@ impl Handlers<'_> {
 
     /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
     #[inline]
-    pub(crate) fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(crate) fn tick_ended(&mut self, cx: &mut Context<'_>) {
         if self.services.broadcast.has_handler_events() {
             self.tell_events(cx);
         }
@@ -375,7 +375,7 @@ impl Handlers<'_> {
     /// Notifies some of the waiting handlers of the drain, and closes some of the connections whose deadline has
     /// passed.
     #[cold]
-    fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+    fn advance_drain(&mut self, cx: &mut Context<'_>, now: Nanos) {
         self.slots.drain.has_released = false;
         for _ in 0..DRAIN_NOTICES_PER_TICK {
             let Some((token, close_at)) = self.slots.drain.pop_notice() else { break };
@@ -429,7 +429,7 @@ impl Handlers<'_> {
 
     /// Passes the events of their subscriptions and publications to handlers.
     #[inline(never)]
-    fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn tell_events(&mut self, cx: &mut Context<'_>) {
         let mut events =
             self.services.broadcast.take_handler_events(std::mem::take(&mut self.slots.spare_events));
         for (token, topic, event) in events.iter() {
@@ -442,7 +442,7 @@ impl Handlers<'_> {
     }
 
     #[inline(never)]
-    fn call_due<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+    fn call_due(&mut self, cx: &mut Context<'_>, now: Nanos) {
         // All due timers are taken first: a timer that a handler sets to a past time is due in the next tick.
         while let Some(number) = self.slots.timers.pop_due(now) {
             self.slots.due.push_back(number);
@@ -457,7 +457,7 @@ impl Handlers<'_> {
     /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
     /// been passed to the driver since. If the kernel accepted them all, no event reports it; otherwise the end of that
     /// send does.
-    fn notify_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn notify_writable(&mut self, cx: &mut Context<'_>) {
         for _ in 0..self.slots.waiting.len() {
             let Some(number) = self.slots.waiting.pop_front() else { return };
             let Some(mut link) = self.slots.link(cx, number) else {

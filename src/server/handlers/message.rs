@@ -57,7 +57,7 @@ pub(crate) struct MessageFilter {
     /// The only kind that is accepted; another kind closes with 1003. `None` accepts both.
     pub(crate) kind: Option<MessageKind>,
     /// Maximum message size in bytes; a longer message closes with 1009.
-    pub(crate) message_bytes_max: u64,
+    pub(crate) max_message: u64,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! [`Migrate`]: handlers whose connections move to another shard or to another process. The state of the handler goes with its
 //! connection as bytes.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::fmt;
 
 use crate::handlers::failure::Result;
@@ -52,7 +52,8 @@ use echoring_auth::Identity;
 /// ```
 pub trait Migrate: Handler + Sized {
     /// The state of the handler, at most [`MIGRATE_STATE_BYTES_MAX`] bytes. It does not change the handler, which goes on as it was if its
-    /// connection stays after all. `None`: it cannot move now. It is then asked again, unless the move is over before.
+    /// connection stays after all. `None`: it cannot move now. It is then asked again, unless the move is over before. A handler whose state
+    /// is too long, or that panics, is not asked again: its connection stays.
     fn freeze(&self) -> Option<Vec<u8>>;
 
     /// The handler with this state. `None` for a state that it does not know, such as that of another version of the program: the
@@ -121,9 +122,15 @@ impl<'a> ThawContext<'a> {
 type Freeze = fn(&dyn Handler) -> Option<Vec<u8>>;
 type Thaw = fn(&[u8], &ThawContext<'_>) -> Option<Box<dyn Handler>>;
 
+/// A state exceeds [`MIGRATE_STATE_BYTES_MAX`].
+#[derive(Debug)]
+pub(crate) struct TooLong;
+
 /// The functions of a type that implements [`Migrate`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Migration {
+    /// The type.
+    pub(crate) handler: TypeId,
     freeze: Freeze,
     pub(crate) thaw: Thaw,
     pub(crate) thawed: fn(&mut dyn Handler, &mut Remote<'_>) -> Result,
@@ -132,6 +139,7 @@ pub(crate) struct Migration {
 impl Migration {
     pub(crate) fn of<H: Migrate + 'static>() -> Migration {
         Migration {
+            handler: TypeId::of::<H>(),
             freeze: |handler| (handler as &dyn Any).downcast_ref::<H>()?.freeze(),
             thaw: |state, here| H::thaw(state, here).map(|handler| Box::new(handler) as Box<dyn Handler>),
             thawed: |handler, remote| match (handler as &mut dyn Any).downcast_mut::<H>() {
@@ -141,17 +149,21 @@ impl Migration {
         }
     }
 
-    /// The state of a handler. `None` if it cannot move now, is not of this type, or its state is too long.
-    pub(crate) fn freeze(&self, handler: &dyn Handler) -> Option<Vec<u8>> {
-        let state = (self.freeze)(handler)?;
-        let fits = state.len() <= MIGRATE_STATE_BYTES_MAX;
-        if !fits {
-            tracing::warn!(
-                bytes = state.len(),
-                bytes_max = MIGRATE_STATE_BYTES_MAX,
-                "the state of a handler is too long; its connection does not move"
-            );
+    /// The state of a handler; `None` if it cannot move now.
+    ///
+    /// # Errors
+    /// Its state is too long.
+    pub(crate) fn freeze(&self, handler: &dyn Handler) -> Result<Option<Vec<u8>>, TooLong> {
+        match (self.freeze)(handler) {
+            Some(state) if state.len() > MIGRATE_STATE_BYTES_MAX => {
+                tracing::warn!(
+                    bytes = state.len(),
+                    bytes_max = MIGRATE_STATE_BYTES_MAX,
+                    "the state of a handler is too long; its connection does not move"
+                );
+                Err(TooLong)
+            }
+            state => Ok(state),
         }
-        fits.then_some(state)
     }
 }

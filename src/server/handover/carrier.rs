@@ -5,18 +5,20 @@
 //! for [`HANDOVER_STALL_TIMEOUT`] breaks the bridge.
 
 use std::io::{self, BufReader, Write as _};
+use std::mem::{self, discriminant};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BufMut as _};
-
-use super::wire::{FrameKind, append_frame, invalid, receive};
+use super::wire::{FrameKind, append_frame, in_words, invalid, receive};
+use crate::commands::move_order::Staying;
 use crate::limits::{HANDOVER_BATCH_BYTES, HANDOVER_STALL_TIMEOUT};
 use echoring_broker::broadcast::mail_codec;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_proto::{Plain as _, plain};
+use echoring_runtime::admission::Ban;
 use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
 
 /// Translates mail that arrives: its receiving shard, and its sender's number.
@@ -44,12 +46,32 @@ pub(crate) enum CarrierEnd {
     Broken(io::Error),
 }
 
+impl CarrierEnd {
+    fn gone() -> CarrierEnd {
+        CarrierEnd::Broken(io::Error::other("the link's threads have ended"))
+    }
+}
+
 /// What a bridge's threads report.
 #[derive(Debug)]
 enum CarrierEvent {
-    /// The predecessor's grace is over.
-    Settled,
+    Told(Told),
     Ended(CarrierEnd),
+}
+
+plain! {
+    /// What a predecessor tells its successor beside mail.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) enum Told {
+        /// The addresses that it bans.
+        Banned(Vec<Ban>),
+        /// Its grace is over.
+        Settled,
+        /// So many of its connections have not moved.
+        Staying(Staying),
+        /// Its process ends now, with these connections.
+        Overdue(Staying),
+    }
 }
 
 /// The threads of a bridge.
@@ -64,8 +86,30 @@ pub(crate) struct Carrier {
 struct Flags {
     /// The last mail has been written.
     is_over: AtomicBool,
-    /// The grace is over, which the other process has to be told.
-    is_settled: AtomicBool,
+    /// The other process has to be told. Of each kind the latest is enough.
+    untold: Mutex<Vec<Untold>>,
+}
+
+/// A frame for the other process, and the sender to notify once it is written.
+#[derive(Debug)]
+struct Untold {
+    told: Told,
+    written: mpsc::SyncSender<()>,
+}
+
+/// Tells the other process something from any thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Teller(Arc<Flags>);
+
+impl Teller {
+    /// Tells it. What was said before of the same kind and is not written is left out.
+    pub(crate) fn tell(&self, told: Told) -> mpsc::Receiver<()> {
+        let (written, is_written) = mpsc::sync_channel(1);
+        let mut untold = self.0.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.retain(|before| discriminant(&before.told) != discriminant(&told));
+        untold.push(Untold { told, written });
+        is_written
+    }
 }
 
 /// The arguments of the writing thread.
@@ -128,13 +172,13 @@ impl Carrier {
         Ok(Carrier { events, flags })
     }
 
-    /// Waits for the end of the bridge. Calls `settled` when the predecessor's grace is over.
-    pub(crate) fn wait(&self, settled: impl Fn()) -> CarrierEnd {
+    /// Waits for the end of the bridge. Calls `heard` with what the predecessor tells.
+    pub(crate) fn wait(&self, mut heard: impl FnMut(Told)) -> CarrierEnd {
         loop {
             match self.events.recv() {
-                Ok(CarrierEvent::Settled) => settled(),
+                Ok(CarrierEvent::Told(told)) => heard(told),
                 Ok(CarrierEvent::Ended(end)) => return end,
-                Err(_) => return CarrierEnd::Broken(io::Error::other("the link's threads have ended")),
+                Err(_) => return CarrierEnd::gone(),
             }
         }
     }
@@ -143,14 +187,15 @@ impl Carrier {
     pub(crate) fn wait_for(&self, time: Duration) -> Option<CarrierEnd> {
         match self.events.recv_timeout(time) {
             Ok(CarrierEvent::Ended(end)) => Some(end),
-            // A successor says nothing of this kind.
-            Ok(CarrierEvent::Settled) | Err(_) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Some(CarrierEnd::gone()),
+            // A successor tells nothing.
+            Ok(CarrierEvent::Told(_)) | Err(mpsc::RecvTimeoutError::Timeout) => None,
         }
     }
 
-    /// Tells the successor that the grace is over.
-    pub(crate) fn settle(&self) {
-        self.flags.is_settled.store(true, Ordering::Release);
+    /// For telling the other process something.
+    pub(crate) fn teller(&self) -> Teller {
+        Teller(Arc::clone(&self.flags))
     }
 }
 
@@ -165,23 +210,27 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, flags: &Flag
                 payload.clear();
                 let Some((to, mail)) = inlet.take(&mut payload) else { break };
                 append_frame(&mut batch, FrameKind::MAIL, |batch| {
-                    batch.put_u16_le(shard as u16);
-                    batch.put_u16_le(to as u16);
+                    (shard as u16, to as u16).put(batch);
                     let crosses = mail_codec::encode(&mail, &payload, batch);
                     debug_assert!(crosses, "{mail:?} stays in its process");
                 });
             }
         }
         let is_idle = batch.is_empty();
-        if flags.is_settled.swap(false, Ordering::AcqRel) {
-            append_frame(&mut batch, FrameKind::SETTLED, |_| {});
+        let untold = mem::take(&mut *flags.untold.lock().unwrap_or_else(PoisonError::into_inner));
+        for Untold { told, .. } in &untold {
+            append_frame(&mut batch, FrameKind::TOLD, |batch| told.put(batch));
         }
         if is_idle && is_last {
             flags.is_over.store(true, Ordering::Release);
             append_frame(&mut batch, FrameKind::BYE, |_| {});
         }
         if let Err(error) = (&*stream).write_all(&batch) {
-            return CarrierEnd::Broken(error);
+            return CarrierEnd::Broken(in_words(error));
+        }
+        // Mostly nobody waits for it.
+        for Untold { written, .. } in untold {
+            let _ = written.try_send(());
         }
         if is_idle && is_last {
             return CarrierEnd::Bye;
@@ -205,10 +254,13 @@ fn read(
         let carried = match receive(&mut stream, &mut body) {
             Ok(FrameKind::MAIL) => carry(&mut outlets, &mut translate, &body),
             Ok(FrameKind::BYE) => return CarrierEnd::Bye,
-            Ok(FrameKind::SETTLED) => {
-                let _ = events.send(CarrierEvent::Settled);
-                Ok(())
-            }
+            Ok(FrameKind::TOLD) => match Told::decode(&body) {
+                Some(told) => {
+                    let _ = events.send(CarrierEvent::Told(told));
+                    Ok(())
+                }
+                None => Err(invalid("a malformed count of connections, or malformed bans")),
+            },
             Ok(_) => Err(invalid("an unexpected frame")),
             Err(error) => Err(error),
         };
@@ -225,8 +277,7 @@ fn carry(
     mut body: &[u8],
 ) -> io::Result<()> {
     let malformed = || invalid("mail that is not well formed");
-    let from = body.try_get_u16_le().map_err(|_| malformed())?;
-    let to = body.try_get_u16_le().map_err(|_| malformed())?;
+    let (from, to) = <(u16, u16)>::take(&mut body).ok_or_else(malformed)?;
     let (mut mail, bytes) = mail_codec::decode(body).ok_or_else(malformed)?;
     let Route { to, from } = translate.arrived(from.into(), to.into(), &mut mail, bytes)?;
     let outlet = outlets.get_mut(to).ok_or_else(malformed)?;
@@ -236,7 +287,7 @@ fn carry(
             Ok(true) => return Ok(()),
             // A shard takes mail in every tick: this is short, or the shard stands still.
             Ok(false) if Instant::now() < given_up => thread::sleep(ROOM_RETRY),
-            Ok(false) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(false) => return Err(io::Error::new(io::ErrorKind::TimedOut, "a shard takes no mail")),
             // A predecessor's shard without clients has ended; others go on.
             Err(_) if outlet.is_over() => return Ok(()),
             Err(_) => return Err(invalid("a message is longer than this process allows")),

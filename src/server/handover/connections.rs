@@ -20,13 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BufMut as _};
-
-use super::wire::{FrameKind, append_frame, invalid, receive, receive_sockets, send_sockets};
+use super::wire::{FrameKind, append_frame, in_words, invalid, receive, receive_sockets, send_sockets};
 use crate::commands::ShardCommand;
 use crate::commands::move_order::MoveOrder;
 use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_MOVE_TIMEOUT, HANDOVER_STALL_TIMEOUT};
 use crate::node::handle::Handle;
+use echoring_proto::Plain as _;
 use echoring_runtime::shard::{ControlMessage, Destination, Exits, MoveAnswer, Moved};
 
 /// Connections of one frame.
@@ -34,7 +33,7 @@ const CONNECTIONS_PER_FRAME: usize = 64;
 /// Bytes of records after which a frame ends.
 const FRAME_BYTES: usize = 1024 * 1024;
 /// Connections that are sent and not answered.
-pub(super) const UNANSWERED_MAX: usize = 1_024;
+const UNANSWERED_MAX: usize = 1_024;
 /// Interval of checks whether all shards are done.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -48,7 +47,7 @@ pub(super) struct MovedConnections {
 /// The connections that are on their way.
 #[derive(Debug, Default)]
 struct Unanswered {
-    connections: BTreeMap<u64, Moved<OwnedFd>>,
+    connections: BTreeMap<u64, Moved>,
     counts: MovedConnections,
     /// The successor answers no more.
     is_over: bool,
@@ -104,7 +103,7 @@ fn lock(unanswered: &Mutex<Unanswered>) -> MutexGuard<'_, Unanswered> {
 }
 
 /// A connection that was not taken in goes on where it was.
-fn go_back(exits: &Exits<OwnedFd>, moved: Moved<OwnedFd>) {
+fn go_back(exits: &Exits, moved: Moved) {
     if exits.send_back(moved).is_err() {
         exits.note_arrival();
     }
@@ -113,10 +112,10 @@ fn go_back(exits: &Exits<OwnedFd>, moved: Moved<OwnedFd>) {
 /// Sends connections until all shards are done and everything is answered.
 fn send_all(
     stream: &UnixStream,
-    leaving: &mpsc::Receiver<Moved<OwnedFd>>,
+    leaving: &mpsc::Receiver<Moved>,
     unanswered: &Mutex<Unanswered>,
     reports: &mpsc::Receiver<(usize, usize)>,
-    exits: &Exits<OwnedFd>,
+    exits: &Exits,
 ) -> io::Result<()> {
     let given_up = Instant::now() + 2 * Duration::from_nanos(HANDOVER_MOVE_TIMEOUT);
     let (mut number, mut are_done) = (0, false);
@@ -153,13 +152,13 @@ fn send_all(
                 lock(unanswered).connections.insert(number, moved);
                 number += 1;
             }
-            io::Write::write_all(&mut &*stream, &frame)?;
+            io::Write::write_all(&mut &*stream, &frame).map_err(in_words)?;
             send_sockets(stream, &sockets.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
         }
     }
 }
 
-fn next_batch(leaving: &mpsc::Receiver<Moved<OwnedFd>>) -> Vec<Moved<OwnedFd>> {
+fn next_batch(leaving: &mpsc::Receiver<Moved>) -> Vec<Moved> {
     let Ok(first) = leaving.recv_timeout(CHECK_INTERVAL) else { return Vec::new() };
     let mut bytes = first.record.len();
     let mut batch = vec![first];
@@ -174,16 +173,11 @@ fn next_batch(leaving: &mpsc::Receiver<Moved<OwnedFd>>) -> Vec<Moved<OwnedFd>> {
 }
 
 /// The frame of some connections, of which the first has this number, and duplicates of their sockets.
-fn encode_batch(batch: &[Moved<OwnedFd>], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn encode_batch(batch: &[Moved], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let records: Vec<(u64, &[u8])> =
+        batch.iter().zip(number..).map(|(moved, number)| (number, &moved.record[..])).collect();
     let mut frame = Vec::new();
-    append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| {
-        frame.put_u16_le(batch.len() as u16);
-        for (moved, number) in batch.iter().zip(number..) {
-            frame.put_u64_le(number);
-            frame.put_u32_le(moved.record.len() as u32);
-            frame.put_slice(&moved.record);
-        }
-    });
+    append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| records.put(frame));
     if frame.len() > HANDOVER_FRAME_BYTES_MAX {
         return Err(invalid("a connection is longer than a frame may be"));
     }
@@ -192,7 +186,7 @@ fn encode_batch(batch: &[Moved<OwnedFd>], number: u64) -> io::Result<(Vec<u8>, V
 }
 
 /// Takes the successor's answers until it says no more.
-fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exits<OwnedFd>) {
+fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exits) {
     let mut reader = BufReader::new(stream);
     let mut body = Vec::new();
     let takes_no_more = loop {
@@ -202,10 +196,10 @@ fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exi
             Ok(_) | Err(_) => break false,
         }
         let mut answers = &body[..];
-        while let (Ok(number), Ok(is_taken)) = (answers.try_get_u64_le(), answers.try_get_u8()) {
+        while let Some((number, is_taken)) = <(u64, bool)>::take(&mut answers) {
             let moved = lock(unanswered).connections.remove(&number);
             match moved {
-                Some(_) if is_taken == 1 => {
+                Some(_) if is_taken => {
                     lock(unanswered).counts.moved += 1;
                     exits.note_arrival();
                 }
@@ -255,7 +249,7 @@ pub(super) fn take_on_threads(server: &Handle, stream: UnixStream) -> io::Result
 /// Passes connections on to the shards in turn, until the predecessor ends, as the error tells.
 fn take_all(
     stream: &UnixStream,
-    exits: &Exits<OwnedFd>,
+    exits: &Exits,
     shards: usize,
     answer: &mpsc::Sender<(u64, bool)>,
 ) -> io::Error {
@@ -274,21 +268,16 @@ fn take_all(
 
 fn take_batch(
     stream: &UnixStream,
-    mut body: &[u8],
-    exits: &Exits<OwnedFd>,
+    body: &[u8],
+    exits: &Exits,
     shards: usize,
     answer: &mpsc::Sender<(u64, bool)>,
 ) -> io::Result<()> {
-    let malformed = || invalid("connections that are not well formed");
-    let count = usize::from(body.try_get_u16_le().map_err(|_| malformed())?);
-    if count > CONNECTIONS_PER_FRAME {
-        return Err(malformed());
-    }
-    let sockets = receive_sockets(stream, count)?;
-    for socket in sockets {
-        let number = body.try_get_u64_le().map_err(|_| malformed())?;
-        let length = body.try_get_u32_le().map_err(|_| malformed())? as usize;
-        let record = body.split_off(..length).ok_or_else(malformed)?.to_vec();
+    let records = Vec::<(u64, &[u8])>::decode(body).filter(|records| records.len() <= CONNECTIONS_PER_FRAME);
+    let records = records.ok_or_else(|| invalid("connections that are not well formed"))?;
+    let sockets = receive_sockets(stream, records.len())?;
+    for (socket, (number, record)) in sockets.into_iter().zip(records) {
+        let record = record.to_vec();
         let to = Destination::Shard((number % shards as u64) as usize);
         let answer = Some(MoveAnswer::new(answer.clone(), number));
         let charge = exits.charge(record.len());
@@ -303,8 +292,7 @@ fn send_answers(stream: &UnixStream, answers: &mpsc::Receiver<(u64, bool)>) {
         let mut frame = Vec::new();
         append_frame(&mut frame, FrameKind::TAKEN, |frame| {
             for (number, is_taken) in std::iter::once(first).chain(answers.try_iter()) {
-                frame.put_u64_le(number);
-                frame.put_u8(u8::from(is_taken));
+                (number, is_taken).put(frame);
             }
         });
         if io::Write::write_all(&mut &*stream, &frame).is_err() {

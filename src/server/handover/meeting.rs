@@ -1,16 +1,27 @@
 //! Where a successor and its predecessor meet.
+//!
+//! Any user may connect to a socket in the abstract namespace. So the server first hears what a connection wants, of many at once, and
+//! serves only one that has sent the request: nobody else keeps a successor waiting, or is told anything, logged or counted.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::REQUEST_WORDS;
+use crate::limits::{HANDOVER_END_TIMEOUT, HANDOVER_NEWCOMERS_MAX, HANDOVER_STEP_TIMEOUT};
 use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
@@ -28,8 +39,10 @@ pub enum Event<'a> {
     Leaving,
     /// It did not take over; this server continues.
     Staying,
-    /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
+    /// A successor has taken over. This server must listen nowhere when the call returns.
     TakenOver,
+    /// The connections that could move have moved. The others drain from now on.
+    Drains,
     /// The server can no longer be taken over, for this reason.
     Broken(&'a str),
 }
@@ -77,10 +90,13 @@ impl MeetingPoint {
         }
     }
 
-    /// Connects to the server that waits here. `None` without a server of `user` or of root.
-    pub(super) fn connect(&self, user: u32) -> io::Result<Option<UnixStream>> {
+    /// Connects to the server that waits here, and returns its user. `None` without a server of `user` or of root.
+    pub(super) fn connect(&self, user: u32) -> io::Result<Option<(UnixStream, u32)>> {
         match UnixStream::connect_addr(&self.address()?) {
-            Ok(stream) => Ok(is_trusted(&stream, user)?.then_some(stream)),
+            Ok(stream) => {
+                let owner = user_of(&stream)?;
+                Ok((owner == 0 || owner == user).then_some((stream, owner)))
+            }
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
             {
@@ -106,11 +122,185 @@ impl MeetingPoint {
     }
 }
 
-/// Whether the peer belongs to `user` or to root. Any user may take a name in the abstract namespace.
-pub(super) fn is_trusted(stream: &UnixStream, user: u32) -> io::Result<bool> {
-    let peer = socket_peercred(stream.as_fd())?.uid;
-    Ok(peer.is_root() || peer.as_raw() == user)
+/// The process that waited at a meeting point, whose end can be seen.
+#[derive(Debug)]
+pub(super) struct PeerProcess {
+    pid: Pid,
+    handle: OwnedFd,
 }
+
+impl PeerProcess {
+    /// The process that waited for this connection. `None` if it cannot be seen from here, as one in another namespace of processes.
+    pub(super) fn of(stream: &UnixStream) -> Option<PeerProcess> {
+        let pid = socket_peercred(stream.as_fd()).ok()?.pid;
+        // If another process has the number by now, this one has ended as well.
+        let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(PeerProcess { pid, handle })
+    }
+
+    /// Whether it is the process of this number.
+    pub(super) fn is(&self, pid: u32) -> bool {
+        u32::try_from(self.pid.as_raw_nonzero().get()) == Ok(pid)
+    }
+
+    /// Whether the process has ended, and not only its socket.
+    pub(super) fn has_ended(&self) -> bool {
+        let time = Timespec { tv_sec: HANDOVER_END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+        let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut polled, Some(&time))).is_ok_and(|ended| ended == 1)
+    }
+}
+
+/// The user of the peer. Any user may take a name in the abstract namespace, and connect to one.
+fn user_of(stream: &UnixStream) -> io::Result<u32> {
+    Ok(socket_peercred(stream.as_fd())?.uid.as_raw())
+}
+
+/// The open meeting points of a server, and those who have connected there and have not asked for anything.
+pub(super) struct Meeting {
+    listeners: Vec<UnixListener>,
+    /// The user whose processes are heard, besides root.
+    user: u32,
+    /// The oldest first. A further one takes the place of the oldest.
+    newcomers: VecDeque<Newcomer>,
+}
+
+struct Newcomer {
+    stream: UnixStream,
+    heard: Vec<u8>,
+    until: Instant,
+}
+
+/// What a newcomer is.
+enum Heard {
+    /// It has not said enough.
+    Nothing,
+    /// It asks with this line.
+    Asks(String),
+    /// It has hung up, or says something else.
+    Nonsense,
+}
+
+impl Newcomer {
+    fn hear(&mut self) -> Heard {
+        loop {
+            // Byte by byte: frames may follow the line.
+            let mut byte = [0];
+            match self.stream.read(&mut byte) {
+                Ok(0) => return Heard::Nonsense,
+                Ok(_) => self.heard.push(byte[0]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+                Err(_) => return Heard::Nonsense,
+            }
+            let known = self.heard.len().min(REQUEST_WORDS.len());
+            let is_request = self.heard[..known] == REQUEST_WORDS.as_bytes()[..known];
+            if !is_request || self.heard.len() as u64 > LINE_BYTES_MAX {
+                return Heard::Nonsense;
+            }
+            if let Some(line) = self.heard.strip_suffix(b"\n") {
+                return Heard::Asks(String::from_utf8_lossy(line).into_owned());
+            }
+        }
+    }
+}
+
+impl Meeting {
+    /// Meets at these listeners.
+    pub(super) fn new(listeners: Vec<UnixListener>) -> io::Result<Meeting> {
+        listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
+        let user = rustix::process::geteuid().as_raw();
+        Ok(Meeting { listeners, user, newcomers: VecDeque::new() })
+    }
+
+    /// Waits for somebody who asks, and returns the line. Everybody else is closed in silence.
+    ///
+    /// # Errors
+    /// If it cannot wait.
+    pub(super) fn next(&mut self) -> io::Result<(UnixStream, String)> {
+        loop {
+            self.accept();
+            let now = Instant::now();
+            let mut at = 0;
+            while let Some(newcomer) = self.newcomers.get_mut(at) {
+                match newcomer.hear() {
+                    Heard::Nothing if newcomer.until > now => at += 1,
+                    Heard::Nothing | Heard::Nonsense => drop(self.newcomers.remove(at)),
+                    Heard::Asks(line) => {
+                        let asking = self.newcomers.remove(at).map(|newcomer| newcomer.stream);
+                        if let Some(stream) = asking.filter(|stream| stream.set_nonblocking(false).is_ok()) {
+                            return Ok((stream, line));
+                        }
+                    }
+                }
+            }
+            self.wait(now)?;
+        }
+    }
+
+    /// Accepts those who wait, of the users that are heard.
+    fn accept(&mut self) {
+        for listener in &self.listeners {
+            for _ in 0..HANDOVER_NEWCOMERS_MAX {
+                let stream = match listener.accept() {
+                    Ok((stream, _)) => stream,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => {
+                        // Descriptors may be exhausted: those of the silent make room.
+                        self.newcomers.clear();
+                        thread::sleep(ACCEPT_PAUSE);
+                        break;
+                    }
+                };
+                let is_heard = user_of(&stream).is_ok_and(|user| user == 0 || user == self.user);
+                if is_heard && stream.set_nonblocking(true).is_ok() {
+                    if self.newcomers.len() == HANDOVER_NEWCOMERS_MAX {
+                        self.newcomers.pop_front();
+                    }
+                    let until = Instant::now() + Duration::from_nanos(HANDOVER_STEP_TIMEOUT);
+                    self.newcomers.push_back(Newcomer { stream, heard: Vec::new(), until });
+                }
+            }
+        }
+    }
+
+    /// Waits until somebody connects or says something, or the time of the oldest is over.
+    ///
+    /// # Errors
+    /// If it cannot wait.
+    fn wait(&self, now: Instant) -> io::Result<()> {
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        let streams = self.newcomers.iter().map(|newcomer| newcomer.stream.as_fd());
+        let mut watched: Vec<PollFd<'_>> =
+            listeners.chain(streams).map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
+        let left = self.newcomers.front().map(|oldest| oldest.until.saturating_duration_since(now));
+        let left = left.and_then(|left| left.try_into().ok());
+        match poll(&mut watched, left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a line to everybody who waits and is heard, and closes all of them.
+    pub(super) fn dismiss(mut self, line: &str) {
+        // A bound, because others may connect again and again.
+        for _ in 0..DISMISSALS_MAX {
+            for Newcomer { stream, .. } in self.newcomers.drain(..) {
+                // Who does not wait any more finds out otherwise.
+                let _ = send_line(&stream, line);
+            }
+            self.accept();
+            if self.newcomers.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// How often those who wait are told that they come too late, each time so many as are heard at once.
+const DISMISSALS_MAX: usize = 16;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) fn send_line(mut stream: &UnixStream, line: &str) -> io::Result<()> {
     stream.write_all(format!("{line}\n").as_bytes())

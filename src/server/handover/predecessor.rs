@@ -10,26 +10,28 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
-use super::connections::give;
-use super::meeting::{self, Event, MeetingPoint, is_trusted};
+use super::carrier::{Carrier, CarrierEnd, Route, Told, Translate, WriterThread};
+use super::connections::{MovedConnections, give};
+use super::meeting::{self, Event, Meeting, MeetingPoint};
 use super::questions::answer_on_thread;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
-use super::{
-    ACCEPTED, Hello, NODE_VERSION, Offer, OnEvent, OwnSuccessor, REQUEST, SHARDS_MAX, SUCCEEDED, failed,
-};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
+use crate::commands::node_order::CarryOut;
 use crate::limits::{
-    CLUSTER_FREEZE_TIMEOUT, CLUSTER_OPEN_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT,
-    HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
+    CLUSTER_OPEN_TIMEOUT, CLUSTER_SUSPEND_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_COUNT_INTERVAL,
+    HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT, HANDOVER_STOP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
 use crate::node::config::mailbox_bytes;
 use crate::node::handle::{Handle, PacedDrain};
+use crate::node::identity::NodeIdentity;
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
 use echoring_broker::broadcast::StateCursor;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_proto::Plain as _;
+use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
 use echoring_topics::HubReport;
 
@@ -46,6 +48,8 @@ pub struct Offering {
     pub drain: PacedDrain,
     /// How long it stays as it was, and serves again if another process that has taken over ends.
     pub grace: Duration,
+    /// Carries out the commands to the program that the successor passes on.
+    pub program: Option<CarryOut>,
 }
 
 struct Waiting {
@@ -57,9 +61,6 @@ struct Waiting {
     drain: PacedDrain,
     grace: Duration,
     listeners: Mutex<Vec<UnixListener>>,
-    /// The attempts so far. One at a time; `None` once a successor has taken over.
-    rounds: Mutex<Option<u32>>,
-    /// For successors that are other processes.
     on: Box<dyn Fn(Event<'_>) + Send + Sync>,
 }
 
@@ -72,41 +73,43 @@ struct Successor {
     /// For the mail to its topics.
     topics: CarrierParts,
     /// Where it asks about connections.
-    questions: Option<UnixStream>,
+    questions: UnixStream,
     /// Where it takes connections, and how many it has room for.
     connections: Option<(UnixStream, usize)>,
 }
 
 /// Ends of sockets that have their other ends in the successor.
 struct Sockets {
-    questions: Option<UnixStream>,
+    questions: UnixStream,
     connections: Option<UnixStream>,
 }
 
 /// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
 pub(crate) fn wait_for_successor(
     server: Handle,
-    numbers: (u8, u64),
     offering: Offering,
     on: impl Fn(Event<'_>) + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let Offering { points, admin, tickets, drain, grace } = offering;
-    let (first_number, digest_seed) = numbers;
+    let Offering { points, admin, tickets, drain, grace, program } = offering;
+    if let Some(program) = program {
+        // The first one stays.
+        let _ = server.handover.program.set(program);
+    }
+    let NodeIdentity { first_number, ids, digest_seed, .. } = server.identity;
     let listeners = server.kept();
     let offer = Offer {
         node: server.cluster.as_ref().map(|cluster| cluster.id()),
         shards: server.remotes.len() as u16,
-        message_bytes_max: server.limits.message_bytes_most,
+        max_message: server.limits.message_bytes_most,
         pid: std::process::id(),
         first_number,
+        ids,
         digest_seed,
         tickets: Vec::new(),
         listeners: listeners.iter().map(counted).collect(),
         admin: admin.as_ref().map(counted),
-        answers: false,
-        gives: false,
-        node_version: NODE_VERSION,
         settles: false,
+        open: 0,
     };
     let waiting = Arc::new(Waiting {
         server,
@@ -117,14 +120,9 @@ pub(crate) fn wait_for_successor(
         drain,
         grace,
         listeners: Mutex::default(),
-        rounds: Mutex::new(Some(0)),
         on: Box::new(on),
     });
-    let own = Arc::clone(&waiting);
-    let serve = move |stream, on: OnEvent| Arc::clone(&own).serve_on_thread(stream, on);
-    *waiting.server.handover.waiting() = Some(OwnSuccessor(Arc::new(serve)));
-    // Without a meeting point, a server of this process can still take over.
-    waiting.meet()
+    waiting.meet(0)
 }
 
 /// The number of its sockets, and whether the server removes its file.
@@ -133,82 +131,45 @@ fn counted(listener: &InheritedListener) -> (u16, bool) {
 }
 
 impl Waiting {
-    /// Waits at the meeting points.
-    fn meet(self: &Arc<Waiting>) -> io::Result<()> {
+    /// Waits at the meeting points, after so many attempts.
+    fn meet(self: &Arc<Waiting>, rounds: u32) -> io::Result<()> {
         let listen = |point: &MeetingPoint| {
             let listener = point.listen().map_err(failed(&point.to_string()))?;
             Ok((listener.try_clone()?, listener))
         };
         let (kept, listening): (Vec<_>, Vec<_>) =
             self.points.iter().map(listen).collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        let meeting = Meeting::new(listening)?;
         *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-        for listener in listening {
-            let waiting = Arc::clone(self);
-            thread::Builder::new().name("takeover".to_owned()).spawn(move || {
-                // An end is always reported.
-                if catch_unwind(AssertUnwindSafe(|| waiting.wait(listener))).is_err() {
-                    (waiting.on)(Event::Broken("the takeover thread panicked"));
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn wait(self: &Arc<Waiting>, listener: UnixListener) {
-        let on = &*self.on;
-        loop {
-            let stream = listener.accept().map(|(stream, _)| stream);
-            let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(round) = rounds.as_mut() else {
-                // It came by another address while a successor took over.
-                stream.iter().for_each(refuse);
-                return refuse_waiting(&listener);
-            };
-            *round += 1;
-            match stream.and_then(|stream| self.serve(stream, *round, on)) {
-                Ok(Some(successor)) => {
-                    *rounds = None;
-                    drop(rounds);
-                    refuse_waiting(&listener);
-                    // The successor waits for the name.
-                    drop(listener);
-                    return self.taken_over(successor, on);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    self.note_failure();
-                    tracing::warn!(%error, "a successor did not take over; this server continues");
-                    // Descriptors may be exhausted: pause before the next attempt.
-                    thread::sleep(Duration::from_millis(10));
-                }
-            }
-        }
-    }
-
-    /// Serves a successor of this process on a thread of its own. `on` is called instead of the function for other successors.
-    fn serve_on_thread(self: Arc<Waiting>, stream: UnixStream, on: OnEvent) -> io::Result<()> {
+        let waiting = Arc::clone(self);
         thread::Builder::new().name("takeover".to_owned()).spawn(move || {
-            if catch_unwind(AssertUnwindSafe(|| self.serve_once(stream, &on))).is_err() {
-                on(Event::Broken("the takeover thread panicked"));
+            // An end is always reported.
+            if catch_unwind(AssertUnwindSafe(|| waiting.wait(meeting, rounds))).is_err() {
+                (waiting.on)(Event::Broken("the takeover thread panicked"));
             }
         })?;
         Ok(())
     }
 
-    fn serve_once(self: &Arc<Waiting>, stream: UnixStream, on: &dyn Fn(Event<'_>)) {
-        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(round) = rounds.as_mut() else { return refuse(&stream) };
-        *round += 1;
-        match self.serve(stream, *round, on) {
-            Ok(Some(successor)) => {
-                *rounds = None;
-                drop(rounds);
-                self.taken_over(successor, on);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                self.note_failure();
-                tracing::warn!(%error, "new shards did not take over; the old ones continue");
+    fn wait(self: &Arc<Waiting>, mut meeting: Meeting, mut round: u32) {
+        loop {
+            let (stream, line) = match meeting.next() {
+                Ok(asked) => asked,
+                Err(error) => {
+                    return tracing::warn!(%error, "no other server can take over any more");
+                }
+            };
+            round += 1;
+            match self.serve(stream, &line, round) {
+                Ok(Some(successor)) => {
+                    // The successor waits for the names.
+                    meeting.dismiss(SUCCEEDED);
+                    return self.taken_over(successor);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a successor did not take over; this server continues");
+                }
             }
         }
     }
@@ -217,33 +178,24 @@ impl Waiting {
         self.server.handover.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Serves one successor. `None` if the peer was no successor, or gave up before anything had changed.
-    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Successor>> {
-        let user = rustix::process::geteuid().as_raw();
-        if !is_trusted(&stream, user)? {
-            tracing::warn!("refused a takeover request from another user");
-            meeting::send_line(
-                &stream,
-                &format!("the running server belongs to user {user}, and trusts only that user and root"),
-            )?;
-            return Ok(None);
-        }
+    /// Serves one successor, which asks with this line. `None` if the peer was no successor, or gave up before anything had changed.
+    fn serve(&self, stream: UnixStream, asked: &str, round: u32) -> io::Result<Option<Successor>> {
         let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
         stream.set_read_timeout(step)?;
         stream.set_write_timeout(step)?;
-        let asked = meeting::line(&stream)?;
         if asked != REQUEST {
-            if !asked.is_empty() {
-                meeting::send_line(&stream, &format!("the running server expects the request: {REQUEST}"))?;
-            }
+            let words = format!("the running server expects the request: {REQUEST}");
+            // Who does not wait any more finds out otherwise.
+            let _ = meeting::send_line(&stream, &words);
             return Ok(None);
         }
-        meeting::send_line(&stream, ACCEPTED)?;
         let mut body = Vec::new();
-        expect(&stream, &mut body, FrameKind::HELLO)?;
-        let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
+        let greeted =
+            meeting::send_line(&stream, ACCEPTED).and_then(|()| expect(&stream, &mut body, FrameKind::HELLO));
+        // Whoever says no more than this was no successor.
+        let Some(hello) = greeted.ok().and_then(|()| Hello::decode(&body)) else { return Ok(None) };
         self.wait_for_own_predecessor(&stream)?;
-        let grace = self.grace(hello);
+        let grace = self.grace();
         let Sockets { questions, connections } = self.offer(&stream, hello, !grace.is_zero())?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
@@ -253,16 +205,14 @@ impl Waiting {
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
-        let topics = self.hand_over(stream, hello, round, on)?;
+        let topics = self.hand_over(stream, hello, round)?;
         let connections = connections.map(|stream| (stream, hello.takes as usize));
         Ok(Some(Successor { round, grace, topics, questions, connections }))
     }
 
-    /// How long the end of this successor gives everything back.
-    fn grace(&self, hello: Hello) -> Duration {
-        let is_own = hello.pid == self.offer.pid;
-        let has_grace = hello.settles && !is_own && self.server.cluster().is_none();
-        if has_grace { self.grace } else { Duration::ZERO }
+    /// How long the end of a successor gives everything back.
+    fn grace(&self) -> Duration {
+        if self.server.cluster().is_some() { Duration::ZERO } else { self.grace }
     }
 
     /// A server is linked to one other at a time.
@@ -274,17 +224,15 @@ impl Waiting {
         Ok(())
     }
 
-    /// Offers everything. Returns the ends of the sockets whose other ends are passed to a successor that knows of them.
+    /// Offers everything. Returns the ends of the sockets whose other ends are passed.
     fn offer(&self, stream: &UnixStream, hello: Hello, settles: bool) -> io::Result<Sockets> {
-        let mut body = Vec::new();
-        let pair = |is_wanted| if is_wanted { UnixStream::pair().map(Some) } else { Ok(None) };
-        let (questions, asking) = pair(hello.asks)?.unzip();
-        let gives = hello.takes > 0;
-        let (connections, taking) = pair(gives)?.unzip();
+        let (questions, asking) = UnixStream::pair()?;
+        let (connections, taking) = (hello.takes > 0).then(UnixStream::pair).transpose()?.unzip();
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
-        Offer { tickets, answers: hello.asks, gives, settles, ..self.offer.clone() }.write(&mut body);
-        send(stream, FrameKind::OFFER, &body)?;
+        let open = self.server.count_staying().total();
+        let offer = Offer { tickets, settles, open, ..self.offer.clone() };
+        send(stream, FrameKind::OFFER, &offer.encode())?;
         let listeners = self.server.kept();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
             return Err(io::Error::other("this server drains"));
@@ -292,31 +240,29 @@ impl Waiting {
         let sockets = listeners.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
         let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
         let admin = admin.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
-        let passed = asking.iter().chain(&taking).map(UnixStream::as_fd);
+        let passed = [&asking].into_iter().chain(&taking).map(UnixStream::as_fd);
         send_sockets(stream, &sockets.chain(admin).chain(passed).collect::<Vec<_>>())?;
         Ok(Sockets { questions, connections })
     }
 
     /// Hands the topics over. On every error this server orders them again.
-    fn hand_over(
-        &self,
-        stream: UnixStream,
-        hello: Hello,
-        round: u32,
-        on: &dyn Fn(Event<'_>),
-    ) -> io::Result<CarrierParts> {
+    fn hand_over(&self, stream: UnixStream, hello: Hello, round: u32) -> io::Result<CarrierParts> {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
         let has_stopped = Cell::new(false);
-        let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
-        let handed = self.check_node(hello).and_then(|()| {
-            self.ask_all(freeze)?;
-            let node = self.freeze_node()?;
+        let stop = |done| ControlMessage::Command(ShardCommand::StopOrdering { round, done });
+        let handed = self.check_node().and_then(|()| {
+            self.ask_all(stop)?;
+            let node = self.suspend_node()?;
             self.send_topics(&stream, node.as_deref())?;
             let parts = self.prepare(&stream, hello)?;
-            self.let_go(&stream, &has_stopped, on).map(|()| parts)
+            self.let_go(&stream, &has_stopped).map(|()| parts)
         });
+        if handed.is_err() {
+            // A successor that ends earlier, such as for a wrong configuration, has changed nothing.
+            self.note_failure();
+        }
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -324,19 +270,16 @@ impl Waiting {
                 Err(error)
             }
             Err(error) => {
-                self.stay(&stream, &error, has_stopped.get(), on);
+                self.stay(&stream, &error, has_stopped.get());
                 Err(error)
             }
             Ok(parts) => Ok(parts),
         }
     }
 
-    /// Whether the successor can continue the node of a cluster, and the node can be continued. Nothing has changed yet.
-    fn check_node(&self, hello: Hello) -> io::Result<()> {
+    /// Whether the node of a cluster can be continued. Nothing has changed yet.
+    fn check_node(&self) -> io::Result<()> {
         let Some(cluster) = self.server.cluster() else { return Ok(()) };
-        if hello.node_version != NODE_VERSION {
-            return Err(io::Error::other("it cannot continue the node of a cluster of this version"));
-        }
         match cluster.wait_until_connected(true, Duration::from_nanos(CLUSTER_OPEN_TIMEOUT)) {
             true => Ok(()),
             false => Err(io::Error::other("the node is not connected to its cluster, or its members change")),
@@ -344,40 +287,42 @@ impl Waiting {
     }
 
     /// The state of the node of a cluster, which is silent from now on.
-    fn freeze_node(&self) -> io::Result<Option<Vec<u8>>> {
+    fn suspend_node(&self) -> io::Result<Option<Vec<u8>>> {
         let Some(cluster) = self.server.cluster() else { return Ok(None) };
-        let frozen = cluster.freeze(Duration::from_nanos(CLUSTER_FREEZE_TIMEOUT));
-        frozen.map(Some).ok_or_else(|| io::Error::other("other nodes of the cluster did not answer in time"))
+        let state = cluster.suspend(Duration::from_nanos(CLUSTER_SUSPEND_TIMEOUT));
+        state.map(Some).ok_or_else(|| io::Error::other("other nodes of the cluster did not answer in time"))
     }
 
     /// The successor has failed: this server orders the topics again, is the node of its cluster again, and accepts connections.
-    fn stay(&self, stream: &UnixStream, error: &io::Error, has_stopped: bool, on: &dyn Fn(Event<'_>)) {
+    fn stay(&self, stream: &UnixStream, error: &io::Error, has_stopped: bool) {
         let _ = send(stream, FrameKind::FAILED, error.to_string().as_bytes());
-        self.serve_again(has_stopped, on);
+        self.serve_again(has_stopped);
     }
 
-    fn serve_again(&self, has_stopped: bool, on: &dyn Fn(Event<'_>)) {
-        self.command_all(|| ShardCommand::Thaw);
+    fn serve_again(&self, has_stopped: bool) {
+        self.server.handover.orders().are_closed = false;
+        self.command_all(|| ShardCommand::OrderAgain);
         self.server.cluster().into_iter().for_each(ClusterNode::go_on);
         if has_stopped && let Err(error) = self.accept_again() {
             self.server.fail(&format!("no connections are accepted after a successor has failed: {error}"));
         }
-        on(Event::Staying);
+        (self.on)(Event::Staying);
     }
 
     /// Sends the successor `Go`, after which it accepts connections. This server accepts none meanwhile, as
     /// `has_stopped` tells. The kernel wakes one of the acceptors of a socket: if that one is about to stop, no other
     /// takes the connection until the next one arrives.
-    fn let_go(
-        &self,
-        stream: &UnixStream,
-        has_stopped: &Cell<bool>,
-        on: &dyn Fn(Event<'_>),
-    ) -> io::Result<()> {
+    fn let_go(&self, stream: &UnixStream, has_stopped: &Cell<bool>) -> io::Result<()> {
         has_stopped.set(true);
         self.ask_all(ControlMessage::StopListening)?;
-        on(Event::Leaving);
-        send(stream, FrameKind::GO, &[])?;
+        (self.on)(Event::Leaving);
+        let mut known = Vec::new();
+        {
+            let mut orders = self.server.handover.orders();
+            orders.are_closed = true;
+            self.server.known.write(&mut known);
+        }
+        send(stream, FrameKind::GO, &known)?;
         expect(stream, &mut Vec::new(), FrameKind::STARTED)
     }
 
@@ -397,7 +342,7 @@ impl Waiting {
             remote.send(ControlMessage::Listen(sockets, reply.clone()));
         }
         drop(reply);
-        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
         loop {
             let left = given_up.saturating_duration_since(Instant::now());
             match listening.recv_timeout(left) {
@@ -422,7 +367,7 @@ impl Waiting {
     ) -> io::Result<()> {
         let (done, answers) = mpsc::sync_channel(self.server.remotes.len());
         self.server.send_all(|| question(done.clone()));
-        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
         for _ in self.server.remotes.iter() {
             let left = given_up.saturating_duration_since(Instant::now());
             // No kind of error that is taken for a successor's silence.
@@ -440,7 +385,7 @@ impl Waiting {
                 let (reply, exported) = mpsc::sync_channel(1);
                 let command = ShardCommand::Export { cursor, bytes_max: HANDOVER_BATCH_BYTES, reply };
                 remote.send(ControlMessage::Command(command));
-                let timeout = Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+                let timeout = Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
                 let (block, rest) = exported
                     .recv_timeout(timeout)
                     .map_err(|_| io::Error::other("a shard does not answer"))?;
@@ -462,7 +407,7 @@ impl Waiting {
     fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<CarrierParts> {
         let writer = WriterThread::spawn()?;
         let far_shards = usize::from(hello.shards);
-        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
+        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(hello.max_message));
         let bridge = |remote: &echoring_runtime::shard::Remote<_, _>| {
             Bridge::new(Lane::Request, far_shards, bytes, writer.thread(), remote.waker().clone())
         };
@@ -471,11 +416,9 @@ impl Waiting {
     }
 
     /// The successor orders everything, and this server drains, once its grace is over.
-    fn taken_over(self: &Arc<Waiting>, successor: Successor, on: &dyn Fn(Event<'_>)) {
+    fn taken_over(self: &Arc<Waiting>, successor: Successor) {
         let Successor { round, grace, topics, questions, connections } = successor;
-        if let Some(stream) = questions
-            && let Err(error) = self.answer_questions(stream)
-        {
+        if let Err(error) = self.answer_questions(questions) {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
         let carried = self.follow(topics);
@@ -485,12 +428,12 @@ impl Waiting {
         if let Ok(carrier) = &carried
             && !grace.is_zero()
         {
-            end = carrier.wait_for(grace);
-            carrier.settle();
+            end = self.wait_for_grace(carrier, grace);
+            drop(carrier.teller().tell(Told::Settled));
         }
         match end {
-            Some(CarrierEnd::Broken(error)) if !self.server.is_leaving() => self.take_back(round, &error, on),
-            end => self.leave(carried, end, connections, on),
+            Some(CarrierEnd::Broken(error)) if !self.server.is_leaving() => self.take_back(round, &error),
+            end => self.leave(carried, end, connections),
         }
     }
 
@@ -500,20 +443,19 @@ impl Waiting {
         carried: io::Result<Carrier>,
         end: Option<CarrierEnd>,
         connections: Option<(UnixStream, usize)>,
-        on: &dyn Fn(Event<'_>),
     ) {
         self.command_all(|| ShardCommand::ForgetTopics);
         self.server.cluster().into_iter().for_each(ClusterNode::end);
-        self.server.handover.end_waiting();
         self.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
-        on(Event::TakenOver);
+        (self.on)(Event::TakenOver);
         if let Some((stream, room)) = connections.filter(|_| carried.is_ok() && end.is_none()) {
             self.give_connections(&stream, room);
         }
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
+        (self.on)(Event::Drains);
         let end = match (end, carried) {
             (Some(end), _) => end,
-            (None, Ok(carrier)) => carrier.wait(|| {}),
+            (None, Ok(carrier)) => self.wait_for_drain(&carrier),
             (None, Err(error)) => CarrierEnd::Broken(error),
         };
         match end {
@@ -528,8 +470,48 @@ impl Waiting {
         self.server.handover.set_carrying(false);
     }
 
+    /// Waits for the grace to be over, and tells the successor of bans meanwhile. Returns the end of the bridge if that is earlier.
+    fn wait_for_grace(&self, carrier: &Carrier, grace: Duration) -> Option<CarrierEnd> {
+        let (over, mut bans) = (Instant::now() + grace, None);
+        loop {
+            let left = over.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.tell_bans(carrier, &mut bans);
+            if let Some(end) = carrier.wait_for(left.min(HANDOVER_COUNT_INTERVAL)) {
+                return Some(end);
+            }
+        }
+    }
+
+    /// Tells the successor from time to time how many connections have not moved, and of bans, until the bridge ends.
+    fn wait_for_drain(&self, carrier: &Carrier) -> CarrierEnd {
+        let (mut told, mut bans) = (None, None);
+        loop {
+            let staying = self.server.count_staying();
+            if told.replace(staying) != Some(staying) {
+                drop(carrier.teller().tell(Told::Staying(staying)));
+            }
+            self.tell_bans(carrier, &mut bans);
+            if let Some(end) = carrier.wait_for(HANDOVER_COUNT_INTERVAL) {
+                return end;
+            }
+        }
+    }
+
+    /// Tells the successor which addresses are banned, if there were more bans since it was told. An address of connections that have
+    /// stayed here may still exceed its limits, and comes back at the successor.
+    fn tell_bans(&self, carrier: &Carrier, told: &mut Option<u64>) {
+        let admission = &self.server.known.admission;
+        let bans = admission.bans();
+        if told.replace(bans) != Some(bans) && bans > 0 {
+            drop(carrier.teller().tell(Told::Banned(admission.banned(monotonic_now()))));
+        }
+    }
+
     /// The successor has ended within the grace: this server serves again.
-    fn take_back(self: &Arc<Waiting>, round: u32, error: &io::Error, on: &dyn Fn(Event<'_>)) {
+    fn take_back(self: &Arc<Waiting>, round: u32, error: &io::Error) {
         tracing::warn!(%error, "the new server has ended within the grace; this server serves again");
         self.note_failure();
         let handover = &self.server.handover;
@@ -540,9 +522,8 @@ impl Waiting {
         if let Err(error) = taken {
             self.server.fail(&format!("the topics are not taken back after a successor has ended: {error}"));
         }
-        self.serve_again(true, on);
-        *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) = Some(round);
-        if let Err(error) = self.meet() {
+        self.serve_again(true);
+        if let Err(error) = self.meet(round) {
             tracing::warn!(%error, "no other server can take over any more");
         }
     }
@@ -551,8 +532,19 @@ impl Waiting {
     fn give_connections(&self, stream: &UnixStream, room: usize) {
         match give(&self.server, stream, room) {
             Ok(counts) => {
-                let (moved, refused) = (counts.moved, counts.refused);
-                tracing::info!(moved, refused, "connections moved to the successor");
+                let staying = self.server.count_staying();
+                let [tls, handler, unread, _, driver, unopened] = staying.0;
+                let MovedConnections { moved, refused } = counts;
+                tracing::info!(
+                    moved,
+                    refused,
+                    tls,
+                    handler,
+                    unread,
+                    driver,
+                    unopened,
+                    "connections moved to the successor"
+                );
             }
             Err(error) => tracing::warn!(%error, "not all connections moved to the successor"),
         }
@@ -568,42 +560,26 @@ impl Waiting {
     fn follow(&self, parts: CarrierParts) -> io::Result<Carrier> {
         let CarrierParts { stream, hello, writer, bridges, ends } = parts;
         for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
-            let message_bytes_max = hello.message_bytes_max;
-            remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
+            let max_message = hello.max_message;
+            remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, max_message }));
         }
         self.server.handover.set_carrying(true);
         let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
-        Carrier::start(writer, stream, ends, translator)
+        let carrier = Carrier::start(writer, stream, ends, translator)?;
+        self.server.handover.set_teller(carrier.teller());
+        Ok(carrier)
     }
 
     /// Leaves the meeting points, so that the successor can wait there.
     fn leave_points(&self) {
-        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // The other threads wait in `accept`, and close the socket when that ends.
-            let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
-        }
-    }
-}
-
-/// Informs another server that wants to take over that one was first.
-fn refuse(stream: &UnixStream) {
-    // Who does not wait any more finds out otherwise.
-    let _ = meeting::send_line(stream, SUCCEEDED);
-}
-
-/// Informs all that wait.
-fn refuse_waiting(listener: &UnixListener) {
-    if listener.set_nonblocking(true).is_ok() {
-        while let Ok((stream, _)) = listener.accept() {
-            refuse(&stream);
-        }
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 /// A failure before the successor was told to go is its end, not a silence that might hide a start.
 fn before_go<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, error.to_string()),
         _ => error,
     })
 }

@@ -1,4 +1,4 @@
-//! Questions of a successor about the connections of its predecessor, while that one drains.
+//! Questions of a successor about the connections of its predecessor, and its commands, while that one drains.
 //!
 //! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
 //! it up, and the bridge goes on when they fail. One question is asked at a time, and the answers come in the same order.
@@ -13,19 +13,24 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::question_codec::{Question, QuestionAnswer};
+use super::question_codec::{Asked, Inspection, Question, QuestionAnswer};
 use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
+use crate::commands::node_order::{ClientCount, NodeOrder, OrderError};
 use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
 use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
 use crate::node::handle::Handle;
-use echoring_broker::broadcast::ClientNumbers;
+use echoring_broker::broadcast::Ids;
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
+use echoring_proto::Plain as _;
 
 /// The predecessor of a server, for questions about its connections.
 #[derive(Debug)]
 pub struct DrainingPredecessor {
-    clients: ClientNumbers,
+    /// The number of its first shard, and of its shards.
+    numbers: (u8, u16),
+    ids: Ids,
     is_gone: AtomicBool,
-    /// `None` if its version answers no questions, or once it is gone or has broken the protocol.
+    /// `None` once it is gone or has broken the protocol.
     channel: Mutex<Option<Channel>>,
 }
 
@@ -36,7 +41,7 @@ pub enum Missing {
     /// It did not answer in time.
     #[error("the previous server, which is draining, did not answer in time")]
     Silent,
-    /// Its version does not know the question.
+    /// It does not answer this question.
     #[error("the previous server, which is draining, has a version that does not answer this question")]
     Unsupported,
 }
@@ -49,26 +54,37 @@ echoring_proto::error_debug!(
 );
 
 impl DrainingPredecessor {
-    /// A predecessor whose clients have these numbers, and the socket for questions, if it has passed one.
-    pub(super) fn new(clients: ClientNumbers, socket: Option<OwnedFd>) -> DrainingPredecessor {
+    /// A server whose first shard has the first of these numbers, and which has as many shards as the second says. `socket` is that for
+    /// questions, which every predecessor passes; tests leave it out.
+    pub(super) fn new(numbers: (u8, u16), ids: Ids, socket: Option<OwnedFd>) -> DrainingPredecessor {
         let channel = socket.map(|socket| Channel::new(socket.into()));
-        DrainingPredecessor { clients, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
+        DrainingPredecessor { numbers, ids, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
     }
 
     /// One that answers no questions, for tests.
     #[cfg(any(test, feature = "testing"))]
-    pub fn numbered(first: u8, shards: u16) -> DrainingPredecessor {
-        DrainingPredecessor::new(ClientNumbers { first, shards }, None)
+    pub fn numbered(first: u8, shards: u16, ids: Ids) -> DrainingPredecessor {
+        DrainingPredecessor::new((first, shards), ids, None)
     }
 
     /// The number of its first shard.
     pub fn first_number(&self) -> u8 {
-        self.clients.first
+        self.numbers.0
     }
 
     /// The number of its shards.
     pub fn shards(&self) -> usize {
-        self.clients.shards.into()
+        self.numbers.1.into()
+    }
+
+    /// The ids of its connections.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Whether it has ended, and has no connections left.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
     }
 
     /// It has ended, and has no connections left.
@@ -88,18 +104,53 @@ impl DrainingPredecessor {
         action: ScanAction,
         candidates: Candidates,
     ) -> Result<ScanReport, Missing> {
+        let patience = action.patience();
+        let inspection = Inspection { shard, filter: filter.clone(), action, candidates };
+        match self.answer_to(Asked::Connections(inspection), patience)? {
+            None => Ok(ScanReport::default()),
+            Some(QuestionAnswer::Report(report)) => Ok(report),
+            Some(answer) => Err(missing(&answer)),
+        }
+    }
+
+    /// Has all its shards carry a command out. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// If it does not. One that has ended needs not.
+    pub(crate) fn order(&self, order: NodeOrder) -> Result<(), OrderError> {
+        let patience = order.patience();
+        let reason = match self.answer_to(Asked::Order(order), patience) {
+            Ok(None | Some(QuestionAnswer::Done)) => return Ok(()),
+            Ok(Some(QuestionAnswer::Refused(reason))) => reason,
+            Ok(Some(answer)) => missing(&answer).to_string(),
+            Err(missing) => missing.to_string(),
+        };
+        Err(OrderError::Predecessor(reason))
+    }
+
+    /// The number of its clients. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub(crate) fn count(&self) -> Result<ClientCount, Missing> {
+        match self.answer_to(Asked::Count, COUNT_PATIENCE)? {
+            None => Ok(ClientCount::default()),
+            Some(QuestionAnswer::Count(count)) => Ok(count),
+            Some(answer) => Err(missing(&answer)),
+        }
+    }
+
+    /// The answer to a question; `None` if it has ended.
+    fn answer_to(&self, asked: Asked, patience: Duration) -> Result<Option<QuestionAnswer>, Missing> {
         // Includes the time in which others ask.
-        let until = Instant::now() + action.patience();
+        let until = Instant::now() + patience;
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_gone.load(Ordering::Acquire) {
-            return Ok(ScanReport::default());
+        if self.is_gone() {
+            return Ok(None);
         }
         let Some(open) = channel.as_mut() else { return Err(Missing::Unsupported) };
-        let question = Question { number: 0, shard, filter: filter.clone(), action, candidates };
-        match open.ask(question, until) {
-            Ok(QuestionAnswer::Report(report)) => Ok(report),
-            Ok(QuestionAnswer::Silent) => Err(Missing::Silent),
-            Ok(QuestionAnswer::NotUnderstood) => Err(Missing::Unsupported),
+        match open.ask(asked, until) {
+            Ok(answer) => Ok(Some(answer)),
             Err(error) if is_timeout(&error) => Err(Missing::Silent),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "no longer asking the previous server about its connections");
@@ -110,9 +161,17 @@ impl DrainingPredecessor {
                 tracing::debug!(%error, "the previous server has ended");
                 *channel = None;
                 self.is_gone.store(true, Ordering::Release);
-                Ok(ScanReport::default())
+                Ok(None)
             }
         }
+    }
+}
+
+/// Why there is no answer of the expected kind.
+fn missing(answer: &QuestionAnswer) -> Missing {
+    match answer {
+        QuestionAnswer::Silent => Missing::Silent,
+        _ => Missing::Unsupported,
     }
 }
 
@@ -138,15 +197,15 @@ impl Channel {
     }
 
     /// Asks, and waits for the answer.
-    fn ask(&mut self, question: Question, until: Instant) -> io::Result<QuestionAnswer> {
+    fn ask(&mut self, asked: Asked, until: Instant) -> io::Result<QuestionAnswer> {
         // Without the answers to those before, it would not be heard either: they do not pile up where nobody reads them.
         while self.answered != self.asked {
             self.answer(until)?;
         }
         left(until)?;
         self.asked = self.asked.wrapping_add(1);
-        let question = Question { number: self.asked, ..question };
-        append_frame(&mut self.unsent, FrameKind::ASK, |frame| frame.extend_from_slice(&question.write()));
+        let question = Question { number: self.asked, asked };
+        append_frame(&mut self.unsent, FrameKind::ASK, |frame| question.put(frame));
         self.answer(until)
     }
 
@@ -204,6 +263,9 @@ impl Channel {
     }
 }
 
+/// The shards of the predecessor are asked as those of this process are.
+const COUNT_PATIENCE: Duration = Duration::from_nanos(SNAPSHOT_TIMEOUT);
+
 /// The time that is left. A zero time-out would be no limit for a socket.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
@@ -217,9 +279,18 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
     stream.set_write_timeout(None)?;
     let answering = move || {
         let error = answer_all(&stream, |question| {
-            let Question { shard, filter, action, candidates, .. } = question;
-            let report = server.commands.scan(shard, &filter, action, candidates);
-            report.map_or(QuestionAnswer::Silent, QuestionAnswer::Report)
+            let answered = match question.asked {
+                Asked::Connections(Inspection { shard, filter, action, candidates }) => {
+                    let report = server.commands.scan(shard, &filter, action, candidates);
+                    report.map(QuestionAnswer::Report)
+                }
+                Asked::Order(order) => Some(match server.carry_out(order) {
+                    Ok(()) => QuestionAnswer::Done,
+                    Err(error) => QuestionAnswer::Refused(error.to_string()),
+                }),
+                Asked::Count => server.clients().map(QuestionAnswer::Count),
+            };
+            answered.unwrap_or(QuestionAnswer::Silent)
         });
         if error.kind() == io::ErrorKind::InvalidData {
             tracing::warn!(%error, "no longer answering questions of the successor about connections");
@@ -253,11 +324,20 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::node_order::ProgramOrder;
     use crate::connections::ConnectionFilter;
+    use echoring_auth::{Block, Blocked};
+    use echoring_proto::connection::Entropy;
     use echoring_runtime::driver::Token;
 
-    fn clients() -> ClientNumbers {
-        ClientNumbers { first: 5, shards: 2 }
+    const COUNT: ClientCount = ClientCount { connections: 3, subscriptions: 4 };
+
+    fn block() -> NodeOrder {
+        NodeOrder::Block(Block { who: Blocked::subject("a").expect("short"), until: None })
+    }
+
+    fn predecessor(socket: Option<OwnedFd>) -> DrainingPredecessor {
+        DrainingPredecessor::new((5, 2), Ids::new(None, &mut Entropy::new(1)), socket)
     }
 
     fn ranked(rank: u64) -> ScanReport {
@@ -266,7 +346,7 @@ mod tests {
 
     fn pair() -> (DrainingPredecessor, UnixStream) {
         let (here, there) = UnixStream::pair().expect("a pair");
-        (DrainingPredecessor::new(clients(), Some(here.into())), there)
+        (predecessor(Some(here.into())), there)
     }
 
     fn ask(predecessor: &DrainingPredecessor, shard: usize) -> Result<ScanReport, Missing> {
@@ -275,14 +355,7 @@ mod tests {
 
     /// The same with this much patience.
     fn ask_for(channel: &mut Channel, time: Duration) -> io::Result<QuestionAnswer> {
-        let question = Question {
-            number: 0,
-            shard: 0,
-            filter: ConnectionFilter::default(),
-            action: ScanAction::List(1),
-            candidates: Candidates::From(0),
-        };
-        channel.ask(question, Instant::now() + time)
+        channel.ask(Asked::Count, Instant::now() + time)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -293,10 +366,17 @@ mod tests {
         let (predecessor, there) = pair();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let end = answer_all(&there, |question| match question.shard {
-                    2 => QuestionAnswer::Silent,
-                    3 => QuestionAnswer::NotUnderstood,
-                    shard => QuestionAnswer::Report(ranked(shard as u64)),
+                let end = answer_all(&there, |question| match question.asked {
+                    Asked::Connections(Inspection { shard: 2, .. }) => QuestionAnswer::Silent,
+                    Asked::Connections(Inspection { shard: 3, .. }) => QuestionAnswer::NotUnderstood,
+                    Asked::Connections(Inspection { shard, .. }) => {
+                        QuestionAnswer::Report(ranked(shard as u64))
+                    }
+                    Asked::Order(NodeOrder::Program(ProgramOrder::Reload)) => {
+                        QuestionAnswer::Refused("wrong".to_owned())
+                    }
+                    Asked::Order(_) => QuestionAnswer::Done,
+                    Asked::Count => QuestionAnswer::Count(COUNT),
                 });
                 assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
             });
@@ -312,15 +392,24 @@ mod tests {
                 })
                 .collect();
             asking.into_iter().for_each(|asked| asked.join().expect("answered"));
+            assert_eq!((predecessor.order(block()), predecessor.count()), (Ok(()), Ok(COUNT)));
+            let reload = NodeOrder::Program(ProgramOrder::Reload);
+            assert_eq!(predecessor.order(reload), Err(OrderError::Predecessor("wrong".to_owned())));
             predecessor.set_gone();
             assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
+            assert_eq!(
+                (predecessor.order(block()), predecessor.count()),
+                (Ok(()), Ok(ClientCount::default()))
+            );
         });
     }
 
     #[test]
-    fn a_predecessor_of_a_version_without_questions_is_not_asked() {
-        let predecessor = DrainingPredecessor::new(clients(), None);
+    fn a_predecessor_that_cannot_be_asked_is_unsupported_until_it_is_gone() {
+        let predecessor = predecessor(None);
         assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
+        assert!(matches!(predecessor.order(block()), Err(OrderError::Predecessor(_))));
+        assert_eq!(predecessor.count(), Err(Missing::Unsupported));
         predecessor.set_gone();
         assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
     }
@@ -392,8 +481,8 @@ mod tests {
     fn a_question_that_is_malformed_ends_the_answers() {
         let (here, there) = UnixStream::pair().expect("a pair");
         let answered = |_| QuestionAnswer::Silent;
-        send(&here, FrameKind::ASK, br#"{"number":3,"something":"else"}"#).expect("sent");
-        send(&here, FrameKind::ASK, b"nonsense").expect("sent");
+        send(&here, FrameKind::ASK, b"\x03\0\0\0something else").expect("sent");
+        send(&here, FrameKind::ASK, b"no").expect("sent");
         let end = answer_all(&there, answered);
         assert_eq!(end.kind(), io::ErrorKind::InvalidData);
         let mut body = Vec::new();

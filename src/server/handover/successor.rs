@@ -4,28 +4,29 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
-use super::connections::{UNANSWERED_MAX, take_on_threads};
-use super::meeting::{self, Event, MeetingPoint};
+use super::carrier::{Carrier, Route, Translate, WriterThread};
+use super::connections::take_on_threads;
+use super::meeting::{self, MeetingPoint, PeerProcess};
 use super::questions::DrainingPredecessor;
-use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
-use super::{ACCEPTED, Hello, NODE_VERSION, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
+use super::wire::{FrameKind, invalid, is_end, receive, receive_sockets, send, unexpected};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::commands::ShardCommand;
-use crate::limits::{
-    CLUSTER_JOIN_TIMEOUT, HANDOVER_SHARD_DESCRIPTORS, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT,
-};
+use crate::limits::{CLUSTER_JOIN_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT};
 use crate::node::config::mailbox_bytes;
 use crate::node::handle::Handle;
+use crate::node::identity::Continued;
 use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
-use echoring_cluster::{FrozenCluster, NodeId};
+use echoring_cluster::{NodeId, PlainCluster};
+use echoring_proto::Plain as _;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 
@@ -33,11 +34,13 @@ use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
+    /// `None` if its end cannot be seen.
+    process: Option<PeerProcess>,
     offer: Offer,
     listeners: Vec<InheritedListener>,
     admin: Option<InheritedListener>,
     /// Where it answers questions about its connections.
-    questions: Option<OwnedFd>,
+    questions: OwnedFd,
     /// Where its open connections come.
     connections: Option<UnixStream>,
 }
@@ -49,83 +52,91 @@ impl Predecessor {
     ///
     /// # Errors
     /// If it refuses, or does not answer. It then continues. [`io::ErrorKind::ConnectionAborted`] if another server
-    /// replaces it: that one can be asked next.
+    /// replaces it: that one can be asked next. One that closes the connection without an answer is asked again for some time.
     pub fn find(
         points: &[MeetingPoint],
         user: u32,
         shards: usize,
-        message_bytes_max: u64,
+        max_message: u64,
     ) -> io::Result<Option<Predecessor>> {
-        for point in points {
-            if let Some(stream) = point.connect(user).map_err(failed(&format!("at {point}")))? {
-                return Predecessor::ask(stream, shards, message_bytes_max).map(Some);
+        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STEP_TIMEOUT);
+        let succeeded = || io::Error::new(io::ErrorKind::ConnectionAborted, SUCCEEDED);
+        // The process that closed the last connection without a word, if its end can be seen.
+        let mut silent: Option<Option<PeerProcess>> = None;
+        loop {
+            let mut found = None;
+            for point in points {
+                found = point.connect(user).map_err(failed(&format!("at {point}")))?;
+                if found.is_some() {
+                    break;
+                }
+            }
+            let Some((stream, owner)) = found else {
+                let is_there =
+                    silent.is_some_and(|process| !process.is_some_and(|process| process.has_ended()));
+                return if is_there { Err(succeeded()) } else { Ok(None) };
+            };
+            let own = rustix::process::geteuid().as_raw();
+            if own != 0 && own != owner {
+                // It would close the connection without a word.
+                let line =
+                    format!("the running server belongs to user {owner}, and trusts only that user and root");
+                return Err(io::Error::other(line));
+            }
+            let process = PeerProcess::of(&stream);
+            match Predecessor::ask(stream, shards, max_message) {
+                // Others may have taken the place among those it hears at once, or it has ended.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    if Instant::now() >= given_up {
+                        return Err(succeeded());
+                    }
+                    silent = Some(process);
+                    thread::sleep(ASK_AGAIN_PAUSE);
+                }
+                // It has ended before it gave anything away. Another one may be there by now.
+                Err(error) if is_end(&error) && process.as_ref().is_some_and(PeerProcess::has_ended) => {
+                    silent = None;
+                }
+                Err(error) => return Err(error),
+                Ok(asked) => {
+                    let process = process.filter(|process| process.is(asked.pid()));
+                    return Ok(Some(Predecessor { process, ..asked }));
+                }
             }
         }
-        Ok(None)
     }
 
-    /// Asks a server of this process to hand over, which must [wait for a successor](crate::Server::wait_for_successor). `on` is called
-    /// with its events instead of the function that was given there.
-    ///
-    /// # Errors
-    /// As for [`find`](Predecessor::find), but the caller does not wait for a server that still drains its own predecessor. Also if the
-    /// process has too few descriptors for the connections that move.
-    pub fn within(
-        server: &Handle,
-        shards: usize,
-        message_bytes_max: u64,
-        on: impl Fn(Event<'_>) + Send + 'static,
-    ) -> io::Result<Predecessor> {
-        if !server.handover.wait_for_end(Duration::from_nanos(SNAPSHOT_TIMEOUT)) {
-            return Err(io::Error::other("connections of the previous shards still drain"));
-        }
-        let waiting = server.handover.waiting().clone();
-        let waiting = waiting.ok_or_else(|| io::Error::other("the server drains"))?;
-        let (stream, served) = UnixStream::pair()?;
-        (waiting.0)(served, Box::new(on))?;
-        let predecessor = Predecessor::ask(stream, shards, message_bytes_max)?;
-        check_descriptors(shards)?;
-        Ok(predecessor)
-    }
-
-    fn ask(stream: UnixStream, shards: usize, message_bytes_max: u64) -> io::Result<Predecessor> {
+    fn ask(stream: UnixStream, shards: usize, max_message: u64) -> io::Result<Predecessor> {
         let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
         stream.set_read_timeout(step)?;
         stream.set_write_timeout(step)?;
         match &*Predecessor::answer(&stream)? {
             ACCEPTED => {}
-            // It leaves its place a moment after it was taken over.
-            "" | SUCCEEDED => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, SUCCEEDED)),
+            SUCCEEDED => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, SUCCEEDED)),
+            "" => return Err(io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection")),
             words => return Err(io::Error::other(words.to_owned())),
         }
         let hello = Hello {
             shards: u16::try_from(shards).map_err(|_| invalid("too many shards"))?,
-            message_bytes_max,
-            pid: std::process::id(),
-            asks: true,
+            max_message,
             takes: room_for_connections(),
-            node_version: NODE_VERSION,
-            settles: true,
         };
         let mut body = Vec::new();
-        hello.write(&mut body);
-        send(&stream, FrameKind::HELLO, &body)?;
+        send(&stream, FrameKind::HELLO, &hello.encode())?;
         next(&stream, &mut body, FrameKind::OFFER)?;
-        let offer = Offer::read(&body).ok_or_else(|| invalid("its offer is malformed"))?;
+        let offer = Offer::decode(&body).ok_or_else(|| invalid("its offer is malformed"))?;
         if usize::from(offer.shards) + shards > SHARDS_MAX {
             let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
             return Err(io::Error::other(line));
         }
-        Predecessor::receive(stream, offer)
+        Predecessor::receive(stream, offer, hello.takes > 0)
     }
 
-    /// Receives the sockets that were offered.
-    fn receive(stream: UnixStream, offer: Offer) -> io::Result<Predecessor> {
+    /// Receives the sockets that were offered, with one for connections if it `takes` any.
+    fn receive(stream: UnixStream, offer: Offer, takes: bool) -> io::Result<Predecessor> {
         let offered = || offer.listeners.iter().chain(&offer.admin);
         let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
-        let mut sockets =
-            receive_sockets(&stream, count + usize::from(offer.answers) + usize::from(offer.gives))?
-                .into_iter();
+        let mut sockets = receive_sockets(&stream, count + 1 + usize::from(takes))?.into_iter();
         let mut listeners = Vec::new();
         for (count, removes_file) in offered() {
             let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
@@ -133,9 +144,9 @@ impl Predecessor {
             listeners.push(if *removes_file { listener.remove_file() } else { listener });
         }
         let admin = offer.admin.and_then(|_| listeners.pop());
-        let questions = if offer.answers { sockets.next() } else { None };
+        let questions = sockets.next().ok_or_else(|| invalid("descriptors are missing"))?;
         let connections = sockets.next().map(UnixStream::from);
-        Ok(Predecessor { stream, offer, listeners, admin, questions, connections })
+        Ok(Predecessor { stream, process: None, offer, listeners, admin, questions, connections })
     }
 
     /// The first line of its answer to a request; empty if it ends the connection instead.
@@ -180,33 +191,32 @@ impl Predecessor {
         self.offer.node
     }
 
-    pub(crate) fn digest_seed(&self) -> u64 {
-        self.offer.digest_seed
-    }
-
-    /// The number of this process's first shard, in the numbers of clients.
-    pub(crate) fn next_number(&self) -> u8 {
-        self.offer.next_number()
+    /// What this process continues of it.
+    pub(crate) fn continued(&self) -> Continued {
+        let Offer { ids, digest_seed, .. } = self.offer;
+        Continued { first_number: self.offer.next_number(), node: ids.node(), digest_seed }
     }
 
     /// Takes the topics over, and continues the node of a cluster. When this returns, the predecessor orders nothing more, and its
-    /// clients are served through a bridge that ends with the last of them.
+    /// clients are served through a bridge that ends with the last of them. False if its process ended before it handed anything over: the
+    /// server has none of its topics then. A node of a cluster cannot go on without what the other nodes know of it.
     ///
     /// # Errors
-    /// The predecessor continues. The shards of `server` may have some of its topics, and must end.
-    pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
-        let Predecessor { stream, offer, questions, connections, .. } = self;
+    /// The predecessor may continue. The shards of `server` may have some of its topics, and must end.
+    pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<bool> {
+        let Predecessor { stream, process, offer, questions, connections, .. } = self;
+        let has_ended =
+            |error: &io::Error| is_end(error) && process.as_ref().is_some_and(PeerProcess::has_ended);
         let mut takeover =
             Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None, node: None };
-        takeover.check_node()?;
-        send(&stream, FrameKind::BEGIN, &[])?;
-        takeover.import_all(&stream)?;
+        let (writer, ends) = match takeover.prepare(&stream) {
+            Err(error) if server.cluster().is_none() && has_ended(&error) => {
+                takeover.go_on_alone();
+                return Ok(false);
+            }
+            prepared => prepared?,
+        };
         let node = takeover.node.take();
-        let writer = WriterThread::spawn()?;
-        let ends = takeover.lead(&writer)?;
-        send(&stream, FrameKind::IMPORTED, &[])?;
-        let mut body = Vec::new();
-        next(&stream, &mut body, FrameKind::GO)?;
         let far_shards = usize::from(offer.shards);
         let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
@@ -216,56 +226,35 @@ impl Predecessor {
         if let Some(stream) = connections {
             take_on_threads(server, stream)?;
         }
-        // Nothing was posted yet, so nobody else writes.
-        send(&said, FrameKind::STARTED, &[])?;
+        // Nothing was posted yet, so nobody else writes. One that has ended by now has handed everything over.
+        send(&said, FrameKind::STARTED, &[])
+            .or_else(|error| if has_ended(&error) { Ok(()) } else { Err(error) })?;
         // Not before: the predecessor is silent from now on, whatever happens.
         if let Some((cluster, node)) = server.cluster().zip(node) {
             cluster.resume(node);
         }
-        let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
+        let numbers = (offer.first_number, offer.shards);
+        let draining = Arc::new(DrainingPredecessor::new(numbers, offer.ids, Some(questions)));
         let _ = server.handover.predecessor.set(Arc::clone(&draining));
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
-            let end = carrier.wait(|| waiting.handover.set_unsettled(false));
-            waiting.handover.set_unsettled(false);
-            match end {
-                CarrierEnd::Bye if offer.pid == std::process::id() => {
-                    tracing::info!("the previous shards have ended");
-                }
-                CarrierEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
-                CarrierEnd::Broken(error) => {
-                    tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
-                }
-            }
+            waiting.handover.follow(&carrier, offer.pid, &waiting.known);
             waiting.send_all(|| ControlMessage::Command(ShardCommand::ForgetPredecessor));
             draining.set_gone();
             waiting.handover.set_carrying(false);
         })?;
-        Ok(())
+        tracing::info!(pid = offer.pid, "took over; the previous server drains");
+        Ok(true)
     }
 }
+
+/// Pause before a server that has closed the connection without an answer is asked again.
+const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Descriptors that are left for connections of a predecessor.
 fn room_for_connections() -> u32 {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     u32::try_from(most.saturating_sub(HANDOVER_SPARE_DESCRIPTORS)).unwrap_or(u32::MAX)
-}
-
-/// Both servers of a process use its descriptors, and so does a connection on its way between them.
-fn check_descriptors(shards: usize) -> io::Result<()> {
-    // Without /proc, the start of the shards and the moves show it.
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Ok(()) };
-    let open = open.count() as u64;
-    let moving = 2 * open.min(UNANSWERED_MAX as u64);
-    let needed = open + moving + HANDOVER_SPARE_DESCRIPTORS + HANDOVER_SHARD_DESCRIPTORS * shards as u64;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    if needed <= limit {
-        return Ok(());
-    }
-    let line = format!(
-        "{needed} descriptors are needed meanwhile, and the limit is {limit}; raise it (ulimit -n, LimitNOFILE=)"
-    );
-    Err(io::Error::other(line))
 }
 
 /// Reads the next frame, which must be of this kind.
@@ -288,7 +277,7 @@ struct Takeover<'a> {
     /// The owner shard of the topic whose records arrive.
     owner: Option<usize>,
     /// The node of a cluster that this process continues.
-    node: Option<FrozenCluster>,
+    node: Option<PlainCluster>,
 }
 
 /// The topics of the predecessor, by shard and id, and where they are now.
@@ -297,12 +286,37 @@ pub type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
 pub type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
 impl Takeover<'_> {
+    /// Takes everything that the predecessor hands over, until it orders nothing any more.
+    fn prepare(&mut self, stream: &UnixStream) -> io::Result<(WriterThread, Vec<FarEnd<ShardMail>>)> {
+        self.check_node()?;
+        send(stream, FrameKind::BEGIN, &[])?;
+        self.import_all(stream)?;
+        let writer = WriterThread::spawn()?;
+        let ends = self.lead(&writer)?;
+        send(stream, FrameKind::IMPORTED, &[])?;
+        let mut body = Vec::new();
+        next(stream, &mut body, FrameKind::GO)?;
+        self.server.known.add(&body).ok_or_else(|| invalid("its bans and blocks are malformed"))?;
+        Ok((writer, ends))
+    }
+
+    /// The predecessor's process has ended. Which messages it ordered last is not known, so its topics begin again.
+    fn go_on_alone(&self) {
+        let Offer { pid, open, .. } = *self.offer;
+        for command in [|| ShardCommand::ForgetTopics, || ShardCommand::ForgetPredecessor] {
+            self.server.send_all(|| ControlMessage::Command(command()));
+        }
+        self.server.handover.cut.fetch_add(open, Ordering::Relaxed);
+        tracing::warn!(
+            pid,
+            open,
+            "the previous server ended before it handed over; this one begins with new topics, and its clients reconnect"
+        );
+    }
+
     /// Whether this process can continue the node of the predecessor, if that is one.
     fn check_node(&self) -> io::Result<()> {
         let Some(cluster) = self.server.cluster() else { return Ok(()) };
-        if self.offer.node_version != NODE_VERSION {
-            return Err(io::Error::other("it is a node of another version, which cannot be continued"));
-        }
         match cluster.wait_until_connected(false, Duration::from_nanos(CLUSTER_JOIN_TIMEOUT)) {
             true => Ok(()),
             false => Err(io::Error::other("this server was not connected to the cluster's backbone in time")),
@@ -316,7 +330,7 @@ impl Takeover<'_> {
             match receive(&mut stream, &mut body)? {
                 FrameKind::STATE => self.import(&body)?,
                 FrameKind::NODE => {
-                    let node = FrozenCluster::read(&body);
+                    let node = PlainCluster::read(&body);
                     self.node = Some(node.ok_or_else(|| invalid("the state of its node is malformed"))?);
                 }
                 FrameKind::STATE_END if self.node.is_some() == self.server.cluster().is_some() => {
@@ -357,8 +371,8 @@ impl Takeover<'_> {
     /// Gives every shard its bridge, and returns the far ends.
     fn lead(&self, writer: &WriterThread) -> io::Result<Vec<FarEnd<ShardMail>>> {
         let far_shards = usize::from(self.offer.shards);
-        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
-            * far_shards;
+        let bytes =
+            mailbox_bytes(self.server.limits.message_bytes_most.max(self.offer.max_message)) * far_shards;
         let (reply, ready) = mpsc::sync_channel(self.server.remotes.len());
         let mut ends = Vec::new();
         for remote in self.server.remotes.iter() {
@@ -385,10 +399,10 @@ pub fn split(
     let mut blocks = vec![Vec::new(); shards];
     while !records.is_empty() {
         let record = Record::take(&mut records)?;
-        if !record.continues() {
-            *owner = Some(placement.owner(record.topic()?, shards));
+        if let Some(topic) = record.topic() {
+            *owner = Some(placement.owner(topic, shards));
         }
-        record.append(&mut blocks[(*owner)?]);
+        record.put(&mut blocks[(*owner)?]);
     }
     Some(blocks)
 }

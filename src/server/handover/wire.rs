@@ -35,7 +35,7 @@ impl FrameKind {
     pub(crate) const STATE_END: FrameKind = FrameKind(6);
     /// Successor: everything is imported.
     pub(crate) const IMPORTED: FrameKind = FrameKind(7);
-    /// Predecessor: it orders nothing more unless the successor ends now.
+    /// Predecessor: it orders nothing more unless the successor ends now. With the bans and blocks of clients.
     pub(crate) const GO: FrameKind = FrameKind(8);
     /// Successor: it orders from now on.
     pub(crate) const STARTED: FrameKind = FrameKind(9);
@@ -55,8 +55,8 @@ impl FrameKind {
     pub(crate) const TAKEN: FrameKind = FrameKind(16);
     /// Predecessor, behind the topics: the state of its node in the cluster.
     pub(crate) const NODE: FrameKind = FrameKind(17);
-    /// Predecessor: its grace is over, and nothing comes back to it any more.
-    pub(crate) const SETTLED: FrameKind = FrameKind(18);
+    /// Predecessor: what it tells beside mail.
+    pub(crate) const TOLD: FrameKind = FrameKind(18);
 }
 
 /// Bytes before the body: its length with the kind, and the kind.
@@ -75,11 +75,28 @@ pub(crate) fn append_frame(bytes: &mut Vec<u8>, kind: FrameKind, write: impl FnO
     bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
+/// An error of a socket between the two, in words; its kind stays.
+pub(crate) fn in_words(error: impl Into<io::Error>) -> io::Error {
+    let error = error.into();
+    let words = match error.kind() {
+        _ if is_end(&error) => "the other process has ended, or has closed the socket",
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the other process does not answer in time",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), words)
+}
+
+/// Whether an error says that the other side has closed the socket, as the kernel does when a process ends.
+pub(crate) fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted)
+}
+
 /// Sends one frame.
 pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + body.len());
     append_frame(&mut bytes, kind, |bytes| bytes.extend_from_slice(body));
-    stream.write_all(&bytes)
+    stream.write_all(&bytes).map_err(in_words)
 }
 
 /// Reads one frame's body into `body`.
@@ -88,14 +105,14 @@ pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io:
 /// [`io::ErrorKind::UnexpectedEof`] at the end of the stream, [`io::ErrorKind::InvalidData`] for a malformed frame.
 pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<FrameKind> {
     let mut head = [0; FRAME_HEAD_BYTES];
-    stream.read_exact(&mut head)?;
+    stream.read_exact(&mut head).map_err(in_words)?;
     let (kind, mut rest) = read_head(head, HANDOVER_FRAME_BYTES_MAX)?;
     body.clear();
     while rest > 0 {
         // Not more than arrives, whatever the length says.
         let at = body.len();
         body.resize(at + rest.min(READ_BYTES), 0);
-        stream.read_exact(&mut body[at..])?;
+        stream.read_exact(&mut body[at..]).map_err(in_words)?;
         rest -= body.len() - at;
     }
     Ok(kind)
@@ -105,7 +122,7 @@ pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<
 pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::Result<(FrameKind, usize)> {
     let [length @ .., kind] = head;
     let length = u32::from_le_bytes(length) as usize;
-    let is_known = (FrameKind::HELLO.0..=FrameKind::SETTLED.0).contains(&kind);
+    let is_known = (FrameKind::HELLO.0..=FrameKind::TOLD.0).contains(&kind);
     if is_known && (1..=bytes_max).contains(&length) {
         Ok((FrameKind(kind), length - 1))
     } else {
@@ -131,7 +148,7 @@ pub(crate) fn send_sockets(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> i
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(batch));
-        sendmsg(stream, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+        sendmsg(stream, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL).map_err(in_words)?;
     }
     Ok(())
 }
@@ -147,14 +164,18 @@ pub(crate) fn receive_sockets(stream: &UnixStream, count: usize) -> io::Result<V
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)?;
+        let received =
+            recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags).map_err(in_words)?;
         let before = sockets.len();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 sockets.extend(descriptors);
             }
         }
-        if received.bytes == 0 || sockets.len() == before {
+        if received.bytes == 0 {
+            return Err(in_words(io::ErrorKind::UnexpectedEof));
+        }
+        if sockets.len() == before {
             return Err(invalid("descriptors are missing"));
         }
     }

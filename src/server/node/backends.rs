@@ -1,6 +1,5 @@
 //! The back ends of a server: those of its configuration, and those that connections still have after a reload.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -14,14 +13,6 @@ use crate::routes::route::{Route, Routes};
 pub struct Backends(pub Vec<Arc<Backend>>);
 
 impl Backends {
-    /// Starts the threads that do not run yet.
-    ///
-    /// # Errors
-    /// If one cannot be started.
-    pub fn start(&self) -> io::Result<()> {
-        self.0.iter().try_for_each(|backend| backend.start())
-    }
-
     /// Goes on with those of `used` that do the same, and with the counters of those that have the same path.
     pub fn keep(&mut self, used: &Backends) {
         for backend in &mut self.0 {
@@ -65,13 +56,14 @@ impl UsedBackends {
         used.0.0.iter().map(|backend| backend.figures()).collect()
     }
 
-    /// Waits until all events are sent, for a bounded time. Logs what is left.
-    pub(crate) fn finish(&self) {
+    /// Waits until all events are sent, for a bounded time and `until` at most. Logs what is left.
+    pub(crate) fn finish(&self, until: Option<Instant>) {
         let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Arc<Backend>> = used.1.iter().filter_map(Weak::upgrade).collect();
         all.extend(used.0.0.iter().cloned());
         drop(used);
-        let until = Instant::now() + BACKEND_FINISH_TIMEOUT;
+        let latest = Instant::now() + BACKEND_FINISH_TIMEOUT;
+        let until = until.map_or(latest, |until| until.min(latest));
         for backend in all {
             backend.finish(until);
             let BackendFigures { path, queued_bytes, .. } = backend.figures();

@@ -28,7 +28,7 @@ use echoring_topics::Pattern;
 ///
 /// There are no read and write buffer sizes per connection. A shard receives into regions that all its connections
 /// share, and an idle connection holds no buffer. Queued bytes are in buffers of fitting sizes, up to
-/// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget_bytes`](Builder::memory_budget_bytes) for
+/// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget`](Builder::memory_budget) for
 /// all connections.
 ///
 /// A server uses no signals and no other process-wide state, so several can run side by side. The kernel schedules its
@@ -116,7 +116,8 @@ impl Builder {
         self.route(Route::new(pattern, make))
     }
 
-    /// Adds a WebSocket route. The first route that matches a request is used.
+    /// Adds a WebSocket route. The first route that matches a request is used. A route behind one that takes all its requests is an error of
+    /// [`start`](Builder::start).
     pub fn route(mut self, route: Route) -> Builder {
         self.config.routes.add(route);
         self
@@ -319,56 +320,56 @@ impl Builder {
     }
 
     /// Maximum size of a request head in bytes; a larger one is answered 431. Each handshake may buffer as much.
-    pub fn head_bytes_max(mut self, bytes: usize) -> Builder {
-        self.config.head_bytes_max = bytes;
+    pub fn max_header(mut self, bytes: usize) -> Builder {
+        self.config.connection.max_header = bytes;
         self
     }
 
     /// Maximum message size in bytes.
-    pub fn message_bytes_max(mut self, bytes: u64) -> Builder {
-        self.config.message_bytes_max = bytes;
+    pub fn max_message(mut self, bytes: u64) -> Builder {
+        self.config.connection.max_message = bytes;
         self
     }
 
     /// Maximum concurrent connections; further ones are answered 503.
-    pub fn connections_max(mut self, connections: u32) -> Builder {
-        self.config.connections_max = Some(connections);
+    pub fn max_connections(mut self, connections: u32) -> Builder {
+        self.config.max_connections = Some(connections);
         self
     }
 
     /// Maximum topics of the node.
-    pub fn topics_max(mut self, topics: u32) -> Builder {
-        self.config.topics_max = topics;
+    pub fn max_topics(mut self, topics: u32) -> Builder {
+        self.config.max_topics = topics;
         self
     }
 
     /// Maximum topics that one connection subscribes to.
-    pub fn subscriptions_max(mut self, topics: u32) -> Builder {
-        self.config.subscriptions_max = topics;
+    pub fn max_subscriptions(mut self, topics: u32) -> Builder {
+        self.config.max_subscriptions = topics;
         self
     }
 
     /// Pings of a client that are answered within a second. More of them end its connection with 1008.
     pub fn pings_per_second_max(mut self, pings: u32) -> Builder {
-        self.config.pings_per_second_max = pings;
+        self.config.connection.pings_per_second_max = pings;
         self
     }
 
     /// Bytes queued to a connection above which sends are refused and the connection is not read.
     pub fn queue_bytes(mut self, bytes: u32) -> Builder {
-        self.config.queue_bytes = bytes;
+        self.config.connection.queue_bytes = bytes;
         self
     }
 
     /// Bytes of all buffers and logs.
-    pub fn memory_budget_bytes(mut self, bytes: u64) -> Builder {
-        self.config.memory_budget_bytes = bytes;
+    pub fn memory_budget(mut self, bytes: u64) -> Builder {
+        self.config.memory_budget = bytes;
         self
     }
 
     /// Compresses messages for clients that offer it (RFC 7692).
-    pub fn compression(mut self, compression: Compression) -> Builder {
-        self.config.compression = Some(compression);
+    pub fn compress(mut self, compression: Compression) -> Builder {
+        self.config.connection.compression = Some(compression);
         self
     }
 
@@ -379,8 +380,8 @@ impl Builder {
     }
 
     /// The origins that may connect, unless a route has its own policy; those of the same host by default.
-    pub fn origins(mut self, origins: OriginPolicy) -> Builder {
-        self.config.origins = origins;
+    pub fn allow_origin(mut self, origins: OriginPolicy) -> Builder {
+        self.config.allow_origin = origins;
         self
     }
 
@@ -408,8 +409,8 @@ impl Builder {
     }
 
     /// Subprotocols of routes without their own, preferred first.
-    pub fn subprotocols(mut self, names: impl IntoIterator<Item = &'static str>) -> Builder {
-        self.config.subprotocols = names.into_iter().collect();
+    pub fn subprotocol(mut self, names: impl IntoIterator<Item = &'static str>) -> Builder {
+        self.config.subprotocol = names.into_iter().collect();
         self
     }
 
@@ -421,23 +422,23 @@ impl Builder {
 
     /// Maximum time from accept to the 101.
     pub fn handshake_timeout(mut self, time: Duration) -> Builder {
-        self.config.handshake_timeout = nanos(time);
+        self.config.connection.handshake_timeout = nanos(time);
         self
     }
 
     /// Time that a send may be without progress before its connection is closed; zero for no limit. Checked once a
     /// second.
     pub fn send_timeout(mut self, time: Duration) -> Builder {
-        self.config.send_timeout = nanos(time);
+        self.config.connection.send_timeout = nanos(time);
         self
     }
 
     /// The least progress of a message that has begun: each further `bytes` of it, or its end, must arrive within `time`; otherwise
-    /// the connection is closed with 1008. By default 1 KiB in 30 s. There is no limit of a message's whole time, unless `bytes` is
+    /// the connection is closed with 4009. By default 1 KiB in 30 s. There is no limit of a message's whole time, unless `bytes` is
     /// more than a message may have. 0 bytes or no time for no limit. Time in which the server does not read does not count. A
     /// [route](crate::Route::message_progress) may have its own.
     pub fn message_progress(mut self, bytes: u32, time: Duration) -> Builder {
-        self.config.message_progress = MessageProgress::new(bytes, time);
+        self.config.connection.message_progress = MessageProgress::new(bytes, time);
         self
     }
 
@@ -445,7 +446,8 @@ impl Builder {
     /// another `interval` if that is less. By default after 25 s, and within 10 s. No `interval` for no pings; then a peer that is gone is noticed by what it is sent only.
     /// Event streams are sent a comment at each interval. A [route](crate::Route::pings) may have its own.
     pub fn pings(mut self, interval: Duration, timeout: Duration) -> Builder {
-        (self.config.ping_interval, self.config.pong_timeout) = (nanos(interval), nanos(timeout));
+        (self.config.connection.ping_interval, self.config.connection.pong_timeout) =
+            (nanos(interval), nanos(timeout));
         self
     }
 
@@ -456,7 +458,7 @@ impl Builder {
     /// Messages of such a connection are counted by themselves, which takes about 250 bytes for each, and echoes them on the common
     /// path.
     pub fn idle_timeout(mut self, time: Duration) -> Builder {
-        self.config.lifetime.idle = nanos(time);
+        self.config.lifetime.idle_timeout = nanos(time);
         self
     }
 
@@ -465,15 +467,15 @@ impl Builder {
     /// second, so that clients do not come back at once. Zero, the default, for no limit. A
     /// [route](crate::Route::max_lifetime) may have its own.
     pub fn max_lifetime(mut self, time: Duration) -> Builder {
-        self.config.lifetime.max = nanos(time);
+        self.config.lifetime.max_lifetime = nanos(time);
         self
     }
 
     /// Tells clients to wait for up to this time, each for another one at random, before they connect again: in the reason of Close frames
-    /// with 1001, 1012, 1013 and 4008, which then ends with `retry after N ms`, and as `retry:` of event streams.
+    /// with 1001, 1012, 1013 and 4008 to 4010, which then ends with `retry after N ms`, and as `retry:` of event streams.
     /// A reconnecting client of this library waits for it. Zero, the default, for nothing about that.
     pub fn reconnect_delay(mut self, time: Duration) -> Builder {
-        self.config.reconnect_delay = nanos(time);
+        self.config.connection.reconnect_delay = nanos(time);
         self
     }
 
@@ -535,8 +537,7 @@ impl Builder {
     }
 
     /// For this time after another process has [taken over](Builder::takeover), this server keeps its listening sockets, topics and
-    /// connections, and serves again if that process ends. Zero by default. It has no effect in a cluster, nor if the other process is
-    /// of a version that does not know it.
+    /// connections, and serves again if that process ends. Zero by default. It has no effect in a cluster.
     pub fn takeover_grace(mut self, time: Duration) -> Builder {
         self.takeover_grace = time;
         self

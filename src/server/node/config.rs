@@ -12,21 +12,21 @@ use crate::node::listeners::InheritedListener;
 use crate::routes::response::Response;
 use crate::routes::route::Routes;
 use crate::routes::times::{ConnectionTimes, TimesTable};
-use echoring_auth::{App, Authenticator, SharedBlocklist, Webhooks};
+use echoring_auth::{App, Authenticator, SharedBlocklist, WebhookKinds, Webhooks};
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
+use echoring_broker::gate::quotas::Identities;
 use echoring_broker::node_mail::ClusterIdentity;
 use echoring_proto::CloseCode;
-use echoring_proto::connection::{self, MessageProgress, Pings};
+use echoring_proto::connection::{ConnectionConfig, Pings};
 use echoring_proto::event_stream::{StreamFormat, WriteEnd};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
-use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Features;
 use echoring_topics::{CreationLimits, Rules};
 use echoring_wire::centrifuge::{Encoding, push};
 
 pub use echoring_proto::connection::Compression;
-use echoring_runtime::admission::PeerLimits;
+use echoring_runtime::admission::{Admission, PeerLimits};
 pub use echoring_runtime::driver::DriverChoice;
 use echoring_runtime::shard::{AccessLog, Lifetime, TimesConfig};
 
@@ -110,68 +110,48 @@ pub struct ServerConfig {
     pub rebalance: bool,
     /// Kernel features that are not used, for tests of the degraded paths.
     pub without: Features,
-    /// Maximum size of a request head in bytes.
-    pub head_bytes_max: usize,
-    /// Maximum message size in bytes.
-    pub message_bytes_max: u64,
+    /// What all connections have in common: their limits, times and compression. The server decides on `pings` and `stream_end`.
+    pub connection: ConnectionConfig,
     /// Maximum connections of the node; `None` for the descriptor limit, up to
     /// [`CONNECTIONS_DEFAULT`](echoring_async::limits::CONNECTIONS_DEFAULT). Where all are direct descriptors of rings, the limit holds for each
     /// shard.
-    pub connections_max: Option<u32>,
-    /// Bytes queued to a connection above which it is not read.
-    pub queue_bytes: u32,
+    pub max_connections: Option<u32>,
     /// The settings of topics, by name. They limit the lag of subscribers, not `queue_bytes`.
     pub topics: Rules,
     /// Maximum topics of the node.
-    pub topics_max: u32,
+    pub max_topics: u32,
     /// Maximum topics that one connection subscribes to.
-    pub subscriptions_max: u32,
+    pub max_subscriptions: u32,
     /// Maximum topics that exist because one connection, or one identity, created them.
     pub creation: CreationLimits,
     /// Bytes of the buffers and logs of the node.
-    pub memory_budget_bytes: u64,
-    /// Compression for clients that offer it; `None` declines all offers.
-    pub compression: Option<Compression>,
+    pub memory_budget: u64,
     /// Bytes of the compression windows of all connections of the node.
     pub compression_bytes: u64,
     /// TLS for all connections, from [`server_config`](echoring_async::tls::server_config); `None` for plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The origins that may connect.
-    pub origins: OriginPolicy,
+    pub allow_origin: OriginPolicy,
     /// The host names that the server answers to. `/healthz` answers to all.
-    pub hosts: HostPolicy,
+    pub allow_host: HostPolicy,
     /// Who may connect; `None` lets everybody in. Topics decide about the rights of clients.
     pub auth: Option<Arc<Authenticator>>,
-    /// Clients that operators have blocked.
-    pub blocks: Arc<SharedBlocklist>,
+    /// What is known of clients.
+    pub known: KnownClients,
     /// The hooks of the application.
-    pub app: Option<Arc<App>>,
+    pub hooks: Option<Arc<App>>,
     /// Back ends over HTTP, whose paths are matched before all others.
     pub backends: Backends,
     /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
-    pub subprotocols: Vec<&'static str>,
+    pub subprotocol: Vec<&'static str>,
     /// Whether the order of the server or of the client selects among several.
     pub subprotocol_preference: SubprotocolPreference,
     /// Limits on addresses and connections of clients, and the proxies that are trusted.
     pub peers: Arc<PeerLimits>,
-    /// Time from accept to the 101.
-    pub handshake_timeout: Nanos,
-    /// Time that a send may be without progress; 0 for no limit. Checked once a second.
-    pub send_timeout: Nanos,
-    /// The least progress of a message that has begun.
-    pub message_progress: MessageProgress,
-    /// Silence after which a peer is pinged; 0 for never.
-    pub ping_interval: Nanos,
-    /// Time from a ping to the next byte of the peer.
-    pub pong_timeout: Nanos,
-    /// Clients are told to return within this time; 0 for nothing about that.
-    pub reconnect_delay: Nanos,
     /// How long connections last.
     pub lifetime: Lifetime,
     /// The times of some connections instead; the first that fits one applies.
     pub times: Vec<ConnectionTimes>,
-    /// Pings per second of a peer before it is closed with 1008.
-    pub pings_per_second_max: u32,
     /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
     pub autotune_sockets: bool,
     /// TCP congestion control of accepted connections; `None` for the kernel's default.
@@ -186,6 +166,17 @@ pub struct ServerConfig {
     pub access_log: Option<AccessLog>,
     /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
     pub has_successors: bool,
+}
+
+/// What a server knows of clients, whether they are connected or not.
+#[derive(Clone, Debug, Default)]
+pub struct KnownClients {
+    /// Clients that operators have blocked.
+    pub blocks: Arc<SharedBlocklist>,
+    /// Their addresses: bans, connections and rates.
+    pub admission: Arc<Admission>,
+    /// What identities use.
+    pub identities: Arc<Identities>,
 }
 
 impl Default for ServerConfig {
@@ -206,36 +197,26 @@ impl Default for ServerConfig {
             driver: DriverChoice::Auto,
             rebalance: true,
             without: Features::NONE,
-            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
-            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
-            connections_max: None,
-            queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            connection: ConnectionConfig::default(),
+            max_connections: None,
             topics: Rules::default(),
-            topics_max: crate::limits::TOPICS_DEFAULT,
-            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
+            max_topics: crate::limits::TOPICS_DEFAULT,
+            max_subscriptions: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
             creation: CreationLimits::default(),
-            memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
-            compression: None,
+            memory_budget: limits::MEMORY_BUDGET_DEFAULT,
             compression_bytes: echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT,
             tls: None,
-            origins: OriginPolicy::SameHost,
-            hosts: HostPolicy::Any,
+            allow_origin: OriginPolicy::SameHost,
+            allow_host: HostPolicy::Any,
             auth: None,
-            blocks: Arc::default(),
-            app: None,
+            known: KnownClients::default(),
+            hooks: None,
             backends: Backends::default(),
-            subprotocols: Vec::new(),
+            subprotocol: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             peers: Arc::default(),
-            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
-            send_timeout: limits::SEND_TIMEOUT,
-            message_progress: MessageProgress::default(),
-            ping_interval: limits::PING_INTERVAL,
-            pong_timeout: limits::PONG_TIMEOUT,
-            reconnect_delay: 0,
             lifetime: Lifetime::default(),
             times: Vec::new(),
-            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
             notsent_lowat: crate::limits::NOTSENT_LOWAT_BYTES,
@@ -248,35 +229,56 @@ impl Default for ServerConfig {
 }
 
 /// The bytes of a mailbox: room for two messages of the longest.
-pub(crate) fn mailbox_bytes(message_bytes_max: u64) -> usize {
-    MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
+pub(crate) fn mailbox_bytes(max_message: u64) -> usize {
+    MAILBOX_BYTES_MIN.max(2 * (max_message as usize + MAIL_OVERHEAD_BYTES))
 }
 
 impl ServerConfig {
-    /// The times of connections that are not in [`connection`](ServerConfig::connection).
+    /// Has calls to other services made by these settings from now on.
+    ///
+    /// # Errors
+    /// If the thread for calls cannot be started.
+    #[doc(hidden)]
+    pub fn start_calls(&self) -> Result<(), String> {
+        let start = || {
+            self.hooks.as_deref().map_or(Ok(()), App::start)?;
+            self.backends.0.iter().try_for_each(|backend| backend.start())?;
+            self.auth.as_deref().map_or(Ok(()), Authenticator::start)?;
+            self.webhooks.start()
+        };
+        start().map_err(|error: io::Error| {
+            format!("cannot start the thread for calls to other services: {error}")
+        })
+    }
+
+    /// The times of connections that are not in `connection`.
     pub(crate) fn times(&self) -> TimesConfig {
         let of_paths = TimesTable::new(&self.times);
         let routes = of_paths.by_name().into_iter().chain(self.routes.times());
         TimesConfig { lifetime: self.lifetime, routes: routes.collect() }
     }
 
-    pub(crate) fn connection(&self) -> connection::ConnectionConfig {
-        connection::ConnectionConfig {
-            head_bytes_max: self.head_bytes_max,
-            message_bytes_max: self.message_bytes_max,
-            queue_bytes: self.queue_bytes,
-            handshake_timeout: self.handshake_timeout,
-            send_timeout: self.send_timeout,
-            message_progress: self.message_progress,
-            ping_interval: self.ping_interval,
-            pong_timeout: self.pong_timeout,
-            reconnect_delay: self.reconnect_delay,
-            pings_per_second_max: self.pings_per_second_max,
-            compression: self.compression,
+    /// The limits on peers. The clients are known where those of one address have a share of what waits for a service.
+    pub(crate) fn peer_limits(&self) -> Arc<PeerLimits> {
+        let ServerConfig { auth, hooks, backends, webhooks, peers, .. } = self;
+        let knows_clients = auth.as_ref().is_some_and(|auth| auth.asks())
+            || hooks.is_some()
+            || !backends.0.is_empty()
+            || webhooks.kinds().overlap(WebhookKinds::CONNECTIONS);
+        if knows_clients {
+            Arc::new(PeerLimits { knows_clients, ..(**peers).clone() })
+        } else {
+            Arc::clone(peers)
+        }
+    }
+
+    /// `connection` with the server's part.
+    pub(crate) fn of_connections(&self) -> ConnectionConfig {
+        ConnectionConfig {
             // Only handlers of the program see pings.
             pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
             stream_end: Some(WriteEnd(write_stream_end)),
-            ..connection::ConnectionConfig::default()
+            ..self.connection.clone()
         }
     }
 }
@@ -317,6 +319,11 @@ pub enum StartErrorKind {
     Thread,
     /// The process may not use a requested CPU.
     Cpu,
+    /// A setting is out of its range: [`StartError::setting`] names it, and the hint has the range.
+    Range,
+    /// A route can never be used: its pattern is wrong, another route before it takes all its requests, or its handlers are not of the
+    /// type that [migrates](crate::Route::migrates).
+    Route,
     /// A route needs state that the server was not given.
     State,
     /// The running server does not hand over.
@@ -375,7 +382,7 @@ impl StartError {
         StartError { setting: Some(setting), ..self }
     }
 
-    /// The name of the wrong setting, which is that of the method of [`Builder`](crate::Builder), such as `cpus`; `None` if the
+    /// The key of the wrong setting in a configuration file of the program, such as `max_connections`; `None` if the
     /// problem is the host or an address.
     pub fn setting(&self) -> Option<&'static str> {
         self.setting

@@ -1,28 +1,29 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterNode;
+use crate::commands::move_order::Staying;
 use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, WhenFull, only};
 use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::backends::UsedBackends;
-use crate::node::config::ServerConfig;
+use crate::node::config::{KnownClients, ServerConfig};
+use crate::node::identity::NodeIdentity;
 use crate::node::listeners::InheritedListener;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_auth::{Authenticator, BackendFigures, Block, Blocked, KeySetState, SharedBlocklist};
-use echoring_broker::gate::{AuthCommand, AuthCounters, AuthFigures, KeySetFigures, unix_now};
+use echoring_auth::{Authenticator, BackendFigures, KeySetState};
+use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
 use echoring_broker::node_mail::StreamCommand;
-use echoring_broker::publications::{OwnedPublication, PublishError, Published};
+use echoring_broker::publications::{OnShard, OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::{MessageProgress, nanos};
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_runtime::admission::{Admission, PeerLimits};
+use echoring_runtime::admission::PeerLimits;
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Exits, Goodbye, Lifetime, Remote};
 use echoring_runtime::stats;
 use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
@@ -30,10 +31,10 @@ use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
 /// The state of a shard between two ticks.
 ///
 /// ```
-/// use echoring::server::Server;
+/// use echoring::server::{OnShard, Server};
 ///
-/// fn connections(server: &Server) -> u64 {
-///     server.handle().snapshots().iter().map(|snapshot| snapshot.connections).sum()
+/// fn connections(server: &Server) -> Result<u64, OnShard> {
+///     Ok(server.handle().snapshots()?.iter().map(|snapshot| snapshot.connections).sum())
 /// }
 /// ```
 pub type Snapshot = stats::Snapshot<HubReport>;
@@ -62,10 +63,8 @@ pub struct Handle {
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
     pub(crate) auth_counters: Arc<AuthCounters>,
-    pub(crate) blocks: Arc<SharedBlocklist>,
+    pub(crate) known: KnownClients,
     pub(crate) backends: Arc<UsedBackends>,
-    /// The addresses of clients.
-    pub(crate) admission: Arc<Admission>,
     /// The limits on clients that hold.
     pub(crate) client_limits: Arc<Mutex<ClientLimits>>,
     /// The answer of `/readyz`.
@@ -73,13 +72,13 @@ pub struct Handle {
     /// Listeners that are kept for a successor, until this server drains.
     pub(crate) kept: Arc<Mutex<Vec<InheritedListener>>>,
     /// The ways on which connections leave the shards.
-    pub(crate) exits: Arc<Exits<OwnedFd>>,
+    pub(crate) exits: Arc<Exits>,
     /// Whether shards are balanced without being asked to.
     pub(crate) rebalances: Arc<AtomicBool>,
     /// The link to another process.
     pub(crate) handover: Arc<HandoverState>,
-    /// The number of the first shard, in the numbers of clients.
-    pub(crate) first_number: u8,
+    /// What its topics and clients are known by.
+    pub(crate) identity: NodeIdentity,
     /// The server's part in its cluster.
     pub(crate) cluster: Option<ClusterNode>,
 }
@@ -90,34 +89,26 @@ pub struct ClientLimits {
     /// Those for each address, connection and identity.
     pub peers: Arc<PeerLimits>,
     /// Maximum bytes of a request's head.
-    pub head_bytes_max: usize,
+    pub max_header: usize,
     /// The rate at which a long message must arrive.
     pub message_progress: MessageProgress,
     /// How long connections last.
     pub lifetime: Lifetime,
     /// Maximum topics of one connection.
-    pub subscriptions_max: u32,
+    pub max_subscriptions: u32,
     /// How many topics a connection or an identity may create.
     pub creation: CreationLimits,
 }
 
 impl ClientLimits {
     pub(crate) fn of(config: &ServerConfig) -> ClientLimits {
-        let ServerConfig {
-            peers,
-            head_bytes_max,
-            message_progress,
-            lifetime,
-            subscriptions_max,
-            creation,
-            ..
-        } = config;
+        let ServerConfig { peers, connection, lifetime, max_subscriptions, creation, .. } = config;
         ClientLimits {
             peers: Arc::clone(peers),
-            head_bytes_max: *head_bytes_max,
-            message_progress: *message_progress,
+            max_header: connection.max_header,
+            message_progress: connection.message_progress,
             lifetime: *lifetime,
-            subscriptions_max: *subscriptions_max,
+            max_subscriptions: *max_subscriptions,
             creation: *creation,
         }
     }
@@ -196,40 +187,11 @@ pub struct PacedDrain {
 impl Handle {
     /// A snapshot of each shard, taken between two of its ticks. Blocks for at most two seconds; a shard that does not
     /// answer is omitted.
-    pub fn snapshots(&self) -> Vec<Snapshot> {
+    ///
+    /// # Errors
+    /// On the thread of a shard.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, OnShard> {
         self.commands.gather(ControlMessage::Snapshot, |snapshot| snapshot.shard)
-    }
-
-    /// Blocks clients: their handshakes are refused with 403, and those that are connected are closed with 4001. The node forgets it when
-    /// its process ends; lasting blocks belong in the file of [`AuthSettings::blocked`](crate::AuthSettings::blocked). False if 10,000
-    /// other blocks have not ended.
-    ///
-    /// ```
-    /// use echoring::server::{Block, Blocked, Handle};
-    ///
-    /// fn ban(server: &Handle, user: &str) -> bool {
-    ///     Blocked::subject(user).is_some_and(|who| server.block(Block { who, until: None }))
-    /// }
-    /// ```
-    #[must_use]
-    pub fn block(&self, block: Block) -> bool {
-        let is_added = self.blocks.add(block, unix_now());
-        if is_added {
-            for shard in self.remotes.iter() {
-                shard.send(ControlMessage::Command(ShardCommand::Auth(AuthCommand::Blocked)));
-            }
-        }
-        is_added
-    }
-
-    /// Ends a block of [`block`](Handle::block), if there is one.
-    pub fn unblock(&self, who: &Blocked) {
-        self.blocks.remove(who);
-    }
-
-    /// The blocks of [`block`](Handle::block) that have not ended.
-    pub fn blocks(&self) -> Vec<Block> {
-        self.blocks.list(unix_now())
     }
 
     /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room
@@ -382,12 +344,19 @@ impl Handle {
 
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard
     /// that does not answer is omitted.
-    pub fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
+    ///
+    /// # Errors
+    /// On the thread of a shard.
+    pub fn topics(&self) -> Result<Vec<(usize, Vec<TopicReport>)>, OnShard> {
         self.commands.ask_all(ShardCommand::Topics)
     }
 
-    /// The report of each shard about one topic; `None` from a shard that does not know it.
-    pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
+    /// The report of each shard about one topic; `None` from a shard that does not know it. Blocks as
+    /// [`topics`](Handle::topics) does.
+    ///
+    /// # Errors
+    /// On the thread of a shard.
+    pub fn topic(&self, name: &str) -> Result<Vec<(usize, Option<TopicReport>)>, OnShard> {
         self.commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
     }
 
@@ -406,7 +375,10 @@ impl Handle {
 
     /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, do
     /// not count. Blocks for a second at most.
-    pub fn stalled_shards(&self) -> Vec<usize> {
+    ///
+    /// # Errors
+    /// On the thread of a shard.
+    pub fn stalled_shards(&self) -> Result<Vec<usize>, OnShard> {
         self.watchdog.stalled(&self.remotes)
     }
 
@@ -513,7 +485,7 @@ impl Handle {
     /// Drains, and closes the connections that are left after `timeout`. With several calls, the earliest deadline
     /// applies.
     pub fn drain_within(&self, timeout: Duration) {
-        self.order_drain(Nanos::try_from(timeout.as_nanos()).unwrap_or(Nanos::MAX));
+        self.order_drain(nanos(timeout));
     }
 
     fn order_drain(&self, timeout: Nanos) {
@@ -524,6 +496,23 @@ impl Handle {
         self.set_not_ready();
         self.close_kept();
         self.send_all(|| ControlMessage::Drain(plan));
+    }
+
+    /// How many connections do not move to a successor, by reason. No thread of a shard asks this.
+    pub(crate) fn count_staying(&self) -> Staying {
+        let mut staying = Staying::default();
+        let counts = self.commands.ask_all(ShardCommand::CountStaying).unwrap_or_default();
+        counts.into_iter().for_each(|(_, count)| staying.add(count));
+        staying
+    }
+
+    /// The process ends before the drain is over: tells the successor, if there is one. Returns how many connections are open at
+    /// shards that answer.
+    #[doc(hidden)]
+    pub fn end_overdue(&self) -> u64 {
+        let staying = self.count_staying();
+        self.handover.tell_overdue(staying);
+        staying.total()
     }
 
     /// Ends the shards without a drain.

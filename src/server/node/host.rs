@@ -4,7 +4,7 @@ use std::io;
 
 use crate::limits::{REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SHARD_SHARE_MAX};
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
-use crate::node::listeners;
+use crate::node::{listeners, ranges};
 use echoring_async::limits::CONNECTIONS_DEFAULT;
 use echoring_runtime::driver::{Description, DriverChoice, Features, uring};
 use rustix::process::{Resource, getrlimit};
@@ -20,7 +20,7 @@ pub struct Resolved {
     /// The CPUs that the shards are pinned to, round-robin; empty if the kernel does not report any.
     pub cpus: Vec<usize>,
     /// Maximum concurrent connections.
-    pub connections_max: u32,
+    pub max_connections: u32,
     /// Maximum concurrent connections of one shard, those that it refuses included.
     pub shard_connections_max: u32,
 }
@@ -29,23 +29,24 @@ impl Resolved {
     /// Inspects the host; binds and starts nothing.
     ///
     /// # Errors
-    /// If the process may not use a CPU, its descriptor limit is below the number of connections, or the kernel does not have the
+    /// If a setting is out of its range, the process may not use a CPU, its descriptor limit is below the number of connections, or the kernel does not have the
     /// congestion control.
     pub fn of(config: &ServerConfig) -> Result<Resolved, StartError> {
+        ranges::check(config)?;
         let cpus = cpus(&config.cpus)?;
         listeners::check_congestion(config).map_err(|error| error.of_setting("congestion"))?;
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_DEFAULT);
-        let connections_max = connections_max(config, shards, descriptors)?;
-        Ok(Resolved::new(shards, cpus, connections_max, descriptors))
+        let max_connections = max_connections(config, shards, descriptors)?;
+        Ok(Resolved::new(shards, cpus, max_connections, descriptors))
     }
 
     /// The same values on a host that allows a process this many descriptors.
-    pub fn new(shards: usize, cpus: Vec<usize>, connections_max: u32, descriptors: u64) -> Resolved {
+    pub fn new(shards: usize, cpus: Vec<usize>, max_connections: u32, descriptors: u64) -> Resolved {
         // No ring has a larger table.
         let allowed = u32::try_from(descriptors).unwrap_or(u32::MAX);
-        let shard_connections_max = connections_max.saturating_add(REFUSING_CONNECTIONS_MAX).min(allowed);
-        Resolved { shards, cpus, connections_max, shard_connections_max }
+        let shard_connections_max = max_connections.saturating_add(REFUSING_CONNECTIONS_MAX).min(allowed);
+        Resolved { shards, cpus, max_connections, shard_connections_max }
     }
 }
 
@@ -91,7 +92,7 @@ fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
 }
 
 /// Maximum connections of the node: as configured, or as the descriptor limit allows.
-fn connections_max(config: &ServerConfig, shards: usize, descriptors: u64) -> Result<u32, StartError> {
+fn max_connections(config: &ServerConfig, shards: usize, descriptors: u64) -> Result<u32, StartError> {
     let allowed = within(descriptors);
     if allowed == 0 {
         return Err(StartError::new(
@@ -100,7 +101,7 @@ fn connections_max(config: &ServerConfig, shards: usize, descriptors: u64) -> Re
             "raise the limit: ulimit -n 65536, or LimitNOFILE= of the service",
         ));
     }
-    let Some(asked) = config.connections_max else { return Ok(allowed.min(CONNECTIONS_DEFAULT)) };
+    let Some(asked) = config.max_connections else { return Ok(allowed.min(CONNECTIONS_DEFAULT)) };
     if asked <= allowed {
         return Ok(asked);
     }
@@ -116,5 +117,5 @@ fn connections_max(config: &ServerConfig, shards: usize, descriptors: u64) -> Re
             u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
         ),
     )
-    .of_setting("connections_max"))
+    .of_setting("max_connections"))
 }

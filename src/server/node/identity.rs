@@ -1,10 +1,10 @@
 //! The common parts of all shards of a node that its topics and clients are known by.
 
-use crate::handover::Predecessor;
 use crate::node::config::ServerConfig;
 use crate::node::randomness::Randomness;
-use echoring_broker::broadcast::BroadcastSettings;
+use echoring_broker::broadcast::{BroadcastSettings, Ids};
 use echoring_proto::buffer::Lease;
+use echoring_proto::connection::Entropy;
 use echoring_topics::{Creators, Placement};
 
 /// The common parts of all shards of a node.
@@ -12,8 +12,21 @@ use echoring_topics::{Creators, Placement};
 pub(crate) struct NodeIdentity {
     /// Maps topics to owner shards.
     pub(crate) placement: Placement,
-    /// The number of the first shard, in the numbers of clients.
+    /// The number of the first shard.
     pub(crate) first_number: u8,
+    /// The ids of connections and clients.
+    pub(crate) ids: Ids,
+    /// Of the digests of publications with idempotency keys.
+    pub(crate) digest_seed: u64,
+}
+
+/// What a server continues of its predecessor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Continued {
+    /// The number of its first shard.
+    pub(crate) first_number: u8,
+    /// The number of the node in the ids of connections and clients.
+    pub(crate) node: u64,
     /// Of the digests of publications with idempotency keys.
     pub(crate) digest_seed: u64,
 }
@@ -21,14 +34,19 @@ pub(crate) struct NodeIdentity {
 impl NodeIdentity {
     pub(crate) fn new(
         config: &ServerConfig,
-        predecessor: Option<&Predecessor>,
+        predecessor: Option<Continued>,
         randomness: &mut Randomness,
     ) -> NodeIdentity {
+        let number = match (&config.cluster, predecessor) {
+            (Some(cluster), _) => Some(cluster.node.0),
+            (None, predecessor) => predecessor.map(|predecessor| predecessor.node),
+        };
         NodeIdentity {
             placement: Placement::new(randomness.seed()),
-            first_number: predecessor.map_or(0, Predecessor::next_number),
+            first_number: predecessor.map_or(0, |predecessor| predecessor.first_number),
+            ids: Ids::new(number, &mut Entropy::new(randomness.entropy())),
             digest_seed: match (predecessor, &config.cluster) {
-                (Some(predecessor), _) => predecessor.digest_seed(),
+                (Some(predecessor), _) => predecessor.digest_seed,
                 // A publication may be repeated at any node.
                 (None, Some(cluster)) => cluster.key,
                 (None, None) => randomness.seed(),
@@ -47,14 +65,15 @@ impl NodeIdentity {
         BroadcastSettings {
             rules: config.topics.clone(),
             topics,
-            subscriptions_max: config.subscriptions_max,
+            max_subscriptions: config.max_subscriptions,
             age_sample: config.age_sample,
             creators,
             creation: config.creation,
-            message_bytes_max: config.message_bytes_max,
+            max_message: config.connection.max_message,
             seed,
             placement: self.placement,
             first_number: self.first_number,
+            ids: self.ids,
             digest_seed: self.digest_seed,
         }
     }

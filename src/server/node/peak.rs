@@ -79,8 +79,8 @@ fn sum(parts: &[MemoryPart]) -> u64 {
 }
 
 fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<MemoryPart> {
-    let (shards, connections) = (resolved.shards as u64, u64::from(resolved.connections_max));
-    let subscriptions = connections.saturating_mul(u64::from(config.subscriptions_max));
+    let (shards, connections) = (resolved.shards as u64, u64::from(resolved.max_connections));
+    let subscriptions = connections.saturating_mul(u64::from(config.max_subscriptions));
     // Back ends may name clients.
     let has_auth = config.auth.is_some() || !config.backends.0.is_empty();
     let (has_auth, has_topic_limits) = (has_auth, !config.peers.topics.is_none());
@@ -91,12 +91,12 @@ fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<Mem
     let shard_bytes =
         if host.incremental_buffers { PEAK_SHARD_BYTES } else { PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL };
     vec![
-        part("memory_budget", config.memory_budget_bytes, 1),
+        part("memory_budget", config.memory_budget, 1),
         part("compression windows", window_bytes(config), 1),
         part("connections", connections, PEAK_CONNECTION_BYTES),
         part("sessions", connections, PEAK_SESSION_BYTES),
         part("subscriptions", subscriptions, PEAK_SUBSCRIPTION_BYTES),
-        part("topics", u64::from(config.topics_max), topic_bytes(shards)),
+        part("topics", u64::from(config.max_topics), topic_bytes(shards)),
         part("addresses", addresses(config, connections), PEAK_ADDRESS_BYTES),
         part("clients with credentials", if has_auth { connections } else { 0 }, PEAK_CLIENT_BYTES),
         part("remembered decisions", u64::from(has_auth), decisions_bytes),
@@ -113,7 +113,7 @@ fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<Mem
 }
 
 fn kernel(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<MemoryPart> {
-    let connections = u64::from(resolved.connections_max);
+    let connections = u64::from(resolved.max_connections);
     // The kernel doubles what is asked for, for its own bookkeeping.
     let (send_bytes, receive_bytes) = if config.autotune_sockets {
         (host.autotuned_send_bytes, host.autotuned_receive_bytes)
@@ -151,9 +151,9 @@ fn backend_bytes(config: &ServerConfig) -> u64 {
 fn window_bytes(config: &ServerConfig) -> u64 {
     let keeps = |compression: &crate::Compression| {
         let preferences = &compression.preferences;
-        preferences.client.takeover || preferences.server.takeover && !compression.shared
+        preferences.client.context_takeover || preferences.server.context_takeover && !compression.shared
     };
-    if config.compression.as_ref().is_some_and(keeps) { config.compression_bytes } else { 0 }
+    if config.connection.compression.as_ref().is_some_and(keeps) { config.compression_bytes } else { 0 }
 }
 
 /// At its owner shard, and at each shard with subscribers; the name twice at each.
@@ -165,7 +165,7 @@ fn topic_bytes(shards: u64) -> u64 {
 /// One lane in one direction between two shards; a pair has two lanes in each direction.
 fn mailbox_bytes(config: &ServerConfig) -> u64 {
     let messages_bytes =
-        config.message_bytes_max.saturating_add(MAIL_OVERHEAD_BYTES as u64).saturating_mul(2);
+        config.connection.max_message.saturating_add(MAIL_OVERHEAD_BYTES as u64).saturating_mul(2);
     messages_bytes.max(MAILBOX_BYTES_MIN as u64).saturating_add(PEAK_MAILBOX_BYTES)
 }
 
@@ -182,8 +182,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn peak(config: &ServerConfig, shards: usize, connections_max: u32) -> MemoryPeak {
-        let resolved = Resolved::new(shards, Vec::new(), connections_max, u64::MAX);
+    fn peak(config: &ServerConfig, shards: usize, max_connections: u32) -> MemoryPeak {
+        let resolved = Resolved::new(shards, Vec::new(), max_connections, u64::MAX);
         MemoryPeak::of(config, &resolved, HostMemory::default())
     }
 
@@ -191,9 +191,9 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_documentation_is_computed() {
         let config = ServerConfig {
-            memory_budget_bytes: 512 * MIB,
-            topics_max: 1_000,
-            subscriptions_max: 1,
+            memory_budget: 512 * MIB,
+            max_topics: 1_000,
+            max_subscriptions: 1,
             ..ServerConfig::default()
         };
         let peak = peak(&config, 2, 20_000);
@@ -206,15 +206,16 @@ mod tests {
     #[test]
     fn windows_count_only_where_they_are_kept() {
         let none = ServerConfig::default();
-        let mut on = ServerConfig { compression: Some(crate::Compression::default()), ..none.clone() };
-        let without_takeover = peak(&on, 1, 10).user_bytes();
-        assert_eq!(without_takeover, peak(&none, 1, 10).user_bytes());
-        on.compression.as_mut().expect("set above").preferences.server.takeover = true;
-        assert_eq!(peak(&on, 1, 10).user_bytes() - without_takeover, on.compression_bytes);
-        on.compression.as_mut().expect("set above").shared = true;
+        let mut on = none.clone();
+        on.connection.compression = Some(crate::Compression::default());
+        let without_context_takeover = peak(&on, 1, 10).user_bytes();
+        assert_eq!(without_context_takeover, peak(&none, 1, 10).user_bytes());
+        on.connection.compression.as_mut().expect("set above").preferences.server.context_takeover = true;
+        assert_eq!(peak(&on, 1, 10).user_bytes() - without_context_takeover, on.compression_bytes);
+        on.connection.compression.as_mut().expect("set above").shared = true;
         assert_eq!(
             peak(&on, 1, 10).user_bytes(),
-            without_takeover,
+            without_context_takeover,
             "topics have contexts, in the memory budget"
         );
     }
@@ -226,10 +227,10 @@ mod tests {
             peak(&config, 2, 1_000).user_bytes() - peak(&ServerConfig::default(), 2, 1_000).user_bytes()
         };
         let limited = |peers: PeerLimits| ServerConfig { peers: Arc::new(peers), ..plain.clone() };
-        let addresses = AddressLimits { connections_max: Some(1), ..AddressLimits::NONE };
+        let addresses = AddressLimits { max_connections_per_address: Some(1), ..AddressLimits::NONE };
         let addresses = PeerLimits { addresses, ..PeerLimits::default() };
         assert_eq!(more(limited(addresses)), (1_000 + 65_536) * 384);
-        let topics = TopicUseLimits { subscriptions_per_identity: Some(1), ..TopicUseLimits::default() };
+        let topics = TopicUseLimits { max_subscriptions_per_identity: Some(1), ..TopicUseLimits::default() };
         assert_eq!(more(limited(PeerLimits { topics, ..PeerLimits::default() })), 1_000 * 896);
         let auth = Arc::new(Authenticator::load(&Settings::default()).expect("nothing to read"));
         let auth = ServerConfig { auth: Some(auth), ..plain.clone() };
@@ -249,7 +250,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             give_up_after: Duration::from_secs(1),
         };
-        let webhooks = Arc::new(Webhooks::load(&[webhook], None).expect("a URL"));
+        let webhooks = Arc::new(Webhooks::load(&[webhook], "").expect("a URL"));
         assert_eq!(more(ServerConfig { webhooks, ..plain.clone() }), 5 * MIB + 512 * 1024 + 1_000 * 768);
     }
 
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn absurd_configurations_saturate() {
-        let config = ServerConfig { memory_budget_bytes: u64::MAX, ..ServerConfig::default() };
+        let config = ServerConfig { memory_budget: u64::MAX, ..ServerConfig::default() };
         assert_eq!(peak(&config, 1_024, u32::MAX).user_bytes(), u64::MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! Balances the shards: idle connections move from the fullest shard to the emptiest.
 //!
 //! The kernel deals connections to shards by a hash, so that with few or long-lived connections one shard may have twice as many as
-//! another. A thread looks at their numbers from time to time; [`Handle::rebalance`] does so at once.
+//! another. The thread of [`upkeep`](super::upkeep) looks at their numbers from time to time; [`Handle::rebalance`] does so at once.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::commands::ShardCommand;
 use crate::commands::move_order::MoveOrder;
 use crate::limits::{
-    REBALANCE_BATCH, REBALANCE_DIFFERENCE_MIN, REBALANCE_INTERVAL, REBALANCE_MOVE_TIMEOUT, REBALANCE_PAUSE,
-    REBALANCE_ROUNDS_MAX,
+    REBALANCE_BATCH, REBALANCE_DIFFERENCE_MIN, REBALANCE_MOVE_TIMEOUT, REBALANCE_PAUSE, REBALANCE_ROUNDS_MAX,
 };
 use crate::node::handle::Handle;
+use echoring_broker::publications::OnShard;
 use echoring_runtime::shard::{ControlMessage, Destination};
 
 /// The result of [`Handle::rebalance`].
@@ -54,10 +54,13 @@ impl Handle {
     /// Moves idle connections from the fullest shards to the emptiest until they differ by less than a tenth of the mean, as far as
     /// connections can move: no TLS sessions, and none of handlers that do not [migrate](crate::Migrate). Blocks for some seconds at
     /// most.
-    pub fn rebalance(&self) -> Rebalanced {
+    ///
+    /// # Errors
+    /// On the thread of a shard.
+    pub fn rebalance(&self) -> Result<Rebalanced, OnShard> {
         let mut balanced = Rebalanced::default();
         for _ in 0..REBALANCE_ROUNDS_MAX {
-            balanced.connections = self.count_connections();
+            balanced.connections = self.count_connections()?;
             let Some(plan) = self.plan_moves(&balanced.connections, END_PART) else { break };
             let moved = self.move_idle(plan);
             if moved == 0 {
@@ -66,8 +69,8 @@ impl Handle {
             balanced.moved += moved;
             thread::sleep(REBALANCE_PAUSE);
         }
-        balanced.connections = self.count_connections();
-        balanced
+        balanced.connections = self.count_connections()?;
+        Ok(balanced)
     }
 
     /// Whether shards are balanced from time to time, from now on.
@@ -76,12 +79,12 @@ impl Handle {
     }
 
     /// The number of connections of each shard; empty if one does not answer.
-    fn count_connections(&self) -> Vec<u64> {
-        let counts = self.commands.ask_all(ShardCommand::Count);
+    fn count_connections(&self) -> Result<Vec<u64>, OnShard> {
+        let counts = self.commands.ask_all(ShardCommand::Count)?;
         if counts.len() < self.remotes.len() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        counts.into_iter().map(|(_, count)| count).collect()
+        Ok(counts.into_iter().map(|(_, count)| count).collect())
     }
 
     fn plan_moves(&self, connections: &[u64], part: u64) -> Option<Plan> {
@@ -109,33 +112,18 @@ impl Handle {
         moved
     }
 
-    /// Starts the thread that balances the shards from time to time. It ends with them.
-    pub(crate) fn rebalance_on_thread(&self) {
-        if self.remotes.len() < 2 {
-            return;
+    /// Balances the shards if they differ much, and it is wanted.
+    pub(super) fn rebalance_if_due(&self) -> Result<(), OnShard> {
+        if !self.rebalances.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        let handle = self.clone();
-        let balancing = move || {
-            while !handle.is_leaving() && !handle.has_failed() {
-                thread::park_timeout(REBALANCE_INTERVAL);
-                if !handle.rebalances.load(Ordering::Relaxed) {
-                    continue;
-                }
-                let connections = handle.count_connections();
-                if connections.is_empty() {
-                    return;
-                }
-                let (least, most) = (connections.iter().min(), connections.iter().max());
-                let difference = most.zip(least).map_or(0, |(most, least)| most - least);
-                let is_due = difference >= REBALANCE_DIFFERENCE_MIN;
-                if is_due && handle.plan_moves(&connections, START_PART).is_some() {
-                    handle.rebalance();
-                }
-            }
-        };
-        if let Err(error) = thread::Builder::new().name("rebalance".to_owned()).spawn(balancing) {
-            tracing::warn!(%error, "shards are not balanced: no thread could be started");
+        let connections = self.count_connections()?;
+        let (least, most) = (connections.iter().min(), connections.iter().max());
+        let difference = most.zip(least).map_or(0, |(most, least)| most - least);
+        if difference >= REBALANCE_DIFFERENCE_MIN && self.plan_moves(&connections, START_PART).is_some() {
+            self.rebalance()?;
         }
+        Ok(())
     }
 }
 

@@ -3,16 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use crate::commands::ShardCommand;
+use crate::commands::{ShardCommand, blocking};
 use crate::node::config::ServerConfig;
 use crate::node::handle::{ClientLimits, Handle};
+use echoring_broker::publications::OnShard;
 use echoring_proto::buffer::Budget;
 use echoring_runtime::shard::{ControlMessage, LiveConfig};
 
 /// A setting that keeps its value because its new one exceeds the server's reservation at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeedsRestart {
-    /// The name of the setting, which is that of its field in [`ServerConfig`], such as `message_bytes_max`.
+    /// The key of the setting in a configuration file of the program, such as `max_message`.
     pub setting: &'static str,
     /// The largest value that a running server can apply.
     pub most: u64,
@@ -22,7 +23,7 @@ pub struct NeedsRestart {
 #[derive(Debug)]
 pub struct LiveLimits {
     /// Maximum message size in bytes.
-    pub message_bytes_max: AtomicU64,
+    pub max_message: AtomicU64,
     /// The same, as far as the mailboxes between shards have room.
     pub message_bytes_most: u64,
     /// Connections that are open, and their maximum.
@@ -48,17 +49,21 @@ impl Handle {
     ///
     /// Blocks until every shard uses the new settings, at most three seconds for each; a stalled shard applies them
     /// when it continues.
+    ///
+    /// # Errors
+    /// On the thread of a shard; nothing has changed.
     #[doc(hidden)]
-    pub fn reconfigure(&self, config: &ServerConfig) {
+    pub fn reconfigure(&self, config: &ServerConfig) -> Result<(), OnShard> {
+        blocking::check()?;
         let mut config = config.clone();
         self.limits.take_over(&mut config);
         let config = Arc::new(config);
         // First all shards expect messages of the new size, and then connections accept them.
-        self.commands.ask_all(|reply| ShardCommand::Configure(Arc::clone(&config), reply));
+        self.commands.ask_all(|reply| ShardCommand::Configure(Arc::clone(&config), reply))?;
         let live = LiveConfig {
-            connection: config.connection(),
+            connection: config.of_connections(),
             tls: config.tls.clone(),
-            limits: Arc::clone(&config.peers),
+            limits: config.peer_limits(),
             times: config.times(),
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
@@ -67,24 +72,25 @@ impl Handle {
         self.set_rebalance(config.rebalance);
         self.send_all(|| ControlMessage::Configure(Box::new(live.clone())));
         // Control messages are taken in order.
-        drop(self.stalled_shards());
+        self.stalled_shards()?;
         if let Some(node) = self.cluster() {
             node.set_topics(&config.topics);
         }
+        Ok(())
     }
 
     /// Maximum message size in bytes.
-    pub fn message_bytes_max(&self) -> u64 {
-        self.limits.message_bytes_max.load(Ordering::Relaxed)
+    pub fn max_message(&self) -> u64 {
+        self.limits.max_message.load(Ordering::Relaxed)
     }
 }
 
 impl LiveLimits {
     fn exceeded_by(&self, config: &ServerConfig) -> impl Iterator<Item = NeedsRestart> {
-        let connections = config.connections_max.map_or(0, u64::from);
+        let connections = config.max_connections.map_or(0, u64::from);
         let limits = [
-            ("message_bytes_max", config.message_bytes_max, self.message_bytes_most),
-            ("connections_max", connections, self.connections_most),
+            ("max_message", config.connection.max_message, self.message_bytes_most),
+            ("max_connections", connections, self.connections_most),
         ];
         let exceeded = limits.into_iter().filter(|(_, value, most)| value > most);
         exceeded.map(|(setting, _, most)| NeedsRestart { setting, most })
@@ -93,14 +99,14 @@ impl LiveLimits {
     /// Applies the limits of the node, as far as there is room for them. `config` then has the maximum message size in
     /// effect.
     fn take_over(&self, config: &mut ServerConfig) {
-        if config.message_bytes_max > self.message_bytes_most {
-            config.message_bytes_max = self.message_bytes_max.load(Ordering::Relaxed);
+        if config.connection.max_message > self.message_bytes_most {
+            config.connection.max_message = self.max_message.load(Ordering::Relaxed);
         }
-        self.message_bytes_max.store(config.message_bytes_max, Ordering::Relaxed);
-        let connections = config.connections_max.map_or(self.connections_most, u64::from);
+        self.max_message.store(config.connection.max_message, Ordering::Relaxed);
+        let connections = config.max_connections.map_or(self.connections_most, u64::from);
         if connections <= self.connections_most {
             self.connections.resize(connections);
         }
-        self.topics.resize(u64::from(config.topics_max));
+        self.topics.resize(u64::from(config.max_topics));
     }
 }

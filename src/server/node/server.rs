@@ -4,12 +4,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
-use crate::commands::CommandSender;
+use crate::commands::{CommandSender, blocking};
 use crate::handover::{self, Event, MeetingPoint, Offering, Predecessor};
-use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS};
+use crate::limits::{
+    BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, SHUTDOWN_END_TIMEOUT,
+};
 use crate::node::backends::UsedBackends;
 use crate::node::config::{ServerConfig, StartError, StartErrorKind, mailbox_bytes};
 use crate::node::handle::{ClientLimits, End, FailureState, Handle, PacedDrain, Readiness, Snapshot};
@@ -21,9 +24,10 @@ use crate::node::listeners::{self, InheritedListener, Listeners};
 use crate::node::randomness::Randomness;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::shard_thread::{Budgets, NodeShared, ServiceSetup, launch_error};
+use crate::node::upkeep::Upkeep;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
-use echoring_auth::WebhookEvent;
+use echoring_auth::{WebhookEvent, Webhooks};
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_broker::broadcast::following::FollowingSettings;
 use echoring_broker::node_mail::{
@@ -38,8 +42,8 @@ use echoring_topics::{Creators, Placement, Position};
 use socket2::Socket;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
-/// it first.
+/// A running server. Dropping it ends it without a drain and waits for its threads, for three seconds at most;
+/// [`shutdown`](Server::shutdown) drains it first. On the thread of a shard, where nothing may block, these do not wait: another thread does.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,18 +58,27 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
-    /// Socket files to remove at the end.
-    files: Vec<PathBuf>,
     driver: Description,
-    threads: Vec<ShardThread<Snapshot>>,
-    /// Ends of threads, and failures.
-    ends: Mutex<mpsc::Receiver<End>>,
     handle: Handle,
     node: NodeIdentity,
     cluster: Option<(ClusterTables, ClusterCommands)>,
     outlets: Option<ClusterOutlets>,
     /// The remaining steps to replace a predecessor.
     replacement: Option<Replacement>,
+    /// `None` once somebody waits for their end.
+    running: Option<Running>,
+}
+
+/// The threads of a server, and what remains to be done after their end.
+#[derive(Debug)]
+struct Running {
+    threads: Vec<ShardThread<Snapshot>>,
+    /// Ends of threads, and failures.
+    ends: Mutex<mpsc::Receiver<End>>,
+    handle: Handle,
+    /// Socket files to remove at the end.
+    files: Vec<PathBuf>,
+    upkeep: Option<Upkeep>,
 }
 
 /// A server to be replaced, and the steps then.
@@ -78,7 +91,11 @@ struct Replacement {
     later: Vec<Socket>,
     /// Socket files, which are this server's to remove.
     files: Vec<PathBuf>,
+    webhooks: Arc<Webhooks>,
 }
+
+/// A server that begins without the topics of an earlier one.
+const HISTORY_LOST: WebhookEvent<'_> = WebhookEvent::HistoryLost { topic: None, reason: "restart" };
 
 /// The messages of the shards, and of the server's controllers, to the cluster thread.
 pub type ClusterCommands = UnboundedReceiver<ClusterCommand>;
@@ -118,16 +135,16 @@ impl Server {
         let points = |addresses: &[ListenAddress]| addresses.iter().filter_map(MeetingPoint::of).collect();
         let (shards, user) = (Resolved::of(&config)?.shards, rustix::process::geteuid().as_raw());
         let met: Vec<MeetingPoint> = points(&config.listen);
-        let predecessor = Predecessor::find(&met, user, shards, config.message_bytes_max);
+        let predecessor = Predecessor::find(&met, user, shards, config.connection.max_message);
         let predecessor = predecessor.map_err(cannot_take_over)?;
         let config = ServerConfig { has_successors: true, ..config };
         let mut server = Server::bind(config, predecessor.as_ref())?.start_after(predecessor)?;
         server.take_over()?;
         let points = points(&server.addresses);
-        let offering = Offering { points, admin: None, tickets: None, drain, grace };
+        let offering = Offering { points, admin: None, tickets: None, drain, grace, program: None };
         let failing = server.handle();
         let on = move |event: Event<'_>| match event {
-            Event::Leaving | Event::Staying | Event::TakenOver => {}
+            Event::Leaving | Event::Staying | Event::TakenOver | Event::Drains => {}
             Event::Broken(reason) => failing.fail(reason),
         };
         server.wait_for_successor(offering, on).map_err(cannot_take_over)?;
@@ -151,31 +168,37 @@ impl Server {
                 predecessor.listeners().iter().filter(is_wanted).filter(known).cloned().collect();
             config.inherited.extend(passed);
         }
-        check_states(&config)?;
+        check_routes(&config)?;
         let resolved = Resolved::of(&config)?;
         let listeners = listeners::open(&config, resolved.shards)?;
         Ok(Bound { config, resolved, listeners })
     }
 
-    /// Replaces the predecessor, if the server was started with one, and accepts connections from then on. In a
-    /// cluster, the server must take part in it before: see [`take_cluster`](Server::take_cluster).
+    /// Replaces the predecessor, if the server was started with one, and accepts connections from then on, also if the predecessor's
+    /// process ends before it hands over. In a cluster, the server must take part in it before: see
+    /// [`take_cluster`](Server::take_cluster).
     ///
     /// # Errors
     /// The predecessor does not hand over, and continues. This server must end.
     #[doc(hidden)]
     pub fn take_over(&mut self) -> Result<(), StartError> {
-        let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
+        let Some(Replacement { predecessor, sockets, later, mut files, webhooks }) = self.replacement.take()
+        else {
             return Ok(());
         };
-        if let Err(error) = predecessor.take_over(&self.handle, self.node.placement) {
-            if let Some(node) = self.handle.cluster() {
-                node.end();
+        match predecessor.take_over(&self.handle, self.node.placement) {
+            Ok(true) => {}
+            Ok(false) => webhooks.tell(&HISTORY_LOST, None),
+            Err(error) => {
+                if let Some(node) = self.handle.cluster() {
+                    node.end();
+                }
+                return Err(cannot_take_over(error));
             }
-            return Err(cannot_take_over(error));
         }
         listen_later(&later)?;
         self.listen(sockets)?;
-        self.files = files;
+        self.running.iter_mut().for_each(|running| running.files.append(&mut files));
         Ok(())
     }
 
@@ -200,8 +223,7 @@ impl Server {
         offering: Offering,
         on: impl Fn(handover::Event<'_>) + Send + Sync + 'static,
     ) -> io::Result<()> {
-        let NodeIdentity { first_number, digest_seed, .. } = self.node;
-        handover::wait_for_successor(self.handle(), (first_number, digest_seed), offering, on)
+        handover::wait_for_successor(self.handle(), offering, on)
     }
 
     /// The server's part in its cluster, once, for the carrier of the cluster's packets. `None` without
@@ -230,7 +252,7 @@ impl Server {
 
     /// Number of shards.
     pub fn shards(&self) -> usize {
-        self.threads.len()
+        self.handle.remotes.len()
     }
 
     /// Publishes a message to a topic from this thread, as [`Handle::publish`] does. A [handle](Server::handle) publishes from other
@@ -255,10 +277,13 @@ impl Server {
     /// connections are closed or `timeout` has passed. Returns the shards' last snapshots.
     ///
     /// # Errors
-    /// As for [`join`](Server::join).
+    /// As for [`join`](Server::join); also if a shard has not ended a second after `timeout`, because a handler or another function of the
+    /// program blocks it. Its thread and connections are left behind.
     pub fn shutdown(self, timeout: Duration) -> Result<Vec<Snapshot>, JoinError> {
         self.handle.drain_within(timeout);
-        self.join()
+        let until = timeout.saturating_add(Duration::from_nanos(SHUTDOWN_END_TIMEOUT));
+        // A time that cannot be expressed never comes.
+        self.join_until(Instant::now().checked_add(until))
     }
 
     /// Waits until every shard has ended, after [`Handle::drain`] or [`Handle::stop`]. Returns their last
@@ -266,18 +291,40 @@ impl Server {
     ///
     /// # Errors
     /// If a shard's driver failed, a shard panicked, or [`Handle::fail`] was called. A shard that does not end within
-    /// three seconds of the failure is not waited for.
-    pub fn join(mut self) -> Result<Vec<Snapshot>, JoinError> {
-        self.join_all()
+    /// three seconds of the failure is not waited for. At once on the thread of a shard.
+    pub fn join(self) -> Result<Vec<Snapshot>, JoinError> {
+        self.join_until(None)
     }
 
-    fn join_all(&mut self) -> Result<Vec<Snapshot>, JoinError> {
-        let ended = self.wait();
+    fn join_until(mut self, until: Option<Instant>) -> Result<Vec<Snapshot>, JoinError> {
+        self.running.take().map_or(Ok(Vec::new()), |running| running.join_or_leave(until))
+    }
+}
+
+impl Running {
+    /// Waits for the end. On the thread of a shard, another thread does.
+    fn join_or_leave(self, until: Option<Instant>) -> Result<Vec<Snapshot>, JoinError> {
+        let Err(refused) = blocking::check() else { return self.join(until) };
+        let join = move || match self.join(until) {
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "a server that was ended on the thread of a shard had failed")
+            }
+        };
+        // Without a thread, the shards end by themselves.
+        let _ = thread::Builder::new().name("server-end".to_owned()).spawn(join);
+        Err(JoinError::new(format!("{refused}: the server ends, but its end is not waited for")))
+    }
+
+    /// Waits until the threads of all shards have ended, or until a time; removes what they leave.
+    fn join(mut self, until: Option<Instant>) -> Result<Vec<Snapshot>, JoinError> {
+        let ended = self.wait(until);
         let mut snapshots = Vec::with_capacity(self.threads.len());
-        let mut broken = None;
+        let (mut broken, mut left) = (None, Vec::new());
         for (shard, thread) in self.threads.drain(..).enumerate() {
             if !ended[shard] {
                 tracing::error!(shard, "a shard does not end; giving up on it");
+                left.push(shard);
                 continue;
             }
             match thread.join() {
@@ -285,15 +332,21 @@ impl Server {
                 Err(failure) => broken = Some(JoinError::of_shard(shard, &failure)),
             }
         }
+        if !left.is_empty() {
+            broken = Some(JoinError::of_blocked(&left));
+        }
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(JoinError::new(reason));
         }
         // All their connections have ended.
-        self.handle.backends.finish();
+        self.handle.backends.finish(until);
         self.handle.handover.end_questions();
-        self.handle.handover.end_waiting();
         // The last mail to a successor leaves after the shards have ended.
-        self.handle.handover.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
+        let mail_timeout = Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT);
+        let mail_timeout = until.map_or(mail_timeout, |until| mail_timeout.min(left_of(until)));
+        if !self.handle.handover.wait_for_end(mail_timeout) && self.handle.handover.has_successor() {
+            broken.get_or_insert_with(JoinError::of_mail);
+        }
         if self.handle.handover.has_successor() || self.handle.handover.is_unsettled() {
             self.files.clear();
         }
@@ -301,24 +354,24 @@ impl Server {
             // A leftover socket is harmless: the next server replaces it.
             let _ = std::fs::remove_file(path);
         }
-        self.addresses.clear();
         broken.map_or(Ok(snapshots), Err)
     }
 
-    /// Waits until the threads of all shards have ended, or for a bounded time after a failure. Returns for each shard
+    /// Waits until the threads of all shards have ended, until a time, or for a bounded time after a failure. Returns for each shard
     /// whether it has ended.
-    fn wait(&mut self) -> Vec<bool> {
+    fn wait(&mut self, until: Option<Instant>) -> Vec<bool> {
         let mut ended = vec![false; self.threads.len()];
-        let mut until = self.handle.has_failed().then(broken_until);
+        let broken = |until: Option<Instant>| Some(until.map_or(broken_until(), |at| at.min(broken_until())));
+        let mut until = if self.handle.has_failed() { broken(until) } else { until };
         let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
         while ended.contains(&false) {
             let end = match until {
                 None => ends.recv().ok(),
-                Some(until) => ends.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                Some(until) => ends.recv_timeout(left_of(until)).ok(),
             };
             match end {
                 Some(End::Shard(shard)) => ended[shard] = true,
-                Some(End::Failure) => drop(until.get_or_insert_with(broken_until)),
+                Some(End::Failure) => until = broken(until),
                 None => break,
             }
         }
@@ -348,28 +401,20 @@ impl Bound {
     /// # Errors
     /// As for [`Builder::start`](crate::Builder::start).
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
-        let cannot_start = |what: &'static str| {
-            move |error: io::Error| {
-                let problem = format!("cannot start the thread for {what}: {error}");
-                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
-            }
-        };
-        if let Some(app) = &self.config.app {
-            app.start().map_err(cannot_start("the application's hooks"))?;
-        }
-        self.config.backends.start().map_err(cannot_start("a back end"))?;
-        if let Some(auth) = &self.config.auth {
-            auth.start().map_err(cannot_start("authentication"))?;
-        }
-        self.config.webhooks.start().map_err(cannot_start("webhooks"))?;
+        self.config.start_calls().map_err(|problem| {
+            StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
+        })?;
         if predecessor.is_none() {
-            self.config.webhooks.tell(&WebhookEvent::HistoryLost { topic: None, reason: "restart" });
+            self.config.webhooks.tell(&HISTORY_LOST, None);
         }
         reserve_descriptors(
-            u64::from(self.resolved.connections_max).saturating_add(HANDOVER_SPARE_DESCRIPTORS),
+            u64::from(self.resolved.max_connections).saturating_add(HANDOVER_SPARE_DESCRIPTORS),
         );
-        let server = self.start_on(predecessor, Randomness::System, launch::launch)?;
-        server.handle.rebalance_on_thread();
+        let mut server = self.start_on(predecessor, Randomness::System, launch::launch)?;
+        let upkeep = Upkeep::start(server.handle());
+        if let Some(running) = &mut server.running {
+            running.upkeep = upkeep;
+        }
         Ok(server)
     }
 
@@ -386,13 +431,15 @@ impl Bound {
     ) -> Result<Server, StartError> {
         let Bound { config, resolved, listeners } = self;
         let Listeners { by_shard, addresses, files, later, kept } = listeners;
-        let Resolved { shards, cpus, connections_max: connections, shard_connections_max } = resolved;
-        let node = NodeIdentity::new(&config, predecessor.as_ref(), &mut randomness);
+        let webhooks = Arc::clone(&config.webhooks);
+        let Resolved { shards, cpus, max_connections: connections, shard_connections_max } = resolved;
+        let continued = predecessor.as_ref().map(Predecessor::continued);
+        let node = NodeIdentity::new(&config, continued, &mut randomness);
         let budgets = Budgets::new(&config, connections);
-        let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.message_bytes_max));
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.connection.max_message));
         let resumes = predecessor.is_some();
         let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config, resumes));
-        let (rebalances, cluster_node) = (config.rebalance, cluster.as_ref().map(|it| it.node.clone()));
+        let cluster_node = cluster.as_ref().map(|it| it.node.clone());
         let shared = NodeShared {
             connections,
             shard_connections: shard_connections_max,
@@ -400,16 +447,11 @@ impl Bound {
             creators: Creators::default(),
             readiness: Readiness::of(cluster_node.clone(), config.auth.as_ref()),
             auth_counters: Arc::default(),
-            admission: Arc::default(),
-            identities: Arc::default(),
             cluster: cluster.as_ref().map(|cluster| cluster.settings.clone()),
             config,
         };
         // A successor accepts only once it has the topics.
-        let (now, then): (Vec<_>, Vec<_>) = match predecessor {
-            None => (by_shard, Vec::new()),
-            Some(_) => (by_shard.iter().map(|_| Vec::new()).collect(), by_shard),
-        };
+        let (now, then) = now_and_then(by_shard, resumes);
         let setups = mailboxes.into_iter().zip(now).map(|(mailboxes, sockets)| {
             ServiceSetup::new(shared.clone(), &budgets, &mut randomness, mailboxes, sockets)
         });
@@ -429,13 +471,20 @@ impl Bound {
         }
         let (cluster, outlets) = cluster.map(|cluster| cluster.connect(&handle, node.placement)).unzip();
         let (replacement, files) = match predecessor {
-            Some(predecessor) => (Some(Replacement { predecessor, sockets: then, later, files }), Vec::new()),
+            Some(predecessor) => {
+                (Some(Replacement { predecessor, sockets: then, later, files, webhooks }), Vec::new())
+            }
             None => (None, files),
         };
-        handle.set_rebalance(rebalances);
         let (driver, threads, ends) = (launched.driver(), launched.run(), Mutex::new(ends));
-        Ok(Server { addresses, files, driver, threads, ends, handle, node, cluster, outlets, replacement })
+        let running = Some(Running { threads, ends, handle: handle.clone(), files, upkeep: None });
+        Ok(Server { addresses, driver, handle, node, cluster, outlets, replacement, running })
     }
+}
+
+/// The sockets of each shard from which it accepts at once, and those from which it does `later`.
+fn now_and_then<T>(by_shard: Vec<Vec<T>>, later: bool) -> (Vec<Vec<T>>, Vec<Vec<T>>) {
+    if later { (by_shard.iter().map(|_| Vec::new()).collect(), by_shard) } else { (by_shard, Vec::new()) }
 }
 
 /// The handle of shards that have been launched.
@@ -449,9 +498,9 @@ fn handle(
 ) -> Handle {
     let remotes: Arc<[_]> = launched.remotes().into();
     let config = &shared.config;
-    let message_bytes_most = mailbox_bytes(config.message_bytes_max) / 2 - MAIL_OVERHEAD_BYTES;
+    let message_bytes_most = mailbox_bytes(config.connection.max_message) / 2 - MAIL_OVERHEAD_BYTES;
     let limits = LiveLimits {
-        message_bytes_max: config.message_bytes_max.into(),
+        max_message: config.connection.max_message.into(),
         message_bytes_most: message_bytes_most as u64,
         connections: budgets.connections,
         connections_most: u64::from(shared.connections),
@@ -464,15 +513,14 @@ fn handle(
         failure: Arc::new(failure),
         client_limits: Arc::new(Mutex::new(ClientLimits::of(config))),
         auth_counters: shared.auth_counters,
-        blocks: Arc::clone(&config.blocks),
+        known: config.known.clone(),
         backends: Arc::new(UsedBackends::new(&config.backends)),
-        admission: shared.admission,
         readiness: shared.readiness,
         kept: Arc::new(Mutex::new(kept)),
         exits: Arc::clone(launched.exits()),
-        rebalances: Arc::default(),
+        rebalances: Arc::new(config.rebalance.into()),
         handover: Arc::default(),
-        first_number: shared.node.first_number,
+        identity: shared.node,
         remotes,
         cluster,
     }
@@ -530,9 +578,9 @@ impl ClusterParts {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if let Some(running) = self.running.take() {
             self.handle.stop();
-            if let Err(error) = self.join_all() {
+            if let Err(error) = running.join_or_leave(Some(broken_until())) {
                 tracing::error!(%error, "a dropped server had failed");
             }
         }
@@ -544,8 +592,15 @@ fn listen_later(sockets: &[Socket]) -> Result<(), StartError> {
     sockets.iter().try_for_each(|socket| socket.listen(LISTEN_BACKLOG)).map_err(listeners::cannot_share)
 }
 
-/// The routes have the state that their extractors need.
-fn check_states(config: &ServerConfig) -> Result<(), StartError> {
+/// The routes can be used, and have the state that their extractors need.
+pub(crate) fn check_routes(config: &ServerConfig) -> Result<(), StartError> {
+    let preference = config.subprotocol_preference;
+    let all = [&config.backends.routes(), &config.routes];
+    if let Some(why) = all.iter().find_map(|routes| routes.unusable(preference)) {
+        let problem = format!("the route {why}");
+        let hint = "put the route with fewer paths first, and leave out the one that is never used";
+        return Err(StartError::new(StartErrorKind::Route, problem, hint));
+    }
     let Some((route, missing)) = config.routes.missing_state() else { return Ok(()) };
     let (whose, function) = match missing.is_of_shard {
         true => ("of the shard", "shard_state"),
@@ -560,7 +615,7 @@ fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result
     let refused = match (&config.cluster, predecessor.node()) {
         (None, None) => return Ok(()),
         (Some(identity), Some(node)) if identity.node != node => "it is another node",
-        (Some(identity), Some(_)) if identity.key == predecessor.digest_seed() => return Ok(()),
+        (Some(identity), Some(_)) if identity.key == predecessor.continued().digest_seed => return Ok(()),
         (Some(_), Some(_)) => "it is a node of another cluster",
         (Some(_), None) => "it is a node of no cluster",
         (None, Some(_)) => "it is a node of a cluster, and this server is not",
@@ -571,6 +626,10 @@ fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result
 fn cannot_take_over(error: io::Error) -> StartError {
     let line = format!("the running server cannot be taken over: {error}");
     StartError::new(StartErrorKind::Takeover, line, "it keeps running; stop it first")
+}
+
+fn left_of(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 fn broken_until() -> Instant {

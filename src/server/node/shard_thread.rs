@@ -13,11 +13,10 @@ use crate::service::Service;
 use echoring_broker::broadcast::following::FollowingSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::gate::AuthCounters;
-use echoring_broker::gate::quotas::{Identities, Quotas};
+use echoring_broker::gate::quotas::Quotas;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::Seed;
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
-use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Driver, Options, uring};
 use echoring_runtime::launch::{LaunchError, ShardSetup, ShardSpec};
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
@@ -34,8 +33,6 @@ pub(crate) struct NodeShared {
     pub(crate) creators: Creators,
     pub(crate) readiness: Readiness,
     pub(crate) auth_counters: Arc<AuthCounters>,
-    pub(crate) admission: Arc<Admission>,
-    pub(crate) identities: Arc<Identities>,
     pub(crate) cluster: Option<FollowingSettings>,
 }
 
@@ -50,10 +47,10 @@ pub(crate) struct Budgets {
 impl Budgets {
     pub(crate) fn new(config: &ServerConfig, connections: u32) -> Budgets {
         Budgets {
-            memory: Budget::new(config.memory_budget_bytes),
+            memory: Budget::new(config.memory_budget),
             contexts: Budget::new(config.compression_bytes),
             connections: Budget::new(u64::from(connections)),
-            topics: Budget::new(u64::from(config.topics_max)),
+            topics: Budget::new(u64::from(config.max_topics)),
         }
     }
 
@@ -103,9 +100,10 @@ impl ServiceSetup {
             connections: *shard_connections,
             without: config.without,
             receive_bytes: 0,
-            finds_addresses: !config.peers.is_none(),
+            finds_addresses: !config.peer_limits().is_none(),
             notsent_lowat: config.notsent_lowat,
             stamps_every: 0,
+            counts_retransmissions: false,
         };
         ShardSpec { cpu: cpu.filter(|_| config.pinned), driver, setup: self }
     }
@@ -115,23 +113,27 @@ impl ShardSetup for ServiceSetup {
     type Application = Service;
     type Output = Snapshot;
 
-    fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
+    fn build(self, driver: Driver) -> io::Result<Shard<Service>> {
         blocking::mark_shard();
         let ServiceSetup { shared, sockets, mailboxes, allowance, topics, seed, entropy } = self;
         let NodeShared { config, shard_connections, node, creators, readiness, auth_counters, .. } = shared;
         let broadcast = node.broadcast(&config, topics, creators, seed);
-        let quotas = Quotas::new(shared.identities, &config.peers.topics);
-        let service =
-            Service::new(&config, broadcast, auth_counters).with_node(readiness, quotas, shared.cluster);
+        let quotas = Quotas::new(Arc::clone(&config.known.identities), &config.peers.topics)
+            .with_subscriptions_max(config.max_subscriptions);
+        let service = Service::new(&config, broadcast, auth_counters).with_node(readiness, quotas);
+        let service = match shared.cluster {
+            Some(cluster) => service.with_cluster(cluster),
+            None => service,
+        };
         let shard_config = ShardConfig {
-            connection: config.connection(),
+            connection: config.of_connections(),
             connections: shard_connections,
             security: Security { server: config.tls.clone() },
             seed: entropy,
         };
         let mut shard = Shard::new(driver, service, shard_config, allowance, mailboxes);
         shard.set_times(config.times());
-        shard.set_limits(shared.admission, config.peers);
+        shard.set_limits(Arc::clone(&config.known.admission), config.peer_limits());
         if let Some(log) = config.access_log {
             shard.set_access_log(log);
         }

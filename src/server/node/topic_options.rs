@@ -14,7 +14,7 @@ use echoring_topics::{HistoryBounds, Permission, SlowConsumerPolicy, TopicSettin
 /// use std::time::Duration;
 /// use echoring::server::{Server, TopicOptions};
 ///
-/// let prices = TopicOptions::new().conflate().lag_bytes_max(64 * 1024).only_program_publishes();
+/// let prices = TopicOptions::new().conflate().lag_bytes(64 * 1024).only_program_publishes();
 /// let builder = Server::builder()
 ///     .topics("prices.*", prices)
 ///     .topics("*", TopicOptions::new().history(1_000, 1 << 20, Duration::from_secs(600)).snapshot(20));
@@ -48,13 +48,13 @@ impl TopicOptions {
     }
 
     /// Maximum encoded bytes that a subscriber may lag behind.
-    pub fn lag_bytes_max(mut self, bytes: usize) -> TopicOptions {
+    pub fn lag_bytes(mut self, bytes: usize) -> TopicOptions {
         self.settings.lag_bytes = bytes;
         self
     }
 
     /// Maximum age of the oldest message not yet sent to a subscriber.
-    pub fn lag_max(mut self, age: Duration) -> TopicOptions {
+    pub fn lag(mut self, age: Duration) -> TopicOptions {
         self.settings.lag = nanos(age);
         self
     }

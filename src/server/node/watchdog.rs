@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::commands::{ShardCommand, blocking};
 use crate::limits::TURN_TIMEOUT;
+use echoring_broker::publications::OnShard;
 use echoring_runtime::shard::{ControlMessage, Remote};
 use echoring_topics::HubReport;
 
@@ -30,7 +31,8 @@ impl Watchdog {
 
     /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`]. Shards that have ended do not count: they
     /// have drained, or the server has failed. Blocks for that time at most.
-    pub(crate) fn stalled(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<usize> {
+    pub(crate) fn stalled(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Result<Vec<usize>, OnShard> {
+        blocking::check()?;
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (asked, remote) in asked.iter_mut().zip(remotes) {
             asked.get_or_insert_with(|| {
@@ -56,6 +58,6 @@ impl Watchdog {
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }
-        stalled
+        Ok(stalled)
     }
 }

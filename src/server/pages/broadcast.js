@@ -71,7 +71,7 @@ function show_state(state, text) {
   at("state").dataset.state = state;
   document.body.dataset.state = state;
   at("state").textContent = text;
-  at("retry").hidden = state !== "lost";
+  at("retry").hidden = state !== "lost" && state !== "closed";
   show_buttons();
 }
 
@@ -341,4 +341,4 @@ at("log").addEventListener("scroll", () => {
   follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
 });
 new ResizeObserver(follow).observe(at("log"));
-at("retry").addEventListener("click", () => client.retry());
+at("retry").addEventListener("click", () => (client.state === "closed" ? client.open() : client.retry()));

@@ -1,6 +1,8 @@
 //! The functions of routes: [`MakeHandler`] makes the handler of a connection, and [`AnswerRequest`] the response to a plain
 //! request. Their arguments are extractors.
 
+use std::any::TypeId;
+
 use crate::handlers::handler::Handler;
 use crate::routes::extract::FromRequest;
 use crate::routes::request_context::{Opening, RequestContext};
@@ -35,17 +37,28 @@ pub trait IntoHandler {
     /// # Errors
     /// The response that refuses the request.
     fn into_handler(self) -> Result<Box<dyn Handler>, Response>;
+
+    /// The type of the handler.
+    fn handler() -> TypeId;
 }
 
 impl<H: Handler + 'static> IntoHandler for H {
     fn into_handler(self) -> Result<Box<dyn Handler>, Response> {
         Ok(Box::new(self))
     }
+
+    fn handler() -> TypeId {
+        TypeId::of::<H>()
+    }
 }
 
 impl<H: Handler + 'static> IntoHandler for Result<H, Response> {
     fn into_handler(self) -> Result<Box<dyn Handler>, Response> {
         self.map(|handler| Box::new(handler) as Box<dyn Handler>)
+    }
+
+    fn handler() -> TypeId {
+        TypeId::of::<H>()
     }
 }
 
@@ -118,6 +131,9 @@ pub trait MakeHandler<Arguments> {
     /// The response that refuses the request.
     fn make_handler(&self, opening: &mut Opening<'_>) -> Result<Box<dyn Handler>, Response>;
 
+    /// The type of the handlers.
+    fn handler(&self) -> TypeId;
+
     /// Names the states that the extractors need.
     fn requires(&self, required: &mut Requirements);
 }
@@ -171,6 +187,10 @@ macro_rules! implement_for_functions {
                 self($($argument,)*).into_handler()
             }
 
+            fn handler(&self) -> TypeId {
+                R::handler()
+            }
+
             fn requires(&self, required: &mut Requirements) {
                 $($argument::requires(required);)*
             }
@@ -186,6 +206,10 @@ macro_rules! implement_for_functions {
             fn make_handler(&self, opening: &mut Opening<'_>) -> Result<Box<dyn Handler>, Response> {
                 $(let $argument = $argument::from_request(opening)?;)*
                 self(opening, $($argument,)*).into_handler()
+            }
+
+            fn handler(&self) -> TypeId {
+                R::handler()
             }
 
             fn requires(&self, required: &mut Requirements) {

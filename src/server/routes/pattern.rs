@@ -40,6 +40,54 @@ impl Pattern {
         Pattern(pattern.trim_start_matches('/').split('/').map(segment).collect())
     }
 
+    /// Why it never matches as it is meant, if so.
+    pub(crate) fn flaw(&self) -> Option<String> {
+        let mut names = Vec::new();
+        for (index, segment) in self.0.iter().enumerate() {
+            let why = match segment {
+                // Of RFC 3986, 3.3; what else a path has is sent percent-encoded.
+                Segment::Literal(text) => text
+                    .chars()
+                    .find(|&sent| !sent.is_ascii_alphanumeric() && !"-._~%!$&'()*+,;=:@".contains(sent))
+                    .map(|other| format!("no path has {other:?}; a parameter is a whole segment, and other characters are sent percent-encoded")),
+                Segment::Rest(_) if index + 1 < self.0.len() => Some("{*…} must be its end".to_owned()),
+                Segment::Parameter(name) | Segment::Rest(name) if name.is_empty() => {
+                    Some("a parameter needs a name".to_owned())
+                }
+                Segment::Parameter(name) | Segment::Rest(name) if names.contains(&name) => {
+                    Some(format!("it has two parameters {name}"))
+                }
+                Segment::Parameter(name) | Segment::Rest(name) => {
+                    names.push(name);
+                    None
+                }
+            };
+            if let Some(why) = why {
+                return Some(format!("{self}: {why}"));
+            }
+        }
+        None
+    }
+
+    /// Whether it matches all paths that `other` matches.
+    pub(crate) fn covers(&self, other: &Pattern) -> bool {
+        for (index, segment) in self.0.iter().enumerate() {
+            let covered = match (segment, other.0.get(index)) {
+                (_, None) => false,
+                (Segment::Rest(_), Some(_)) => return true,
+                (Segment::Parameter(_), Some(Segment::Literal(text))) => !text.is_empty(),
+                (Segment::Parameter(_), Some(of_other)) => matches!(of_other, Segment::Parameter(_)),
+                (Segment::Literal(text), Some(of_other)) => {
+                    matches!(of_other, Segment::Literal(other) if other == text)
+                }
+            };
+            if !covered {
+                return false;
+            }
+        }
+        self.0.len() == other.0.len()
+    }
+
     pub(crate) fn matches(&self, path: &str) -> bool {
         self.walk(path, |_, _| {})
     }
@@ -116,6 +164,52 @@ mod tests {
         ] {
             assert_eq!(Pattern::new(pattern).matches(path), fits, "{pattern} and {path}");
             assert_eq!(Pattern::new(pattern).to_string(), pattern);
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_those_whose_paths_it_matches() {
+        for (pattern, other, covers) in [
+            ("/a", "/a", true),
+            ("/a", "/b", false),
+            ("/a", "/{x}", false),
+            ("/{x}", "/a", true),
+            ("/{x}", "/{y}", true),
+            ("/{x}", "/", false),
+            ("/{x}", "/a/b", false),
+            ("/{x}", "/{*y}", false),
+            ("/a/{x}", "/a/{y}/c", false),
+            ("/a/{x}/c", "/a/b/c", true),
+            ("/{*x}", "/a/b", true),
+            ("/{*x}", "/", true),
+            ("/a/{*x}", "/a/{y}", true),
+            ("/a/{*x}", "/a", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).covers(&Pattern::new(other)), covers, "{pattern} and {other}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_are_meant_otherwise_have_a_flaw() {
+        for (pattern, flaw) in [
+            ("/a/{*x}/b", Some("must be its end")),
+            ("/{}", Some("needs a name")),
+            ("/{*}", Some("needs a name")),
+            ("/{x}/{x}", Some("two parameters x")),
+            ("/a-{x}", Some("no path has '{'")),
+            ("/a?b", Some("no path has '?'")),
+            ("/r\u{e4}ume", Some("percent-encoded")),
+            ("/", None),
+            ("/a/", None),
+            ("/r%C3%A4ume/{x}/{*rest}", None),
+            ("/:@!$&'()*+,;=-._~", None),
+        ] {
+            let found = Pattern::new(pattern).flaw();
+            let is_told = match (&found, flaw) {
+                (Some(found), Some(words)) => found.starts_with(pattern) && found.contains(words),
+                (found, flaw) => found.is_none() && flaw.is_none(),
+            };
+            assert!(is_told, "{pattern}: {found:?}");
         }
     }
 

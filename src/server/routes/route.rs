@@ -1,5 +1,6 @@
 //! The routes of a program: paths with a [`Handler`](crate::Handler) and their policy, and answers to plain requests.
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,13 +44,15 @@ type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Sen
 /// let route = Route::new("/rooms/{name}", |Path(name): Path<String>| {
 ///     if name == "attic" { Err(Response::text(404, "no such room\n")) } else { Ok(Room { name }) }
 /// })
-/// .origins(OriginPolicy::List(vec!["https://app.example".to_owned()]))
+/// .allow_origin(OriginPolicy::List(vec!["https://app.example".to_owned()]))
 /// .text_only();
 /// ```
 #[derive(Clone)]
 pub struct Route {
     pattern: Pattern,
     make: Arc<Make>,
+    /// The type of its handlers.
+    handler: TypeId,
     requirements: Requirements,
     before: Vec<Arc<Check>>,
     subprotocols: Vec<String>,
@@ -57,7 +60,7 @@ pub struct Route {
     origins: Option<OriginPolicy>,
     fields: Vec<(String, String)>,
     kind: Option<MessageKind>,
-    message_bytes_max: u64,
+    max_message: u64,
     times: RouteTimes,
     migration: Option<Migration>,
     /// The service that decides about its connections.
@@ -115,6 +118,7 @@ impl Route {
         make.requires(&mut requirements);
         Route {
             pattern: Pattern::new(pattern),
+            handler: make.handler(),
             make: Arc::new(move |opening: &mut Opening<'_>| make.make_handler(opening)),
             requirements,
             before: Vec::new(),
@@ -123,7 +127,7 @@ impl Route {
             origins: None,
             fields: Vec::new(),
             kind: None,
-            message_bytes_max: u64::MAX,
+            max_message: u64::MAX,
             times: RouteTimes::default(),
             migration: None,
             backend: None,
@@ -155,7 +159,7 @@ impl Route {
     /// The subprotocols of the route, preferred first (RFC 6455, 1.9). A client that offers none of them is accepted without
     /// one. By default the route has the subprotocols of the server.
     #[must_use]
-    pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Route {
+    pub fn subprotocol<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Route {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
@@ -164,12 +168,12 @@ impl Route {
     /// so the subprotocol selects the handler.
     #[must_use]
     pub fn only_subprotocols<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Route {
-        Route { subprotocol_required: true, ..self.subprotocols(names) }
+        Route { subprotocol_required: true, ..self.subprotocol(names) }
     }
 
     /// The origins that may connect, instead of those of the server.
     #[must_use]
-    pub fn origins(mut self, origins: OriginPolicy) -> Route {
+    pub fn allow_origin(mut self, origins: OriginPolicy) -> Route {
         self.origins = Some(origins);
         self
     }
@@ -201,8 +205,8 @@ impl Route {
     /// Maximum message size in bytes; a longer message closes the connection with 1009. Only a value below the limit of the
     /// server has an effect.
     #[must_use]
-    pub fn message_bytes_max(mut self, bytes: u64) -> Route {
-        self.message_bytes_max = bytes;
+    pub fn max_message(mut self, bytes: u64) -> Route {
+        self.max_message = bytes;
         self
     }
 
@@ -236,7 +240,8 @@ impl Route {
         self
     }
 
-    /// The handlers of the route are of this type, whose connections move: see [`Migrate`]. Those of another type stay.
+    /// The handlers of the route are of this type, whose connections move: see [`Migrate`]. A server with a route whose function makes others
+    /// does not start.
     ///
     /// A connection goes on with the route of the same pattern, and of the same [`only_subprotocols`](Route::only_subprotocols). If the new
     /// process has none that migrates, the connection is closed with 1012.
@@ -264,7 +269,7 @@ impl Route {
     }
 
     pub(crate) fn filter(&self) -> MessageFilter {
-        MessageFilter { kind: self.kind, message_bytes_max: self.message_bytes_max }
+        MessageFilter { kind: self.kind, max_message: self.max_message }
     }
 
     /// Whether the origin of a request may connect; `default` is the policy of the server.
@@ -304,6 +309,18 @@ impl Route {
         upgrade.subprotocol(&names, preference).map(str::to_owned)
     }
 
+    /// Whether it comes before `later` for all requests of that one.
+    fn takes_all_of(&self, later: &Route, preference: SubprotocolPreference) -> bool {
+        let takes_clients = match (self.subprotocol_required, later.subprotocol_required) {
+            (false, false) => true,
+            // A client's offer prefers the route that names a subprotocol.
+            (false, true) => preference == SubprotocolPreference::Server,
+            (true, false) => false,
+            (true, true) => later.subprotocols.iter().all(|name| self.subprotocols.contains(name)),
+        };
+        takes_clients && self.pattern.covers(&later.pattern)
+    }
+
     /// The position of the route's subprotocol in the client's offer; `None` if the route is not for this client.
     fn rank(&self, upgrade: &Upgrade<'_>) -> Option<usize> {
         if !self.subprotocol_required {
@@ -311,6 +328,11 @@ impl Route {
         }
         upgrade.subprotocols().position(|offered| self.subprotocols.iter().any(|own| own == offered))
     }
+}
+
+/// A route behind another one with the same paths, or more.
+fn behind(pattern: &Pattern, earlier: &Pattern) -> String {
+    format!("{pattern}: {earlier} is before it and takes all its requests")
 }
 
 /// The subprotocols of routes without their own.
@@ -433,6 +455,33 @@ impl Routes {
         upgrades
             .chain(plain)
             .find_map(|(pattern, required)| Some((pattern.to_string(), self.states.missing(required)?)))
+    }
+
+    /// A route that can never be used, and why: its pattern is wrong, or another that comes before it takes all its requests.
+    pub(crate) fn unusable(&self, preference: SubprotocolPreference) -> Option<String> {
+        let upgrades = self.upgrades.iter().map(|route| &route.pattern);
+        let wrong = upgrades.chain(self.plain.iter().map(|plain| &plain.pattern)).find_map(Pattern::flaw);
+        let moves_others =
+            |route: &&Arc<Route>| route.migration.is_some_and(|migration| migration.handler != route.handler);
+        let of_others = || {
+            let route = self.upgrades.iter().find(moves_others)?;
+            Some(format!("{}: its handlers are not of the type that migrates", route.pattern))
+        };
+        let is_never_used = |at: usize| {
+            let route = &self.upgrades[at];
+            let earlier =
+                self.upgrades[..at].iter().find(|earlier| earlier.takes_all_of(route, preference))?;
+            Some(behind(&route.pattern, &earlier.pattern))
+        };
+        let is_never_answered = |at: usize| {
+            let pattern = &self.plain[at].pattern;
+            let earlier = self.plain[..at].iter().find(|earlier| earlier.pattern.covers(pattern))?;
+            Some(behind(pattern, &earlier.pattern))
+        };
+        wrong
+            .or_else(of_others)
+            .or_else(|| (1..self.upgrades.len()).find_map(is_never_used))
+            .or_else(|| (1..self.plain.len()).find_map(is_never_answered))
     }
 
     /// The route for an upgrade. If several match by their subprotocols, `preference` selects by the order of the routes or

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use echoring_auth::{Authenticator, Denied, Forwarded, OwnedHead, Verdict};
+use echoring_auth::{Authenticator, Denied, Forwarded, OwnedHead, Source, Verdict};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::admission::Limit;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Answer, Application as _};
 use echoring_wire::centrifuge::Encoding;
 use echoring_wire::v1;
@@ -33,9 +33,9 @@ impl Service {
 
     /// Decides about the client of a request, or begins to. The first message of a client that `presents_later` may
     /// decide.
-    pub(super) fn admit<D: Driver>(
+    pub(super) fn admit(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
@@ -66,7 +66,8 @@ impl Service {
             Verdict::Denied(denied) => auth::refused(&self.gate, denied),
             Verdict::Ask => {
                 let head = OwnedHead::of(request);
-                let admission = self.handshakes.begin(&self.gate, token, presented, head);
+                let source = Source::from(cx.client_address(token));
+                let admission = self.handshakes.begin(&self.gate, token, source, presented, head);
                 if matches!(admission, Admission::Later) {
                     cx.find_address(token);
                 }
@@ -83,9 +84,9 @@ impl Service {
     }
 
     /// Serves an upgrade of a client that was let in.
-    pub(super) fn serve_known<D: Driver>(
+    pub(super) fn serve_known(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
@@ -107,9 +108,9 @@ impl Service {
         answer
     }
 
-    fn serve_builtin<D: Driver>(
+    fn serve_builtin(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
@@ -134,6 +135,7 @@ impl Service {
                     return Answer::Refuse(NO_MEMORY);
                 }
                 let session = CentrifugeSession::new(encoding, connect_by, forwarded);
+                let session = session.with_address(cx.client_address(token));
                 self.broadcast.open_centrifuge(token, client, subprotocol, session)
             }
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
@@ -155,7 +157,7 @@ impl Service {
         own.or_else(|| if self.gate.is_on() { bearer() } else { None })
     }
 
-    pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D>, command: AuthCommand) {
+    pub(super) fn auth_command(&mut self, cx: &mut Context<'_>, command: AuthCommand) {
         match command {
             AuthCommand::Decided(token, decision) => {
                 let now = cx.now();
@@ -182,7 +184,7 @@ impl Service {
     }
 
     /// The application has answered.
-    pub(super) fn app_answered<D: Driver>(&mut self, cx: &mut Context<'_, D>, answered: AppAnswered) {
+    pub(super) fn app_answered(&mut self, cx: &mut Context<'_>, answered: AppAnswered) {
         if let Some(mut link) = cx.link(answered.token).filter(|link| link.is_open()) {
             self.broadcast.app_answered(&mut link, &mut self.gate, answered);
         }
@@ -190,11 +192,7 @@ impl Service {
 
     /// Uses other settings of authentication, after those of topics. Clients whose credentials were withdrawn are closed, and
     /// subscriptions that are no longer allowed end.
-    pub(super) fn configure_auth<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        authenticator: Option<Arc<Authenticator>>,
-    ) {
+    pub(super) fn configure_auth(&mut self, cx: &mut Context<'_>, authenticator: Option<Arc<Authenticator>>) {
         let now = cx.now();
         for token in self.gate.configure(authenticator, cx.pool(), now) {
             self.end_credentials(cx, token, Due::Withdrawn);
@@ -209,9 +207,9 @@ impl Service {
     }
 
     /// Continues with a request about which a decision was made.
-    fn resume<D: Driver>(
+    fn resume(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         refusal: Option<Refusal>,
@@ -235,12 +233,7 @@ impl Service {
     }
 
     /// Answers a request that has waited.
-    pub(super) fn answer_later<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        answer: Answer<Peer>,
-    ) {
+    pub(super) fn answer_later(&mut self, cx: &mut Context<'_>, token: Token, answer: Answer<Peer>) {
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
                 cx.set_peer(token, peer);
@@ -265,7 +258,7 @@ impl Service {
     }
 
     /// Attends to credentials that expire.
-    pub(super) fn end_expired<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn end_expired(&mut self, cx: &mut Context<'_>) {
         let now = cx.now();
         while let Some((token, due)) = self.gate.pop_due(now) {
             if due == Due::Notice {
@@ -282,7 +275,7 @@ impl Service {
     }
 
     /// Closes a connection whose credentials no longer hold.
-    pub(super) fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, due: Due) {
+    pub(super) fn end_credentials(&mut self, cx: &mut Context<'_>, token: Token, due: Due) {
         // The 101 may still wait for the topic's owner.
         if cx.is_deciding(token) {
             cx.refuse(token, &refusal(Denied::Expired, None));

@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use echoring_auth::{
     Backend, BackendAnswer, BackendConnection, BackendDelivery, BackendEvent, BackendOutcome, ConnectFacts,
-    Identity, OnFailure, OwnedHead,
+    Identity, OnFailure, OwnedHead, Source,
 };
 use echoring_broker::gate::GateAnswer;
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Answer;
 
 use super::Service;
 use crate::auth::{PendingConnect, refusal};
-use crate::connections::ConnectionId;
 use crate::handlers::backend::{Accepted, BackendHandler};
 use crate::routes::route::Route;
 
@@ -47,20 +46,21 @@ impl Service {
     }
 
     /// Opens a connection of a back end, or begins to ask it about one.
-    pub(super) fn open_backend<D: Driver>(
+    pub(super) fn open_backend(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
         (route, backend): (&Arc<Route>, &Arc<Backend>),
     ) -> Answer<Peer> {
         let Some(answers) = self.gate.answers().cloned() else { return Answer::Refuse(FAILED) };
-        let id = ConnectionId { number: self.broadcast.number(cx.shard()), token }.to_string();
+        let id = self.broadcast.connection_id(cx.shard(), token).to_string();
         let client = self.gate.client(token);
         let facts = (id, client.map(Identity::subject), request.path);
         let deliver = move |delivery| answers.send(GateAnswer::Backend(token, delivery));
-        let connection = BackendConnection::new(backend, facts, deliver);
+        let source = Source::from(cx.client_address(token));
+        let connection = BackendConnection::new(backend, source.clone(), facts, deliver);
         if !backend.has(BackendEvent::Connect) {
             return self.open_accepted(
                 token,
@@ -71,7 +71,7 @@ impl Service {
             );
         }
         let client = Some(client.cloned().map(Arc::new));
-        if !self.connects.add(token, OwnedHead::of(request), PendingConnect { connection, client }) {
+        if !self.connects.add(token, source, OwnedHead::of(request), PendingConnect { connection, client }) {
             return Answer::Refuse(BUSY);
         }
         cx.find_address(token);
@@ -90,12 +90,7 @@ impl Service {
     }
 
     /// The address of a peer was found: asks the back end about its request, if that waits.
-    pub(super) fn ask_backend<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        address: Option<SocketAddr>,
-    ) {
+    pub(super) fn ask_backend(&mut self, cx: &mut Context<'_>, token: Token, address: Option<SocketAddr>) {
         let Some((head, pending)) = self.connects.get_mut(token) else { return };
         let Some(client) = pending.client.take() else { return };
         if pending.connection.connect(ConnectFacts { head: head.clone(), address, client }).is_err() {
@@ -103,7 +98,7 @@ impl Service {
         }
     }
 
-    fn refuse_connect<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, refusal: &Refusal) {
+    fn refuse_connect(&mut self, cx: &mut Context<'_>, token: Token, refusal: &Refusal) {
         self.forget_client(token, cx.pool());
         if cx.is_deciding(token) {
             cx.refuse(token, refusal);
@@ -111,20 +106,14 @@ impl Service {
     }
 
     /// A back end has answered: about a new connection, or about messages of an open one.
-    pub(super) fn backend_delivered<D: Driver>(
+    pub(super) fn backend_delivered(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         delivery: BackendDelivery,
     ) {
-        if let Some((head, PendingConnect { connection, .. })) = self.connects.take(token) {
-            return match self.accepted(cx, token, &connection, delivery.outcome) {
-                // A head that was parsed once is parsed again.
-                Ok(answer) => {
-                    let _ = head.with(|request| self.connect(cx, token, request, (connection, answer)));
-                }
-                Err(refusal) => self.refuse_connect(cx, token, &refusal),
-            };
+        if let Some(waiting) = self.connects.take(token) {
+            return self.decide_connect(cx, token, waiting, delivery.outcome);
         }
         if let Some(mut link) = cx.link(token).filter(|link| link.is_open())
             && let Some(slot) = link.peer.handler_slot()
@@ -134,13 +123,30 @@ impl Service {
         }
     }
 
+    /// Opens or refuses a connection whose request has waited for its back end.
+    pub(super) fn decide_connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        token: Token,
+        (head, PendingConnect { connection, .. }): (OwnedHead, PendingConnect),
+        outcome: BackendOutcome,
+    ) {
+        match self.accepted(cx, token, &connection, outcome) {
+            // A head that was parsed once is parsed again.
+            Ok(answer) => {
+                let _ = head.with(|request| self.connect(cx, token, request, (connection, answer)));
+            }
+            Err(refusal) => self.refuse_connect(cx, token, &refusal),
+        }
+    }
+
     /// The answer of the back end about a new connection.
     ///
     /// # Errors
     /// If the connection is refused.
-    fn accepted<D: Driver>(
+    fn accepted(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         connection: &BackendConnection,
         outcome: BackendOutcome,
@@ -172,9 +178,9 @@ impl Service {
         Ok(answer)
     }
 
-    fn connect<D: Driver>(
+    fn connect(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         accepted: (BackendConnection, BackendAnswer),

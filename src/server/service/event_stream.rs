@@ -4,8 +4,8 @@
 
 use echoring_proto::connection::Reply;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request};
-use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Answer;
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{Answer, OwnedReply};
 use echoring_topics::Position;
 
 use super::{BAD_TOPIC, Service, topic_of};
@@ -19,7 +19,7 @@ const PREFIX: &str = "/sse/";
 const METHOD: Refusal = Refusal {
     status: 405,
     reason: "an event stream is requested by GET",
-    headers: "Allow: GET\r\n",
+    headers: "Allow: GET, OPTIONS\r\n",
     hint: "use GET; publish over a WebSocket or the admin address",
 };
 /// The same without a body. HEAD would get the head of a stream that has no end, and begin a subscription for it.
@@ -41,20 +41,23 @@ impl Service {
     }
 
     /// Answers a request for an event stream, or first authenticates the client.
-    pub(super) fn event_stream<D: Driver>(
+    pub(super) fn event_stream(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
         if request.is_head() {
             return Answer::Respond(HEAD);
         }
-        if request.method != "GET" {
-            return Answer::Refuse(METHOD);
-        }
-        if let Err(refusal) = cross_origin_headers(&self.origins, request) {
-            return Answer::Refuse(refusal);
+        let headers = match cross_origin_headers(&self.origins, request) {
+            Ok(headers) => headers,
+            Err(refusal) => return Answer::Refuse(refusal),
+        };
+        match request.method {
+            "GET" => {}
+            "OPTIONS" => return preflight(&headers, "GET"),
+            _ => return Answer::Refuse(METHOD),
         }
         match self.admit(cx, token, request, None, false) {
             Admission::Open => self.serve_event_stream(cx, token, request),
@@ -63,10 +66,24 @@ impl Service {
         }
     }
 
+    /// The answer to a refused request for a stream whose page may know why: without the header lines its browser would tell it of a lost
+    /// connection. `None` for other requests.
+    pub(super) fn readable_refusal(
+        &self,
+        refusal: &Refusal,
+        request: &Request<'_>,
+    ) -> Option<Box<OwnedReply>> {
+        let is_stream = self.is_event_stream(request) || self.is_unidirectional(request);
+        let allowed = cross_origin_headers(&self.origins, request).ok();
+        let allowed = allowed.filter(|lines| is_stream && !lines.is_empty())?;
+        let Refusal { status, reason, headers, hint } = refusal;
+        Some(text_reply(*status, [headers, &*allowed].concat(), format!("{reason}\n{hint}\n")))
+    }
+
     /// Serves an event stream to a client that was let in.
-    pub(super) fn serve_event_stream<D: Driver>(
+    pub(super) fn serve_event_stream(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
@@ -120,6 +137,20 @@ pub(super) fn cross_origin_headers(
         )
         .into(),
     })
+}
+
+/// The answer to the question whether a page of another origin may send a request with credentials of its own (Fetch, 3.3.3).
+pub(super) fn preflight(cross_origin_headers: &str, methods: &str) -> Answer<Peer> {
+    let headers = format!(
+        "{cross_origin_headers}Access-Control-Allow-Methods: {methods}\r\n\
+         Access-Control-Allow-Headers: authorization, content-type\r\nAccess-Control-Max-Age: 300\r\n"
+    );
+    Answer::RespondWith(text_reply(200, headers, String::new()))
+}
+
+fn text_reply(status: u16, headers: String, body: String) -> Box<OwnedReply> {
+    let content_type = "text/plain; charset=utf-8".to_owned();
+    Box::new(OwnedReply { status, content_type, headers, body: body.into(), head_only: false })
 }
 
 #[cfg(test)]

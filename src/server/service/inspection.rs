@@ -5,11 +5,11 @@ use std::mem;
 use std::net::SocketAddr;
 
 use echoring_proto::limits::SECOND;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Kinds as _;
 
 use super::Service;
-use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction, TcpReport};
+use crate::connections::{ConnectionReport, Scan, ScanAction, TcpReport};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
 use echoring_broker::broadcast::direct::DirectResult;
 use echoring_broker::peer::{Context, Peer, ServerKinds, class};
@@ -17,7 +17,7 @@ use echoring_wire::centrifuge::ErrorCode;
 
 impl Service {
     /// Continues the scans.
-    pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn advance_scans(&mut self, cx: &mut Context<'_>) {
         let mut going_on = Vec::new();
         for mut scan in mem::take(&mut self.errands().scans) {
             if self.advance(cx, &mut scan) {
@@ -30,7 +30,7 @@ impl Service {
     }
 
     /// Looks at the share of one tick. Returns whether the scan has ended.
-    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan) -> bool {
+    fn advance(&mut self, cx: &mut Context<'_>, scan: &mut Scan) -> bool {
         scan.waiting.retain(|token| cx.is_open(*token));
         if scan.until <= cx.now() {
             for token in mem::take(&mut scan.waiting) {
@@ -49,7 +49,7 @@ impl Service {
         scan.waiting.is_empty() && !scan.has_room()
     }
 
-    fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan, token: Token) {
+    fn look_at(&mut self, cx: &mut Context<'_>, scan: &mut Scan, token: Token) {
         if !cx.is_open(token) {
             scan.ended += usize::from(cx.has_ended(token));
             return;
@@ -72,7 +72,7 @@ impl Service {
     }
 
     /// Whether an open connection passes the filter, but for its address.
-    fn matches<D: Driver>(&self, cx: &Context<'_, D>, scan: &Scan, token: Token) -> bool {
+    fn matches(&self, cx: &Context<'_>, scan: &Scan, token: Token) -> bool {
         let filter = &scan.question.filter;
         let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
         filter.identity.as_deref().is_none_or(is_of)
@@ -85,12 +85,7 @@ impl Service {
     }
 
     /// The address of a connection was found.
-    pub(super) fn found_address<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        address: Option<SocketAddr>,
-    ) {
+    pub(super) fn found_address(&mut self, cx: &mut Context<'_>, token: Token, address: Option<SocketAddr>) {
         // A proxy has named another one.
         let address = cx.inspect(token).and_then(|view| view.address).unwrap_or(address);
         let mut scans = mem::take(&mut self.errands().scans);
@@ -103,13 +98,7 @@ impl Service {
     }
 
     /// Carries out the action of the scan for a connection that passes its filter, the address aside.
-    fn take<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        scan: &mut Scan,
-        token: Token,
-        address: Option<SocketAddr>,
-    ) {
+    fn take(&mut self, cx: &mut Context<'_>, scan: &mut Scan, token: Token, address: Option<SocketAddr>) {
         if !scan.takes(address) {
             return;
         }
@@ -165,9 +154,9 @@ impl Service {
         }
     }
 
-    fn describe<D: Driver>(
+    fn describe(
         &self,
-        cx: &Context<'_, D>,
+        cx: &Context<'_>,
         token: Token,
         address: Option<SocketAddr>,
     ) -> Option<ConnectionReport> {
@@ -175,7 +164,8 @@ impl Service {
         let subscribed = self.broadcast.subscriptions_of(peer, CONNECTION_TOPICS_SHOWN_MAX);
         let open = view.accepted_at.map(|at| cx.now().saturating_sub(at));
         Some(ConnectionReport {
-            id: ConnectionId { number: self.broadcast.number(cx.shard()), token }.to_string(),
+            id: self.broadcast.connection_id(cx.shard(), token).to_string(),
+            index: token.index,
             shard: cx.shard(),
             process: None,
             address: address.map(|address| address.to_string()),

@@ -4,37 +4,26 @@
 //! clients have published before is ordered, delivered and answered. Connections that owe and await nothing leave; the others go
 //! on, and are looked at again later.
 
-use std::collections::BTreeSet;
-
-use bytes::{Buf as _, BufMut as _};
-
 use super::Service;
 use super::connection_events::Told;
-use crate::commands::move_order::MoveOrder;
+use crate::commands::move_order::{MoveOrder, StayReason, Staying};
 use crate::handlers::handler_slots::HandlerSlots;
 use crate::handlers::migrate::ThawContext;
 use crate::limits::{MOVE_BATCH, MOVE_PATIENCE, MOVE_RETRY_INTERVAL};
-use echoring_broker::gate::{Due, Thawed};
+use echoring_broker::gate::{Due, TakenClient};
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::limits::{MILLISECOND, Nanos};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_proto::{Plain, plain};
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{Continuation, Destination};
 
-/// The version of the state's format. States of another one are refused.
-const VERSION: u8 = 1;
-/// The same behind what webhooks were told of the connection.
-const VERSION_TOLD: u8 = 2;
-
-/// The kind of a connection. Its number is part of the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PeerKind {
-    Subscriber = 0,
-    Echo = 1,
-    Handler = 2,
-}
-
-impl PeerKind {
-    fn of(number: u8) -> Option<PeerKind> {
-        [PeerKind::Subscriber, PeerKind::Echo, PeerKind::Handler].get(usize::from(number)).copied()
+plain! {
+    /// The kind of a connection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum PeerKind {
+        Subscriber,
+        Echo,
+        Handler,
     }
 }
 
@@ -52,10 +41,8 @@ pub(super) struct Moving {
     /// Connections whose input is held.
     batch: Vec<Token>,
     awaits_fence: bool,
-    /// The driver did not give them up.
-    staying: BTreeSet<Token>,
-    /// They have moved, or are on their way.
-    given_up: BTreeSet<Token>,
+    /// Connections that have moved, or are on their way.
+    given_up: usize,
     /// When it must be looked at again at the latest.
     pub(super) look_at: Nanos,
 }
@@ -70,42 +57,39 @@ impl Moving {
             has_looked: false,
             batch: Vec::new(),
             awaits_fence: false,
-            staying: BTreeSet::new(),
-            given_up: BTreeSet::new(),
+            given_up: 0,
             look_at: 0,
         }
     }
 
     /// The connections that have not left stay.
-    fn end<D: Driver>(self, cx: &mut Context<'_, D>) {
+    fn end(self, cx: &mut Context<'_>) {
         for token in self.batch {
             cx.let_go(token);
         }
         // Fails if nobody waits any more.
-        let _ = self.order.done.try_send((cx.shard(), self.given_up.len()));
-    }
-
-    /// A connection that was given up has come back.
-    pub(super) fn note_return(&mut self, token: Token) {
-        if self.given_up.remove(&token) {
-            self.staying.insert(token);
-        }
+        let _ = self.order.done.try_send((cx.shard(), self.given_up));
     }
 }
 
 impl Service {
     /// Begins to carry out an order, in place of an earlier one.
-    pub(super) fn begin_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>, order: MoveOrder) {
+    pub(super) fn begin_moving(&mut self, cx: &mut Context<'_>, order: MoveOrder) {
         let moving = Moving::new(order, cx.now());
+        self.errands().stayed.clear();
         if let Some(earlier) = self.errands().moving.replace(moving) {
             earlier.end(cx);
         }
     }
 
     /// Continues to move connections.
-    pub(super) fn advance_moving<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn advance_moving(&mut self, cx: &mut Context<'_>) {
         let Some(mut moving) = self.errands().moving.take() else { return };
         if self.advance_order(cx, &mut moving) {
+            if moving.order.to != Destination::Successor {
+                // They may move in the next order.
+                self.errands().stayed.clear();
+            }
             moving.end(cx);
         } else {
             self.errands().moving = Some(moving);
@@ -113,7 +97,7 @@ impl Service {
     }
 
     /// One step. Returns whether the order is carried out, as far as that is possible.
-    fn advance_order<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) -> bool {
+    fn advance_order(&mut self, cx: &mut Context<'_>, moving: &mut Moving) -> bool {
         let now = cx.now();
         moving.look_at = now + MILLISECOND;
         if !moving.batch.is_empty() {
@@ -125,13 +109,13 @@ impl Service {
         }
         let is_over = now >= moving.until
             || now >= moving.progressed_at + MOVE_PATIENCE
-            || moving.given_up.len() >= moving.order.most;
+            || moving.given_up >= moving.order.most;
         if cx.leaving() > MOVE_BATCH || is_over {
             return is_over;
         }
         // Idle connections are not waited for: there are others the next time.
         if moving.candidates.is_empty() && !(moving.order.only_idle && moving.has_looked) {
-            moving.candidates = self.movable(cx, moving);
+            moving.candidates = self.movable(cx, &moving.order);
             moving.has_looked = true;
         }
         if moving.candidates.is_empty() {
@@ -145,21 +129,48 @@ impl Service {
     }
 
     /// The connections that could move at some time.
-    fn movable<D: Driver>(&self, cx: &Context<'_, D>, moving: &Moving) -> Vec<Token> {
-        let may_move = |token: &Token| {
-            cx.is_open(*token)
-                && !cx.is_secured(*token)
-                && !moving.staying.contains(token)
-                && (!moving.order.only_idle || cx.is_idle(*token))
-                && cx.peer_of(*token).is_some_and(|peer| self.is_movable(peer))
-        };
+    fn movable(&self, cx: &Context<'_>, order: &MoveOrder) -> Vec<Token> {
         let mut tokens = cx.tokens();
-        tokens.retain(may_move);
+        tokens.retain(|token| {
+            self.stays(cx, *token) == StayReason::Unread && (!order.only_idle || cx.is_idle(*token))
+        });
         tokens
     }
 
-    fn hold_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
-        let most = MOVE_BATCH.min(moving.order.most - moving.given_up.len());
+    /// Why a connection that is here does not move. One that could move is [`StayReason::Unread`].
+    fn stays(&self, cx: &Context<'_>, token: Token) -> StayReason {
+        let earlier = self.errands.as_ref().and_then(|errands| errands.stayed.get(&token));
+        match cx.peer_of(token).filter(|_| cx.is_open(token)) {
+            None => StayReason::Unopened,
+            Some(_) if cx.is_secured(token) => StayReason::Tls,
+            Some(peer) if !self.is_movable(peer) => StayReason::Handler,
+            Some(_) => earlier.copied().unwrap_or(StayReason::Unread),
+        }
+    }
+
+    /// How many connections do not move, by reason.
+    pub(super) fn count_staying(&self, cx: &Context<'_>) -> Staying {
+        let mut staying = Staying::default();
+        cx.tokens().into_iter().for_each(|token| staying.count(self.stays(cx, token)));
+        staying
+    }
+
+    /// A connection is continued here. One that has come back is not offered again.
+    pub(super) fn note_arrival(&mut self, token: Token, continuation: Continuation) {
+        let reason = match continuation {
+            Continuation::New => return,
+            Continuation::Refused => StayReason::Refused,
+            Continuation::Kept => StayReason::Driver,
+        };
+        let errands = self.errands();
+        errands.stayed.insert(token, reason);
+        if let Some(moving) = &mut errands.moving {
+            moving.given_up = moving.given_up.saturating_sub(1);
+        }
+    }
+
+    fn hold_batch(&mut self, cx: &mut Context<'_>, moving: &mut Moving) {
+        let most = MOVE_BATCH.min(moving.order.most - moving.given_up);
         while moving.batch.len() < most
             && let Some(token) = moving.candidates.pop()
         {
@@ -175,11 +186,11 @@ impl Service {
         }
     }
 
-    fn send_batch<D: Driver>(&mut self, cx: &mut Context<'_, D>, moving: &mut Moving) {
+    fn send_batch(&mut self, cx: &mut Context<'_>, moving: &mut Moving) {
         for token in std::mem::take(&mut moving.batch) {
-            match self.freeze(cx, token, &moving.order) {
+            match self.put_connection(cx, token, &moving.order) {
                 Some(state) => {
-                    moving.given_up.insert(token);
+                    moving.given_up += 1;
                     cx.give_up(token, moving.order.to, state);
                     moving.progressed_at = cx.now();
                 }
@@ -189,7 +200,7 @@ impl Service {
     }
 
     /// Whether a connection owes and awaits nothing now.
-    fn may_leave<D: Driver>(&self, cx: &Context<'_, D>, token: Token, order: &MoveOrder) -> bool {
+    fn may_leave(&self, cx: &Context<'_>, token: Token, order: &MoveOrder) -> bool {
         let Some(peer) = cx.peer_of(token).filter(|peer| self.is_movable(peer)) else { return false };
         let is_ready = match peer {
             Peer::Echo => true,
@@ -212,33 +223,26 @@ impl Service {
     }
 
     /// The state of a connection, which this shard forgets. `None` if it cannot leave now.
-    fn freeze<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        order: &MoveOrder,
-    ) -> Option<Vec<u8>> {
+    fn put_connection(&mut self, cx: &mut Context<'_>, token: Token, order: &MoveOrder) -> Option<Vec<u8>> {
         if !self.may_leave(cx, token, order) {
             return None;
         }
-        let mut state = vec![VERSION_TOLD];
-        if !self.connection_events.as_ref().is_some_and(|events| events.freeze(token, &mut state)) {
-            state[0] = VERSION;
-        }
-        self.gate.freeze_client(token, &mut state);
+        let told = self.connection_events.as_ref().and_then(|events| events.of_open(token));
+        let mut state = told.cloned().encode();
+        self.gate.put_client(token, &mut state);
         let slot = cx.peer_of(token)?.handler_slot();
         let kind = match (cx.peer_of(token)?, slot) {
             (Peer::Echo, _) => PeerKind::Echo,
             (_, Some(_)) => PeerKind::Handler,
             (_, None) => PeerKind::Subscriber,
         };
-        state.put_u8(kind as u8);
+        kind.put(&mut state);
         if let Some(slot) = slot {
-            self.handlers.freeze(slot, cx.now(), &mut state)?;
+            self.handlers.put(slot, cx.now(), &mut state)?;
         }
         let peer = cx.take_peer(token)?;
         if kind != PeerKind::Echo
-            && let Err(peer) = self.broadcast.freeze_peer(cx, token, peer, &mut state)
+            && let Err(peer) = self.broadcast.put_peer(cx, token, peer, &mut state)
         {
             cx.set_peer(token, peer);
             slot.into_iter().for_each(|slot| self.handlers.keep(slot));
@@ -249,33 +253,27 @@ impl Service {
         }
         self.forget_client(token, cx.pool());
         if let Some(events) = &mut self.connection_events {
-            events.moved(token, None);
+            events.set_told(token, None);
         }
         Some(state)
     }
 
     /// Continues a connection from its state. `None` if that is impossible.
-    pub(super) fn continue_from<D: Driver>(
+    pub(super) fn continue_from(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         mut state: &[u8],
     ) -> Option<()> {
-        if let Some(moving) = self.errands.as_mut().and_then(|errands| errands.moving.as_mut()) {
-            moving.note_return(token);
-        }
         let from = &mut state;
-        let told = match from.try_get_u8().ok()? {
-            VERSION => None,
-            VERSION_TOLD => Some(Told::thaw(from)?),
-            _ => return None,
-        };
-        if let (Some(events), Some(told)) = (&mut self.connection_events, told) {
-            events.moved(token, Some(told));
+        let told: Option<Told> = Plain::take(from)?;
+        if let (Some(events), Some(mut told)) = (&mut self.connection_events, told) {
+            told.address = cx.client_address(token);
+            events.set_told(token, Some(told));
         }
         let now = cx.now();
-        let client = self.gate.thaw_client(token, from, cx.pool(), now)?;
-        let Some(peer) = self.thaw_peer(cx, token, from) else {
+        let client = self.gate.take_client(token, from, cx.pool(), now)?;
+        let Some(peer) = self.take_peer(cx, token, from) else {
             self.forget_client(token, cx.pool());
             return None;
         };
@@ -283,35 +281,30 @@ impl Service {
         let (is_echo, slot) = (matches!(peer, Peer::Echo), peer.handler_slot());
         cx.set_peer(token, peer);
         if !is_echo {
-            self.broadcast.begin_thawed(cx, token);
+            self.broadcast.begin_continued(cx, token);
         }
         match client {
-            Thawed::Withdrawn => self.end_credentials(cx, token, Due::Withdrawn),
+            TakenClient::Withdrawn => self.end_credentials(cx, token, Due::Withdrawn),
             // The permissions of topics may be others here.
-            Thawed::Continued if !is_echo => {
+            TakenClient::Continued if !is_echo => {
                 if let Some(mut link) = cx.link(token) {
                     self.broadcast.check_rights(&mut link, self.gate.client(token));
                 }
             }
-            Thawed::Continued => {}
+            TakenClient::Continued => {}
         }
         if let Some(slot) = slot
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
-            self.handlers().thawed(&mut link, slot);
+            self.handlers().continued(&mut link, slot);
         }
         is_whole.then_some(())
     }
 
-    fn thaw_peer<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        from: &mut &[u8],
-    ) -> Option<Peer> {
-        match PeerKind::of(from.try_get_u8().ok()?)? {
+    fn take_peer(&mut self, cx: &mut Context<'_>, token: Token, from: &mut &[u8]) -> Option<Peer> {
+        match PeerKind::take(from)? {
             PeerKind::Echo => Some(Peer::Echo),
-            PeerKind::Subscriber => match self.broadcast.thaw_peer(cx, token, &mut self.gate, from)? {
+            PeerKind::Subscriber => match self.broadcast.take_peer(cx, token, &mut self.gate, from)? {
                 // The handler is missing.
                 peer @ Peer::Handler(_) => {
                     self.broadcast.closed(cx, token, peer);
@@ -319,20 +312,15 @@ impl Service {
                 }
                 peer => Some(peer),
             },
-            PeerKind::Handler => self.thaw_handler(cx, token, from),
+            PeerKind::Handler => self.take_handler(cx, token, from),
         }
     }
 
-    fn thaw_handler<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        token: Token,
-        from: &mut &[u8],
-    ) -> Option<Peer> {
+    fn take_handler(&mut self, cx: &mut Context<'_>, token: Token, from: &mut &[u8]) -> Option<Peer> {
         let here = ThawContext { states: &self.states, client: self.gate.client(token) };
         let now = cx.now();
-        let newcomer = HandlerSlots::thaw(from, &self.routes, &here, now, cx.pool())?;
-        match self.broadcast.thaw_peer(cx, token, &mut self.gate, from) {
+        let newcomer = HandlerSlots::take_newcomer(from, &self.routes, &here, now, cx.pool())?;
+        match self.broadcast.take_peer(cx, token, &mut self.gate, from) {
             Some(Peer::Handler(mut peer)) => {
                 peer.slot = self.handlers.move_in(token, newcomer);
                 Some(Peer::Handler(peer))

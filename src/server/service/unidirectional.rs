@@ -7,11 +7,11 @@ use echoring_auth::Forwarded;
 use echoring_proto::event_stream::StreamFormat;
 use echoring_proto::handshake::{Refusal, Request};
 use echoring_proto::url::percent_decode;
-use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, OwnedReply, StreamHead};
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{Answer, StreamHead};
 use echoring_wire::centrifuge::{Encoding, decode_connect};
 
-use super::event_stream::cross_origin_headers;
+use super::event_stream::{cross_origin_headers, preflight};
 use super::{NO_MEMORY, Service};
 use crate::auth::{self, Admission};
 use crate::limits::CONNECT_BODY_BYTES_MAX;
@@ -55,10 +55,6 @@ const BODY_WAITS: Refusal = Refusal {
     hint: "send the connect command as the parameter `cf_connect` of GET, or the token in the command alone",
 };
 
-/// Header lines that let pages of other origins send a request, besides those of the answer (Fetch, 3.3.3).
-const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, POST\r\n\
-     Access-Control-Allow-Headers: authorization, content-type\r\nAccess-Control-Max-Age: 300\r\n";
-
 /// Where a request has the connect command.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
@@ -74,9 +70,9 @@ impl Service {
     }
 
     /// Answers a request for a stream of pushes, or first authenticates the client.
-    pub(super) fn unidirectional<D: Driver>(
+    pub(super) fn unidirectional(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
@@ -85,13 +81,7 @@ impl Service {
             Err(refusal) => return Answer::Refuse(refusal),
         };
         if request.method == "OPTIONS" {
-            return Answer::RespondWith(Box::new(OwnedReply {
-                status: 200,
-                content_type: "text/plain; charset=utf-8".to_owned(),
-                headers: [&*headers, PREFLIGHT].concat(),
-                body: bytes::Bytes::new(),
-                head_only: false,
-            }));
+            return preflight(&headers, "GET, POST");
         }
         let command = match command_of(request) {
             Ok(command) => command,
@@ -109,9 +99,9 @@ impl Service {
     }
 
     /// Serves a stream of pushes to a client that was let in, or whose connect command has its token.
-    pub(super) fn serve_unidirectional<D: Driver>(
+    pub(super) fn serve_unidirectional(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
@@ -125,9 +115,9 @@ impl Service {
         answer
     }
 
-    fn begin_stream<D: Driver>(
+    fn begin_stream(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
     ) -> Result<Answer<Peer>, Refusal> {
@@ -141,6 +131,7 @@ impl Service {
         let encoding = if format == StreamFormat::Lines { Encoding::Lines } else { Encoding::Events };
         let connect_by = cx.now() + cx.handshake_timeout();
         let session = CentrifugeSession::new(encoding, connect_by, forwarded);
+        let session = session.with_address(cx.client_address(token));
         let (session, body_bytes) = match command {
             Command::InQuery(command) => (session.with_command(command), 0),
             Command::InBody(bytes) => (session, bytes),

@@ -9,7 +9,7 @@ use std::mem;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use echoring_proto::connection::Closed;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::stats::Traffic;
 use echoring_topics::{TopicId, TopicReport};
 use serde::Serialize;
@@ -17,12 +17,11 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Service;
 use crate::commands::watch_order::{WatchOrder, WatchTarget};
-use crate::connections::ConnectionId;
 use crate::limits::{
     CONNECTIONS_PER_TICK, WATCH_EVENTS_PER_SECOND, WATCH_INTERVAL, WATCH_TOPIC_INTERVAL,
     WATCHED_CONNECTIONS_MAX,
 };
-use echoring_broker::broadcast::SessionNote;
+use echoring_broker::broadcast::{Ids, SessionNote};
 use echoring_broker::peer::Context;
 
 /// An order that is carried out.
@@ -138,6 +137,7 @@ struct Place {
     now: Nanos,
     shard: usize,
     number: u8,
+    ids: Ids,
 }
 
 impl Watch {
@@ -197,7 +197,7 @@ impl Watch {
                 self.dropped = 0;
             }
         }
-        let connection = token.map(|token| ConnectionId { number: place.number, token }.to_string());
+        let connection = token.map(|token| place.ids.connection(place.number, token).to_string());
         if !self.send(&Line { ms, shard, connection, event }) {
             self.dropped += 1;
         }
@@ -250,7 +250,7 @@ impl Watch {
 
 impl Service {
     /// Follows what an operator wants to see.
-    pub(super) fn begin_watch<D: Driver>(&mut self, cx: &mut Context<'_, D>, order: WatchOrder) {
+    pub(super) fn begin_watch(&mut self, cx: &mut Context<'_>, order: WatchOrder) {
         let mut watch = Watch::new(order, cx.now());
         match watch.order.target.clone() {
             WatchTarget::Connection(token) => {
@@ -268,12 +268,13 @@ impl Service {
         self.errands().watches.push(watch);
     }
 
-    fn place<D: Driver>(&self, cx: &Context<'_, D>) -> Place {
-        Place { now: cx.now(), shard: cx.shard(), number: self.broadcast.number(cx.shard()) }
+    fn place(&self, cx: &Context<'_>) -> Place {
+        let (number, ids) = (self.broadcast.number(cx.shard()), *self.broadcast.ids());
+        Place { now: cx.now(), shard: cx.shard(), number, ids }
     }
 
     /// Follows an open connection.
-    fn follow<D: Driver>(&self, cx: &mut Context<'_, D>, watch: &mut Watch, token: Token, is_new: bool) {
+    fn follow(&self, cx: &mut Context<'_>, watch: &mut Watch, token: Token, is_new: bool) {
         let is_full = watch.followed.len() == WATCHED_CONNECTIONS_MAX;
         if is_full || watch.place_of(token).is_some() || !cx.is_open(token) {
             return;
@@ -297,7 +298,7 @@ impl Service {
     }
 
     /// Continues to follow: reports what has happened in this tick.
-    pub(super) fn advance_watches<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn advance_watches(&mut self, cx: &mut Context<'_>) {
         let mut watches = mem::take(&mut self.errands().watches);
         if watches.is_empty() {
             return;
@@ -327,7 +328,7 @@ impl Service {
         self.errands().watches = watches;
     }
 
-    fn advance_watch<D: Driver>(&self, cx: &mut Context<'_, D>, watch: &mut Watch, place: Place) {
+    fn advance_watch(&self, cx: &mut Context<'_>, watch: &mut Watch, place: Place) {
         let looks = watch.look_at <= place.now;
         for at in (0..watch.followed.len()).rev() {
             self.look_at_followed(cx, watch, at, looks, place);
@@ -348,7 +349,7 @@ impl Service {
     }
 
     /// Looks for connections of an identity among some of all.
-    fn find_connections<D: Driver>(&self, cx: &mut Context<'_, D>, watch: &mut Watch, subject: &str) {
+    fn find_connections(&self, cx: &mut Context<'_>, watch: &mut Watch, subject: &str) {
         let indexes = cx.indexes();
         for _ in 0..indexes.min(CONNECTIONS_PER_TICK as u32) {
             let index = if watch.index < indexes { watch.index } else { 0 };
@@ -363,14 +364,7 @@ impl Service {
 
     /// Reports what has changed about a followed connection. Its traffic and its topics are looked at from time to time, and before it
     /// is gone.
-    fn look_at_followed<D: Driver>(
-        &self,
-        cx: &Context<'_, D>,
-        watch: &mut Watch,
-        at: usize,
-        looks: bool,
-        place: Place,
-    ) {
+    fn look_at_followed(&self, cx: &Context<'_>, watch: &mut Watch, at: usize, looks: bool, place: Place) {
         let token = watch.followed[at].token;
         let (Some(view), Some(peer)) = (cx.inspect(token), cx.peer_of(token)) else {
             watch.tell(place, Some(token), &Event::Moved);
@@ -412,7 +406,7 @@ impl Service {
     }
 
     /// A connection is open: it is followed if an operator follows its identity.
-    pub(super) fn note_opened<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    pub(super) fn note_opened(&mut self, cx: &mut Context<'_>, token: Token) {
         let mut watches = mem::take(&mut self.errands().watches);
         for watch in &mut watches {
             if let WatchTarget::Identity(subject) = &watch.order.target
@@ -425,8 +419,9 @@ impl Service {
     }
 
     /// A connection is gone.
-    pub(super) fn note_closed<D: Driver>(&mut self, cx: &Context<'_, D>, token: Token, closed: &Closed) {
+    pub(super) fn note_closed(&mut self, cx: &Context<'_>, token: Token, closed: &Closed) {
         let place = self.place(cx);
+        self.errands().stayed.remove(&token);
         for watch in &mut self.errands().watches {
             if let Some(at) = watch.place_of(token) {
                 let (code, cause) = (closed.code.0, closed.cause.name());
@@ -440,9 +435,12 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use echoring_proto::connection::Entropy;
     use tokio::sync::mpsc;
 
-    const PLACE: Place = Place { now: 0, shard: 1, number: 3 };
+    fn place(now: Nanos) -> Place {
+        Place { now, shard: 1, number: 3, ids: Ids::new(None, &mut Entropy::new(1)) }
+    }
 
     fn watch(lines: usize) -> (Watch, mpsc::Receiver<Bytes>) {
         let (events, told) = mpsc::channel(lines);
@@ -462,14 +460,15 @@ mod tests {
     fn events_beyond_the_rate_are_counted_in_the_next_second() {
         let (mut watch, mut lines) = watch(1_000);
         for _ in 0..WATCH_EVENTS_PER_SECOND + 7 {
-            watch.tell(PLACE, None, &Event::Unblocked);
+            watch.tell(place(0), None, &Event::Unblocked);
         }
         assert_eq!(told(&mut lines).len(), WATCH_EVENTS_PER_SECOND as usize);
         let token = Token { index: 17, generation: 2 };
-        watch.tell(Place { now: SECOND, ..PLACE }, Some(token), &Event::Ping);
+        watch.tell(place(SECOND), Some(token), &Event::Ping);
+        let id = place(0).ids.connection(3, token).to_string();
         let expected = [
             serde_json::json!({"ms": 1_000, "shard": 1, "event": "events_dropped", "count": 7}),
-            serde_json::json!({"ms": 1_000, "shard": 1, "connection": "3-17-2", "event": "ping"}),
+            serde_json::json!({"ms": 1_000, "shard": 1, "connection": id, "event": "ping"}),
         ];
         assert_eq!(told(&mut lines), expected);
     }
@@ -478,10 +477,10 @@ mod tests {
     fn events_that_a_slow_operator_has_no_room_for_are_counted() {
         let (mut watch, mut lines) = watch(2);
         for _ in 0..5 {
-            watch.tell(PLACE, None, &Event::Pong);
+            watch.tell(place(0), None, &Event::Pong);
         }
         assert_eq!((told(&mut lines).len(), watch.dropped), (2, 3));
-        watch.finish(PLACE);
+        watch.finish(place(0));
         let last = serde_json::json!({"ms": 0, "shard": 1, "event": "events_dropped", "count": 3});
         assert_eq!(told(&mut lines), [last]);
     }
@@ -507,7 +506,7 @@ mod tests {
         let (mut watch, mut lines) = watch(100);
         watch.topic = report(5, 1, 0, 0);
         for (offset, epoch, subscribers, sent) in [(5, 1, 2, 0), (8, 1, 2, 6), (8, 1, 2, 6), (2, 2, 0, 6)] {
-            watch.look_at_topic(PLACE, report(offset, epoch, subscribers, sent));
+            watch.look_at_topic(place(0), report(offset, epoch, subscribers, sent));
         }
         let names = told(&mut lines).into_iter().map(|mut line| line["event"].take());
         assert_eq!(

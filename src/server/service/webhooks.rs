@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::Service;
 use super::connection_events::ConnectionEvents;
-use crate::connections::ConnectionId;
 use echoring_auth::{WebhookEvent, WebhookKinds, Webhooks};
 use echoring_broker::peer::Context;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 
 impl Service {
     /// Tells these webhooks from now on.
@@ -23,7 +22,7 @@ impl Service {
     }
 
     /// Tells of the connections that have been opened since their requests.
-    pub(super) fn tell_all_opened<D: Driver>(&mut self, cx: &Context<'_, D>) {
+    pub(super) fn tell_all_opened(&mut self, cx: &Context<'_>) {
         let Some(events) = &mut self.connection_events else { return };
         for token in std::mem::take(&mut events.pending) {
             if cx.is_open(token) {
@@ -37,16 +36,17 @@ impl Service {
     }
 
     /// A connection is open.
-    fn tell_opened<D: Driver>(&mut self, cx: &Context<'_, D>, token: Token) {
+    fn tell_opened(&mut self, cx: &Context<'_>, token: Token) {
         let Service { connection_events, broadcast, gate, .. } = self;
         let (Some(events), Some(peer)) = (connection_events, cx.peer_of(token)) else { return };
         let told = events.connections.get_mut(&token).filter(|told| told.ids.is_none());
         let Some(told) = told else { return };
-        let id = ConnectionId { number: broadcast.number(cx.shard()), token };
+        let id = broadcast.connection_id(cx.shard(), token);
         let client = broadcast.client_of(cx.shard(), token, peer);
-        told.ids = Some([id.to_string().into(), format!("{client:x}").into()]);
+        told.ids = Some([id.to_string().into(), client.to_string().into()]);
+        told.address = cx.client_address(token);
         if let Some(connection) = told.connection(gate.client(token)) {
-            events.webhooks.tell(&WebhookEvent::ConnectionOpened(connection));
+            events.webhooks.tell(&WebhookEvent::ConnectionOpened(connection), told.address);
         }
     }
 }

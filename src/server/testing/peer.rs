@@ -71,7 +71,7 @@ impl Peer {
         };
         let is_websocket = dial.is_some();
         let config = ConnectionConfig {
-            message_bytes_max: MESSAGE_BYTES_MAX,
+            max_message: MESSAGE_BYTES_MAX,
             queue_bytes: u32::MAX,
             reads_when_full: true,
             handshake_timeout: NEVER,

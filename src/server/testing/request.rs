@@ -24,7 +24,7 @@ pub(super) const HOST: &str = "test.example";
 ///
 /// impl Handler for Chat {}
 ///
-/// let server = TestServer::new(Server::builder().route(Route::new("/chat", || Chat).subprotocols(["chat.v2"])));
+/// let server = TestServer::new(Server::builder().route(Route::new("/chat", || Chat).subprotocol(["chat.v2"])));
 /// let client = server.request("/chat").subprotocols(["chat.v3", "chat.v2"]).header("X-Device", "7").connect()?;
 /// assert_eq!(client.subprotocol().as_deref(), Some("chat.v2"));
 /// let refused = server.request("/chat").origin("https://evil.example").connect().unwrap_err();

@@ -18,7 +18,8 @@ use crate::node::handle::Handle;
 use crate::node::host::Resolved;
 use crate::node::listeners::Listeners;
 use crate::node::randomness::Randomness;
-use crate::node::server::{Bound, Server};
+use crate::node::ranges;
+use crate::node::server::{Bound, Server, check_routes};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
 use echoring_runtime::driver::sim::{Faults, Network, Random};
@@ -96,7 +97,7 @@ impl TestServer {
     /// time of day.
     ///
     /// # Panics
-    /// If the configuration is for a cluster.
+    /// If the configuration is for a cluster, a setting is out of its range, or a route cannot be used.
     pub fn new(builder: Builder) -> TestServer {
         TestServer::with_seed(builder, 0)
     }
@@ -109,10 +110,12 @@ impl TestServer {
     pub fn with_seed(builder: Builder, seed: u64) -> TestServer {
         let config = ServerConfig { tls: None, inherited: Vec::new(), ..builder.config().clone() };
         assert!(config.cluster.is_none(), "a node of a cluster needs the other nodes");
+        ranges::check(&config).expect("the settings are within their ranges");
+        check_routes(&config).expect("all routes can be used");
         let network = Network::new(seed, Faults::NONE);
         let shards = config.shards.unwrap_or(1).max(1);
-        let connections_max = config.connections_max.unwrap_or(TEST_CONNECTIONS_DEFAULT);
-        let resolved = Resolved::new(shards, Vec::new(), connections_max, u64::MAX);
+        let max_connections = config.max_connections.unwrap_or(TEST_CONNECTIONS_DEFAULT);
+        let resolved = Resolved::new(shards, Vec::new(), max_connections, u64::MAX);
         let listener = || vec![network.listener().expect("a descriptor for /dev/null")];
         let listeners =
             Listeners { by_shard: (0..shards).map(|_| listener()).collect(), ..Listeners::default() };

@@ -70,13 +70,13 @@ impl Context {
         at: Sequence,
         deflater: impl FnOnce() -> Option<Box<Deflater>>,
     ) -> bool {
-        let bytes = Deflater::memory_bytes(Direction { takeover: true, window_bits: bits });
-        if !pool.charge_history(bytes) {
+        let bytes = Deflater::memory_bytes(Direction { context_takeover: true, window_bits: bits });
+        if !pool.charge_optional(bytes) {
             return false;
         }
         self.deflater = deflater();
         if self.deflater.is_none() {
-            pool.discharge_history(bytes);
+            pool.discharge_optional(bytes);
             return false;
         }
         (self.charged_bytes, self.since) = (bytes, at);
@@ -95,7 +95,7 @@ impl Context {
     pub(crate) fn end(&mut self, pool: &mut Pool, at: Sequence) -> bool {
         let was_live = self.deflater.take().is_some();
         if was_live {
-            pool.discharge_history(std::mem::take(&mut self.charged_bytes));
+            pool.discharge_optional(std::mem::take(&mut self.charged_bytes));
             self.since = at;
         }
         was_live
@@ -120,14 +120,14 @@ impl fmt::Debug for Context {
 /// Which subscribers of a format in [`Compression::Joining`](super::format::Compression::Joining) have the whole window of the
 /// context that they join.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals {
+pub(crate) struct WholeWindows {
     /// A frame, and the bytes that the context had consumed in front of it; `None` before the first delivery.
     mark: Option<(Sequence, u64)>,
     /// Subscribers since this frame have the whole window.
     settled: Option<Sequence>,
 }
 
-impl Arrivals {
+impl WholeWindows {
     /// In front of the frame `at`, the context has consumed `consumed_bytes`. Its window has `window_bytes`.
     pub(crate) fn note(&mut self, at: Sequence, consumed_bytes: u64, window_bytes: u64) {
         match self.mark {
@@ -155,25 +155,26 @@ mod tests {
 
     #[test]
     fn a_subscriber_is_settled_when_a_whole_window_was_sent_since_it_joined() {
-        let mut arrivals = Arrivals::default();
-        arrivals.note(20, 600, 512);
-        assert!(!arrivals.is_settled(0), "it was sent none of them");
-        arrivals.note(30, 1_111, 512);
-        assert!(!arrivals.is_settled(20), "511 bytes");
-        arrivals.note(40, 1_112, 512);
-        assert!(arrivals.is_settled(20) && !arrivals.is_settled(21));
+        let mut whole_windows = WholeWindows::default();
+        whole_windows.note(20, 600, 512);
+        assert!(!whole_windows.is_settled(0), "it was sent none of them");
+        whole_windows.note(30, 1_111, 512);
+        assert!(!whole_windows.is_settled(20), "511 bytes");
+        whole_windows.note(40, 1_112, 512);
+        assert!(whole_windows.is_settled(20) && !whole_windows.is_settled(21));
         // The context restarts. Settled subscribers stay settled; newer ones need a whole window from here on.
-        arrivals.note(50, 0, 512);
-        arrivals.note(60, 511, 512);
-        assert!(arrivals.is_settled(20) && !arrivals.is_settled(50));
-        arrivals.note(70, 512, 512);
-        assert!(arrivals.is_settled(50) && !arrivals.is_settled(51));
+        whole_windows.note(50, 0, 512);
+        whole_windows.note(60, 511, 512);
+        assert!(whole_windows.is_settled(20) && !whole_windows.is_settled(50));
+        whole_windows.note(70, 512, 512);
+        assert!(whole_windows.is_settled(50) && !whole_windows.is_settled(51));
     }
 
     #[test]
     fn who_skips_frames_continues_where_the_window_was_empty() {
         let (mut pool, mut context) = (Pool::standalone(), Context::default());
-        let deflater = || Some(Box::new(Deflater::new(Direction { takeover: true, window_bits: 9 }, 1)));
+        let deflater =
+            || Some(Box::new(Deflater::new(Direction { context_takeover: true, window_bits: 9 }, 1)));
         assert_eq!(context.resumption(7), Resumption::At(7));
         assert!(context.start(&mut pool, 9, 5, deflater));
         assert_eq!([4, 5, 6].map(|floor| context.resumption(floor)), {

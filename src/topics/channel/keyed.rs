@@ -14,7 +14,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Keyed {
     by_key: BTreeMap<Box<str>, u32>,
-    entries: Vec<Entry>,
+    entries: Vec<KeyEntry>,
     /// Indices of the oldest message and of the latest.
     oldest: u32,
     newest: u32,
@@ -22,7 +22,7 @@ pub struct Keyed {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KeyEntry {
     key: Box<str>,
     offset: u64,
     received_at: Nanos,
@@ -57,7 +57,7 @@ impl Keyed {
         let has = known.map_or(0, |at| self.entries[at as usize].body.capacity());
         let more = match known {
             // The list of entries doubles, and the tree has nodes that are not full.
-            None => 2 * (allocated_bytes(key.len()) + size_of::<Entry>()) + allocated_bytes(length),
+            None => 2 * (allocated_bytes(key.len()) + size_of::<KeyEntry>()) + allocated_bytes(length),
             Some(_) if length > has => allocated_bytes(length) - allocated_bytes(has),
             Some(_) => 0,
         };
@@ -74,7 +74,7 @@ impl Keyed {
                 let at = self.entries.len() as u32;
                 let (body, key) = (Vec::new(), Box::from(key));
                 let (older, newer) = (NONE, NONE);
-                self.entries.push(Entry { key, offset, received_at, head, body, older, newer });
+                self.entries.push(KeyEntry { key, offset, received_at, head, body, older, newer });
                 self.by_key.insert(self.entries[at as usize].key.clone(), at);
                 at
             }
@@ -123,7 +123,7 @@ impl Keyed {
     }
 
     fn unlink(&mut self, at: u32) {
-        let Entry { older, newer, .. } = self.entries[at as usize];
+        let KeyEntry { older, newer, .. } = self.entries[at as usize];
         match self.entries.get_mut(older as usize) {
             Some(entry) => entry.newer = newer,
             None => self.oldest = newer,
@@ -146,7 +146,7 @@ impl Keyed {
         std::iter::from_fn(move || {
             let entry = self.entries.get(next as usize)?;
             next = entry.newer;
-            let Entry { key, head, body, offset, .. } = entry;
+            let KeyEntry { key, head, body, offset, .. } = entry;
             Some((*offset, Publication::read(*head, key, body)?))
         })
     }

@@ -423,6 +423,16 @@ impl Log {
         self.pieces.get(pieces).map_or(self.end, |piece| piece.first)
     }
 
+    /// The first frame of the last `bytes` readable ones, or of the latest piece if that is longer.
+    pub(crate) fn first_of_last(&self, bytes: usize) -> Sequence {
+        let start = self.end_bytes.saturating_sub(bytes as u64);
+        // A frame begins where the one before it ends.
+        let begun = usize::from(self.first_bytes < start);
+        let first =
+            self.first + (begun + self.frames.partition_point(|frame| frame.end_bytes < start)) as u64;
+        self.pieces.back().map_or(self.end, |piece| piece.first.min(first))
+    }
+
     /// When the message `offset` was received, or an older one of the same delivery.
     pub(crate) fn received_at(&self, offset: u64) -> Option<Nanos> {
         let frame = self.frames.partition_point(|frame| frame.offset < offset);
@@ -677,6 +687,21 @@ mod tests {
         }
         assert_eq!([0, 10, 11, 30, 31].map(|at| log.first_since(at)), [0, 0, 2, 4, 6]);
         assert_eq!([0, 3, 5, 6].map(|at| log.readable_since(at)), [Some(10), Some(20), Some(30), None]);
+    }
+
+    #[test]
+    fn bytes_find_frames() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 0));
+        assert_eq!(log.first_of_last(7), 0);
+        for frame in [b"aaa", b"bbb", b"ccc", b"ddd"] {
+            append(&mut log, &mut pool, 0, frame);
+            log.publish(1);
+        }
+        // The latest piece is always among them.
+        let first = [0, 1, 3, 5, 6, 8, 9, 12, 99].map(|bytes| log.first_of_last(bytes));
+        assert_eq!(first, [3, 3, 3, 3, 2, 2, 1, 0, 0]);
+        log.forget_before(2, &mut pool);
+        assert_eq!([5, 6, 12].map(|bytes| log.first_of_last(bytes)), [3, 2, 2]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Previous {
         self.content = None;
         if payload.len() > self.payload.capacity() {
             let bytes = allocated_bytes(payload.len());
-            if !pool.charge_retained(bytes - self.charged_bytes) {
+            if !pool.charge_optional(bytes - self.charged_bytes) {
                 return;
             }
             self.charged_bytes = bytes;
@@ -49,10 +49,16 @@ impl Previous {
         self.content = Some(content);
     }
 
-    /// Removes the message and returns its memory. None is wanted until that is requested again.
+    /// Removes the message and returns its memory.
+    pub(crate) fn shed(&mut self, pool: &mut Pool) {
+        pool.discharge_optional(self.charged_bytes);
+        *self = Previous { is_wanted: self.is_wanted, ..Previous::default() };
+    }
+
+    /// The same. None is wanted until that is requested again.
     pub(crate) fn release(&mut self, pool: &mut Pool) {
-        pool.discharge_history(self.charged_bytes);
-        *self = Previous::default();
+        self.shed(pool);
+        self.is_wanted = false;
     }
 }
 

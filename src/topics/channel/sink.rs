@@ -15,6 +15,8 @@ pub struct SubscriberId {
     pub(crate) index: u32,
 }
 
+echoring_proto::plain!(for SubscriberId { channel, index });
+
 impl SubscriberId {
     /// The id as a number, used as the tag of sends.
     pub fn tag(self) -> u64 {
@@ -50,7 +52,7 @@ pub struct Gap {
 #[non_exhaustive]
 pub enum GapReason {
     /// The subscriber exceeded its lag bound.
-    SlowConsumerPolicy,
+    Slow,
     /// It resubscribed after the messages had expired.
     History,
     /// Out of memory.
@@ -63,7 +65,7 @@ impl GapReason {
     /// The name in events.
     pub fn word(self) -> &'static str {
         match self {
-            GapReason::SlowConsumerPolicy => "slow",
+            GapReason::Slow => "slow",
             GapReason::History => "history",
             GapReason::Memory => "memory",
             GapReason::Drain => "drain",
@@ -103,7 +105,7 @@ pub trait Sink<K> {
     /// `reached`, and was not notified that there is more.
     fn fell_behind(&mut self, key: K, subscriber: SubscriberId, reached: u64, reason: GapReason);
     /// A subscriber continues under another id.
-    fn moved(&mut self, key: K, from: SubscriberId, to: SubscriberId);
+    fn changed_id(&mut self, key: K, from: SubscriberId, to: SubscriberId);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
 

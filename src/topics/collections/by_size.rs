@@ -12,18 +12,18 @@ pub(crate) struct BySize {
     heads: [u32; CLASSES],
     /// Bit set of the classes that have an entry, except for class 0.
     used: u64,
-    entries: Vec<Entry>,
+    entries: Vec<SizeEntry>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct SizeEntry {
     older: u32,
     newer: u32,
     /// 0 for an entry in no list.
     class: u8,
 }
 
-const UNLISTED: Entry = Entry { older: NONE, newer: NONE, class: 0 };
+const UNLISTED: SizeEntry = SizeEntry { older: NONE, newer: NONE, class: 0 };
 
 impl Default for BySize {
     fn default() -> BySize {
@@ -59,7 +59,7 @@ impl BySize {
         if at >= self.entries.len() {
             self.entries.resize(at + 1, UNLISTED);
         }
-        let Entry { older, newer, class: before } = self.entries[at];
+        let SizeEntry { older, newer, class: before } = self.entries[at];
         if before != 0 {
             match self.entries.get_mut(newer as usize) {
                 Some(entry) => entry.older = older,
@@ -75,7 +75,7 @@ impl BySize {
         self.entries[at] = UNLISTED;
         if class != 0 {
             let older = std::mem::replace(&mut self.heads[usize::from(class)], index);
-            self.entries[at] = Entry { older, newer: NONE, class };
+            self.entries[at] = SizeEntry { older, newer: NONE, class };
             if let Some(entry) = self.entries.get_mut(older as usize) {
                 entry.newer = index;
             }

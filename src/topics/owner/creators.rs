@@ -19,6 +19,8 @@ pub struct Creator {
     pub identity: u64,
 }
 
+echoring_proto::plain!(for Creator { connection, identity });
+
 impl Creator {
     /// The operator, and predecessors: their topics count for nobody.
     pub const NOBODY: Creator = Creator { connection: 0, identity: 0 };
@@ -28,14 +30,17 @@ impl Creator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreationLimits {
     /// One connection.
-    pub per_connection: Option<u32>,
+    pub max_topics_per_connection: Option<u32>,
     /// All connections of one identity.
-    pub per_identity: Option<u32>,
+    pub max_topics_per_identity: Option<u32>,
 }
 
 impl Default for CreationLimits {
     fn default() -> CreationLimits {
-        CreationLimits { per_connection: Some(TOPICS_PER_CONNECTION_DEFAULT), per_identity: None }
+        CreationLimits {
+            max_topics_per_connection: Some(TOPICS_PER_CONNECTION_DEFAULT),
+            max_topics_per_identity: None,
+        }
     }
 }
 
@@ -60,10 +65,10 @@ impl Creators {
     /// The limit that would be exceeded.
     pub(crate) fn add(&self, creator: Creator, limits: CreationLimits) -> Result<(), Refused> {
         let Counts { connections, identities } = &*self.0;
-        if !connections.add(creator.connection, limits.per_connection) {
+        if !connections.add(creator.connection, limits.max_topics_per_connection) {
             return Err(Refused::TooManyByConnection);
         }
-        if !identities.add(creator.identity, limits.per_identity) {
+        if !identities.add(creator.identity, limits.max_topics_per_identity) {
             connections.remove(creator.connection);
             return Err(Refused::TooManyByIdentity);
         }
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn connections_and_identities_have_their_limits() {
         let creators = Creators::default();
-        let limits = CreationLimits { per_connection: Some(2), per_identity: Some(3) };
+        let limits = CreationLimits { max_topics_per_connection: Some(2), max_topics_per_identity: Some(3) };
         let [one, other] = [1, 2].map(|connection| Creator { connection, identity: 9 });
         assert_eq!(creators.add(one, limits), Ok(()));
         assert_eq!(creators.add(one, limits), Ok(()));

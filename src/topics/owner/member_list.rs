@@ -11,7 +11,7 @@ use echoring_proto::limits::Nanos;
 
 use super::replay::{Members, append_member, member_bytes};
 use crate::client::ClientId;
-use crate::limits::MEMBER_BYTES;
+use crate::limits::{MEMBER_BYTES, PRESENCE_CHANGES_AT_ONCE, PRESENCE_INTERVAL};
 
 /// The members of a topic, with the subjects of those that are authenticated.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct MemberList {
     counted: Option<u64>,
     /// When subscribers were last told of a change.
     pub(crate) told_at: Nanos,
+    /// The beginning of the present interval, and the changes that were told in it.
+    interval: (Nanos, u32),
     charged_bytes: usize,
     /// The members that are clients of the predecessor of this process.
     far: BTreeSet<ClientId>,
@@ -35,6 +37,21 @@ impl MemberList {
     /// The number of members has another source.
     pub(crate) fn set_count(&mut self, count: u64) {
         self.counted = Some(count);
+    }
+
+    /// From when on subscribers may be told of further changes.
+    pub(crate) fn tell_at(&self, now: Nanos) -> Nanos {
+        let (since, told) = self.interval;
+        if told < PRESENCE_CHANGES_AT_ONCE { now } else { now.max(since + PRESENCE_INTERVAL) }
+    }
+
+    /// Subscribers are told of a change.
+    pub(crate) fn note_told(&mut self, now: Nanos) {
+        if now >= self.interval.0 + PRESENCE_INTERVAL {
+            self.interval = (now, 0);
+        }
+        self.interval.1 = self.interval.1.saturating_add(1);
+        self.told_at = now;
     }
 
     /// A member has joined, with its subject, or left. Returns the subject.
@@ -167,5 +184,20 @@ mod tests {
         list.change(unknown, Some("bob"));
         list.release(&mut pool);
         assert_eq!((list.count(), list.charged_bytes), (0, 0));
+    }
+
+    #[test]
+    fn some_changes_are_told_at_once_in_each_interval() {
+        let mut list = MemberList::default();
+        let mut now = 5 * PRESENCE_INTERVAL;
+        for _ in 0..3 {
+            for _ in 0..PRESENCE_CHANGES_AT_ONCE {
+                assert_eq!(list.tell_at(now), now);
+                list.note_told(now);
+            }
+            assert_eq!(list.tell_at(now + 1), now + PRESENCE_INTERVAL);
+            now += PRESENCE_INTERVAL;
+        }
+        assert_eq!(list.tell_at(now + 7), now + 7);
     }
 }

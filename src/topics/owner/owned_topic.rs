@@ -10,7 +10,7 @@ use crate::channel::log::Log;
 use crate::collections::by_pattern::PatternNumber;
 use crate::limits::{KEYS_MAX, RETAINED_BYTES_MAX};
 use crate::message::{Content, Keeping, Position, Publication, Refused, Version};
-use crate::settings::{SlowConsumerPolicy, TopicSettings};
+use crate::settings::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
 use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -186,6 +186,18 @@ impl OwnedTopic {
             told.messages += 1;
         }
         (told, page)
+    }
+
+    /// The offset of the oldest stored message that the settings keep. What is kept beyond them is for subscribers that move.
+    pub(crate) fn oldest_shown(&self, now: Nanos) -> u64 {
+        let oldest = self.oldest_kept();
+        if self.retained_after.is_none() {
+            return oldest;
+        }
+        let (HistoryBounds { messages, bytes, age }, log) = (self.settings.history, &self.history);
+        let first = log.first_since(now.saturating_sub(age)).max(log.first_of_last(bytes));
+        let wanted = (self.offset + 1).saturating_sub(messages.into());
+        oldest.max(wanted).max(log.offset_before(first) + 1)
     }
 
     /// The offset of the oldest stored message.

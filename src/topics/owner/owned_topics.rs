@@ -40,6 +40,8 @@ pub struct OwnedTopicId {
     pub generation: u32,
 }
 
+echoring_proto::plain!(for OwnedTopicId { index, generation });
+
 impl OwnedTopicId {
     fn from_key((index, generation): (u32, u32)) -> OwnedTopicId {
         OwnedTopicId { index, generation }
@@ -63,6 +65,8 @@ pub struct Subscribed {
     /// Number of subscribers with presence.
     pub present: u64,
 }
+
+echoring_proto::plain!(for Subscribed { id, position, present });
 
 /// The result of a publication with an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,14 +445,17 @@ impl OwnedTopics {
         self.by_size.set(id.index, owned.history.charged_bytes());
         let head = owned.position();
         // Messages beyond the bound on their number are omitted, although their bytes are still stored.
-        let oldest = owned.oldest_kept();
-        let conflates = owned.settings.slow == SlowConsumerPolicy::Conflate;
-        let after = match from {
-            Replay::After(after) | Replay::Latest(after) => after,
-            Replay::Newcomer if conflates => owned.keyed_since,
-            Replay::Newcomer => owned.offset.saturating_sub(owned.settings.snapshot.into()).max(oldest - 1),
+        let oldest = match from {
+            Replay::Continued(_) => owned.oldest_kept(),
+            _ => owned.oldest_shown(now),
         };
-        let keeps_all = matches!(from, Replay::After(_)) && after + 1 >= oldest;
+        let conflates = owned.settings.slow == SlowConsumerPolicy::Conflate;
+        let after = match from.after() {
+            Some(after) => after,
+            None if conflates => owned.keyed_since,
+            None => owned.offset.saturating_sub(owned.settings.snapshot.into()).max(oldest - 1),
+        };
+        let keeps_all = matches!(from, Replay::After(_) | Replay::Continued(_)) && after + 1 >= oldest;
         if conflates && after < owned.offset && !keeps_all {
             return Some(owned.latest(after, bytes_max));
         }

@@ -14,10 +14,34 @@ pub(crate) const KEPT_BYTES: usize = 2;
 pub enum Replay {
     /// The messages after this offset.
     After(u64),
+    /// The messages after this offset that a subscriber has missed while it moved: those that are kept only for that, too.
+    Continued(u64),
     /// The latest message of each key after this offset: the next page of such a replay.
     Latest(u64),
     /// The topic's snapshot for new subscribers.
     Newcomer,
+}
+
+echoring_proto::plain!(for enum Replay { After(after), Continued(after), Latest(after), Newcomer });
+
+impl Replay {
+    /// The offset behind which it begins; `None` if the topic chooses it.
+    pub fn after(self) -> Option<u64> {
+        match self {
+            Replay::After(after) | Replay::Continued(after) | Replay::Latest(after) => Some(after),
+            Replay::Newcomer => None,
+        }
+    }
+
+    /// Its rest, behind a page that has reached this offset.
+    #[must_use]
+    pub fn behind(self, page: &Page, reached: u64) -> Replay {
+        match self {
+            _ if page.conflated => Replay::Latest(reached),
+            Replay::Continued(_) => Replay::Continued(reached),
+            _ => Replay::After(reached),
+        }
+    }
 }
 
 /// A page of the subscribers with presence.
@@ -30,6 +54,8 @@ pub struct Members {
     /// Members that are counted and not listed on any page, because there was no memory for them.
     pub unlisted: u64,
 }
+
+echoring_proto::plain!(for Members { count, next, unlisted });
 
 /// A page of history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +76,8 @@ pub struct Page {
     pub complete: bool,
 }
 
+echoring_proto::plain!(for Page { head, after, conflated, first, messages, complete });
+
 pub(crate) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     page.extend_from_slice(&(bytes as u32).to_le_bytes());
@@ -64,26 +92,16 @@ pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication
     append_entry(page, offset, &[&meta, key.as_bytes(), author, tags, payload]);
 }
 
-/// Stands for the length of a profile whose length follows in two bytes: older versions know shorter ones only.
-const LONG: u8 = u8::MAX;
-
 /// Bytes of a subscriber in a page of members.
 pub fn member_bytes(profile: &str) -> usize {
-    let length_bytes = if profile.len() < usize::from(LONG) { 1 } else { 3 };
-    size_of::<ClientId>() + length_bytes + profile.len()
+    size_of::<ClientId>() + size_of::<u16>() + profile.len()
 }
 
 /// Appends a subscriber with its [profile](crate::Profile), which has at most [`PROFILE_BYTES_MAX`].
 pub fn append_member(page: &mut Vec<u8>, client: ClientId, profile: &str) {
     let profile = profile.get(..profile.len().min(PROFILE_BYTES_MAX)).unwrap_or_default();
     page.extend_from_slice(&client.to_bytes());
-    match u8::try_from(profile.len()) {
-        Ok(length) if length < LONG => page.push(length),
-        _ => {
-            page.push(LONG);
-            page.extend_from_slice(&(profile.len() as u16).to_le_bytes());
-        }
-    }
+    page.extend_from_slice(&(profile.len() as u16).to_le_bytes());
     page.extend_from_slice(profile.as_bytes());
 }
 
@@ -91,14 +109,8 @@ pub fn append_member(page: &mut Vec<u8>, client: ClientId, profile: &str) {
 pub fn members(mut page: &[u8]) -> impl Iterator<Item = (ClientId, &str)> + Clone {
     std::iter::from_fn(move || {
         let (client, rest) = page.split_first_chunk::<16>()?;
-        let (length, rest) = match rest.split_first_chunk::<1>()? {
-            (&[LONG], rest) => {
-                let (length, rest) = rest.split_first_chunk::<2>()?;
-                (u16::from_le_bytes(*length), rest)
-            }
-            (&[length], rest) => (length.into(), rest),
-        };
-        let (profile, rest) = rest.split_at_checked(length.into())?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (profile, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
         page = rest;
         Some((ClientId::from_bytes(*client), std::str::from_utf8(profile).ok()?))
     })

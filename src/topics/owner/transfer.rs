@@ -1,12 +1,9 @@
 //! The state of a shard's topics as records, for the owner shards of a process that takes over.
 //!
-//! A record is its type, its length, and its body; numbers are little-endian. A `Topic` is followed by the records of its
-//! history, its keys and its members. Records arrive from another process: whatever is not well formed is refused, and costs
+//! A `Topic` is followed by the records of its history, its keys and its members. Records arrive from another process: whatever is not well formed is refused, and costs
 //! no more memory than its bytes.
 
 use std::ops::Range;
-
-use bytes::{Buf as _, BufMut as _};
 
 use super::idempotency::Known;
 use super::owned_topics::{ImportedTopic, OwnedTopicId, OwnedTopics};
@@ -17,21 +14,7 @@ use crate::message::{Position, Version, is_topic_name};
 use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
-
-const TOPIC: u8 = 1;
-const HISTORY: u8 = 2;
-const LATEST: u8 = 3;
-const KEY: u8 = 4;
-const MEMBERS: u8 = 5;
-const FORGOTTEN: u8 = 6;
-/// The offset since which the latest message of each key is kept.
-const KEYED_SINCE: u8 = 7;
-/// What a topic is to other nodes of a cluster, which their owner table writes and reads.
-const OF_NODE: u8 = 8;
-/// The version of the latest publication.
-const VERSION: u8 = 9;
-/// Bytes before a record's body: its type and its length.
-const HEAD_BYTES: usize = 1 + 4;
+use echoring_proto::{Plain as _, plain};
 
 /// A record that is not well formed, or that no topic can be made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,8 +31,8 @@ impl std::fmt::Display for ImportError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             ImportError::Malformed => "its state is malformed",
-            ImportError::TooManyTopics => "it has more topics than `topics_max` of this one allows",
-            ImportError::OutOfMemory => "its state exceeds `memory_budget_bytes` of this one",
+            ImportError::TooManyTopics => "it has more topics than `max_topics` of this one allows",
+            ImportError::OutOfMemory => "its state exceeds `memory_budget` of this one",
         })
     }
 }
@@ -64,113 +47,95 @@ echoring_proto::error_debug!(
     }
 );
 
-/// A record, or a piece of one topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    kind: u8,
-    body: &'a [u8],
+/// A topic, or a piece of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'a>(Content<'a>);
+
+plain!(for Record<'a>(content));
+
+plain! {
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Content<'a> {
+        /// A topic without its messages.
+        Topic(TopicRecord<'a>),
+        History(&'a [u8]),
+        /// The latest message of each key.
+        Latest(&'a [u8]),
+        Key(KeyRecord<'a>),
+        Members(&'a [u8]),
+        /// The position of a topic that no longer exists.
+        Forgotten { position: Position, name: &'a str },
+        /// The offset since which the latest message of each key is kept.
+        KeyedSince(u64),
+        /// What a topic is to other nodes of a cluster, which their owner table writes and reads.
+        OfNode { name: &'a str, state: &'a [u8] },
+        /// The version of the latest publication.
+        Version(&'a [u8]),
+    } where |content| {
+        let position = match content {
+            Content::Topic(TopicRecord { position, .. }) | Content::Forgotten { position, .. } => Some(position),
+            _ => None,
+        };
+        content.topic().is_none_or(is_topic_name) && position.is_none_or(is_countable)
+    }
+}
+
+plain! {
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct TopicRecord<'a> {
+        old: OwnedTopicId,
+        position: Position,
+        keyed_since: u64,
+        /// The shards of the other process that subscribe, with their ids of the topic.
+        shards: Vec<(u16, TopicId)>,
+        name: &'a str,
+    }
+}
+
+plain! {
+    /// An idempotency key, of a client or of the operator.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct KeyRecord<'a> {
+        by_client: bool,
+        offset: u64,
+        digest: u64,
+        age: Nanos,
+        key: &'a str where |key| (1..=KEY_BYTES_MAX).contains(&key.len()),
+    }
+}
+
+/// Whether it has an epoch that a topic may have, and an offset that can be counted on from.
+fn is_countable(position: &Position) -> bool {
+    (1..1 << 48).contains(&position.epoch) && position.offset < 1 << 53
+}
+
+impl<'a> Content<'a> {
+    /// The name of the topic that begins here; `None` for a piece of the topic before.
+    fn topic(&self) -> Option<&'a str> {
+        match *self {
+            Content::Topic(TopicRecord { name, .. })
+            | Content::Forgotten { name, .. }
+            | Content::OfNode { name, .. } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Record<'a> {
-    /// Takes the first record of `bytes`. `None` if there is no whole one.
-    pub fn take(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
-        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let [kind, length @ ..] = *head;
-        let (body, rest) = rest.split_at_checked(u32::from_le_bytes(length) as usize)?;
-        *bytes = rest;
-        Some(Record { kind, body })
+    /// What a topic is to other nodes. It comes behind the records of all topics.
+    pub fn of_node(name: &'a str, state: &'a [u8]) -> Record<'a> {
+        Record(Content::OfNode { name, state })
     }
 
     /// The name of the topic that begins with this record; `None` for a record of the topic before.
     pub fn topic(&self) -> Option<&'a str> {
-        let name = match self.kind {
-            TOPIC => TopicRecord::read(self.body)?.name,
-            FORGOTTEN => forgotten(self.body)?.0,
-            OF_NODE => of_node(self.body)?.0,
-            _ => return None,
-        };
-        is_topic_name(name).then_some(name)
+        self.0.topic()
     }
 
-    /// The name of a topic, and what it is to other nodes, if this is a record of [`append_of_node`].
-    pub fn of_node(&self) -> Option<(&'a str, &'a [u8])> {
-        of_node(self.body).filter(|(name, _)| self.kind == OF_NODE && is_topic_name(name))
+    /// The name of a topic, and what it is to other nodes, if this is a record of [`of_node`](Record::of_node).
+    pub fn to_nodes(&self) -> Option<(&'a str, &'a [u8])> {
+        if let Content::OfNode { name, state } = self.0 { Some((name, state)) } else { None }
     }
-
-    /// Whether the record belongs to the topic before it.
-    pub fn continues(&self) -> bool {
-        !matches!(self.kind, TOPIC | FORGOTTEN | OF_NODE)
-    }
-
-    /// Appends the record.
-    pub fn append(&self, bytes: &mut Vec<u8>) {
-        append(bytes, self.kind, |bytes| bytes.extend_from_slice(self.body));
-    }
-}
-
-/// Appends a record of what a topic is to other nodes. It comes behind those of all topics.
-pub fn append_of_node(bytes: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
-    append(bytes, OF_NODE, |bytes| {
-        bytes.put_u8(name.len() as u8);
-        bytes.extend_from_slice(name.as_bytes());
-        write(bytes);
-    });
-}
-
-fn append(bytes: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
-    bytes.put_u8(kind);
-    let at = bytes.len();
-    bytes.put_u32_le(0);
-    write(bytes);
-    let length = (bytes.len() - at - 4) as u32;
-    bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
-}
-
-/// A topic without its messages.
-#[derive(Debug)]
-struct TopicRecord<'a> {
-    old: OwnedTopicId,
-    position: Position,
-    keyed_since: u64,
-    /// The shards of the other process that subscribe, with their ids of the topic.
-    shards: Vec<(u16, TopicId)>,
-    name: &'a str,
-}
-
-impl<'a> TopicRecord<'a> {
-    fn read(mut body: &'a [u8]) -> Option<TopicRecord<'a>> {
-        let body = &mut body;
-        let old =
-            OwnedTopicId { index: body.try_get_u32_le().ok()?, generation: body.try_get_u32_le().ok()? };
-        let position = position(body)?;
-        let keyed_since = body.try_get_u64_le().ok()?;
-        let count = body.try_get_u16_le().ok()?;
-        let mut shards = Vec::new();
-        for _ in 0..count {
-            let shard = body.try_get_u16_le().ok()?;
-            let (index, generation) = (body.try_get_u32_le().ok()?, body.try_get_u32_le().ok()?);
-            shards.push((shard, TopicId { index, generation }));
-        }
-        Some(TopicRecord { old, position, keyed_since, shards, name: std::str::from_utf8(body).ok()? })
-    }
-}
-
-/// The name and the position of a topic that no longer exists.
-fn forgotten(mut body: &[u8]) -> Option<(&str, Position)> {
-    let position = position(&mut body)?;
-    Some((std::str::from_utf8(body).ok()?, position))
-}
-
-fn of_node(mut body: &[u8]) -> Option<(&str, &[u8])> {
-    let name_bytes = body.try_get_u8().ok()?;
-    let (name, rest) = body.split_at_checked(name_bytes.into())?;
-    Some((std::str::from_utf8(name).ok()?, rest))
-}
-
-/// An epoch that a topic may have, and an offset that can be counted on from.
-fn position(body: &mut &[u8]) -> Option<Position> {
-    let (epoch, offset) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
-    ((1..1 << 48).contains(&epoch) && offset < 1 << 53).then_some(Position { epoch, offset })
 }
 
 /// The output of [`OwnedTopics::export_state`].
@@ -243,7 +208,7 @@ impl OwnedTopics {
             _ => false,
         };
         if let Some(owned) = self.owned(id).filter(|owned| !owned.keyed.is_empty()) {
-            append(&mut bytes, KEYED_SINCE, |bytes| bytes.put_u64_le(owned.keyed_since));
+            Content::KeyedSince(owned.keyed_since).put(&mut bytes);
         }
         while bytes.len() < bytes_max && is_exported(cursor.part) {
             cursor = self.export_part(cursor, bytes_max, now, pool, &mut bytes);
@@ -256,11 +221,7 @@ impl OwnedTopics {
 
     fn export_forgotten(&self, cursor: ExportCursor, bytes: &mut Vec<u8>) -> Option<ExportCursor> {
         let (name, position) = self.forgotten_position(cursor.index)?;
-        append(bytes, FORGOTTEN, |bytes| {
-            bytes.put_u64_le(position.epoch);
-            bytes.put_u64_le(position.offset);
-            bytes.extend_from_slice(name.as_bytes());
-        });
+        Content::Forgotten { position, name }.put(bytes);
         Some(ExportCursor { index: cursor.index + 1, ..cursor })
     }
 
@@ -281,13 +242,13 @@ impl OwnedTopics {
         let next = match part {
             Part::Topic => self.export_topic(id, bytes),
             Part::History(after) => {
-                let page = self.history(id, Replay::After(after), bytes_max, now, pool);
-                let next = page.map(|page| append_page(bytes, HISTORY, page));
+                let page = self.history(id, Replay::Continued(after), bytes_max, now, pool);
+                let next = page.map(|page| append_page(bytes, Content::History, &page));
                 next.map(|reached| reached.map_or(Part::Latest(0), Part::History))
             }
             Part::Latest(after) => {
                 let page = self.owned(id).map(|owned| owned.latest(after, bytes_max));
-                let next = page.map(|page| append_page(bytes, LATEST, page));
+                let next = page.map(|page| append_page(bytes, Content::Latest, &page));
                 next.map(|reached| reached.map_or(Part::Keys(false, 0), Part::Latest))
             }
             Part::Keys(by_client, from) => self.export_keys(id, by_client, from, now, bytes),
@@ -299,27 +260,21 @@ impl OwnedTopics {
 
     fn export_topic(&mut self, id: OwnedTopicId, bytes: &mut Vec<u8>) -> Option<Part> {
         let owned = self.owned(id)?;
-        append(bytes, TOPIC, |bytes| {
-            bytes.put_u32_le(id.index);
-            bytes.put_u32_le(id.generation);
-            bytes.put_u64_le(owned.epoch);
-            bytes.put_u64_le(owned.offset);
-            bytes.put_u64_le(owned.keyed_since);
-            bytes.put_u16_le(owned.shards.len() as u16);
-            for (shard, local) in &owned.shards {
-                bytes.put_u16_le(*shard as u16);
-                bytes.put_u32_le(local.index);
-                bytes.put_u32_le(local.generation);
-            }
-            bytes.extend_from_slice(owned.name.as_bytes());
-        });
+        let topic = TopicRecord {
+            old: id,
+            position: Position { epoch: owned.epoch, offset: owned.offset },
+            keyed_since: owned.keyed_since,
+            shards: owned.shards.iter().map(|(shard, local)| (*shard as u16, *local)).collect(),
+            name: &owned.name,
+        };
+        Content::Topic(topic).put(bytes);
         let part = Part::History(owned.oldest_kept() - 1);
         self.export_version(id, bytes);
         Some(part)
     }
 
     fn export_version(&self, id: OwnedTopicId, bytes: &mut Vec<u8>) {
-        append_some(bytes, VERSION, self.owned(id).map_or(&[], |owned| &owned.version));
+        append_some(bytes, Content::Version, self.owned(id).map_or(&[], |owned| &owned.version));
     }
 
     fn export_keys(
@@ -333,13 +288,9 @@ impl OwnedTopics {
         let keys = self.owned(id)?.idempotent.as_ref().map(|keys| &keys[usize::from(by_client)]);
         let mut written = 0;
         for (key, known) in keys.into_iter().flat_map(|keys| keys.from(from)).take(TRANSFER_PARTS_MAX) {
-            append(bytes, KEY, |bytes| {
-                bytes.put_u8(u8::from(by_client));
-                bytes.put_u64_le(known.offset);
-                bytes.put_u64_le(known.digest);
-                bytes.put_u64_le(now.saturating_sub(known.at));
-                bytes.extend_from_slice(key.as_bytes());
-            });
+            let Known { offset, digest, at } = known;
+            Content::Key(KeyRecord { by_client, offset, digest, age: now.saturating_sub(at), key })
+                .put(bytes);
             written += 1;
         }
         match (written == TRANSFER_PARTS_MAX, by_client) {
@@ -357,22 +308,26 @@ impl OwnedTopics {
     ) -> Option<Part> {
         let mut page = Vec::new();
         let members = self.members(id, after, TRANSFER_PARTS_MAX, usize::MAX, &mut page)?;
-        append_some(bytes, MEMBERS, &page);
+        append_some(bytes, Content::Members, &page);
         members.next.map(|next| Part::Members(Some(next)))
     }
 }
 
 /// Appends a record, unless it is empty.
-fn append_some(bytes: &mut Vec<u8>, kind: u8, body: &[u8]) {
+fn append_some<'a>(bytes: &mut Vec<u8>, content: impl FnOnce(&'a [u8]) -> Content<'a>, body: &'a [u8]) {
     if !body.is_empty() {
-        Record { kind, body }.append(bytes);
+        content(body).put(bytes);
     }
 }
 
 /// Appends a page of messages. Returns the offset that was reached, if more messages follow.
-fn append_page(bytes: &mut Vec<u8>, kind: u8, (told, page): (Page, Vec<u8>)) -> Option<u64> {
-    append_some(bytes, kind, &page);
-    entries(&page).last().map(|(offset, _)| offset).filter(|_| !told.complete)
+fn append_page<'a>(
+    bytes: &mut Vec<u8>,
+    content: impl FnOnce(&'a [u8]) -> Content<'a>,
+    (told, page): &'a (Page, Vec<u8>),
+) -> Option<u64> {
+    append_some(bytes, content, page);
+    entries(page).last().map(|(offset, _)| offset).filter(|_| !told.complete)
 }
 
 /// Imports records into the topics of a shard.
@@ -402,12 +357,8 @@ impl Importer {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<Option<(OwnedTopicId, OwnedTopicId)>, ImportError> {
-        let body = record.body;
-        match record.kind {
-            TOPIC => {
-                let topic = TopicRecord::read(body).filter(|_| record.topic().is_some());
-                let TopicRecord { old, position, keyed_since, shards: subscribed, name } =
-                    topic.ok_or(ImportError::Malformed)?;
+        match record.0 {
+            Content::Topic(TopicRecord { old, position, keyed_since, shards: subscribed, name }) => {
                 let numbered = |(shard, local)| {
                     let shard = shards.start + usize::from(shard);
                     shards.contains(&shard).then_some((shard, local))
@@ -420,14 +371,12 @@ impl Importer {
                 self.topic = Some(id);
                 Ok(Some((old, id)))
             }
-            FORGOTTEN => {
+            Content::Forgotten { position, name } => {
                 self.topic = None;
-                let forgotten = forgotten(body).filter(|_| record.topic().is_some());
-                let (name, position) = forgotten.ok_or(ImportError::Malformed)?;
                 topics.import_forgotten(name, position, now, pool);
                 Ok(None)
             }
-            _ => self.import_part(topics, record, now, pool).map(|()| None),
+            part => self.import_part(topics, &part, now, pool).map(|()| None),
         }
     }
 
@@ -444,10 +393,11 @@ impl Importer {
     ) -> Result<(), ImportError> {
         let mut importer = Importer { topic: Some(id), ..Importer::default() };
         while !bytes.is_empty() {
-            let record = Record::take(&mut bytes).ok_or(ImportError::Malformed)?;
-            match (record.kind, record.body.try_into()) {
-                (KEYED_SINCE, Ok(since)) => topics.import_keyed_since(id, u64::from_le_bytes(since))?,
-                (LATEST | KEY | VERSION, _) => importer.import_part(topics, record, now, pool)?,
+            match Content::take(&mut bytes).ok_or(ImportError::Malformed)? {
+                Content::KeyedSince(since) => topics.import_keyed_since(id, since)?,
+                part @ (Content::Latest(_) | Content::Key(_) | Content::Version(_)) => {
+                    importer.import_part(topics, &part, now, pool)?;
+                }
                 _ => return Err(ImportError::Malformed),
             }
         }
@@ -458,31 +408,31 @@ impl Importer {
     fn import_part(
         &mut self,
         topics: &mut OwnedTopics,
-        record: Record<'_>,
+        part: &Content<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<(), ImportError> {
         let id = self.topic.ok_or(ImportError::Malformed)?;
-        let body = record.body;
-        match record.kind {
-            HISTORY | LATEST if !are_whole(body) => Err(ImportError::Malformed),
-            HISTORY => entries(body).try_for_each(|(offset, publication)| {
-                topics.import_message(id, offset, &publication, now, pool)
-            }),
-            LATEST => entries(body)
-                .try_for_each(|(offset, publication)| topics.import_latest(id, offset, &publication, pool)),
-            KEY => {
-                let (by_client, key, known) = key(body, now).ok_or(ImportError::Malformed)?;
-                topics.import_key(id, by_client, key, known, pool)
+        match *part {
+            Content::History(page) if are_whole(page) => {
+                entries(page).try_for_each(|(offset, publication)| {
+                    topics.import_message(id, offset, &publication, now, pool)
+                })
             }
-            VERSION => {
-                let version = Version::split(body).filter(|(_, rest)| rest.is_empty());
+            Content::Latest(page) if are_whole(page) => entries(page)
+                .try_for_each(|(offset, publication)| topics.import_latest(id, offset, &publication, pool)),
+            Content::Key(KeyRecord { by_client, offset, digest, age, key }) => {
+                let at = now.saturating_sub(age.min(IDEMPOTENCY_WINDOW));
+                topics.import_key(id, by_client, key, Known { offset, digest, at }, pool)
+            }
+            Content::Version(version) => {
+                let version = Version::split(version).filter(|(_, rest)| rest.is_empty());
                 let (version, _) = version.ok_or(ImportError::Malformed)?;
                 topics.import_version(id, version);
                 Ok(())
             }
-            MEMBERS if is_members(body) => {
-                topics.import_members(id, members(body), self.node, pool);
+            Content::Members(page) if is_members(page) => {
+                topics.import_members(id, members(page), self.node, pool);
                 Ok(())
             }
             _ => Err(ImportError::Malformed),
@@ -496,19 +446,6 @@ fn are_whole(body: &[u8]) -> bool {
     bytes.sum::<usize>() == body.len()
 }
 
-fn key(mut body: &[u8], now: Nanos) -> Option<(bool, &str, Known)> {
-    let by_client = match body.try_get_u8().ok()? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    let (offset, digest) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
-    let age = body.try_get_u64_le().ok()?;
-    let key = std::str::from_utf8(body).ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()))?;
-    let at = now.saturating_sub(age.min(IDEMPOTENCY_WINDOW));
-    Some((by_client, key, Known { offset, digest, at }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -516,8 +453,8 @@ mod tests {
     use crate::owner::owned_topics::Accepted;
     use crate::tests::submitted;
     use crate::{
-        Content, Creator, HistoryBounds, Keeping, Publication, Refused, Rules, SlowConsumerPolicy,
-        Submission, Tags, TopicSettings,
+        Creator, HistoryBounds, Keeping, Publication, Refused, Rules, SlowConsumerPolicy, Submission, Tags,
+        TopicSettings,
     };
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;
@@ -525,14 +462,14 @@ mod tests {
     const NOW: Nanos = 1_000 * SECOND;
     const LOCAL: TopicId = TopicId { index: 7, generation: 3 };
 
-    fn topics(seed: u64, slow: SlowConsumerPolicy, topics_max: u64) -> OwnedTopics {
+    fn topics(seed: u64, slow: SlowConsumerPolicy, max_topics: u64) -> OwnedTopics {
         let settings = TopicSettings { slow, ..TopicSettings::default() };
-        let lease = Lease::new(Budget::new(topics_max), 1);
+        let lease = Lease::new(Budget::new(max_topics), 1);
         OwnedTopics::new(Rules::new(Vec::new(), settings), lease, seed).with_digest_seed(9)
     }
 
     fn text<'a>(key: &'a str, payload: &'a str) -> Publication<'a> {
-        Publication::new(Content::Text, key, payload.as_bytes())
+        Publication::new(crate::Content::Text, key, payload.as_bytes())
     }
 
     /// Exports in blocks of about this size, and imports each into the new topics.
@@ -633,7 +570,8 @@ mod tests {
         let id = transfer(&mut from, &mut to, 1, &mut pool).expect("well formed")[0].1;
         let (_, page) = to.history(id, Replay::After(0), 1 << 20, NOW, &mut pool).expect("known");
         let all: Vec<_> = entries(&page).map(|(_, message)| message).collect();
-        let omitted = Publication { keeping: Keeping::Omitted, ..Publication::new(Content::Binary, "", b"") };
+        let omitted =
+            Publication { keeping: Keeping::Omitted, ..Publication::new(crate::Content::Binary, "", b"") };
         assert_eq!(all, [tagged, omitted]);
         assert!(!published(&mut to, id, tagged, version(0), &mut pool), "an old version");
         assert!(published(&mut to, id, tagged, version(1), &mut pool));
@@ -761,26 +699,20 @@ mod tests {
 
     #[test]
     fn records_that_are_not_well_formed_are_refused() {
-        let record = |kind: u8, body: &[u8]| {
-            let mut bytes = Vec::new();
-            append(&mut bytes, kind, |bytes| bytes.extend_from_slice(body));
-            bytes
-        };
         let topic = |epoch: u64, offset: u64, shard: u16, name: &str| {
-            let mut body = vec![0; 8];
-            body.put_u64_le(epoch);
-            body.put_u64_le(offset);
-            body.put_u64_le(0);
-            body.put_u16_le(1);
-            body.put_u16_le(shard);
-            body.put_slice(&[0; 8]);
-            body.put_slice(name.as_bytes());
-            record(TOPIC, &body)
+            let topic = TopicRecord {
+                old: OwnedTopicId { index: 0, generation: 0 },
+                position: Position { epoch, offset },
+                keyed_since: 0,
+                shards: vec![(shard, LOCAL)],
+                name,
+            };
+            Content::Topic(topic).encode()
         };
         let good = topic(1, 5, 2, "t");
         for bytes in [
-            record(0, &[]),
-            record(HISTORY, &[]),
+            vec![9],
+            Content::History(&[]).encode(),
             topic(0, 5, 2, "t"),
             topic(1 << 48, 5, 2, "t"),
             topic(1, 1 << 53, 2, "t"),
@@ -788,21 +720,24 @@ mod tests {
             topic(1, 5, 2, ""),
             topic(1, 5, 2, "a\nb"),
             [&good[..], &good].concat(),
-            [&good[..], &record(HISTORY, &[1])].concat(),
+            [&good[..], &Content::History(&[1]).encode()].concat(),
             [
                 &good[..],
-                &record(HISTORY, &[&2_u32.to_le_bytes()[..], &6_u64.to_le_bytes(), &[0, 0]].concat()),
+                &Content::History(&[&2_u32.to_le_bytes()[..], &6_u64.to_le_bytes(), &[0, 0]].concat())
+                    .encode(),
             ]
             .concat(),
-            [&good[..], &record(KEY, &[2])].concat(),
-            [&good[..], &record(MEMBERS, &[1])].concat(),
+            [&good[..], &[3, 2]].concat(),
+            [&good[..], &Content::Members(&[1]).encode()].concat(),
         ] {
             let (mut pool, mut importer) = (Pool::standalone(), Importer::default());
             let mut topics = topics(1, SlowConsumerPolicy::DropOldest, 10);
             let mut records = &bytes[..];
             let mut imported = Ok(None);
-            while let Some(record) = Record::take(&mut records).filter(|_| imported.is_ok()) {
-                imported = importer.import(&mut topics, record, 10..13, NOW, &mut pool);
+            while !records.is_empty() && imported.is_ok() {
+                let record = Record::take(&mut records).ok_or(ImportError::Malformed);
+                imported =
+                    record.and_then(|record| importer.import(&mut topics, record, 10..13, NOW, &mut pool));
             }
             assert_eq!(imported, Err(ImportError::Malformed), "{bytes:?}");
         }

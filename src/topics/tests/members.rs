@@ -24,9 +24,9 @@ fn members_are_listed_page_by_page() {
     assert_eq!(told(&mut owned, None, 4), (vec![1, 3, 5, 9], 4, None));
     assert_eq!(told(&mut owned, None, 0), (vec![], 4, None));
     assert_eq!(told(&mut owned, Some(9), 3), (vec![], 4, None));
-    // 17 bytes each, and the subject.
+    // 18 bytes each, and the subject.
     for (bytes_max, expected, next) in
-        [(0, &[(1, "")][..], Some(1)), (38, &[(1, "")], Some(1)), (39, &[(1, ""), (3, "alice")], Some(3))]
+        [(0, &[(1, "")][..], Some(1)), (40, &[(1, "")], Some(1)), (41, &[(1, ""), (3, "alice")], Some(3))]
     {
         let mut page = Vec::new();
         let told = owned.members(id, None, 9, bytes_max, &mut page).unwrap();

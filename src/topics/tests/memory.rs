@@ -1,12 +1,13 @@
 //! The budget: what is given up first when memory runs out.
 
-use super::world::{PLAIN, SMALL, WITH_EVENTS, World, owned, owned_topics, settings, submitted};
+use super::world::{CODEC, PLAIN, SMALL, WITH_EVENTS, World, owned, owned_topics, settings, submitted};
 use crate::limits::LOG_SEGMENT_BYTES;
 use crate::{
-    Content, Creator, HistoryBounds, OwnedTopics, Publication, Refused, Rules, SlowConsumerPolicy,
-    TopicSettings,
+    Compression, Content, Creator, Deltas, Encoding, Format, HistoryBounds, OwnedTopics, Publication,
+    Refused, Rules, SlowConsumerPolicy, TopicSettings,
 };
-use echoring_proto::buffer::{Budget, Pool};
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::{self, Codecs};
 use echoring_proto::limits::MEMORY_BUDGET_MIN;
 
 #[test]
@@ -86,6 +87,53 @@ fn the_history_of_others_gives_way_before_a_subscriber_misses_anything() {
         world.publish(&[b'x'; 1_000], 1);
     }
     assert_eq!(world.topics.deliveries().queued, 50, "nothing was lost");
+}
+
+#[test]
+fn contexts_and_delta_bases_give_way_first_then_histories_and_then_backlogs() {
+    let rules = Rules::new(
+        Vec::new(),
+        TopicSettings {
+            lag_bytes: 1 << 30,
+            history: HistoryBounds { messages: 1_000, bytes: 1 << 20, age: 500 },
+            slow: SlowConsumerPolicy::DropOldest,
+            ..TopicSettings::default()
+        },
+    );
+    for slow in [SlowConsumerPolicy::DropOldest, SlowConsumerPolicy::Disconnect] {
+        let settings = TopicSettings { slow, ..*rules.of("") };
+        let mut world = World::with(Pool::new(Budget::new(1 << 20)), settings);
+        world.owned = owned(&rules);
+        let codecs = connection::Compression::default().shared(true);
+        world.codecs = Some(Codecs::new(Some(codecs), Lease::new(Budget::new(1 << 20), 1)));
+        let id = world.owned.find_or_create("other", Creator::NOBODY, 0, &mut world.peers.pool).unwrap();
+        let publication = Publication::new(Content::Binary, "", &[0; 1_000]);
+        for _ in 0..100 {
+            world.owned.publish(id, &publication, true, 1, &mut world.peers.pool).unwrap();
+        }
+        let shared = Format { dialect: Encoding::Raw, compression: Compression::Following { bits: 9 } };
+        (1..=4).for_each(|key| _ = world.subscribe(key, shared));
+        let deltas =
+            Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Beginning, filtered: false };
+        world.subscribe(5, Format { dialect: deltas, compression: Compression::Off });
+        world.subscribe(6, WITH_EVENTS);
+        world.peers.stuck = vec![6];
+        let mut order = Vec::new();
+        for _ in 0..2_000 {
+            world.publish(&[b'x'; 1_000], 1);
+            let gone = [
+                ("optional", world.topics.contexts() == 0),
+                ("histories", world.owned.report("other", 0).unwrap().history_bytes == 0),
+                ("backlogs", world.topics.deliveries().dropped_memory > 0),
+            ];
+            for (name, _) in gone.iter().filter(|(_, is_gone)| *is_gone) {
+                if !order.contains(name) {
+                    order.push(*name);
+                }
+            }
+        }
+        assert_eq!(order, ["optional", "histories", "backlogs"], "{slow:?}");
+    }
 }
 
 /// Whoever publishes under ever new keys takes no more than histories may, and those make room for it.

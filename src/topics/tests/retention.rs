@@ -19,7 +19,7 @@ fn owned_with(messages: u32, durable: Durable) -> (OwnedTopics, Pool) {
     (OwnedTopics::new(rules, Lease::new(Budget::new(2), 1), 7), Pool::standalone())
 }
 
-/// The first offset that a replay from `after` may have, and the payloads.
+/// The first offset that the replay of a moved subscriber may have, and the payloads.
 fn replay(
     owned: &mut OwnedTopics,
     id: OwnedTopicId,
@@ -27,7 +27,17 @@ fn replay(
     now: u64,
     pool: &mut Pool,
 ) -> (u64, Vec<String>) {
-    let (page, bytes) = owned.history(id, Replay::After(after), 1 << 20, now, pool).unwrap();
+    page(owned, id, Replay::Continued(after), now, pool)
+}
+
+fn page(
+    owned: &mut OwnedTopics,
+    id: OwnedTopicId,
+    from: Replay,
+    now: u64,
+    pool: &mut Pool,
+) -> (u64, Vec<String>) {
+    let (page, bytes) = owned.history(id, from, 1 << 20, now, pool).unwrap();
     let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
     (page.first, entries(&bytes).map(|(_, message)| text(message.payload)).collect())
 }
@@ -77,6 +87,35 @@ fn messages_from_now_on_are_kept_until_the_time_is_over() {
         owned.unsubscribe(id, 0, LOCAL, 1_010, &mut pool);
         owned.expire(2_000, &mut pool);
         assert!(owned.is_empty());
+    }
+}
+
+#[test]
+fn only_subscribers_that_have_moved_are_sent_what_is_kept_for_them() {
+    // By the number, the bytes and the age of the messages that the settings keep.
+    for (messages, bytes, age, shown) in
+        [(0, 1_000, 1_000, 0), (2, 1_000, 1_000, 2), (9, 250, 1_000, 2), (9, 1_000, 25, 2)]
+    {
+        let history = HistoryBounds { messages, bytes, age };
+        let settings =
+            TopicSettings { history, snapshot: messages, ..settings(SlowConsumerPolicy::Disconnect) };
+        let rules = Rules::new(Vec::new(), settings);
+        let (mut owned, mut pool) =
+            (OwnedTopics::new(rules, Lease::new(Budget::new(2), 1), 7), Pool::standalone());
+        let id = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
+        owned.retain_until(1_000);
+        let texts: Vec<String> = (1..=5).map(|number| number.to_string().repeat(100)).collect();
+        for (text, at) in texts.iter().zip([10, 20, 30, 40, 50]) {
+            owned.publish(id, &json(text.as_bytes()), true, at, &mut pool).unwrap();
+        }
+        let expected = (6 - shown as u64, texts[5 - shown..].to_vec());
+        for from in [Replay::After(0), Replay::Newcomer] {
+            assert_eq!(page(&mut owned, id, from, 60, &mut pool), expected, "{from:?}");
+        }
+        // One that asks for less than that.
+        assert_eq!(page(&mut owned, id, Replay::After(4), 60, &mut pool).1.len(), shown.min(1));
+        assert_eq!(replay(&mut owned, id, 0, 60, &mut pool), (1, texts.clone()), "they are there");
+        assert_eq!(replay(&mut owned, id, 3, 60, &mut pool), (4, texts[3..].to_vec()));
     }
 }
 

@@ -75,7 +75,7 @@ fn drop_oldest_skips_the_oldest_messages_and_reports_which() {
         let _ = write!(all, "{at:010}");
         all
     });
-    assert_eq!(world.text_of(1), format!("<t:1-10 SlowConsumerPolicy>{kept}"));
+    assert_eq!(world.text_of(1), format!("<t:1-10 Slow>{kept}"));
     assert_eq!(world.got(2).len(), 200);
     assert_eq!(world.topics.deliveries().dropped_oldest, 10);
     world.publish(b"next", 3);
@@ -91,7 +91,7 @@ fn drop_oldest_skips_messages_that_are_too_old() {
     world.publish(b"new", 800);
     world.peers.stuck.clear();
     world.catch_up(one, 1_011);
-    assert_eq!(world.text_of(1), "<t:1-1 SlowConsumerPolicy>new");
+    assert_eq!(world.text_of(1), "<t:1-1 Slow>new");
 }
 
 #[test]

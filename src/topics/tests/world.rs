@@ -85,7 +85,7 @@ impl Sink<u32> for Peers {
     fn fell_behind(&mut self, key: u32, _: SubscriberId, _: u64, _: GapReason) {
         self.fell.push(key);
     }
-    fn moved(&mut self, key: u32, from: SubscriberId, to: SubscriberId) {
+    fn changed_id(&mut self, key: u32, from: SubscriberId, to: SubscriberId) {
         self.moved.push((key, from, to));
     }
     fn pool(&mut self) -> &mut Pool {

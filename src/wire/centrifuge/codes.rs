@@ -2,16 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-/// An error in a reply. Applications may use codes from 400 to 1999 of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Error<'a> {
-    /// The code, for programs.
-    pub code: u32,
-    /// The description, for people.
-    pub message: &'a str,
-    /// Whether the client may try again.
-    pub temporary: bool,
-}
+use crate::centrifuge::messages::Error;
 
 impl From<ErrorCode> for Error<'static> {
     fn from(code: ErrorCode) -> Error<'static> {
@@ -32,6 +23,8 @@ macro_rules! codes {
         pub enum $name {
             $($(#[$variant_doc])* $variant = $code,)*
         }
+
+        echoring_proto::plain!(for enum $name { $($variant),* });
 
         impl $name {
             /// All of them, in ascending order.
@@ -93,6 +86,11 @@ impl ErrorCode {
     /// Whether the same command may succeed later.
     pub fn is_temporary(self) -> bool {
         matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests | ErrorCode::ConcurrentPagination)
+    }
+
+    /// Whether the client asks for what the protocol or the server does not have. The other errors refuse a command that may be sent.
+    pub fn is_violation(self) -> bool {
+        matches!(self, ErrorCode::BadRequest | ErrorCode::MethodNotFound | ErrorCode::NotAvailable)
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Encoding {
     Lines,
 }
 
+echoring_proto::plain!(for enum Encoding { Json, Protobuf, Events, Lines });
+
 impl Encoding {
     /// The subprotocols that a server accepts, in its order of preference.
     pub const SUBPROTOCOLS: [&'static str; 2] = ["centrifuge-protobuf", "centrifuge-json"];

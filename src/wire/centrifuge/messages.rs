@@ -1,236 +1,284 @@
-//! The content of replies and pushes, with the numbers and names of its fields. A field that is empty, zero or false is
-//! left out in both encodings, except where JSON clients need it.
+//! The content of replies and pushes: what a server writes, and what a client reads of it. A field that is empty, zero or false
+//! is left out in both encodings, except where JSON clients need it.
 
-use crate::centrifuge::fields::{Field, Message, Writer};
-use crate::centrifuge::{Body, Payload, Texts};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-/// A client as others see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientInfo<'a> {
+use serde::de::Deserializer;
+
+use crate::centrifuge::fields::{Read, answer, message, or_default};
+use crate::centrifuge::protobuf::{Outcome, Value};
+use crate::centrifuge::{Body, Disconnect, Payload, Texts};
+
+answer! {
+    /// An error in a reply. Applications may use codes from 400 to 1999 of their own.
+    pub sent Error<'a>;
+    /// Why a command failed.
+    pub received Failure<'a>;
+
+    /// The code, for programs.
+    1 "code" code: u32 => pub code: u32;
+    /// The description, for people.
+    2 "message" message: &'a str => pub message: Cow<'a, str>;
+    /// Whether the client may try again.
+    3 "temporary" temporary: bool => pub temporary: bool;
+}
+
+answer! {
+    /// A client as others see it.
+    #[derive(Default)]
+    pub sent ClientInfo<'a>;
+    /// A client as others see it.
+    pub received Info<'a>;
+
     /// The user; empty for an anonymous one.
-    pub user: &'a str,
+    1 "user".required user: &'a str => pub user: Cow<'a, str>;
     /// The connection.
-    pub client: &'a str,
+    2 "client".required client: &'a str => pub client: Cow<'a, str>;
     /// The application's data about the connection.
-    pub connection: Option<Payload<'a>>,
+    3 "conn_info" connection: Option<Payload<'a>>;
     /// The application's data about the connection in this channel.
-    pub channel: Option<Payload<'a>>,
+    4 "chan_info" channel: Option<Payload<'a>>;
 }
 
-/// A published message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Publication<'a> {
-    /// The data.
-    pub body: Body<'a>,
-    /// The position in the channel; 0 for none.
-    pub offset: u64,
+answer! {
+    /// A join or a leave.
+    pub(crate) sent Presence<'a>;
+    pub(crate) received PresenceInfo<'a>;
+
+    /// The client.
+    1 "info" info: Option<ClientInfo<'a>> => pub(crate) info: Option<Info<'a>>;
+}
+
+answer! {
+    /// A published message.
+    pub sent Publication<'a>;
+    /// A published message.
+    pub received Published<'a>;
+
+    /// The data. A client receives a JSON value in JSON, any bytes in protobuf.
+    4 "data" body: Body<'a> => pub data: &'a [u8];
     /// The publisher, if it is known and clients may see it.
-    pub info: Option<ClientInfo<'a>>,
-    /// The key whose latest state it is; empty for none.
-    pub key: &'a str,
+    5 "info" info: Option<ClientInfo<'a>>;
+    /// The position in the channel; 0 for none.
+    6 "offset" offset: u64 => pub offset: u64;
     /// Its tags.
-    pub tags: Texts<'a>,
+    7 "tags" tags: Texts<'a>;
+    /// The data is a [delta](crate::centrifuge::delta) from the previous publication.
+    8 "delta" = |sent| sent.body.is_delta() => pub delta: bool;
+    /// The key whose latest state it is; empty for none.
+    11 "key" key: &'a str => pub key: Cow<'a, str>;
 }
 
-/// The result of a connect command, and the content of a connect push.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnectResult<'a> {
+impl<'a, 'de: 'a> Read<'de> for Vec<Published<'a>> {
+    fn from_json<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        or_default(json)
+    }
+
+    fn read(&mut self, value: Value<'de>) -> Outcome {
+        let mut publication = Published::default();
+        publication.read(value)?;
+        self.push(publication);
+        Ok(())
+    }
+}
+
+answer! {
+    /// The result of a connect command, and the content of a connect push.
+    #[derive(Default)]
+    pub sent ConnectResult<'a>;
+    /// The session has begun.
+    pub received Connected<'a>;
+
     /// The id of the connection, unique among all.
-    pub client: &'a str,
+    1 "client" client: &'a str => pub client: Cow<'a, str>;
     /// The version of the server.
-    pub version: &'a str,
+    2 "version" version: &'a str;
     /// Seconds until the connection expires, if it does.
-    pub expires_in_s: Option<u32>,
+    3 "expires" expires_in_s: Option<u32> => expires: bool;
+    /// Those seconds.
+    4 "ttl" = |sent| sent.expires_in_s.unwrap_or_default() => ttl: u32;
     /// Data for the application.
-    pub data: Option<Payload<'a>>,
+    5 "data" data: Option<Payload<'a>>;
     /// The server-side subscriptions by channel.
-    pub subscriptions: &'a [(&'a str, SubscribeResult<'a>)],
+    6 "subs" subscriptions: &'a [(&'a str, SubscribeResult<'a>)]
+        => pub subscriptions: BTreeMap<Cow<'a, str>, Subscription<'a>>;
     /// Seconds between pings of the server; 0 if it sends none.
-    pub ping_s: u32,
+    7 "ping" ping_s: u32 => pub ping: u32;
     /// Whether the client answers pings.
-    pub pong: bool,
+    8 "pong" pong: bool => pub pong: bool;
     /// The id of the session; empty for none. Only transports other than WebSocket need it.
-    pub session: &'a str,
+    9 "session" session: &'a str;
     /// The id of the node; empty for none.
-    pub node: &'a str,
+    10 "node" node: &'a str;
     /// The server's time in milliseconds since 1970; 0 to keep silent.
-    pub time_ms: u64,
+    11 "time" time_ms: u64;
 }
 
-/// The result of a refresh command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RefreshResult<'a> {
+answer! {
+    /// The result of a refresh command.
+    #[derive(Default)]
+    pub sent RefreshResult<'a>;
+    #[derive(Copy)]
+    pub(crate) received Refreshed;
+
     /// The id of the connection.
-    pub client: &'a str,
+    1 "client" client: &'a str;
     /// The version of the server.
-    pub version: &'a str,
+    2 "version" version: &'a str;
     /// Seconds until the connection expires, if it does.
-    pub expires_in_s: Option<u32>,
+    3 "expires" expires_in_s: Option<u32> => expires: bool;
+    /// Those seconds.
+    4 "ttl" = |sent| sent.expires_in_s.unwrap_or_default() => ttl: u32;
 }
 
-/// The result of a subscribe command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SubscribeResult<'a> {
+answer! {
+    /// How long a token is valid.
+    pub(crate) sent Expiry;
+    /// How long a token is valid.
+    #[derive(Copy)]
+    pub received Lifetime;
+
+    /// Seconds until it expires, if it does.
+    1 "expires" expires_in_s: Option<u32> => expires: bool;
+    /// Those seconds.
+    2 "ttl" = |sent| sent.expires_in_s.unwrap_or_default() => ttl: u32;
+}
+
+impl From<Refreshed> for Lifetime {
+    fn from(Refreshed { expires, ttl }: Refreshed) -> Lifetime {
+        Lifetime { expires, ttl }
+    }
+}
+
+answer! {
+    /// The result of a subscribe command.
+    #[derive(Default)]
+    pub sent SubscribeResult<'a>;
+    /// The beginning of a subscription.
+    pub received Subscription<'a>;
+
     /// Seconds until the subscription expires, if it does.
-    pub expires_in_s: Option<u32>,
+    1 "expires" expires_in_s: Option<u32> => expires: bool;
+    /// Those seconds.
+    2 "ttl" = |sent| sent.expires_in_s.unwrap_or_default() => ttl: u32;
     /// Whether the client may recover from its position later.
-    pub recoverable: bool,
+    3 "recoverable" recoverable: bool => pub recoverable: bool;
     /// The epoch of the channel.
-    pub epoch: &'a str,
+    6 "epoch" epoch: &'a str => pub epoch: Cow<'a, str>;
     /// The publications that were recovered, oldest first.
-    pub publications: &'a [Publication<'a>],
+    7 "publications" publications: &'a [Publication<'a>] => pub publications: Vec<Published<'a>>;
     /// Whether the publications are all that the client missed.
-    pub recovered: bool,
+    8 "recovered" recovered: bool => pub recovered: bool;
     /// The position of the latest publication in the channel.
-    pub offset: u64,
+    9 "offset" offset: u64 => pub offset: u64;
     /// Whether the server checks the client's position.
-    pub positioned: bool,
+    10 "positioned" positioned: bool => pub positioned: bool;
     /// Data for the application.
-    pub data: Option<Payload<'a>>,
+    11 "data" data: Option<Payload<'a>>;
     /// Whether the client asked to recover.
-    pub was_recovering: bool,
-    /// Whether publications of this subscription use delta compression: all of them are [`Body::Whole`] or
-    /// [`Body::Delta`].
-    pub delta: bool,
+    12 "was_recovering" was_recovering: bool => pub was_recovering: bool;
+    /// Whether publications use delta compression: all that a server sends are [`Body::Whole`] or [`Body::Delta`].
+    13 "delta" delta: bool => pub delta: bool;
 }
 
-/// The content of a subscribe push: a new server-side subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Subscribed<'a> {
+answer! {
+    /// The content of a subscribe push: a new server-side subscription.
+    #[derive(Default)]
+    pub sent Subscribed<'a>;
+    pub(crate) received Begun<'a>;
+
     /// Whether the client may recover from its position later.
-    pub recoverable: bool,
+    1 "recoverable" recoverable: bool => recoverable: bool;
     /// The epoch of the channel.
-    pub epoch: &'a str,
+    4 "epoch" epoch: &'a str => epoch: Cow<'a, str>;
     /// The position of the latest publication in the channel.
-    pub offset: u64,
+    5 "offset" offset: u64 => offset: u64;
     /// Whether the server checks the client's position.
-    pub positioned: bool,
+    6 "positioned" positioned: bool => positioned: bool;
     /// Data for the application.
-    pub data: Option<Payload<'a>>,
+    7 "data" data: Option<Payload<'a>>;
+}
+
+impl<'a> From<Begun<'a>> for Subscription<'a> {
+    fn from(Begun { recoverable, epoch, offset, positioned }: Begun<'a>) -> Subscription<'a> {
+        Subscription { recoverable, epoch, offset, positioned, ..Subscription::default() }
+    }
+}
+
+macro_rules! expiring {
+    ($($message:ty)*) => {
+        $(impl $message {
+            /// Seconds until it expires, if it does.
+            pub fn expires_in_s(&self) -> Option<u32> {
+                self.expires.then_some(self.ttl)
+            }
+        })*
+    };
+}
+
+expiring!(Connected<'_> Lifetime Subscription<'_>);
+
+answer! {
+    /// The content of an unsubscribe push.
+    pub(crate) sent Unsubscribed<'a>;
+    /// Why a subscription ends.
+    pub received Ended<'a>;
+
+    /// The code.
+    2 "code" code: u32 => pub code: u32;
+    /// The explanation, for people.
+    3 "reason" reason: &'a str => pub reason: Cow<'a, str>;
+}
+
+answer! {
+    /// The content of a disconnect push.
+    pub(crate) sent Disconnected<'a>;
+    /// Why a connection ends.
+    pub received Closed<'a>;
+
+    /// The code.
+    1 "code" code: u16 => pub code: u32;
+    /// The explanation, for people.
+    2 "reason" reason: &'a str => pub reason: Cow<'a, str>;
+    /// Whether the client reconnects.
+    3 "reconnect" = |sent| Disconnect::reconnects_after(sent.code);
 }
 
 /// A connection in a channel, by its id.
 pub type Member<'a> = (&'a str, ClientInfo<'a>);
 
-/// How many there are in a channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PresenceStats {
-    /// Connections.
-    pub clients: u32,
-    /// Distinct users.
-    pub users: u32,
+message! {
+    /// How many there are in a channel.
+    #[derive(Copy)]
+    pub struct PresenceStats {
+        /// Connections.
+        1 "num_clients".required clients: u32;
+        /// Distinct users.
+        2 "num_users".required users: u32;
+    }
 }
 
-/// The result of a history command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HistoryResult<'a> {
+answer! {
+    /// The result of a history command.
+    #[derive(Default)]
+    pub sent HistoryResult<'a>;
+    /// Messages of a channel's history.
+    pub received Messages<'a>;
+
     /// The requested publications, in the requested order.
-    pub publications: &'a [Publication<'a>],
+    1 "publications".required publications: &'a [Publication<'a>] => pub publications: Vec<Published<'a>>;
     /// The epoch of the channel.
-    pub epoch: &'a str,
+    2 "epoch".required epoch: &'a str => pub epoch: Cow<'a, str>;
     /// The position of the latest publication in the channel.
-    pub offset: u64,
+    3 "offset".required offset: u64 => pub offset: u64;
 }
 
-impl Message for ClientInfo<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::required(1, "user"), self.user);
-        to.text(Field::required(2, "client"), self.client);
-        to.data(Field::new(3, "conn_info"), self.connection);
-        to.data(Field::new(4, "chan_info"), self.channel);
-    }
-}
+answer! {
+    /// A message with data alone: a call or a message of the application.
+    pub(crate) sent Data<'a>;
+    pub(crate) received OnlyData<'a>;
 
-impl Message for Publication<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.body(Field::new(4, "data"), self.body);
-        if let Some(info) = &self.info {
-            to.message(Field::new(5, "info"), info);
-        }
-        to.number(Field::new(6, "offset"), self.offset);
-        to.texts(Field::new(7, "tags"), self.tags.iter());
-        to.flag(Field::new(8, "delta"), self.body.is_delta());
-        to.text(Field::new(11, "key"), self.key);
-    }
-}
-
-impl Message for ConnectResult<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "client"), self.client);
-        to.text(Field::new(2, "version"), self.version);
-        to.lifetime([Field::new(3, "expires"), Field::new(4, "ttl")], self.expires_in_s);
-        to.data(Field::new(5, "data"), self.data);
-        to.map(Field::new(6, "subs"), self.subscriptions.iter().map(|(channel, result)| (*channel, result)));
-        to.number(Field::new(7, "ping"), u64::from(self.ping_s));
-        to.flag(Field::new(8, "pong"), self.pong);
-        to.text(Field::new(9, "session"), self.session);
-        to.text(Field::new(10, "node"), self.node);
-        to.number(Field::new(11, "time"), self.time_ms);
-    }
-}
-
-impl Message for RefreshResult<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "client"), self.client);
-        to.text(Field::new(2, "version"), self.version);
-        to.lifetime([Field::new(3, "expires"), Field::new(4, "ttl")], self.expires_in_s);
-    }
-}
-
-impl Message for SubscribeResult<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.lifetime([Field::new(1, "expires"), Field::new(2, "ttl")], self.expires_in_s);
-        to.flag(Field::new(3, "recoverable"), self.recoverable);
-        to.text(Field::new(6, "epoch"), self.epoch);
-        to.list(Field::new(7, "publications"), self.publications.iter());
-        to.flag(Field::new(8, "recovered"), self.recovered);
-        to.number(Field::new(9, "offset"), self.offset);
-        to.flag(Field::new(10, "positioned"), self.positioned);
-        to.data(Field::new(11, "data"), self.data);
-        to.flag(Field::new(12, "was_recovering"), self.was_recovering);
-        to.flag(Field::new(13, "delta"), self.delta);
-    }
-}
-
-impl Message for Subscribed<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.flag(Field::new(1, "recoverable"), self.recoverable);
-        to.text(Field::new(4, "epoch"), self.epoch);
-        to.number(Field::new(5, "offset"), self.offset);
-        to.flag(Field::new(6, "positioned"), self.positioned);
-        to.data(Field::new(7, "data"), self.data);
-    }
-}
-
-impl Message for PresenceStats {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.number(Field::required(1, "num_clients"), u64::from(self.clients));
-        to.number(Field::required(2, "num_users"), u64::from(self.users));
-    }
-}
-
-impl Message for HistoryResult<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.list(Field::required(1, "publications"), self.publications.iter());
-        to.text(Field::required(2, "epoch"), self.epoch);
-        to.number(Field::required(3, "offset"), self.offset);
-    }
-}
-
-/// Messages that have only data: calls and messages of the application.
-pub(crate) struct OnlyData<'a>(pub(crate) Option<Payload<'a>>);
-
-impl Message for OnlyData<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.data(Field::new(1, "data"), self.0);
-    }
-}
-
-/// Until when a token is valid, in seconds.
-pub(crate) struct Lifetime(pub(crate) Option<u32>);
-
-impl Message for Lifetime {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.lifetime([Field::new(1, "expires"), Field::new(2, "ttl")], self.0);
-    }
+    /// The data.
+    1 "data" data: Option<Payload<'a>> => pub(crate) data: &'a [u8];
 }

@@ -18,6 +18,11 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
+    /// Bytes that are no JSON value: text, if they are UTF-8.
+    pub fn of_bytes(bytes: &'a [u8]) -> Payload<'a> {
+        if str::from_utf8(bytes).is_ok() { Payload::Text(bytes) } else { Payload::Bytes(bytes) }
+    }
+
     /// Appends the data as a client with this encoding receives it. A [delta](crate::centrifuge::delta) starts from this and leads
     /// to it.
     pub fn write(self, encoding: Encoding, out: &mut Vec<u8>) {

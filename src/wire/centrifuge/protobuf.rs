@@ -4,9 +4,8 @@
 //! compare it with another implementation.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
+use crate::centrifuge::fields::{Field, Message, Read, Write, Writer};
 use crate::centrifuge::{Body, Malformed};
 
 const VARINT: u8 = 0;
@@ -100,115 +99,15 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 pub(crate) type Outcome = Result<(), Malformed>;
 
-/// The destination of a field. Of a field that occurs twice, the last number or string counts, and the fields of both messages are
-/// merged, as protobuf specifies.
-pub(crate) trait Read<'a> {
-    fn read(&mut self, value: Value<'a>) -> Outcome;
-}
-
-/// Reads into the fields of a message by their numbers; others are ignored. A field may name a function that reads it.
-macro_rules! read_fields {
-    ($to:expr, $value:expr, { $($number:literal $field:ident $(by $reader:path)?),* $(,)? }) => {
-        $crate::centrifuge::protobuf::fields($value.bytes()?, |number, value| match number {
-            $($number => read_fields!(@ &mut $to.$field, value $(, $reader)?),)*
-            _ => Ok(()),
-        })
-    };
-    (@ $field:expr, $value:ident) => { $crate::centrifuge::protobuf::Read::read($field, $value) };
-    (@ $field:expr, $value:ident, $reader:path) => { $reader($field, $value) };
-}
-pub(crate) use read_fields;
-
-/// Messages with the numbers of their fields.
-macro_rules! messages {
-    ($($message:ty { $($fields:tt)* })*) => {
-        $(impl<'a> Read<'a> for $message {
-            fn read(&mut self, value: Value<'a>) -> Outcome {
-                read_fields!(self, value, { $($fields)* })
-            }
-        })*
-    };
-}
-pub(crate) use messages;
-
-macro_rules! numbers {
-    ($($number:ty)*) => {
-        $(impl Read<'_> for $number {
-            fn read(&mut self, value: Value<'_>) -> Outcome {
-                *self = value.number()? as $number;
-                Ok(())
-            }
-        })*
-    };
-}
-
-numbers!(i32 i64 u32 u64);
-
-impl Read<'_> for bool {
-    fn read(&mut self, value: Value<'_>) -> Outcome {
-        *self = value.number()? != 0;
-        Ok(())
-    }
-}
-
-impl<'a> Read<'a> for &'a [u8] {
-    fn read(&mut self, value: Value<'a>) -> Outcome {
-        *self = value.bytes()?;
-        Ok(())
-    }
-}
-
-impl<'a> Read<'a> for Cow<'a, str> {
-    fn read(&mut self, value: Value<'a>) -> Outcome {
-        *self = Cow::Borrowed(value.text()?);
-        Ok(())
-    }
-}
-
-impl Read<'_> for Nothing {
-    fn read(&mut self, value: Value<'_>) -> Outcome {
-        fields(value.bytes()?, |_, _| Ok(()))
-    }
-}
-
-/// A message that may be absent.
-impl<'a, M: Read<'a> + Default> Read<'a> for Option<M> {
-    fn read(&mut self, value: Value<'a>) -> Outcome {
-        self.get_or_insert_default().read(value)
-    }
-}
-
-/// A repeated message.
-impl<'a, M: Read<'a> + Default> Read<'a> for Vec<M> {
-    fn read(&mut self, value: Value<'a>) -> Outcome {
-        let mut item = M::default();
-        item.read(value)?;
-        self.push(item);
-        Ok(())
-    }
-}
-
-impl<'a, M: Read<'a> + Default> Read<'a> for BTreeMap<Cow<'a, str>, M> {
-    fn read(&mut self, value: Value<'a>) -> Outcome {
-        let MapEntry { key, value } = MapEntry::read_from(value)?;
-        self.insert(key, value);
-        Ok(())
-    }
-}
-
-/// An entry of a map.
-#[derive(Default)]
-pub(crate) struct MapEntry<'a, M> {
-    pub(crate) key: Cow<'a, str>,
-    pub(crate) value: M,
-}
-
-impl<'a, M: Read<'a> + Default> MapEntry<'a, M> {
-    pub(crate) fn read_from(value: Value<'a>) -> Result<MapEntry<'a, M>, Malformed> {
-        let mut entry = MapEntry::default();
-        read_fields!(entry, value, { 1 key, 2 value })?;
-        Ok(entry)
-    }
+/// The key and the value of an entry of a map.
+pub(crate) fn map_entry<'a, V: Read<'a>>(entry: Value<'a>) -> Result<(Cow<'a, str>, V), Malformed> {
+    let (mut key, mut value) = (Cow::default(), V::default());
+    fields(entry.bytes()?, |number, field| match number {
+        1 => Read::read(&mut key, field),
+        2 => value.read(field),
+        _ => Ok(()),
+    })?;
+    Ok((key, value))
 }
 
 /// Appends a message behind its length.
@@ -290,37 +189,24 @@ impl<S: Sink> Writer for S {
     }
 
     fn map<'a, M: Message>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, M)>) {
-        entries.for_each(|(key, value)| self.message(field, &Entry { key, value }));
+        entries.for_each(|(key, value)| self.message(field, &Entry { key, value: Some(value) }));
     }
 
     fn texts<'a>(&mut self, field: Field, entries: impl Iterator<Item = (&'a str, &'a str)>) {
-        entries.for_each(|(key, value)| self.message(field, &TextEntry { key, value }));
+        entries.for_each(|(key, value)| self.message(field, &Entry { key, value }));
     }
 }
 
 /// An entry of a map is a message with two fields.
-struct Entry<'a, M> {
+struct Entry<'a, V> {
     key: &'a str,
-    value: M,
+    value: V,
 }
 
-impl<M: Message> Message for Entry<'_, M> {
+impl<V: Write> Message for Entry<'_, V> {
     fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "key"), self.key);
-        to.message(Field::new(2, "value"), &self.value);
-    }
-}
-
-/// The same, of a map of texts.
-struct TextEntry<'a> {
-    key: &'a str,
-    value: &'a str,
-}
-
-impl Message for TextEntry<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.text(Field::new(1, "key"), self.key);
-        to.text(Field::new(2, "value"), self.value);
+        self.key.put(to, Field::new(1, "key"));
+        self.value.put(to, Field::new(2, "value"));
     }
 }
 

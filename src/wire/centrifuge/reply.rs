@@ -1,9 +1,10 @@
 //! Replies to commands: each is appended to `out`, which holds the content of one frame. A frame may have many replies and
 //! [pushes](crate::centrifuge::push). Where there are only pushes, nothing is appended.
 
-use crate::centrifuge::fields::{Field, Message, Nothing, Writer};
+use crate::centrifuge::fields::{Field, Message, Nothing, Write, Writer};
 use crate::centrifuge::frame::append;
-use crate::centrifuge::messages::{Lifetime, OnlyData};
+use crate::centrifuge::messages::{Data, Expiry};
+use crate::centrifuge::received::{Parts, PresenceParts};
 use crate::centrifuge::{
     ConnectResult, Encoding, Error, HistoryResult, Member, Payload, PresenceStats, RefreshResult,
     SubscribeResult, push,
@@ -11,7 +12,7 @@ use crate::centrifuge::{
 
 /// The command failed.
 pub fn error<'a>(encoding: Encoding, out: &mut Vec<u8>, id: u32, error: impl Into<Error<'a>>) {
-    reply(encoding, out, id, Field::new(2, "error"), &error.into());
+    reply(encoding, out, id, Parts::error, &error.into());
 }
 
 /// The session has begun. Where there are only pushes, it is one.
@@ -19,22 +20,22 @@ pub fn connect(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &ConnectR
     if encoding.is_unidirectional() {
         return push::connect(encoding, out, result);
     }
-    reply(encoding, out, id, Field::new(5, "connect"), result);
+    reply(encoding, out, id, Parts::connect, result);
 }
 
 /// The client is subscribed.
 pub fn subscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &SubscribeResult<'_>) {
-    reply(encoding, out, id, Field::new(6, "subscribe"), result);
+    reply(encoding, out, id, Parts::subscribe, result);
 }
 
 /// The client is no longer subscribed.
 pub fn unsubscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(7, "unsubscribe"), &Nothing {});
+    reply(encoding, out, id, Parts::unsubscribe, &Nothing {});
 }
 
 /// The publication was accepted.
 pub fn publish(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(8, "publish"), &Nothing {});
+    reply(encoding, out, id, Parts::publish, &Nothing {});
 }
 
 /// Who is subscribed to a channel.
@@ -44,37 +45,37 @@ pub fn presence<'a>(
     id: u32,
     members: impl Iterator<Item = Member<'a>> + Clone,
 ) {
-    reply(encoding, out, id, Field::new(9, "presence"), &Members(members));
+    reply(encoding, out, id, Parts::presence, &Members(members));
 }
 
 /// How many are subscribed to a channel.
 pub fn presence_stats(encoding: Encoding, out: &mut Vec<u8>, id: u32, stats: PresenceStats) {
-    reply(encoding, out, id, Field::new(10, "presence_stats"), &stats);
+    reply(encoding, out, id, Parts::presence_stats, &stats);
 }
 
 /// The history of a channel, or its position.
 pub fn history(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &HistoryResult<'_>) {
-    reply(encoding, out, id, Field::new(11, "history"), result);
+    reply(encoding, out, id, Parts::history, result);
 }
 
 /// The answer to a ping of the client.
 pub fn ping(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
-    reply(encoding, out, id, Field::new(12, "ping"), &Nothing {});
+    reply(encoding, out, id, Parts::ping, &Nothing {});
 }
 
 /// The result of a call.
 pub fn rpc(encoding: Encoding, out: &mut Vec<u8>, id: u32, data: Option<Payload<'_>>) {
-    reply(encoding, out, id, Field::new(13, "rpc"), &OnlyData(data));
+    reply(encoding, out, id, Parts::rpc, &Data { data });
 }
 
 /// The connection has a new token.
 pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &RefreshResult<'_>) {
-    reply(encoding, out, id, Field::new(14, "refresh"), result);
+    reply(encoding, out, id, Parts::refresh, result);
 }
 
 /// A subscription has a new token; it expires after this number of seconds, if it does.
 pub fn sub_refresh(encoding: Encoding, out: &mut Vec<u8>, id: u32, expires_in_s: Option<u32>) {
-    reply(encoding, out, id, Field::new(15, "sub_refresh"), &Lifetime(expires_in_s));
+    reply(encoding, out, id, Parts::sub_refresh, &Expiry { expires_in_s });
 }
 
 fn reply(encoding: Encoding, out: &mut Vec<u8>, id: u32, field: Field, result: &impl Message) {
@@ -92,16 +93,8 @@ pub(crate) struct Reply<'a, M> {
 
 impl<M: Message> Message for Reply<'_, M> {
     fn write<W: Writer>(&self, to: &mut W) {
-        to.number(Field::new(1, "id"), u64::from(self.id));
+        self.id.put(to, Parts::id);
         to.message(self.field, self.result);
-    }
-}
-
-impl Message for Error<'_> {
-    fn write<W: Writer>(&self, to: &mut W) {
-        to.number(Field::new(1, "code"), u64::from(self.code));
-        to.text(Field::new(2, "message"), self.message);
-        to.flag(Field::new(3, "temporary"), self.temporary);
     }
 }
 
@@ -109,6 +102,6 @@ struct Members<I>(I);
 
 impl<'a, I: Iterator<Item = Member<'a>> + Clone> Message for Members<I> {
     fn write<W: Writer>(&self, to: &mut W) {
-        to.map(Field::required(1, "presence"), self.0.clone());
+        to.map(PresenceParts::presence, self.0.clone());
     }
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::centrifuge::command::{or_default, text};
-use crate::centrifuge::protobuf::{Outcome, Read, Value, fields};
+use crate::centrifuge::fields::{Read, or_default};
+use crate::centrifuge::protobuf::{Outcome, Value, fields};
 use crate::centrifuge::{Encoding, Malformed};
 use crate::limits::{TAGS_FILTER_BYTES_MAX, TAGS_FILTER_DEPTH_MAX};
 
@@ -14,16 +14,16 @@ use crate::limits::{TAGS_FILTER_BYTES_MAX, TAGS_FILTER_DEPTH_MAX};
 #[serde(default)]
 pub struct FilterNode<'a> {
     /// How a group combines its nodes: `and`, `or` or `not`; empty for a test.
-    #[serde(borrow, deserialize_with = "text")]
+    #[serde(borrow, deserialize_with = "Read::from_json")]
     pub op: Cow<'a, str>,
     /// The key of the tested tag.
-    #[serde(borrow, deserialize_with = "text")]
+    #[serde(borrow, deserialize_with = "Read::from_json")]
     pub key: Cow<'a, str>,
     /// The test, such as `eq`.
-    #[serde(borrow, deserialize_with = "text")]
+    #[serde(borrow, deserialize_with = "Read::from_json")]
     pub cmp: Cow<'a, str>,
     /// The value to compare with.
-    #[serde(borrow, deserialize_with = "text")]
+    #[serde(borrow, deserialize_with = "Read::from_json")]
     pub val: Cow<'a, str>,
     /// The values to compare with.
     #[serde(borrow, deserialize_with = "or_default")]

@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 use super::error::ProtocolError;
 use super::{Digits, Position, Value};
 use crate::is_too_deep;
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, INTEGER_END, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
+use crate::limits::{
+    HISTORY_PAGE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, INTEGER_END, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX,
+};
 
 /// A client's request. Its `id` is chosen by the client, is below 2^53, and is repeated in the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,17 @@ pub enum Command<'a> {
         /// List the members after this one; without it, the first ones.
         after: Option<Digits<'a>>,
         /// Maximum number of members, at most [`PRESENCE_PAGE_MAX`].
+        limit: usize,
+    },
+    /// List earlier messages of a topic.
+    History {
+        /// The id of the command.
+        id: Option<u64>,
+        /// A [valid name](Rules::is_topic_name).
+        topic: Cow<'a, str>,
+        /// List the messages before this offset; without it, the latest ones.
+        before: Option<u64>,
+        /// Maximum number of messages, at most [`HISTORY_PAGE_MAX`].
         limit: usize,
     },
     /// Present fresh credentials of the same client.
@@ -94,6 +107,7 @@ enum CommandType {
     Subscribe,
     Unsubscribe,
     Presence,
+    History,
     Authenticate,
     Ping,
     Publish,
@@ -123,7 +137,11 @@ impl Command<'_> {
             }
             CommandType::Presence => {
                 let (topic, after) = (fields.topic(rules)?, fields.after()?);
-                Command::Presence { id, topic, after, limit: fields.limit()? }
+                Command::Presence { id, topic, after, limit: fields.limit(PRESENCE_PAGE_MAX)? }
+            }
+            CommandType::History => {
+                let (topic, before) = (fields.topic(rules)?, fields.before()?);
+                Command::History { id, topic, before, limit: fields.limit(HISTORY_PAGE_MAX)? }
             }
             CommandType::Authenticate => Command::Authenticate { id, token: fields.token(rules)? },
             CommandType::Unsubscribe => Command::Unsubscribe { id, topic: fields.topic(rules)? },
@@ -151,6 +169,7 @@ impl Serialize for Command<'_> {
             Command::Subscribe { id, topic, .. } => (CommandType::Subscribe, id, Some(topic)),
             Command::Unsubscribe { id, topic } => (CommandType::Unsubscribe, id, Some(topic)),
             Command::Presence { id, topic, .. } => (CommandType::Presence, id, Some(topic)),
+            Command::History { id, topic, .. } => (CommandType::History, id, Some(topic)),
             Command::Authenticate { id, .. } => (CommandType::Authenticate, id, None),
             Command::Ping { id } => (CommandType::Ping, id, None),
             Command::Publish { id, topic, .. } => (CommandType::Publish, id, Some(topic)),
@@ -164,6 +183,10 @@ impl Serialize for Command<'_> {
             Command::Unsubscribe { .. } | Command::Ping { .. } => {}
             Command::Presence { after, limit, .. } => {
                 object.put(Field::After, after.as_ref())?;
+                object.put(Field::Limit, Some(limit))?;
+            }
+            Command::History { before, limit, .. } => {
+                object.put(Field::Before, before.as_ref())?;
                 object.put(Field::Limit, Some(limit))?;
             }
             Command::Authenticate { token, .. } => object.put(Field::Token, Some(token))?,
@@ -221,6 +244,7 @@ fields! {
     "key" Key,
     "idempotency_key" IdempotencyKey,
     "after" After,
+    "before" Before,
     "limit" Limit,
     "token" Token,
     "data" Data,
@@ -302,12 +326,16 @@ impl<'a> Fields<'a> {
         client.ok_or_else(bad).map(Some)
     }
 
-    fn limit(&self) -> Result<usize, ProtocolError> {
-        let Some(raw) = self.get(Field::Limit) else { return Ok(PRESENCE_PAGE_MAX) };
-        let limit = integer(raw).map(|limit| limit as usize).filter(|limit| *limit <= PRESENCE_PAGE_MAX);
-        limit.ok_or_else(|| {
-            self.bad(Field::Limit, format!("a limit is an integer from 0 to {PRESENCE_PAGE_MAX}"))
-        })
+    fn before(&self) -> Result<Option<u64>, ProtocolError> {
+        let Some(raw) = self.get(Field::Before) else { return Ok(None) };
+        let bad = || self.bad(Field::Before, "an offset is an integer from 0 to 2^53 - 1");
+        integer(raw).ok_or_else(bad).map(Some)
+    }
+
+    fn limit(&self, most: usize) -> Result<usize, ProtocolError> {
+        let Some(raw) = self.get(Field::Limit) else { return Ok(most) };
+        let limit = integer(raw).map(|limit| limit as usize).filter(|limit| *limit <= most);
+        limit.ok_or_else(|| self.bad(Field::Limit, format!("a limit is an integer from 0 to {most}")))
     }
 
     fn position(&self) -> Result<Option<Position<'a>>, ProtocolError> {

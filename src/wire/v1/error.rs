@@ -34,6 +34,11 @@ pub fn is_temporary(code: &str) -> bool {
 }
 
 impl ProtocolError {
+    /// Whether a client that follows the protocol never gets this error. The other errors refuse a well-formed command.
+    pub fn is_violation(&self) -> bool {
+        matches!(&*self.code, "bad-json" | "not-text" | "unknown-type" | "missing-field" | "bad-field")
+    }
+
     /// An error with these parts. `field` is empty for none.
     pub fn new(
         id: Option<u64>,

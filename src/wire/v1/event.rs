@@ -52,6 +52,8 @@ events! {
     "presence" Presence(Presence<'a>),
     /// A page of a member list.
     "members" Members(MembersPage<'a>),
+    /// A page of a topic's history.
+    "history" History(HistoryPage<'a>),
     /// Everything up to an offset was sent, so nothing was lost.
     "heartbeat" Heartbeat(Heartbeat<'a>),
     /// A command was rejected or refused.
@@ -174,6 +176,9 @@ pub struct Pong {
     /// The id of the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
+    /// Maximum bytes of a message of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_message: Option<u64>,
 }
 
 /// A publication was accepted at this position.
@@ -265,6 +270,27 @@ pub struct MembersPage<'a> {
     pub unlisted: u64,
 }
 
+/// A page of a topic's history, the oldest message first. Its messages do not repeat the topic.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HistoryPage<'a> {
+    /// The id of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// The topic.
+    #[serde(default)]
+    pub topic: Cow<'a, str>,
+    /// The epoch of the offsets.
+    pub epoch: Digits<'a>,
+    /// The offset of the topic's latest message.
+    pub offset: u64,
+    /// The messages.
+    #[serde(borrow)]
+    pub messages: Vec<Message<'a>>,
+    /// The messages before this offset are the next page, if there may be earlier ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
 /// Everything up to this offset was sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Heartbeat<'a> {
@@ -278,8 +304,8 @@ pub struct Heartbeat<'a> {
 /// A message. It has one of `data`, `text` and `base64`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Message<'a> {
-    /// The topic.
-    #[serde(default)]
+    /// The topic; empty on a page of its history.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub topic: Cow<'a, str>,
     /// The number of the message in the topic's epoch.
     pub offset: u64,
@@ -308,6 +334,12 @@ impl<'a> Message<'a> {
     pub fn new(topic: &'a str, offset: u64, key: &'a str) -> Message<'a> {
         let key = (!key.is_empty()).then_some(Cow::Borrowed(key));
         Message { topic: topic.into(), offset, key, ..Message::default() }
+    }
+
+    /// The message with a content. JSON that is not valid becomes bytes.
+    pub fn with(self, payload: Payload<'a>) -> Message<'a> {
+        let Direct { data, text, base64 } = payload.into();
+        Message { data, text, base64, ..self }
     }
 
     /// The message with a content, in three parts: before the value, the value, and behind it. A JSON value is not copied; text and
@@ -375,6 +407,10 @@ impl<'a> From<Payload<'a>> for Direct<'a> {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+fn is_empty(text: &str) -> bool {
+    text.is_empty()
 }
 
 /// A JSON value that is there even if it is `null`.

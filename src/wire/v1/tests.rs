@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{
-    Authenticated, Command, Digits, Event, Gap, Heartbeat, MembersPage, Message, Payload, Pong, Position,
-    Presence, PresenceChange, ProtocolError, Published, Rules, Subjects, Subscribed, TokenExpires,
+    Authenticated, Command, Digits, Event, Gap, Heartbeat, HistoryPage, MembersPage, Message, Payload, Pong,
+    Position, Presence, PresenceChange, ProtocolError, Published, Rules, Subjects, Subscribed, TokenExpires,
     Unsubscribed,
 };
-use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
+use crate::limits::{HISTORY_PAGE_MAX, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 const RULES: Rules = Rules { is_topic_name, topic_bytes_max: 255, key_bytes_max: 255, token_bytes_max: 64 };
 
@@ -86,6 +86,14 @@ fn each_request_is_read_as_the_document_has_it() {
         parse(br#"{"type":"presence","topic":"t"}"#),
         Ok(Command::Presence { id: None, topic: "t".into(), after: None, limit: PRESENCE_PAGE_MAX })
     );
+    assert_eq!(
+        parse(br#"{"type":"history","id":5,"topic":"t","before":0,"limit":1}"#),
+        Ok(Command::History { id: Some(5), topic: "t".into(), before: Some(0), limit: 1 })
+    );
+    assert_eq!(
+        parse(br#"{"type":"history","topic":"t"}"#),
+        Ok(Command::History { id: None, topic: "t".into(), before: None, limit: HISTORY_PAGE_MAX })
+    );
     assert_eq!(parse(br#"{"type":"ping","id":4}"#), Ok(Command::Ping { id: Some(4) }));
     assert_eq!(
         parse(br#"{"type":"unsubscribe","id":0,"topic":"\u0074"}"#),
@@ -133,6 +141,10 @@ fn each_command_is_written_as_the_document_has_it() {
         (
             Command::Presence { id, topic: topic.clone(), after: Some("9c".into()), limit: 256 },
             r#"{"type":"presence","id":1,"topic":"t","after":"9c","limit":256}"#,
+        ),
+        (
+            Command::History { id, topic: topic.clone(), before: Some(9), limit: 50 },
+            r#"{"type":"history","id":1,"topic":"t","before":9,"limit":50}"#,
         ),
         (
             Command::Authenticate { id, token: "secret".into() },
@@ -187,6 +199,8 @@ fn a_fault_names_its_field_and_repeats_the_id() {
         (r#"{"type":"shout","id":5}"#, "unknown-type", "type"),
         (r#"{"type":"message","id":5,"topic":"t"}"#, "unknown-type", "type"),
         (r#"{"type":"subscribe","id":5}"#, "missing-field", "topic"),
+        (r#"{"type":"history","id":5,"topic":"t","before":-1}"#, "bad-field", "before"),
+        (r#"{"type":"history","id":5,"topic":"t","limit":257}"#, "bad-field", "limit"),
         (r#"{"type":"subscribe","topic":"","id":5}"#, "bad-field", "topic"),
         (r#"{"type":"subscribe","topic":7,"id":5}"#, "bad-field", "topic"),
         (r#"{"type":"subscribe","topic":"a\u0000","id":5}"#, "bad-field", "topic"),
@@ -343,9 +357,22 @@ fn each_event_is_written_as_the_document_has_it() {
         Event::Authenticated(Authenticated { id: Some(8), subject: "alice".into(), expires_in: Some(600) }),
         Event::Authenticated(Authenticated { id: None, subject: "alice".into(), expires_in: None }),
         Event::TokenExpires(TokenExpires { expires_in: 30 }),
-        Event::Pong(Pong { id: Some(9) }),
-        Event::Pong(Pong { id: None }),
+        Event::Pong(Pong { id: Some(9), max_message: Some(65_536) }),
+        Event::Pong(Pong { id: None, max_message: None }),
         Event::Heartbeat(Heartbeat { topic: topic(), offset: 20 }),
+        Event::History(HistoryPage {
+            id: Some(10),
+            topic: topic(),
+            epoch: 0x1f3a.into(),
+            offset: 20,
+            messages: vec![
+                Message::new("", 12, "k").with(Payload::Json(b"{\"a\" :1}")),
+                Message::new("", 13, "").with(Payload::Text(b"say")),
+                Message::new("", 14, "").with(Payload::Binary(b"\0\xff")),
+                Message::new("", 15, "").with(Payload::Json(b"none")),
+            ],
+            next: Some(12),
+        }),
         Event::Error(ProtocolError::not_subscribed(Some(4))),
     ];
     let mut texts: Vec<String> = events.iter().map(written).collect();
@@ -375,9 +402,10 @@ fn each_event_is_written_as_the_document_has_it() {
 {"type":"authenticated","id":8,"subject":"alice","expires_in":600}
 {"type":"authenticated","subject":"alice"}
 {"type":"token_expires","expires_in":30}
-{"type":"pong","id":9}
+{"type":"pong","id":9,"max_message":65536}
 {"type":"pong"}
 {"type":"heartbeat","topic":"t","offset":20}
+{"type":"history","id":10,"topic":"t","epoch":"1f3a","offset":20,"messages":[{"offset":12,"key":"k","data":{"a" :1}},{"offset":13,"text":"say"},{"offset":14,"base64":"AP8="},{"offset":15,"base64":"bm9uZQ=="}],"next":12}
 {"type":"error","id":4,"code":"not-subscribed","field":"topic","message":"not subscribed to this topic"}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"data":{"a" :1}}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"text":"say \"hi\""}

@@ -143,7 +143,7 @@ impl TopicStore for Store {
         false
     }
 
-    fn change_member(&mut self, topic: &str, _: ClientId, _: Option<&str>, _: u64) -> bool {
+    fn change_member(&mut self, topic: &str, _: ClientId, _: Option<&str>, _: u64, _: bool) -> bool {
         panic!("{topic} has no members");
     }
 

@@ -1,5 +1,8 @@
 //! The streams of durable topics, in which others write too.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use echoring_cluster::nats::{StreamSettings, Streams};
@@ -13,6 +16,8 @@ use super::server::{NatsServer, folder};
 
 const TOPIC: &str = "t";
 const SUBJECT: &str = "test.durable.00000000000000ab.t";
+/// The stream of these topics.
+const STREAM: &str = "test-durable-00000000000000ab";
 const EPOCH: u64 = 5;
 const SETTINGS: StreamSettings = StreamSettings {
     id: 0xab,
@@ -48,8 +53,13 @@ async fn ask(streams: &Streams, request: StreamRequest) -> StreamAnswer {
 
 /// Stores the publication with this offset behind the last message. Returns the sequence number.
 async fn store(streams: &Streams, behind: u64, offset: u64) -> u64 {
+    store_long(streams, behind, offset, 0).await
+}
+
+/// The same with a publication of at least so many bytes.
+async fn store_long(streams: &Streams, behind: u64, offset: u64, bytes: usize) -> u64 {
     let mut entries = Vec::new();
-    append_entry(&mut entries, format!("publication {offset}").as_bytes());
+    append_entry(&mut entries, format!("publication {offset} {}", "x".repeat(bytes)).as_bytes());
     let first = Position { epoch: EPOCH, offset };
     let write = WriteId { node: NodeId(3), number: offset };
     match streams
@@ -139,5 +149,104 @@ fn nothing_is_stored_behind_a_message_of_a_newer_node() {
         client.flush().expect("taken");
         let answer = streams.handle(TOPIC, &SETTINGS, &StreamRequest::Load(None)).await;
         assert_eq!(answer, StreamAnswer::Failed);
+    });
+}
+
+/// The offsets of a page of history behind this one.
+async fn page(streams: &Streams, after: u64) -> Vec<u64> {
+    match streams.page(TOPIC, &SETTINGS, Position { epoch: EPOCH, offset: after }).await {
+        StreamAnswer::Loaded(_, batches) => batches.iter().map(|batch| batch.first.offset).collect(),
+        answer => panic!("{answer:?}"),
+    }
+}
+
+/// The consumers of the stream, as JetStream lists them.
+fn consumers(client: &mut RawClient) -> Vec<String> {
+    client.publish(&format!("$JS.API.CONSUMER.NAMES.{STREAM}"), "names", b"").expect("sent");
+    let answer = client.message().expect("an answer").content;
+    let list = answer.split_once("\"consumers\":").map(|(_, list)| list.trim_start()).expect("a list");
+    let names = list.trim_start_matches('[').split_once(']').map_or("", |(names, _)| names);
+    names.split('"').filter(|name| name.chars().any(char::is_alphanumeric)).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_reader_of_many_pages_has_one_consumer() {
+    const MESSAGES: u64 = 900;
+    with_jetstream(async |streams, mut client| {
+        assert_eq!(load(&streams, None).await, (StreamHead::default(), Vec::new()));
+        let mut sequence = 0;
+        for offset in 1..=MESSAGES {
+            // Of different lengths.
+            sequence = store_long(&streams, sequence, offset, (offset % 7) as usize * 300).await;
+        }
+        client.subscribe("names").expect("sent");
+        // Each has read up to there.
+        let mut readers = [0, 200, 400];
+        let mut names = Vec::new();
+        for round in 0..MESSAGES {
+            let open = readers.iter_mut().enumerate().filter(|(_, reached)| **reached < MESSAGES);
+            for (number, reached) in open {
+                let offsets = page(&streams, *reached).await;
+                assert!(offsets.iter().copied().eq(*reached + 1..=*reached + offsets.len() as u64));
+                // What a client takes of it is another question.
+                let taken = offsets.len().div_ceil(number + 1);
+                assert!(taken > 0, "reader {number} at {reached}");
+                *reached += taken as u64;
+            }
+            match round {
+                0 => names = consumers(&mut client),
+                1..5 => assert_eq!(consumers(&mut client), names, "the same in round {round}"),
+                _ => {}
+            }
+        }
+        assert_eq!((names.len(), readers), (readers.len(), [MESSAGES; 3]));
+        assert!(consumers(&mut client).len() < readers.len(), "those that are done are deleted");
+        // A position where no reader has stopped.
+        assert_eq!(page(&streams, MESSAGES - 2).await, [MESSAGES - 1, MESSAGES]);
+        assert!(page(&streams, MESSAGES).await.is_empty());
+        store(&streams, sequence, MESSAGES + 1).await;
+        assert_eq!(page(&streams, MESSAGES).await, [MESSAGES + 1]);
+    });
+}
+
+#[test]
+fn a_load_that_loses_its_consumer_goes_on_behind_what_it_has() {
+    const MESSAGES: u64 = 700;
+    with_jetstream(async |streams, mut client| {
+        assert_eq!(load(&streams, None).await, (StreamHead::default(), Vec::new()));
+        let mut sequence = 0;
+        for offset in 1..=MESSAGES {
+            sequence = store_long(&streams, sequence, offset, 8_000).await;
+        }
+        client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.CREATED.>").expect("sent");
+        client.flush().expect("taken");
+        let created = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&created);
+        // Deletes every other consumer as soon as it is there. Ends with the server.
+        thread::spawn(move || {
+            while let Ok(message) = client.message() {
+                if seen.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                    let name = message.subject.rsplit('.').next().expect("a name");
+                    let subject = format!("$JS.API.CONSUMER.DELETE.{STREAM}.{name}");
+                    client.publish(&subject, "deleted", b"").expect("sent");
+                }
+            }
+        });
+        let until = Instant::now() + PATIENCE;
+        // Until one load has had two. Several at once take longer than the news of their consumers.
+        for loads in (4..).step_by(4) {
+            let request = StreamRequest::Load(Some(Position { epoch: EPOCH, offset: 0 }));
+            let load = || streams.handle(TOPIC, &SETTINGS, &request);
+            let answers = tokio::join!(load(), load(), load(), load());
+            for answer in <[StreamAnswer; 4]>::from(answers) {
+                let StreamAnswer::Loaded(head, batches) = answer else { panic!("load {loads} has failed") };
+                assert_eq!(head, reached(sequence, MESSAGES));
+                assert!(batches.iter().map(|batch| batch.first.offset).eq(1..=MESSAGES));
+            }
+            if created.load(Ordering::SeqCst) > loads {
+                break;
+            }
+            assert!(Instant::now() < until, "no consumer was lost in time");
+        }
     });
 }

@@ -33,7 +33,7 @@ pub fn run(data: &[u8]) {
     };
     let floods = limits & 0x10 != 0;
     let config = ConnectionConfig {
-        message_bytes_max: [1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)],
+        max_message: [1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)],
         queue_bytes: [1 << 18, 1_000][usize::from(limits >> 2 & 1)],
         pings_per_second_max: if floods { FLOOD } else { u32::MAX },
         compression: (limits & 0x80 != 0).then(|| compression(cursor.byte())),
@@ -58,7 +58,7 @@ pub fn run(data: &[u8]) {
 /// The negotiated parameters: all window sizes, with and without context takeover.
 pub fn compression(options: u8) -> Compression {
     let direction =
-        |options: u8| Direction { takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
+        |options: u8| Direction { context_takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
     let preferences = Preferences { server: direction(options), client: direction(options.rotate_left(4)) };
     Compression::default()
         .preferences(preferences)
@@ -108,7 +108,7 @@ fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     let Habits { role, app, .. } = habits;
     let [inbound_direction, outbound_direction] = directions;
     let rules = Rules {
-        message_bytes_max: peer.config.message_bytes_max,
+        max_message: peer.config.max_message,
         pings_max: if floods { FLOOD as usize } else { usize::MAX },
         deflate: inbound_direction,
         ..Rules::of(role)
@@ -235,7 +235,7 @@ fn judge_close(peer: &Peer<'_>, heard: &Heard, heeded: &Heard, whole: bool) {
 /// The state machine in the opposite role receives the same.
 fn agree_with_the_other_end(bytes: &[u8], role: Role, heard: &Heard) {
     let config = ConnectionConfig {
-        message_bytes_max: 1 << 30,
+        max_message: 1 << 30,
         pings_per_second_max: u32::MAX,
         ..ConnectionConfig::default()
     };

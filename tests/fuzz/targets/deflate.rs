@@ -15,7 +15,7 @@ use super::inflate::Inflation;
 pub fn run(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let options = cursor.byte();
-    let direction = Direction { takeover: options & 4 == 0, window_bits: 8 + (options >> 3 & 7) };
+    let direction = Direction { context_takeover: options & 4 == 0, window_bits: 8 + (options >> 3 & 7) };
     match options & 3 {
         0 => check_inflating(direction, &mut cursor),
         1 => check_round_trip(direction, &mut cursor),
@@ -102,9 +102,12 @@ fn check_own_offer(client: &Preferences, server: &Preferences) {
     assert_eq!(taken.inbound(Role::Server), agreement.inbound(Role::Server), "what the client sends");
     // A server may use a smaller window without naming it (RFC 7692, 7.1.2.1).
     let (known, used) = (taken.inbound(Role::Client), agreement.outbound(Role::Server));
-    assert!(known.takeover == used.takeover && known.window_bits >= used.window_bits, "{known:?} {used:?}");
+    assert!(
+        known.context_takeover == used.context_takeover && known.window_bits >= used.window_bits,
+        "{known:?} {used:?}"
+    );
     let within = |agreed: Direction, allowed: Direction| {
-        agreed.window_bits <= allowed.window_bits && (!agreed.takeover || allowed.takeover)
+        agreed.window_bits <= allowed.window_bits && (!agreed.context_takeover || allowed.context_takeover)
     };
     for preferences in [client, server] {
         assert!(within(agreement.outbound(Role::Server), preferences.server), "{agreement:?}");
@@ -117,5 +120,8 @@ fn check_response(own: u8, response: &[u8]) {
     let Ok(Some(agreement)) = accept_response([response].into_iter(), &preferences) else { return };
     let server = agreement.inbound(Role::Client);
     assert!(server.window_bits <= preferences.server.window_bits, "a window that was not offered");
-    assert!(!server.takeover || preferences.server.takeover, "a takeover that was not offered");
+    assert!(
+        !server.context_takeover || preferences.server.context_takeover,
+        "a context_takeover that was not offered"
+    );
 }

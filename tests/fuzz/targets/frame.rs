@@ -21,11 +21,11 @@ pub fn run(data: &[u8]) {
     let role = if options & 2 == 0 { Role::Server } else { Role::Client };
     let wire = wire::wire(cursor.rest(), connection::opposite(role), options & 1 == 1);
     for receiver in [Role::Server, Role::Client] {
-        for deflate in [None, Some(Direction { takeover: false, window_bits: 15 })] {
+        for deflate in [None, Some(Direction { context_takeover: false, window_bits: 15 })] {
             check_header(&wire, Rules { deflate, ..Rules::of(receiver) });
         }
     }
-    let rules = Rules { message_bytes_max: MESSAGE_BYTES_MAX, ..Rules::of(role) };
+    let rules = Rules { max_message: MESSAGE_BYTES_MAX, ..Rules::of(role) };
     let expected = reference::receive(&wire, rules);
     for app in [App::Echo, App::Silent] {
         let habits = Habits { whole: options & 4 != 0, ..Habits::plain(role, app) };
@@ -114,7 +114,7 @@ fn check_short(bytes: &[u8], receiver: Role, header: &Header, header_bytes: usiz
 /// The connection receives the messages of the reference, and an echo returns them.
 fn check_connection(habits: Habits, chunks: &[&[u8]], expected: &Heard) {
     let config = ConnectionConfig {
-        message_bytes_max: MESSAGE_BYTES_MAX,
+        max_message: MESSAGE_BYTES_MAX,
         pings_per_second_max: u32::MAX,
         ..ConnectionConfig::default()
     };

@@ -4,6 +4,7 @@
 //! Input: a byte that selects the format, and bytes of that format.
 
 use echoring_broker::broadcast::mail_codec;
+use echoring_proto::Plain as _;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_server::handover::reread_offer;
 use echoring_topics::{
@@ -13,7 +14,7 @@ use echoring_topics::{
 /// A time later than the age of any key.
 const NOW: u64 = 1 << 50;
 /// The type of the records of a history. Which of them are kept depends on where segments end.
-const HISTORY: u8 = 2;
+const HISTORY: u8 = 1;
 
 pub fn run(data: &[u8]) {
     let Some((format, rest)) = data.split_first() else { return };
@@ -72,7 +73,7 @@ fn without_history(mut bytes: &[u8]) -> Vec<u8> {
     let mut others = Vec::new();
     while let Some(record) = Record::take(&mut bytes) {
         let start = others.len();
-        record.append(&mut others);
+        record.put(&mut others);
         if others[start] == HISTORY {
             others.truncate(start);
         }

@@ -48,7 +48,7 @@ impl Inflation {
             let (status, used) = output.run(&mut engine, rest)?;
             rest = &rest[used..];
             if status != TINFLStatus::Done {
-                self.continues = output.end(&mut engine)? && self.direction.takeover;
+                self.continues = output.end(&mut engine)? && self.direction.context_takeover;
                 break;
             }
             if rest.is_empty() {
@@ -58,7 +58,7 @@ impl Inflation {
             output.forget(&self.window);
         }
         let message = output.bytes[output.from..].to_vec();
-        if self.direction.takeover {
+        if self.direction.context_takeover {
             self.window.extend_from_slice(&message);
             let excess = self.window.len().saturating_sub(self.direction.window_bytes());
             self.window.drain(..excess);

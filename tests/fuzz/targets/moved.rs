@@ -4,15 +4,16 @@
 //! Input: a byte that chooses the format, and the bytes.
 
 use echoring_auth::Identity;
-use echoring_broker::broadcast::check_frozen_peer;
+use echoring_broker::broadcast::check_plain_peer;
 use echoring_broker::publications::on_close::OnClose;
+use echoring_proto::Plain as _;
 use echoring_proto::buffer::{Budget, Pool};
 use echoring_runtime::shard::check_moved_record;
 
 pub fn run(data: &[u8]) {
     match data.split_first() {
         Some((0, record)) => _ = check_moved_record(record),
-        Some((1, peer)) => _ = check_frozen_peer(peer),
+        Some((1, peer)) => _ = check_plain_peer(peer),
         Some((2, identity)) => check_identity(identity),
         Some((_, on_close)) => check_on_close(on_close),
         None => {}
@@ -20,24 +21,18 @@ pub fn run(data: &[u8]) {
 }
 
 fn check_identity(mut bytes: &[u8]) {
-    let Some(identity) = Identity::thaw(&mut bytes) else { return };
-    let written = |identity: &Identity| {
-        let mut out = Vec::new();
-        identity.freeze(&mut out);
-        out
-    };
-    let once = written(&identity);
-    let again = Identity::thaw(&mut &once[..]).expect("it was written");
-    assert_eq!(written(&again), once);
+    let Some(identity) = Identity::take(&mut bytes) else { return };
+    let once = identity.encode();
+    assert_eq!(Identity::decode(&once).expect("it was written").encode(), once);
 }
 
 fn check_on_close(mut bytes: &[u8]) {
     let mut pool = Pool::new(Budget::new(1 << 20));
-    if let Some(on_close) = OnClose::thaw(&mut bytes, &mut pool) {
+    if let Some(on_close) = OnClose::take(&mut bytes, &mut pool) {
         let mut written = Vec::new();
-        on_close.freeze(&mut written);
+        on_close.put(&mut written);
         on_close.release(&mut pool);
-        OnClose::thaw(&mut &written[..], &mut pool).expect("it was written").release(&mut pool);
+        OnClose::take(&mut &written[..], &mut pool).expect("it was written").release(&mut pool);
     }
     assert_eq!(pool.used_bytes(), 0, "nothing is kept of it");
 }

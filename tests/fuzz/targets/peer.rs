@@ -9,7 +9,7 @@ use std::ops::Range;
 use echoring_proto::buffer::{Budget, Buffer, Lease, Pool};
 use echoring_proto::connection::{
     Cause, ChunkFlags, CloseMode, Closed, Codecs, Connection, ConnectionConfig, Entropy, Env, MessageKind,
-    OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor, Step, ThawError,
+    OutOfMemory, Piece, RestoreError, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor, Step,
     TransportAction, echo_short, echo_single,
 };
 use echoring_proto::deflate::{self, Agreement, Direction};
@@ -229,7 +229,7 @@ impl<'a> Peer<'a> {
             if self.now.is_multiple_of(2) && echo_single(&mut bytes) {
                 cursor = SpanCursor::at_end(bytes.len(), SINGLE_REPLY_START..bytes.len());
             } else {
-                echo_short(&mut cursor, &mut bytes, self.config.message_bytes_max);
+                echo_short(&mut cursor, &mut bytes, self.config.max_message);
             }
             self.connection.resume_span(&cursor);
         } else if self.habits.app != App::Echo {
@@ -242,7 +242,7 @@ impl<'a> Peer<'a> {
     }
 
     fn show_short(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8]) {
-        let bytes_max = self.config.message_bytes_max;
+        let bytes_max = self.config.max_message;
         while self.connection.is_between_messages()
             && let Some((kind, at)) = self.connection.next_short(cursor, bytes, bytes_max)
         {
@@ -483,7 +483,7 @@ impl<'a> Peer<'a> {
             self.fates.push(fate);
         }
         let _ = self.connection.pause_wanted(&self.config, false);
-        let _ = self.connection.take_deadline_moved();
+        let _ = self.connection.take_deadline_changed();
         let staged_bytes = std::mem::take(&mut self.staged_bytes);
         if self.habits.rough && staged_bytes > 0 && self.fates.is_empty() {
             let choice = usize::from(self.choices.next());
@@ -494,7 +494,7 @@ impl<'a> Peer<'a> {
         }
         self.plain_echo = self.habits.app == App::Echo
             && self.is_connected()
-            && self.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
+            && self.config.max_message >= SINGLE_FRAME_BYTES_MAX as u64
             && self.connection.may_echo_in_place();
         self.check_state();
     }
@@ -504,18 +504,18 @@ impl<'a> Peer<'a> {
         if !self.is_connected() || self.connection.is_blocked() || !self.connection.may_move() {
             return;
         }
-        let mut frozen = Vec::new();
-        self.connection.freeze(&mut frozen, self.now);
+        let mut bytes = Vec::new();
+        self.connection.put(&mut bytes, self.now);
         let (connection, mut env) = self.env();
-        let mut rest = &frozen[..];
-        match Connection::thaw(&mut rest, &mut env) {
-            Ok(mut thawed) => {
+        let mut rest = &bytes[..];
+        match Connection::take(&mut rest, &mut env) {
+            Ok(mut continued) => {
                 assert!(rest.is_empty(), "bytes were left");
-                std::mem::swap(connection, &mut thawed);
-                thawed.release(env.pool, env.codecs);
+                std::mem::swap(connection, &mut continued);
+                continued.release(env.pool, env.codecs);
             }
             // There was no room for both. It stays.
-            Err(error) => assert_eq!(error, ThawError::OutOfMemory),
+            Err(error) => assert_eq!(error, RestoreError::OutOfMemory),
         }
         self.finish_turn();
     }
@@ -638,13 +638,12 @@ impl<'a> Peer<'a> {
         let mut bound = 2_048 + 8 * queued_bytes + 600 * self.meddled;
         if self.connection.agreement().is_some() {
             // Compressed messages wait until they are complete, and received spans until there is room for their output.
-            bound += 4 * (self.fed.len() + self.config.message_bytes_max as usize);
+            bound += 4 * (self.fed.len() + self.config.max_message as usize);
         }
         let in_use = self.bytes_in_use();
         if in_use > bound {
             let behind = self.fed.get(self.opening_bytes..).unwrap_or_default();
-            let rules =
-                Rules { message_bytes_max: self.config.message_bytes_max, ..Rules::of(self.habits.role) };
+            let rules = Rules { max_message: self.config.max_message, ..Rules::of(self.habits.role) };
             let heard = reference::receive(behind, rules);
             let unfinished = heard.unfinished.map_or(0, |message| message.payload.len());
             let unread =

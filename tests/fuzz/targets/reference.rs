@@ -12,7 +12,7 @@ use super::inflate::Inflation;
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub receiver: Role,
-    pub message_bytes_max: u64,
+    pub max_message: u64,
     /// Number of pings above which they are a flood.
     pub pings_max: usize,
     /// The negotiated compression, if any. RSV1 is then allowed on the first frame of a message.
@@ -21,7 +21,7 @@ pub struct Rules {
 
 impl Rules {
     pub fn of(receiver: Role) -> Rules {
-        Rules { receiver, message_bytes_max: u64::MAX, pings_max: usize::MAX, deflate: None }
+        Rules { receiver, max_message: u64::MAX, pings_max: usize::MAX, deflate: None }
     }
 }
 
@@ -153,7 +153,7 @@ fn check_place(frame: &Frame, is_open: bool) -> Result<(), ProtocolError> {
 }
 
 fn check_size(frame: &Frame, before: usize, compressed: bool, rules: Rules) -> Result<(), ProtocolError> {
-    let bytes_max = rules.message_bytes_max;
+    let bytes_max = rules.max_message;
     // Incompressible data grows a little.
     let bytes_max = if compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
     let total = (before as u64).saturating_add(frame.payload_bytes);
@@ -193,7 +193,7 @@ fn receive_data(
         && let Some(mut message) = heard.unfinished.take()
     {
         if let Some(inflation) = inflation.filter(|_| message.compressed) {
-            let bytes_max = usize::try_from(rules.message_bytes_max).unwrap_or(usize::MAX);
+            let bytes_max = usize::try_from(rules.max_message).unwrap_or(usize::MAX);
             message.payload = inflation.inflate(&message.payload, bytes_max)?;
             message.compressed = false;
             if message.text && str::from_utf8(&message.payload).is_err() {

@@ -7,13 +7,25 @@ use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_broker::v1::RULES;
 use echoring_topics::is_topic_name;
 use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
+use echoring_wire::limits::{HISTORY_PAGE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use echoring_wire::v1::{Command, Event, Message, Payload, ProtocolError, Value as Published};
 use serde_json::{Map, Value};
 
 const INTEGER_END: u64 = 1 << 53;
-const KNOWN: [&str; 11] =
-    ["id", "type", "topic", "position", "key", "idempotency_key", "after", "limit", "token", "data", "text"];
+const KNOWN: [&str; 12] = [
+    "id",
+    "type",
+    "topic",
+    "position",
+    "key",
+    "idempotency_key",
+    "after",
+    "before",
+    "limit",
+    "token",
+    "data",
+    "text",
+];
 
 pub fn run(data: &[u8]) {
     // The result of the other parser, if it has one: it refuses values deeper than 128 and incomplete characters even where
@@ -47,6 +59,10 @@ fn check_command(data: &[u8], command: &Command<'_>) {
         Command::Unsubscribe { id, topic } => (id, topic),
         Command::Presence { id, topic, limit, .. } => {
             assert!(*limit <= PRESENCE_PAGE_MAX);
+            (id, topic)
+        }
+        Command::History { id, topic, before, limit } => {
+            assert!(*limit <= HISTORY_PAGE_MAX && before.is_none_or(|before| before < INTEGER_END));
             (id, topic)
         }
         Command::Publish { id, topic, key, idempotency_key, value } => {
@@ -117,6 +133,11 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
             }
             assert!(read.get("limit").is_none_or(|read| read.as_u64() == Some(*limit as u64)));
             ("presence", id, topic)
+        }
+        Command::History { id, topic, before, limit } => {
+            assert_eq!(read.get("before").map(|read| read.as_u64().expect("an offset")), *before);
+            assert!(read.get("limit").is_none_or(|read| read.as_u64() == Some(*limit as u64)));
+            ("history", id, topic)
         }
         Command::Publish { id, topic, key, idempotency_key, value } => {
             assert_eq!(field("key"), key.as_deref().unwrap_or_default());

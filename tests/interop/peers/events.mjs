@@ -1,6 +1,6 @@
 // Keeps what clients of echoring.js tell, in order, for scripts of tests that run in a page or in Node.
 
-const OF_CLIENTS = ["connecting", "open", "closed"];
+const OF_CLIENTS = ["connecting", "open", "closed", "direct"];
 const OF_SUBSCRIPTIONS = ["subscribed", "unsubscribed", "message", "gap", "reset", "join", "leave", "members", "ended"];
 
 export function install(module, scope) {

@@ -5,7 +5,8 @@ import { pathToFileURL } from "node:url";
 import { install } from "./events.mjs";
 
 const Script = (async () => {}).constructor;
-install(await import(pathToFileURL(process.argv[2])), globalThis);
+const client = pathToFileURL(process.argv[2]);
+install({ ...await import(client), ...await import(new URL("event-streams.js", client)) }, globalThis);
 const answer = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 answer("ready");
 for await (const line of createInterface({ input: process.stdin })) {

@@ -201,7 +201,7 @@ fn too_many_errors_in_a_row_end_a_session() {
 /// A configuration with topics for these tests.
 fn config() -> TestFile {
     TestFile::new(
-        "[[topics]]\npattern = \"who.*\"\npresence = true\n\
+        "[[topics]]\npattern = \"who.*\"\npresence = \"everybody\"\n\
          [[topics]]\npattern = \"short.*\"\nhistory_messages = 2\n\
          [[topics]]\npattern = \"long.*\"\nhistory_messages = 1000\nhistory_bytes = \"1MiB\"\n\
          [[topics]]\npattern = \"secret.*\"\nhistory = \"nobody\"\n\

@@ -45,7 +45,7 @@ fn begin(mut peer: Peer, path: &str, fields: &[&str]) -> Peer {
     let answer = peer.answer();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.field("content-type"), Some("text/event-stream"));
-    assert_eq!(answer.field("cache-control"), Some("no-cache"));
+    assert_eq!(answer.field("cache-control"), Some("no-cache, no-transform"));
     assert_eq!(answer.field("x-accel-buffering"), Some("no"));
     assert_eq!(answer.field("content-length"), None);
     let retry = peer.line().expect("a line");
@@ -73,6 +73,7 @@ fn event(peer: &mut Peer) -> Option<Event> {
             "id" => id = value,
             "event" => name = value,
             "data" => data.push(value),
+            "kind" => assert_eq!(value, "text", "the only kind that is told"),
             _ => panic!("the field {line}"),
         }
     }
@@ -216,14 +217,14 @@ fn each_kind_of_message_has_its_event() {
 #[test]
 fn requests_that_are_none_for_a_stream_are_refused() {
     on_both_drivers(&["--allow-origin", "https://app.example"], |server| {
-        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        for method in ["POST", "PUT", "DELETE"] {
             let answer = ask(server, &request(&format!("{method} /sse/t HTTP/1.1"), &[HOST]));
-            assert_eq!((answer.status, answer.field("allow")), (405, Some("GET")), "{method}");
+            assert_eq!((answer.status, answer.field("allow")), (405, Some("GET, OPTIONS")), "{method}");
         }
         let mut head = Peer::connect(server);
         head.send(&request("HEAD /sse/t HTTP/1.1", &[HOST]));
         let answer = head.answer();
-        assert_eq!((answer.status, answer.field("allow"), answer.body.len()), (405, Some("GET"), 0));
+        assert_eq!((answer.status, answer.field("allow"), answer.body.len()), (405, Some("GET, OPTIONS"), 0));
         head.expect_end();
         for path in ["/sse/", "/sse/a/b", "/sse/%00", "/sse/%ff"] {
             assert_eq!(status(server, &get(path, &[])), 400, "{path}");
@@ -234,8 +235,22 @@ fn requests_that_are_none_for_a_stream_are_refused() {
         for origin in ["https://b.example", "null"] {
             assert_eq!(status(server, &get("/sse/t", &[&format!("Origin: {origin}")])), 403, "{origin}");
         }
+        // A page that sends a token in a header field asks first.
+        let allowed = "Origin: https://app.example";
+        let answer = ask(server, &request("OPTIONS /sse/t HTTP/1.1", &[HOST, allowed]));
+        assert_eq!((answer.status, answer.field("access-control-allow-methods")), (200, Some("GET")));
+        assert_eq!(answer.field("access-control-allow-headers"), Some("authorization, content-type"));
+        assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.example"));
+        let refused = ask(server, &request("OPTIONS /sse/t HTTP/1.1", &[HOST, "Origin: https://b.example"]));
+        assert_eq!(refused.status, 403);
+        // It may know why it gets no stream.
+        let refused = ask(server, &get("/sse/a/b", &[allowed]));
+        assert_eq!(
+            (refused.status, refused.field("access-control-allow-origin")),
+            (400, Some("https://app.example"))
+        );
         let mut peer = Peer::connect(server);
-        peer.send(&get("/sse/t", &["Origin: https://app.example"]));
+        peer.send(&get("/sse/t", &[allowed]));
         let answer = peer.answer();
         assert_eq!(answer.status, 200);
         assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.example"));

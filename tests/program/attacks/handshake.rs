@@ -382,7 +382,7 @@ fn on_loopback_a_name_that_is_not_listed_is_refused_with_the_cure() {
             };
             assert_eq!((plain("/"), plain("/headers"), plain("/healthz")), (403, 403, 200), "{host}");
         }
-        assert!(server.wait_for_log("host not allowed").contains("--allow-host"));
+        assert!(server.wait_for_log("host not allowed").contains("`allow_host`"));
     });
     // A server of others' names does not know them.
     on_both_drivers(&["--listen", "0.0.0.0:0", "--allow-host", "listed.example"], |server| {
@@ -471,7 +471,7 @@ fn a_refused_origin_is_logged_with_the_cure() {
     everywhere(&["--log", "info"], |server| {
         assert_eq!(status(server, &upgrade("/echo", &["Origin: http://evil.example"])), 403);
         let line = server.wait_for_log("origin not allowed");
-        assert!(line.contains("http://evil.example") && line.contains("--allow-origin"), "{line}");
+        assert!(line.contains("http://evil.example") && line.contains("`allow_origin`"), "{line}");
     });
 }
 

@@ -1,13 +1,16 @@
 //! Clients that are silent, have nothing to say, or stay for long, and the keys that say how long they may.
 
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::auth::TestFile;
 use super::limits::reloads::reload;
-use super::peer::{CLOSE, FIN, Peer, TEXT, frame, upgrade};
+use super::peer::{CLOSE, CONTINUATION, FIN, Peer, TEXT, frame, upgrade};
 use super::server::{Server, on_both_drivers};
 use crate::support::ports;
 
@@ -98,6 +101,54 @@ fn the_longest_life_ends_clients_of_each_dialect_so_that_they_come_back() {
         while stream.line().is_some() {}
         server.wait_until("all are counted", |stats| ended_by(stats, "lifetime") == 5);
     });
+}
+
+/// Sends these bytes again and again, until the server closes the connection in its own way.
+fn closed_amid(peer: &mut Peer, begins: &[u8], goes_on: &[u8]) -> Option<u16> {
+    peer.send(begins);
+    let (began, is_over) = (Instant::now(), AtomicBool::new(false));
+    let mut writing = peer.stream.0.try_clone().expect("a handle");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let goes = || !is_over.load(Ordering::Relaxed) && began.elapsed() < NEVER_ENDS;
+            while goes() && writing.write_all(goes_on).is_ok() {
+                thread::sleep(SLOW_INTERVAL);
+            }
+        });
+        // A long message is echoed while it arrives.
+        let code = loop {
+            let (first, payload) = peer.frame();
+            if first == FIN | CLOSE {
+                break payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+            }
+        };
+        is_over.store(true, Ordering::Relaxed);
+        code
+    })
+}
+
+/// Pauses of a client that sends as slowly as it may.
+const SLOW_INTERVAL: Duration = Duration::from_millis(50);
+/// Longer than the life and its grace.
+const NEVER_ENDS: Duration = Duration::from_secs(25);
+
+#[test]
+fn a_message_that_never_ends_does_not_outlive_the_limits() {
+    for (flag, cause) in [("--max-lifetime", "lifetime"), ("--idle-timeout", "idle")] {
+        on_both_drivers(&[flag, "1s"], |server| {
+            let (mut frame_long, mut fragments) = (Peer::open(server, "/echo"), Peer::open(server, "/echo"));
+            // 60,000 bytes in one masked frame, and fragments of one byte.
+            let head = [FIN | TEXT, 0x80 | 126, 0xea, 0x60, 0, 0, 0, 0];
+            thread::scope(|scope| {
+                let one = scope.spawn(|| closed_amid(&mut frame_long, &head, b"x"));
+                let other = [CONTINUATION, 0x81, 0, 0, 0, 0, b'x'];
+                let first = [TEXT, 0x81, 0, 0, 0, 0, b'x'];
+                assert_eq!(closed_amid(&mut fragments, &first, &other), Some(GOING_AWAY));
+                assert_eq!(one.join().expect("a client"), Some(GOING_AWAY));
+            });
+            server.wait_until("both are counted", |stats| ended_by(stats, cause) == 2);
+        });
+    }
 }
 
 #[test]

@@ -108,6 +108,78 @@ fn histories_take_their_share_at_most_and_cost_others_nothing() {
     });
 }
 
+/// Contexts alone would fill the share of histories. They are freed whenever somebody needs the memory: on the same shard,
+/// or on another.
+#[test]
+fn compression_contexts_give_way_to_histories_and_to_buffers() {
+    for shards in [1, 2] {
+        contexts_give_way(shards);
+    }
+}
+
+fn contexts_give_way(shards: usize) {
+    const ROOMS: u64 = 40;
+    const KEPT: u64 = 50;
+    let shards_flag = shards.to_string();
+    let flags = [
+        "--memory-budget",
+        "16MiB",
+        "--compress",
+        "shared",
+        "--ping-interval",
+        "1h",
+        "--shards",
+        &shards_flag,
+    ];
+    on_both_drivers(&flags, |server| {
+        // On one of the shards, each room has the four subscribers that a context needs.
+        let in_room = |room| (0..4 * shards - (shards - 1)).map(move |_| room);
+        let _rooms: Vec<Peer> = (0..ROOMS)
+            .flat_map(in_room)
+            .map(|room| open_compressed(server, &format!("room-{room}")))
+            .collect();
+        let (mut publisher, text) = (session(server), "x".repeat(60_000));
+        let mut published = 0;
+        let mut publish = |topics: u64, name: &str, text: &str| {
+            for topic in 0..topics {
+                let publish = format!(r#"{{"type":"publish","topic":"{name}-{topic}","text":"{text}"}}"#);
+                publisher.send(&frame(TEXT, publish.as_bytes()));
+            }
+            published += topics;
+            server.wait_until("published", |stats| stats["publications"]["accepted"] == published);
+        };
+        for round in 0..2 {
+            publish(ROOMS, "room", "some words");
+            publish(KEPT, &format!("kept-{round}"), &text);
+        }
+        assert_eq!(server.figure("histories_evicted"), 0, "histories may take 8 MiB");
+        let compression_bytes = || server.metric("echoring_topic_compression_bytes");
+        publish(ROOMS, "room", "some words");
+        let before = compression_bytes();
+        assert!(before > MIB, "{before} bytes of contexts");
+        // Others need what is left: each has sent the greater part of a message.
+        let mut others = Vec::new();
+        server.wait_until("contexts freed", |_| {
+            let mut peer = Peer::open(server, "/echo");
+            peer.send(&frame(BINARY, &[7; 30_000])[..20_000]);
+            others.push(peer);
+            compression_bytes() < before / 2
+        });
+        let stats = server.stats();
+        assert_eq!(stats["histories_evicted"], 0, "{stats}");
+        assert!(stats["causes"].as_object().is_none_or(|causes| causes.is_empty()), "{stats}");
+    });
+}
+
+/// A subscriber of a raw route whose messages are compressed.
+fn open_compressed(server: &Server, topic: &str) -> Peer {
+    let mut peer = Peer::connect(server);
+    let path = format!("/broadcast/{topic}");
+    peer.send(&upgrade(&path, &["Sec-WebSocket-Extensions: permessage-deflate"]));
+    assert_eq!(peer.answer().status, 101);
+    peer
+}
+
 #[test]
 fn a_connection_creates_so_many_topics_and_no_more() {
     on_both_drivers(&["--memory-budget", "64MiB"], |server| {

@@ -22,6 +22,8 @@ compress = "server_max_window_bits=15; client_max_window_bits=15; memory=48MiB"
 max_connections = 400
 max_subscriptions = 1
 max_topics = 800
+# On a busy host those that only write answer too late.
+ping_interval = "1h"
 "#;
 /// That of [`CONFIG`]. The last eighth is its reserve.
 const BUDGET: u64 = 96 << 20;
@@ -104,6 +106,15 @@ fn with_windows(server: &Server) -> Vec<Peer> {
 /// Sends and never reads, until it is stopped or the server disconnects.
 fn write_on(peer: &mut Peer, messages: &[u8], stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) && peer.offer_for(messages, Duration::from_millis(100)) {}
+}
+
+#[test]
+fn a_server_without_connections_takes_less_than_the_formula_has_for_the_program() {
+    let server = Server::start(&["--shards", "2"]);
+    // The program, and of each shard the regions, where the kernel provides buffers incrementally, without the allocator's pages.
+    let most = (6 + 2 * 3) << 20;
+    let anonymous = server.anonymous_bytes();
+    assert!(anonymous <= most, "{anonymous} bytes are anonymous, {most} by the formula");
 }
 
 #[test]

@@ -208,6 +208,16 @@ impl Server {
         self.stats()[name].as_u64().unwrap_or_else(|| panic!("no figure {name}"))
     }
 
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, metrics) = self.ask_admin("GET", "/metrics", &[]);
+        let values = metrics.lines().filter_map(|line| {
+            let (found, value) = line.rsplit_once(' ')?;
+            (found.split('{').next() == Some(name)).then(|| value.parse::<u64>().expect("a number"))
+        });
+        values.reduce(|sum, value| sum + value).unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
     /// Polls the figures until they are as `wanted`.
     pub fn wait_until(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let started = Instant::now();
@@ -270,6 +280,11 @@ impl Server {
         // The shell's own `kill`: the program of that name is not on every machine.
         let script = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell").success());
+    }
+
+    /// Stops the process until it gets the signal CONT.
+    pub fn stop(&self) {
+        crate::support::program::stop(&self.child);
     }
 
     /// Waits for the end of the process.

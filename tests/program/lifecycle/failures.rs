@@ -89,7 +89,7 @@ fn a_shard_that_stands_still_is_told_by_health_checks() {
         resume.send(()).expect("it waits for that");
         client.read_exact(&mut [0; 4]).expect("an echo");
         // The echo leaves within the turn that stood still. Orders are answered in theirs, the one of /healthz first.
-        assert_eq!(server.handle().snapshots().len(), 1);
+        assert_eq!(server.handle().snapshots().expect("no shard").len(), 1);
         assert_eq!(get(admin, "/healthz"), ok);
         drop(client);
         server.shutdown(PATIENCE).expect("it ends in order");
@@ -140,7 +140,7 @@ fn a_shard_that_ends_by_itself_ends_the_server_with_a_reason() {
         }
         let handle = server.handle();
         // Wakes the shards; the broken one cannot wait again.
-        let woken = thread::spawn(move || handle.snapshots().len());
+        let woken = thread::spawn(move || handle.snapshots().expect("no shard").len());
         let error = server.join().expect_err("it did not end in order").to_string();
         assert!(error.starts_with("shard "), "{error}");
         assert!(woken.join().expect("no panic") <= 2);
@@ -173,7 +173,7 @@ fn without_timers(command: &mut Command) -> &mut Command {
 }
 
 #[test]
-fn a_control_plane_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
+fn a_control_thread_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
     for driver in DRIVERS {
         let (mut log, stderr) = Log::new();
         let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--driver", driver];
@@ -186,7 +186,7 @@ fn a_control_plane_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_cod
             assert!(line.contains(part), "{part}: {line}");
         }
         let line = log.line_with("the server cannot continue");
-        assert!(line.contains("the control plane panicked"), "{line}");
+        assert!(line.contains("the control thread panicked"), "{line}");
         assert_eq!(server.exit_code(), Some(3));
     }
 }

@@ -212,7 +212,7 @@ fn dropped_records_are_counted_and_told_once_the_log_is_read() {
             let mut lines = lines.by_ref().map(|line| line.expect("a line in time"));
             lines.find(|line| line.contains(words)).expect("the log goes on")
         };
-        let admin = admin_of(&line_with("control plane on http://"));
+        let admin = admin_of(&line_with("admin address http://"));
         // Now nobody reads. Each of these is a record for its opening and one for its closing; 1,024 records are queued at most
         // (LOG_QUEUE_RECORDS).
         for _ in 0..1_024 {

@@ -252,12 +252,12 @@ fn one_connection_or_all_that_match_are_closed() {
         let (head, payload) = first.frame();
         assert_eq!(
             (head, &payload[..]),
-            (0x88, &[&1008_u16.to_be_bytes()[..], b"closed by an operator"].concat()[..])
+            (0x88, &[&4010_u16.to_be_bytes()[..], b"closed by an operator"].concat()[..])
         );
         first.finish();
         server.wait_until("closed", |stats| stats["connections"] == 6);
         assert_eq!(delete(server, &format!("/connections/{id}")).0, 404);
-        for unknown in ["9-0-0", "0-99999-1", "x", "0-0", ""] {
+        for unknown in ["9c", "e1b4c0927f3d5a68913c7fe20b5a4d86", "0-0-1", "x", ""] {
             assert_eq!(delete(server, &format!("/connections/{unknown}")).0, 404, "{unknown}");
         }
         assert_eq!(delete(server, "/connections").0, 400, "a filter is required");
@@ -266,7 +266,7 @@ fn one_connection_or_all_that_match_are_closed() {
         let (status, answer) = delete(server, "/connections?topic=a&address=127.0.0.1");
         assert_eq!((status, &answer["closed"], answer["next"].is_null()), (200, &5.into(), true));
         for peer in &mut peers {
-            assert_eq!(peer.close_frame(), Some(1008));
+            assert_eq!(peer.close_frame(), Some(4010));
         }
         // They do not answer, and are cut.
         server.wait_until("cut", |stats| stats["connections"] == 1);
@@ -297,7 +297,7 @@ fn an_identity_chooses_its_connections() {
         assert!(found.iter().all(|one| one["identity"] == "CN=bob,O=a b"), "{found:?}");
         assert_eq!(delete(server, "/connections?identity=CN%3Dbob%2CO%3Da%20b").1["closed"], 2);
         for peer in &mut bob {
-            assert_eq!(peer.close_frame(), Some(1008));
+            assert_eq!(peer.close_frame(), Some(4010));
         }
         alice.send(&frame(TEXT, b"a"));
         assert_eq!(alice.frame(), (0x81, b"a".to_vec()));

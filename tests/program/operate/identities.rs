@@ -19,7 +19,7 @@ use super::server::{PATIENCE, Server, on_both_drivers};
 /// name it.
 const TOPICS: &str = "
 [topic_defaults]
-presence = true
+presence = \"everybody\"
 
 [[topics]]
 pattern = \"known*\"

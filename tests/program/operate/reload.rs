@@ -123,7 +123,7 @@ fn limits_hold_for_open_connections_and_new_ones() {
         assert_eq!(refusal_of(&mut new, 4_000), None);
         assert_eq!(refusal_of(&mut new, 5_000), Some(1009));
         // Back to the default.
-        assert_eq!(node.change(""), (vec!["max_message".to_owned()], vec![]));
+        assert_eq!(node.change("max_topics = 65536"), (vec!["max_message".to_owned()], vec![]));
         assert_eq!(refusal_of(&mut open, 60_000), None);
     });
 }
@@ -148,6 +148,20 @@ fn a_larger_message_than_the_mailboxes_hold_needs_a_restart() {
             assert_eq!(subscriber.message(), (BINARY, vec![1; most]));
         }
     });
+}
+
+#[test]
+fn another_number_of_shards_needs_a_restart() {
+    let file = folder().join("echoring.toml");
+    fs::write(&file, "shards = 2").expect("written");
+    let defaults = [("--log", "info"), ("--allow-host", "*")];
+    let server = Server::start_beside(&["--config", text(&file)], &defaults);
+    let node = Configured { server, file };
+    let mut open = Peer::open(&node.server, "/echo");
+    let (changed, restart) = node.change("shards = 3\nmax_topics = 7");
+    assert_eq!((changed, restart), (vec!["max_topics".to_owned()], vec!["shards".to_owned()]));
+    assert_eq!(node.server.report()["shards"].as_array().expect("a list").len(), 2);
+    assert_eq!(refusal_of(&mut open, 10), None);
 }
 
 #[test]
@@ -296,6 +310,40 @@ fn a_reload_of_something_else_keeps_the_log_level_that_an_operator_has_set() {
     assert_eq!(level(), "warn");
 }
 
+/// A file is cut wherever it can be and still be TOML. Nothing that was closed is open in any of them.
+#[test]
+fn a_truncated_file_opens_nothing() {
+    let token = folder().join("token");
+    let secret = "0123456789abcdef";
+    fs::write(&token, secret).expect("written");
+    let whole = format!(
+        "max_message = '2KiB'\nadmin_token_file = '{}'\nmessage_rate = 50\n[topic_defaults]\npublish = 'operator'\n\
+         [[topics]]\npattern = 'a*'\nsubscribe = 'operator'\npublish = 'nobody'\n",
+        text(&token)
+    );
+    configured(&whole, &["--watch", "off"], |Configured { server, file }| {
+        let authorization = format!("Authorization: Bearer {secret}");
+        let reload = || server.ask_admin("POST", "/reload", &[&authorization]);
+        let ends = whole.match_indices('\n').map(|(at, _)| at);
+        for end in [0].into_iter().chain(ends.filter(|at| at + 1 < whole.len())) {
+            replace(file, &whole[..end]);
+            let (status, answer) = reload();
+            assert_eq!(status, 422, "{:?} {answer}", &whole[..end]);
+        }
+        assert_eq!(server.ask_admin("POST", "/reload", &[]).0, 401);
+        replace(file, &whole);
+        assert_eq!(reload().0, 200);
+        let opened = whole.replace("publish = 'nobody'", "publish = 'everybody'");
+        replace(file, &opened);
+        assert_eq!(reload().0, 200, "it says so");
+        let line = server.wait_for_log("topics.\"a*\".publish: more clients");
+        assert!(line.contains("WARN") && line.contains("\"everybody\" instead of \"nobody\""), "{line}");
+        replace(file, &opened.replace("message_rate = 50\n", ""));
+        assert_eq!(reload().0, 200);
+        server.wait_for_log("message_rate: this limit no longer holds");
+    });
+}
+
 #[test]
 fn a_new_admin_token_replaces_the_old_one() {
     let token = folder().join("token");
@@ -425,4 +473,31 @@ fn the_command_reports_and_exits_as_documented() {
         .output()
         .expect("it runs");
     assert_eq!(nobody.status.code(), Some(3));
+}
+
+/// An absent key leaves the admin address closed, and the word `off` opens it, which the log says.
+#[test]
+fn a_word_removes_what_an_absent_key_does_not() {
+    let token = folder().join("token");
+    let secret = "0123456789abcdef";
+    fs::write(&token, secret).expect("written");
+    let whole = format!("max_message = '2KiB'\nadmin_token_file = '{}'\n", text(&token));
+    configured(&whole, &["--watch", "off"], |Configured { server, file }| {
+        let authorization = format!("Authorization: Bearer {secret}");
+        let reload = |contents: &str| {
+            replace(file, contents);
+            server.ask_admin("POST", "/reload", &[&authorization])
+        };
+        let (status, answer) = reload("max_message = '2KiB'");
+        assert!(status == 422 && answer.contains("set it to \\\"off\\\""), "{answer}");
+        assert_eq!(server.ask_admin("GET", "/stats", &[]).0, 401);
+        assert_eq!(reload("max_message = '2KiB'\nadmin_token_file = 'off'").0, 200);
+        let line = server.wait_for_log("admin_token_file: off opens what it has closed");
+        assert!(line.contains("WARN"), "{line}");
+        assert_eq!(server.ask_admin("GET", "/stats", &[]).0, 200);
+        assert_eq!(reload("max_message = '2KiB'").0, 200);
+        assert_eq!(server.ask_admin("GET", "/stats", &[]).0, 200);
+        assert_eq!(reload(&whole).0, 200);
+        assert_eq!(server.ask_admin("GET", "/stats", &[]).0, 401);
+    });
 }

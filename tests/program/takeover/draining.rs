@@ -11,6 +11,7 @@ use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 use tungstenite::WebSocket;
 
+use super::ends::wait_until;
 use super::patient::Patient;
 use super::program::{signal, stop};
 use super::{Addresses, PATIENCE, Server, certificate, http, next, publish};
@@ -131,7 +132,7 @@ fn seen_and_closed(driver: &str) {
         let id = id_of(&before, &one);
         let (status, answer) = delete(at, &format!("/connections/{id}"));
         assert_eq!((status, &answer["closed"]), (200, &1.into()), "{answer}");
-        finish(&mut one, 1008);
+        finish(&mut one, 4010);
         wait_for("it is gone", || (delete(at, &format!("/connections/{id}")).0 == 404).then_some(()));
         assert_eq!(draining(&listed(at, "")), own.iter().filter(|other| **other != id).cloned().collect());
         assert!(publish(at, "after").starts_with("HTTP/1.1 200 "));
@@ -142,14 +143,14 @@ fn seen_and_closed(driver: &str) {
         let (status, answer) = delete(at, "/connections?topic=t");
         assert_eq!((status, &answer["closed"], &answer["next"]), (200, &7.into(), &Value::Null), "{answer}");
         for socket in raw.iter_mut().chain(&mut later) {
-            finish(socket, 1008);
+            finish(socket, 4010);
         }
         let left = wait_for("one is left", || Some(listed(at, "")).filter(|all| all.len() == 1));
         assert_eq!(draining(&left).len(), 1, "{left:?}");
         let mut last = echo.remove(0);
         let id = id_of(&before, &last);
         assert_eq!(delete(at, &format!("/connections/{id}")).0, 200);
-        finish(&mut last, 1008);
+        finish(&mut last, 4010);
         // With its last client, the predecessor ends.
         assert_eq!(server.ended(), Some(0));
         assert_eq!(listed(at, ""), Vec::<Value>::new());
@@ -196,7 +197,12 @@ fn a_predecessor_that_stands_still_hides_only_its_own_connections() {
     let (status, answer) = delete(at, &format!("/connections/{id}"));
     assert_eq!((status, &answer["error"]["code"]), (503, &"silent-predecessor".into()), "{answer}");
     signal(&server.0, Signal::CONT);
-    let page = get(at, "/connections");
+    // It has the questions that nobody waits for any more before this one.
+    let mut page = Value::Null;
+    wait_until("the predecessor answers again", || {
+        page = get(at, "/connections");
+        page["predecessor"].is_null()
+    });
     let both = page["connections"].as_array().expect("a list");
     assert_eq!((both.len(), &page["predecessor"]), (2, &Value::Null), "{page}");
     assert_eq!(draining(both), BTreeSet::from([id.clone()]));
@@ -204,6 +210,6 @@ fn a_predecessor_that_stands_still_hides_only_its_own_connections() {
     socket.send("still here".into()).expect("sent");
     assert_eq!(next(&mut socket).as_deref(), Ok("still here"));
     assert_eq!(delete(at, &format!("/connections/{id}")).1["closed"], 1);
-    finish(&mut socket, 1008);
+    finish(&mut socket, 4010);
     assert_eq!(server.ended(), Some(0));
 }

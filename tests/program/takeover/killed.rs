@@ -244,13 +244,14 @@ fn kill_one(at: Addresses, flags: &[&str], random: &mut Random) -> String {
     let killed = if kills_first { &mut first } else { &mut second };
     killed.0.kill().expect("killed");
     killed.0.wait().expect("a child");
-    // Whoever is left serves, or ends and is replaced.
+    // A successor serves; a predecessor serves, or ends and is replaced.
     let survivor = if kills_first { &mut second } else { &mut first };
     let given_up = Instant::now() + PATIENCE;
     let mut third = None;
     while !publish_to(at, &scene, "still served") {
         assert!(Instant::now() < given_up, "neither serves nor ends");
         if third.is_none() && survivor.0.try_wait().expect("a child").is_some() {
+            assert!(!kills_first, "the successor ended {after:?} after the start, {is_early}");
             third = Some(Server::start(at, flags).expect("a new server"));
         }
         thread::sleep(Duration::from_millis(5));

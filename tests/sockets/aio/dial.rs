@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use echoring_async::{DialError, Dialer, Jar, Message, Settings, Stage, Upgrader, dial, ring_allowed};
+use echoring_proto::CloseCode;
 use echoring_proto::Url;
 use echoring_proto::connection::Compression;
 use echoring_proto::handshake::{BadField, BadHandshake};
@@ -72,8 +73,8 @@ async fn a_stream_of_the_programs_own_is_used_and_compression_agreed_on() {
 
 #[tokio::test]
 async fn the_most_that_a_message_may_have_is_kept() {
-    let (address, _server) = echo_server(Upgrader::new().message_bytes_max(100_000)).await;
-    let dialer = dialer().settings(Settings::default().message_bytes_max(70_000));
+    let (address, _server) = echo_server(Upgrader::new().max_message(100_000)).await;
+    let dialer = dialer().settings(Settings::default().max_message(70_000));
     let mut conn = dialer.dial(&url(address)).await.expect("a connection");
     conn.write(vec![7; 70_000]).await.expect("written");
     assert_eq!(conn.read().await.expect("the echo").len(), 70_000);
@@ -257,4 +258,29 @@ fn a_dial_on_the_ring_speaks_with_tungstenite() {
         assert_eq!(read.expect("the echo"), Message::from("through the ring"));
     });
     server.join().expect("the server ends");
+}
+
+/// The longest times are times, and no panic.
+#[tokio::test]
+async fn a_time_has_no_maximum() {
+    use echoring_async::{Heartbeat, Listener};
+
+    const LONGEST: Duration = Duration::MAX;
+    let heartbeat = || Heartbeat::every(LONGEST).timeout(LONGEST);
+    let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("ws://{}/", listener.local_addr().expect("bound"));
+    let upgrader = Upgrader::new().handshake_timeout(LONGEST).write_timeout(LONGEST).heartbeat(heartbeat());
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut conn = upgrader.accept_tcp(stream).await.expect("an upgrade");
+        let message = conn.read().await.expect("a message");
+        conn.write(message).await.expect("written");
+        conn.read().await.expect_err("closed");
+    });
+    let dialer = Dialer::new().connect_timeout(LONGEST).handshake_timeout(LONGEST).write_timeout(LONGEST);
+    let mut conn = dialer.heartbeat(heartbeat()).dial(&url).await.expect("a connection");
+    conn.write("hello").await.expect("written");
+    assert_eq!(conn.read().await.expect("the echo"), Message::from("hello"));
+    conn.close(CloseCode::NORMAL, "").await.expect("closed");
+    serving.await.expect("no panic");
 }

@@ -1,9 +1,10 @@
 //! Connections that one driver gives up and another one continues.
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use echoring_runtime::driver::{Driver, Event, Features, Options, Source, Token};
+use echoring_runtime::driver::{Event, Features, Operations, Options, Source, Token};
 
 use super::world::{Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
@@ -20,7 +21,7 @@ impl<K: Kit> World<K> {
     }
 
     /// Gives `token` up, until it is released. Another one may have to be asked again.
-    fn give_up(&mut self, token: Token) -> (<K::Driver as Driver>::Socket, Vec<u8>) {
+    fn give_up(&mut self, token: Token) -> (OwnedFd, Vec<u8>) {
         let mut found = None;
         self.driver.release(token);
         self.until_with(

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::sim::{self, ClientId, Faults, Network, Random, Sim};
-use echoring_runtime::driver::{Driver, Event, Options, Shared, Source};
+use echoring_runtime::driver::{Event, Operations, Options, Shared, Source};
 
 use super::world::{Heard, Kit, Peer, World};
 
@@ -43,14 +43,14 @@ impl Kit for SimKit {
     type Peer = SimPeer;
 
     fn driver(&mut self, options: &Options) -> Sim {
-        let mut driver = self.network.driver(options);
+        let mut driver = self.network.sim(options);
         driver.listen(self.network.listener().expect("a descriptor"), 0).expect("the driver listens");
         driver
     }
 
     fn beside(&self, options: &Options) -> (SimKit, Sim) {
         let SimKit { network, seed, faults } = self;
-        let driver = network.driver(options);
+        let driver = network.sim(options);
         (SimKit { network: network.clone(), seed: *seed, faults: *faults }, driver)
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{
-    Driver, Event, Features, Options, RemoteAddress, SendTimes, Source, TcpInfo, Token, has_kernel_times,
+    Event, Features, Operations, Options, RemoteAddress, SendTimes, Source, TcpInfo, Token, has_kernel_times,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -76,7 +76,7 @@ pub struct SocketKit<D> {
     address: Option<SockAddr>,
 }
 
-impl<D: Driver> SocketKit<D> {
+impl<D: Operations> SocketKit<D> {
     pub fn tcp(make: Make<D>) -> SocketKit<D> {
         SocketKit { make, unix: None, address: None }
     }
@@ -104,7 +104,7 @@ impl<D> Drop for SocketKit<D> {
     }
 }
 
-impl<D: Driver> Kit for SocketKit<D> {
+impl<D: Operations> Kit for SocketKit<D> {
     type Driver = D;
     type Peer = Socket;
 
@@ -187,7 +187,7 @@ fn segments_in(socket: &Socket) -> u32 {
     u32::from_ne_bytes(info[AT..AT + 4].try_into().expect("four bytes"))
 }
 
-pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
+pub fn an_end_goes_with_the_last_bytes<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     for pieces in [1, 3] {
         let (token, mut peer) = world.accept();
@@ -219,7 +219,7 @@ pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
-impl<D: Driver> World<SocketKit<D>> {
+impl<D: Operations> World<SocketKit<D>> {
     /// A peer with a receive buffer of its own, on a connection with a send buffer of its own.
     pub fn accept_with(&mut self, receive_bytes: usize, send_bytes: usize) -> (Token, Socket) {
         let (listener, address) = listener();
@@ -243,7 +243,7 @@ fn listener() -> (Socket, SocketAddr) {
     (listener, address)
 }
 
-fn connected<D: Driver>(
+fn connected<D: Operations>(
     world: &mut World<SocketKit<D>>,
     address: SocketAddr,
     source: Option<SocketAddr>,
@@ -253,7 +253,7 @@ fn connected<D: Driver>(
     token
 }
 
-pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>) {
+pub fn a_dialled_connection_works_like_an_accepted_one<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (listener, address) = listener();
     let sources = [None, Some(SocketAddr::from(([127, 0, 0, 2], 0)))];
@@ -277,7 +277,7 @@ pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>)
     }
 }
 
-pub fn a_unix_socket_is_dialled<D: Driver>(make: Make<D>) {
+pub fn a_unix_socket_is_dialled<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let path =
         std::env::temp_dir().join(format!("dial-{}-{:?}", std::process::id(), std::thread::current().id()));
@@ -329,7 +329,7 @@ pub fn a_unix_socket_is_dialled<D: Driver>(make: Make<D>) {
     world.until("closed", |world| world.has(&Seen::Closed(gone)));
 }
 
-pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
+pub fn a_refused_dial_is_a_failure<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (listener, address) = listener();
     drop(listener);
@@ -343,7 +343,7 @@ pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
 }
 
 /// A dial may be cancelled before it completes.
-pub fn a_dial_can_be_aborted<D: Driver>(make: Make<D>) {
+pub fn a_dial_can_be_aborted<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (_listener, address) = listener();
     let token = world.driver.connect(&address.into(), None).expect("a socket can be made");
@@ -353,7 +353,7 @@ pub fn a_dial_can_be_aborted<D: Driver>(make: Make<D>) {
     assert_eq!(world.of(token).collect::<Vec<_>>(), [&Seen::Closed(token)]);
 }
 
-pub fn a_wake_from_another_thread_ends_the_wait<D: Driver>(make: Make<D>) {
+pub fn a_wake_from_another_thread_ends_the_wait<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     for _ in 0..100 {
         let waker = world.driver.waker();
@@ -369,7 +369,7 @@ pub fn a_wake_from_another_thread_ends_the_wait<D: Driver>(make: Make<D>) {
     }
 }
 
-pub fn a_deadline_is_kept_and_never_early<D: Driver>(make: Make<D>) {
+pub fn a_deadline_is_kept_and_never_early<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let mut events = Vec::new();
     for wait in [MILLISECOND / 10, MILLISECOND, 30 * MILLISECOND] {
@@ -391,7 +391,7 @@ pub fn a_deadline_is_kept_and_never_early<D: Driver>(make: Make<D>) {
 }
 
 /// The address is the peer's, for either kind of connection, unless it has none or the kernel cannot tell.
-pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
+pub fn an_address_is_the_peers<D: Operations>(make: Make<D>) {
     let addressed = |seen: &Seen, of: Token| match seen {
         Seen::Addressed(token, address) if *token == of => Some(*address),
         _ => None,
@@ -419,7 +419,7 @@ pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
 }
 
 /// The state of TCP is told with the address to who asks for it, unless there is none or the kernel cannot tell.
-pub fn the_state_of_tcp_is_told<D: Driver>(make: Make<D>) {
+pub fn the_state_of_tcp_is_told<D: Operations>(make: Make<D>) {
     let look = |world: &mut World<SocketKit<D>>, token| {
         let before = world.seen.len();
         world.driver.find_tcp_info(token);
@@ -437,7 +437,7 @@ pub fn the_state_of_tcp_is_told<D: Driver>(make: Make<D>) {
         assert_eq!(world.read(&mut peer, 4), b"data");
         let told = look(&mut world, token);
         assert_eq!(told.is_some(), can_tell);
-        if let Some(TcpInfo { round_trip, segments_sent, segments_retransmitted }) = told {
+        if let Some(TcpInfo { round_trip, segments_sent, segments_retransmitted, .. }) = told {
             assert!((1..10 * SECOND).contains(&round_trip), "{round_trip}");
             assert_eq!(segments_sent - segments_retransmitted, messages);
         }
@@ -454,7 +454,7 @@ pub fn the_state_of_tcp_is_told<D: Driver>(make: Make<D>) {
 }
 
 /// The time of an acknowledgement is told, of a connection that is read and of one that is paused, and is no failure of either.
-pub fn an_acknowledgement_is_told_of<D: Driver>(make: Make<D>) {
+pub fn an_acknowledgement_is_told_of<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
     assert!(!world.driver.stamp(token), "nothing is staged");
@@ -503,7 +503,7 @@ pub fn an_acknowledgement_is_told_of<D: Driver>(make: Make<D>) {
 }
 
 /// The kernel's times of sends and receives are between the program's, and are those of the right bytes.
-pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
+pub fn the_kernels_times_are_those_of_the_bytes<D: Operations>(make: Make<D>) {
     if !has_kernel_times() {
         return eprintln!("not tested, this kernel has no such times");
     }
@@ -519,7 +519,7 @@ pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
     peer_of_other.set_nonblocking(true).expect("a socket");
     let arrivals = |world: &World<SocketKit<D>>| {
         let times = world.of(token).filter_map(|seen| match seen {
-            Seen::Arrived(_, at) => Some(*at),
+            Seen::Arrived(_, at) => *at,
             _ => None,
         });
         times.collect::<Vec<_>>()
@@ -570,7 +570,7 @@ pub fn the_kernels_times_are_those_of_the_bytes<D: Driver>(make: Make<D>) {
 }
 
 /// A Unix socket would refuse a stamped send.
-pub fn a_unix_socket_has_no_acknowledgements<D: Driver>(make: Make<D>) {
+pub fn a_unix_socket_has_no_acknowledgements<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::unix(make));
     let (token, mut peer) = world.accept();
     world.driver.send(token, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
@@ -581,7 +581,7 @@ pub fn a_unix_socket_has_no_acknowledgements<D: Driver>(make: Make<D>) {
 }
 
 /// A large stream both ways at once through one connection.
-pub fn a_long_echo_arrives_whole<D: Driver>(make: Make<D>) {
+pub fn a_long_echo_arrives_whole<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
     let sent = pattern(0, 24 << 20);

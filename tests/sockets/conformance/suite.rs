@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use bytes::Bytes;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
-use echoring_runtime::driver::{Driver, Event, Options, Source, Span, Token};
+use echoring_runtime::driver::{Event, Operations, Options, Source, Span, Token};
 use echoring_runtime::limits::SEND_PIECES_MAX;
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
@@ -466,7 +466,7 @@ pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
     assert_eq!(world.of(other).last(), Some(&Seen::Closed(other)));
 
     // The close of a connection waits for what it is asked for.
-    for close in [Driver::close, Driver::abort] {
+    for close in [Operations::close, Operations::abort] {
         let (token, _peer) = world.accept();
         world.driver.find_address(token);
         world.tick();

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use echoring_proto::buffer::Pool;
-use echoring_runtime::driver::{Driver, Event, Features, Options, Shared, Source, Token};
+use echoring_runtime::driver::{Event, Features, Operations, Options, Shared, Source, Token};
 use echoring_runtime::limits::SEND_PIECES_MAX;
 
 use super::sockets::{Make, SocketKit};
@@ -39,7 +39,7 @@ impl Cursor {
     }
 
     /// Stages as much of the log as one send has room for.
-    fn stage<D: Driver>(&mut self, driver: &mut D, token: Token) {
+    fn stage<D: Operations>(&mut self, driver: &mut D, token: Token) {
         for _ in 0..SEND_PIECES_MAX {
             let start = self.at % self.log.len();
             // Not all of one size: a piece that ends the log may be shorter.
@@ -56,7 +56,7 @@ impl Cursor {
     }
 
     /// Stages bytes that are not from the log.
-    fn stage_pong<D: Driver>(&mut self, driver: &mut D, pool: &mut Pool, token: Token) {
+    fn stage_pong<D: Operations>(&mut self, driver: &mut D, pool: &mut Pool, token: Token) {
         let pong = format!("<pong {}>", self.at);
         let mut buffer = pool.get(pong.len()).expect("within the budget");
         buffer.append(pong.as_bytes());
@@ -65,7 +65,7 @@ impl Cursor {
     }
 
     /// The send was short: takes back every completely unsent frame, except that of the very first byte.
-    fn take_back<D: Driver>(&mut self, driver: &mut D, token: Token, unsent: usize) {
+    fn take_back<D: Operations>(&mut self, driver: &mut D, token: Token, unsent: usize) {
         let mut left = unsent;
         while let Some((tag, bytes)) = driver.unsent_shared(token) {
             assert_eq!(tag as usize, self.at, "the last piece comes first");
@@ -182,7 +182,7 @@ pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
 /// What was not taken back is flushed before a close and before a FIN.
 pub fn what_is_taken_back_is_not_flushed<K: Kit>(kit: K) {
     let mut world = World::new(kit);
-    for end in [Driver::close, Driver::shutdown] {
+    for end in [Operations::close, Operations::shutdown] {
         let (token, mut peer) = world.accept();
         let mut cursor = Cursor::new();
         while cursor.taken_back == 0 {
@@ -230,7 +230,7 @@ pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
 }
 
 /// With `TCP_NOTSENT_LOWAT`, the kernel holds little for a peer that does not read, and what it holds arrives.
-pub fn a_peer_that_fell_behind_has_little_in_the_kernel<D: Driver>(make: Make<D>) {
+pub fn a_peer_that_fell_behind_has_little_in_the_kernel<D: Operations>(make: Make<D>) {
     const LOWAT: u32 = 8 * 1024;
     /// A small window, the option's bytes, and what the kernel allocates at once.
     const HELD_BYTES_MAX: usize = 192 * 1024;
@@ -260,7 +260,7 @@ pub fn a_peer_that_fell_behind_has_little_in_the_kernel<D: Driver>(make: Make<D>
 
 /// Sends with stamps fall short, and their times stay out of the way of the sends that wait for room: those are not left to worker
 /// threads of the kernel.
-pub fn stamps_of_short_sends_hold_up_nobody<D: Driver>(make: Make<D>) {
+pub fn stamps_of_short_sends_hold_up_nobody<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     for _ in 0..10 {
         let (token, mut peer) = world.accept_with(16 * 1024, 64 * 1024);
@@ -296,7 +296,7 @@ pub fn stamps_of_short_sends_hold_up_nobody<D: Driver>(make: Make<D>) {
 }
 
 /// A peer that reads during a tick makes room for the rest of its short send, which still waits for the next tick.
-pub fn a_quick_reader_waits_for_the_owner_too<D: Driver>(make: Make<D>) {
+pub fn a_quick_reader_waits_for_the_owner_too<D: Operations>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
     peer.set_nonblocking(false).expect("a socket");

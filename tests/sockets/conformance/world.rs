@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{MILLISECOND, Nanos};
-use echoring_runtime::driver::{Driver, Event, Options, Source, Token};
+use echoring_runtime::driver::{Event, Operations, Options, Source, Token};
 
 /// How a driver and its peers are made.
 pub trait Kit {
-    type Driver: Driver;
+    type Driver: Operations;
     type Peer: Peer;
 
     /// A listening driver; called once, before any `dial`.
@@ -64,7 +64,7 @@ pub enum Seen {
     Kept(Token),
     Addressed(Token, Option<SocketAddr>),
     Acknowledged(Token, Nanos),
-    Arrived(Token, Nanos),
+    Arrived(Token, Option<Nanos>),
     Woken,
     AcceptFailed,
 }
@@ -256,7 +256,7 @@ pub struct Echo {
 
 impl Echo {
     /// Reacts to an event: bytes are rewritten in place by `rewrite` and sent back.
-    pub fn handle<D: Driver>(&mut self, driver: &mut D, event: &Event, rewrite: impl Fn(&mut [u8])) {
+    pub fn handle<D: Operations>(&mut self, driver: &mut D, event: &Event, rewrite: impl Fn(&mut [u8])) {
         match event {
             Event::Received { token, span } => {
                 rewrite(driver.received(*span));
@@ -284,7 +284,7 @@ impl Echo {
     }
 }
 
-fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
+fn record<D: Operations>(driver: &mut D, event: &Event) -> Seen {
     match event {
         Event::Accepted { token, .. } => Seen::Accepted(*token),
         Event::Connected { token } => Seen::Connected(*token),

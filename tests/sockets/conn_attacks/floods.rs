@@ -202,7 +202,7 @@ fn floods(frames: Frames) -> Vec<Flood> {
         },
         Flood {
             name: "a length of 1 GiB that is announced, with a KiB of it",
-            settings: Settings::default().message_bytes_max(2 << 30),
+            settings: Settings::default().max_message(2 << 30),
             burst: [frames.header(FIN | BINARY, 1 << 30), vec![7; KIB]].concat(),
             last: Vec::new(),
             told: "broken",
@@ -211,7 +211,7 @@ fn floods(frames: Frames) -> Vec<Flood> {
         },
         Flood {
             name: "a message of 64 MiB, streamed",
-            settings: Settings::default().message_bytes_max(2 << 30),
+            settings: Settings::default().max_message(2 << 30),
             app: App::Stream,
             burst: frames.frame(CONTINUATION, &[7; 60 * KIB]),
             bursts: 1_000,
@@ -220,7 +220,7 @@ fn floods(frames: Frames) -> Vec<Flood> {
         },
         Flood {
             name: "a message of 64 MiB, discarded",
-            settings: Settings::default().message_bytes_max(2 << 30),
+            settings: Settings::default().max_message(2 << 30),
             app: App::Discard,
             burst: frames.frame(CONTINUATION, &[7; 60 * KIB]),
             bursts: 1_000,

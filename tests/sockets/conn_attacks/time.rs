@@ -151,7 +151,7 @@ async fn dribbled(role: Role, how: Dribble) {
     let (end, code) = tokio::join!(conn.read(), sending);
     assert_eq!(
         (told(&end.expect_err("the end")), code),
-        ("offence message arrived too slowly".to_owned(), Some(1008))
+        ("offence message arrived too slowly".to_owned(), Some(4009))
     );
 }
 

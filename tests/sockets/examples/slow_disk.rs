@@ -12,7 +12,7 @@ const UNDERWAY_BYTES_MAX: usize = 1 << 20;
 
 fn connection() -> (Conn<DuplexStream>, Conn<DuplexStream>) {
     let (near, far) = tokio::io::duplex(STREAM_BYTES);
-    let settings = Settings::default().message_bytes_max(1 << 31);
+    let settings = Settings::default().max_message(1 << 31);
     let server = Conn::new(near, &settings, Opened::new(Role::Server));
     (server, Conn::new(far, &Settings::default(), Opened::new(Role::Client)))
 }

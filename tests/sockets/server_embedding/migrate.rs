@@ -1,11 +1,13 @@
 //! Handlers that move: between the shards of a server, and to the next release of their program.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use echoring_server::limits::MIGRATE_STATE_BYTES_MAX;
 use echoring_server::{
     Builder, Disposition, DriverChoice, Handler, Message, Migrate, PacedDrain, Remote, RemoteSender,
-    Requirements, Result, Route, SendError, Server, ThawContext,
+    Requirements, Response, Result, Route, SendError, Server, StartErrorKind, ThawContext,
 };
 
 use super::balance::{counts, fill_first_shard};
@@ -69,6 +71,65 @@ struct Rooted;
 
 impl Handler for Rooted {}
 
+/// Has no state that can move, and counts how often it is asked for it.
+struct Stuck {
+    asked: Arc<AtomicUsize>,
+    state: fn() -> Option<Vec<u8>>,
+}
+
+impl Handler for Stuck {}
+
+impl Migrate for Stuck {
+    fn freeze(&self) -> Option<Vec<u8>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        (self.state)()
+    }
+
+    fn thaw(_: &[u8], _: &ThawContext<'_>) -> Option<Stuck> {
+        None
+    }
+}
+
+#[test]
+fn a_handler_that_panics_or_has_too_much_state_is_asked_once() {
+    fn panics() -> Option<Vec<u8>> {
+        panic!("there is no state")
+    }
+    fn is_too_long() -> Option<Vec<u8>> {
+        Some(vec![0; MIGRATE_STATE_BYTES_MAX + 1])
+    }
+    for state in [panics as fn() -> Option<Vec<u8>>, is_too_long] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let drain = PacedDrain { time: Duration::from_secs(2), per_second_max: 1_000 };
+        let program = || {
+            let asked = Arc::clone(&asked);
+            let route = Route::new("/stuck", move || Stuck { asked: Arc::clone(&asked), state });
+            Server::builder().rebalance(false).route(route.migrates::<Stuck>()).takeover(drain).shards(1)
+        };
+        let first = program().listen(([127, 0, 0, 1], 0)).start().expect("the first release starts");
+        let address = address(&first);
+        let mut peers: Vec<Peer> = (0..3).map(|_| Peer::open(address, "/stuck")).collect();
+        let second = program().listen(address).start().expect("the second release starts");
+        for peer in &mut peers {
+            assert_eq!(peer.close().0, 1012);
+        }
+        drop(peers);
+        first.join().expect("the first release ends in order");
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        second.shutdown(PATIENCE).expect("it ends in order");
+    }
+}
+
+#[test]
+fn a_route_that_migrates_another_type_does_not_start() {
+    let start = |route| Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).route(route).start();
+    let error = start(Route::new("/rooted", || Rooted).migrates::<Foreign>()).expect_err("another type");
+    assert_eq!(error.kind(), StartErrorKind::Route);
+    assert!(error.to_string().contains("/rooted: its handlers are not of the type"), "{error}");
+    let may_refuse = || if false { Err(Response::text(404, "")) } else { Ok(Foreign) };
+    start(Route::new("/foreign", may_refuse).migrates::<Foreign>()).expect("its type");
+}
+
 fn program(driver: DriverChoice, senders: Senders) -> Builder {
     let given = senders.clone();
     Server::builder()
@@ -100,7 +161,7 @@ fn handlers_move_between_shards_unless_somebody_has_their_sender() {
         }
         let kept: Vec<RemoteSender> = given.try_iter().collect();
         assert_eq!(kept.len(), 15);
-        assert_eq!((handle.rebalance().moved, counts(&handle)), (5, vec![15, 5]));
+        assert_eq!((handle.rebalance().expect("no shard").moved, counts(&handle)), (5, vec![15, 5]));
         for (number, peer) in counters.iter_mut().enumerate() {
             if number >= 15 {
                 peer.hears("moved");
@@ -111,7 +172,7 @@ fn handlers_move_between_shards_unless_somebody_has_their_sender() {
         assert!(kept.iter().all(|sender| sender.send_text("from outside").is_ok()));
         counters[..15].iter_mut().for_each(|peer| peer.hears("from outside"));
         drop(kept);
-        assert_eq!((handle.rebalance().moved, counts(&handle)), (5, vec![10, 10]));
+        assert_eq!((handle.rebalance().expect("no shard").moved, counts(&handle)), (5, vec![10, 10]));
         drop(counters);
         server.shutdown(PATIENCE).expect("it ends in order");
     });

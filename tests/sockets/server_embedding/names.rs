@@ -77,7 +77,7 @@ fn origins_and_subprotocols(
     origins: OriginPolicy,
     preference: SubprotocolPreference,
 ) -> Builder {
-    builder.origins(origins).subprotocols(["chat.v1"]).subprotocol_preference(preference)
+    builder.allow_origin(origins).subprotocol(["chat.v1"]).subprotocol_preference(preference)
 }
 
 /// The page for a refused request.
@@ -198,11 +198,12 @@ fn a_program_names_what_it_uses_with_the_facade_alone() -> std::result::Result<(
     assert!(Refused::Busy.is_passing());
 
     let mut figures = Figures::default();
-    server.handle().snapshots().iter().for_each(|shard| figures.add(shard));
+    server.handle().snapshots().expect("no shard").iter().for_each(|shard| figures.add(shard));
     let (_, traffic, ticks, publications, _, _) = figures.sums();
     assert_eq!((traffic.messages_in, publications.accepted, figures.closed_by_peers()), (0, 1, 0));
     assert!(ticks.count() > 0);
-    let owned = server.handle().topics().into_iter().flat_map(|(_, reports)| owners(reports));
+    let owned =
+        server.handle().topics().expect("no shard").into_iter().flat_map(|(_, reports)| owners(reports));
     assert_eq!(owned.map(|owner| owner.offset).sum::<u64>(), position.offset);
     let (description, features) = driver(&server);
     assert!(description.features.has(features));

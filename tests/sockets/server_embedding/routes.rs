@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use echoring_proto::CloseCode;
+use echoring_proto::handshake::SubprotocolPreference;
 use echoring_server::{
     Builder, Cookies, Disposition, DrainAction, DrainNotice, Extension, Handler, Header, HeaderField,
     Identity, Message, Opening, PacedDrain, Path, Query, Remote, RequestContext, Response, Result, Route,
@@ -113,6 +114,45 @@ fn a_server_without_the_state_of_its_routes_does_not_start() {
     assert_eq!(error.expect_err("no state of the shard").kind(), StartErrorKind::State);
     let server = needs_state(listening().state(Greeting("hello".into()))).start().expect("it starts");
     Peer::open(address(&server), "/a/b").hears("a");
+}
+
+#[test]
+fn a_server_with_a_route_that_is_never_used_does_not_start() {
+    let make = || named("a");
+    let answer = || Response::text(200, "");
+    let of = |name: &str| Route::new("/a", make).only_subprotocols([name]);
+    let said = |build: &dyn Fn(Builder) -> Builder| {
+        let builder = build(Server::builder().listen(([127, 0, 0, 1], 0)).shards(1));
+        builder.start().map_err(|error| (error.kind(), error.to_string()))
+    };
+    type Build<'a> = &'a dyn Fn(Builder) -> Builder;
+    let wrong: [(&str, Build<'_>); 8] = [
+        ("/rooms/new: /rooms/{room} is before", &|it| {
+            it.handle("/rooms/{room}", make).handle("/rooms/new", make)
+        }),
+        ("/{x}: /{y} is before", &|it| it.handle("/{y}", make).handle("/{x}", make)),
+        ("/a/b: /{*all} is before", &|it| it.handle("/{*all}", make).handle("/a/b", make)),
+        ("/a: /a is before", &|it| it.get("/a", answer).get("/a", answer)),
+        ("/a: /a is before", &|it| it.route(of("one")).route(of("one"))),
+        ("/a: /a is before", &|it| it.handle("/a", make).route(of("one"))),
+        ("/a/{*all}/b: ", &|it| it.handle("/a/{*all}/b", make)),
+        ("/a?b: no path has", &|it| it.get("/a?b", answer)),
+    ];
+    for (words, build) in wrong {
+        let (kind, text) = said(build).expect_err(words);
+        assert_eq!(kind, StartErrorKind::Route, "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+    let right: [Build<'_>; 5] = [
+        &|it| it.handle("/rooms/new", make).handle("/rooms/{room}", make).handle("/{*all}", make),
+        &|it| it.handle("/a", make).get("/a", answer),
+        &|it| it.route(of("one")).route(of("two")).handle("/a", make),
+        &|it| it.builtin_routes(true).handle("/echo", make),
+        &|it| it.subprotocol_preference(SubprotocolPreference::Client).handle("/a", make).route(of("one")),
+    ];
+    for (number, build) in right.into_iter().enumerate() {
+        assert!(said(build).is_ok(), "{number}");
+    }
 }
 
 #[test]

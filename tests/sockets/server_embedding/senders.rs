@@ -178,7 +178,7 @@ fn other_threads_publish_and_await_positions() {
         // Each hears itself, so from then on it subscribes.
         let until = Instant::now() + PATIENCE;
         let subscribed = || {
-            let reports = server.handle().topic("room");
+            let reports = server.handle().topic("room").expect("no shard");
             reports
                 .iter()
                 .filter_map(|(_, report)| report.as_ref())
@@ -228,7 +228,7 @@ fn a_batch_of_a_handler_ends_at_the_first_message_that_is_refused() {
             assert_eq!(peer.frame().1, expected.as_bytes());
         }
         let mut counted = (0, 0, 0);
-        for snapshot in server.handle().snapshots() {
+        for snapshot in server.handle().snapshots().expect("no shard") {
             let publications = snapshot.application.publications;
             counted.0 += publications.published;
             counted.1 += publications.accepted;

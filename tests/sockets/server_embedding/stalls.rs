@@ -1,7 +1,7 @@
 //! A handler that blocks holds up its shard: that is told while it lasts, and counted when it is over.
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::*;
 
 /// The warnings of all servers of this process.
 static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static ADDED: Condvar = Condvar::new();
 
 struct Recorder;
 
@@ -34,6 +35,7 @@ impl Subscriber for Recorder {
         let mut line = Line(String::new());
         event.record(&mut line);
         WARNINGS.lock().unwrap_or_else(PoisonError::into_inner).push(line.0);
+        ADDED.notify_all();
     }
 
     fn enter(&self, _: &Id) {}
@@ -53,6 +55,15 @@ impl Visit for Line {
 fn warnings(text: &str) -> Vec<String> {
     let all = WARNINGS.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter(|line| line.contains(text)).cloned().collect()
+}
+
+/// The warnings with this text once there are more than `count`.
+fn warnings_after(count: usize, text: &str) -> Vec<String> {
+    let all = WARNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_missing = |all: &mut Vec<String>| all.iter().filter(|line| line.contains(text)).count() <= count;
+    let waited = ADDED.wait_timeout_while(all, PATIENCE, is_missing);
+    drop(waited.unwrap_or_else(PoisonError::into_inner));
+    warnings(text)
 }
 
 /// In a message, says that it has begun and waits for the test; in a timer, waits for a time.
@@ -90,15 +101,15 @@ fn a_handler_that_blocks_is_told_and_counted() {
     on_both_drivers(
         |builder| builder.handle("/", handler.clone()),
         |server, address| {
-            let stalls = || server.handle().snapshots()[0].counters.stalls;
+            let stalls = || server.handle().snapshots().expect("no shard")[0].counters.stalls;
             let before = (stalls(), warnings("does not answer").len(), warnings("took too long").len());
             let mut peer = Peer::open(address, "/");
             peer.text("block");
             // The shard is asked after the turn has begun, so the turn lasts longer than the shard does not answer.
             begun.recv().expect("the handler is called");
-            while server.handle().stalled_shards().is_empty() {}
-            assert_eq!(server.handle().stalled_shards(), [0]);
-            let told = warnings("does not answer");
+            // The server notices by itself.
+            let told = warnings_after(before.1, "does not answer");
+            assert_eq!(server.handle().stalled_shards(), Ok(vec![0]));
             assert_eq!(told.len(), before.1 + 1, "once for each time: {told:?}");
             assert!(told.last().is_some_and(|line| line.contains("shard=0")), "{told:?}");
             release.send(()).expect("it waits");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::sum::sum;
-use crate::limits_report::limited;
 use crate::metrics::family::Families;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
@@ -46,7 +45,7 @@ fn moves(out: &mut Families, counters: &Counters) {
 }
 
 fn limits(out: &mut Families, bans: u64, counters: &Counters) {
-    out.counters("echoring_limited_total").by("limit", limited(counters)).help(
+    out.counters("echoring_limited_total").by("limit", counters.limited()).help(
         "Refusals, slowdowns and closes of clients that exceeded a limit, by limit. See \
              docs/reference/limits.md.",
     );
@@ -109,11 +108,11 @@ const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
 /// `increase`. All ends that the server decides on by itself are here.
-const KNOWN_ENDS: [(&str, &[u16]); 14] = [
+pub(in crate::metrics) const KNOWN_ENDS: [(&str, &[u16]); 14] = [
     ("peer", &[1000, 1001, 1005, 3000, 4000]),
     ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013, 1014]),
-    ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008]),
-    ("offence", &[1002, 1007, 1008, 1009]),
+    ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008, 4010]),
+    ("offence", &[1002, 1007, 1008, 1009, 4009]),
     ("lifetime", &[1001, 3000]),
     ("idle", &[1001, 3000]),
     ("failed", &[1006]),
@@ -130,8 +129,14 @@ const KNOWN_ENDS: [(&str, &[u16]); 14] = [
 const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 431, 500, 503];
 
 /// Our own codes among those of applications.
-const OWN: [u16; 4] =
-    [CENTRIFUGE_SLOW, CloseCode::CREDENTIALS_ENDED.0, CloseCode::FORBIDDEN.0, CloseCode::SLOW_CONSUMER.0];
+const OWN: [u16; 6] = [
+    CENTRIFUGE_SLOW,
+    CloseCode::CREDENTIALS_ENDED.0,
+    CloseCode::FORBIDDEN.0,
+    CloseCode::SLOW_CONSUMER.0,
+    CloseCode::SLOW_MESSAGE.0,
+    CloseCode::CLOSED_BY_OPERATOR.0,
+];
 
 /// Peers choose codes from 3000 on, so those are not distinguished, except for our own.
 fn code_label(code: u16) -> String {
@@ -234,7 +239,8 @@ mod tests {
             (3008, "3008"),
             (3999, "3xxx"),
             (4008, "4008"),
-            (4009, "4xxx"),
+            (4009, "4009"),
+            (4011, "4xxx"),
             (4999, "4xxx"),
         ] {
             assert_eq!(code_label(code), expected);

@@ -24,8 +24,13 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
     out.gauge("echoring_connections_leased_peak", peak).help("Peak number of connections.");
     out.gauge("echoring_pool_bytes", sum(snapshots, |snapshot| snapshot.pool_bytes))
         .help("Bytes of pooled buffers, logs, histories and TLS sessions.");
-    out.gauge("echoring_history_bytes", first.history_bytes)
-        .help("Bytes of the histories and compression contexts of topics.");
+    out.gauge("echoring_history_bytes", first.history_bytes).help(
+        "Bytes of the histories of topics, the latest messages of keys, member lists and idempotency keys.",
+    );
+    out.gauge("echoring_topic_compression_bytes", first.optional_bytes).help(
+        "Bytes of the compression contexts of topics, and of the messages that deltas refer to. They are freed \
+         first when memory is short.",
+    );
     out.counters("echoring_histories_evicted_total")
         .by(
             "shard",

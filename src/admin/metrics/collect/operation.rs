@@ -6,8 +6,9 @@ use super::super::family::{Families, Labels};
 use crate::access::failed_attempts::AttemptFigures;
 use crate::reload::ReloadCounters;
 use echoring_async::tls::CertificateReport;
-use echoring_auth::WEBHOOKS;
+use echoring_auth::CallMetric;
 use echoring_server::AuthFigures;
+use echoring_server::machinery::{StayReason, TakeoverFigures};
 
 pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
     out.counters("echoring_reloads_total")
@@ -20,10 +21,19 @@ pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
         .help("1 while the latest reload was refused: the files differ from the configuration in effect.");
 }
 
-pub(super) fn takeovers(out: &mut Families, failed: u64) {
-    out.counter("echoring_takeovers_failed_total", failed).help(
-        "Takeovers by a successor, and changes of the number of shards, that failed: this server went on. After one that succeeds, \
-             the successor counts.",
+pub(super) fn takeovers(out: &mut Families, takeovers: &TakeoverFigures) {
+    let staying = StayReason::ALL.map(|(reason, name)| (name, takeovers.staying.of(reason)));
+    out.gauges("echoring_predecessor_connections").by("reason", staying).help(
+        "Connections of the previous server that have not moved here, by reason: tls (its session ends there), handler (it does not \
+         migrate), unread (the client does not read, or awaits an answer), refused (not taken in here), driver (the driver cannot give \
+         it up), unopened (in its handshake, or closing).",
+    );
+    out.counter("echoring_predecessor_connections_cut_total", takeovers.cut).help(
+        "Connections of previous servers that were open when their process ended before the drain was over.",
+    );
+    out.counter("echoring_takeovers_failed_total", takeovers.failed).help(
+        "Takeovers by a successor that failed after they had begun: this server went on. A successor that ends before, such as for a wrong \
+             configuration, is not counted. After one that succeeds, the successor counts.",
     );
 }
 
@@ -56,19 +66,13 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
         .help("Failed reads of the key set of [auth].");
 }
 
-pub(super) fn webhooks(out: &mut Families) {
-    out.counter("echoring_webhook_events_delivered_total", WEBHOOKS.delivered.load(Relaxed))
-        .help("Events that webhooks have accepted.");
-    out.counters("echoring_webhook_events_lost_total").by("cause", WEBHOOKS.lost()).help(
-        "Events that a webhook did not get, by cause: queue_full (the queue had no room), refused (answered with a status that forbids \
-             another attempt), expired (older than give_up_after), ended (the process has ended).",
-    );
-    out.counter("echoring_webhook_requests_failed_total", WEBHOOKS.failed_requests.load(Relaxed))
-        .help("Requests to webhooks that failed and are made again.");
-    out.gauge("echoring_webhook_events_waiting", WEBHOOKS.waiting_events.load(Relaxed))
-        .help("Events in the queues of the webhooks.");
-    out.gauge("echoring_webhook_queue_bytes", WEBHOOKS.waiting_bytes.load(Relaxed))
-        .help("Bytes of these events.");
+/// Metrics of calls to other services.
+pub(super) fn calls<T>(out: &mut Families, metrics: &[CallMetric<T>], services: &[T]) {
+    for metric in metrics {
+        let is_counter = metric.name.ends_with("_total");
+        let family = if is_counter { out.counters(metric.name) } else { out.gauges(metric.name) };
+        family.samples(services.iter().flat_map(metric.samples)).help(metric.help);
+    }
 }
 
 pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {

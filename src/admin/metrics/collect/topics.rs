@@ -56,7 +56,7 @@ fn deliveries(out: &mut Families, deliveries: &Deliveries) {
     );
     out.counter("echoring_deliveries_sent_total", deliveries.sent).help("Deliveries copied by the kernel.");
     out.counters("echoring_deliveries_dropped_total")
-        .by("reason", dropped(deliveries))
+        .by("reason", deliveries.drops())
         .help(
             "Deliveries that were dropped: disconnect (the subscriber left or was disconnected first), oldest and \
              conflated (slow consumers), memory (no memory left).",
@@ -65,15 +65,6 @@ fn deliveries(out: &mut Families, deliveries: &Deliveries) {
         .help("Deliveries that the filters of subscribers did not want.");
     out.gauge("echoring_deliveries_queued", deliveries.queued)
         .help("Deliveries waiting in a topic's log or being sent.");
-}
-
-fn dropped(deliveries: &Deliveries) -> [(&'static str, u64); 4] {
-    [
-        ("disconnect", deliveries.dropped_disconnect),
-        ("oldest", deliveries.dropped_oldest),
-        ("conflated", deliveries.dropped_conflated),
-        ("memory", deliveries.dropped_memory),
-    ]
 }
 
 /// The counts of each pattern, of all shards together.
@@ -105,7 +96,7 @@ fn patterns(out: &mut Families, snapshots: &[Snapshot]) {
         .by("topics", each(|counts| counts.delivered_bytes))
         .help("Bytes of the frames that subscribers were sent, before TLS, by the pattern of their topics.");
     let drops = patterns.iter().flat_map(|(pattern, counts)| {
-        dropped(&counts.deliveries).map(|(reason, count)| (*pattern, reason, count))
+        counts.deliveries.drops().map(|(reason, count)| (*pattern, reason, count))
     });
     out.counters("echoring_pattern_deliveries_dropped_total")
         .by_both(["topics", "reason"], drops)

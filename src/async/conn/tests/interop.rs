@@ -21,7 +21,7 @@ fn sockets() -> (tokio::net::TcpStream, TcpStream) {
 }
 
 fn settings() -> Settings {
-    Settings { message_bytes_max: 4 << 20, ..Settings::default() }
+    Settings { max_message: 4 << 20, ..Settings::default() }
 }
 
 fn bodies() -> Vec<Theirs> {
@@ -140,7 +140,7 @@ async fn play(scenario: &Scenario) {
     };
     let agreement = scenario.compresses.then(|| {
         let mut preferences = Compression::default().preferences;
-        preferences.server.takeover = true;
+        preferences.server.context_takeover = true;
         deflate::agree([&b"permessage-deflate"[..]].into_iter(), &preferences).expect("a good offer")
     });
     let (ours, theirs) = duplex(scenario.stream_bytes);

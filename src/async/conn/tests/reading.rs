@@ -106,7 +106,7 @@ async fn a_read_that_loses_a_race_again_and_again_loses_nothing() {
 #[tokio::test]
 async fn a_long_message_streams_through_little_memory() {
     const BYTES: usize = 64 << 20;
-    let settings = Settings { message_bytes_max: BYTES as u64, ..Settings::default() };
+    let settings = Settings { max_message: BYTES as u64, ..Settings::default() };
     let (ours, mut peer) = duplex(64 << 10);
     let mut server = conn(ours, Role::Server, &settings);
     let sending = tokio::spawn(async move {
@@ -303,7 +303,7 @@ async fn text_cut_inside_characters_arrives_whole() {
 /// The beginning of a message, after which nothing comes for a while, keeps little memory: no more than a few times its size.
 #[tokio::test]
 async fn an_unfinished_message_keeps_memory_in_proportion_to_what_has_arrived() {
-    let settings = Settings { message_bytes_max: 1 << 20, ..Settings::default() };
+    let settings = Settings { max_message: 1 << 20, ..Settings::default() };
     for opcode in [Opcode::Binary, Opcode::Text] {
         let (mut server, mut peer) = server_by_hand(&settings);
         // The reads of this connection have grown.
@@ -358,7 +358,7 @@ async fn what_is_fed_leaves_while_a_peer_never_stops_sending() {
     let (ours, mut peer) = duplex(1 << 20);
     let counted = Counted::new(ours);
     let reads = Arc::clone(&counted.reads);
-    let settings = Settings { read_buffer_bytes: 8, message_bytes_max: 1 << 20, ..Settings::default() };
+    let settings = Settings { read_buffer_bytes: 8, max_message: 1 << 20, ..Settings::default() };
     let mut server = conn(counted, Role::Server, &settings);
     peer.write_all(&masked(Opcode::Binary, true, &[7; 900_000])[..100_000]).await.expect("sent");
     server.feed("fed first").await.expect("fed");
@@ -390,7 +390,7 @@ async fn bytes_that_a_dropped_connection_did_not_read_never_reach_another_one() 
 #[tokio::test]
 async fn messages_of_several_connections_that_arrive_in_pieces_by_turns_stay_apart() {
     const BYTES: usize = 200_000;
-    let settings = Settings { message_bytes_max: 1 << 20, ..Settings::default() };
+    let settings = Settings { max_message: 1 << 20, ..Settings::default() };
     let mut pairs: Vec<_> = (0..5).map(|_| server_by_hand(&settings)).collect();
     for round in 0..3_u8 {
         let byte = |connection: usize| round * 16 + connection as u8;

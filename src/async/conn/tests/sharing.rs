@@ -233,7 +233,7 @@ fn a_connection_works_on_tokio_uring() {
         let listener = tokio_uring::net::TcpListener::from_std(listener);
         let (accepted, dialled) =
             tokio::join!(listener.accept(), tokio_uring::net::TcpStream::connect(address));
-        let settings = Settings { message_bytes_max: 1 << 20, ..Settings::default() };
+        let settings = Settings { max_message: 1 << 20, ..Settings::default() };
         let end = |stream, role| conn(crate::UringStream::new(stream), role, &settings);
         let mut server = end(accepted.expect("accepted").0, Role::Server);
         let mut client = end(dialled.expect("connected"), Role::Client);

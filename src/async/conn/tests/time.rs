@@ -49,7 +49,7 @@ async fn a_message_that_stops_arriving_closes_the_connection() {
     let began = Instant::now();
     assert!(matches!(server.read().await, Err(Error::ProtocolError(ProtocolError::SlowMessage))));
     assert!((10_000..10_100).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
-    assert_eq!(frame_of(&mut peer).await.1[..2], CloseCode::POLICY.0.to_be_bytes());
+    assert_eq!(frame_of(&mut peer).await.1[..2], CloseCode::SLOW_MESSAGE.0.to_be_bytes());
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,8 +80,7 @@ async fn messages_that_a_sink_buffers_leave_together() {
 #[tokio::test]
 async fn long_messages_are_sent_in_order_with_short_ones() {
     for bytes in [1, 7, 5_000, 1 << 20] {
-        let settings =
-            Settings { message_bytes_max: 1 << 20, write_buffer_bytes: 64 << 10, ..Settings::default() };
+        let settings = Settings { max_message: 1 << 20, write_buffer_bytes: 64 << 10, ..Settings::default() };
         let (mut server, mut client) = pair_with(bytes, &settings);
         let sizes = [3, 5_000, 20, 4_096, 4_096, 70_000, 0, 9_000];
         let sending = tokio::spawn(async move {
@@ -204,8 +203,8 @@ async fn text_that_is_not_utf8_is_not_sent() {
 
 fn agreement(offer: &[u8]) -> Agreement {
     let mut preferences = Compression::default().preferences;
-    preferences.server.takeover = true;
-    preferences.client.takeover = true;
+    preferences.server.context_takeover = true;
+    preferences.client.context_takeover = true;
     deflate::agree([offer].into_iter(), &preferences).expect("a good offer")
 }
 
@@ -214,7 +213,7 @@ fn compressed_pair(offer: &[u8]) -> (Conn<DuplexStream>, Conn<DuplexStream>) {
     let (ours, theirs) = duplex(64 << 10);
     let open = |stream, role| {
         let opened = Opened { agreement: Some(agreement(offer)), ..Opened::new(role) };
-        Conn::new(stream, &Settings { message_bytes_max: 1 << 20, ..Settings::default() }, opened)
+        Conn::new(stream, &Settings { max_message: 1 << 20, ..Settings::default() }, opened)
     };
     (open(ours, Role::Server), open(theirs, Role::Client))
 }
@@ -284,7 +283,7 @@ async fn a_prepared_message_is_the_same_for_all_formats() {
 
 #[tokio::test]
 async fn an_echo_of_long_messages_does_not_deadlock() {
-    let settings = Settings { message_bytes_max: 1 << 20, queue_bytes: 1000, ..Settings::default() };
+    let settings = Settings { max_message: 1 << 20, queue_bytes: 1000, ..Settings::default() };
     let (server, client) = pair_with(100, &settings);
     let (mut from_client, mut to_client) = server.split();
     let echo = tokio::spawn(async move {

@@ -9,15 +9,14 @@ use echoring_topics::{Content, Submission, SubscriberId};
 use crate::broadcast::shard_mail::{AckMode, Publisher};
 use crate::publications::{PublicationHead, TopicPublication};
 
-/// The bits of the content. All are set if the head of the publication, which is more than its content, is the next byte: versions
-/// that do not know it skip the entry.
+/// The bits of the content. All are set if the head of the publication, which is more than its content, is the next byte.
 const CONTENT: u8 = 3;
 const BY_CLIENT: u8 = 1 << 2;
 const HAS_MEMBER: u8 = 1 << 3;
 
 /// A publication with the data for its topic's owner and its publisher's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
+pub(super) struct StreamEntry<'a> {
     /// The publisher's node.
     pub(super) node: NodeId,
     /// The publisher, which means something to its node only.
@@ -59,10 +58,10 @@ impl Origin {
     }
 }
 
-impl<'a> Entry<'a> {
+impl<'a> StreamEntry<'a> {
     /// Appends the entry.
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
-        let Entry { node, origin, by_client, message } = *self;
+        let StreamEntry { node, origin, by_client, message } = *self;
         let PublicationHead { head, text_bytes } = message.head();
         let Origin { shard, number, index, generation, member } = origin;
         let by_client = if by_client { BY_CLIENT } else { 0 };
@@ -90,7 +89,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Reads an entry. `None` if it is not well formed.
-    pub(super) fn read(mut bytes: &'a [u8]) -> Option<Entry<'a>> {
+    pub(super) fn read(mut bytes: &'a [u8]) -> Option<StreamEntry<'a>> {
         let from = &mut bytes;
         let flags = from.try_get_u8().ok()?;
         let head = match flags & CONTENT {
@@ -109,7 +108,7 @@ impl<'a> Entry<'a> {
         {
             return None;
         }
-        Some(Entry {
+        Some(StreamEntry {
             node,
             origin: Origin { shard, number, index, generation, member },
             by_client: flags & BY_CLIENT != 0,
@@ -141,12 +140,12 @@ mod tests {
                 (true, "again", special, Version::new(&version)),
             ] {
                 let message = TopicPublication { topic: "", publication, idempotency_key, version };
-                let entry = Entry { node: NodeId(9), origin, by_client, message };
+                let entry = StreamEntry { node: NodeId(9), origin, by_client, message };
                 let mut bytes = Vec::new();
                 entry.write(&mut bytes);
-                assert_eq!(Entry::read(&bytes), Some(entry));
+                assert_eq!(StreamEntry::read(&bytes), Some(entry));
                 for end in 0..bytes.len() - publication.payload.len() {
-                    assert_eq!(Entry::read(&bytes[..end]), None, "{end}");
+                    assert_eq!(StreamEntry::read(&bytes[..end]), None, "{end}");
                 }
             }
         }
@@ -157,9 +156,9 @@ mod tests {
         let publication = Publication::new(Content::Json, "", b"\xff");
         let (node, origin, message) =
             (NodeId(1), Origin::default(), TopicPublication::plain("", publication));
-        let entry = Entry { node, origin, by_client: true, message };
+        let entry = StreamEntry { node, origin, by_client: true, message };
         let mut bytes = Vec::new();
         entry.write(&mut bytes);
-        assert_eq!(Entry::read(&bytes), None);
+        assert_eq!(StreamEntry::read(&bytes), None);
     }
 }

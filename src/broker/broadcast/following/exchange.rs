@@ -1,13 +1,12 @@
 //! What this node and others tell each other about topics, at the end of each tick.
 
+use echoring_auth::WebhookEvent;
 use echoring_cluster::{Message, Outcome, OwnerTable, Shard, Ticket};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_topics::Refused;
 
 use super::store::Store;
 use super::{Following, StagedChange, StagedPublication, Undecided, Waits};
-use crate::broadcast::mail_codec::REFUSALS;
 use crate::broadcast::shard_mail::{PublishResult, ShardMail};
 use crate::broadcast::topic_read::TopicAnswer;
 use crate::broadcast::{Broadcast, RETRY_DELAY};
@@ -36,7 +35,7 @@ impl Broadcast {
     }
 
     /// Does the work that the tick has left for the cluster, and handles the events of other nodes.
-    pub(in crate::broadcast) fn advance_following<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(in crate::broadcast) fn advance_following(&mut self, cx: &mut Context<'_>) {
         self.sequencer.tell_forgotten();
         let Some(mut following) = self.sequencer.following.take() else { return };
         while following.is_dormant
@@ -95,9 +94,9 @@ impl Broadcast {
     }
 
     /// Calls the owner table, which may call back into everything else.
-    pub(super) fn with_table<D: Driver, T>(
+    pub(super) fn with_table<T>(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         following: &mut Following,
         call: impl FnOnce(&mut OwnerTable, &mut Shard<'_>) -> T,
     ) -> T {
@@ -108,7 +107,7 @@ impl Broadcast {
     }
 
     /// Changes of members come before the end of their subscriptions.
-    fn take_presence_changes<D: Driver>(&mut self, cx: &mut Context<'_, D>, following: &mut Following) {
+    fn take_presence_changes(&mut self, cx: &mut Context<'_>, following: &mut Following) {
         while self.takes_requests(cx)
             && let Some(StagedChange { topic, client, joined }) = self.sequencer.queue.presence.pop_front()
         {
@@ -119,7 +118,7 @@ impl Broadcast {
     }
 
     /// Follows topics that have subscribers, and no others.
-    fn take_touched<D: Driver>(&mut self, cx: &mut Context<'_, D>, following: &mut Following) {
+    fn take_touched(&mut self, cx: &mut Context<'_>, following: &mut Following) {
         for name in std::mem::take(&mut self.sequencer.queue.touched) {
             let mut is_wanted = self.sequencer.topics.is_subscribed(&name)
                 || following.waiting.contains_key(&name)
@@ -135,7 +134,7 @@ impl Broadcast {
         }
     }
 
-    fn take_publications<D: Driver>(&mut self, cx: &mut Context<'_, D>, following: &mut Following) {
+    fn take_publications(&mut self, cx: &mut Context<'_>, following: &mut Following) {
         while self.takes_requests(cx)
             && let Some(staged) = self.sequencer.queue.publications.pop_front()
         {
@@ -150,14 +149,15 @@ impl Broadcast {
         }
     }
 
-    fn take_event<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        following: &mut Following,
-        event: ClusterEvent,
-    ) {
+    fn take_event(&mut self, cx: &mut Context<'_>, following: &mut Following, event: ClusterEvent) {
         match event {
             ClusterEvent::Joined(node, state) => return following.links.join(node, state),
+            ClusterEvent::Lost(peer) => {
+                return self.topic_webhooks.tell(&WebhookEvent::NodeLost { peer: &peer }, None);
+            }
+            ClusterEvent::Returned(peer) => {
+                return self.topic_webhooks.tell(&WebhookEvent::NodeReturned { peer: &peer }, None);
+            }
             ClusterEvent::StreamPage { number, answer } => {
                 if let Some(request) = following.streams.pages.remove(&number) {
                     self.answer_page(cx, request, answer);
@@ -194,19 +194,21 @@ impl Broadcast {
                 table.handle_stream(shard, &topic, number, answer);
             }
             ClusterEvent::Room => table.handle_time(shard),
-            ClusterEvent::Joined(..) | ClusterEvent::StreamPage { .. } | ClusterEvent::Rest { .. } => {}
+            ClusterEvent::Joined(..)
+            | ClusterEvent::StreamPage { .. }
+            | ClusterEvent::Rest { .. }
+            | ClusterEvent::Lost(_)
+            | ClusterEvent::Returned(_) => {}
         });
     }
 
     /// Reports the outcomes of their publications to publishers, after the deliveries of the tick.
-    pub(in crate::broadcast) fn tell_outcomes<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(in crate::broadcast) fn tell_outcomes(&mut self, cx: &mut Context<'_>) {
         let Some(mut following) = self.sequencer.following.take() else { return };
         while let Some((ticket, outcome)) = following.table.poll_outcome() {
             let result = match outcome {
                 Outcome::Accepted(position) => Ok(position),
-                Outcome::Refused(number) => {
-                    Err(REFUSALS.get(usize::from(number)).copied().unwrap_or(Refused::Busy))
-                }
+                Outcome::Refused(number) => Err(Refused::of_number(number).unwrap_or(Refused::Busy)),
                 Outcome::Unreachable => Err(Refused::Unreachable),
                 Outcome::Uncertain => Err(Refused::Uncertain),
                 Outcome::NoStorage => Err(Refused::NoStorage),
@@ -217,9 +219,9 @@ impl Broadcast {
     }
 
     /// Reports the outcome of its publication to a publisher.
-    fn decide<D: Driver>(
+    fn decide(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         following: &mut Following,
         ticket: Ticket,
         result: PublishResult,
@@ -235,7 +237,7 @@ impl Broadcast {
     }
 
     /// Answers the shards that wait for topics whose position has become known, or whose stream does not exist.
-    fn answer_waiting<D: Driver>(&mut self, cx: &mut Context<'_, D>, following: &mut Following) {
+    fn answer_waiting(&mut self, cx: &mut Context<'_>, following: &mut Following) {
         let now = self.now;
         let is_known = |name: &str| following.is_live(name) || following.table.stores_nothing(name, now);
         let known: Vec<Box<str>> = following.waiting.keys().filter(|name| is_known(name)).cloned().collect();
@@ -249,6 +251,7 @@ impl Broadcast {
                             true => topics.subscribe(&name, creator, shard, local, cx.pool()),
                             false => Err(Refused::NoStorage),
                         };
+                        let answer = answer.map(|subscribed| self.presence_changes.subscribed(subscribed));
                         self.answer(cx, shard, ShardMail::Subscribed { local, answer }, &[]);
                     }
                     Waits::Operator(read, _) if is_live => self.answer_read(cx, read),

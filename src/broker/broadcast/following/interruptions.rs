@@ -1,6 +1,6 @@
 //! Topics that continue elsewhere: their subscribers on this shard are told, and return for what they lack.
 
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_topics::{Position, Refused, TopicId};
 
 use crate::broadcast::Broadcast;
@@ -14,9 +14,9 @@ use crate::peer::{ConnectionContext, Context, Peer};
 impl Broadcast {
     /// The topic continues in another epoch, or behind missing messages, at `position`: present subscribers are
     /// notified, and return for the messages that they lack.
-    pub(in crate::broadcast) fn interrupted<D: Driver>(
+    pub(in crate::broadcast) fn interrupted(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         topic: TopicId,
         position: Position,
     ) {
@@ -49,7 +49,7 @@ impl Broadcast {
     }
 
     /// The same for sessions that are sent messages of the history.
-    fn interrupt_replays<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId, epoch: u64) {
+    fn interrupt_replays(&mut self, cx: &mut Context<'_>, topic: TopicId, epoch: u64) {
         let waiting = self.subscriptions.get(topic).map(|subscription| &subscription.waiting[..]);
         let tokens: Vec<Token> = waiting.unwrap_or_default().iter().map(Waiting::token).collect();
         for token in tokens {
@@ -98,9 +98,9 @@ impl Broadcast {
     }
 
     /// Marks subscribers of these shards as [`interrupted`](Broadcast::interrupted).
-    pub(super) fn interrupt<D: Driver>(
+    pub(super) fn interrupt(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         shards: &[(usize, TopicId)],
         position: Position,
     ) {

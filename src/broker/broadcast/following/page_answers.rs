@@ -9,11 +9,10 @@
 use echoring_cluster::limits::STREAM_RETRY_DELAY;
 use echoring_cluster::{StoredBatch, StreamAnswer, entries};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_topics::{Page, Position, Refused, Replay, append_message};
 
 use super::Following;
-use super::entry::Entry;
+use super::entry::StreamEntry;
 use super::stream_pages::{ConnectionReader, PageAhead, PageReader, PageRequest, StreamRange, WantedPage};
 use crate::broadcast::Broadcast;
 use crate::broadcast::sequencer::{PAGE_BYTES, PageAnswer};
@@ -23,7 +22,7 @@ use crate::peer::Context;
 
 impl Broadcast {
     /// Answers the readers whose position this node has reached, and those that have waited long enough.
-    pub(super) fn answer_reached<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(super) fn answer_reached(&mut self, cx: &mut Context<'_>) {
         let now = self.now;
         for page in std::mem::take(&mut self.sequencer.queue.ahead) {
             let PageAhead { reader, wanted, look_at, until } = page;
@@ -45,9 +44,9 @@ impl Broadcast {
     }
 
     /// The stream that a page is in could not be read. It is read again a little later, unless its reader has waited long enough.
-    pub(super) fn read_later<D: Driver>(
+    pub(super) fn read_later(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         reader: ConnectionReader,
         wanted: WantedPage,
         until: Nanos,
@@ -79,12 +78,7 @@ impl Broadcast {
 
     /// Answers the reader of a page. Messages that the stream does not have are missing; if it cannot be read, that is
     /// unknown.
-    pub(super) fn answer_page<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        request: PageRequest,
-        answer: StreamAnswer,
-    ) {
+    pub(super) fn answer_page(&mut self, cx: &mut Context<'_>, request: PageRequest, answer: StreamAnswer) {
         let PageRequest { reader, wanted, stream: StreamRange { topic, after, .. } } = request;
         if matches!(answer, StreamAnswer::Failed | StreamAnswer::Unusable) {
             return match reader {
@@ -116,10 +110,7 @@ impl Broadcast {
         let head = self.sequencer.topics.position(topic).filter(|head| head.epoch == after.epoch)?;
         let mut page = Page {
             head,
-            after: match from {
-                Replay::After(after) | Replay::Latest(after) => after,
-                Replay::Newcomer => after.offset,
-            },
+            after: from.after().unwrap_or(after.offset),
             conflated: false,
             first: 0,
             messages: 0,
@@ -134,7 +125,8 @@ impl Broadcast {
             if offset <= after.offset || offset > head.offset {
                 continue;
             }
-            let publication = Entry::read(entry).filter(|_| is_next).map(|entry| entry.message.publication);
+            let publication =
+                StreamEntry::read(entry).filter(|_| is_next).map(|entry| entry.message.publication);
             let Some(publication) = publication else { break };
             if page.messages > 0 && bytes.len() + entry.len() > PAGE_BYTES {
                 break;

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
-use echoring_runtime::driver::Driver;
 use echoring_topics::{ClientId, Creator, Exported, Importer, Position, Refused, Replay, entries};
 
-use super::entry::{Entry, Origin};
+use super::entry::{Origin, StreamEntry};
 use crate::broadcast::Broadcast;
-use crate::broadcast::mail_codec::refusal_number;
 use crate::broadcast::publish::publisher_now;
 use crate::broadcast::sequencer::Stored;
 use crate::broadcast::shard_mail::{OrderedMessage, Publisher};
@@ -17,14 +15,14 @@ use crate::peer::Context;
 use crate::publications::TopicPublication;
 
 /// The topics of a shard, and everything that a change of them reaches.
-pub(super) struct Store<'a, 'c, D: Driver> {
+pub(super) struct Store<'a, 'c> {
     pub(super) broadcast: &'a mut Broadcast,
-    pub(super) cx: &'a mut Context<'c, D>,
+    pub(super) cx: &'a mut Context<'c>,
     pub(super) heads: &'a mut BTreeMap<Box<str>, u64>,
     pub(super) node: NodeId,
 }
 
-impl<D: Driver> Store<'_, '_, D> {
+impl Store<'_, '_> {
     /// Begins a topic at a position, or in a new epoch. Subscribers are notified.
     fn restart(&mut self, topic: &str, position: Option<Position>) -> Option<Position> {
         self.heads.remove(topic);
@@ -42,7 +40,7 @@ impl<D: Driver> Store<'_, '_, D> {
     }
 
     /// The publisher of a message of a topic, on this node if that is its own.
-    fn publisher(&mut self, topic: &str, entry: &Entry<'_>) -> Publisher {
+    fn publisher(&mut self, topic: &str, entry: &StreamEntry<'_>) -> Publisher {
         let now = self.broadcast.now;
         match (entry.node == self.node, entry.by_client) {
             (true, _) => {
@@ -71,7 +69,7 @@ impl<D: Driver> Store<'_, '_, D> {
     }
 }
 
-impl<D: Driver> TopicStore for Store<'_, '_, D> {
+impl TopicStore for Store<'_, '_> {
     fn position(&self, topic: &str) -> Option<Position> {
         self.broadcast.sequencer.topics.position(topic)
     }
@@ -80,10 +78,10 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         // What was followed is another node's: only what this node has owned goes on in its epoch.
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
         if topics.find(topic).is_some() {
-            return self.restart(topic, None).ok_or_else(|| refusal_number(Refused::TooManyTopics));
+            return self.restart(topic, None).ok_or_else(|| Refused::TooManyTopics.number());
         }
         let begun = topics.find_or_create(topic, Creator::NOBODY, now, self.cx.pool());
-        begun.map(|_| self.position(topic).unwrap_or_default()).map_err(refusal_number)
+        begun.map(|_| self.position(topic).unwrap_or_default()).map_err(Refused::number)
     }
 
     fn has_local_epochs(&self, topic: &str) -> bool {
@@ -100,8 +98,8 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
     }
 
     fn append(&mut self, topic: &str, entry: &[u8]) -> Outcome {
-        let Some(entry) = Entry::read(entry) else {
-            return Outcome::Refused(refusal_number(Refused::TooLarge));
+        let Some(entry) = StreamEntry::read(entry) else {
+            return Outcome::Refused(Refused::TooLarge.number());
         };
         let publisher = self.publisher(topic, &entry);
         let (message, publication) = (TopicPublication { topic, ..entry.message }, entry.message.publication);
@@ -111,7 +109,7 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let sequenced = sequencer.sequence(&mut resources, now, publisher, &message);
         match sequencer.deliver_here(fan_out, &mut resources, &publisher, sequenced, publication) {
             Ok(position) => Outcome::Accepted(position),
-            Err(refused) => Outcome::Refused(refusal_number(refused)),
+            Err(refused) => Outcome::Refused(refused.number()),
         }
     }
 
@@ -121,17 +119,17 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
 
     fn decide(&mut self, topic: &str, entry: &[u8]) -> Decision {
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
-        let Some((entry, id)) = Entry::read(entry).zip(topics.find(topic)) else {
-            return Decision::Refused(refusal_number(Refused::Busy));
+        let Some((entry, id)) = StreamEntry::read(entry).zip(topics.find(topic)) else {
+            return Decision::Refused(Refused::Busy.number());
         };
         let submission = entry.submission();
         match topics.decide(id, &submission, now, self.cx.pool()) {
-            Err(refused) => Decision::Refused(refusal_number(refused)),
+            Err(refused) => Decision::Refused(refused.number()),
             Ok(Some(position)) => Decision::Again(position),
             Ok(None) if submission.idempotency_key.is_empty() => Decision::Store(None),
             Ok(None) => {
                 let (key, digest) = topics.digests(&submission);
-                let reused = refusal_number(Refused::KeyReused);
+                let reused = Refused::KeyReused.number();
                 Decision::Store(Some(IdempotencyKey { key, digest, reused }))
             }
         }
@@ -140,7 +138,7 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
     fn append_stored(&mut self, topic: &str, offset: u64, entry: &[u8]) {
         let topics = &mut self.broadcast.sequencer.topics;
         let Some((id, position)) = topics.find(topic).zip(topics.position(topic)) else { return };
-        let Some(entry) = Entry::read(entry) else {
+        let Some(entry) = StreamEntry::read(entry) else {
             // Of another version: the message is missing here.
             return self.skip(topic, offset.max(position.offset));
         };
@@ -166,7 +164,7 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
 
     fn deliver(&mut self, topic: &str, offset: u64, entry: &[u8]) {
         let Some(id) = self.broadcast.sequencer.topics.find(topic) else { return };
-        let Some(entry) = Entry::read(entry) else {
+        let Some(entry) = StreamEntry::read(entry) else {
             // Of another version: the message is missing here.
             return self.skip(topic, offset);
         };
@@ -201,14 +199,14 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         let none = History { first: 0, messages: 0 };
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
         let Some(id) = topics.find(topic) else { return none };
-        let page = topics.history(id, Replay::After(after), bytes_max, now, self.cx.pool());
+        let page = topics.history(id, Replay::Continued(after), bytes_max, now, self.cx.pool());
         let page = page.filter(|(told, _)| !told.conflated && told.messages > 0);
         let Some((told, page)) = page else { return none };
         for (_, publication) in entries(&page) {
             let mut bytes = Vec::new();
             let (node, origin) = (NodeId(0), Origin::default());
             let message = TopicPublication::plain("", publication);
-            Entry { node, origin, by_client: true, message }.write(&mut bytes);
+            StreamEntry { node, origin, by_client: true, message }.write(&mut bytes);
             append_entry(list, &bytes);
         }
         History { first: told.first, messages: told.messages.into() }
@@ -234,7 +232,14 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
         self.broadcast.sequencer.topics.has_presence(topic)
     }
 
-    fn change_member(&mut self, topic: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool {
+    fn change_member(
+        &mut self,
+        topic: &str,
+        client: ClientId,
+        joined: Option<&str>,
+        count: u64,
+        is_owner: bool,
+    ) -> bool {
         let topics = &mut self.broadcast.sequencer.topics;
         let Some(id) = topics.find(topic).filter(|_| topics.has_presence(topic)) else { return false };
         match topics.charge_member(id, client, joined, count, self.cx.pool()) {
@@ -245,7 +250,9 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
                 return false;
             }
         }
-        self.broadcast.apply_presence(&mut self.cx.resources(), id, client, joined);
+        // A connection that moves is told the changes that are later than its fence, by the clock.
+        let at = self.cx.clock();
+        self.broadcast.apply_presence((id, is_owner), client, joined, at);
         true
     }
 

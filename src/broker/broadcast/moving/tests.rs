@@ -1,21 +1,22 @@
-//! Connections that are frozen on one shard and thawed there or on another one, on a simulated network. A thawed connection continues
+//! Connections that are plain on one shard and continued there or on another one, on a simulated network. A continued connection continues
 //! on one that was opened for it.
 
 use super::*;
-use crate::broadcast::{BroadcastSettings, TopicRequest, mail_codec, shard_mail::ShardMail};
+use crate::broadcast::{BroadcastSettings, Ids, TopicRequest, mail_codec, shard_mail::ShardMail};
 use crate::gate::AuthCounters;
 use crate::limits::SUBSCRIPTIONS_DEFAULT;
 use crate::peer::ServerKinds;
 use echoring_proto::buffer::{Budget, Lease, Pool};
-use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, Seed};
+use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, Entropy, Seed};
 use echoring_proto::handshake::{Request, Upgrade};
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::Options;
-use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Random, Sim};
+use echoring_runtime::driver::sim::{ClientId as Client, Faults, Network, Random};
 use echoring_runtime::shard::{
     Allowance, Answer, Application, Bridge, ControlMessage, Disposition, FarInlet, FarOutlet, Lane,
     Mailboxes, Security, Shard, ShardConfig, StreamHead,
 };
+use echoring_topics::limits::PRESENCE_INTERVAL;
 use echoring_topics::{
     Access, CreationLimits, Creators, HistoryBounds, Permission, Placement, Rules, TopicSettings,
 };
@@ -29,13 +30,13 @@ const SHARDS: usize = 2;
 /// The shard and token of each connection, by its path.
 type Connections = Arc<Mutex<BTreeMap<String, (usize, Token)>>>;
 /// Where the bytes of a connection go, if it may move.
-type Frozen = SyncSender<Option<Vec<u8>>>;
+type Bytes = SyncSender<Option<Vec<u8>>>;
 
 #[derive(Debug)]
 enum Step {
     Fence,
-    Freeze(Token, Frozen),
-    Thaw(Token, Vec<u8>),
+    Put(Token, Bytes),
+    Take(Token, Vec<u8>),
     /// The predecessor is about to hand its topics over, of which it has none.
     HandOver(SyncSender<usize>),
     /// The successor leads, with this bridge.
@@ -59,9 +60,9 @@ impl Application for Topics {
     type Command = Step;
     type Report = ();
 
-    fn request<D: Driver>(
+    fn request(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         request: &Request<'_>,
         _: Option<&Upgrade<'_>>,
@@ -83,9 +84,9 @@ impl Application for Topics {
         }
     }
 
-    fn opened<D: Driver>(
+    fn opened(
         &mut self,
-        cx: &mut Context<'_, D>,
+        cx: &mut Context<'_>,
         token: Token,
         _: Option<&echoring_proto::handshake::Response>,
     ) {
@@ -102,54 +103,54 @@ impl Application for Topics {
         Disposition::Done
     }
 
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn writable(&mut self, cx: &mut Context<'_>, token: Token) {
         self.broadcast.writable(cx, token);
     }
 
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+    fn blocked(&mut self, cx: &mut Context<'_>, token: Token) {
         self.broadcast.blocked(cx, token);
     }
 
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, _: &Closed) {
+    fn closed(&mut self, cx: &mut Context<'_>, token: Token, peer: Peer, _: &Closed) {
         self.broadcast.closed(cx, token, peer);
     }
 
-    fn message<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, payload: &[u8]) {
+    fn message(&mut self, cx: &mut Context<'_>, from: usize, mail: ShardMail, payload: &[u8]) {
         self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D>, step: Step) {
+    fn command(&mut self, cx: &mut Context<'_>, step: Step) {
         match step {
             Step::Fence => self.broadcast.begin_fence(cx),
-            Step::Freeze(token, frozen) => {
+            Step::Put(token, plain) => {
                 // The runtime moves no connection whose latest bytes may not be with the kernel.
                 let is_sent = cx.is_writable(token);
                 if !is_sent || !self.broadcast.is_fenced() || !self.broadcast.may_move(cx, token) {
-                    return frozen.try_send(None).unwrap();
+                    return plain.try_send(None).unwrap();
                 }
                 let (peer, mut bytes) = (std::mem::take(cx.peer(token).unwrap()), Vec::new());
-                self.broadcast.freeze_peer(cx, token, peer, &mut bytes).unwrap();
-                frozen.try_send(Some(bytes)).unwrap();
+                self.broadcast.put_peer(cx, token, peer, &mut bytes).unwrap();
+                plain.try_send(Some(bytes)).unwrap();
             }
-            Step::Thaw(token, bytes) => {
+            Step::Take(token, bytes) => {
                 let mut rest = &bytes[..];
-                let peer = self.broadcast.thaw_peer(cx, token, &mut self.gate, &mut rest).unwrap();
+                let peer = self.broadcast.take_peer(cx, token, &mut self.gate, &mut rest).unwrap();
                 assert!(rest.is_empty());
                 cx.set_peer(token, peer);
-                self.broadcast.begin_thawed(cx, token);
+                self.broadcast.begin_continued(cx, token);
             }
-            Step::HandOver(done) => self.broadcast.freeze(cx, 1, done),
+            Step::HandOver(done) => self.broadcast.stop_ordering(cx, 1, done),
             Step::Lead(bridge) => self.broadcast.lead(cx, bridge),
             Step::Follow(bridge) => self.broadcast.follow(cx, bridge, 1 << 16),
             Step::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
         }
     }
 
-    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
+    fn takes_requests(&self, cx: &Context<'_>) -> bool {
         self.broadcast.takes_requests(cx)
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn tick_ended(&mut self, cx: &mut Context<'_>) {
         self.broadcast.tick_ended(cx);
     }
 
@@ -165,7 +166,7 @@ struct World {
     /// What carries mail between two processes.
     ways: Option<[Way; 2]>,
     network: Network,
-    shards: Vec<Shard<Sim, Topics>>,
+    shards: Vec<Shard<Topics>>,
     connections: Connections,
     opened: usize,
     published: u32,
@@ -194,15 +195,16 @@ impl World {
             let broadcast = Broadcast::new(BroadcastSettings {
                 rules: rules.clone(),
                 topics: Lease::new(Arc::clone(&slots), 16),
-                subscriptions_max: SUBSCRIPTIONS_DEFAULT,
+                max_subscriptions: SUBSCRIPTIONS_DEFAULT,
                 age_sample: 0,
                 creators: Creators::default(),
                 creation: CreationLimits::default(),
-                message_bytes_max: 1 << 16,
+                max_message: 1 << 16,
                 seed: seed + number as u64,
                 placement: Placement::new(seed),
                 // Those of the second process follow.
                 first_number: (number - mailboxes.shard()) as u8,
+                ids: Ids::new(Some(7), &mut Entropy::new(seed ^ (number - mailboxes.shard()) as u64)),
                 digest_seed: seed,
             });
             let gate = Gate::new(None, Arc::<AuthCounters>::default());
@@ -354,15 +356,15 @@ impl World {
         opened
     }
 
-    fn freeze(&mut self, connection: &At) -> Vec<u8> {
+    fn put(&mut self, connection: &At) -> Vec<u8> {
         self.order(connection.shard, Step::Fence);
         self.settle();
-        self.try_freeze(connection).expect("it was frozen")
+        self.try_put(connection).expect("it was plain")
     }
 
-    fn try_freeze(&mut self, connection: &At) -> Option<Vec<u8>> {
-        let (frozen, answer) = sync_channel(1);
-        self.order(connection.shard, Step::Freeze(connection.token, frozen));
+    fn try_put(&mut self, connection: &At) -> Option<Vec<u8>> {
+        let (plain, answer) = sync_channel(1);
+        self.order(connection.shard, Step::Put(connection.token, plain));
         loop {
             self.tick(1);
             if let Ok(bytes) = answer.try_recv() {
@@ -371,8 +373,8 @@ impl World {
         }
     }
 
-    fn thaw(&mut self, connection: &At, bytes: Vec<u8>) {
-        self.order(connection.shard, Step::Thaw(connection.token, bytes));
+    fn take_in(&mut self, connection: &At, bytes: Vec<u8>) {
+        self.order(connection.shard, Step::Take(connection.token, bytes));
     }
 }
 
@@ -406,10 +408,10 @@ impl World {
     fn of_predecessor_and_successor() -> World {
         let alone = || Mailboxes::connect(1, 1 << 20);
         let mut world = World::of_processes(1, 0, alone().into_iter().chain(alone()).collect());
-        let (done, frozen) = sync_channel(1);
+        let (done, plain) = sync_channel(1);
         world.order(0, Step::HandOver(done));
         world.settle();
-        assert_eq!(frozen.try_recv(), Ok(0));
+        assert_eq!(plain.try_recv(), Ok(0));
         let bridge = |shard: usize, posts| {
             let waker = world.shards[shard].remote().waker().clone();
             Bridge::new(posts, 1, 1 << 20, std::thread::current(), waker)
@@ -467,11 +469,11 @@ fn nothing_is_lost_or_doubled_when_a_subscriber_moves_and_nothing_else_is_sent()
                     let first = world.published + 1;
                     let from = if round == 0 { before } else { after };
                     world.publish(&publisher, 2);
-                    let bytes = world.freeze(&from);
+                    let bytes = world.put(&from);
                     let mut heard = numbers(&world.take(&from));
                     world.publish(&publisher, 5);
                     world.tick(seed as usize);
-                    world.thaw(&after, bytes);
+                    world.take_in(&after, bytes);
                     world.publish(&publisher, 2);
                     world.tick(1);
                     world.publish(&publisher, 4);
@@ -492,7 +494,7 @@ struct Wanderer {
     kind: &'static str,
     at: At,
     heard: String,
-    frozen: Option<Vec<u8>>,
+    plain: Option<Vec<u8>>,
 }
 
 #[test]
@@ -504,9 +506,11 @@ fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_onc
         let kinds = ["raw", "events", "v1", "json", "protobuf", "v1"];
         let mut wanderers: Vec<Wanderer> = Vec::new();
         for kind in kinds {
+            // Until everybody was told of connections that were opened at the other shard.
+            world.tick((PRESENCE_INTERVAL / MILLISECOND) as usize);
             let at = world.subscriber(kind, random.below(SHARDS));
             let heard = world.take(&at);
-            wanderers.push(Wanderer { kind, at, heard, frozen: None });
+            wanderers.push(Wanderer { kind, at, heard, plain: None });
         }
         world.network.set_faults(Faults::random(&mut random));
         let mut moves = 0;
@@ -516,12 +520,12 @@ fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_onc
             world.tick(random.below(3));
             let chosen = random.below(wanderers.len());
             let wanderer = &mut wanderers[chosen];
-            match wanderer.frozen.take() {
+            match wanderer.plain.take() {
                 None if random.chance(500) => {
                     world.order(wanderer.at.shard, Step::Fence);
                     world.tick(random.between(1, 6));
-                    wanderer.frozen = world.try_freeze(&wanderer.at);
-                    moves += u32::from(wanderer.frozen.is_some());
+                    wanderer.plain = world.try_put(&wanderer.at);
+                    moves += u32::from(wanderer.plain.is_some());
                 }
                 None => {}
                 Some(bytes) => {
@@ -540,7 +544,7 @@ fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_onc
                         wanderer.at = world.open(if is_stream { "blank-events" } else { "blank" }, to);
                         world.take(&wanderer.at);
                     }
-                    world.thaw(&wanderer.at, bytes);
+                    world.take_in(&wanderer.at, bytes);
                 }
             }
             let listener = random.below(wanderers.len());
@@ -549,8 +553,8 @@ fn subscribers_that_move_at_random_times_on_a_faulty_network_hear_everything_onc
         }
         world.network.set_faults(Faults::NONE);
         for wanderer in &mut wanderers {
-            if let Some(bytes) = wanderer.frozen.take() {
-                world.thaw(&wanderer.at, bytes);
+            if let Some(bytes) = wanderer.plain.take() {
+                world.take_in(&wanderer.at, bytes);
             }
         }
         for _ in 0..50 {
@@ -580,12 +584,12 @@ fn a_long_replay_comes_page_by_page_and_ends_where_new_messages_begin() {
             let before = world.subscriber(kind, 0);
             let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, 1);
             world.take(&after);
-            let bytes = world.freeze(&before);
+            let bytes = world.put(&before);
             for _ in 0..12 {
                 world.publish_long(&publisher, 10, 1_000);
             }
             world.settle();
-            world.thaw(&after, bytes);
+            world.take_in(&after, bytes);
             let mut heard = Vec::new();
             for _ in 0..20 {
                 world.publish_long(&publisher, 1, 1_000);
@@ -610,11 +614,11 @@ fn messages_that_are_lost_meanwhile_are_told_as_ever() {
         let before = world.subscriber(kind, 0);
         let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, 1);
         world.take(&after);
-        let bytes = world.freeze(&before);
+        let bytes = world.put(&before);
         for _ in 0..90 {
             world.publish_long(&publisher, 1, 60_000);
         }
-        world.thaw(&after, bytes);
+        world.take_in(&after, bytes);
         world.settle();
         let said = world.take(&after);
         let end = said.len().min(300);
@@ -632,9 +636,9 @@ fn a_client_returns_to_a_topic_that_has_another_epoch() {
             let before = world.subscriber(kind, 0);
             let after = world.open(if kind == "events" { "blank-events" } else { "blank" }, to);
             world.take(&after);
-            let bytes = world.freeze(&before);
+            let bytes = world.put(&before);
             let bytes = of_another_epoch(&bytes);
-            world.thaw(&after, bytes);
+            world.take_in(&after, bytes);
             world.settle();
             let said = world.take(&after);
             assert!(said.contains(told), "{kind} to {to}: {said}");
@@ -648,14 +652,14 @@ fn a_client_returns_to_a_topic_that_has_another_epoch() {
 
 /// The connection, as if its topic had begun again.
 fn of_another_epoch(bytes: &[u8]) -> Vec<u8> {
-    let mut frozen = FrozenPeer::take(&mut &bytes[..]).unwrap();
-    match &mut frozen {
-        FrozenPeer::Subscriber(subscriber) => subscriber.position.epoch ^= 2,
-        FrozenPeer::Session(session) => session.subscriptions[0].position.epoch ^= 2,
-        FrozenPeer::Handler { .. } => panic!("there are no handlers here"),
+    let mut plain = PlainPeer::take(&mut &bytes[..]).unwrap();
+    match &mut plain {
+        PlainPeer::Subscriber(subscriber) => subscriber.reached.position.epoch ^= 2,
+        PlainPeer::Session(session) => session.subscriptions[0].reached.position.epoch ^= 2,
+        PlainPeer::Handler { .. } => panic!("there are no handlers here"),
     }
     let mut bytes = Vec::new();
-    frozen.put(&mut bytes);
+    plain.put(&mut bytes);
     bytes
 }
 
@@ -670,9 +674,9 @@ fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
         let (_, client) = joined.split_once(r#""event":"join""#).unwrap_or_else(|| panic!("{joined}"));
         let client = client.split_once(r#""client":""#).unwrap().1.split_once('"').unwrap().0.to_owned();
         let after = if to == 0 { before } else { world.open("blank", to) };
-        let bytes = world.freeze(&before);
+        let bytes = world.put(&before);
         world.settle();
-        world.thaw(&after, bytes);
+        world.take_in(&after, bytes);
         world.settle();
         assert_eq!(world.take(&witness), "", "seed {seed} to {to}");
         world.network.client_close(after.client);
@@ -680,32 +684,6 @@ fn nobody_sees_a_member_move_and_it_leaves_under_its_own_id() {
         let left = world.take(&witness);
         assert!(left.contains(r#""event":"leave""#) && left.contains(&client), "{left}, not {client}");
         assert_eq!(left.matches(r#""event":"leave""#).count(), 1);
-    }
-}
-
-#[test]
-fn a_client_whose_id_has_come_round_gets_another() {
-    for is_client_own in [true, false] {
-        let mut world = World::new(1, 0);
-        let before = world.subscriber("v1", 0);
-        let after = world.open("blank", 1);
-        let bytes = world.freeze(&before);
-        world.settle();
-        let Some(FrozenPeer::Session(mut frozen)) = FrozenPeer::take(&mut &bytes[..]) else {
-            panic!("a session")
-        };
-        assert!(frozen.is_client_own);
-        // As if a process before the last had given it, whose first shard had the number of this one's.
-        frozen.is_client_own = is_client_own;
-        let mut bytes = Vec::new();
-        let client = frozen.client;
-        FrozenPeer::Session(frozen).put(&mut bytes);
-        world.thaw(&after, bytes);
-        world.settle();
-        let Some(FrozenPeer::Session(again)) = FrozenPeer::take(&mut &world.freeze(&after)[..]) else {
-            panic!("a session")
-        };
-        assert_eq!((again.client == client, again.is_client_own), (is_client_own, true));
     }
 }
 
@@ -722,12 +700,12 @@ fn clients_of_a_predecessor_move_to_its_successor_and_only_the_others_leave_with
         for from in [before, after] {
             world.take(&after);
             world.publish(&publisher, 2);
-            let bytes = world.freeze(&from);
+            let bytes = world.put(&from);
             heard.extend(numbers(&world.take(&from)));
             world.take(&witness);
             world.publish(&publisher, 3);
             world.tick(2);
-            world.thaw(&after, bytes);
+            world.take_in(&after, bytes);
             world.publish(&publisher, 3);
             world.settle();
             let said = world.take(&after);
@@ -754,11 +732,11 @@ fn a_client_is_sent_the_members_if_others_have_joined_or_left_meanwhile() {
         let before = world.subscriber("v1", 0);
         let after = if to == 0 { before } else { world.open("blank", to) };
         let other = world.subscriber("v1", 1);
-        let bytes = world.freeze(&before);
+        let bytes = world.put(&before);
         world.take(&after);
         world.network.client_close(other.client);
         world.settle();
-        world.thaw(&after, bytes);
+        world.take_in(&after, bytes);
         world.settle();
         let said = world.take(&after);
         assert!(said.contains("stale") && said.contains("members"), "seed {seed} to {to}: {said}");
@@ -772,9 +750,9 @@ fn a_member_that_is_gone_before_it_is_live_leaves() {
         let witness = world.subscriber("v1", 0);
         let before = world.subscriber("v1", 0);
         let after = world.open("blank", 1);
-        let bytes = world.freeze(&before);
+        let bytes = world.put(&before);
         world.take(&witness);
-        world.thaw(&after, bytes);
+        world.take_in(&after, bytes);
         world.network.client_close(after.client);
         world.settle();
         let left = world.take(&witness);
@@ -791,8 +769,8 @@ fn a_raw_publisher_gets_none_of_its_own_messages_while_it_moves() {
         let after = if to == 0 { before } else { world.open("blank", to) };
         world.take(&after);
         world.send(&before, b"own 1", false);
-        let bytes = world.freeze(&before);
-        world.thaw(&after, bytes);
+        let bytes = world.put(&before);
+        world.take_in(&after, bytes);
         // Nobody answers yet: a page is on its way unless the owner is this shard.
         world.tick_only(to);
         world.send(&after, b"own 2", false);
@@ -814,13 +792,13 @@ fn a_connection_with_unsent_messages_stays_and_so_does_one_without_a_fence() {
     let publisher = world.open("v1", 0);
     let echo = world.open("blank", 0);
     let session = world.subscriber("v1", 0);
-    assert!(world.try_freeze(&session).is_none(), "there is no fence");
+    assert!(world.try_put(&session).is_none(), "there is no fence");
     world.order(0, Step::Fence);
     world.settle();
-    assert!(world.try_freeze(&echo).is_none(), "there is nothing to move");
+    assert!(world.try_put(&echo).is_none(), "there is nothing to move");
     // More than the client's receive window takes.
     world.publish_long(&publisher, 200, 10_000);
     world.order(0, Step::Fence);
     world.settle();
-    assert!(world.try_freeze(&session).is_none(), "it has not been sent everything");
+    assert!(world.try_put(&session).is_none(), "it has not been sent everything");
 }

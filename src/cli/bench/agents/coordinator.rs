@@ -14,9 +14,7 @@ use crate::Failure;
 use crate::common::environment::random_seed;
 use crate::limits::{AGENT_FIND_INTERVAL, AGENT_POLL_INTERVAL};
 use echoring_cluster::nats::{ExchangeSender, NatsOptions, exchange};
-use echoring_load::{
-    Measures, Outcome, RateControl, Refused, RunProgress, RunStage, Segment, ServerProcess, Workload,
-};
+use echoring_load::{Measures, Outcome, Refused, RunProgress, RunStage, Segment, ServerProcess, Workload};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::monotonic_now;
 
@@ -35,7 +33,6 @@ pub(in super::super) struct Job {
     /// A process on this machine whose CPU time and memory are sampled.
     pub(in super::super) server_pid: Option<u32>,
     pub(in super::super) stop: Arc<AtomicBool>,
-    pub(in super::super) rate_control: Arc<RateControl>,
 }
 
 /// Agents that were found, which follow its orders.
@@ -190,8 +187,7 @@ impl Coordinator {
             self.incoming.try_iter().for_each(|message| self.handle(run, &mut state, message));
             let now = monotonic_now();
             self.sample(server.as_mut(), state.window(), now);
-            let rate = self.job.rate_control.rate();
-            let outgoing = state.poll(now, self.is_stopped(), rate);
+            let outgoing = state.poll(now, self.is_stopped());
             self.send_all(run, Some(&state), outgoing);
             if state.stage() != stage {
                 (stage, since) = (state.stage(), Instant::now());
@@ -202,7 +198,6 @@ impl Coordinator {
                 load,
                 target: &target,
                 stage,
-                rate: rate.filter(|rate| load.pace.rate() != Some(*rate)),
                 elapsed: since.elapsed(),
                 open,
                 failed,
@@ -228,10 +223,7 @@ impl Coordinator {
 
 impl Measures for Coordinator {
     fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
-        self.job.rate_control.begin(load.changeable_rate());
-        let outcome = self.run(&load, show);
-        self.job.rate_control.begin(None);
-        outcome
+        self.run(&load, show)
     }
 
     fn is_stopped(&self) -> bool {
@@ -248,4 +240,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 4");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 5");

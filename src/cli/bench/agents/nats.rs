@@ -25,15 +25,15 @@ pub(in super::super) struct Args {
     pub(super) nats_prefix: String,
 
     /// File with the NATS token
-    #[arg(long, value_name = "FILE", requires = "nats", conflicts_with = "nats_credentials_file")]
+    #[arg(long, value_name = "FILE", conflicts_with = "nats_credentials_file")]
     nats_token_file: Option<PathBuf>,
 
     /// File with the JWT and nkey of a NATS user, as written by nsc
-    #[arg(long, value_name = "FILE", requires = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_credentials_file: Option<PathBuf>,
 
     /// CA certificates for the NATS servers, as a PEM file [default: those of the system]
-    #[arg(long, value_name = "FILE", requires = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_tls_ca: Option<PathBuf>,
 }
 

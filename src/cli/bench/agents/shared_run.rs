@@ -94,7 +94,6 @@ pub(super) struct SharedRun {
     is_concluded: bool,
     is_stopped: bool,
     alive_at: Nanos,
-    rate: Option<u64>,
     refused: Option<String>,
 }
 
@@ -139,7 +138,6 @@ impl SharedRun {
             is_concluded: false,
             is_stopped: false,
             alive_at: now,
-            rate: load.changeable_rate(),
             refused: None,
         };
         (run, outgoing)
@@ -180,8 +178,8 @@ impl SharedRun {
         false
     }
 
-    /// The orders that are due at `now`. `rate` is the rate that the user asks for, if it can be changed.
-    pub(super) fn poll(&mut self, now: Nanos, is_stopped: bool, rate: Option<u64>) -> Vec<Outgoing> {
+    /// The orders that are due at `now`.
+    pub(super) fn poll(&mut self, now: Nanos, is_stopped: bool) -> Vec<Outgoing> {
         let mut outgoing = Vec::new();
         for member in &mut self.members {
             let silence = now.saturating_sub(member.heard_at);
@@ -208,12 +206,6 @@ impl SharedRun {
             let start = now + AGENT_START_LEAD;
             self.started_at = Some(start);
             outgoing.push(Outgoing::All(Order::Begin { start, audiences: self.audiences() }));
-        }
-        if self.started_at.is_some()
-            && let Some(rate) = rate.filter(|rate| self.rate.is_some_and(|known| known != *rate))
-        {
-            self.rate = Some(rate);
-            outgoing.push(Outgoing::All(Order::ChangeRate { at: now + AGENT_START_LEAD, rate }));
         }
         if !self.is_concluded && !self.members.iter().any(|it| it.owes(it.published.is_some())) {
             self.is_concluded = true;

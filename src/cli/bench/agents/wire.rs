@@ -36,8 +36,6 @@ pub(super) enum Order {
     Open(Box<Assignment>),
     /// Begin the load at this time of the coordinator's clock. These are the subscribers of each topic.
     Begin { start: Nanos, audiences: Vec<u32> },
-    /// Change the rate, likewise.
-    ChangeRate { at: Nanos, rate: u64 },
     /// All agents have stopped sending, after this number of messages by publisher.
     Conclude { published: Vec<u64> },
     /// End early, with results.

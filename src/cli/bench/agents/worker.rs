@@ -39,7 +39,7 @@ Examples:
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
       on any machine: one run of three agents, with one result
 
-Exit codes: 0 ended by a signal between two runs, or --once; 2 usage, 3 the environment forbids it, 130 ended by a signal within a
+Exit codes: 0 ended by a signal between two runs, or --once; 2 usage, 3 the environment forbids it, 130 ended by a signal within a \
 run, which ends the run everywhere.";
 
 /// The flags of `agent`.
@@ -223,7 +223,6 @@ impl Agent {
         match body {
             Order::Find | Order::Open(_) | Order::Alive => {}
             Order::Begin { start, audiences } => running.coordination.begin(start, audiences),
-            Order::ChangeRate { at, rate } => running.coordination.change_rate(at, rate),
             Order::Conclude { published } => running.coordination.conclude(published),
             Order::Stop => running.stop.store(true, Ordering::Relaxed),
             Order::Release => running.abandon(at),

@@ -201,7 +201,7 @@ fn receiver(side: Side) -> Role {
 
 /// The parameters of the extension of a recorded connection.
 fn agreement(extensions: &str) -> Result<Agreement, String> {
-    const ANY: Direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
+    const ANY: Direction = Direction { context_takeover: true, window_bits: WINDOW_BITS_MAX };
     let any = Preferences { server: ANY, client: ANY };
     match deflate::accept_response([extensions.as_bytes()].into_iter(), &any) {
         Ok(Some(agreement)) => Ok(agreement),

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _, Id};
 
 use super::{Entry, Place};
+use crate::common::values::FileOrOff;
 use crate::{Failure, one_line};
 
 /// The options of `A` without a program and its commands around them.
@@ -81,6 +82,11 @@ impl Origin {
 }
 
 impl Flag {
+    /// Whether a file gives it.
+    pub(crate) fn is_of_file(&self) -> bool {
+        matches!(self.origin, Origin::File(_))
+    }
+
     /// An option with the value that a profile gives it.
     pub(crate) fn of_profile(arg: &Arg, value: &str) -> Flag {
         let words = vec![word(arg.get_long(), value.into())];
@@ -178,6 +184,13 @@ fn below(arg: &Arg, value: String, directory: &Path) -> OsString {
 /// Whether the option `id` was given, rather than left at its default.
 pub(crate) fn is_given(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue)
+}
+
+/// The files that the option `id` names.
+pub(crate) fn files(matches: &ArgMatches, id: &str) -> Vec<PathBuf> {
+    let all = matches.try_get_many::<PathBuf>(id).ok().flatten().into_iter().flatten().cloned();
+    let or_off = matches.try_get_many::<FileOrOff>(id).ok().flatten();
+    all.chain(or_off.into_iter().flatten().flatten().cloned()).collect()
 }
 
 /// The options that the command line gives, without those of `excluded`.

@@ -125,8 +125,13 @@ fn of(json: &str) -> Result<Run, String> {
     Ok(Run { name, file: 0, is_rival: false, record, slices, response, service, server_and_network })
 }
 
-/// Numbers the runs with equal names.
+/// Names the side of each run, A or B, if there are two, and numbers the runs with equal names.
 pub(super) fn name_apart(runs: &mut [Run]) {
+    if let Some(is_b) = side_of(runs) {
+        for run in runs.iter_mut() {
+            run.name = format!("{}: {}", if is_b(run) { "B" } else { "A" }, run.name);
+        }
+    }
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs.iter() {
         *times.entry(run.name.clone()).or_default() += 1;
@@ -138,5 +143,21 @@ pub(super) fn name_apart(runs: &mut [Run]) {
             *number += 1;
             run.name = format!("{} #{number}", run.name);
         }
+    }
+}
+
+/// Tells the runs of side B; `None` if there are not two.
+pub(super) fn side_of(runs: &[Run]) -> Option<fn(&Run) -> bool> {
+    fn is_b(run: &Run) -> bool {
+        run.record.repetition.as_ref().is_some_and(|repetition| repetition.side == "b")
+    }
+    if runs.iter().any(|run| run.is_rival) {
+        return Some(|run| run.is_rival);
+    }
+    let files = runs.iter().map(|run| run.file + 1).max().unwrap_or(0);
+    match (files, runs.iter().any(is_b)) {
+        (1, true) => Some(is_b),
+        (2, false) => Some(|run| run.file == 1),
+        _ => None,
     }
 }

@@ -1,78 +1,110 @@
-//! The slices of a run, merged into columns of the same width for all runs of a page.
+//! The slices of the runs, merged into columns of one width for all runs of a page, and the cells of their heat maps.
+
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
-use super::heat::Counts;
 use super::run::Run;
 use echoring_load::measure;
-use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::Record;
 use echoring_load::record::time_series::{ServerSamples, TimeSeries};
 
 /// Slices of a record at most: ten times as many as `bench` writes.
 const SLICES_MAX: usize = 12_000;
 
-/// The display of a column: its name, and its value if it is known.
-pub(super) type Field = (&'static str, fn(&Column) -> Option<String>);
+/// Columns of a chart at most, each at least two pixels wide.
+const COLUMNS_MAX: usize = 400;
+/// Heat maps of a page at most.
+const MAPS_MAX: usize = 8;
+/// Rows of a heat map at most: with more, a cell would be too flat to be pointed at.
+const ROWS_MAX: usize = 64;
 
-/// The figures of a column, in the order in which they are read.
-pub(super) const FIELDS: [Field; 12] = [
-    ("target/s", |column| Some(rate(column.per_s(column.due?)?))),
-    ("sent/s", |column| Some(rate(column.per_s(column.sent)?))),
-    ("received/s", |column| Some(rate(column.per_s(column.arrived)?))),
-    ("p50", |column| column.quantile(0.5).map(duration)),
-    ("p99", |column| column.quantile(0.99).map(duration)),
-    ("max", |column| column.quantile(1.0).map(duration)),
-    ("open", |column| column.open.map(count)),
-    ("opened", |column| Some(count(column.opened))),
-    ("closed", |column| Some(count(column.closed))),
-    ("errors", |column| Some(count(column.errors))),
-    ("server CPU", |column| column.cpu_cores.map(|cores| format!("{cores:.2} cores"))),
-    ("server memory", |column| column.rss_bytes.map(|resident| bytes(resident as f64))),
+/// Messages by latency in nanoseconds.
+type Counts = BTreeMap<u64, u64>;
+
+/// The runs that have slices, over time.
+#[derive(Debug, Serialize)]
+pub(super) struct Timeline {
+    /// Width of a column in seconds.
+    step_s: f64,
+    /// Bounds of the rows of all heat maps, in nanoseconds, rising.
+    edges: Vec<u64>,
+    runs: Vec<Series>,
+}
+
+/// The columns of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Series {
+    /// Position of the run on the page.
+    run: usize,
+    /// The values of each figure, column by column.
+    #[serde(flatten)]
+    figures: BTreeMap<&'static str, Vec<Option<f64>>>,
+    /// The cells of the heat map, column by column: rows with their messages. Empty if the run has no map.
+    cells: Vec<Vec<(usize, u64)>>,
+}
+
+/// A figure of a column, and its value if it is known.
+type Figure = (&'static str, fn(&Column) -> Option<f64>);
+
+const FIGURES: [Figure; 12] = [
+    ("target_per_s", |column| column.per_s(column.due?)),
+    ("sent_per_s", |column| column.per_s(column.sent)),
+    ("received_per_s", |column| column.per_s(column.arrived)),
+    ("p50_ns", |column| column.quantile(0.5)),
+    ("p99_ns", |column| column.quantile(0.99)),
+    ("max_ns", |column| column.quantile(1.0)),
+    ("open", |column| column.open.map(|open| open as f64)),
+    ("opened", |column| Some(column.opened as f64)),
+    ("closed", |column| Some(column.closed as f64)),
+    ("errors", |column| Some(column.errors as f64)),
+    ("cpu_cores", |column| column.cpu_cores),
+    ("rss_bytes", |column| column.rss_bytes.map(|resident| resident as f64)),
 ];
 
 /// A part of the measured time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Column {
+struct Column {
     /// The time that its slices cover.
-    pub(super) seconds: f64,
-    pub(super) due: Option<u64>,
-    pub(super) sent: u64,
-    pub(super) arrived: u64,
+    seconds: f64,
+    due: Option<u64>,
+    sent: u64,
+    arrived: u64,
     /// At its end.
-    pub(super) open: Option<u64>,
-    pub(super) opened: u64,
-    pub(super) closed: u64,
-    pub(super) errors: u64,
-    pub(super) response: Counts,
+    open: Option<u64>,
+    opened: u64,
+    closed: u64,
+    errors: u64,
+    response: Counts,
     /// CPU time of the server, divided by the time in which it was used.
-    pub(super) cpu_cores: Option<f64>,
+    cpu_cores: Option<f64>,
     /// At its end.
-    pub(super) rss_bytes: Option<u64>,
+    rss_bytes: Option<u64>,
 }
 
 impl Column {
     /// A count per second; `None` for the rest of a slice, in which chance decides.
-    pub(super) fn per_s(&self, count: u64) -> Option<f64> {
+    fn per_s(&self, count: u64) -> Option<f64> {
         const SECONDS_MIN: f64 = 0.02;
-        (self.seconds >= SECONDS_MIN).then(|| count as f64 / self.seconds)
+        (self.seconds >= SECONDS_MIN).then(|| hundredths(count as f64 / self.seconds))
     }
 
     /// The response time that this share of the messages did not exceed, exact to one digit.
-    pub(super) fn quantile(&self, share: f64) -> Option<u64> {
+    fn quantile(&self, share: f64) -> Option<f64> {
         let all: u64 = self.response.values().sum();
         let wanted = ((all as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
         self.response.iter().find_map(|(ns, count)| {
             seen += count;
-            (seen >= wanted).then_some(*ns)
+            (seen >= wanted).then_some(*ns as f64)
         })
     }
 }
 
-/// A rate with a digit behind the point where it is small.
-fn rate(per_s: f64) -> String {
-    if per_s > 0.0 && per_s < 10.0 { format!("{per_s:.1}") } else { count(per_s.round() as u64) }
+/// More digits would only make the page larger.
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 /// The slices of a record with their distributions.
@@ -113,18 +145,13 @@ impl Slices {
         Ok(Some(Slices { slice_s, duration_s: record.duration_s, series, response }))
     }
 
-    /// Length of a slice in seconds.
-    pub(super) fn slice_s(&self) -> f64 {
-        self.slice_s
-    }
-
     /// The time from the beginning to the end of the last slice, in seconds.
-    pub(super) fn seconds(&self) -> f64 {
+    fn seconds(&self) -> f64 {
         self.series.sent.len() as f64 * self.slice_s
     }
 
     /// Columns of `step_s` seconds, which is at least a slice.
-    pub(super) fn columns(&self, step_s: f64) -> Vec<Column> {
+    fn columns(&self, step_s: f64) -> Vec<Column> {
         let series = &self.series;
         let mut columns: Vec<Column> = Vec::new();
         for at in 0..series.sent.len() {
@@ -173,7 +200,7 @@ fn cpu_cores(server: &ServerSamples, begins: f64, ends: f64) -> Option<f64> {
     let used = cpu_at(server, ends)? - cpu_at(server, begins)?;
     // Less than that is the rest of a slice.
     const SECONDS_MIN: f64 = 0.02;
-    (ends - begins >= SECONDS_MIN).then(|| used.max(0.0) / 1e9 / (ends - begins))
+    (ends - begins >= SECONDS_MIN).then(|| hundredths(used.max(0.0) / 1e9 / (ends - begins)))
 }
 
 /// The CPU time at a moment, between two samples in proportion.
@@ -194,17 +221,71 @@ fn rss_bytes(server: &ServerSamples, until: f64) -> Option<u64> {
     server.rss_bytes.get(after.checked_sub(1)?).copied()
 }
 
-/// The columns of the runs that have slices, with the positions of these runs.
-pub(super) fn columns(runs: &[Run], step_s: f64) -> Vec<(usize, Vec<Column>)> {
+/// The runs over time; `None` if none has slices.
+pub(super) fn timeline(runs: &[Run]) -> Option<Timeline> {
+    let step_s = step_s(runs, COLUMNS_MAX)?;
     let with_slices = runs.iter().enumerate().filter_map(|(at, run)| Some((at, run.slices.as_ref()?)));
-    with_slices.map(|(at, slices)| (at, slices.columns(step_s))).collect()
+    let columns: Vec<(usize, Vec<Column>)> =
+        with_slices.map(|(at, slices)| (at, slices.columns(step_s))).collect();
+    let rows = Rows::spanning(columns.iter().flat_map(|(_, columns)| columns));
+    let series = |(at, (run, columns)): (usize, &(usize, Vec<Column>))| Series {
+        run: *run,
+        figures: FIGURES.map(|(name, of)| (name, columns.iter().map(of).collect())).into(),
+        cells: columns.iter().filter(|_| at < MAPS_MAX).map(|column| rows.cells(&column.response)).collect(),
+    };
+    Some(Timeline { step_s, runs: columns.iter().enumerate().map(series).collect(), edges: rows.edges() })
+}
+
+/// The rows of all heat maps of a page: parts of each doubling of the latency. They meet where buckets of HdrHistogram do.
+struct Rows {
+    /// Parts of a doubling, a power of two.
+    parts: usize,
+    /// Numbers of the first and the last row.
+    first: usize,
+    last: usize,
+}
+
+impl Rows {
+    fn spanning<'a>(columns: impl Iterator<Item = &'a Column> + Clone) -> Rows {
+        let latencies = || columns.clone().flat_map(|column| column.response.keys()).copied();
+        let (least, most) = (latencies().min().unwrap_or(1).max(1), latencies().max().unwrap_or(1).max(1));
+        let doublings = (most.ilog2() - least.ilog2() + 1) as usize;
+        let parts = [16, 8, 4, 2].into_iter().find(|parts| parts * doublings <= ROWS_MAX).unwrap_or(1);
+        Rows { parts, first: number(least, parts), last: number(most, parts) }
+    }
+
+    fn cells(&self, counts: &Counts) -> Vec<(usize, u64)> {
+        let mut cells = BTreeMap::new();
+        for (&ns, &count) in counts {
+            *cells.entry(number(ns, self.parts) - self.first).or_default() += count;
+        }
+        cells.into_iter().collect()
+    }
+
+    /// Where the rows begin, and where the last one ends.
+    fn edges(&self) -> Vec<u64> {
+        let begins = |number: usize| {
+            let (doubling, part) = (number / self.parts, number % self.parts);
+            let ns = (1_u128 << doubling) * (self.parts + part) as u128;
+            ns.div_ceil(self.parts as u128) as u64
+        };
+        (self.first..=self.last + 1).map(begins).collect()
+    }
+}
+
+/// The number of the row of a latency.
+fn number(ns: u64, parts: usize) -> usize {
+    let ns = ns.max(1);
+    let doubling = ns.ilog2();
+    let beyond = u128::from(ns) - (1 << doubling);
+    doubling as usize * parts + ((beyond * parts as u128) >> doubling) as usize
 }
 
 /// The width of a column in seconds with which no run has more than `most` columns: a slice, or one, two or five times a
 /// power of ten. `None` if no run has slices.
-pub(super) fn step_s(runs: &[Run], most: usize) -> Option<f64> {
+fn step_s(runs: &[Run], most: usize) -> Option<f64> {
     let slices = || runs.iter().filter_map(|run| run.slices.as_ref());
-    let longest = slices().map(Slices::slice_s).max_by(f64::total_cmp)?;
+    let longest = slices().map(|slices| slices.slice_s).max_by(f64::total_cmp)?;
     let whole = slices().map(Slices::seconds).fold(0.0, f64::max);
     let least = longest.max(whole / most as f64) - 1e-9;
     let steps = (-3..=9).flat_map(|power| [1.0, 2.0, 5.0].map(|times| times * 10_f64.powi(power)));
@@ -234,9 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn rows_meet_and_cover_all_latencies() {
+        for (least, most) in [(30_000, 40_000), (1_000, 7_000_000_000), (1, 3_600_000_000_000), (5, 5)] {
+            let column = Column { response: [(least, 3), (most, 4)].into(), ..Column::default() };
+            let rows = Rows::spanning([&column].into_iter());
+            let edges = rows.edges();
+            assert!(
+                edges.len() <= ROWS_MAX + 1 && edges[0] <= least && edges[edges.len() - 1] > most,
+                "{edges:?}"
+            );
+            for (row, bounds) in edges.windows(2).enumerate() {
+                let [low, high] = [bounds[0], bounds[1].max(bounds[0] + 1) - 1];
+                assert_eq!(
+                    [low, high].map(|ns| number(ns, rows.parts) - rows.first),
+                    [row, row],
+                    "{bounds:?}"
+                );
+            }
+            let cells = rows.cells(&column.response);
+            assert_eq!(cells.iter().map(|(_, count)| count).sum::<u64>(), if least == most { 4 } else { 7 });
+        }
+    }
+
+    #[test]
     fn quantiles_of_a_column_are_those_of_its_messages() {
         let column = Column { response: [(10, 98), (20, 1), (30, 1)].into(), ..Column::default() };
-        assert_eq!([0.5, 0.99, 1.0].map(|share| column.quantile(share)), [10, 20, 30].map(Some));
+        assert_eq!([0.5, 0.99, 1.0].map(|share| column.quantile(share)), [10.0, 20.0, 30.0].map(Some));
         assert_eq!(Column::default().quantile(0.5), None);
         assert_eq!(Column { seconds: 0.001, ..Column::default() }.per_s(5), None);
     }

@@ -9,11 +9,9 @@ use super::server::Surroundings;
 use super::written::{Line, Written};
 use crate::common::values::{shown_bytes, shown_time};
 use crate::serve::toml_text::quoted;
-use echoring_proto::limits::{Nanos, SECOND};
+use crate::serve::topics::keys::{HISTORY_AGES, MESSAGES};
+use echoring_proto::limits::Nanos;
 
-/// Bounds of `history_messages` and `history_age`.
-const HISTORY_MESSAGES_MAX: i64 = 1_000_000;
-const HISTORY_AGE_MAX: Nanos = 1_000 * 3_600 * SECOND;
 /// Bytes that are assumed of a message, because Centrifugo's histories have no bound in bytes.
 const HISTORY_MESSAGE_BYTES: i64 = 1024;
 /// The bound in bytes at most: several histories have to fit into the default memory budget.
@@ -288,14 +286,15 @@ impl Reader<'_> {
         if messages <= 0 || age == 0 {
             return Ok(None);
         }
+        let (most, oldest) = (i64::from(*MESSAGES.end()), *HISTORY_AGES.end());
         for (name, is_more, most) in [
-            ("history_size", messages > HISTORY_MESSAGES_MAX, HISTORY_MESSAGES_MAX.to_string()),
-            ("history_ttl", age > HISTORY_AGE_MAX, shown_time(HISTORY_AGE_MAX)),
+            ("history_size", messages > most, most.to_string()),
+            ("history_ttl", age > oldest, shown_time(oldest)),
         ] {
             if is_more {
                 self.written.leave(given.path(&key(name)), format!("a history has at most {most} here"));
             }
         }
-        Ok(Some((messages.min(HISTORY_MESSAGES_MAX), age.min(HISTORY_AGE_MAX))))
+        Ok(Some((messages.min(most), age.min(oldest))))
     }
 }

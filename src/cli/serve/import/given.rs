@@ -6,12 +6,19 @@ use serde_json::Value;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
+/// The beginning of the names of variables with settings.
+const VARIABLE: &str = "CENTRIFUGO_";
+/// That of variables which values refer to.
+const PLACEHOLDER: &str = "CENTRIFUGO_VAR_";
+
 /// The keys of a file, or of one element of a list.
 #[derive(Debug)]
 pub(super) struct Given {
     /// The path of the element, with a dot; empty for the file.
     prefix: String,
     keys: BTreeMap<String, Value>,
+    /// Variables of Centrifugo by their names, which override the keys of a file.
+    variables: BTreeMap<String, String>,
 }
 
 impl Given {
@@ -29,12 +36,32 @@ impl Given {
     fn within(prefix: String, table: Value) -> Given {
         let mut keys = BTreeMap::new();
         flatten(String::new(), table, &mut keys);
-        Given { prefix, keys }
+        Given { prefix, keys, variables: BTreeMap::new() }
+    }
+
+    /// The same, with the settings among `variables` over its own.
+    pub(super) fn over_by(mut self, variables: BTreeMap<String, String>) -> Given {
+        let is_setting = |name: &str| name.starts_with(VARIABLE) && !name.starts_with(PLACEHOLDER);
+        self.variables =
+            variables.into_iter().filter(|(name, value)| is_setting(name) && !value.is_empty()).collect();
+        for (key, value) in &mut self.keys {
+            if let Some(text) = self.variables.remove(&variable(key)) {
+                *value = of_variable(text);
+            }
+        }
+        self
+    }
+
+    /// The value of `key`, which is taken.
+    fn take(&mut self, key: &str) -> Option<Value> {
+        let own = self.keys.remove(key);
+        let set = self.variables.remove(&variable(&self.path(key)));
+        set.map(of_variable).or(own)
     }
 
     /// The elements of the list `key` of tables. Each is called by its `name`, or by its place in the list.
     pub(super) fn tables(&mut self, key: &str) -> Result<Vec<(String, Given)>, String> {
-        let items = match self.keys.remove(key) {
+        let items = match self.take(key) {
             None if !self.keys.keys().any(|other| other.starts_with(&format!("{key}."))) => {
                 return Ok(Vec::new());
             }
@@ -61,7 +88,7 @@ impl Given {
 
     /// The text of `key`; `None` if it is absent or empty.
     pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, String> {
-        match self.keys.remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
@@ -71,7 +98,8 @@ impl Given {
 
     /// The text of `key`, which is not taken.
     pub(super) fn peek(&self, key: &str) -> Option<&str> {
-        self.keys.get(key).and_then(Value::as_str)
+        let set = self.variables.get(&variable(&self.path(key))).map(String::as_str);
+        set.or_else(|| self.keys.get(key).and_then(Value::as_str))
     }
 
     /// Whether `key` is there and says an empty text.
@@ -81,7 +109,7 @@ impl Given {
 
     /// Whether `key` is on.
     pub(super) fn switch(&mut self, key: &str) -> Result<bool, String> {
-        match self.keys.remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(is_on)) => Ok(is_on),
             // As Centrifugo reads them.
@@ -93,7 +121,7 @@ impl Given {
 
     /// The number of `key`.
     pub(super) fn number(&mut self, key: &str) -> Result<Option<i64>, String> {
-        match self.keys.remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64()),
             Some(Value::String(word)) if word.parse::<i64>().is_ok() => Ok(word.parse().ok()),
@@ -103,7 +131,7 @@ impl Given {
 
     /// The time of `key`, negative for one that is switched off.
     pub(super) fn time(&mut self, key: &str) -> Result<Option<i128>, String> {
-        match self.keys.remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64().map(i128::from)),
             Some(Value::String(word)) => match duration(&word) {
@@ -116,7 +144,7 @@ impl Given {
 
     /// The texts of `key`: a list, or words in one text.
     pub(super) fn texts(&mut self, key: &str) -> Result<Vec<String>, String> {
-        match self.keys.remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::String(words)) => Ok(words.split_whitespace().map(str::to_owned).collect()),
             Some(Value::Array(items)) => {
@@ -141,7 +169,7 @@ impl Given {
     /// Takes a key whose effect is always there, or that has none here.
     pub(super) fn forget(&mut self, keys: &[&str]) {
         for key in keys {
-            self.keys.remove(*key);
+            self.take(key);
         }
     }
 
@@ -163,13 +191,23 @@ impl Given {
     /// The paths of the keys that are left and switch something on.
     pub(super) fn left(self) -> impl Iterator<Item = String> {
         let said = self.keys.into_iter().filter(|(_, value)| says_something(value));
-        said.map(move |(key, _)| format!("{}{key}", self.prefix))
+        said.map(move |(key, _)| format!("{}{key}", self.prefix)).chain(self.variables.into_keys())
     }
 
     /// An error of the type of `key`, without its value, which may be a secret.
     fn expected(&self, key: &str, what: &str) -> String {
         format!("{}{key}: expected {what}", self.prefix).replace(char::is_control, " ")
     }
+}
+
+/// The value of a variable: a list in JSON, or a text.
+fn of_variable(text: String) -> Value {
+    serde_json::from_str(&text).ok().filter(Value::is_array).unwrap_or(Value::String(text))
+}
+
+/// The variable that sets the key at `path`.
+fn variable(path: &str) -> String {
+    format!("{VARIABLE}{}", path.replace('.', "_").to_uppercase())
 }
 
 /// Whether `path` is `key` or of a table of that name.
@@ -252,6 +290,29 @@ mod tests {
         ] {
             assert_eq!(duration(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_variable_overrides_the_file_and_may_be_all_there_is() {
+        let set = [
+            ("CENTRIFUGO_A_B", "x"),
+            ("CENTRIFUGO_C", "true"),
+            ("CENTRIFUGO_D_LIST", "p q"),
+            ("CENTRIFUGO_NAMES", "[{\"name\": \"n\"}]"),
+            ("CENTRIFUGO_VAR_A", "y"),
+            ("CENTRIFUGO_OTHER", "z"),
+            ("PATH", "/bin"),
+        ];
+        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut given =
+            Given::new(json!({"a": {"b": "file", "e": "file"}})).expect("a table").over_by(set.into());
+        assert_eq!(given.peek("a.b"), Some("x"));
+        assert_eq!(given.text("a.b"), Ok(Some("x".to_owned())));
+        assert_eq!(given.text("a.e"), Ok(Some("file".to_owned())));
+        assert_eq!(given.switch("c"), Ok(true));
+        assert_eq!(given.texts("d.list"), Ok(vec!["p".to_owned(), "q".to_owned()]));
+        assert_eq!(given.tables("names").expect("tables").remove(0).0, "n");
+        assert_eq!(given.left().collect::<Vec<_>>(), ["CENTRIFUGO_OTHER"]);
     }
 
     #[test]

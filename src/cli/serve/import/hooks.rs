@@ -35,12 +35,7 @@ impl Proxy {
             endpoint: given.text(&key("endpoint"))?,
             timeout: given.time(&key("timeout"))?,
             headers: given.texts(&key("http_headers"))?,
-            // Version 5 had them beside the other keys.
-            fixed: [
-                given.texts_below(&key("http.static_headers"))?,
-                given.texts_below(&key("static_http_headers"))?,
-            ]
-            .concat(),
+            fixed: given.texts_below(&key("http.static_headers"))?,
         })
     }
 }
@@ -48,10 +43,6 @@ impl Proxy {
 impl Proxies {
     /// The list `proxies`.
     pub(super) fn read(given: &mut Given, written: &mut Written) -> Result<Proxies, String> {
-        // Version 5 had one list of fields for all.
-        written.hooks.headers = given.texts("proxy_http_headers")?;
-        let key = "proxy_static_http_headers";
-        add_fixed(key, &given.texts_below(key)?, None, written);
         let mut named = BTreeMap::new();
         for (name, mut keys) in given.tables("proxies")? {
             named.insert(name, Proxy::read(&mut keys, "")?);
@@ -99,10 +90,8 @@ impl Proxies {
         }
         let boundary = given.text("rpc.namespace_boundary")?.unwrap_or_else(|| ":".to_owned());
         for (namespace, mut options) in given.tables("rpc.namespaces")? {
-            // Version 5 had only names.
-            let older = options.text("rpc_proxy_name")?;
-            let is_on = options.switch("proxy_enabled")? || older.is_some();
-            let name = options.text("proxy_name")?.or(older).filter(|_| is_on);
+            let is_on = options.switch("proxy_enabled")?;
+            let name = options.text("proxy_name")?.filter(|_| is_on);
             match name.as_deref().and_then(|name| Some((name, self.named(Some(name))?))) {
                 None if is_on => drop(ask(&default, "rpc", None, written)),
                 None => {}

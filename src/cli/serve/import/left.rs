@@ -50,7 +50,6 @@ const HINTS: &[(&str, When, &str)] = &[
     ("http_stream", Enabled, "clients need WebSocket: remove this transport from those of the SDKs"),
     ("emulation", There, NOTHING),
     ("webtransport", Enabled, "clients need WebSocket: remove this transport from those of the SDKs"),
-    ("sockjs", There, "clients need WebSocket: remove this transport from those of the SDKs"),
     ("uni_websocket", Enabled, "no unidirectional WebSocket: use uni_sse or uni_http_stream, or an SDK"),
     ("uni_sse.handler_prefix", There, "clients request /connection/uni_sse"),
     (
@@ -110,7 +109,7 @@ const HINTS: &[(&str, When, &str)] = &[
     (
         "client.token.issuer_regex",
         There,
-        "set `issuer` in [auth] to each issuer; until then every issuer is accepted",
+        "set `issuer` in [auth] to each issuer; until then no token is accepted",
     ),
     ("client.token.user_id_claim", There, "the user is in `sub`: issue tokens with it"),
     (
@@ -178,7 +177,7 @@ pub(super) fn list(given: Given, written: &mut Written) {
             None => match HINTS.iter().find(|(key, ..)| is_below(&path, key)) {
                 Some((key, ..)) if off.contains(key) => continue,
                 Some((key, _, hint)) => ((*key).to_owned(), *hint),
-                None => (path, "is no setting of Centrifugo 6 or 5 that this program knows"),
+                None => (path, "is no setting of Centrifugo 6 that this program knows"),
             },
         };
         if hint != NOTHING && listed.insert(key.clone()) {

@@ -6,9 +6,16 @@ use super::given::Given;
 use super::hooks::Proxies;
 use super::written::{Line, Written};
 use crate::common::values::{origin, shown_time};
+use crate::serve::args::DRAIN_TIME;
+use crate::serve::options::option;
 use crate::serve::toml_text::{list, quoted};
 use echoring_auth::limits::{SECRET_BYTES_MIN, TOKEN_BYTES_MIN};
-use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::PeerLimits;
+use echoring_server::ServerConfig;
+
+/// An issuer that no token has (RFC 6761, 6.4), in the place of those that only a regular expression names.
+const NO_ISSUER: &str = "https://issuer.invalid";
 
 /// What channels need to know of the rest.
 #[derive(Debug)]
@@ -121,14 +128,19 @@ fn pem(value: &str) -> Option<String> {
 
 /// Times and bounds, where they are given and possible here.
 fn limits(given: &mut Given, written: &mut Written) -> Result<(), String> {
-    for (key, here, range) in [
-        ("client.ping_interval", "ping_interval", SECOND..=3_600 * SECOND),
-        ("client.pong_timeout", "pong_timeout", SECOND..=3_600 * SECOND),
-        ("client.stale_close_delay", "handshake_timeout", 100 * MILLISECOND..=300 * SECOND),
-        ("websocket.write_timeout", "send_timeout", SECOND..=3_600 * SECOND),
-        ("shutdown.timeout", "drain", SECOND..=24 * 3_600 * SECOND),
+    let range = |name| {
+        let of_server = option::<ServerConfig>(name).map(|option| option.field.numbers().range.clone());
+        of_server.or_else(|| Some(option::<PeerLimits>(name)?.field.numbers().range.clone()))
+    };
+    for (key, here) in [
+        ("client.ping_interval", "ping_interval"),
+        ("client.pong_timeout", "pong_timeout"),
+        ("client.stale_close_delay", "handshake_timeout"),
+        ("websocket.write_timeout", "send_timeout"),
+        ("shutdown.timeout", "drain"),
     ] {
         let Some(time) = given.time(key)? else { continue };
+        let range = range(here).unwrap_or(DRAIN_TIME);
         match Nanos::try_from(time).ok().filter(|time| range.contains(time)) {
             Some(time) => written.top.push((here, quoted(&shown_time(time)))),
             None => {
@@ -137,15 +149,16 @@ fn limits(given: &mut Given, written: &mut Written) -> Result<(), String> {
             }
         }
     }
-    for (key, here, range) in [
-        ("websocket.message_size_limit", "max_message", 1..=2 << 30),
-        ("client.queue_max_size", "queue_bytes", 4 * 1024..=1 << 30),
-        ("client.channel_limit", "max_subscriptions", 1..=1_048_576),
-        ("client.connection_limit", "max_connections", 1..=16_777_216),
-        ("client.connection_rate_limit", "handshake_rate", 1..=10_000_000),
+    for (key, here) in [
+        ("websocket.message_size_limit", "max_message"),
+        ("client.queue_max_size", "queue_bytes"),
+        ("client.channel_limit", "max_subscriptions"),
+        ("client.connection_limit", "max_connections"),
+        ("client.connection_rate_limit", "handshake_rate"),
     ] {
         let Some(number) = given.number(key)?.filter(|number| *number != 0) else { continue };
-        if range.contains(&number) {
+        let Some(range) = range(here) else { continue };
+        if u64::try_from(number).is_ok_and(|number| range.contains(&number)) {
             written.top.push((here, number.to_string()));
         } else {
             let (from, to) = (range.start(), range.end());
@@ -188,7 +201,9 @@ fn tokens(given: &mut Given, written: &mut Written) -> Result<bool, String> {
     }
     written.auth.extend(jwks.map(|url| ("jwks", url)));
     for (key, here) in [("client.token.audience", "audience"), ("client.token.issuer", "issuer")] {
-        if let Some(name) = given.text(key)? {
+        let has_regex = given.has(&format!("{key}_regex"));
+        let name = given.text(key)?.or_else(|| (here == "issuer" && has_regex).then(|| NO_ISSUER.to_owned()));
+        if let Some(name) = name {
             // Without keys it would have no effect.
             written.auth.extend(has_keys.then(|| (here, quoted(&name))));
         }

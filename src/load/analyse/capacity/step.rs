@@ -87,6 +87,10 @@ pub(crate) fn evidence(
     // Blocks do not show why the whole step fails.
     if !step.held && (step.limit != Some(Limit::Objective) || whole.is_none_or(|excess| excess < 0.0)) {
         blocks.iter_mut().for_each(|block| *block = block.max(LN_2));
+        // What is counted over the step may be of one burst: two steps decide.
+        if step.limit != Some(Limit::Rate) {
+            blocks.truncate(BLOCKS / 2);
+        }
     }
     Evidence { blocks, held: Some(step.held), limit: step.limit }
 }

@@ -42,6 +42,13 @@ fn an_axis_varies_one_thing_and_keeps_the_others() {
 }
 
 fn answer(limit: Option<Limit>, step: SearchStep, target: &str) -> SearchResult {
+    let calm = step.cpus.iter().map(|cpu| CpuUse { busy: 0.9 * cpu.busy, ..*cpu }).collect();
+    let server_cpu = step.server_cpu.map(|share| 0.9 * share);
+    contrasted(limit, &SearchStep { cpus: calm, server_cpu, ..step.clone() }, &step, target)
+}
+
+/// The answer of a search whose steps were like these.
+fn contrasted(limit: Option<Limit>, below: &SearchStep, step: &SearchStep, target: &str) -> SearchResult {
     let options = options("p99<50ms, lost=0", Axis::Rate);
     let mut search = CapacitySearch::new(18_437, (1, RATE_MAX), 0.05);
     // Everything above 19,030 fails.
@@ -51,7 +58,8 @@ fn answer(limit: Option<Limit>, step: SearchStep, target: &str) -> SearchResult 
         let limit = step.limit.filter(|_| !held);
         let blocks = vec![if held { -1.0 } else { 1.0 }; BLOCKS];
         search.tell(next, &search::Evidence { blocks, held: Some(held), limit });
-        steps.push(SearchStep { rate: next.load, held, limit, ..step.clone() });
+        let like = if held { below } else { step };
+        steps.push(SearchStep { rate: next.load, held, limit, ..like.clone() });
     }
     options.answer(&search, steps, limit, target)
 }
@@ -86,7 +94,22 @@ fn an_answer_is_one_sentence_with_its_doubt_and_its_reason() {
     let beside = SearchStep { server_cpu: Some(0.3), ..with([0.99, 0.97]) };
     assert_eq!(beyond(beside, local), "p99 is 80.0 ms, while other programs take 1.7 CPUs");
     let single = SearchStep { server_cpu: Some(0.99), ..with([0.9, 0.5]) };
-    assert_eq!(beyond(single, local), "the server's process takes 1.0 CPUs, all that its threads can use");
+    assert_eq!(
+        beyond(single.clone(), local),
+        "the server's process takes 1.0 CPUs, all that its threads can use"
+    );
+    // What was so at the highest load that held does not explain why a higher one fails.
+    for same in
+        [with([0.99, 0.97]), with([1.0, 0.3]), SearchStep { server_cpu: Some(2.0), ..with([1.0, 1.0]) }]
+    {
+        let found = contrasted(None, &same, &same, local).beyond.expect("a reason");
+        assert!(
+            found.ends_with(
+                "no fuller than at the highest load that held: the server waits for something else"
+            ),
+            "{found}"
+        );
+    }
 }
 
 #[test]

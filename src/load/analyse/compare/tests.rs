@@ -26,16 +26,15 @@ fn shown() -> Vec<Metric> {
 }
 
 fn options() -> CompareOptions {
-    CompareOptions { metrics: shown(), threshold: THRESHOLD_DEFAULT, trust_single: false, one_machine: false }
+    CompareOptions { metrics: shown(), threshold: THRESHOLD_DEFAULT }
 }
 
 fn compared(a: &[Value], b: &[Value]) -> Comparison {
     one_of(compare(a, b, &options()))
 }
 
-fn trusted(a: &Value, b: &Value) -> Comparison {
-    let options = CompareOptions { trust_single: true, ..options() };
-    one_of(compare(std::slice::from_ref(a), std::slice::from_ref(b), &options))
+fn single(a: &Value, b: &Value) -> Comparison {
+    compared(std::slice::from_ref(a), std::slice::from_ref(b))
 }
 
 fn one_of(found: Result<Vec<Comparison>, String>) -> Comparison {
@@ -46,6 +45,15 @@ fn one_of(found: Result<Vec<Comparison>, String>) -> Comparison {
 
 fn word(comparison: &Comparison, metric: &str) -> ComparisonVerdict {
     finding(comparison, metric).verdict.expect("two targets")
+}
+
+/// The verdict that the interval would support if its basis decided.
+fn supported(comparison: &Comparison, metric: &str) -> ComparisonVerdict {
+    let MetricComparison { ratio, ratio_low, ratio_high, more_is_better, .. } = *finding(comparison, metric);
+    let (Some(value), Some(low), Some(high)) = (ratio, ratio_low, ratio_high) else {
+        return ComparisonVerdict::Undecided;
+    };
+    verdict_of(Estimate { value, low, high }, comparison.threshold, more_is_better)
 }
 
 fn finding<'a>(comparison: &'a Comparison, metric: &str) -> &'a MetricComparison {
@@ -134,7 +142,10 @@ fn too_few_pairs_are_always_undecided() {
     let (a, b) = in_turn(7, 3.0, 8);
     let found = compared(&a, &b);
     assert_eq!((found.basis, word(&found, "p99")), (Basis::Pairs, ComparisonVerdict::Undecided));
-    assert_eq!(finding(&found, "p99").why.as_deref(), Some("an interval needs 8 pairs, but there are 7"));
+    assert_eq!(
+        finding(&found, "p99").why.as_deref(),
+        Some("a confidence interval needs 8 pairs, but there are 7")
+    );
     assert!(finding(&found, "p99").ratio.is_some_and(|ratio| ratio > 2.5));
 }
 
@@ -145,7 +156,7 @@ fn the_median_is_judged_by_default_and_more_metrics_need_more_pairs() {
         for (one, p50_ns) in a.iter_mut().map(|one| (one, 1.0e5)).chain(b.iter_mut().map(|one| (one, 1.2e5)))
         {
             one["response_ns"]["p50"] = json!(p50_ns);
-            one["search"] = json!({"objective": "p99<2ms", "max_rate": 5_000});
+            one["search"] = json!({"low": 5_000});
             one["server_and_network_ns"] = json!({"p99": 9.0e5, "count": 1_000});
         }
         let metrics = super::metrics(metrics).expect("these exist");
@@ -220,10 +231,10 @@ fn with_intervals(intervals: usize, p50_ms: f64, stalled: &[usize], seed: u64) -
 }
 
 #[test]
-fn single_runs_decide_nothing_unless_trusted() {
+fn single_runs_decide_nothing() {
     let (a, b) = (with_intervals(30, 1.0, &[], 1), with_intervals(30, 3.0, &[], 2));
-    let found = compared(std::slice::from_ref(&a), std::slice::from_ref(&b));
-    assert_eq!(found.basis, Basis::Intervals);
+    let found = single(&a, &b);
+    assert_eq!(found.basis, Basis::Slices);
     assert!(
         found.metrics.iter().all(|finding| finding.verdict == Some(ComparisonVerdict::Undecided)),
         "{found:?}"
@@ -232,10 +243,8 @@ fn single_runs_decide_nothing_unless_trusted() {
         finding(&found, "p99").ratio_low.is_some_and(|low| low > 2.5),
         "the values are reported: {found:?}"
     );
-    assert!(found.warnings[0].contains("--trust-single"), "{found:?}");
-    let found = trusted(&a, &b);
     assert_eq!(
-        (word(&found, "p50"), word(&found, "p99")),
+        (supported(&found, "p50"), supported(&found, "p99")),
         (ComparisonVerdict::Worse, ComparisonVerdict::Worse),
         "{found:?}"
     );
@@ -243,23 +252,23 @@ fn single_runs_decide_nothing_unless_trusted() {
 }
 
 #[test]
-fn trusted_single_runs_are_compared_by_their_merged_distributions() {
+fn single_runs_are_compared_by_their_merged_distributions() {
     for (p50_ms, expected) in
         [(1.5, ComparisonVerdict::Worse), (0.5, ComparisonVerdict::Better), (1.0, ComparisonVerdict::Same)]
     {
-        let found = trusted(&with_intervals(60, 1.0, &[], 1), &with_intervals(60, p50_ms, &[], 2));
-        assert_eq!((word(&found, "p50"), word(&found, "p99")), (expected, expected), "{found:?}");
+        let found = single(&with_intervals(60, 1.0, &[], 1), &with_intervals(60, p50_ms, &[], 2));
+        assert_eq!((supported(&found, "p50"), supported(&found, "p99")), (expected, expected), "{found:?}");
         assert_eq!(finding(&found, "messages_per_s").a.map(|of_a| of_a.least), Some(1_000.0));
         // Metrics that intervals do not have are known from one run each, which decides nothing.
         let cpu = finding(&found, "cpu_per_message");
         assert_eq!((cpu.verdict, cpu.ratio), (Some(ComparisonVerdict::Undecided), Some(1.0)));
         assert_eq!(cpu.why.as_deref(), Some("available for whole runs only"));
     }
-    let short = trusted(&with_intervals(23, 1.0, &[], 1), &with_intervals(23, 9.0, &[], 2));
-    assert_eq!(word(&short, "p99"), ComparisonVerdict::Undecided);
+    let short = single(&with_intervals(23, 1.0, &[], 1), &with_intervals(23, 9.0, &[], 2));
+    assert_eq!(supported(&short, "p99"), ComparisonVerdict::Undecided);
     assert_eq!(
         finding(&short, "p99").why.as_deref(),
-        Some("an interval needs 24 intervals, but there are 23")
+        Some("a confidence interval needs 24 slices, but there are 23")
     );
 }
 
@@ -268,32 +277,32 @@ fn p99_is_computed_over_the_run_and_not_over_its_median_second() {
     // A quarter of the seconds stall, which the median second does not show.
     let stalled: Vec<usize> = (0..40).step_by(4).collect();
     let (a, b) = (with_intervals(40, 10.0, &[], 3), with_intervals(40, 10.0, &stalled, 4));
-    let found = trusted(&a, &b);
+    let found = single(&a, &b);
     let p99 = finding(&found, "p99");
     assert!(p99.b.is_some_and(|of_b| (460e6..470e6).contains(&of_b.median)), "{p99:?}");
-    assert_eq!(p99.verdict, Some(ComparisonVerdict::Worse), "{found:?}");
+    assert_eq!(supported(&found, "p99"), ComparisonVerdict::Worse, "{found:?}");
     // The stalled seconds move the median as well, by 14 %.
-    assert_eq!(word(&found, "p50"), ComparisonVerdict::SlightlyWorse, "{found:?}");
+    assert_eq!(supported(&found, "p50"), ComparisonVerdict::SlightlyWorse, "{found:?}");
     // One stalled second may be due to the machine: it is visible, and decides nothing.
-    let found = trusted(&a, &with_intervals(40, 10.0, &[20], 4));
+    let found = single(&a, &with_intervals(40, 10.0, &[20], 4));
     let p99 = finding(&found, "p99");
     assert!(p99.b.is_some_and(|of_b| (460e6..470e6).contains(&of_b.median)), "{p99:?}");
-    assert_eq!(p99.verdict, Some(ComparisonVerdict::Undecided), "{p99:?}");
+    assert_eq!(supported(&found, "p99"), ComparisonVerdict::Undecided, "{p99:?}");
 }
 
 #[test]
 fn records_without_interval_histograms_report_why_there_is_no_interval() {
-    let older = |seed| {
+    let without = |seed| {
         let mut one = with_intervals(24, 1.0, &[], seed);
         for interval in one["intervals"].as_array_mut().expect("intervals") {
             interval.as_object_mut().expect("an object").remove("response_histogram");
         }
         one
     };
-    let found = trusted(&older(1), &older(2));
+    let found = single(&without(1), &without(2));
     assert_eq!(finding(&found, "p99").why.as_deref(), Some("the records have no histograms per interval"));
     assert_eq!(
-        (word(&found, "p99"), word(&found, "messages_per_s")),
+        (supported(&found, "p99"), supported(&found, "messages_per_s")),
         (ComparisonVerdict::Undecided, ComparisonVerdict::Same)
     );
 }
@@ -344,7 +353,7 @@ fn differences_of_options_and_environment_are_reported() {
     other["config"]["duration_s"] = json!(20.0);
     other["environment"]["kernel"] = json!("6.2");
     let found = compared(std::slice::from_ref(&a), &[other]);
-    assert_eq!(found.differences, ["connections is 10 in the first and 20 in the second"]);
+    assert_eq!(found.differences, ["connections is 10 in A and 20 in B"]);
     let text = found.warnings.join("\n");
     assert!(text.contains("kernel is \"6.1\"") && text.contains("duration_s is 10.0"), "{text}");
     let mut newer = b.clone();
@@ -355,12 +364,12 @@ fn differences_of_options_and_environment_are_reported() {
     late["generator"]["saturated"] = json!(true);
     late["integrity"]["lost"] = json!(2);
     let text = compared(std::slice::from_ref(&a), &[late]).warnings.join("\n");
-    assert!(text.contains("1 of 1 runs of the second measured a generator that was saturated"), "{text}");
+    assert!(text.contains("1 of 1 runs of B measured a generator that was saturated"), "{text}");
     assert!(text.contains("lost or damaged"), "{text}");
     let mut broadcast = b;
     broadcast["config"]["mode"] = json!("broadcast");
     let refused = compare(&[a], &[broadcast], &options()).expect_err("other modes");
-    assert_eq!(refused, "nothing to compare: the first has echo, the second broadcast");
+    assert_eq!(refused, "nothing to compare: A has echo, B broadcast");
 }
 
 #[test]
@@ -373,7 +382,7 @@ fn loads_are_compared_each_with_its_own() {
     }
     let all = compare(&runs, &runs[1..], &options()).expect("broadcast is in both");
     assert_eq!((all.len(), all[0].mode.as_str()), (1, "broadcast"));
-    assert!(all[0].warnings.iter().any(|line| line.contains("only the first has runs of this load: echo")));
+    assert!(all[0].warnings.iter().any(|line| line.contains("only A has runs of this load: echo")));
 }
 
 #[test]
@@ -385,7 +394,7 @@ fn a_metric_of_one_side_only_decides_nothing() {
     let found = compared(&a, &b);
     let cpu = finding(&found, "cpu_per_message");
     assert_eq!((cpu.verdict, cpu.b), (Some(ComparisonVerdict::Undecided), None));
-    assert_eq!(cpu.why.as_deref(), Some("only the first target has this metric"));
+    assert_eq!(cpu.why.as_deref(), Some("only A has this metric"));
     let nobody: Vec<Value> = a
         .iter()
         .cloned()
@@ -410,36 +419,84 @@ fn repetitions_of_one_target_report_their_spread() {
     assert_eq!(finding(found, "p99").verdict, None);
     assert!(spread(&runs[..1], &shown()).is_empty());
     let few = spread(&runs[..3], &shown());
-    assert_eq!(finding(&few[0], "p99").why.as_deref(), Some("an interval needs 6 runs, but there are 3"));
-}
-
-#[test]
-fn searches_are_compared_at_their_own_maximum_rates() {
-    let (mut a, mut b) = (run(0, 1.0, 1.0), run(10, 1.0, 1.0));
-    for (one, rate) in [(&mut a, 5_000), (&mut b, 8_000)] {
-        one["config"]["rate"] = json!(rate);
-        one["search"] = json!({"objective": "p99<2ms", "max_rate": rate});
-    }
-    assert!(compared(std::slice::from_ref(&a), std::slice::from_ref(&b)).differences.is_empty());
-    b["search"]["objective"] = json!("p99<1ms");
-    assert_eq!(compared(&[a], &[b]).differences.len(), 1);
-}
-
-#[test]
-fn runs_of_different_machines_decide_nothing_where_one_machine_is_required() {
-    let runs = |from: usize, p99_ms: f64| -> Vec<Value> {
-        (0..8).map(|at| run(from + at, p99_ms + at as f64 * 1e-3, 500.0)).collect()
-    };
-    let (a, mut b) = (runs(0, 1.0), runs(20, 2.0));
-    let options = CompareOptions { one_machine: true, ..options() };
-    assert_eq!(word(&one_of(compare(&a, &b, &options)), "p99"), ComparisonVerdict::Worse);
-    b.iter_mut().for_each(|run| run["environment"]["cpu"] = "b".into());
-    assert_eq!(word(&compared(&a, &b), "p99"), ComparisonVerdict::Worse);
-    let found = one_of(compare(&a, &b, &options));
-    assert_eq!(word(&found, "p99"), ComparisonVerdict::Undecided);
-    assert!(finding(&found, "p99").ratio_low.expect("an interval") > 1.5, "what was found is shown");
-    assert!(
-        found.warnings.iter().any(|line| line.contains("different machines decide nothing")),
-        "{found:?}"
+    assert_eq!(
+        finding(&few[0], "p99").why.as_deref(),
+        Some("a confidence interval needs 6 runs, but there are 3")
     );
+}
+
+/// A run at the lower end of a search with this answer.
+fn search(at_s: usize, low: Option<u64>, high: Option<u64>) -> Value {
+    let mut one = run(at_s, 1.0 + at_s as f64, 1_000.0);
+    one["config"]["rate"] = json!(low.or(high));
+    one["search"] = json!({"objective": "p99<2ms", "axis": "rate", "low": low, "high": high, "max_rate": low, "confidence": 0.95});
+    one
+}
+
+#[test]
+fn searches_are_compared_by_the_intervals_of_their_answers() {
+    let of = |a: (Option<u64>, Option<u64>), b: (Option<u64>, Option<u64>)| {
+        compared(&[search(0, a.0, a.1)], &[search(10, b.0, b.1)])
+    };
+    let judged = metrics(&JUDGED).expect("these exist");
+    let both = |low, high| (Some(low), Some(high));
+    for (a, b, verdict) in [
+        (both(18_400, 19_300), both(9_000, 9_400), ComparisonVerdict::Worse),
+        (both(9_000, 9_400), both(18_400, 19_300), ComparisonVerdict::Better),
+        // The middles differ by a fifth, and the intervals overlap.
+        (both(10_000, 12_200), both(12_000, 14_600), ComparisonVerdict::Undecided),
+        (both(10_000, 10_100), both(9_800, 9_950), ComparisonVerdict::SlightlyWorse),
+        (both(10_000, 10_100), both(10_050, 10_150), ComparisonVerdict::Same),
+        // The generator was the limit of one, or no load held.
+        ((Some(20_000), None), both(5_000, 5_100), ComparisonVerdict::Worse),
+        ((Some(20_000), None), both(20_100, 20_200), ComparisonVerdict::Undecided),
+        (both(5_000, 5_100), (None, Some(1_000)), ComparisonVerdict::Worse),
+        (both(5_000, 5_100), (Some(20_000), None), ComparisonVerdict::Better),
+        ((Some(5_000), None), (Some(9_000), None), ComparisonVerdict::Undecided),
+        ((None, None), both(1, 2), ComparisonVerdict::Undecided),
+    ] {
+        let found = of(a, b);
+        assert_eq!(
+            (found.basis, word(&found, "capacity")),
+            (Basis::Searches, verdict),
+            "{a:?} {b:?}: {found:?}"
+        );
+        assert!((found.confidence - 0.9).abs() < 1e-9, "both may be wrong");
+        let is_worse = worse(&found, &judged).any(|finding| finding.metric == "capacity");
+        assert_eq!(is_worse, verdict == ComparisonVerdict::Worse);
+        let capacity = finding(&found, "capacity");
+        let is_closed = capacity.ratio_low.is_some() && capacity.ratio_high.is_some();
+        assert_eq!(capacity.why.is_none(), is_closed, "{capacity:?}");
+    }
+    let found = of(both(18_400, 19_300), both(9_000, 9_400));
+    assert_eq!(finding(&found, "capacity").worse_by().as_deref(), Some("0.466 to 0.511 times that of"));
+    let found = of((Some(20_000), None), both(5_000, 5_100));
+    assert_eq!(finding(&found, "capacity").worse_by().as_deref(), Some("at most 0.255 times that of"));
+}
+
+#[test]
+fn figures_at_the_lower_ends_of_searches_are_shown_and_decide_nothing() {
+    // Its p99 is eleven times as high, at three times the load.
+    let (a, b) = (search(0, Some(5_000), Some(5_200)), search(10, Some(15_000), Some(15_500)));
+    let found = single(&a, &b);
+    assert!(found.differences.is_empty(), "the rate is the answer: {found:?}");
+    assert_eq!(
+        (word(&found, "p99"), word(&found, "capacity")),
+        (ComparisonVerdict::Undecided, ComparisonVerdict::Better)
+    );
+    assert!(finding(&found, "p99").ratio.is_some_and(|ratio| ratio > 10.0), "{found:?}");
+    assert!(worse(&found, &metrics(&JUDGED).expect("these exist")).next().is_none());
+    for (field, value) in [("objective", "p99<1ms"), ("axis", "connections")] {
+        let mut other = b.clone();
+        other["search"][field] = json!(value);
+        let found = compared(std::slice::from_ref(&a), &[other]);
+        assert_eq!(found.differences.len(), 1, "{field}: {found:?}");
+    }
+    // Connections are the load of such a search.
+    let (mut a, mut b) = (a, b);
+    for (one, connections) in [(&mut a, 100), (&mut b, 300)] {
+        one["search"]["axis"] = json!("connections");
+        one["config"]["connections"] = json!(connections);
+    }
+    assert!(compared(&[a], &[b]).differences.is_empty());
 }

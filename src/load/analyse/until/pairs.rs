@@ -10,6 +10,7 @@ use super::Goal;
 use crate::analyse::compare::verdict_of;
 use crate::analyse::sequential::{SideOfBound, TestMartingale, ratio};
 use crate::analyse::statistics::{ERROR_SHARE, Estimate};
+use crate::plan::in_words;
 use crate::record::comparison::{ComparisonVerdict, MetricComparison, PairsGoal, RatioLook};
 
 /// All goals of a comparison. Their verdicts are right together with the chance [`CONFIDENCE`](super::CONFIDENCE).
@@ -68,7 +69,7 @@ impl PairedGoals {
             let name = &paired.goal.metric.name;
             match paired.course.last() {
                 Some(RatioLook { ratio, low, high, .. }) => {
-                    let verdict = paired.verdict().name();
+                    let verdict = in_words(paired.verdict().name());
                     format!("{name} B / A {ratio:.3} ({low:.3} to {high:.3}), {verdict}")
                 }
                 None => format!("{name} has no interval yet"),

@@ -21,7 +21,7 @@ const FIRST_LOOK_S: u64 = 60;
 /// Each look comes after this many times the blocks of the one before.
 const LOOK_FACTOR: f64 = 1.25;
 /// Messages that must lie beyond either end of an interval.
-const BEYOND_MIN: f64 = 10.0;
+pub(crate) const BEYOND_MIN: f64 = 10.0;
 
 /// The blocks of a run so far.
 #[derive(Debug)]

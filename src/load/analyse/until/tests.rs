@@ -16,7 +16,6 @@ fn show(watch: &mut UntilWatch, stage: RunStage, elapsed_ms: u64, live: &LiveRes
         load: &load,
         target: "ws://h",
         stage,
-        rate: None,
         elapsed: Duration::from_millis(elapsed_ms),
         open: 1,
         failed: 0,

@@ -18,7 +18,6 @@ use crate::plan::{Mode, Pace};
 use crate::record::failures::{NO_REPLY, UNFINISHED};
 use echoring_proto::connection::{Cause, Chunk, Closed};
 use echoring_proto::limits::{MILLISECOND, Nanos};
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 /// In a closed loop, the pause of a slot after a failure. Without it, a refused connection would be retried at full
@@ -27,7 +26,7 @@ const FAILURE_PAUSE: Nanos = 10 * MILLISECOND;
 
 impl Client {
     /// Frees all slots: nothing is opened before the load begins.
-    pub(super) fn make_slots<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn make_slots(&mut self, cx: &mut Context<'_, Client>) {
         // The lowest numbers come first, so that a light load uses few slots.
         self.slots.free = (0..self.connections.len() as u32).rev().collect();
         for _ in 0..self.connections.len() {
@@ -58,7 +57,7 @@ impl Client {
 
     /// Closes connections that were held long enough, and opens those that are due. A connection that was due before
     /// the end is opened even if a late tick comes after the end, but not in a closed loop.
-    pub(super) fn attempt<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos, stop_at: Nanos) {
+    pub(super) fn attempt(&mut self, cx: &mut Context<'_, Client>, now: Nanos, stop_at: Nanos) {
         self.wake_slots(now);
         self.close_held(cx, now);
         let is_closed_loop = matches!(self.shared.load.pace, Pace::Depth(_));
@@ -75,7 +74,7 @@ impl Client {
         }
     }
 
-    fn begin_attempt<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: u32, intended: Nanos) {
+    fn begin_attempt(&mut self, cx: &mut Context<'_, Client>, position: u32, intended: Nanos) {
         let at = position as usize;
         let is_visit = self.visit_begins(at, intended);
         if let Err(error) = self.dial_one(cx, at) {
@@ -222,7 +221,7 @@ impl Client {
     }
 
     /// Closes connections that were held long enough.
-    fn close_held<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    fn close_held(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         while let Some(&(until, position, sequence)) = self.slots.held.front() {
             if until > now {
                 return self.timers.wake_by(until);
@@ -234,7 +233,7 @@ impl Client {
         }
     }
 
-    fn close_slot<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) {
+    fn close_slot(&mut self, cx: &mut Context<'_, Client>, position: usize) {
         self.set_leaving(position);
         if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
             self.leave(&mut link, position);
@@ -242,7 +241,7 @@ impl Client {
     }
 
     /// Closes connections whose echo is overdue, and counts them as lost.
-    pub(super) fn close_overdue<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    pub(super) fn close_overdue(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         for position in 0..self.connections.len() {
             let opened = self.connections[position].opening.opened;
             if let Flow::Attempt(Attempt { stage: AttemptStage::Awaiting(times), .. }) =
@@ -286,12 +285,7 @@ impl Client {
     }
 
     /// A connection ended, for any reason.
-    pub(super) fn attempt_ended<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        peer: Peer,
-        closed: &Closed,
-    ) {
+    pub(super) fn attempt_ended(&mut self, cx: &mut Context<'_, Client>, peer: Peer, closed: &Closed) {
         let position = peer.position as usize;
         let connection = &mut self.connections[position];
         let before = std::mem::replace(&mut connection.state, State::New);
@@ -373,15 +367,14 @@ impl Client {
 
     /// Counts unfinished connections at the end of the drain time. Connections that were due and not opened get their
     /// age at `until`.
-    pub(super) fn settle_attempts<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+    pub(super) fn settle_attempts(&mut self, cx: &mut Context<'_, Client>, until: Nanos) {
         for intended in std::mem::take(&mut self.slots.waiting) {
             if self.shared.load.mode == Mode::Session {
                 self.visit_refused(intended);
                 continue;
             }
-            self.tally.counts.unsent += 1;
             // No slot, and so no number, was found for it.
-            self.tally.record_unsent(until, MessageName::default(), intended, 1);
+            self.tally.record_unsent(until, MessageName::default(), intended, 1, false);
         }
         for position in 0..self.connections.len() {
             self.settle_replaced_attempt(position);

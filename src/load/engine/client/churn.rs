@@ -16,7 +16,6 @@ use crate::plan::{Cut, Mode};
 use crate::record::failures::UNFINISHED;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::{SplitMix64, mix};
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 /// Interval of checks whether a connection at the end of its lifetime has its answers.
@@ -33,7 +32,7 @@ impl Client {
     // ---- the ramp ----
 
     /// Where there is a ramp or a recording, nothing is opened before the load begins.
-    pub(super) fn wait_for_load<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn wait_for_load(&mut self, cx: &mut Context<'_, Client>) {
         for position in 0..self.connections.len() {
             self.connections[position].state = State::Away;
             self.settle(position, cx.now());
@@ -168,12 +167,7 @@ impl Client {
     // ---- the return ----
 
     /// The time to dial a connection has come.
-    pub(super) fn dial_away<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        position: usize,
-        at: Nanos,
-    ) {
+    pub(super) fn dial_away(&mut self, cx: &mut Context<'_, Client>, position: usize, at: Nanos) {
         let connection = &self.connections[position];
         let is_due = connection.state == State::Away && connection.life.due_at == at;
         if !is_due || !self.may_return() {
@@ -275,7 +269,7 @@ impl Client {
     // ---- the storm ----
 
     /// Cuts all connections but those of publishers, without a closing handshake.
-    pub(super) fn cut_all<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn cut_all(&mut self, cx: &mut Context<'_, Client>) {
         let load = &self.shared.load;
         if load.mode != Mode::Storm || load.churn.cut != Cut::Client {
             return;
@@ -291,7 +285,7 @@ impl Client {
     // ---- the end of the run ----
 
     /// The run ends: connections that are away do not come back.
-    pub(super) fn settle_away<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn settle_away(&mut self, cx: &mut Context<'_, Client>) {
         if !self.shared.load.churn.is_some() && self.shared.load.replay.is_none() {
             return;
         }

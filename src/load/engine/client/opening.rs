@@ -13,12 +13,12 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::Response;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Context;
 
 impl Client {
     /// Dials up to the maximum number of concurrent handshakes.
-    pub(super) fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn dial(&mut self, cx: &mut Context<'_, Client>) {
         if self.shared.load.mode.opens_when_due() {
             return self.make_slots(cx);
         }
@@ -44,7 +44,7 @@ impl Client {
     }
 
     /// Stops dialling and cancels pending handshakes, because the run ends.
-    fn stop_connecting<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    fn stop_connecting(&mut self, cx: &mut Context<'_, Client>) {
         for position in 0..self.connections.len() {
             let connection = &mut self.connections[position];
             let begun = matches!(connection.state, State::Connecting | State::Preparing);
@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// Whether the next connection may be dialled.
-    fn may_dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) -> bool {
+    fn may_dial(&mut self, cx: &mut Context<'_, Client>) -> bool {
         let Client { connector, connections, shared, timers, .. } = self;
         let numbers = || connections.iter().map(|connection| connection.number).collect();
         match connector.may_dial(shared, cx.clock(), numbers) {
@@ -86,11 +86,7 @@ impl Client {
         }
     }
 
-    pub(super) fn dial_one<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        position: usize,
-    ) -> io::Result<()> {
+    pub(super) fn dial_one(&mut self, cx: &mut Context<'_, Client>, position: usize) -> io::Result<()> {
         self.tally.connections.handshakes.dialled += 1;
         let shared = &self.shared;
         let number = self.connections[position].number;
@@ -122,9 +118,9 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn opening_of<D: Driver>(
+    pub(super) fn opening_of(
         &mut self,
-        cx: &mut Context<'_, D, Client>,
+        cx: &mut Context<'_, Client>,
         token: Token,
     ) -> Option<&mut HandshakeTimes> {
         let position = cx.peer(token)?.position as usize;
@@ -132,9 +128,9 @@ impl Client {
     }
 
     /// A handshake succeeded.
-    pub(super) fn connection_opened<D: Driver>(
+    pub(super) fn connection_opened(
         &mut self,
-        cx: &mut Context<'_, D, Client>,
+        cx: &mut Context<'_, Client>,
         token: Token,
         response: Option<&Response>,
     ) {
@@ -166,7 +162,7 @@ impl Client {
 
     /// A connection is closing. If the end was not intended, the connection is over for the run, however long the
     /// server keeps the transport. One that opens again does so when its transport is gone.
-    pub(super) fn connection_ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+    pub(super) fn connection_ending(&mut self, cx: &mut Context<'_, Client>, token: Token) {
         let Some(closed) = cx.closed(token).filter(|closed| closed.cause != Cause::Local).cloned() else {
             return;
         };
@@ -180,7 +176,7 @@ impl Client {
     }
 
     /// Counts the ends of connections whose transports are still closing at the end of the run.
-    pub(super) fn settle_ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn settle_ending(&mut self, cx: &mut Context<'_, Client>) {
         for position in 0..self.connections.len() {
             if let Some(token) = self.connections[position].token
                 && let Some(closed) = cx.closed(token).filter(|closed| closed.cause != Cause::Local).cloned()
@@ -191,12 +187,7 @@ impl Client {
     }
 
     /// A handshake failed, or an open connection ended.
-    pub(super) fn connection_ended<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        peer: Peer,
-        closed: &Closed,
-    ) {
+    pub(super) fn connection_ended(&mut self, cx: &mut Context<'_, Client>, peer: Peer, closed: &Closed) {
         let connection = &mut self.connections[peer.position as usize];
         if let Flow::Attempt(_) = connection.flow {
             return self.attempt_ended(cx, peer, closed);

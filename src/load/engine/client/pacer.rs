@@ -12,12 +12,6 @@ pub(super) struct Pacer {
     pub(super) schedule: Option<Schedule>,
     /// The next messages of the schedule.
     pub(super) cursor: Option<Cursor>,
-    /// Changes of the rate that the schedule has.
-    pub(super) changes: usize,
-    /// The rate that was asked for last.
-    pub(super) rate: u64,
-    /// When the schedule began.
-    pub(super) begun_at: Nanos,
 }
 
 impl Pacer {
@@ -25,13 +19,12 @@ impl Pacer {
     pub(super) fn new(load: &Workload, connections: &[Connection]) -> Pacer {
         let senders = load.senders();
         let senders = (0..connections.len()).filter(|&at| connections[at].number < senders).collect();
-        Pacer { senders, schedule: None, cursor: None, changes: 0, rate: 0, begun_at: 0 }
+        Pacer { senders, schedule: None, cursor: None }
     }
 
     /// Starts the schedule of an open loop at `start`. Returns whether there is one.
     pub(super) fn begin(&mut self, load: &Workload, connections: &mut [Connection], start: Nanos) -> bool {
         let Some(profile) = load.profile() else { return false };
-        (self.begun_at, self.rate) = (start, load.pace.rate().unwrap_or(0));
         let schedule = Schedule::of(start, profile, load.senders(), load.arrivals, load.seed);
         let schedule = schedule.in_bursts(load.burst).of_period(load.rate_period_s);
         for &at in &self.senders {

@@ -9,12 +9,11 @@ use super::connection::Flow;
 use super::{Client, Link};
 use crate::measure::MessageName;
 use echoring_proto::connection::{Chunk, MessageKind};
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 impl Client {
     /// Reads the wall clock, which may be set during a run.
-    pub(super) fn read_wall_clock<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn read_wall_clock(&mut self, cx: &mut Context<'_, Client>) {
         if self.shared.needs_wall_clock {
             self.clock_offset = ClockOffset::at(cx.clock());
         }

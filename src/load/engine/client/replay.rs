@@ -20,7 +20,6 @@ use crate::plan::{ComparisonRule, RecordedEnd, Replay};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 impl Client {
@@ -43,7 +42,7 @@ impl Client {
     }
 
     /// Carries out the due action of a connection.
-    pub(super) fn replay_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) {
+    pub(super) fn replay_due(&mut self, cx: &mut Context<'_, Client>, position: usize) {
         let Phase::Running { stop_at, .. } = self.phase else { return };
         let now = cx.clock();
         let Client { shared, connections, tally, .. } = self;
@@ -221,10 +220,9 @@ impl Client {
         let Flow::Replay(player) = &connection.flow else { return };
         let dialogue = replay.dialogue(number);
         for (at, action) in player.unsent(replay, number) {
-            tally.counts.unsent += 1;
-            tally.counts.unsent_gone += u64::from(!is_open);
             let name = MessageName::of(number, at as u64);
-            tally.record_unsent(until, name, player.at(replay, number, action.at), action.is_timed.into());
+            let due = player.at(replay, number, action.at);
+            tally.record_unsent(until, name, due, action.is_timed.into(), !is_open);
         }
         for at in player.missing(replay, number, tally.window.until) {
             let answer = &dialogue.answers[at];

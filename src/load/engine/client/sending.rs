@@ -9,12 +9,11 @@ use crate::plan::Mode;
 use crate::plan::payload::Id;
 use crate::record::failures::NO_REPLY;
 use echoring_proto::limits::{MILLISECOND, Nanos};
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Context, Lane};
 
 impl Client {
     /// The load begins at `start`: an open loop gets its schedule, a closed loop sends its first messages.
-    pub(super) fn begin_sending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, start: Nanos) {
+    pub(super) fn begin_sending(&mut self, cx: &mut Context<'_, Client>, start: Nanos) {
         let Client { shared, connections, pacer, .. } = self;
         if pacer.begin(&shared.load, connections, start) {
             return;
@@ -25,7 +24,7 @@ impl Client {
     }
 
     /// Sends the messages that are due until `now`.
-    pub(super) fn send_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    pub(super) fn send_due(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         let Some(mut cursor) = self.pacer.cursor.take() else { return };
         let attempts = self.shared.load.mode.opens_when_due();
         while self.slots.have_room()
@@ -48,7 +47,7 @@ impl Client {
     }
 
     /// Retries sends that had no room, and publishers whose messages have reached all subscribers.
-    pub(super) fn retry<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    pub(super) fn retry(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         let mut held = std::mem::take(&mut self.backlog.held);
         held.retain(|&position| {
             self.send_allowed_at(cx, position as usize, now);
@@ -74,7 +73,7 @@ impl Client {
 
     /// Gives up overdue messages, so that a lost one does not stop its connection. In an open loop that makes room only
     /// if later ones were answered.
-    pub(super) fn give_up_overdue<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    pub(super) fn give_up_overdue(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         let is_open_loop = self.pacer.is_open_loop();
         let sent_by = now.saturating_sub(REPLY_TIME);
         for at in 0..self.pacer.senders.len() {
@@ -92,11 +91,7 @@ impl Client {
     }
 
     /// The same for the publishers of a closed loop, whose messages may have reached only some subscribers.
-    pub(super) fn give_up_overdue_publications<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        now: Nanos,
-    ) {
+    pub(super) fn give_up_overdue_publications(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         if self.pacer.is_open_loop() {
             return;
         }
@@ -118,12 +113,7 @@ impl Client {
         }
     }
 
-    pub(super) fn send_allowed_at<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        position: usize,
-        now: Nanos,
-    ) {
+    pub(super) fn send_allowed_at(&mut self, cx: &mut Context<'_, Client>, position: usize, now: Nanos) {
         match self.connections[position].token.and_then(|token| cx.link(token)) {
             Some(mut link) => self.send_allowed(&mut link, position, now),
             None => self.connections[position].held_since = None,
@@ -231,20 +221,18 @@ impl Client {
         link.send(shared.payloads.kind(), message)
     }
 
-    /// Counts the messages that were due on a connection and not sent, from its message `next` on. Each has `copies`
+    /// Counts the messages that were due in the measured time and not sent, from its message `next` on. Each has `copies`
     /// deliveries, with their age at `until`.
     pub(super) fn settle_unsent(&mut self, position: usize, next: u64, copies: u64, until: Nanos) {
         let Client { connections, pacer, tally, .. } = self;
         let connection = &connections[position];
-        let unsent = connection.due.saturating_sub(next);
-        tally.counts.unsent += unsent;
-        tally.counts.unsent_gone += if connection.state == State::Open { 0 } else { unsent };
+        let is_gone = connection.state != State::Open;
         let Some(schedule) = &pacer.schedule else { return };
         let mut mark = connection.mark;
         for sequence in next..connection.due {
             let publisher = matches!(connection.flow, Flow::Broadcast(_)).then_some(connection.number);
             let name = MessageName { publisher, ..MessageName::of(connection.number, sequence) };
-            tally.record_unsent(until, name, mark.at, copies);
+            tally.record_unsent(until, name, mark.at, copies, is_gone);
             mark = schedule.after(connection.number, sequence, mark);
         }
     }

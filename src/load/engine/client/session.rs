@@ -14,7 +14,6 @@ use crate::plan::protocol::rules::{Extractor, ParsedMessage};
 use crate::plan::template::{BoundTemplate, Scope};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 /// The values of templates on a connection.
@@ -187,7 +186,7 @@ impl Client {
     }
 
     /// Carries out the actions that are due by now.
-    pub(super) fn run_agenda<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn run_agenda(&mut self, cx: &mut Context<'_, Client>) {
         let now = cx.now();
         while let Some(at) = self.agenda.next_at() {
             if at > now {

@@ -6,12 +6,11 @@ use super::topic::Part;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Closed;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 
 impl Client {
     /// The measured time begins: stops the slow readers, or limits their rate.
-    pub(super) fn stall<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn stall(&mut self, cx: &mut Context<'_, Client>) {
         let trickles = self.shared.load.trickle.is_some();
         for (connection, position) in self.connections.iter().zip(0..) {
             if !connection.stalls() || connection.state != State::Open {
@@ -26,7 +25,7 @@ impl Client {
     }
 
     /// Resumes the readers whose rate allows another read.
-    pub(super) fn trickle<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    pub(super) fn trickle(&mut self, cx: &mut Context<'_, Client>, now: Nanos) {
         if now >= self.slow.next {
             self.slow.next = Nanos::MAX;
             for &position in &self.slow.positions {

@@ -1,14 +1,15 @@
 //! Answers whose kernel times are to be found when the tick ends.
 //!
 //! A receive may end several messages. Its time is when its last byte arrived, so it is the time of the message that ends there, with the
-//! record of TLS that it came in, and nothing is known of those before. A send has one time, too: for all of its messages if it fits into
+//! record of TLS that it came in, and those before had arrived by then. It is unknown where that byte may have waited for earlier ones. A
+//! send has one time, too: for all of its messages if it fits into
 //! one segment, otherwise only for the message that fills it.
 
 use super::{Client, Link};
 use crate::measure::KernelTimes;
 use crate::measure::tally::Answered;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::driver::{Driver, SendTimes, Token};
+use echoring_runtime::driver::{SendTimes, Token};
 use echoring_runtime::shard::Context;
 
 /// A send of so many bytes is one segment on every usual network.
@@ -20,15 +21,17 @@ const HEADER_BYTES_MAX: usize = 14;
 struct Answer {
     token: Token,
     answered: Answered,
-    /// When its last byte arrived, if that is known.
+    /// When the last byte of its receive arrived, if that is known.
     arrived: Option<Nanos>,
+    /// Whether it ends with that byte.
+    is_last: bool,
 }
 
 /// A receive whose messages are being read.
 #[derive(Clone, Copy, Debug)]
 struct Receive {
     token: Token,
-    at: Nanos,
+    at: Option<Nanos>,
     /// Number of answers of earlier receives.
     begin: usize,
 }
@@ -55,54 +58,57 @@ impl Client {
                 token,
                 answered,
                 arrived: None,
+                is_last: false,
             }));
         }
     }
 
-    /// Bytes of a receive follow, the last of which arrived at `at`.
-    pub(super) fn begin_receive<D: Driver>(&mut self, cx: &Context<'_, D, Client>, token: Token, at: Nanos) {
+    /// Bytes of a receive follow, the last of which arrived at `at`, if that is known.
+    pub(super) fn begin_receive(&mut self, cx: &Context<'_, Client>, token: Token, at: Option<Nanos>) {
         self.end_receive(cx);
         self.stamped.receive = Some(Receive { token, at, begin: self.stamped.answers.len() });
     }
 
-    fn end_receive<D: Driver>(&mut self, cx: &Context<'_, D, Client>) {
+    fn end_receive(&mut self, cx: &Context<'_, Client>) {
         let StampedAnswers { answers, receive } = &mut self.stamped;
-        if let Some(Receive { token, at, begin }) = receive.take()
-            && let Some(last) = answers[begin..].last_mut()
-            && last.token == token
-            && cx.is_between_messages(token)
-        {
-            last.arrived = Some(at);
+        let Some(Receive { token, at, begin }) = receive.take() else { return };
+        let ended = &mut answers[begin..];
+        for answer in ended.iter_mut().filter(|answer| answer.token == token) {
+            answer.arrived = at;
+        }
+        if let Some(last) = ended.last_mut() {
+            last.is_last = last.token == token && cx.is_between_messages(token);
         }
     }
 
     /// Finds the kernel's times of the answers of this tick.
-    pub(super) fn find_kernel_times<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    pub(super) fn find_kernel_times(&mut self, cx: &mut Context<'_, Client>) {
         self.end_receive(cx);
         let Client { shared, tally, stamped, .. } = self;
-        for Answer { token, answered: Answered { times, read, payload_bytes }, arrived } in
+        for Answer { token, answered: Answered { times, read, payload_bytes }, arrived, is_last } in
             stamped.answers.drain(..)
         {
+            let of_receive = KernelTimes { arrived, is_last, ..KernelTimes::default() };
             match cx.send_times(token, times.sent) {
                 Some(send) => {
                     let message_bytes_max = cx.sent_bytes_max(token, payload_bytes + HEADER_BYTES_MAX);
-                    tally.stamped(times, kernel_times(send, message_bytes_max, arrived), read);
+                    tally.stamped(times, with_send(of_receive, send, message_bytes_max), read);
                 }
-                None if shared.stamping.every == 1 => tally.unattributed(times.intended),
+                None if shared.stamping.every == 1 => tally.stamped(times, of_receive, read),
                 None => {}
             }
         }
     }
 }
 
-/// The times of a message, which is of so many bytes at most, in a send.
-fn kernel_times(send: SendTimes, message_bytes_max: usize, arrived: Option<Nanos>) -> KernelTimes {
+/// Adds the times of the send of a message, which is of so many bytes at most.
+fn with_send(of_receive: KernelTimes, send: SendTimes, message_bytes_max: usize) -> KernelTimes {
     let SendTimes { accepted, left, acknowledged, bytes } = send;
     let is_alone = bytes as usize <= message_bytes_max;
     if bytes > SEGMENT_BYTES && !is_alone {
-        return KernelTimes { arrived, ..KernelTimes::default() };
+        return of_receive;
     }
-    KernelTimes { accepted, left, acknowledged, arrived }
+    KernelTimes { accepted, left, acknowledged, ..of_receive }
 }
 
 #[cfg(test)]
@@ -112,11 +118,12 @@ mod tests {
     #[test]
     fn a_message_that_may_be_in_another_segment_than_its_sends_end_has_no_times_of_it() {
         let send = |bytes| SendTimes { accepted: Some(1), left: Some(2), acknowledged: Some(3), bytes };
-        let left = |bytes, message_bytes_max| kernel_times(send(bytes), message_bytes_max, Some(4)).left;
+        let of_receive = KernelTimes { arrived: Some(4), ..KernelTimes::default() };
+        let left = |bytes, message_bytes_max| with_send(of_receive, send(bytes), message_bytes_max).left;
         // The only message of its send, several in a segment, and several in a longer send.
         assert_eq!(left(50_014, 50_014), Some(2));
         assert_eq!(left(1_200, 16), Some(2));
         assert_eq!(left(1_201, 16), None);
-        assert_eq!(kernel_times(send(1_201), 16, Some(4)).arrived, Some(4));
+        assert_eq!(with_send(of_receive, send(1_201), 16), of_receive);
     }
 }

@@ -57,14 +57,6 @@ impl Broadcast {
         }
     }
 
-    /// Messages that it has published.
-    pub(super) fn published_messages(&self) -> u64 {
-        match &self.part {
-            Part::Publishes(publishing) => publishing.next,
-            Part::Subscribes | Part::Slow { .. } => 0,
-        }
-    }
-
     /// Whether messages must reach it.
     #[inline]
     pub(super) fn subscribes(&self) -> bool {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::handshakes::HandshakeTally;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
+use crate::plan::declared::part;
 use echoring_proto::connection::Compressed;
 
 /// Counts by close code.
@@ -38,9 +39,8 @@ pub struct ConnectionTally {
     pub handshakes: HandshakeTally,
     /// Compression statistics over the whole run.
     pub compressed: Compressed,
-    /// Bytes over the whole run, as they are sent and received.
-    #[serde(default)]
-    pub wire: WireBytes,
+    /// What was sent and received over the whole run.
+    pub wire: WireTraffic,
     /// TLS handshakes over the whole run.
     pub tls_handshakes: u64,
     /// Of those, handshakes that resumed a session.
@@ -59,21 +59,22 @@ impl ConnectionTally {
     }
 }
 
-merge_fields!(
-    ConnectionTally: opened, ended_early, agreed, errors, closes, handshakes, compressed, wire, tls_handshakes,
-    tls_resumed,
-);
+summed!(for ConnectionTally { opened, ended_early, agreed, errors, closes, handshakes, compressed, wire, tls_handshakes, tls_resumed });
 
-/// Bytes of heads and frames, in front of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WireBytes {
-    /// Received.
-    pub bytes_in: u64,
-    /// Sent.
-    pub bytes_out: u64,
+part! {
+    /// What connections sent and received. Bytes are those of heads and frames, in front of TLS.
+    #[derive(Copy, Default, Eq)]
+    WireTraffic {
+        /// Bytes received.
+        bytes_in: u64,
+        /// Bytes sent.
+        bytes_out: u64,
+        /// TCP segments that were sent again (`TCP_INFO`); `None` if the kernel cannot tell, and on Unix sockets.
+        retransmissions: Option<u64>,
+    }
 }
 
-merge_fields!(WireBytes: bytes_in, bytes_out);
+summed!(for WireTraffic { bytes_in, bytes_out, retransmissions });
 
 /// Deliberately slow subscribers. They are counted nowhere else.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -95,4 +96,4 @@ impl SlowTally {
     }
 }
 
-merge_fields!(SlowTally: opened, closes, messages, bytes);
+summed!(for SlowTally { opened, closes, messages, bytes });

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 
 /// The message counts of one thread, or of a whole run once merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,4 +25,4 @@ pub struct MessageCounts {
     pub unsent_gone: u64,
 }
 
-merge_fields!(MessageCounts: received, messages, bytes, sent, unmatched, unsolicited, unsent, unsent_gone);
+summed!(for MessageCounts { received, messages, bytes, sent, unmatched, unsolicited, unsent, unsent_gone });

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::Distribution;
 use crate::measure::fan_out::Milestones;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 use crate::measure::order::OrderFindings;
 use echoring_proto::limits::Nanos;
 
@@ -41,4 +41,4 @@ impl FanOutTally {
     }
 }
 
-merge_fields!(FanOutTally: first, median, last, deliveries_due, deliveries, gaps, order);
+summed!(for FanOutTally { first, median, last, deliveries_due, deliveries, gaps, order });

@@ -1,15 +1,13 @@
-//! The health of the generator: its ticks, its heartbeats, and its CPU time.
+//! The health of the generator: its heartbeats and its CPU time.
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 
 /// The health of one thread within the window, or of all threads once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HealthTally {
-    /// How long the ticks of the event loop took, without the wait in the kernel.
-    pub ticks: Distribution,
     /// How late the thread's heartbeats were.
     pub heartbeat: Distribution,
     /// How long the thread was runnable without a CPU, if the kernel counts it.
@@ -20,4 +18,4 @@ pub struct HealthTally {
     pub wall_ns: u64,
 }
 
-merge_fields!(HealthTally: ticks, heartbeat, run_delay_ns, cpu_ns, wall_ns);
+summed!(for HealthTally { heartbeat, run_delay_ns, cpu_ns, wall_ns });

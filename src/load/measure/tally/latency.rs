@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::Distribution;
 use crate::measure::lost_messages::LostMessages;
-use crate::measure::merge::{Merge, merge_each, merge_fields};
+use crate::measure::merge::{Merge, merge_each, summed};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
 use crate::plan::RateStage;
@@ -21,7 +21,7 @@ pub struct Distributions {
     pub lateness: Distribution,
 }
 
-merge_fields!(Distributions: response, service, lateness);
+summed!(for Distributions { response, service, lateness });
 
 /// The messages of one stage of the rate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct LatencyTally {
     pub missing: LostMessages,
 }
 
-merge_fields!(StageTally: window, messages, times);
+summed!(for StageTally { window, messages, times });
 
 impl LatencyTally {
     /// Records messages separately by the stage in which they are due. The stages fill the window.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 
 /// The pings of one thread, or of a whole run once merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,4 +18,4 @@ pub struct PingTally {
     pub skipped: u64,
 }
 
-merge_fields!(PingTally: sent, answered, round_trip, skipped);
+summed!(for PingTally { sent, answered, round_trip, skipped });

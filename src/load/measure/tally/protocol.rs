@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::Distributions;
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
 
@@ -38,7 +38,7 @@ pub struct RequestTally {
     pub times: Distributions,
 }
 
-merge_fields!(RequestTally: sent, answered, errors, times);
+summed!(for RequestTally { sent, answered, errors, times });
 
 impl ProtocolTally {
     /// A conversation of a protocol was opened.
@@ -64,4 +64,4 @@ impl ProtocolTally {
     }
 }
 
-merge_fields!(ProtocolTally: requests, conversations, opening, heartbeats_answered, heartbeats_sent, unexpected);
+summed!(for ProtocolTally { requests, conversations, opening, heartbeats_answered, heartbeats_sent, unexpected });

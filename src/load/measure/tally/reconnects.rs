@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::connections::count_cause;
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
+use crate::plan::declared::part;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Length of an interval of the herd.
@@ -14,17 +15,19 @@ pub const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
 /// Maximum number of intervals; later events are in the last.
 const HERD_INTERVALS_MAX: usize = 6_000;
 
-/// Events of connections in 100 ms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HerdInterval {
-    /// Ended, or were closed at the end of their lifetime.
-    pub ended: u32,
-    /// Were dialled again.
-    pub attempts: u32,
-    /// Failed to open again.
-    pub refused: u32,
-    /// Took part again.
-    pub back: u32,
+part! {
+    /// Events of connections in 100 ms.
+    #[derive(Copy, Default, Eq)]
+    HerdInterval {
+        /// Ended, or were closed at the end of their lifetime.
+        ended: u32,
+        /// Were dialled again.
+        attempts: u32,
+        /// Failed to open again.
+        refused: u32,
+        /// Took part again.
+        back: u32,
+    }
 }
 
 /// The reconnects of one thread, or of a whole run once merged.
@@ -54,7 +57,7 @@ pub struct ReconnectTally {
     pub herd: Vec<HerdInterval>,
 }
 
-merge_fields!(HerdInterval: ended, attempts, refused, back);
+summed!(for HerdInterval { ended, attempts, refused, back });
 
 impl ReconnectTally {
     /// An attempt failed.
@@ -72,10 +75,7 @@ impl ReconnectTally {
     }
 }
 
-merge_fields!(
-    ReconnectTally: ended, retired, attempts, refused, away, back, cut, since_cut, published_away,
-    recovered, herd,
-);
+summed!(for ReconnectTally { ended, retired, attempts, refused, away, back, cut, since_cut, published_away, recovered, herd });
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::merge::{Merge, merge_each};
+use crate::plan::declared::{part, words};
 use crate::plan::message;
 
 /// Examples of each kind that are kept.
@@ -23,49 +24,36 @@ pub struct ReplayTally {
     pub examples: Vec<Example>,
 }
 
-/// A difference between a recording and its replay, as in records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// Its kind.
-    pub kind: Difference,
-    /// Number of the connection in the recording.
-    pub connection: u64,
-    /// The copy of the connection, from 1.
-    pub copy: u32,
-    /// Number of the recorded answer among those of its connection, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<u64>,
-    /// The recorded answer, cut to a few bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recorded: Option<String>,
-    /// The message that arrived, cut to a few bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seen: Option<String>,
+part! {
+    /// A difference between a recording and its replay, as in records.
+    #[derive(Eq)]
+    Example {
+        /// Its kind.
+        kind: Difference,
+        /// Number of the connection in the recording.
+        connection: u64,
+        /// The copy of the connection, from 1.
+        copy: u32,
+        /// Number of the recorded answer among those of its connection, from 1.
+        answer: Option<u64>,
+        /// The recorded answer, cut to a few bytes.
+        recorded: Option<String>,
+        /// The message that arrived, cut to a few bytes.
+        seen: Option<String>,
+    }
 }
 
-/// A kind of difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Difference {
-    /// A recorded answer did not arrive.
-    Missing,
-    /// A message arrived that is not in the recording, or again.
-    Unexpected,
-    /// A message arrived instead of a recorded answer.
-    Different,
-    /// An answer arrived after later ones.
-    OutOfOrder,
-}
-
-impl Difference {
-    /// Its name in texts.
-    pub fn name(self) -> &'static str {
-        match self {
-            Difference::Missing => "missing",
-            Difference::Unexpected => "unexpected",
-            Difference::Different => "different",
-            Difference::OutOfOrder => "out of order",
-        }
+words! {
+    /// A kind of difference.
+    pub enum Difference {
+        /// A recorded answer did not arrive
+        Missing => "missing",
+        /// A message arrived that is not in the recording, or again
+        Unexpected => "unexpected",
+        /// A message arrived instead of a recorded answer
+        Different => "different",
+        /// An answer arrived after later ones
+        OutOfOrder => "out_of_order",
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connections::count_cause;
 use crate::measure::distribution::Distribution;
-use crate::measure::merge::merge_fields;
+use crate::measure::merge::summed;
 
 /// The sessions of one thread, or of a whole run once merged: those that were due within the window.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,4 +34,4 @@ impl SessionTally {
     }
 }
 
-merge_fields!(SessionTally: refused, started, completed, failed, unfinished, setup, duration);
+summed!(for SessionTally { refused, started, completed, failed, unfinished, setup, duration });

@@ -134,7 +134,7 @@ fn check(line: &[u8], style: Style) -> Result<(), String> {
         Style::Json => serde_json::from_slice::<IgnoredAny>(line)
             .map(|_| ())
             .map_err(|error| format!("is not JSON ({error}); use --kind text for any text")),
-        Style::Text | Style::Mixed | Style::Emoji => simdutf8::basic::from_utf8(line)
+        Style::Text => simdutf8::basic::from_utf8(line)
             .map(|_| ())
             .map_err(|_| "is not UTF-8; use --kind binary for any bytes".to_owned()),
     }

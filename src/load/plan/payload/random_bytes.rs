@@ -4,7 +4,7 @@ use super::style::Style;
 use echoring_proto::random::SplitMix64;
 
 /// Distinct cuts.
-pub(super) const CUTS: usize = 1 << 16;
+const CUTS: usize = 1 << 16;
 /// 64 characters that need no escape in JSON.
 const TEXT: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -";
 

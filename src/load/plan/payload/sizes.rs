@@ -2,33 +2,22 @@
 //!
 //! Never: a table as long as the range, or an allocation.
 
-use serde::{Deserialize, Serialize};
-
+use crate::plan::declared::words;
 use echoring_proto::random::mix;
 
 /// Maximum number of draws for one size. Each fails with a probability of a few per cent, so the last is practically
 /// never reached.
 const DRAWS_MAX: usize = 64;
 
-/// The distribution of sizes over a range.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Spread {
-    /// Uniform.
-    #[default]
-    Even,
-    /// Zipf's law with exponent 1: the `k`-th size of the range has `1 / k` times the frequency of the first. With 16
-    /// to 4,096 bytes, half of all messages have at most 63 bytes, and the mean is 474.
-    Zipf,
-}
-
-impl Spread {
-    /// The name in a record.
-    pub fn name(self) -> &'static str {
-        match self {
-            Spread::Even => "even",
-            Spread::Zipf => "zipf",
-        }
+words! {
+    /// The distribution of sizes over a range.
+    #[derive(Default)]
+    pub enum Spread {
+        /// Uniform
+        #[default]
+        Even => "even",
+        /// Zipf's law with exponent 1: the `k`-th size of the range has `1 / k` times the frequency of the first
+        Zipf => "zipf",
     }
 }
 

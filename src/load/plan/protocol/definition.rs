@@ -280,12 +280,6 @@ impl Text {
 
 impl Definition {
     /// Connections send `message`, and get it back.
-    /// Its requests by name, and nothing else.
-    pub(super) fn names(self) -> Definition {
-        let request = |request: Request| Request { name: request.name, weight: 1, ..Request::default() };
-        Definition { request: self.request.into_iter().map(request).collect(), ..Definition::default() }
-    }
-
     pub(super) fn of_message(message: &str, binary: bool) -> Definition {
         let request =
             Request { name: "message".to_owned(), weight: 1, send: message.to_owned(), ..Request::default() };

@@ -52,19 +52,20 @@ impl FromStr for ComparisonRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ComparisonRule, String> {
+        const EXPECTED: &str = "expected exact, json, json:/POINTER, count or none";
         match text.split_once(':') {
             None => match text {
                 "exact" => Ok(ComparisonRule::Exact),
                 "json" => Ok(ComparisonRule::Json),
                 "count" => Ok(ComparisonRule::Count),
                 "none" => Ok(ComparisonRule::None),
-                _ => Err(format!("expected exact, json, json:/POINTER, count or none instead of {text}")),
+                _ => Err(EXPECTED.to_owned()),
             },
             Some(("json", pointer)) if pointer.starts_with('/') => {
                 Ok(ComparisonRule::JsonById(pointer.to_owned()))
             }
             Some(("json", _)) => Err("a JSON pointer begins with /, such as json:/id".to_owned()),
-            Some(_) => Err(format!("expected exact, json, json:/POINTER, count or none instead of {text}")),
+            Some(_) => Err(EXPECTED.to_owned()),
         }
     }
 }

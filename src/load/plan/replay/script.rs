@@ -347,14 +347,14 @@ impl Dialogue {
         }
         // A file may be edited: no event is before its connection.
         self.opened_at -= origin;
-        let moved = |times: &mut dyn Iterator<Item = &mut Nanos>| {
+        let shifted = |times: &mut dyn Iterator<Item = &mut Nanos>| {
             times.fold(self.opened_at, |latest, at| {
                 *at = latest.max(at.saturating_sub(origin));
                 *at
             })
         };
-        let last_sent = moved(&mut self.actions.iter_mut().map(|action| &mut action.at));
-        moved(&mut self.answers.iter_mut().map(|answer| &mut answer.at));
+        let last_sent = shifted(&mut self.actions.iter_mut().map(|action| &mut action.at));
+        shifted(&mut self.answers.iter_mut().map(|answer| &mut answer.at));
         if let Some((at, _)) = &mut self.end {
             *at = at.saturating_sub(origin).max(last_sent);
         }

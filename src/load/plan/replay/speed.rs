@@ -48,7 +48,7 @@ impl FromStr for Speed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Speed, String> {
-        let expected = || format!("expected a factor from 0.01 to 1000 such as 2 or 0.5 instead of {text}");
+        let expected = || "expected a factor from 0.01 to 1000 such as 2 or 0.5".to_owned();
         let number: f64 = text.strip_suffix('x').unwrap_or(text).parse().map_err(|_| expected())?;
         let thousandths = (number * f64::from(THOUSAND)).round();
         if !(f64::from(SLOWEST)..=f64::from(FASTEST)).contains(&thousandths) {

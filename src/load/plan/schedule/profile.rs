@@ -6,9 +6,9 @@
 //! Never: a clock, a random number.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::plan::declared::part;
+use std::time::Duration;
 
 use echoring_proto::limits::{Nanos, SECOND};
 
@@ -23,15 +23,18 @@ pub const STAGE_TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Maximum number of stages of a run. Each has its own distributions.
 pub const STAGES_MAX: usize = 64;
 
-/// A part of an open loop's time, in which the rate is constant or changes linearly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RateStage {
-    /// Length of the stage.
-    pub time: Duration,
-    /// Messages per second at its beginning, 0 to [`RATE_MAX`].
-    pub from: u64,
-    /// Messages per second at its end; the same as `from` for a constant rate.
-    pub to: u64,
+part! {
+    /// A part of an open loop's time, in which the rate is constant or changes linearly.
+    #[derive(Copy, Eq)]
+    RateStage {
+        /// Length of the stage.
+        #[serde(rename = "seconds", with = "crate::plan::units::seconds")]
+        time: Duration,
+        /// Messages per second at its beginning, 0 to [`RATE_MAX`].
+        from: u64,
+        /// Messages per second at its end; the same as `from` for a constant rate.
+        to: u64,
+    }
 }
 
 /// A rate over time. Cheap to clone.
@@ -83,30 +86,6 @@ impl Profile {
             }
             None => {}
         }
-        Profile::Pieces(pieces.into())
-    }
-
-    /// The same up to `at`, and `rate` messages per second for ever from there on. A slope must not reach beyond `at`.
-    pub(crate) fn changed(&self, at: Nanos, rate: u64) -> Profile {
-        let constant = |begins: Nanos, until: Nanos, rate: u64, before: Volume| {
-            let length = until - begins;
-            let after = before + Volume::from(2 * rate) * Volume::from(length);
-            Piece { begins, length, from: rate, to: rate, before, after }
-        };
-        let mut pieces: Vec<Piece> = match self {
-            Profile::Constant(rate) => vec![constant(0, Nanos::MAX, *rate, 0)],
-            Profile::Pieces(pieces) => pieces.to_vec(),
-        };
-        pieces.retain(|piece| piece.begins < at);
-        if let Some(last) = pieces.last_mut()
-            && last.begins.saturating_add(last.length) > at
-        {
-            *last = constant(last.begins, at, last.from, last.before);
-        }
-        let before = pieces.last().map_or(0, |piece| piece.after);
-        let rate = rate.clamp(1, RATE_MAX);
-        let (length, after) = (Nanos::MAX - at, Volume::MAX);
-        pieces.push(Piece { begins: at, length, from: rate, to: rate, before, after });
         Profile::Pieces(pieces.into())
     }
 
@@ -236,7 +215,7 @@ mod tests {
             Profile::constant(7),
             Profile::new(stages, Some(11)),
             Profile::new(stages, None),
-            Profile::constant(20).changed(SECOND, 3),
+            Profile::new([stage(SECOND, 20, 20)], Some(3)),
         ] {
             for time in (0..4 * SECOND).step_by(70_000_007) {
                 let messages = (profile.volume_at(time) / MESSAGE) as u64;
@@ -245,25 +224,6 @@ mod tests {
             }
         }
         assert_eq!(Profile::new(stages, None).volume_at(9 * SECOND) / MESSAGE, 50 + 65 / 2);
-    }
-
-    #[test]
-    fn a_changed_rate_leaves_what_was_before() {
-        let ramp = Profile::new([stage(SECOND, 0, 100)], Some(100));
-        for before in [Profile::constant(100), ramp.clone()] {
-            let changed = before.changed(3 * SECOND, 10).changed(5 * SECOND, 1_000);
-            let until = |profile: &Profile, end: Nanos| {
-                (0..).map(|n| due(profile, n)).take_while(|at| *at < end).count()
-            };
-            let first = until(&before, 3 * SECOND) as u64;
-            assert!((0..first).all(|message| due(&changed, message) == due(&before, message)));
-            assert_eq!(until(&changed, 5 * SECOND) as u64, first + 20);
-            assert_eq!(due(&changed, first + 20), 5 * SECOND);
-            assert_eq!(due(&changed, first + 1_020), 6 * SECOND);
-        }
-        // A change at the time of another takes its place.
-        let twice = Profile::constant(7).changed(SECOND, 8).changed(SECOND, 9);
-        assert_eq!(twice, Profile::constant(7).changed(SECOND, 9));
     }
 
     #[test]

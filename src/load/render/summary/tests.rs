@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::measure::histogram;
-use crate::record::tests::{outcome, record};
+use crate::record::tests::{full, outcome, record};
 
 /// The quantiles of 10,000 values with a distance of a tenth of `ms` milliseconds.
 fn steps_of(ms: f64) -> Quantiles {
@@ -56,7 +56,7 @@ fn the_table_has_each_percentile_in_its_column() {
     );
     let told = "\n* fewer than ten values lie above, so it is mostly chance; of 10,000 response times: p99.99 (1)\n\n";
     assert!(text.contains(told), "{text}");
-    // A record from an older version.
+    // Without the figures of a distribution that may be missing.
     let response_ns =
         Quantiles { min: None, p75: None, p95: None, p995: None, stddev: None, ..record.response_ns };
     let text = super::tests::text(&Record { response_ns, ..record });
@@ -65,37 +65,19 @@ fn the_table_has_each_percentile_in_its_column() {
 }
 
 #[test]
-fn the_generators_part_is_in_the_table_and_in_the_failure_of_a_late_one() {
+fn a_late_generator_is_told_with_its_remedy() {
     let mut record = record();
-    // Of the p99 of 442 ms, 9 ms are the generator's part.
-    let all = |ms: u64| {
-        let mut values = histogram();
-        values.record_n(ms * 1_000_000, 100).expect("within bounds");
-        Quantiles::of(&values)
-    };
-    (record.response_ns, record.service_ns) = (all(442), all(433));
-    record.generator.lateness_ns = all(15);
-    record.generator.own_ns = Some(record.response_ns.own(&record.service_ns, &record.generator.lateness_ns));
+    let mut late = histogram();
+    late.record_n(15_000_000, 100).expect("within bounds");
+    record.generator.lateness_ns = Quantiles::of(&late);
     record.generator.saturated = true;
-    let table = text(&record);
-    let own = row(&table, "generator's part");
-    assert!(own[..11].iter().all(|ns| ns.starts_with("9.")) && own[11] == "–", "{table}");
-    assert!(table.contains(", SATURATED"), "{table}");
-    let late = failure_text(&outcome(record.clone())).expect("it was late");
-    assert!(late.starts_with("echo: the generator was 15.0 ms late at p99, which adds 9."), "{late}");
-    assert!(late.contains(" ms to the response time's p99 of 442 ms: lower --rate"), "{late}");
-    assert!(late.ends_with("or allow it with --max-lateness"), "{late}");
-    // Older records do not have it, and a closed loop has none.
-    record.generator.own_ns = None;
+    assert!(text(&record).contains(", SATURATED"), "{}", text(&record));
     let late = failure_text(&outcome(record.clone())).expect("it was late");
     assert!(late.starts_with("echo: the generator was 15.0 ms late at p99: lower --rate"), "{late}");
+    assert!(late.ends_with("or allow it with --max-lateness"), "{late}");
     record.config.allow_saturated = true;
     assert_eq!(failure_text(&outcome(record.clone())), None);
-    assert!(
-        text(&record).contains(", SATURATED") && !text(&record).contains("generator's part"),
-        "{}",
-        text(&record)
-    );
+    assert!(text(&record).contains(", SATURATED"), "{}", text(&record));
 }
 
 #[test]
@@ -114,18 +96,67 @@ fn stalls_and_cpu_waits_of_the_generator_are_reported_in_either_loop() {
     let open = text(&record);
     assert!(open.contains(", stalled for up to 500 ms, waited for a CPU 25 % of the time"), "{open}");
     assert_eq!(row(&open, "heartbeat")[9], "500 ms", "{open}");
-    assert_eq!(warnings(&outcome(record.clone())).count(), 0, "its lateness shows it");
+    let warned: Vec<String> = warnings(&record).collect();
+    assert!(
+        warned.len() == 1 && warned[0].contains("waited for a CPU 25 % of the time"),
+        "its lateness shows the stall: {warned:?}"
+    );
+    record.generator.run_delay_ns = Some(600_000_000);
+    assert_eq!(warnings(&record).count(), 0);
     (record.config.rate, record.config.depth) = (None, Some(1));
     let closed = text(&record);
-    assert!(closed.contains(", stalled for up to 500 ms, waited for a CPU 25 % of the time"), "{closed}");
-    let warned: Vec<String> = warnings(&outcome(record)).collect();
+    assert!(closed.contains(", stalled for up to 500 ms, waited for a CPU 15 % of the time"), "{closed}");
+    let warned: Vec<String> = warnings(&record).collect();
     assert!(warned.len() == 1 && warned[0].contains("stalled for up to 500 ms"), "{warned:?}");
+}
+
+#[test]
+fn timestamps_that_cannot_be_had_are_a_warning() {
+    let mut record = record();
+    record.config.timestamps_why = Some("a Unix socket has no timestamps".to_owned());
+    assert_eq!(warnings(&record).count(), 0, "nobody asked for them");
+    record.config.timestamps_asked = Some("kernel:1/3".to_owned());
+    let warned: Vec<String> = warnings(&record).collect();
+    assert_eq!(warned, ["echo: --timestamps kernel:1/3 has no effect: a Unix socket has no timestamps"]);
+}
+
+/// The labelled lines of a run.
+fn lines(record: &Record) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+    parts(record).into_iter().filter_map(|part| match part {
+        Part::Lines(name, lines) => Some((name, lines)),
+        Part::Table { .. } => None,
+    })
+}
+
+#[test]
+fn every_line_of_a_full_record_has_a_label_that_the_report_shows() {
+    let labels: Vec<&str> = lines(&full()).map(|(label, _)| label).collect();
+    for label in [
+        "fan-out",
+        "slow",
+        "pings",
+        "reconnects",
+        "compressed",
+        "on the wire",
+        "tls",
+        "handshakes",
+        "generator",
+    ] {
+        assert!(labels.contains(&label), "{label}: {labels:?}");
+    }
+    let wire = lines(&full()).find(|(label, _)| *label == "on the wire").map(|(_, lines)| lines);
+    assert_eq!(
+        wire,
+        Some(vec![
+            "received 1 B, sent 1 B, with heads, frames and warm-up; segments sent again: 1".to_owned()
+        ])
+    );
 }
 
 #[test]
 fn the_shares_of_quantiles_are_told_as_bounds() {
     let mut record = record();
-    assert!(!text(&record).contains("shares"), "older records have none");
+    assert!(!text(&record).contains("shares"), "nothing was timed");
     let ms = |total: u64, generator: u64, host: Option<u64>| record::QuantileShares {
         total_ns: total * 1_000_000,
         generator_ns: generator * 1_000_000,
@@ -167,16 +198,16 @@ fn the_split_of_quantiles_replaces_the_bounds() {
         messages: 7,
     };
     record.shares = Some(record::Shares { p50: bound, p99: bound, p999: bound });
-    record.split = Some(Split { sampled: 1_200, unattributed: 1_200, ..Split::default() });
+    record.split = Some(Split { sampled: 1_200, bounded: 1_200, ..Split::default() });
     let unknown = text(&record);
     assert!(unknown.contains("shares     p50 442 ms: at most"), "{unknown}");
-    let line = "split      by the kernel's timestamps of 0 of 1,200 sampled messages; 1,200 without attributable stamps\n";
+    let line = "split      by the kernel's timestamps of 1,200 sampled messages; 1,200 (100.0 %) with an upper bound";
     assert!(unknown.contains(line), "{unknown}");
-    record.split = Some(Split { sampled: 1_200, stamped: 1_200, p99: Some(known), ..Split::default() });
+    record.split = Some(Split { sampled: 1_200, p99: Some(known), ..Split::default() });
     record.server_and_network_ns = Some(steps_of(1.0));
     let text = text(&record);
     let lines = "split      p99 442 ms: 2.00 ms waiting in the generator, 0 generator's kernel, 431 ms server and network, \
-                 9.00 ms kernel to program\n           by the kernel's timestamps of 1,200 of 1,200 sampled messages\n";
+                 9.00 ms kernel to program\n           by the kernel's timestamps of 1,200 sampled messages\n";
     assert!(text.contains(lines) && !text.contains("shares"), "{text}");
     assert_eq!(row(&text, "server and network")[1], "500 ms", "{text}");
 }

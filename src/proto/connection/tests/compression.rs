@@ -4,8 +4,8 @@ use super::*;
 use crate::deflate::{self, Deflater, Direction, Inflater, Preferences};
 use crate::limits::{INFLATED_BYTES_PER_TICK, SHARED_CONTEXT_THRESHOLD_BYTES};
 
-pub(super) const NO_TAKEOVER: Direction = Direction { takeover: false, window_bits: 15 };
-pub(super) const TAKEOVER: Direction = Direction { takeover: true, window_bits: 15 };
+pub(super) const NO_TAKEOVER: Direction = Direction { context_takeover: false, window_bits: 15 };
+pub(super) const TAKEOVER: Direction = Direction { context_takeover: true, window_bits: 15 };
 
 fn compression(server: Direction, client: Direction) -> Compression {
     Compression { preferences: Preferences { server, client }, ..Compression::default() }
@@ -158,7 +158,7 @@ fn invalid_compressed_data_and_invalid_text_are_1007() {
 
 #[test]
 fn a_compressed_message_of_exactly_the_limit_is_echoed_and_one_byte_more_is_1009() {
-    let limit = ConnectionConfig::default().message_bytes_max as usize;
+    let limit = ConnectionConfig::default().max_message as usize;
     let noise: Vec<u8> = {
         let mut entropy = Entropy::new(3);
         (0..limit).map(|_| entropy.next() as u8).collect()
@@ -223,8 +223,8 @@ fn messages_that_inflate_a_thousandfold_wait_for_the_next_tick_and_for_the_peer(
 
 #[test]
 fn windows_are_kept_as_agreed_in_both_directions() {
-    for server in [NO_TAKEOVER, TAKEOVER, Direction { takeover: true, window_bits: 9 }] {
-        for client in [NO_TAKEOVER, TAKEOVER, Direction { takeover: true, window_bits: 10 }] {
+    for server in [NO_TAKEOVER, TAKEOVER, Direction { context_takeover: true, window_bits: 9 }] {
+        for client in [NO_TAKEOVER, TAKEOVER, Direction { context_takeover: true, window_bits: 10 }] {
             let config = config(server, client);
             let mut echo = Echo::compressed(
                 config,
@@ -248,7 +248,7 @@ fn windows_are_kept_as_agreed_in_both_directions() {
             // The next message is tiny only if the window reaches back to the previous message.
             assert_eq!(server == TAKEOVER, sent_bytes[10] < 40, "{sent_bytes:?}");
             let window_bytes = echo.codecs.done().context_bytes;
-            assert_eq!(window_bytes > 0, server.takeover || client.takeover);
+            assert_eq!(window_bytes > 0, server.context_takeover || client.context_takeover);
             let Echo { mut connection, mut pool, mut codecs, .. } = echo;
             connection.release(&mut pool, &mut codecs);
         }
@@ -423,7 +423,7 @@ fn assembling_many_compressed_fragments_copies_the_message_only_a_few_times() {
     };
     let mut echo = echo_without_takeover();
     echo.stays = true;
-    echo.config.message_bytes_max = message.len() as u64;
+    echo.config.max_message = message.len() as u64;
     let payload = deflated(&message);
     let fragments: Vec<&[u8]> = payload.chunks(256).collect();
     let (mut grown, mut capacity) = (0, 0);

@@ -44,13 +44,13 @@ fn status(echo: &Echo) -> String {
 
 #[test]
 fn a_head_may_have_as_many_bytes_as_is_configured() {
-    for head_bytes_max in [HEAD_BYTES_MIN, HEAD_BYTES_DEFAULT, HEAD_BYTES_MAX] {
+    for max_header in [HEAD_BYTES_MIN, HEAD_BYTES_DEFAULT, HEAD_BYTES_MAX] {
         for (excess, answer) in [(0, "101"), (1, "431"), (100_000, "431")] {
             for span_bytes in [700, 4_096, 1 << 20] {
-                let mut echo = Echo::new(ConnectionConfig { head_bytes_max, ..ConnectionConfig::default() });
-                let request = request_of(head_bytes_max + excess);
+                let mut echo = Echo::new(ConnectionConfig { max_header, ..ConnectionConfig::default() });
+                let request = request_of(max_header + excess);
                 request.chunks(span_bytes).for_each(|span| echo.receive(span));
-                assert_eq!(status(&echo), answer, "{head_bytes_max} + {excess} in spans of {span_bytes}");
+                assert_eq!(status(&echo), answer, "{max_header} + {excess} in spans of {span_bytes}");
                 echo.connection.release(&mut echo.pool, &mut echo.codecs);
                 while echo.pool.trim() {}
                 assert_eq!(echo.pool.used_bytes(), 0);
@@ -70,11 +70,11 @@ fn a_head_that_is_incomplete_when_its_maximum_changes_is_held_to_the_new_one() {
         (1_024, 1_000, 10_000, "101"),
         (1_024, 1_000, 9_999, "431"),
     ] {
-        let mut echo = Echo::new(ConnectionConfig { head_bytes_max: before, ..ConnectionConfig::default() });
+        let mut echo = Echo::new(ConnectionConfig { max_header: before, ..ConnectionConfig::default() });
         let (begin, rest) = request.split_at(first);
         echo.receive(begin);
         assert_eq!(status(&echo), "");
-        echo.config.head_bytes_max = after;
+        echo.config.max_header = after;
         rest.chunks(600).for_each(|span| echo.receive(span));
         assert_eq!(status(&echo), answer, "{first} bytes, then {before} became {after}");
     }
@@ -242,7 +242,7 @@ fn connected(offered: &[&str], before: &str, chosen: Option<&str>, span_bytes: u
     let subprotocols = offered.iter().map(|name| (*name).to_owned()).collect();
     let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
     // The bound on requests is none on responses.
-    let config = ConnectionConfig { dial: Some(dial), head_bytes_max: 1, ..ConnectionConfig::default() };
+    let config = ConnectionConfig { dial: Some(dial), max_header: 1, ..ConnectionConfig::default() };
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
     let mut codecs = codecs(&config);
     let mut env =

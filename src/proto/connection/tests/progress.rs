@@ -9,7 +9,7 @@ const KIB: usize = MESSAGE_PROGRESS_BYTES as usize;
 const PAYLOAD_BYTES: usize = 200 * KIB;
 
 fn config() -> ConnectionConfig {
-    ConnectionConfig { message_bytes_max: 1 << 20, queue_bytes: 1 << 20, ..ConnectionConfig::default() }
+    ConnectionConfig { max_message: 1 << 20, queue_bytes: 1 << 20, ..ConnectionConfig::default() }
 }
 
 /// Receives `bytes` in pieces of `piece_bytes`, with this time between them.
@@ -61,7 +61,7 @@ fn each_further_kibibyte_has_its_time() {
             assert_eq!(echo.close_code(), None, "it came in time, and the next kibibyte has its own");
         }
         echo.advance(1);
-        assert_eq!(echo.close_code(), Some(1008));
+        assert_eq!(echo.close_code(), Some(4009));
         let cause = echo.connection.closed().map(|closed| closed.cause.clone());
         assert_eq!(cause, Some(Cause::ProtocolError(ProtocolError::SlowMessage)));
     }
@@ -80,7 +80,7 @@ fn the_end_of_a_message_is_progress_whatever_its_length() {
     }
     assert_eq!(echo.close_code(), None);
     echo.advance(30 * SECOND);
-    assert_eq!(echo.close_code(), Some(1008));
+    assert_eq!(echo.close_code(), Some(4009));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn time_in_which_nothing_is_read_does_not_count() {
     echo.advance(30 * SECOND - 1);
     assert_eq!(echo.close_code(), None);
     echo.advance(1);
-    assert_eq!(echo.close_code(), Some(1008));
+    assert_eq!(echo.close_code(), Some(4009));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_close_frame_comes_behind_a_fragment_whose_header_was_sent() {
         let (connection, mut env) = echo.env();
         assert_eq!(connection.close(CloseCode(4008), "slow consumer", CloseMode::DropPeer, &mut env), 0);
     };
-    for (end, code) in [(too_slow, 1008), (lags, 4008)] {
+    for (end, code) in [(too_slow, 4009), (lags, 4008)] {
         let mut echo = Echo::open_with(config(), false);
         let bytes = client_frame(Opcode::Binary, true, &[7; PAYLOAD_BYTES]);
         let (first, rest) = bytes.split_at(KIB);

@@ -42,7 +42,7 @@ proptest! {
         spans in proptest::collection::vec((1..9_000_usize, any::<bool>()), 1..60),
     ) {
         let bytes: Vec<u8> = script.iter().flat_map(encode).collect();
-        let config = ConnectionConfig { message_bytes_max: 1 << 20, ..ConnectionConfig::default() };
+        let config = ConnectionConfig { max_message: 1 << 20, ..ConnectionConfig::default() };
         let mut echo = Echo::open_with(config, whole);
         echo.now += Nanos::from(odd);
         let mut rest = bytes.as_slice();

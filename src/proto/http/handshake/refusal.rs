@@ -33,7 +33,7 @@ refusals! {
     /// The bytes are not an HTTP request.
     MALFORMED = 400, "malformed HTTP request", "",
         "send an HTTP/1.1 request; if the client speaks TLS, connect it to a TLS listener";
-    /// The head exceeds [`head_bytes_max`](crate::connection::ConnectionConfig::head_bytes_max), or the maximum of its parser.
+    /// The head exceeds [`max_header`](crate::connection::ConnectionConfig::max_header), or the maximum of its parser.
     HEAD_TOO_BIG = 431, "request head too big", "",
         "keep the request head small; large cookies are the usual cause";
     /// More fields than [`HEADERS_MAX`](crate::limits::HEADERS_MAX).
@@ -67,10 +67,10 @@ refusals! {
     BAD_ORIGIN = 400, "Origin header repeated or malformed", "", "send at most one Origin header";
     /// The origin policy rejects the request.
     ORIGIN = 403, "origin not allowed", "",
-        "serve the page from the same host, or allow its origin (`origins`)";
+        "serve the page from the same host, or allow its origin (`allow_origin`)";
     /// The host policy rejects the request.
     FOREIGN_HOST = 403, "host not allowed on a loopback address", "",
-        "connect to localhost or to the address of the server, or allow the name (`hosts`)";
+        "connect to localhost or to the address of the server, or allow the name (`allow_host`)";
     /// `Forwarded` is malformed, or contradicts `X-Forwarded-For`.
     FORWARDED = 400, "Forwarded malformed, or not the same client as X-Forwarded-For", "",
         "let the proxy in front write one of the two fields, and remove the other from requests";
@@ -81,9 +81,12 @@ refusals! {
         "open it with a WebSocket client";
     /// The head did not arrive in time.
     TIMEOUT = 408, "the request took too long", "", "send the whole request head at once";
+    /// Whoever decides about the request did not in time.
+    UNDECIDED = 503, "no decision about the request in time", "Retry-After: 2\r\n",
+        "try again; the server's log has the reason";
     /// The node has reached its maximum number of connections. Callers may replace `headers` by a jittered Retry-After.
     UNAVAILABLE = 503, "too many connections", "Retry-After: 5\r\n",
-        "try again later, or raise `connections_max`";
+        "try again later, or raise `max_connections`";
     /// The node is draining.
     DRAINING = 503, "the server is shutting down", "Retry-After: 1\r\n", "connect to another node";
 }

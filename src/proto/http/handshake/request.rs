@@ -37,22 +37,22 @@ pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -
     with_request_up_to(bytes, HEAD_BYTES_DEFAULT, f)
 }
 
-/// As [`with_request`], for a head of at most `head_bytes_max` bytes.
+/// As [`with_request`], for a head of at most `max_header` bytes.
 ///
 /// # Errors
 /// Those of [`with_request`].
 pub fn with_request_up_to<R>(
     bytes: &[u8],
-    head_bytes_max: usize,
+    max_header: usize,
     f: impl FnOnce(&Request<'_>, usize) -> R,
 ) -> Result<Option<R>, Refusal> {
-    let head = &bytes[..bytes.len().min(head_bytes_max)];
+    let head = &bytes[..bytes.len().min(max_header)];
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let head_bytes = match parsed.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
         Ok(httparse::Status::Partial) if has_bare_line_feed(head) => return Err(Refusal::MALFORMED),
-        Ok(httparse::Status::Partial) if bytes.len() >= head_bytes_max => return Err(Refusal::HEAD_TOO_BIG),
+        Ok(httparse::Status::Partial) if bytes.len() >= max_header => return Err(Refusal::HEAD_TOO_BIG),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TOO_MANY_HEADERS),
         Err(httparse::Error::Version) if names_other_version(head) => return Err(Refusal::VERSION),

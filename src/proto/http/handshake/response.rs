@@ -71,7 +71,7 @@ pub fn write_event_stream_head(out: &mut Vec<u8>, content_type: &str, extra_head
     // nginx would hold events back until its buffer is full.
     let _ = write!(
         out,
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {content_type}\r\nCache-Control: no-cache\r\n\
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {content_type}\r\nCache-Control: no-cache, no-transform\r\n\
          X-Accel-Buffering: no\r\n{extra_headers}\r\n"
     );
 }

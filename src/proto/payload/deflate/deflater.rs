@@ -61,7 +61,7 @@ impl Deflater {
             out[0] = EMPTY;
             return 1;
         }
-        if !self.direction.takeover {
+        if !self.direction.context_takeover {
             self.engine.reset();
         }
         let (input_before, output_before) = (self.engine.total_in(), self.engine.total_out());

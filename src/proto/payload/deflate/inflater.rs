@@ -40,7 +40,8 @@ impl Inflater {
 
     /// Bytes of heap that an inflater of this direction owns at most.
     pub const fn memory_bytes(direction: Direction) -> usize {
-        ENGINE_BYTES + if direction.takeover { Window::memory_bytes(direction.window_bits) } else { 0 }
+        ENGINE_BYTES
+            + if direction.context_takeover { Window::memory_bytes(direction.window_bits) } else { 0 }
     }
 
     /// Decompresses one message: the payloads of all its frames without the `00 00 ff ff` that the sender removed.
@@ -64,7 +65,7 @@ impl Inflater {
         out: &mut Vec<u8>,
         bytes_max: usize,
     ) -> Result<usize, ProtocolError> {
-        let window = self.direction.takeover.then_some(&mut self.window);
+        let window = self.direction.context_takeover.then_some(&mut self.window);
         self.engine.inflate(window, payload, out, bytes_max)
     }
 

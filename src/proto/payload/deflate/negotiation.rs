@@ -14,6 +14,10 @@ use super::{AVAILABLE, Agreement, Direction, Preferences, WINDOW_BITS_MAX};
 
 const NAME: &[u8] = b"permessage-deflate";
 
+/// The windows of a server that may not have its own. A message to a topic is compressed once for each window in use, so that clients which
+/// offer all sizes would multiply its cost.
+const SERVER_BITS: [u8; 2] = [12, 9];
+
 /// Server: the agreement for the values of all `Sec-WebSocket-Extensions` fields, in order. `None` when no offer is
 /// accepted, so that messages stay uncompressed.
 ///
@@ -67,10 +71,10 @@ pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
 /// Appends the name of the extension, and the directions without context takeover.
 fn write_name(out: &mut Vec<u8>, server: Direction, client: Direction) {
     out.extend_from_slice(NAME);
-    if !server.takeover {
+    if !server.context_takeover {
         out.extend_from_slice(b"; server_no_context_takeover");
     }
-    if !client.takeover {
+    if !client.context_takeover {
         out.extend_from_slice(b"; client_no_context_takeover");
     }
 }
@@ -168,8 +172,8 @@ impl Parameters {
     fn accept_with(&self, preferences: &Preferences) -> Agreement {
         let offered_bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
         let server = Direction {
-            takeover: preferences.server.takeover && !self.server_no_context_takeover,
-            window_bits: preferences.server.window_bits.min(offered_bits),
+            context_takeover: preferences.server.context_takeover && !self.server_no_context_takeover,
+            window_bits: server_bits(offered_bits, preferences.server.window_bits),
         };
         let wanted_bits = preferences.client.window_bits;
         let client_bits = match self.client_max_window_bits {
@@ -180,7 +184,7 @@ impl Parameters {
             None => WINDOW_BITS_MAX,
         };
         let client = Direction {
-            takeover: preferences.client.takeover
+            context_takeover: preferences.client.context_takeover
                 && !self.client_no_context_takeover
                 && client_bits <= wanted_bits,
             window_bits: client_bits,
@@ -196,7 +200,7 @@ impl Parameters {
     /// Client: the agreement of this response with the offer that `preferences` wrote.
     fn check_against(&self, preferences: &Preferences) -> Result<Agreement, BadExtension> {
         // The response must repeat these parameters of the offer (RFC 7692, 7.1.1.1 and 7.1.2.1).
-        if !preferences.server.takeover && !self.server_no_context_takeover {
+        if !preferences.server.context_takeover && !self.server_no_context_takeover {
             return Err(BadExtension::OfferNotKept);
         }
         let server_bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
@@ -209,15 +213,25 @@ impl Parameters {
             Some(ClientBits::Any) => return Err(BadExtension::BadParameter),
         };
         Ok(Agreement {
-            server: Direction { takeover: !self.server_no_context_takeover, window_bits: server_bits },
+            server: Direction {
+                context_takeover: !self.server_no_context_takeover,
+                window_bits: server_bits,
+            },
             client: Direction {
-                takeover: preferences.client.takeover && !self.client_no_context_takeover,
+                context_takeover: preferences.client.context_takeover && !self.client_no_context_takeover,
                 window_bits: preferences.client.window_bits.min(client_bits),
             },
             states_server_bits: self.server_max_window_bits.is_some(),
             states_client_bits: self.client_max_window_bits.is_some(),
         })
     }
+}
+
+/// The window of the server for an offer: its own if the offer allows that, otherwise the next smaller one of [`SERVER_BITS`]. The server may
+/// choose a smaller window than the offer (RFC 7692, 7.1.2.1).
+fn server_bits(offered: u8, own: u8) -> u8 {
+    let below = |bits: &u8| *bits <= offered && *bits < own;
+    if own <= offered { own } else { SERVER_BITS.into_iter().find(below).unwrap_or(offered) }
 }
 
 /// A decimal number from 8 to 15 without leading zeros (RFC 7692, 7.1.2).

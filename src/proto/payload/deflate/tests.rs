@@ -9,8 +9,8 @@ use zlib_rs::{Deflate, DeflateFlush};
 use super::*;
 use crate::ProtocolError;
 
-const TAKEOVER: Direction = Direction { takeover: true, window_bits: 15 };
-const NO_TAKEOVER: Direction = Direction { takeover: false, window_bits: 15 };
+const TAKEOVER: Direction = Direction { context_takeover: true, window_bits: 15 };
+const NO_TAKEOVER: Direction = Direction { context_takeover: false, window_bits: 15 };
 const BYTES_MAX: usize = 1 << 20;
 /// "Hello" as RFC 7692 compresses it (7.2.3.1).
 const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
@@ -99,13 +99,13 @@ fn a_second_hello_of_rfc_7692_needs_the_window_of_the_first() {
     // 7.2.3.2.
     let second = [0xf2, 0x00, 0x11, 0x00, 0x00];
     for window_bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX {
-        let mut inflater = Inflater::new(Direction { takeover: true, window_bits });
+        let mut inflater = Inflater::new(Direction { context_takeover: true, window_bits });
         for payload in [&HELLO[..], &second, &second, &HELLO, &second] {
             assert_eq!(inflate(&mut inflater, payload).as_deref(), Ok(&b"Hello"[..]));
         }
         inflater.reset();
         assert_eq!(inflate(&mut inflater, &second), Err(ProtocolError::BadCompression));
-        let mut inflater = Inflater::new(Direction { takeover: false, window_bits });
+        let mut inflater = Inflater::new(Direction { context_takeover: false, window_bits });
         assert_eq!(inflate(&mut inflater, &HELLO).as_deref(), Ok(&b"Hello"[..]));
         assert_eq!(inflate(&mut inflater, &second), Err(ProtocolError::BadCompression));
         assert_eq!(inflate(&mut inflater, &HELLO).as_deref(), Ok(&b"Hello"[..]));
@@ -183,7 +183,7 @@ fn a_message_continues_after_a_final_block() {
 #[test]
 fn the_window_survives_final_blocks_between_and_inside_messages() {
     for window_bits in [9, 12, 15] {
-        let mut inflater = Inflater::new(Direction { takeover: true, window_bits });
+        let mut inflater = Inflater::new(Direction { context_takeover: true, window_bits });
         let window_bytes = 1 << window_bits;
         let mut history = Vec::new();
         for round in 0..60u32 {
@@ -418,17 +418,17 @@ fn a_deflater_stays_within_its_window() {
         .collect();
     for level in [1, 2, 3, 6, 9] {
         for window_bits in 9..=15 {
-            for takeover in [false, true] {
-                let mut deflater = Deflater::new(Direction { takeover, window_bits }, level);
+            for context_takeover in [false, true] {
+                let mut deflater = Deflater::new(Direction { context_takeover, window_bits }, level);
                 let mut peer = Peer::new(window_bits);
                 for message in messages.iter().chain(&messages) {
                     let payload = deflate(&mut deflater, message);
-                    if !takeover {
+                    if !context_takeover {
                         peer = Peer::new(window_bits);
                     }
                     assert!(
                         peer.inflate(&payload) == *message,
-                        "level {level}, {window_bits} bits, {takeover}"
+                        "level {level}, {window_bits} bits, {context_takeover}"
                     );
                 }
             }
@@ -482,7 +482,8 @@ fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 fn any_direction() -> impl Strategy<Value = Direction> {
-    (any::<bool>(), 9..=15u8).prop_map(|(takeover, window_bits)| Direction { takeover, window_bits })
+    (any::<bool>(), 9..=15u8)
+        .prop_map(|(context_takeover, window_bits)| Direction { context_takeover, window_bits })
 }
 
 proptest! {
@@ -501,7 +502,7 @@ proptest! {
             let bytes = inflater.inflate(payload, &mut out, BYTES_MAX);
             prop_assert_eq!(bytes, Ok(message.len()));
             prop_assert!(out[..message.len()] == message[..]);
-            if !direction.takeover {
+            if !direction.context_takeover {
                 peer = Peer::new(direction.window_bits);
             }
             prop_assert!(peer.inflate(payload) == *message);
@@ -511,14 +512,14 @@ proptest! {
     #[test]
     fn messages_of_another_implementation_inflate(
         messages in conversation(),
-        takeover in any::<bool>(),
+        context_takeover in any::<bool>(),
         level in 0..=9i32,
     ) {
         let flags = miniz_deflate::create_comp_flags_from_zip_params(level, -15, 0);
         let mut engine = Box::new(miniz_deflate::CompressorOxide::new(flags));
-        let mut inflater = Inflater::new(Direction { takeover, window_bits: 15 });
+        let mut inflater = Inflater::new(Direction { context_takeover, window_bits: 15 });
         for message in messages.iter().filter(|message| !message.is_empty()) {
-            if !takeover {
+            if !context_takeover {
                 engine.reset();
             }
             let mut payload = vec![0; message.len() * 2 + 256];
@@ -540,7 +541,7 @@ proptest! {
         let mut sides: Vec<_> = conversations
             .iter()
             .map(|(messages, window_bits)| {
-                let direction = Direction { takeover: true, window_bits: *window_bits };
+                let direction = Direction { context_takeover: true, window_bits: *window_bits };
                 (Deflater::new(direction, 6), Window::new(*window_bits), messages.iter().cycle().enumerate())
             })
             .collect();

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 use rustix::io::retry_on_intr;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
-use crate::driver::kernel_times::ARRIVAL_BYTES;
+use crate::driver::kernel_times::ArrivalControl;
 use crate::driver::sockets::message;
 use crate::driver::stamps::{Asked, LOOKING, Look, ask_for_time};
 
@@ -121,9 +121,6 @@ pub(super) fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<usize
     let (_, bytes) = retry_on_intr(|| net::recv(fd, &mut *memory, RecvFlags::DONTWAIT))?;
     Ok(bytes)
 }
-
-/// The control messages of a receive.
-type ArrivalControl = [u64; ARRIVAL_BYTES / size_of::<u64>()];
 
 /// The same with control messages.
 pub(super) fn receive_stamped(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<(usize, ArrivalControl)> {

@@ -5,8 +5,9 @@ use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ const BUFFER_BYTES: std::ops::RangeInclusive<usize> = 2 * 1024..=192 * 1024;
 
 /// A network shared by simulated drivers and a test, all on one thread. Clones name the same network.
 #[derive(Clone)]
-pub struct Network(Rc<RefCell<State>>);
+pub struct Network(Rc<RefCell<NetworkState>>);
 
 /// A connection's end that the test controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,13 +44,23 @@ pub enum Heard {
 /// here and time passes. Returns whether the driver must poll again; otherwise its tick ends without an event.
 type WhileWaiting = Rc<dyn Fn(usize) -> bool>;
 
-pub(super) struct State {
+pub(super) struct NetworkState {
     pub(super) random: Random,
     pub(super) faults: Faults,
     now: Nanos,
     wires: Vec<Wire>,
     pub(super) nodes: Vec<Node>,
     while_waiting: Option<WhileWaiting>,
+    given_up: Vec<GivenUp>,
+}
+
+/// A side of a wire that one driver has given up and none has taken up yet. A socket stands for it, which is closed with its last
+/// duplicate.
+struct GivenUp {
+    wire: usize,
+    side: usize,
+    /// The other end of that socket.
+    end: UnixStream,
 }
 
 /// A driver in the network's table.
@@ -106,7 +117,7 @@ impl Inbound {
 impl Network {
     /// A network in which everything follows from `seed`.
     pub fn new(seed: u64, faults: Faults) -> Network {
-        Network(Rc::new(RefCell::new(State {
+        Network(Rc::new(RefCell::new(NetworkState {
             random: Random::new(seed),
             faults,
             // Not zero, so that an uninitialised time is visible.
@@ -114,11 +125,12 @@ impl Network {
             wires: Vec::new(),
             nodes: Vec::new(),
             while_waiting: None,
+            given_up: Vec::new(),
         })))
     }
 
     /// A driver on this network; drivers are numbered from 0 in the order in which they are made.
-    pub fn driver(&self, options: &Options) -> Sim {
+    pub fn sim(&self, options: &Options) -> Sim {
         let number = self.state().nodes.len();
         // Its first tick is due.
         self.state().nodes.push(Node { touched: true, ..Node::default() });
@@ -139,9 +151,11 @@ impl Network {
         self.state().now
     }
 
-    /// Advances the clock.
+    /// Advances the clock. The other sides see what was given up and dropped meanwhile.
     pub fn advance(&self, by: Nanos) {
-        self.state().now += by;
+        let mut state = self.state();
+        state.now += by;
+        state.close_abandoned();
     }
 
     /// Sets the frequencies of faults from now on.
@@ -232,7 +246,7 @@ impl Network {
         self.state().close(client.0, 0);
     }
 
-    pub(super) fn state(&self) -> RefMut<'_, State> {
+    pub(super) fn state(&self) -> RefMut<'_, NetworkState> {
         self.0.borrow_mut()
     }
 
@@ -248,7 +262,7 @@ impl fmt::Debug for Network {
     }
 }
 
-impl State {
+impl NetworkState {
     /// A new wire from `node` (none for a client) to a listening driver; broken without one.
     pub(super) fn dial(&mut self, node: Option<usize>, buffer_bytes: Option<usize>) -> usize {
         let listening: Vec<usize> = (0..self.nodes.len()).filter(|&at| self.nodes[at].listening).collect();
@@ -300,9 +314,45 @@ impl State {
     }
 
     /// From now on `side` is that of another driver.
-    pub(super) fn move_to(&mut self, wire: usize, side: usize, node: usize) {
+    /// Gives a side up: a driver with the socket can take it up again.
+    pub(super) fn give_up(&mut self, wire: usize, side: usize) -> OwnedFd {
+        let (socket, end) = UnixStream::pair().expect("a pair of sockets");
+        for each in [&socket, &end] {
+            each.set_nonblocking(true).expect("a socket that does not block");
+        }
+        (&end)
+            .write_all(&wire.to_le_bytes())
+            .and_then(|()| (&end).write_all(&side.to_le_bytes()))
+            .expect("room");
+        self.given_up.push(GivenUp { wire, side, end });
+        socket.into()
+    }
+
+    /// The side of the wire that a socket stands for, which is one of driver `node` from now on.
+    pub(super) fn take_up(&mut self, socket: OwnedFd, node: usize) -> (usize, usize) {
+        let mut socket = UnixStream::from(socket);
+        let [wire, side] = [(); 2].map(|()| {
+            let mut number = 0usize.to_le_bytes();
+            socket.read_exact(&mut number).expect("a socket that no other driver has taken up");
+            usize::from_le_bytes(number)
+        });
+        self.given_up.retain(|other| (other.wire, other.side) != (wire, side));
         self.wires[wire].sides[side].node = Some(node);
         self.touch(wire, side);
+        (wire, side)
+    }
+
+    /// Closes what was given up and whose sockets are closed.
+    fn close_abandoned(&mut self) {
+        let is_open = |given_up: &GivenUp| {
+            let read = (&given_up.end).read(&mut [0]);
+            read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        let (open, abandoned): (Vec<_>, Vec<_>) = self.given_up.drain(..).partition(is_open);
+        self.given_up = open;
+        for GivenUp { wire, side, .. } in abandoned {
+            self.close(wire, side);
+        }
     }
 
     /// Whether sends of `side` are answered by a reset.

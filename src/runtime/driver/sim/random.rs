@@ -109,4 +109,6 @@ faults! {
     reorder = 800,
     /// A connection that is to be given up stays.
     stays = 100,
+    /// A pause has no effect, as if its cancellation took for ever.
+    endless_receive = 0,
 }

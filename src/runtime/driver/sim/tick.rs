@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use super::super::addresses::PeerAddress;
-use super::network::{Inbound, State};
-use super::{BANKS, Phase, Sim, SimSocket, discard};
+use super::network::{Inbound, NetworkState};
+use super::{BANKS, Phase, Sim, discard};
 use crate::driver::{Event, Released, Source, Span, Token};
 use crate::limits::RECEIVE_BYTES_MAX;
 use echoring_proto::buffer::Pool;
@@ -23,7 +23,7 @@ const ACCEPT_PAUSE_TICKS: u32 = 5;
 impl Sim {
     // ---- the start of a tick: what was staged ----
 
-    pub(super) fn settle(&mut self, state: &mut State, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, state: &mut NetworkState, pool: &mut Pool) {
         for slot in &mut self.slots {
             slot.fresh = false;
         }
@@ -38,7 +38,7 @@ impl Sim {
     }
 
     /// Carries out the staged work of one connection. False when it is postponed to the next tick.
-    fn settle_one(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+    fn settle_one(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) -> bool {
         let faults = state.faults;
         let slot = &mut self.slots[index as usize];
         if slot.phase == Phase::Aborting {
@@ -65,7 +65,7 @@ impl Sim {
     }
 
     /// Gives a connection up, unless what was under way ends later. False when it is postponed.
-    fn leave(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+    fn leave(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) -> bool {
         if state.random.chance(state.faults.late_close) {
             return false;
         }
@@ -76,7 +76,7 @@ impl Sim {
             self.report(index, Event::Kept { token });
             return true;
         }
-        let socket = SimSocket::new(self.network.clone(), (slot.wire, slot.side));
+        let socket = state.give_up(slot.wire, slot.side);
         let released = Released { socket, unsent: slot.rest.copied(), has_fallen_behind: slot.limited };
         discard(slot, pool);
         self.free_slot(index);
@@ -86,7 +86,7 @@ impl Sim {
     }
 
     /// Sends the FIN or closes, once every byte is with the kernel. False when it is postponed.
-    fn settle_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+    fn settle_end(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) -> bool {
         let slot = &mut self.slots[index as usize];
         if slot.rest.bytes() > 0 {
             return true;
@@ -105,7 +105,7 @@ impl Sim {
     }
 
     /// Passes the staged pieces of a connection to the kernel as one send.
-    fn submit(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn submit(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) {
         let slot = &mut self.slots[index as usize];
         if state.is_broken(slot.wire, slot.side) {
             let error = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe][state.random.below(2)];
@@ -143,7 +143,7 @@ impl Sim {
     }
 
     /// Poisons recycled memory, and chooses the bank for this tick.
-    pub(super) fn recycle(&mut self, state: &mut State) {
+    pub(super) fn recycle(&mut self, state: &mut NetworkState) {
         let bank_bytes = self.memory.len() / BANKS;
         let mut held = [false; BANKS];
         for slot in &self.slots {
@@ -166,7 +166,7 @@ impl Sim {
 
     // ---- what a tick finds ----
 
-    pub(super) fn look(&mut self, state: &mut State, pool: &mut Pool) {
+    pub(super) fn look(&mut self, state: &mut NetworkState, pool: &mut Pool) {
         let node = &mut state.nodes[self.number];
         node.touched = false;
         let woken = node.woken.swap(false, Ordering::AcqRel);
@@ -191,7 +191,7 @@ impl Sim {
         }
     }
 
-    fn accept(&mut self, state: &mut State) {
+    fn accept(&mut self, state: &mut NetworkState) {
         if self.accept_paused_ticks > 0 {
             self.accept_paused_ticks -= 1;
             self.busy = true;
@@ -210,7 +210,7 @@ impl Sim {
     }
 
     /// Dials, resets from outside, and the rest of short sends.
-    fn look_at(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn look_at(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) {
         let faults = state.faults;
         let slot = &mut self.slots[index as usize];
         if slot.phase == Phase::Connecting {
@@ -258,7 +258,7 @@ impl Sim {
     }
 
     /// Answers requests for addresses, some of them late. Each wire has an address of its own.
-    fn find_addresses(&mut self, state: &mut State) {
+    fn find_addresses(&mut self, state: &mut NetworkState) {
         for token in std::mem::take(&mut self.unaddressed) {
             let Some(slot) = self.slot(token).filter(|slot| slot.phase == Phase::Open) else { continue };
             let wire = slot.wire as u32;
@@ -274,7 +274,7 @@ impl Sim {
 
     /// Receives from connections in turn, each several times, so that spans of one tick lie apart or adjoin as
     /// chance has it.
-    fn receive(&mut self, order: &[u32], state: &mut State) {
+    fn receive(&mut self, order: &[u32], state: &mut NetworkState) {
         let mut receives: Vec<u32> = Vec::new();
         for &index in order {
             if self.may_receive(index, state) {
@@ -290,7 +290,7 @@ impl Sim {
         }
     }
 
-    fn may_receive(&mut self, index: u32, state: &mut State) -> bool {
+    fn may_receive(&mut self, index: u32, state: &mut NetworkState) -> bool {
         let faults = state.faults;
         let slot = &mut self.slots[index as usize];
         if !matches!(slot.phase, Phase::Open | Phase::Leaving) || slot.ended {
@@ -319,7 +319,7 @@ impl Sim {
         true
     }
 
-    fn receive_once(&mut self, index: u32, state: &mut State) {
+    fn receive_once(&mut self, index: u32, state: &mut NetworkState) {
         let bank_bytes = self.memory.len() / BANKS;
         let (token, room) = (self.token(index), bank_bytes - self.filled);
         let slot = &mut self.slots[index as usize];
@@ -363,7 +363,7 @@ impl Sim {
     }
 
     /// Reports FIN and resets behind the last byte.
-    fn look_for_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn look_for_end(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         if !matches!(slot.phase, Phase::Open | Phase::Leaving) || (slot.ended && !slot.paused) {
@@ -388,7 +388,7 @@ impl Sim {
 
     /// A reset is noticed even before unread bytes. FIN is, too; behind the last byte it may be reported as the end, by
     /// a receive that was armed before the pause.
-    fn look_for_end_while_paused(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+    fn look_for_end_while_paused(&mut self, index: u32, state: &mut NetworkState, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
@@ -407,7 +407,7 @@ impl Sim {
     }
 
     /// Appends the findings to `events`: each connection's in order, the connections mixed.
-    pub(super) fn hand_over(&mut self, state: &mut State, events: &mut Vec<Event>) {
+    pub(super) fn hand_over(&mut self, state: &mut NetworkState, events: &mut Vec<Event>) {
         if !state.random.chance(state.faults.reorder) {
             events.extend(self.found.drain(..).map(|(_, event)| event));
             return;

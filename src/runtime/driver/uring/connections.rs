@@ -12,6 +12,8 @@
 //!     │                      │                │
 //!     └────────────▶ Cancelling ◀─────────────┘     until the kernel has nothing of it under way
 //!                            │
+//!                         Counting                  if retransmissions are counted, until the kernel has told them
+//!                            │
 //!                         Ending ─ closed ─▶ Free
 //! ```
 //!
@@ -23,7 +25,6 @@ mod submissions;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 
 use io_uring::squeue::Flags;
 
@@ -73,11 +74,13 @@ pub(super) struct Connections {
     pub(super) stamps: Stamps,
     /// The kernel's times of all connections. Receives have the header beside it then.
     kernel_times: Option<KernelTimes>,
+    /// Segments that connections which have ended sent again, if they are counted.
+    pub(super) retransmissions: Option<u64>,
     receive_header: Box<libc::msghdr>,
     /// Connections that are given up, and have a descriptor that none but them knows of.
-    leaving: Vec<(Token, Released<OwnedFd>)>,
+    leaving: Vec<(Token, Released)>,
     /// Connections that the latest tick gave up.
-    pub(super) released: Vec<(Token, Released<OwnedFd>)>,
+    pub(super) released: Vec<(Token, Released)>,
     /// Options to be set with the next trip to the kernel.
     options: Vec<(Token, SocketOption)>,
     /// User data of the latest receive, and the position of its event.
@@ -116,6 +119,7 @@ impl Connections {
         notsent: NotsentLowat,
         used: Features,
         kernel_times: Option<KernelTimes>,
+        retransmissions: Option<u64>,
     ) -> Connections {
         let mut receive_header = Box::new(message(std::ptr::null(), 0));
         receive_header.msg_controllen = ARRIVAL_BYTES as _;
@@ -138,6 +142,7 @@ impl Connections {
             notsent,
             stamps: Stamps::default(),
             kernel_times,
+            retransmissions,
             receive_header,
             leaving: Vec::new(),
             released: Vec::new(),

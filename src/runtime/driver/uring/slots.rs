@@ -23,6 +23,8 @@ pub(super) enum Phase {
     Draining,
     /// Its operations are being ended.
     Cancelling,
+    /// Its retransmissions are being counted.
+    Counting,
     /// The close is under way, and nothing else.
     Ending,
     /// Not in use.
@@ -67,7 +69,7 @@ impl SlotFlags {
     pub(super) const CANCEL_FOUND: SlotFlags = SlotFlags(1 << 9);
     /// A cancellation by user data did not find its operation.
     pub(super) const CANCEL_MISSED: SlotFlags = SlotFlags(1 << 10);
-    /// Another brief operation (a half-close, a look at the peer's address) is with the kernel.
+    /// Another brief operation (a half-close, a look at the socket) is with the kernel.
     pub(super) const BUSY: SlotFlags = SlotFlags(1 << 7);
     /// No descriptor could be installed for a half-close.
     pub(super) const INSTALL_REFUSED: SlotFlags = SlotFlags(1 << 8);

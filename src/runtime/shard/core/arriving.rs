@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::Core;
 use super::arrivals::{Arrival, Arrivals};
 use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::kinds::Kinds;
 use crate::shard::refusals;
 use echoring_proto::connection::Cause;
@@ -26,7 +26,7 @@ use echoring_proto::proxy_header::ProxyHeaderError;
 /// A proxy at a Unix socket has no address.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Applies other limits, also to existing connections if the limits are on open ones.
     pub(in crate::shard) fn set_limits(
         &mut self,

@@ -2,14 +2,14 @@
 
 use super::Core;
 use super::farewells::Farewells;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::control::{DrainPlan, Goodbye};
 use crate::shard::kinds::Kinds;
 use echoring_proto::connection::CloseMode;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Decides how the shard drains. Returns until when it does, unless it closes its connections one by one.
     pub(in crate::shard) fn plan_drain(&mut self, plan: &DrainPlan) -> Option<Nanos> {
         if self.farewells.is_none() && self.draining_until.is_none() {

@@ -2,16 +2,16 @@
 
 use super::Core;
 use super::held::HeldInput;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::limits::ARRIVAL_BYTES_BESIDE_HEAD;
 use crate::shard::kinds::Kinds;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Maximum input that is kept of a connection whose handshake has not begun.
     pub(in crate::shard) fn arrival_bytes_max(&self) -> usize {
-        self.env.config.head_bytes_max.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
+        self.env.config.max_header.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
     }
 
     /// Adds a span to the kept input of a connection. `None` if that would be more than `bytes_max`, or there is no

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::limits::{IDLE_LOOKS, LIFE_END_GRACE, LIFE_END_RETRY, LIFE_END_SPACING, ROUTES_WITH_TIMES_MAX};
 use crate::shard::control::Goodbye;
 use crate::shard::kinds::Kinds;
@@ -37,6 +37,8 @@ struct Life {
     messages: u64,
     messages_at: Nanos,
     look_at: Nanos,
+    /// Since when it would be closed if it were not in the middle of a message.
+    over_since: Option<Nanos>,
     /// Why it is being closed.
     end: Option<Cause>,
 }
@@ -85,7 +87,7 @@ impl Lifetimes {
     }
 }
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Uses these times from now on, also for connections that are open.
     pub(in crate::shard) fn set_times(&mut self, config: TimesConfig) {
         let TimesConfig { lifetime, routes } = config;
@@ -139,7 +141,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
         let Some(slot) = self.slots.get(token) else { return };
         let route = slot.connection.own_times().and_then(|place| config.routes.get(place));
-        let Lifetime { max, idle } =
+        let Lifetime { max_lifetime: max, idle_timeout: idle } =
             route.map_or(config.lifetime, |(_, times)| times.lifetime_over(config.lifetime));
         self.lifetimes.forget(token);
         if max == 0 && idle == 0 {
@@ -153,7 +155,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let jitter = self.env.entropy.below(max / 10);
         let ends_at = if max == 0 { Nanos::MAX } else { began_at.saturating_add(max - jitter) };
         let messages = self.messages(token);
-        let life = Life { began_at, ends_at, idle, messages, messages_at, look_at: now, end: None };
+        let life = Life {
+            began_at,
+            ends_at,
+            idle,
+            messages,
+            messages_at,
+            look_at: now,
+            over_since: None,
+            end: None,
+        };
         let look_at = life.next_look(now);
         self.lifetimes.limited.insert(token, life);
         self.lifetimes.schedule(token, Some(look_at));
@@ -205,7 +216,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let connection = &slot.connection;
         // Nothing is read of the client of an event stream.
         let is_between = connection.is_event_stream() || connection.is_between_messages();
-        let is_amid = !is_between || connection.sends_fragments() || is_held;
+        let is_amid = !is_between || connection.sends_fragments();
         let Some(life) = self.lifetimes.limited.get_mut(&token) else { return false };
         if life.end.is_some() {
             // It has not taken what it was to be sent.
@@ -216,12 +227,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
         life.note_messages(messages, now);
         let end = life.end_by(now);
+        life.over_since = end.as_ref().map(|_| life.over_since.unwrap_or(now));
+        // A message that never ends does not make its connection last.
+        let is_patient = life.over_since.is_some_and(|since| now < since + LIFE_END_GRACE);
+        let waits = is_held || (is_amid && is_patient);
         let look_at = match end {
-            Some(_) if is_amid => now + LIFE_END_RETRY,
+            Some(_) if waits => now + LIFE_END_RETRY,
             Some(_) => now + LIFE_END_GRACE,
             None => life.next_look(now),
         };
-        if !is_amid {
+        if !waits {
             life.end = end;
         }
         let is_over = life.end.is_some();

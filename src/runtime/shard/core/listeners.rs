@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use socket2::SockRef;
 
 use super::Core;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::kinds::Kinds;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Accepts connections from a listening socket.
     pub(in crate::shard) fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         let address = address_of(&listener);

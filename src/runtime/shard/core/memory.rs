@@ -5,13 +5,13 @@ use std::cmp::Reverse;
 
 use super::Core;
 use super::relief::{ConnectionMemory, MemoryRelief, UnfinishedSend};
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::limits::{RELIEF_INTERVAL, RELIEF_PARTS, SEND_LOOKS};
 use crate::shard::kinds::Kinds;
 use crate::shard::slots::SendCheck;
 use echoring_proto::connection::Cause;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// A connection's send was short: it must make progress from now on.
     pub(in crate::shard) fn watch(&mut self, token: Token) {
         let timeout = self.env.config.send_timeout;
@@ -92,14 +92,19 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.is_short() && (look_at <= self.env.now || self.env.pool.free_bytes() < look_below_bytes)
     }
 
-    /// Closes the connections that hold most beyond their share. True if there was none, now and before.
-    pub(in crate::shard) fn end_over_share(&mut self, called: bool) -> bool {
+    /// Has the other shards free memory, which may be less important than this shard's. They do so at most once in a
+    /// [`RELIEF_INTERVAL`], and not if this shard was `called` itself.
+    pub(in crate::shard) fn call_others(&mut self, called: bool) {
         if !called && self.relief.call_at <= self.env.now {
-            // Other shards may have memory that is less important.
             self.relief.call_at = self.env.now + RELIEF_INTERVAL;
             self.env.pool.request_reclaim();
             self.mailboxes.call_all();
         }
+    }
+
+    /// Closes the connections that hold most beyond their share. True if there was none, now and before.
+    pub(in crate::shard) fn end_over_share(&mut self, called: bool) -> bool {
+        self.call_others(called);
         let found_none = !self.end_largest();
         if found_none {
             self.relief.look_at = self.env.now + RELIEF_INTERVAL;

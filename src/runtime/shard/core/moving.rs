@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use super::Core;
 use super::held::HeldInput;
 use super::moved_record::MovedRecord;
-use crate::driver::{Driver, Released, Span, Token};
+use crate::driver::{Released, Span, Token};
 use crate::shard::connection_log::MovedNote;
 use crate::shard::control::Goodbye;
 use crate::shard::kinds::Kinds;
 use crate::shard::moving::{Destination, Moved};
 use crate::shard::slots::Slot;
 use crate::stats::{Account, HANDSHAKE_CLASS};
+use echoring_proto::Plain as _;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, CloseMode, Connection};
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
@@ -105,7 +106,7 @@ impl Leaving {
     }
 }
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Keeps the input of a connection from now on, as long as it may leave. False if it cannot leave now, or at all.
     pub(in crate::shard) fn hold(&mut self, token: Token) -> bool {
         let Some(slot) = self.slots.get_mut(token) else { return false };
@@ -177,7 +178,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 
     /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory; it is not
     /// removed then.
-    pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Moved<D::Socket>> {
+    pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Moved> {
         let Released { socket, unsent, has_fallen_behind } = self.driver.take_released(token)?;
         let slot = self.slots.get_mut(token)?;
         let is_whole = slot.connection.put_back(&unsent, &mut self.env.pool).is_ok();
@@ -198,9 +199,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let place = self.slots.get(token).and_then(|slot| slot.connection.own_times());
         let route = place.and_then(|place| self.lifetimes.route(place)).unwrap_or_default();
         MovedRecord { since, has_fallen_behind, client, ages, route, note, input: bytes, state: &state }
-            .write(&mut record);
+            .put(&mut record);
         if let Some(slot) = self.slots.get(token) {
-            slot.connection.freeze(&mut record, self.env.now);
+            slot.connection.put(&mut record, self.env.now);
         }
         self.drop_held(Some(input));
         self.remove(token);
@@ -214,7 +215,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     ///
     /// # Errors
     /// Returns it if its record is malformed, if this shard drains, or if there is no room for it.
-    pub(in crate::shard) fn take_in(&mut self, moved: Moved<D::Socket>) -> Result<TakenIn, Moved<D::Socket>> {
+    pub(in crate::shard) fn take_in(&mut self, moved: Moved) -> Result<TakenIn, Moved> {
         if !moved.is_returned && (self.draining_until.is_some() || self.stopping) {
             return Err(moved);
         }
@@ -222,18 +223,18 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if !is_leased && !moved.is_returned {
             return Err(moved);
         }
-        let taken = self.thaw(moved, is_leased);
+        let taken = self.restore(moved, is_leased);
         if taken.is_err() && is_leased {
             self.lease.give_back(1);
         }
         taken
     }
 
-    fn thaw(&mut self, moved: Moved<D::Socket>, is_leased: bool) -> Result<TakenIn, Moved<D::Socket>> {
+    fn restore(&mut self, moved: Moved, is_leased: bool) -> Result<TakenIn, Moved> {
         let mut from = &moved.record[..];
-        let Some(record) = MovedRecord::read(&mut from) else { return Err(moved) };
+        let Some(record) = MovedRecord::take(&mut from) else { return Err(moved) };
         let Some(input) = self.held_input(record.input) else { return Err(moved) };
-        let connection = match Connection::thaw(&mut from, &mut self.env.lend()) {
+        let connection = match Connection::take(&mut from, &mut self.env.lend()) {
             Ok(connection) if from.is_empty() => connection,
             Ok(connection) => {
                 self.release_unplaced(connection, input);
@@ -264,6 +265,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if let Some(answer) = moved.answer {
             answer.accept();
         }
+        // The unfinished message may be too big here.
+        self.note_message(token);
         Ok(TakenIn { token, state, input })
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use crate::admission::Limit;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::answer::StreamHead;
 use crate::shard::connection_log::Refused;
 use crate::shard::kinds::Kinds;
@@ -19,7 +19,7 @@ use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
 use echoring_proto::handshake::{Refusal, Upgrade};
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// The connection is this peer from now on.
     pub(in crate::shard) fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {

@@ -10,7 +10,7 @@ use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, OutOfMemory, SINGLE_FRAME_BYTES_MAX, SpanCursor};
 use echoring_proto::{ProtocolError, Role};
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Determines whether the next span may take the fast path.
     pub(in crate::shard) fn look_for_plain_echo(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
@@ -22,7 +22,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && !self.sessions.has(token.index)
             && !slot.account.is_own()
             && !self.throttle.is_on
-            && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
+            && self.env.config.max_message >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));
         slot.path = if is_plain { Path::PlainEcho } else { Path::Common };
@@ -108,19 +108,19 @@ impl<D: Driver, K: Kinds> Core<D, K> {
 }
 
 /// The location of a span's bytes. They are looked up again whenever the whole shard was borrowed in between.
-pub(in crate::shard) trait ReadSource<D> {
-    fn bytes<'a>(&'a mut self, driver: &'a mut D) -> &'a mut [u8];
+pub(in crate::shard) trait ReadSource {
+    fn bytes<'a>(&'a mut self, driver: &'a mut Driver) -> &'a mut [u8];
 }
 
-impl<D: Driver> ReadSource<D> for Span {
+impl ReadSource for Span {
     #[inline(always)]
-    fn bytes<'a>(&'a mut self, driver: &'a mut D) -> &'a mut [u8] {
+    fn bytes<'a>(&'a mut self, driver: &'a mut Driver) -> &'a mut [u8] {
         driver.received(*self)
     }
 }
 
-impl<D> ReadSource<D> for Buffer {
-    fn bytes<'a>(&'a mut self, _: &'a mut D) -> &'a mut [u8] {
+impl ReadSource for Buffer {
+    fn bytes<'a>(&'a mut self, _: &'a mut Driver) -> &'a mut [u8] {
         self.as_mut_slice()
     }
 }

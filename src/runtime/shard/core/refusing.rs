@@ -4,13 +4,13 @@
 //! With TLS they are refused at once: a handshake costs what the limits are meant to save.
 
 use super::Core;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::limits::{REFUSED_LATER_MAX, REFUSED_LATER_TIME};
 use crate::shard::kinds::Kinds;
 use crate::shard::refusals::RefusedConnection;
 use echoring_proto::handshake::Refusal;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Refuses a connection that was just accepted. No request can be read where a PROXY header comes first.
     #[cold]
     pub(super) fn refuse_accepted(&mut self, token: Token, refusal: Refusal) {

@@ -17,12 +17,12 @@ pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env
 /// Passes the messages to a proxy to the driver. Queued data waits until the connection to the server is open. True if
 /// not all of it was accepted.
 #[cold]
-pub(super) fn flush_tunnel<D: Driver>(
+pub(super) fn flush_tunnel(
     tunnel: &mut ProxyTunnel,
     connection: &mut Connection,
     env: &mut Env<'_>,
     token: Token,
-    driver: &mut D,
+    driver: &mut Driver,
 ) -> bool {
     if connection.is_closing() {
         // It cannot be sent: there is no connection to the server.
@@ -42,12 +42,12 @@ pub(super) fn flush_tunnel<D: Driver>(
 }
 
 /// Encrypts queued data and passes it to the driver. True if not all of it was accepted.
-pub(super) fn flush_sealed<D: Driver>(
+pub(super) fn flush_sealed(
     session: &mut Session,
     connection: &mut Connection,
     env: &mut Env<'_>,
     token: Token,
-    driver: &mut D,
+    driver: &mut Driver,
     traffic: &mut Traffic,
 ) -> bool {
     if connection.is_closing() && !session.is_open() {
@@ -78,10 +78,10 @@ pub(super) fn flush_sealed<D: Driver>(
 }
 
 /// Passes encrypted bytes to the driver. False if it did not accept all of them.
-pub(super) fn send_sealed<D: Driver>(
+pub(super) fn send_sealed(
     session: &mut Session,
     token: Token,
-    driver: &mut D,
+    driver: &mut Driver,
     traffic: &mut Traffic,
 ) -> bool {
     send_queued(driver, token, traffic, session, Session::pop, Session::unpop)
@@ -89,8 +89,8 @@ pub(super) fn send_sealed<D: Driver>(
 
 /// Passes the buffers of a queue to the driver. False, with the rest in the queue, if it accepts no more in this tick.
 #[inline]
-pub(super) fn send_queued<D: Driver, Q>(
-    driver: &mut D,
+pub(super) fn send_queued<Q>(
+    driver: &mut Driver,
     token: Token,
     traffic: &mut Traffic,
     queue: &mut Q,

@@ -9,11 +9,11 @@ use super::Core;
 use super::held::HeldInput;
 use super::reading::ReadSource;
 use super::sealing::{send_sealed, tell_broken};
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::shard::kinds::Kinds;
 use crate::shard::tls::{Layer, Session, SessionError};
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Starts the session of an accepted connection; a refused one is not worth a handshake.
     pub(in crate::shard) fn secure_accepted(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
@@ -59,7 +59,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     }
 
     /// Input of a connection whose proxy has not opened the connection to the server yet.
-    pub(in crate::shard) fn received_from_proxy(&mut self, token: Token, source: &mut impl ReadSource<D>) {
+    pub(in crate::shard) fn received_from_proxy(&mut self, token: Token, source: &mut impl ReadSource) {
         let Some(Layer::Tunnel(tunnel)) = self.sessions.layer_mut(token.index) else { return };
         match tunnel.handle_bytes(source.bytes(&mut self.driver)) {
             Ok(false) => {}

@@ -2,11 +2,11 @@
 
 use super::Core;
 use super::tcp_samples::TcpSamples;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::limits::{TCP_SAMPLE_TRIES, TCP_SAMPLES_INTERVAL, TCP_SAMPLES_MAX};
 use crate::shard::kinds::Kinds;
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Has the driver look at the next connections, unless that was done a moment ago.
     pub(in crate::shard) fn sample_tcp(&mut self) {
         let (now, indexes) = (self.env.now, self.slots.indexes());

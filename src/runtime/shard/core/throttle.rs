@@ -83,7 +83,7 @@ impl Throttle {
         bytes: u64,
         now: Nanos,
     ) -> Option<(Limit, Nanos)> {
-        let TrafficLimits { messages: message_rate, bytes: byte_rate, .. } = self.limits;
+        let TrafficLimits { message_rate, byte_rate, .. } = self.limits;
         let buckets = self.buckets(token.index);
         let mut over = None;
         for (limit, bucket, rate, spent) in [

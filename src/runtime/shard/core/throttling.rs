@@ -7,14 +7,14 @@ use super::Core;
 use super::by_index::ByIndex;
 use super::throttle::{Buckets, Meter};
 use crate::admission::{Bucket, Limit, RateAction, TrafficLimits};
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::limits::TIMER_TICK;
 use crate::shard::kinds::Kinds;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::CloseMode;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 
-impl<D: Driver, K: Kinds> Core<D, K> {
+impl<K: Kinds> Core<K> {
     /// Uses other limits from now on.
     pub(super) fn set_throttle(&mut self, limits: &TrafficLimits) {
         self.throttle.limits = limits.clone();
@@ -79,7 +79,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.throttle.sweep(self.env.now);
         let Some((limit, until)) = spent else { return };
         let Some(slot) = self.slots.get_mut(token).filter(|slot| slot.connection.is_open()) else { return };
-        match self.throttle.limits.action {
+        match self.throttle.limits.rate_action {
             RateAction::Pause => {
                 slot.connection.set_throttled(true, self.env.now);
                 // Input that was on its way when the connection was paused makes it wait longer.

@@ -137,7 +137,7 @@ mod tests {
     use super::super::Mailboxes;
     use super::*;
     use crate::driver::epoll::Epoll;
-    use crate::driver::{Driver as _, Options};
+    use crate::driver::{Operations as _, Options};
 
     #[test]
     fn mail_crosses_with_its_bytes_and_the_far_shards_number() {

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 use super::Shard;
 use crate::admission::Limit;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
 use echoring_proto::proxy_header::{self, ProxyHeaderError};
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// The driver reported an address.
     pub(super) fn addressed(&mut self, token: Token) {
         let address = self.core.driver.address(token);

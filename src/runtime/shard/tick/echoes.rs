@@ -2,7 +2,7 @@
 //! over the events of a tick, so that a driver of several kinds is chosen once and not for each message.
 
 use super::Shard;
-use crate::driver::{Driver, Event, Span, Token, Work};
+use crate::driver::{Event, Operations, Span, Token, Work};
 use crate::shard::application::Application;
 use crate::shard::core::Echoed;
 use crate::shard::slots::{Path, Slots};
@@ -10,7 +10,7 @@ use crate::stats::Traffic;
 use echoring_proto::connection::{SINGLE_REPLY_START, SpanCursor, echo_short, echo_single};
 use echoring_proto::limits::Nanos;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// Answers short messages at the front of `events`. Returns how many of the events are over; the next one, if any, is left to
     /// [`handle`](Shard::handle).
     #[inline]
@@ -18,7 +18,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let core = &mut self.core;
         let several = Several {
             traffic: core.counters.traffic.at(core.echo_account),
-            message_bytes_max: core.env.config.message_bytes_max,
+            max_message: core.env.config.max_message,
             spans: 0,
         };
         let (slots, echoed) = (&mut core.slots, &mut core.echoed);
@@ -57,7 +57,7 @@ impl<P> Work for Echoes<'_, P> {
 
     // Out of line, so that the loop has the registers to itself.
     #[inline(never)]
-    fn on<D: Driver>(self, driver: &mut D) -> Self::Outcome {
+    fn on<D: Operations>(self, driver: &mut D) -> Self::Outcome {
         const START: u32 = SINGLE_REPLY_START as u32;
         let Echoes { events, slots, echoed, mut several, now } = self;
         let (mut left, mut bytes, mut rest) = (events.iter(), 0, None);
@@ -91,7 +91,7 @@ impl<P> Work for Echoes<'_, P> {
 struct Several<'a> {
     /// The traffic of connections whose messages are echoed.
     traffic: &'a mut Traffic,
-    message_bytes_max: u64,
+    max_message: u64,
     /// Spans that are over.
     spans: usize,
 }
@@ -110,9 +110,9 @@ impl Several<'_> {
 
     /// Several messages in one span. Returns how far it was read if it is not over.
     #[inline(never)]
-    fn echo<D: Driver>(&mut self, driver: &mut D, token: Token, span: Span) -> Option<SpanCursor> {
+    fn echo<D: Operations>(&mut self, driver: &mut D, token: Token, span: Span) -> Option<SpanCursor> {
         let mut cursor = SpanCursor::new();
-        let echoed = echo_short(&mut cursor, driver.received(span), self.message_bytes_max);
+        let echoed = echo_short(&mut cursor, driver.received(span), self.max_message);
         self.traffic.bytes_in += u64::from(span.bytes);
         self.traffic.messages_in += echoed;
         self.traffic.messages_out += echoed;

@@ -3,16 +3,18 @@
 use std::borrow::Cow;
 
 use super::Shard;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::control::DrainPlan;
 use crate::shard::kinds::Kinds as _;
+use crate::shard::moving::Continuation;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
+use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     #[inline]
     pub(super) fn expire_timers(&mut self) {
         if self.core.has_timers_due() {
@@ -24,7 +26,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
     fn expire_due(&mut self) {
         let due = self.core.take_due();
         self.resume_throttled();
-        self.core.pass_deadlines(due);
+        let mut undecided = Vec::new();
+        self.core.pass_deadlines(due, &mut undecided);
+        undecided.into_iter().for_each(|token| self.end_decision(token));
         self.core.trim_if_due();
         if self.core.draining_until.is_some_and(|until| until <= self.core.env.now) {
             for token in self.core.slots.tokens() {
@@ -35,11 +39,21 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
+    /// A request has waited for a decision as long as a handshake may take. The client has sent all of it, and is owed an answer.
+    #[cold]
+    fn end_decision(&mut self, token: Token) {
+        let mut cx = Context { core: &mut self.core };
+        self.application.undecided(&mut cx, token);
+        if cx.is_deciding(token) {
+            cx.refuse(token, &Refusal::UNDECIDED);
+        }
+    }
+
     /// A connection has ended.
     pub(super) fn closed(&mut self, token: Token) {
         if let Some(state) = self.core.forget_leaving(token) {
             // The application has to forget it, too.
-            self.application.thaw(&mut Context { core: &mut self.core }, token, &state);
+            self.application.go_on(&mut Context { core: &mut self.core }, token, &state, Continuation::Kept);
         }
         let end_of_life = self.core.lifetimes.cause(token).cloned();
         let Some(slot) = self.core.remove(token) else { return };

@@ -1,12 +1,11 @@
 //! Sends what was queued in a tick, and reports the state of connections to the application.
 
 use super::Shard;
-use crate::driver::Driver;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::slots::Path;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// Sends queued data and carries out the decisions of connections, until nothing is left.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {

@@ -1,12 +1,12 @@
 //! Reads input that was kept: of connections whose client was unknown, whose TLS handshake waited, or that were paused.
 
 use super::Shard;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::shard::application::Application;
 use crate::shard::core::HeldInput;
 use echoring_proto::buffer::Buffer;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// Reads again from connections that have waited long enough.
     #[inline]
     pub(super) fn resume_throttled(&mut self) {

@@ -1,12 +1,11 @@
 //! Mail of other shards.
 
 use super::Shard;
-use crate::driver::Driver;
 use crate::shard::application::{Application, MessageOf};
 use crate::shard::context::Context;
 use crate::shard::mailbox::Lane;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     pub(super) fn take_mail(&mut self, takes_requests: bool) {
         let (shard, shards) = (self.core.mailboxes.shard(), self.core.mailboxes.shards());
         for from in (0..shards).filter(|from| *from != shard) {

@@ -1,13 +1,13 @@
 //! Connections that leave for other shards, and those that come from there.
 
 use super::Shard;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::core::TakenIn;
-use crate::shard::moving::Moved;
+use crate::shard::moving::{Continuation, Moved};
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// Keeps bytes of a connection that may leave. False if they must be read.
     #[inline]
     pub(super) fn holds_leaving(&mut self, token: Token, span: Span) -> bool {
@@ -36,14 +36,14 @@ impl<D: Driver, A: Application> Shard<D, A> {
     #[cold]
     pub(super) fn stay(&mut self, token: Token) {
         if let Some(state) = self.core.stay(token) {
-            self.thaw(token, &state);
+            self.go_on(token, &state, Continuation::Kept);
         }
         // The rest of the tick's work comes after this input.
         self.read_staying();
     }
 
-    fn thaw(&mut self, token: Token, state: &[u8]) {
-        if !self.application.thaw(&mut Context { core: &mut self.core }, token, state) {
+    fn go_on(&mut self, token: Token, state: &[u8], continuation: Continuation) {
+        if !self.application.go_on(&mut Context { core: &mut self.core }, token, state, continuation) {
             self.core.end_moved(token);
         } else if self.core.draining_until.is_some() {
             // It was on its way when the others were told.
@@ -58,8 +58,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    fn take_in(&mut self, moved: Moved<D::Socket>) {
+    fn take_in(&mut self, moved: Moved) {
         let is_of_this_process = moved.from.is_some();
+        let continuation = if moved.is_returned { Continuation::Refused } else { Continuation::New };
         let TakenIn { token, state, input } = match self.core.take_in(moved) {
             Ok(taken) => taken,
             Err(moved) => return self.turn_away(moved),
@@ -67,14 +68,14 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if let Some(exits) = self.core.exits.as_ref().filter(|_| is_of_this_process) {
             exits.note_arrival();
         }
-        self.thaw(token, &state);
+        self.go_on(token, &state, continuation);
         self.read_held(token, input);
         self.core.touch(token);
         self.core.arm(token);
     }
 
     /// A connection is not taken in.
-    fn turn_away(&mut self, moved: Moved<D::Socket>) {
+    fn turn_away(&mut self, moved: Moved) {
         self.core.counters.moves_refused += 1;
         if moved.answer.is_some() {
             // The other side keeps the connection until it hears that it was taken in.

@@ -1,7 +1,7 @@
 //! Reads received spans: passes messages to the application, and sends replies from the span.
 
 use super::Shard;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Span, Token};
 use crate::shard::answer::Disposition;
 use crate::shard::application::Application;
 use crate::shard::context::{ConnectionContext, Context};
@@ -12,7 +12,7 @@ use echoring_proto::connection::{
     Cause, Chunk, ChunkFlags, OutOfMemory, Piece, SpanCursor, Step, echo_short,
 };
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// A received span that is not a short echo.
     #[inline]
     pub(super) fn received(&mut self, token: Token, span: Span) {
@@ -75,13 +75,13 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Passes the short messages at the front of a span to the application.
     #[inline(never)]
-    fn show_short(&mut self, token: Token, source: &mut impl ReadSource<D>, cursor: &mut SpanCursor) {
+    fn show_short(&mut self, token: Token, source: &mut impl ReadSource, cursor: &mut SpanCursor) {
         let Some(slot) = self.core.slots.get_mut(token) else { return };
         if slot.peer.is_none() {
             return;
         }
         let bytes = source.bytes(&mut self.core.driver);
-        let bytes_max = self.core.env.config.message_bytes_max;
+        let bytes_max = self.core.env.config.max_message;
         while let Some((kind, at)) = slot.connection.next_short(cursor, bytes, bytes_max) {
             self.core.counters.traffic.at(slot.account).messages_in += 1;
             let parts = (&mut self.core.mailboxes, &mut self.core.counters, &mut self.core.excesses);
@@ -98,7 +98,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     fn read(
         &mut self,
         token: Token,
-        source: &mut impl ReadSource<D>,
+        source: &mut impl ReadSource,
         cursor: &mut SpanCursor,
     ) -> Option<Buffer> {
         let slot = self.core.slots.get_mut(token)?;
@@ -142,7 +142,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// Reads deferred or decrypted input. Replies cannot be sent from there, so they are copied.
     pub(super) fn read_buffer(&mut self, token: Token, buffer: &mut Buffer) {
         let mut cursor = SpanCursor::new();
-        let bytes_max = self.core.env.config.message_bytes_max;
+        let bytes_max = self.core.env.config.max_message;
         if let Some(slot) = self.core.slots.get_mut(token)
             && let Some(peer) = &slot.peer
             && slot.connection.is_between_messages()

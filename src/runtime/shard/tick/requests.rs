@@ -1,7 +1,7 @@
 //! Passes requests to the application, and carries out its answers.
 
 use super::Shard;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::answer::Answer;
 use crate::shard::application::{Application, PeerOf};
 use crate::shard::connection_log::Refused;
@@ -10,10 +10,10 @@ use crate::traces;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::handshake::{self, Refusal, Request};
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     pub(super) fn request(&mut self, token: Token, head: Buffer) {
-        let head_bytes_max = self.core.env.config.head_bytes_max;
-        let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
+        let max_header = self.core.env.config.max_header;
+        let answered = handshake::with_request_up_to(head.as_slice(), max_header, |request, _| {
             self.core.log.requested(token, request);
             traces::requested(token, request, self.core.env.now);
             if self.is_refused_now(token, request) {

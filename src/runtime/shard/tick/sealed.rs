@@ -3,7 +3,7 @@
 use rustls::HandshakeKind;
 
 use super::Shard;
-use crate::driver::{Driver, Token};
+use crate::driver::Token;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::core::ReadSource;
@@ -11,11 +11,11 @@ use crate::shard::refusals;
 use crate::shard::tls::{Layer, Opened};
 use crate::traces;
 
-impl<D: Driver, A: Application> Shard<D, A> {
+impl<A: Application> Shard<A> {
     /// Input of a connection with a session. False if it must be read as plaintext: no session reads it, or it was
     /// never encrypted.
     #[inline(never)]
-    pub(super) fn received_sealed(&mut self, token: Token, source: &mut impl ReadSource<D>) -> bool {
+    pub(super) fn received_sealed(&mut self, token: Token, source: &mut impl ReadSource) -> bool {
         let Some(slot) = self.core.slots.get_mut(token) else { return true };
         if !slot.connection.reads() {
             return false;

@@ -99,7 +99,8 @@ impl From<rustls::Error> for Stop {
 }
 
 impl Stop {
-    pub(super) fn judged(self, was_open: bool) -> SessionError {
+    /// `peer` is what the other end is: the server, or a client.
+    pub(super) fn judged(self, was_open: bool, peer: &str) -> SessionError {
         let error = match self {
             Stop::OutOfMemory => return SessionError::OutOfMemory,
             Stop::Exhausted => {
@@ -112,17 +113,17 @@ impl Stop {
             _ if was_open => TlsFault::Record,
             _ => TlsFault::Handshake,
         };
-        SessionError::Fault(fault, told(&error))
+        SessionError::Fault(fault, told(&error, peer))
     }
 }
 
 /// The text of a TLS error: some of the library's own texts are the names of its types.
-fn told(error: &rustls::Error) -> String {
+fn told(error: &rustls::Error, peer: &str) -> String {
     use rustls::{CertificateError, Error, InvalidMessage};
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => {
             let why = match other.to_string().as_str() {
-                "CaUsedAsEndEntity" => "a certificate authority's own is no server's".to_owned(),
+                "CaUsedAsEndEntity" => format!("the {peer} presented a CA certificate as its own"),
                 other => spaced(other),
             };
             format!("invalid peer certificate: {why}")
@@ -303,7 +304,13 @@ mod tests {
                 "the peer is incompatible: no cipher suites in common",
             ),
         ] {
-            assert_eq!(told(&error), words);
+            assert_eq!(told(&error, "server"), words);
+        }
+        for peer in ["server", "client"] {
+            let why: Box<dyn std::error::Error + Send + Sync> = "CaUsedAsEndEntity".into();
+            let error = Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(why.into())));
+            let words = format!("invalid peer certificate: the {peer} presented a CA certificate as its own");
+            assert_eq!(told(&error, peer), words);
         }
         assert_eq!(spaced("a sentence: 5 s"), "a sentence: 5 s");
     }

@@ -10,7 +10,6 @@ use echoring_broker::broadcast::Broadcast;
 use echoring_broker::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
-use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Disposition;
 
 impl HandlerSlots {
@@ -65,14 +64,14 @@ impl HandlerSlots {
 impl Handlers<'_> {
     /// Messages of topics go to the connections whose peers' next messages wait for them.
     #[inline]
-    pub(crate) fn send_between_messages<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    pub(crate) fn send_between_messages(&mut self, cx: &mut Context<'_>) {
         if !self.slots.yielding.is_empty() {
             self.serve_yielding(cx);
         }
     }
 
     #[inline(never)]
-    fn serve_yielding<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn serve_yielding(&mut self, cx: &mut Context<'_>) {
         self.slots.yields_anew = false;
         let mut yielding = std::mem::take(&mut self.slots.yielding);
         yielding.retain(|number| !self.has_been_served(cx, *number));
@@ -80,7 +79,7 @@ impl Handlers<'_> {
     }
 
     /// Sends the messages of topics that a connection lacks. Returns whether it waits for nothing: its peer's next message is read.
-    fn has_been_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, number: u32) -> bool {
+    fn has_been_served(&mut self, cx: &mut Context<'_>, number: u32) -> bool {
         let Some(link) = self.slots.link(cx, number) else { return true };
         // A blocked connection goes on when it is writable; replies in front leave with this tick.
         if !link.is_writable() {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf as _, BufMut as _};
-
 use super::{HandlerSlots, Handlers};
 use crate::handlers::handler::Handler;
 use crate::handlers::migrate::ThawContext;
@@ -14,8 +12,22 @@ use echoring_broker::peer::ConnectionContext;
 use echoring_broker::publications::on_close::OnClose;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
+use echoring_proto::plain::at_most;
+use echoring_proto::{Plain as _, plain};
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Destination;
+
+plain! {
+    /// What moves of a slot, before its messages on close.
+    struct PlainHandler<'a> {
+        route: &'a str,
+        is_streaming: bool,
+        message_bytes: u64,
+        reserved_bytes: usize,
+        wake_in: Option<Nanos>,
+        state: &'a [u8] where at_most(MIGRATE_STATE_BYTES_MAX),
+    }
+}
 
 /// The handler of a connection that has come in, before it has its slot.
 pub(crate) struct Newcomer {
@@ -54,36 +66,38 @@ impl HandlerSlots {
 
     /// Appends the state of a handler. From now on its senders have no room. The slot is [left](HandlerSlots::move_out), or
     /// [kept](HandlerSlots::keep). `None`, and nothing done, if the handler cannot move now.
-    pub(crate) fn freeze(&mut self, number: u32, now: Nanos, out: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn put(&mut self, number: u32, now: Nanos, out: &mut Vec<u8>) -> Option<()> {
         let slot = &self.entries[number as usize];
         let (route, handler) = (slot.movable_by.as_deref()?, slot.handler.as_deref()?);
         let migration = route.migration()?;
-        // A panic changes nothing: the handler goes on here.
-        let state = caught(|| migration.freeze(handler))??;
+        let Some(Ok(state)) = caught(|| migration.freeze(handler)) else {
+            // The handler goes on here, and is not asked again: it would say the same.
+            self.entries[number as usize].movable_by = None;
+            return None;
+        };
+        let state = state?;
         if slot.senders.as_deref().is_some_and(|senders| !senders.shut()) {
             return None;
         }
-        let name = route.name();
-        out.put_u16_le(name.len() as u16);
-        out.put_slice(name.as_bytes());
-        out.put_u8(u8::from(slot.streaming));
-        out.put_u64_le(slot.message_bytes);
-        out.put_u64_le(slot.reserved_bytes as u64);
-        let left = self.timers.time_of(number).map(|at| at.saturating_sub(now));
-        out.put_u8(u8::from(left.is_some()));
-        out.put_u64_le(left.unwrap_or(0));
-        slot.on_close.freeze(out);
-        out.put_u32_le(state.len() as u32);
-        out.put_slice(&state);
+        let plain = PlainHandler {
+            route: &route.name(),
+            is_streaming: slot.streaming,
+            message_bytes: slot.message_bytes,
+            reserved_bytes: slot.reserved_bytes,
+            wake_in: self.timers.time_of(number).map(|at| at.saturating_sub(now)),
+            state: &state,
+        };
+        plain.put(out);
+        slot.on_close.put(out);
         Some(())
     }
 
-    /// A handler that was frozen goes on here.
+    /// A handler that was put into bytes goes on here.
     pub(crate) fn keep(&self, number: u32) {
         self.entries[number as usize].senders.iter().for_each(|senders| senders.open_again());
     }
 
-    /// A handler that was frozen is gone. Its connection is not closed.
+    /// A handler that was put into bytes is gone. Its connection is not closed.
     pub(crate) fn move_out(&mut self, number: u32, pool: &mut Pool) {
         let slot = &mut self.entries[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
@@ -95,36 +109,26 @@ impl HandlerSlots {
 
     /// The handler that `from` begins with. `None`, and nothing kept, if the bytes are malformed, no route has it, its program does not
     /// know its state, or there is no memory for it.
-    pub(crate) fn thaw(
+    pub(crate) fn take_newcomer(
         from: &mut &[u8],
         routes: &Routes,
         here: &ThawContext<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<Newcomer> {
-        let name_bytes = usize::from(from.try_get_u16_le().ok()?);
-        let route = routes.find_migrating(std::str::from_utf8(from.split_off(..name_bytes)?).ok()?)?;
-        let is_streaming = from.try_get_u8().ok()? == 1;
-        let message_bytes = from.try_get_u64_le().ok()?;
-        let reserved_bytes = usize::try_from(from.try_get_u64_le().ok()?).ok()?;
-        let (has_timer, left) = (from.try_get_u8().ok()? == 1, from.try_get_u64_le().ok()?);
-        let on_close = OnClose::thaw(from, pool)?;
-        let handler = HandlerSlots::thaw_handler(from, &route, here).filter(|handler| {
+        let PlainHandler { route, is_streaming, message_bytes, reserved_bytes, wake_in, state } =
+            PlainHandler::take(from)?;
+        let (route, on_close) = (routes.find_migrating(route)?, OnClose::take(from, pool)?);
+        let made = || caught(|| (route.migration()?.thaw)(state, here))?;
+        let handler = made().filter(|handler| {
             caught(|| handler.is_streaming()) == Some(is_streaming) && pool.charge(reserved_bytes)
         });
         let Some(handler) = handler else {
             on_close.release(pool);
             return None;
         };
-        let wake_at = has_timer.then_some(now.saturating_add(left));
+        let wake_at = wake_in.map(|left| now.saturating_add(left));
         Some(Newcomer { handler, route, message_bytes, reserved_bytes, wake_at, on_close })
-    }
-
-    fn thaw_handler(from: &mut &[u8], route: &Route, here: &ThawContext<'_>) -> Option<Box<dyn Handler>> {
-        let bytes = from.try_get_u32_le().ok()? as usize;
-        let state = from.split_off(..bytes).filter(|state| state.len() <= MIGRATE_STATE_BYTES_MAX)?;
-        let migration = route.migration()?;
-        caught(|| (migration.thaw)(state, here))?
     }
 
     /// Puts the handler of a connection that has come in into a free slot. Returns the slot's number.
@@ -142,7 +146,7 @@ impl HandlerSlots {
 
 impl Handlers<'_> {
     /// The connection of a handler goes on here.
-    pub(crate) fn thawed(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
+    pub(crate) fn continued(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
         let route = self.slots.entries[number as usize].movable_by.clone();
         if let Some(migration) = route.as_deref().and_then(Route::migration) {
             self.call(link, number, |handler, remote| (migration.thawed)(handler, remote));

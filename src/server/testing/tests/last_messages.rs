@@ -57,13 +57,18 @@ fn rooms(shards: usize) -> Builder {
 
 fn publications(server: &TestServer) -> Publications {
     let mut sum = Publications::default();
-    server.handle().snapshots().iter().for_each(|snapshot| sum.add(&snapshot.application.publications));
+    server
+        .handle()
+        .snapshots()
+        .expect("no shard")
+        .iter()
+        .for_each(|snapshot| sum.add(&snapshot.application.publications));
     sum
 }
 
 /// Bytes that all shards have charged.
 fn charged(server: &TestServer) -> u64 {
-    server.handle().snapshots().iter().map(|snapshot| snapshot.pool_bytes).sum()
+    server.handle().snapshots().expect("no shard").iter().map(|snapshot| snapshot.pool_bytes).sum()
 }
 
 #[test]

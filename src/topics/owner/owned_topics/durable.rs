@@ -110,7 +110,7 @@ impl OwnedTopics {
         owned.forget_old(now, pool);
         self.by_size.set(id.index, owned.history.charged_bytes());
         let after = match from {
-            Replay::After(after) => after,
+            Replay::After(after) | Replay::Continued(after) => after,
             Replay::Newcomer => owned.offset.saturating_sub(owned.settings.snapshot.into()),
             Replay::Latest(_) => return None,
         };

@@ -183,8 +183,13 @@ impl OwnedTopics {
     /// Subscribers are told of a change of the members.
     pub fn note_presence_told(&mut self, id: OwnedTopicId, now: Nanos) {
         if let Some(owned) = self.table.get_mut(id.key()) {
-            owned.members.told_at = now;
+            owned.members.note_told(now);
         }
+    }
+
+    /// From when on subscribers may be told of further changes of the members.
+    pub fn tell_presence_at(&self, id: OwnedTopicId, now: Nanos) -> Nanos {
+        self.table.get(id.key()).map_or(now, |owned| owned.members.tell_at(now))
     }
 
     /// When subscribers were last told of a change of the members; `None` for an unknown topic.

@@ -56,7 +56,7 @@ fn case(role: Role, data: &[u8]) -> Case<'_> {
     let settings = Settings::default()
         .read_buffer_bytes([0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes & 7)])
         .write_buffer_bytes([0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes >> 3 & 7)])
-        .message_bytes_max([1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)])
+        .max_message([1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)])
         .queue_bytes([1 << 18, 1_000][usize::from(limits >> 2 & 1)])
         .pings_per_second_max(u32::MAX)
         .message_progress(1_024, set(2).then(|| Duration::from_secs(20)))
@@ -126,11 +126,7 @@ fn judge(case: &Case<'_>, done: Done) {
         case.agreement.map(|agreement| agreement.inbound(case.role)),
         case.agreement.map(|agreement| agreement.outbound(case.role)),
     ];
-    let rules = Rules {
-        message_bytes_max: case.settings.message_bytes_max,
-        deflate: inbound,
-        ..Rules::of(case.role)
-    };
+    let rules = Rules { max_message: case.settings.max_message, deflate: inbound, ..Rules::of(case.role) };
     let heard = reference::receive(&wire.incoming, rules);
     let (shown, cause) = core(case, &wire.incoming);
     assert_eq!(shown, heard.messages, "the core and the reference");
@@ -164,7 +160,7 @@ fn judge(case: &Case<'_>, done: Done) {
 /// The messages and the end of the protocol's core, which gets all bytes at once.
 fn core(case: &Case<'_>, bytes: &[u8]) -> (Vec<Message>, Option<Cause>) {
     let config = ConnectionConfig {
-        message_bytes_max: case.settings.message_bytes_max,
+        max_message: case.settings.max_message,
         pings_per_second_max: u32::MAX,
         compression: case.settings.compression,
         ..ConnectionConfig::default()

@@ -83,7 +83,7 @@ struct Frame<'a> {
 }
 
 pub fn check(wire: &[u8], role: Role, whole: bool, mut choices: Choices<'_>) {
-    let rules = Rules { message_bytes_max: MESSAGE_BYTES_MAX as u64, ..Rules::of(role) };
+    let rules = Rules { max_message: MESSAGE_BYTES_MAX as u64, ..Rules::of(role) };
     let read = reference::receive(wire, rules);
     let (ours, our_end) = hear_ours(wire, role, whole, &mut choices);
     let completed = complete(wire, read.frame_at);
@@ -119,7 +119,7 @@ pub fn check(wire: &[u8], role: Role, whole: bool, mut choices: Choices<'_>) {
 
 fn hear_ours(wire: &[u8], role: Role, whole: bool, choices: &mut Choices<'_>) -> (Heard, End<ProtocolError>) {
     let config = ConnectionConfig {
-        message_bytes_max: MESSAGE_BYTES_MAX as u64,
+        max_message: MESSAGE_BYTES_MAX as u64,
         pings_per_second_max: u32::MAX,
         ..ConnectionConfig::default()
     };

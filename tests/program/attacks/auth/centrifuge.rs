@@ -9,8 +9,9 @@ use super::{SECRET, TestFile, bearer, hs256, jwt, unix_now};
 
 fn with_jwt(more: &[&str], test: impl Fn(&Server) + Sync) {
     let key = TestFile::new(SECRET);
-    let config =
-        TestFile::new("[topic_defaults]\nsubscribe = \"claim\"\npublish = \"claim\"\npresence = true\n");
+    let config = TestFile::new(
+        "[topic_defaults]\nsubscribe = \"claim\"\npublish = \"claim\"\npresence = \"everybody\"\n",
+    );
     let flags = [key.flag("auth-jwt-key"), config.flag("config")];
     on_both_drivers(&[&[&*flags[0], &flags[1]], more].concat(), test);
 }

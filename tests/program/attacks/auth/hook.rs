@@ -148,6 +148,10 @@ fn a_client_that_is_being_decided_on_when_the_server_drains_is_told_to_come_back
     }
 }
 
+/// Clients of one address get three quarters of the places at the hook, and of the requests to it.
+const WAITING_OF_ADDRESS: u64 = 1_024 / 4 * 3;
+const REQUESTS_OF_ADDRESS: usize = 32 / 4 * 3;
+
 #[test]
 fn a_slow_hook_holds_up_only_those_who_need_it() {
     let tokens = tokens();
@@ -160,16 +164,43 @@ fn a_slow_hook_holds_up_only_those_who_need_it() {
         };
         // More than wait at the shard and at the hook.
         let waiting: Vec<Peer> = (0..1_100).map(ask).collect();
-        let wait = |auth: &Value| auth["refused"]["busy"].as_u64().is_some_and(|busy| busy >= 1_100 - 1_024);
+        let wait = |auth: &Value| {
+            auth["refused"]["busy"].as_u64().is_some_and(|busy| busy >= 1_100 - WAITING_OF_ADDRESS)
+        };
         while !wait(&server.report()["auth"]) {}
         let mut echo = open(server, "/echo", ALICE);
         echo.send(&frame(TEXT, b"not held up"));
         assert_eq!(echo.frame(), (0x81, b"not held up".to_vec()));
-        while service.at_once.load(Ordering::SeqCst) < 32 {}
+        while service.at_once.load(Ordering::SeqCst) < REQUESTS_OF_ADDRESS {}
         drop(waiting);
         service.release();
         server.wait_until("only one is left", |stats| stats["connections"] == 1);
-        assert_eq!(service.at_once.load(Ordering::SeqCst), 32, "never more");
+        assert_eq!(service.at_once.load(Ordering::SeqCst), REQUESTS_OF_ADDRESS, "never more");
+    });
+}
+
+#[test]
+fn who_waits_for_a_slow_hook_is_answered_within_the_handshake_and_then_not_asked_about() {
+    with_hook(&["--auth-hook-timeout=60s", "--handshake-timeout=2s"], |server, service| {
+        let ask = |number: usize| {
+            let mut peer = Peer::connect(server);
+            peer.send(&upgrade("/echo", &[&bearer(&format!("hanging-{number}"))]));
+            peer
+        };
+        // Some hold all turns of their address, and the others wait behind them. One leaves by itself.
+        let mut waiting: Vec<Peer> = (0..100).map(ask).collect();
+        drop(waiting.pop());
+        for peer in &mut waiting {
+            let answer = peer.answer();
+            assert_eq!((answer.status, answer.field("retry-after")), (503, Some("2")), "{answer:?}");
+            peer.expect_end();
+        }
+        service.release();
+        open(server, "/echo", "known-alice");
+        let requests = service.requests.load(Ordering::SeqCst);
+        assert_eq!(requests, REQUESTS_OF_ADDRESS + 1, "nobody waits for the others");
+        assert_eq!(server.report()["auth"]["refused"]["unavailable"], 99);
+        server.wait_for_log("there was no decision about a client within the time of its handshake");
     });
 }
 

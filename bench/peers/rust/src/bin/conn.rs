@@ -7,7 +7,7 @@ use peers::{MESSAGE_BYTES, Outcome, has_flag, serve};
 use tokio::net::TcpStream;
 
 fn main() -> Outcome {
-    let mut upgrader = Upgrader::new().allow_any_origin().message_bytes_max(MESSAGE_BYTES as u64);
+    let mut upgrader = Upgrader::new().allow_any_origin().max_message(MESSAGE_BYTES as u64);
     if has_flag("--compress") {
         upgrader = upgrader.compression(Compression::default());
     }

@@ -57,9 +57,9 @@ fn the_load_begins_once_all_agents_have_settled_and_concludes_once_none_sends() 
     for agent in [1, 2] {
         run.handle(agent, Report::Settled { subscribers: vec![agent as u32, 5] }, 2 * SECOND);
     }
-    assert!(orders(run.poll(2 * SECOND, false, None)).is_empty());
+    assert!(orders(run.poll(2 * SECOND, false)).is_empty());
     run.handle(3, Report::Settled { subscribers: vec![3, 5] }, 3 * SECOND);
-    let begun = orders(run.poll(3 * SECOND, false, None));
+    let begun = orders(run.poll(3 * SECOND, false));
     assert!(
         matches!(&begun[..], [Order::Begin { start, audiences }] if *start == 3 * SECOND + AGENT_START_LEAD && *audiences == [6, 15]),
         "{begun:?}"
@@ -69,14 +69,14 @@ fn the_load_begins_once_all_agents_have_settled_and_concludes_once_none_sends() 
     for (agent, published) in [(1, vec![40, 0]), (2, vec![0, 70])] {
         run.handle(agent, Report::StoppedSending { published }, 4 * SECOND);
     }
-    assert!(orders(run.poll(4 * SECOND, false, None)).is_empty());
+    assert!(orders(run.poll(4 * SECOND, false)).is_empty());
     run.handle(3, Report::StoppedSending { published: vec![0, 0] }, 5 * SECOND);
-    let concluded = orders(run.poll(5 * SECOND, false, None));
+    let concluded = orders(run.poll(5 * SECOND, false));
     assert!(
         matches!(&concluded[..], [Order::Conclude { published }] if *published == [40, 70]),
         "{concluded:?}"
     );
-    assert!(orders(run.poll(5 * SECOND, false, None)).is_empty(), "each is told once");
+    assert!(orders(run.poll(5 * SECOND, false)).is_empty(), "each is told once");
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn an_agent_that_is_silent_before_the_load_begins_ends_the_run() {
     for agent in [1, 3] {
         run.handle(agent, Report::Settled { subscribers: vec![0, 0] }, 9 * SECOND);
     }
-    assert!(orders(run.poll(SECOND + AGENT_TIMEOUT - 1, false, None)).is_empty());
-    let stopped = orders(run.poll(SECOND + AGENT_TIMEOUT, false, None));
+    assert!(orders(run.poll(SECOND + AGENT_TIMEOUT - 1, false)).is_empty());
+    let stopped = orders(run.poll(SECOND + AGENT_TIMEOUT, false));
     assert!(matches!(&stopped[..], [Order::Stop, ..]), "{stopped:?}");
     for agent in [1, 3] {
         run.handle(agent, Report::Refused { why: "stopped".to_owned() }, 12 * SECOND);
@@ -100,11 +100,11 @@ fn an_agent_that_is_silent_before_the_load_begins_ends_the_run() {
 fn an_agent_that_is_lost_later_is_not_waited_for() {
     let mut run = run();
     settle(&mut run, 2 * SECOND);
-    run.poll(2 * SECOND, false, None);
+    run.poll(2 * SECOND, false);
     for agent in [1, 2] {
         run.handle(agent, Report::StoppedSending { published: vec![agent, agent] }, 13 * SECOND);
     }
-    let concluded = orders(run.poll(13 * SECOND, false, None));
+    let concluded = orders(run.poll(13 * SECOND, false));
     assert!(
         matches!(&concluded[..], [Order::Conclude { published }] if *published == [2, 2]),
         "{concluded:?}"
@@ -121,15 +121,15 @@ fn an_agent_that_is_lost_later_is_not_waited_for() {
 fn an_agent_that_has_failed_is_lost_with_its_reason() {
     let mut run = run();
     settle(&mut run, 2 * SECOND);
-    run.poll(2 * SECOND, false, None);
+    run.poll(2 * SECOND, false);
     let failed = || Report::Failed { why: "panicked: planned".to_owned() };
     run.handle(2, failed(), 3 * SECOND);
     assert!(run.is_lost(2) && !run.is_over());
-    assert!(orders(run.poll(3 * SECOND, false, None)).is_empty(), "the others go on");
+    assert!(orders(run.poll(3 * SECOND, false)).is_empty(), "the others go on");
     for agent in [1, 3] {
         run.handle(agent, Report::StoppedSending { published: vec![agent, agent] }, 4 * SECOND);
     }
-    assert!(matches!(&orders(run.poll(4 * SECOND, false, None))[..], [Order::Conclude { .. }]));
+    assert!(matches!(&orders(run.poll(4 * SECOND, false))[..], [Order::Conclude { .. }]));
     for agent in [1, 3] {
         run.handle(agent, failed(), 5 * SECOND);
     }
@@ -141,7 +141,7 @@ fn an_agent_that_has_failed_is_lost_with_its_reason() {
 fn an_agent_that_fails_before_the_load_begins_ends_the_run() {
     let mut run = run();
     run.handle(3, Report::Failed { why: "panicked: planned".to_owned() }, SECOND);
-    assert!(matches!(&orders(run.poll(SECOND, false, None))[..], [Order::Stop]));
+    assert!(matches!(&orders(run.poll(SECOND, false))[..], [Order::Stop]));
     for agent in [1, 2] {
         run.handle(agent, Report::Refused { why: "stopped".to_owned() }, 2 * SECOND);
     }
@@ -153,10 +153,10 @@ fn an_agent_that_fails_before_the_load_begins_ends_the_run() {
 fn the_user_and_any_agent_can_end_the_run() {
     let mut run = run();
     settle(&mut run, 2 * SECOND);
-    run.poll(2 * SECOND, false, None);
+    run.poll(2 * SECOND, false);
     assert!(run.handle(2, Report::Interrupted, 3 * SECOND));
-    assert!(matches!(&orders(run.poll(3 * SECOND, true, None))[..], [Order::Stop]));
-    assert!(orders(run.poll(3 * SECOND, true, None)).is_empty(), "told once");
+    assert!(matches!(&orders(run.poll(3 * SECOND, true))[..], [Order::Stop]));
+    assert!(orders(run.poll(3 * SECOND, true)).is_empty(), "told once");
     assert!(!run.handle(77, Report::Interrupted, 3 * SECOND), "none of its agents");
 }
 
@@ -180,7 +180,7 @@ fn agents_are_awaited_that_are_behind_the_others_or_the_clock() {
     assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER), ["agent-2", "agent-3"]);
     settle(&mut run, 10 * SECOND);
     assert_eq!(run.awaited(20 * SECOND), [""; 0]);
-    run.poll(10 * SECOND, false, None);
+    run.poll(10 * SECOND, false);
     let (from, until) = run.window().expect("begun");
     for agent in 1..=3 {
         run.handle(agent, progress(RunStage::WarmingUp), from - SECOND);
@@ -207,27 +207,12 @@ fn nobody_is_behind_an_agent_that_is_lost() {
 }
 
 #[test]
-fn a_change_of_the_rate_has_one_time_for_all() {
-    let mut run = run();
-    assert!(orders(run.poll(SECOND, false, Some(200))).is_empty(), "not before it begins");
-    settle(&mut run, 2 * SECOND);
-    run.poll(2 * SECOND, false, Some(100));
-    assert!(orders(run.poll(4 * SECOND, false, Some(100))).is_empty());
-    let changed = orders(run.poll(5 * SECOND, false, Some(200)));
-    assert!(
-        matches!(changed[..], [Order::ChangeRate { at, rate: 200 }] if at == 5 * SECOND + AGENT_START_LEAD),
-        "{changed:?}"
-    );
-    assert!(orders(run.poll(5 * SECOND, false, Some(200))).is_empty());
-}
-
-#[test]
 fn coordinators_tell_that_they_are_there() {
     let mut run = run();
     let alive = |outgoing: Vec<Outgoing>| {
         outgoing.iter().filter(|it| matches!(it, Outgoing::All(Order::Alive))).count()
     };
-    assert_eq!(alive(run.poll(SECOND, false, None)), 1);
-    assert_eq!(alive(run.poll(SECOND + 1, false, None)), 0);
-    assert_eq!(alive(run.poll(SECOND + AGENT_ALIVE_INTERVAL, false, None)), 1);
+    assert_eq!(alive(run.poll(SECOND, false)), 1);
+    assert_eq!(alive(run.poll(SECOND + 1, false)), 0);
+    assert_eq!(alive(run.poll(SECOND + AGENT_ALIVE_INTERVAL, false)), 1);
 }

@@ -57,7 +57,7 @@ fn fragments_are_one_message_and_pings_may_come_between_them() {
 
 #[test]
 fn compressed_messages_are_replayed_as_they_were_before() {
-    for (extensions, takeover) in [
+    for (extensions, context_takeover) in [
         ("permessage-deflate", true),
         ("permessage-deflate; client_no_context_takeover; server_no_context_takeover", false),
         ("permessage-deflate; client_max_window_bits=15", true),
@@ -65,7 +65,7 @@ fn compressed_messages_are_replayed_as_they_were_before() {
         let mut opened = open();
         opened["extensions"] = extensions.into();
         let mut records = vec![opened];
-        let mut deflater = Deflater::new(Direction { takeover, window_bits: 15 }, 6);
+        let mut deflater = Deflater::new(Direction { context_takeover, window_bits: 15 }, 6);
         let mut deflated = Vec::new();
         // The second message refers to the first where the context is kept.
         for _ in 0..2 {

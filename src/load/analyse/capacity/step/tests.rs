@@ -6,8 +6,8 @@ use super::*;
 use crate::measure::{Quantiles, Tally, encode};
 use crate::plan::workload::tests::workload;
 use crate::plan::{MAX_LATENESS_DEFAULT, Mode, Pace};
-use crate::record::describe;
 use crate::record::tests::{outcome, record};
+use crate::record::time_series::TimeSeries;
 
 fn step(rate: u64, p99_ns: u64, limit: Option<Limit>) -> SearchStep {
     let held = limit.is_none();
@@ -107,13 +107,13 @@ fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
     record.service_ns = Quantiles::of(&tally.latency.whole.service);
     record.response_histogram = Some(encode(&tally.latency.whole.response));
     record.service_histogram = Some(encode(&tally.latency.whole.service));
-    record.generator = describe::describe_generator(&tally, max_lateness);
+    record.generator = crate::record::Generator::of(&tally, max_lateness);
     record.generator.threads = vec![crate::record::GeneratorThread { cpu_share: 0.99, ..idle_thread() }];
     Outcome { response: tally.latency.whole.response.into(), ..outcome(record) }
 }
 
 fn idle_thread() -> crate::record::GeneratorThread {
-    describe::describe_thread(&Tally::default(), None)
+    crate::record::GeneratorThread::of(&Tally::default(), None)
 }
 
 fn evaluated(outcome: &Outcome, objective: &str) -> SearchStep {
@@ -205,6 +205,30 @@ fn errors_and_interruptions_take_precedence_over_the_objective() {
     outcome.record.generator.unsent_gone = 0;
     let step = evaluated(&outcome, "p99<10ms");
     assert_eq!((step.limit, step.why.as_deref()), (Some(Limit::Rate), Some("1,200 unsent")));
+}
+
+#[test]
+fn one_burst_of_losses_does_not_decide_a_load() {
+    let mut outcome = measured(|_| Parts { late: 0, waited: 0, service: 1 }, MAX_LATENESS_DEFAULT);
+    outcome.record.timeline = Some(TimeSeries {
+        arrived: vec![1; BLOCKS],
+        response_histograms: vec![None; BLOCKS],
+        ..TimeSeries::default()
+    });
+    outcome.record.integrity.lost = 3;
+    let load = Workload { pace: Pace::Rate(10_000), ..workload(Mode::Echo) };
+    for (objective, limit) in [("p99<10ms", Limit::Integrity), ("p99<10ms, lost=0", Limit::Integrity)] {
+        let objective: Objective = objective.parse().expect("an objective");
+        let step = evaluate(&outcome, &load, Vec::new(), &objective);
+        assert_eq!(step.limit, Some(limit));
+        let found = evidence(&outcome, &load, &step, &objective);
+        let mut search = super::super::search::CapacitySearch::new(10_000, (10_000, 10_000), 0.05);
+        let full = super::super::search::NextStep { load: 10_000, times: Some(1) };
+        search.tell(full, &found);
+        assert_eq!(search.high(), None, "one step");
+        search.tell(full, &found);
+        assert_eq!(search.high(), Some(10_000), "a second one");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::Role;
 
-const fn direction(takeover: bool, window_bits: u8) -> Direction {
-    Direction { takeover, window_bits }
+const fn direction(context_takeover: bool, window_bits: u8) -> Direction {
+    Direction { context_takeover, window_bits }
 }
 
 const fn preferences(server: Direction, client: Direction) -> Preferences {
@@ -39,8 +39,8 @@ fn answer(fields: &[&str], preferences: &Preferences) -> String {
 fn show(agreement: &Agreement) -> String {
     let [server, client] = [Role::Server, Role::Client].map(|role| {
         assert_eq!(agreement.outbound(role), agreement.inbound(peer_of(role)));
-        let Direction { takeover, window_bits } = agreement.outbound(role);
-        format!("{window_bits}{}", if takeover { "+" } else { "" })
+        let Direction { context_takeover, window_bits } = agreement.outbound(role);
+        format!("{window_bits}{}", if context_takeover { "+" } else { "" })
     });
     format!("{server}/{client}")
 }
@@ -81,6 +81,7 @@ fn a_server_accepts_as_much_of_an_offer_as_its_preferences_allow() {
             "server_max_window_bits=15; client_max_window_bits=15",
             "server_max_window_bits=10; client_max_window_bits=11|10+/11+",
         ),
+        (&SMALL, "server_max_window_bits=10", "client_no_context_takeover; server_max_window_bits=10|10+/15"),
         (
             &SMALL,
             "server_max_window_bits=9; client_max_window_bits=10",
@@ -93,6 +94,47 @@ fn a_server_accepts_as_much_of_an_offer_as_its_preferences_allow() {
         let field = format!("permessage-deflate; {parameters}");
         let field = field.trim_end_matches("; ");
         assert_eq!(answer(&[field], preferences), *expected, "{field}");
+    }
+}
+
+/// A message to a topic is compressed once for each window.
+#[test]
+fn offers_of_all_windows_leave_a_server_with_few() {
+    let table = [
+        // The server's own window, and its windows for offers of 8 to 15.
+        (15, [8, 9, 9, 9, 12, 12, 12, 15]),
+        (14, [8, 9, 9, 9, 12, 12, 14, 14]),
+        (13, [8, 9, 9, 9, 12, 13, 13, 13]),
+        (12, [8, 9, 9, 9, 12, 12, 12, 12]),
+        (11, [8, 9, 9, 11, 11, 11, 11, 11]),
+        (10, [8, 9, 10, 10, 10, 10, 10, 10]),
+        (9, [8, 9, 9, 9, 9, 9, 9, 9]),
+    ];
+    for ((own, expected), context_takeover) in table.into_iter().flat_map(|row| [(row, true), (row, false)]) {
+        let preferences = preferences(direction(context_takeover, own), direction(true, 15));
+        let answered = (8..=15).map(|offered: u8| {
+            let offer =
+                format!("permessage-deflate; server_max_window_bits={offered}; client_max_window_bits=11");
+            let agreement = agree([offer.as_bytes()].into_iter(), &preferences).expect("acceptable");
+            let Direction { context_takeover: kept, window_bits } = agreement.outbound(Role::Server);
+            assert!(window_bits <= offered && kept == context_takeover);
+            // A window of the client costs the server nothing more for others.
+            assert_eq!(agreement.outbound(Role::Client).window_bits, 11);
+            let mut response = Vec::new();
+            write_response(&mut response, &agreement);
+            let stated = format!("server_max_window_bits={window_bits};");
+            assert!(String::from_utf8_lossy(&response).contains(&stated), "the response has the smaller one");
+            window_bits
+        });
+        let answered: Vec<u8> = answered.collect();
+        assert_eq!(answered, expected, "{own}");
+        let mut deflating: Vec<u8> =
+            answered.into_iter().filter(|bits| direction(true, *bits).deflates()).collect();
+        deflating.dedup();
+        assert!(deflating.len() <= 3, "{deflating:?}");
+        // Without the parameter, it is its own.
+        let agreement = agree([NAME].into_iter(), &preferences).expect("acceptable");
+        assert_eq!(agreement.outbound(Role::Server).window_bits, own);
     }
 }
 
@@ -154,11 +196,11 @@ fn the_first_acceptable_offer_wins_across_lists_and_fields() {
                 "permessage-bzip2; x=\"permessage-deflate,\", permessage-deflate; server_max_window_bits=10",
                 "permessage-deflate",
             ],
-            "server_max_window_bits=10|10+/15+",
+            "server_max_window_bits=9|9+/15+",
         ),
         (
             &["permessage-deflate; x, permessage-deflate; server_max_window_bits=\"1\\1\""],
-            "server_max_window_bits=11|11+/15+",
+            "server_max_window_bits=9|9+/15+",
         ),
         (
             &["permessage-deflate; server_max_window_bits=\"10, permessage-deflate", "permessage-deflate"],
@@ -189,7 +231,7 @@ fn a_window_of_256_bytes_is_accepted_only_when_no_other_offer_is_acceptable() {
 #[test]
 fn takeover_can_be_disabled_before_the_response_is_written() {
     let agreement = agree([&b"permessage-deflate; server_max_window_bits=12"[..]].into_iter(), &ALL);
-    let agreement = agreement.expect("an acceptable offer").without_takeover();
+    let agreement = agreement.expect("an acceptable offer").without_context_takeover();
     let mut out = Vec::new();
     write_response(&mut out, &agreement);
     assert_eq!(
@@ -262,7 +304,8 @@ fn a_client_accepts_only_what_it_offered() {
 }
 
 fn any_direction() -> impl Strategy<Value = Direction> {
-    (any::<bool>(), 9..=15u8).prop_map(|(takeover, window_bits)| Direction { takeover, window_bits })
+    (any::<bool>(), 9..=15u8)
+        .prop_map(|(context_takeover, window_bits)| Direction { context_takeover, window_bits })
 }
 
 fn any_preferences() -> impl Strategy<Value = Preferences> {
@@ -281,12 +324,12 @@ proptest! {
         let client_agreement = client_agreement.expect("the response is valid").expect("the server accepts");
         for role in [Role::Server, Role::Client] {
             let (at_server, at_client) = (server_agreement.outbound(role), client_agreement.outbound(role));
-            prop_assert_eq!(at_server.takeover, at_client.takeover);
+            prop_assert_eq!(at_server.context_takeover, at_client.context_takeover);
             let [server_limit, client_limit] = [&server, &client].map(|preferences| match role {
                 Role::Server => preferences.server,
                 Role::Client => preferences.client,
             });
-            prop_assert!(!at_server.takeover || server_limit.takeover && client_limit.takeover);
+            prop_assert!(!at_server.context_takeover || server_limit.context_takeover && client_limit.context_takeover);
             // The window of the sender fits into that of the receiver, which fits into the preferences of both.
             let (sender, receiver) = match role {
                 Role::Server => (at_server, at_client),
@@ -304,8 +347,13 @@ proptest! {
             let agreement = agree([value].into_iter(), &ALL);
             let accepted = accept_response([value].into_iter(), &ALL);
             if let Ok(Some(accepted)) = accepted {
-                // A server accepts every response that a client accepts as an offer.
-                prop_assert_eq!(agreement.map(|agreement| show(&agreement)), Some(show(&accepted)));
+                // A server accepts every response that a client accepts as an offer, perhaps with a smaller window of its own.
+                let rounded = |agreement: Agreement| {
+                    let server = agreement.outbound(Role::Server);
+                    let window_bits = server_bits(server.window_bits, WINDOW_BITS_MAX);
+                    format!("{:?} {:?}", Direction { window_bits, ..server }, agreement.outbound(Role::Client))
+                };
+                prop_assert_eq!(agreement.map(rounded), Some(rounded(accepted)));
             }
         }
     }

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use io_uring::cqueue;
 
 use super::Connections;
-use crate::driver::sockets::shutdown_write;
+use crate::driver::kernel_times::received_parts;
+use crate::driver::sockets::{retransmissions, shutdown_write};
 use crate::driver::uring::entries::{Kind, token_of};
 use crate::driver::uring::slots::{NONE, Phase, Receive, Slot, SlotFlags};
 use crate::driver::{Event, Released, Span, Token, take_released};
@@ -95,10 +96,12 @@ impl Connections {
             && times.samples(token.index)
             && let Some(whole) = span
         {
-            let (at, rest) = times.arrival_in(self.receiver.memory(), whole);
+            let (control, rest) = received_parts(self.receiver.memory(), whole);
             (span, result) = (Some(rest), rest.bytes as i32);
-            if let Some(at) = at.filter(|_| rest.bytes > 0 && self.slots.hears(token)) {
-                events.push(Event::Arrived { token, at });
+            if rest.bytes > 0 && self.slots.hears(token) {
+                // SAFETY: with these times sockets are ordinary descriptors, and that of a slot in use is open.
+                let socket = unsafe { self.slots.file(token.index).borrow() };
+                events.push(Event::Arrived { token, at: times.arrival(token.index, socket, &control) });
             }
         }
         if let Some(span) = span
@@ -337,14 +340,22 @@ impl Connections {
         self.step_ended(completion);
     }
 
-    /// A temporary descriptor for a look at the peer's address arrived, or none could be made.
+    /// A temporary descriptor for a look at the socket arrived, or none could be made.
     pub(in crate::driver::uring) fn installed_to_look(&mut self, completion: Completion) {
         // SAFETY: an install makes an ordinary descriptor, and this is its only completion.
         let descriptor = unsafe { completion.descriptor() };
         let token = token_of(completion.user_data);
-        if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) {
-            self.addresses.look(token, descriptor.as_ref());
-            self.last.push(Event::Addressed { token });
+        match self.slots.get(token).map(|slot| slot.phase) {
+            Some(Phase::Open) => {
+                self.addresses.look(token, descriptor.as_ref());
+                self.last.push(Event::Addressed { token });
+            }
+            Some(Phase::Counting) => {
+                if let (Some(count), Some(descriptor)) = (&mut self.retransmissions, &descriptor) {
+                    *count += retransmissions(descriptor.as_fd());
+                }
+            }
+            _ => {}
         }
         self.step_ended(completion);
     }

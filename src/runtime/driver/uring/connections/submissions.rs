@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use io_uring::SubmissionQueue;
 
 use super::{Connections, SocketOption};
-use crate::driver::sockets::shutdown_write;
+use crate::driver::sockets::{retransmissions, shutdown_write};
 use crate::driver::stamps::{Asked, REPORTING};
 use crate::driver::unsent::Unsent;
 use crate::driver::uring::entries::{File, Kind, PlainSend, cancel, token_of};
@@ -209,6 +209,8 @@ impl Connections {
                 self.drop_partial_send(index, pool);
                 self.end(index, ring)
             }
+            Phase::Counting if slot.flags.has(SlotFlags::BUSY) => Ok(()),
+            Phase::Counting => self.close_socket(index, ring),
         }
     }
 
@@ -338,10 +340,26 @@ impl Connections {
 
     /// Ends the kernel's operations on a connection one after the other, then the connection.
     fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
-        if self.end_operations(index, ring)? {
+        if self.end_operations(index, ring)? && self.count_retransmissions(index, ring)? {
             self.close_socket(index, ring)?;
         }
         Ok(())
+    }
+
+    /// Counts what a connection has sent again, if that is to be counted. Returns whether it is done: an ordinary descriptor is first made
+    /// of a direct one, which has no name for `getsockopt`.
+    fn count_retransmissions(&mut self, index: u32, ring: &mut Ring) -> io::Result<bool> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let Some(count) = &mut self.retransmissions else { return Ok(true) };
+        if !file.direct {
+            // SAFETY: the slot's socket is open as long as the slot is in use.
+            *count += retransmissions(unsafe { file.borrow() });
+            return Ok(true);
+        }
+        let slot = self.slots.at(index);
+        slot.phase = Phase::Counting;
+        slot.flags.set(SlotFlags::BUSY);
+        self.push(ring, &file.install().user_data(Kind::InstallToLook.of_token(token))).map(|()| false)
     }
 
     fn close_socket(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {

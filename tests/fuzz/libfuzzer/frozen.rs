@@ -1,4 +1,0 @@
-//! libFuzzer's entry point for `targets::frozen`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::frozen::run(data));
