@@ -12,7 +12,7 @@ use super::entries::{File, Kind, accept};
 use super::ring::Ring;
 use super::slots::Phase;
 use crate::driver::{Event, clock};
-use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 /// Free slots below which connections are taken one by one: the longest queue that Linux keeps by default,
 /// all of which a multishot accept may bring at once.
@@ -21,6 +21,10 @@ const SCARCE: u32 = 4096;
 const SINGLE_MAX: u32 = 16;
 /// Pause after the kernel had no descriptor or memory for a connection.
 const RETRY: Nanos = 100 * MILLISECOND;
+/// When the accepts of a new listener are armed again. For each connection the kernel wakes one of the rings that accept from the socket.
+/// That may be the ring of a process or a shard that has just ended, which the kernel takes down a little later: the connection then waits
+/// for a ring that looks at the socket.
+const LOOKS: [Nanos; 3] = [100 * MILLISECOND, SECOND, 10 * SECOND];
 
 #[derive(Debug, Default)]
 struct Listener {
@@ -31,6 +35,9 @@ struct Listener {
     single: u32,
     cancelling: bool,
     retry_at: Option<Nanos>,
+    added_at: Nanos,
+    /// How many of [`LOOKS`] are over.
+    looks: usize,
     /// The latest accept failed, and the owner knows.
     failing: bool,
 }
@@ -39,6 +46,23 @@ impl Listener {
     /// It is closed, and no later completion names it.
     fn is_over(&self) -> bool {
         self.fd.is_none() && !self.many && self.single == 0 && !self.cancelling
+    }
+
+    fn is_armed(&self) -> bool {
+        self.many || self.single > 0
+    }
+
+    /// When its accepts are armed again, although none has ended.
+    fn looks_at(&self) -> Option<Nanos> {
+        let delay = LOOKS.get(self.looks).filter(|_| self.fd.is_some())?;
+        Some(self.added_at + delay)
+    }
+
+    /// Whether its accepts are to be armed again now.
+    fn takes_a_look(&mut self) -> bool {
+        let is_due = self.looks_at().is_some_and(|at| at <= clock::now());
+        self.looks += usize::from(is_due);
+        is_due
     }
 }
 
@@ -62,7 +86,7 @@ impl Listeners {
 
     pub(super) fn add(&mut self, fd: OwnedFd, number: u8) {
         self.listed = true;
-        let listener = Listener { fd: Some(fd), number, ..Listener::default() };
+        let listener = Listener { fd: Some(fd), number, added_at: clock::now(), ..Listener::default() };
         match self.list.iter_mut().find(|listener| listener.is_over()) {
             Some(over) => *over = listener,
             None => self.list.push(listener),
@@ -76,7 +100,7 @@ impl Listeners {
 
     /// Whether connections may be accepted now or later.
     pub(super) fn is_listening(&self) -> bool {
-        self.list.iter().any(|listener| !listener.stopping || listener.many || listener.single > 0)
+        self.list.iter().any(|listener| !listener.stopping || listener.is_armed())
     }
 
     /// Slots that armed accepts may take.
@@ -89,7 +113,7 @@ impl Listeners {
         self.listed |= !self.list.is_empty();
     }
 
-    /// When a failed accept must be retried.
+    /// When an accept is armed again: one that has failed, or one of a new listener.
     #[inline]
     pub(super) fn retry_at(&self) -> Option<Nanos> {
         if self.may_retry { self.first_retry() } else { None }
@@ -97,7 +121,7 @@ impl Listeners {
 
     #[cold]
     fn first_retry(&self) -> Option<Nanos> {
-        self.list.iter().filter_map(|listener| listener.retry_at).min()
+        self.list.iter().flat_map(|listener| [listener.retry_at, listener.looks_at()]).flatten().min()
     }
 
     /// Whether something may follow from the present room and wishes.
@@ -119,12 +143,13 @@ impl Listeners {
         let claimed = self.claims();
         let mut room = connections.slots.room().saturating_sub(claimed);
         for (id, listener) in self.list.iter_mut().enumerate() {
+            let ends = listener.takes_a_look() || listener.stopping;
             let Some(fd) = listener.fd.as_ref().map(AsFd::as_fd) else { continue };
             let id = id as u32;
             // Apart, so that a node at the border does not change its mind with every connection.
             let plenty = room >= if listener.many { SCARCE } else { 2 * SCARCE };
             let unwanted = if plenty { listener.single > 0 } else { listener.many };
-            if unwanted || (listener.stopping && (listener.many || listener.single > 0)) {
+            if unwanted || (ends && listener.is_armed()) {
                 if !listener.cancelling {
                     listener.cancelling = true;
                     let entry = File::descriptor(fd).cancel_all();

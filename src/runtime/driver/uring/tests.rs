@@ -719,6 +719,29 @@ fn a_connection_that_comes_while_a_ring_stops_is_the_next_ones() {
     }
 }
 
+/// The kernel wakes one of the rings at a socket for each connection. It may be one that has ended, and is not taken down yet.
+#[test]
+fn a_connection_that_woke_a_ring_which_does_nothing_is_found_by_another() {
+    raise_descriptor_limit();
+    // With single accepts, and with a multishot one.
+    for connections in [256, 20_000] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = Options { connections, ..options(Features::NONE) };
+        let (mut first, mut second) = (Rig::new(&options), Rig::new(&options));
+        first.driver.listen(listener.try_clone().unwrap().into(), LISTENER).unwrap();
+        first.tick(Some(0));
+        second.driver.listen(listener.into(), LISTENER).unwrap();
+        second.tick(Some(0));
+        for clients in [1, 3] {
+            let _clients: Vec<_> = (0..clients).map(|_| TcpStream::connect(address).unwrap()).collect();
+            for _ in 0..clients {
+                second.accept();
+            }
+        }
+    }
+}
+
 #[test]
 fn running_out_of_the_budget_fails_the_connection_whose_rest_does_not_fit() {
     let mut rig = Rig::new(&options(Features::NONE));
