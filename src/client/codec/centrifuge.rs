@@ -221,7 +221,9 @@ fn member(info: received::Info<'_>) -> Member {
 }
 
 fn refusal(failure: received::Failure<'_>) -> Refusal {
-    let temporary = failure.temporary || matches!(failure.code, 100 | 111);
+    let known = wire::ErrorCode::ALL.into_iter().find(|known| known.code() == failure.code);
+    // Servers that do not tell it exist.
+    let temporary = failure.temporary || known.is_some_and(wire::ErrorCode::is_temporary);
     Refusal { code: failure.code.to_string(), message: failure.message.into_owned(), temporary }
 }
 

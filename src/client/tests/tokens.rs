@@ -27,6 +27,7 @@ use crate::{
 use echoring_async::reconnect::{Failure, Reason};
 use echoring_async::{CloseFrame, Error};
 use echoring_proto::CloseCode;
+use echoring_wire::centrifuge::ErrorCode;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
@@ -164,17 +165,25 @@ fn a_source_that_fails_is_asked_again_unless_the_user_gets_no_token() {
     assert_eq!(*text, Unauthorized.to_string());
 }
 
+/// Also of servers that do not tell which errors are temporary.
 #[test]
-fn a_refused_token_of_the_session_is_final() {
-    let mut client = session(Protocol::Centrifuge, Some("first"), Some(by_hand()));
-    client.connect("first", 1);
-    client.wait_seconds(1);
-    let id = client.wanted();
-    client.hand_over(id, "bad");
-    let refresh = client.command();
-    let refused = client.answer(&refresh, "error", json!({"code": 103, "message": "no"}));
-    let Err(SessionError::Refused(refusal)) = refused else { panic!("{refused:?}") };
-    assert!(!refusal.temporary);
+fn a_refused_token_of_the_session_is_final_unless_the_error_is_temporary() {
+    for code in ErrorCode::ALL {
+        let mut client = session(Protocol::Centrifuge, Some("first"), Some(by_hand()));
+        client.connect("first", 1);
+        client.wait_seconds(1);
+        let id = client.wanted();
+        client.hand_over(id, "second");
+        let refresh = client.command();
+        let refused = client.answer(&refresh, "error", json!({"code": code.code(), "message": "no"}));
+        match refused {
+            Ok(()) => assert!([100, 111, 113].contains(&code.code()), "{code:?}"),
+            Err(SessionError::Refused(refusal)) => {
+                assert!(![100, 111, 113].contains(&code.code()) && !refusal.temporary, "{refusal:?}");
+            }
+            refused => panic!("{refused:?}"),
+        }
+    }
 }
 
 #[test]
