@@ -1,4 +1,5 @@
-"""Runs all tests of this directory, or the named ones. The last line has the totals: `N passed, N failed, N skipped`.
+"""Runs all tests of this directory, or the named ones. The last line has the totals, `N passed, N failed, N skipped`, and the one before
+it begins with `failed: ` and names those that failed.
 
     python tests/interop                     all modules, without what only a release has to pass
     python tests/interop --release           what only a release has to pass
@@ -23,6 +24,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,6 +43,8 @@ AT_ONCE, HEAVY_AT_ONCE = 4 * CPUS, max(1, CPUS // 2)
 SHORT_S_MAX = 4
 # What each class took when it last ran in a process of its own.
 SECONDS = os.path.join("target", "interop", "seconds.json")
+# How unittest names a test that failed, or a class or module that could not be set up. A test is named once for each subtest.
+FAILED = re.compile(r"^(?:FAIL|ERROR): \w+ \(([\w.]+)\)", re.MULTILINE)
 
 
 class Result(unittest.TextTestResult):
@@ -65,7 +69,8 @@ class Result(unittest.TextTestResult):
 def run(tests):
     """Runs tests in this process. Prints failures and totals, and returns the exit code."""
     result = unittest.TextTestRunner(stream=sys.stderr, verbosity=0, resultclass=Result).run(tests)
-    failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
+    failed = len(result.unexpectedSuccesses)
+    failed += len({getattr(test, "test_case", test).id() for test, _ in result.failures + result.errors})
     for test, reason in result.skipped:
         print(f"skipped: {test}: {reason}")
     print(sums(result.passed, failed, len(result.skipped)))
@@ -111,6 +116,7 @@ class Run:
             output.seek(0)
             text = output.read()
         self.seconds, self.cpu_seconds = time.monotonic() - began, used.ru_utime + used.ru_stime
+        self.failed = FAILED.findall(text)
         self.said, _, last = text.rstrip().rpartition("\n")
         words = last.split()
         if words[1::2] == ["passed,", "failed,", "skipped"]:
@@ -118,7 +124,7 @@ class Run:
             if (process.returncode == 0) == (self.counts[1] == 0):
                 return
         self.said = f"{text}\nFAIL: process ({', '.join(names)}): exit code {process.returncode}"
-        self.counts = [0, 1, 0]
+        self.counts, self.failed = [0, 1, 0], names
 
 
 def run_all(tests, times=False, release=False):
@@ -142,6 +148,8 @@ def run_all(tests, times=False, release=False):
         json.dump(known | {run.names[0]: round(run.seconds, 1) for run in runs if len(run.names) == 1}, file)
     if times:
         print_times(runs)
+    if failed := sorted({name for run in runs for name in run.failed}):
+        print("failed:", *failed)
     print(sums(*totals))
     return 1 if totals[1] else 0
 
