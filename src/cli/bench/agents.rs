@@ -41,11 +41,7 @@ pub(super) struct Args {
     /// Share the load among this many agents, started with `echoring agent`; needs --nats
     ///
     /// The connections, rates and rows of data are those of the whole run. TLS files are read on each agent's machine.
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = values::number_in(1..=SEGMENTS_MAX),
-    )]
+    #[arg(long, value_name = "N", value_parser = values::number_in(1..=SEGMENTS_MAX))]
     agents: Option<u32>,
 
     /// Maximum time to find the agents

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::headings::{GENERATOR, SCHEDULE};
+use super::headings::{GENERATOR, NONE, SCHEDULE};
 use super::machine::THREADS_MAX;
 use super::parsers::{self, DRIVERS, DURATION_MAX, MODES};
 use super::{
@@ -91,33 +91,30 @@ fn after_help() -> String {
     )
 }
 
-/// For options among which some have no heading: that of the options before them would be theirs.
-const NONE: Option<&str> = None;
-
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = after_help())]
+#[command(after_long_help = after_help(), next_help_heading = GENERATOR)]
 pub struct Args {
     /// Server to measure, ws://HOST:PORT[/PATH] or wss://… [default: a server in this process]
     ///
     /// {topic} in the path stands for a topic's name. The path is a template, such as /chat?user={{data.name}}. Of several URLs,
     /// connections take each in turn.
-    #[arg(value_name = "URL")]
+    #[arg(value_name = "URL", help_heading = NONE)]
     pub(super) url: Vec<String>,
 
     /// What to measure [default: echo; without URL first echo, then broadcast]
-    #[arg(long, value_parser = values::one_of(MODES))]
+    #[arg(long, value_parser = values::one_of(MODES), help_heading = NONE)]
     pub(super) mode: Option<Mode>,
 
     /// Number of connections, publishers included [default: 100; in --mode connect and session 1000]
     ///
     /// In --mode connect and --mode session, the maximum number of connections open at once; in --mode connect by default --depth
     /// if given. A session that finds none free is refused, and counts as unsent.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", help_heading = NONE)]
     pub(super) connections: Option<u32>,
 
     /// Measured time [default: 10s; for each run of --against with --until 2s]
-    #[arg(short, long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX))]
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX), help_heading = NONE)]
     pub(super) duration: Option<Duration>,
 
     /// Time under load before the measurement; auto: until it is steady [default: 1s, or a longer --ramp]
@@ -127,26 +124,21 @@ pub struct Args {
     pub(super) warmup: Option<parsers::WarmUp>,
 
     /// Number of generator threads [default: one per CPU of --cpus, otherwise half of the CPUs]
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = values::number_in(1..=THREADS_MAX),
-        help_heading = GENERATOR
-    )]
+    #[arg(long, value_name = "N", value_parser = values::number_in(1..=THREADS_MAX))]
     pub(super) threads: Option<u32>,
 
     /// Pin the generator's threads to these CPUs, such as 0,2 or 0-3 [default: not pinned]
     ///
     /// Without URL the default is the second half of the CPUs, and the server gets the first half.
-    #[arg(long, value_name = "LIST", value_parser = values::cpu_list, help_heading = GENERATOR)]
+    #[arg(long, value_name = "LIST", value_parser = values::cpu_list)]
     pub(super) cpus: Option<values::CpuList>,
 
     /// Process of the server; its CPU time and memory become part of the results
-    #[arg(long, value_name = "PID", help_heading = GENERATOR)]
+    #[arg(long, value_name = "PID")]
     pub(super) server_pid: Option<u32>,
 
     /// I/O driver
-    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto", help_heading = GENERATOR)]
+    #[arg(long, value_parser = values::one_of(DRIVERS), default_value = "auto")]
     pub(super) driver: DriverChoice,
 
     /// Message timestamps: the program's, or also the kernel's (on one in N connections); auto: where cheap
@@ -154,23 +146,17 @@ pub struct Args {
     /// With the kernel's timestamps, response times are split into waiting in the generator, its kernel, network and server, and
     /// from the kernel to the program. Echoes and pings over TCP have them (Linux 6.2). auto uses them in an open loop at
     /// a constant rate, on as many connections as get 5,000 messages a second on each thread.
-    #[arg(
-        long,
-        value_name = "auto|program|kernel[:1/N]",
-        value_parser = parsers::timestamps,
-        default_value = "auto",
-        help_heading = GENERATOR
-    )]
+    #[arg(long, value_name = "auto|program|kernel[:1/N]", value_parser = parsers::timestamps, default_value = "auto")]
     pub(super) timestamps: Timestamps,
 
     /// Seed of payloads, of random arrivals and of the order of data [default: random]
-    #[arg(long, value_name = "N", help_heading = GENERATOR)]
+    #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
 
     #[command(flatten)]
     pub(super) agents: agents::Args,
 
-    #[command(flatten, next_help_heading = NONE)]
+    #[command(flatten)]
     pub(super) pace: pace::Args,
 
     #[command(flatten)]
@@ -191,10 +177,10 @@ pub struct Args {
     #[command(flatten)]
     pub(super) listen: listen::Args,
 
-    #[command(flatten, next_help_heading = NONE)]
+    #[command(flatten)]
     pub(super) messages: messages::Args,
 
-    #[command(flatten, next_help_heading = NONE)]
+    #[command(flatten)]
     pub(super) verdicts: verdicts::Args,
 
     #[command(flatten)]

@@ -10,3 +10,6 @@ pub(super) const REPLAY: &str = "Replay";
 pub(super) const EXPERIMENTS: &str = "Experiments and checks";
 pub(super) const OUTPUT: &str = "Output";
 pub(super) const GENERATOR: &str = "Generator and server";
+
+/// For options among others that have a heading.
+pub(super) const NONE: Option<&str> = None;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches};
 
-use super::headings::{BROADCAST, MESSAGES};
+use super::headings::{BROADCAST, MESSAGES, NONE};
 use super::parsers::{Sizes, compression, sizes};
 use super::usage::{refuse_typed, usage};
 use crate::Failure;
@@ -16,12 +16,13 @@ const MESSAGE_BYTES_DEFAULT: usize = 64;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = BROADCAST)]
 pub(super) struct Args {
     /// Payload size in bytes: N, a range A..B, or zipf:A..B [default: 64, or the minimum needed]
     ///
     /// Sizes of a range are distributed evenly. With zipf most are near A: the k-th size is 1/k times as frequent as the first.
     /// The minimum depends on --kind and --mode.
-    #[arg(long, value_name = "N|A..B|zipf:A..B", value_parser = sizes)]
+    #[arg(long, value_name = "N|A..B|zipf:A..B", value_parser = sizes, help_heading = NONE)]
     pub(super) message_bytes: Option<Sizes>,
 
     /// Kind of messages
@@ -37,26 +38,21 @@ pub(super) struct Args {
     pub(super) payload_file: Option<PathBuf>,
 
     /// Number of connections that publish; the others subscribe [default: one per topic]
-    #[arg(long, value_name = "N", help_heading = BROADCAST)]
+    #[arg(long, value_name = "N")]
     pub(super) publishers: Option<u32>,
 
     /// Number of topics that publishers and subscribers are distributed over
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = BROADCAST)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) topics: u32,
 
     /// Number or share of slow subscribers [default: 0]
     ///
     /// They are slow from the start of the measured time until the run ends. Their results are reported separately.
-    #[arg(
-        long,
-        value_name = "N|P%",
-        value_parser = share,
-        help_heading = BROADCAST
-    )]
+    #[arg(long, value_name = "N|P%", value_parser = share)]
     pub(super) slow: Option<Share>,
 
     /// Behaviour of slow subscribers
-    #[arg(long, action = ArgAction::Set, value_parser = values::one_of(TRICKLES), default_value = "stop", help_heading = BROADCAST)]
+    #[arg(long, action = ArgAction::Set, value_parser = values::one_of(TRICKLES), default_value = "stop")]
     pub(super) slow_how: bool,
 
     /// Mean bytes per second that a slow subscriber reads with --slow-how trickle
@@ -66,15 +62,14 @@ pub(super) struct Args {
         long,
         value_name = "BYTES/s",
         default_value = format!("{}/s", values::shown_bytes(TRICKLE_BYTES_PER_S_DEFAULT)),
-        value_parser = bytes_per_s,
-        help_heading = BROADCAST
+        value_parser = bytes_per_s
     )]
     pub(super) trickle: u64,
 
     /// Offer permessage-deflate: off, on, or parameters as in serve --compress
     ///
     /// Such as "server_max_window_bits=12; level=6". Without URL the embedded server gets them too.
-    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = compression)]
+    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = compression, help_heading = NONE)]
     pub(super) compress: echoring_load::Compress,
 
     /// Compare received messages with what was sent

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::headings::SCHEDULE;
+use super::headings::{NONE, SCHEDULE};
 use super::parsers::{self, Rate};
 use super::usage::usage;
 use crate::Failure;
@@ -14,83 +14,66 @@ use echoring_load::{Arrivals, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, Pace, RateSta
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = SCHEDULE)]
 pub(super) struct Args {
     /// Messages in flight per sender; in --mode connect, connections in flight [default: 1]
     ///
     /// The load is a closed loop: the next message is sent when an answer has arrived.
-    #[arg(long, value_name = "N", conflicts_with = "rate")]
+    #[arg(long, value_name = "N", conflicts_with = "rate", help_heading = NONE)]
     pub(super) depth: Option<u32>,
 
     /// Total messages per second, such as 2000, 10k, 1.5M/s or 0.5
     ///
     /// The load is an open loop: latency counts from the time at which a message was due. In --mode connect it is
     /// connections per second, 2000 by default, and in --mode session sessions per second.
-    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate, help_heading = NONE)]
     pub(super) rate: Option<Rate>,
 
     /// Add a stage with its own rate, such as 30s@10k, or 30s@1k..10k for a rising rate; repeatable
     ///
     /// TIME@RATE..RATE changes the rate linearly. The stages replace --duration and --rate; each is reported separately.
-    #[arg(long, value_name = "TIME@RATE[..RATE]", value_parser = parsers::stage, help_heading = SCHEDULE)]
+    #[arg(long, value_name = "TIME@RATE[..RATE]", value_parser = parsers::stage)]
     pub(super) stage: Vec<RateStage>,
 
     /// Raise the rate linearly from zero for this time at the start of the warm-up
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "0s",
-        value_parser = values::duration,
-        help_heading = SCHEDULE
-    )]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = values::duration)]
     pub(super) ramp: Duration,
 
     /// Distribution of the messages of a rate over time
-    #[arg(long, value_parser = values::one_of(Arrivals::WORDS), default_value = "even", help_heading = SCHEDULE)]
+    #[arg(long, value_parser = values::one_of(Arrivals::WORDS), default_value = "even")]
     pub(super) arrivals: Arrivals,
 
     /// Send the messages of a rate in bursts of N at the same mean rate
     ///
     /// All messages of a burst come from one sender at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = SCHEDULE)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) burst: u32,
 
     /// Send a WebSocket ping on each connection at this interval, in addition to the load
     ///
     /// The server's WebSocket layer answers pings without the application, so their round trips show the delay of the
     /// network and the event loop. --mode ping sends pings only.
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(super) ping_every: Option<Duration>,
 
     /// Maximum time to wait for outstanding messages at the end
     ///
     /// A message that has not arrived by then is counted as lost, with its age as its latency.
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = shown_duration(DRAIN_DEFAULT),
-        value_parser = values::duration,
-        help_heading = SCHEDULE
-    )]
+    #[arg(long, value_name = "TIME", default_value = shown_duration(DRAIN_DEFAULT), value_parser = values::duration)]
     pub(super) drain: Duration,
 
     /// Count messages that take longer than this as late [default: none is late]
     ///
     /// The time starts when a message is due. Late messages fail the run, except with --allow late.
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(super) late_after: Option<Duration>,
 
     /// Maximum p99 lateness of the generator before the run counts as saturated (exit code 4)
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = shown_duration(MAX_LATENESS_DEFAULT),
-        value_parser = values::duration,
-        help_heading = SCHEDULE
-    )]
+    #[arg(long, value_name = "TIME", default_value = shown_duration(MAX_LATENESS_DEFAULT), value_parser = values::duration)]
     pub(super) max_lateness: Duration,
 
     /// Exit with 0 even if the generator was saturated; the results still say so
-    #[arg(long, help_heading = SCHEDULE)]
+    #[arg(long)]
     pub(super) allow_saturated: bool,
 }
 

@@ -61,33 +61,18 @@ pub(super) struct Args {
     replay: Option<PathBuf>,
 
     /// Replay this much faster than recorded, such as 2 or 0.5
-    #[arg(
-        long,
-        value_name = "FACTOR",
-        default_value_t = Speed::default(),
-        value_parser = Speed::from_str,
-    )]
+    #[arg(long, value_name = "FACTOR", default_value_t = Speed::default(), value_parser = Speed::from_str)]
     replay_speed: Speed,
 
     /// Replay each recorded connection this many times, spread over a second
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1,
-        value_parser = values::number_in(1..=COPIES_MAX),
-    )]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::number_in(1..=COPIES_MAX))]
     replay_copies: u32,
 
     /// How to compare answers with the recorded ones: exact, json, json:/POINTER, count or none
     ///
     /// exact compares bytes, json values, both in the recorded order. json:/id matches answers by the value at a JSON pointer, in any
     /// order. count compares the number of messages. Missing answers count as lost, others as duplicated, corrupted or reordered.
-    #[arg(
-        long,
-        value_name = "RULE",
-        default_value_t = ComparisonRule::default(),
-        value_parser = ComparisonRule::from_str,
-    )]
+    #[arg(long, value_name = "RULE", default_value_t = ComparisonRule::default(), value_parser = ComparisonRule::from_str)]
     replay_rule: ComparisonRule,
 
     /// Do not compare the value at this JSON pointer, such as /ts; repeatable

@@ -18,21 +18,16 @@ use echoring_load::{Mode, Outcome};
 /// What is searched.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct SearchArgs {
     /// What the server must hold, such as 'p99<50ms, lost=0'
     ///
     /// METRIC OP VALUE, several joined by commas or &&; the metrics are those of `bench --fail-if`.
-    #[arg(
-        long,
-        value_name = "EXPR",
-        default_value = OBJECTIVE_DEFAULT,
-        value_parser = Objective::from_str,
-        help_heading = EXPERIMENTS
-    )]
+    #[arg(long, value_name = "EXPR", default_value = OBJECTIVE_DEFAULT, value_parser = Objective::from_str)]
     objective: Objective,
 
     /// The load that is varied
-    #[arg(long, value_parser = values::one_of(Axis::WORDS), default_value = "rate", help_heading = EXPERIMENTS)]
+    #[arg(long, value_parser = values::one_of(Axis::WORDS), default_value = "rate")]
     pub(super) axis: Axis,
 
     /// Relative distance of the two loads at which the search ends
@@ -40,13 +35,12 @@ pub(super) struct SearchArgs {
         long,
         value_name = "SHARE",
         default_value = format!("{}%", PRECISION_DEFAULT * 100.0),
-        value_parser = values::share_in(PRECISIONS.0..=PRECISIONS.1),
-        help_heading = EXPERIMENTS
+        value_parser = values::share_in(PRECISIONS.0..=PRECISIONS.1)
     )]
     precision: f64,
 
     /// Exit with 1 unless the server holds this load for sure
-    #[arg(long, value_name = "N", value_parser = values::rate, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "N", value_parser = values::rate)]
     at_least: Option<u64>,
 }
 

@@ -21,6 +21,7 @@ const INSTEAD: [&str; 4] = ["duration", "stage", "replay", "try"];
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct Args {
     /// End the run once this quantile of the response time is known so exactly, as 'p99±5%'; repeatable
     ///
@@ -28,16 +29,11 @@ pub(super) struct Args {
     /// is. That is no failure, except with --fail-if 'unreached>0'. A run takes a minute at least. With --against and without --repeat,
     /// pairs of runs are made until it is known whether B, the server of --against, is better, worse, or the same within that share: also for
     /// other times and rates, such as messages_per_s±3%.
-    #[arg(long, value_name = "METRIC±WIDTH", value_parser = Goal::from_str, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "METRIC±WIDTH", value_parser = Goal::from_str)]
     until: Vec<Goal>,
 
     /// Longest measured time with --until; with --against, time of all pairs [default: 10m]
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = values::duration_in(..=DURATION_MAX),
-        help_heading = EXPERIMENTS
-    )]
+    #[arg(long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX))]
     pub(super) max_duration: Option<Duration>,
 }
 

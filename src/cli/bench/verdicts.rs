@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::headings::EXPERIMENTS;
+use super::headings::{EXPERIMENTS, NONE};
 use super::search::SearchArgs;
 use super::usage::{refuse, usage};
 use crate::common::output::note;
@@ -31,39 +31,35 @@ const REPEAT_MAX: u32 = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = EXPERIMENTS)]
 pub(super) struct Args {
     /// Exit with 1 if this condition holds, such as 'p99.9>5ms' or 'lost>0'; repeatable
     ///
     /// METRIC OP VALUE, several joined by &&. A condition that cannot be evaluated also fails the run.
-    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
+    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = NONE)]
     pub(super) fail_if: Vec<Objective>,
 
     /// End the run with exit code 1 as soon as this condition holds, such as 'p99>50ms'; repeatable
     ///
     /// It is checked once per second of the measured time. METRIC is one of response time, duplicated, reordered, corrupted,
     /// late or errors; a quantile counts once ten messages lie beyond it.
-    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
     pub(super) abort_if: Vec<Objective>,
 
     /// Number of runs; the results include their spread [default: 1]
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = values::number_in(2..=REPEAT_MAX),
-        help_heading = EXPERIMENTS
-    )]
+    #[arg(long, value_name = "N", value_parser = values::number_in(2..=REPEAT_MAX))]
     pub(super) repeat: Option<u32>,
 
     /// Compare with this server: in --repeat pairs of runs, or as many as --until needs
-    #[arg(long, value_name = "URL", help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "URL")]
     pub(super) against: Option<String>,
 
     /// Exit with 1 if the server of --against is worse: its p50, p99, messages_per_s or cpu_per_message
-    #[arg(long, value_enum, value_name = "VERDICT", help_heading = EXPERIMENTS)]
+    #[arg(long, value_enum, value_name = "VERDICT")]
     pub(super) fail_on: Option<FailOn>,
 
     /// Process of the server of --against; its CPU time and memory become part of the results
-    #[arg(long, value_name = "PID", help_heading = EXPERIMENTS)]
+    #[arg(long, value_name = "PID")]
     pub(super) against_pid: Option<u32>,
 
     /// The search of `capacity`.
