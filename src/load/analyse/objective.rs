@@ -8,6 +8,7 @@
 
 mod metric;
 
+use std::cmp::Ordering::{self, Equal, Greater, Less};
 use std::fmt;
 use std::str::FromStr;
 
@@ -28,40 +29,19 @@ const BEYOND_MIN: f64 = 10.0;
 /// Number of messages below which mean and maximum are not meaningful.
 const MESSAGES_MIN: u64 = 1_000;
 
-/// How two numbers are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
-    Less,
-    AtMost,
-    More,
-    AtLeast,
-    Equal,
-    NotEqual,
-}
+/// How a value is compared with a bound: the results of the comparison with which a condition holds.
+type Operator = &'static [Ordering];
 
 /// Longer operators first, so that `<=` is not parsed as `<`.
 const OPERATORS: [(&str, Operator); 7] = [
-    ("<=", Operator::AtMost),
-    (">=", Operator::AtLeast),
-    ("==", Operator::Equal),
-    ("!=", Operator::NotEqual),
-    ("<", Operator::Less),
-    (">", Operator::More),
-    ("=", Operator::Equal),
+    ("<=", &[Less, Equal]),
+    (">=", &[Greater, Equal]),
+    ("==", &[Equal]),
+    ("!=", &[Less, Greater]),
+    ("<", &[Less]),
+    (">", &[Greater]),
+    ("=", &[Equal]),
 ];
-
-impl Operator {
-    fn holds(self, seen: f64, bound: f64) -> bool {
-        match self {
-            Operator::Less => seen < bound,
-            Operator::AtMost => seen <= bound,
-            Operator::More => seen > bound,
-            Operator::AtLeast => seen >= bound,
-            Operator::Equal => seen == bound,
-            Operator::NotEqual => seen != bound,
-        }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 struct Condition {
@@ -69,6 +49,19 @@ struct Condition {
     operator: Operator,
     /// The bound, in the record's unit.
     bound: f64,
+}
+
+impl Condition {
+    /// Whether it holds in a record; `None` if the record does not have the metric.
+    fn holds(&self, record: &Value) -> Option<bool> {
+        let seen = self.metric.of(record)?;
+        Some(seen.partial_cmp(&self.bound).is_some_and(|seen| self.operator.contains(&seen)))
+    }
+
+    /// Whether it holds for all values on this side of the bound, and for none on the other.
+    fn is_towards(&self, side: Ordering) -> bool {
+        self.operator.contains(&side) && !self.operator.contains(&side.reverse())
+    }
 }
 
 impl FromStr for Condition {
@@ -122,11 +115,8 @@ pub struct Objective {
 impl Objective {
     /// Evaluates the expression for a record.
     pub fn evaluate(&self, record: &Value) -> Evaluation {
-        let found: Vec<Option<bool>> = self
-            .conditions
-            .iter()
-            .map(|condition| Some(condition.operator.holds(condition.metric.of(record)?, condition.bound)))
-            .collect();
+        let found: Vec<Option<bool>> =
+            self.conditions.iter().map(|condition| condition.holds(record)).collect();
         if found.contains(&Some(false)) {
             Evaluation::Fails
         } else if found.contains(&None) {
@@ -182,8 +172,7 @@ impl Objective {
     /// they hold. `None` without such bounds or times.
     pub(crate) fn excess(&self, response: &Histogram<u64>) -> Option<f64> {
         let excess = |condition: &Condition| {
-            let is_bound = matches!(condition.operator, Operator::Less | Operator::AtMost);
-            let value = condition.metric.of_response(response).filter(|_| is_bound)?;
+            let value = condition.metric.of_response(response).filter(|_| condition.is_towards(Less))?;
             Some((value.max(1.0) / condition.bound.max(1.0)).ln())
         };
         self.conditions.iter().filter_map(excess).max_by(f64::total_cmp)
@@ -201,11 +190,8 @@ impl Objective {
 
     /// Whether a worse server could meet some condition better, such as `p99>2ms`.
     pub fn demands_worse_results(&self) -> bool {
-        self.conditions.iter().any(|condition| match condition.operator {
-            Operator::More | Operator::AtLeast => !condition.metric.more_is_better,
-            Operator::Less | Operator::AtMost => condition.metric.more_is_better,
-            Operator::Equal | Operator::NotEqual => false,
-        })
+        let worse = |metric: &Metric| if metric.more_is_better { Less } else { Greater };
+        self.conditions.iter().any(|condition| condition.is_towards(worse(&condition.metric)))
     }
 
     /// Number of messages below which the quantiles are not meaningful: ten must lie beyond the highest.
