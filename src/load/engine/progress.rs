@@ -6,21 +6,23 @@ use std::time::Duration;
 use super::trace::Traced;
 use crate::measure::LiveResults;
 use crate::plan::Workload;
+use crate::plan::declared::words;
 
-/// The stage of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub enum RunStage {
-    /// Opening connections.
-    Connecting,
-    /// Load without recording.
-    WarmingUp,
-    /// Load with recording.
-    Measuring,
-    /// Waiting for messages in flight.
-    Draining,
-    /// Over: the results are those of the record.
-    Done,
+words! {
+    /// The stage of a run.
+    #[non_exhaustive]
+    pub enum RunStage {
+        /// Opening connections
+        Connecting => "connecting",
+        /// Load without recording
+        WarmingUp => "warming_up",
+        /// Load with recording
+        Measuring => "measuring",
+        /// Waiting for messages in flight
+        Draining => "draining",
+        /// Over: the results are those of the record
+        Done => "done",
+    }
 }
 
 /// A run in progress.

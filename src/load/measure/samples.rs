@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::times::Times;
 use crate::measure::merge::Merge;
 use crate::plan::SAMPLES_MAX;
+use crate::plan::declared::words;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 
@@ -54,41 +55,25 @@ impl From<MessageName> for (u32, Option<u32>, Option<u64>) {
     }
 }
 
-/// The fate of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SampleOutcome {
-    /// It arrived as it should.
-    Ok,
-    /// It arrived later than allowed.
-    Late,
-    /// Its answer arrived and reports an error.
-    Error,
-    /// A damaged message arrived instead.
-    Corrupted,
-    /// It did not arrive.
-    Lost,
-    /// It was due and not sent.
-    Unsent,
-    /// Connect mode: the connection failed.
-    Failed,
-    /// It arrived, and it is unknown when it was due.
-    Untimed,
-}
-
-impl SampleOutcome {
-    /// The name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            SampleOutcome::Ok => "ok",
-            SampleOutcome::Late => "late",
-            SampleOutcome::Error => "error",
-            SampleOutcome::Corrupted => "corrupted",
-            SampleOutcome::Lost => "lost",
-            SampleOutcome::Unsent => "unsent",
-            SampleOutcome::Failed => "failed",
-            SampleOutcome::Untimed => "untimed",
-        }
+words! {
+    /// The fate of a message, and its name in files.
+    pub enum SampleOutcome {
+        /// It arrived as it should
+        Ok => "ok",
+        /// It arrived later than allowed
+        Late => "late",
+        /// Its answer arrived and reports an error
+        Error => "error",
+        /// A damaged message arrived instead
+        Corrupted => "corrupted",
+        /// It did not arrive
+        Lost => "lost",
+        /// It was due and not sent
+        Unsent => "unsent",
+        /// Connect mode: the connection failed
+        Failed => "failed",
+        /// It arrived, and it is unknown when it was due
+        Untimed => "untimed",
     }
 }
 

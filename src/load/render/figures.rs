@@ -33,14 +33,6 @@ const BUCKETS_NS: [u64; 19] = [
     5_000_000_000,
     10_000_000_000,
 ];
-const STAGES: [(RunStage, &str); 5] = [
-    (RunStage::Connecting, "connecting"),
-    (RunStage::WarmingUp, "warming_up"),
-    (RunStage::Measuring, "measuring"),
-    (RunStage::Draining, "draining"),
-    (RunStage::Done, "done"),
-];
-
 /// The figures of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
@@ -129,7 +121,7 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
     ];
     let info = vec![Series { labels: about.to_vec(), value: 1.0 }];
     list.add("info", "The current run: always 1, with labels that describe it.", Values::Gauge(info));
-    let stages = STAGES.map(|(stage, name)| (name.to_owned(), f64::from(u8::from(moment.stage == stage))));
+    let stages = RunStage::WORDS.iter().map(|(name, _, stage)| ((*name).to_owned(), u8::from(moment.stage == *stage).into()));
     list.add(
         "stage",
         "1 for the current stage of the run, 0 for all others.",

@@ -240,4 +240,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 5");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 6");

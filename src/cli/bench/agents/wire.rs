@@ -6,6 +6,7 @@
 //! | `PREFIX.agent.ID` | messages for one agent |
 //! | `PREFIX.coordinator.ID` | messages for one coordinator |
 
+use clap::ValueEnum as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -68,16 +69,6 @@ pub(super) enum Allowed {
     UnixSockets,
 }
 
-impl Allowed {
-    fn name(self) -> &'static str {
-        match self {
-            Allowed::Files => "files",
-            Allowed::Proxies => "proxies",
-            Allowed::UnixSockets => "unix-sockets",
-        }
-    }
-}
-
 impl Assignment {
     /// Checks that a share uses no resources of the agent's machine except those that it allows.
     pub(super) fn check(&self, allowed: &[Allowed]) -> Result<(), String> {
@@ -89,7 +80,8 @@ impl Assignment {
         ];
         match named.into_iter().find(|(what, is_named)| *is_named && !allowed.contains(what)) {
             Some((what, _)) => {
-                let what = what.name();
+                let what =
+                    what.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
                 Err(format!("it does not open {what} named by others; start it with --allow {what}"))
             }
             None => Ok(()),
@@ -191,7 +183,8 @@ mod tests {
             let others = [Allowed::Files, Allowed::Proxies, Allowed::UnixSockets];
             let others: Vec<_> = others.into_iter().filter(|other| *other != what).collect();
             let refused = assignment.check(&others).expect_err("not allowed");
-            assert!(refused.ends_with(&format!("--allow {}", what.name())), "{refused}");
+            let word = what.to_possible_value().expect("none is hidden");
+            assert!(refused.ends_with(&format!("--allow {}", word.get_name())), "{refused}");
             assert_eq!(assignment.check(&[what]), Ok(()));
         }
     }
