@@ -10,29 +10,14 @@ use hdrhistogram::Histogram;
 use crate::engine::{RunProgress, RunStage};
 use crate::measure::{LiveResults, Quantiles};
 use crate::plan::Mode;
+use echoring_proto::limits::SECOND;
 
-/// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
-const BUCKETS_NS: [u64; 19] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    10_000_000_000,
-];
+/// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten, from 10 µs to 10 s.
+fn buckets_ns() -> impl Iterator<Item = u64> {
+    let bounds = (3..=9).flat_map(|power| [10, 25, 50].map(|times| times * 10_u64.pow(power)));
+    bounds.take_while(|bound| *bound <= 10 * SECOND)
+}
+
 /// The figures of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
@@ -101,7 +86,7 @@ impl Distribution {
     /// For each bucket of Prometheus its upper bound in seconds, and the number of times that are not above it.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         let (mut values, mut below) = (self.values_ns.iter().peekable(), 0);
-        BUCKETS_NS.into_iter().map(move |bound| {
+        buckets_ns().map(move |bound| {
             while let Some((_, times)) = values.next_if(|(value, _)| *value <= bound) {
                 below += times;
             }
@@ -113,99 +98,87 @@ impl Distribution {
 /// The progress of run number `run` (from 1) of this process, at a current rate of `messages_per_s`.
 pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Figures {
     let load = moment.load;
-    let mut list = List::default();
     let about = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("mode", load.mode.name().to_owned()),
         ("run", run.to_string()),
     ];
-    let info = vec![Series { labels: about.to_vec(), value: 1.0 }];
-    list.add("info", "The current run: always 1, with labels that describe it.", Values::Gauge(info));
-    let stages = RunStage::WORDS.iter().map(|(name, _, stage)| ((*name).to_owned(), u8::from(moment.stage == *stage).into()));
-    list.add(
-        "stage",
-        "1 for the current stage of the run, 0 for all others.",
-        Values::Gauge(by("stage", stages)),
-    );
-    list.gauge("stage_seconds", "Time since the current stage began.", moment.elapsed.as_secs_f64());
-    list.gauge("connections", "Configured connections.", f64::from(load.connections));
-    list.gauge("connections_open", "Connections open now.", moment.open as f64);
-    list.counter("connections_failed_total", "Connections that failed or ended early.", moment.failed);
-    list.counter("messages_received_total", "Messages that arrived, warm-up included.", moment.messages);
-    list.gauge("messages_per_second", "Current rate of arriving messages.", messages_per_s);
+    let info = Values::Gauge(vec![Series { labels: about.to_vec(), value: 1.0 }]);
+    let stage =
+        |(name, _, stage): &(&str, _, _)| ((*name).to_owned(), u8::from(moment.stage == *stage).into());
+    let stages = Values::Gauge(by("stage", RunStage::WORDS.iter().map(stage)));
     let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
     // The rate of sessions is not that of their messages.
-    if let Some(rate) = load.pace.rate_at(measured).filter(|_| load.mode != Mode::Session) {
-        let rate = rate / f64::from(load.rate_period_s);
-        list.gauge("target_messages_per_second", "Messages that are due.", rate);
-    }
-    let live = moment.live;
-    list.counter("messages_unsent_total", "Messages that were due and never sent.", live.counts.unsent);
-    let errors = live.counts.errors.iter().map(|(cause, count)| (cause.clone(), *count as f64));
-    list.add("errors_total", "Failures by cause.", Values::Counter(by("cause", errors)));
-    let kinds = live.counts.integrity.by_kind().map(|(kind, count)| (kind.to_owned(), count as f64));
-    list.add(
-        "integrity_total",
-        "Integrity failures of messages by kind; losses are known at the end.",
-        Values::Counter(by("kind", kinds)),
-    );
-    let lateness = seconds(live.counts.lateness_ns_max);
-    list.gauge("lateness_max_seconds", "Maximum lateness of the generator behind its schedule.", lateness);
-    list.times(live);
-    Figures { target: moment.target.to_owned(), families: list.families }
+    let due = load.pace.rate_at(measured).filter(|_| load.mode != Mode::Session);
+    let due = due.map(|rate| rate / f64::from(load.rate_period_s));
+    let mut families = vec![
+        family("info", "The current run: always 1, with labels that describe it.", info),
+        family("stage", "1 for the current stage of the run, 0 for all others.", stages),
+        gauge("stage_seconds", "Time since the current stage began.", moment.elapsed.as_secs_f64()),
+        gauge("connections", "Configured connections.", f64::from(load.connections)),
+        gauge("connections_open", "Connections open now.", moment.open as f64),
+        counter("connections_failed_total", "Connections that failed or ended early.", moment.failed),
+        counter("messages_received_total", "Messages that arrived, warm-up included.", moment.messages),
+        gauge("messages_per_second", "Current rate of arriving messages.", messages_per_s),
+    ];
+    families.extend(due.map(|due| gauge("target_messages_per_second", "Messages that are due.", due)));
+    families.extend(live_figures(moment.live));
+    Figures { target: moment.target.to_owned(), families }
 }
 
-/// The families under construction.
-#[derive(Default)]
-struct List {
-    families: Vec<Family>,
-}
-
-impl List {
-    fn add(&mut self, name: &'static str, help: &'static str, values: Values) {
-        self.families.push(Family { name, help, values });
-    }
-
-    fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
-        self.add(name, help, Values::Gauge(vec![Series { labels: Vec::new(), value }]));
-    }
-
-    fn counter(&mut self, name: &'static str, help: &'static str, value: u64) {
-        self.add(name, help, Values::Counter(vec![Series { labels: Vec::new(), value: value as f64 }]));
-    }
-}
-
-impl List {
-    /// Response times, and the ages of outstanding messages. Those are not in the histogram, as they grow, and a bucket must not
-    /// decrease.
-    fn times(&mut self, live: &LiveResults) {
-        let outstanding = &live.outstanding;
-        self.gauge(
+/// Failures, response times, and the ages of outstanding messages. Those are not in the histogram, as they grow, and a bucket must not
+/// decrease.
+fn live_figures(live: &LiveResults) -> [Family; 8] {
+    let LiveResults { settled, outstanding, counts } = live;
+    let errors = counts.errors.iter().map(|(cause, count)| (cause.clone(), *count as f64));
+    let kinds = counts.integrity.by_kind().map(|(kind, count)| (kind.to_owned(), count as f64));
+    let quantiles = live.quantiles().into_iter().flat_map(|Quantiles { p50, p90, p99, p999, .. }| {
+        let each = [("0.5", p50), ("0.9", p90), ("0.99", p99), ("0.999", p999)];
+        each.map(|(quantile, ns)| (quantile.to_owned(), seconds(ns)))
+    });
+    let lateness = seconds(counts.lateness_ns_max);
+    [
+        counter("messages_unsent_total", "Messages that were due and never sent.", counts.unsent),
+        family("errors_total", "Failures by cause.", Values::Counter(by("cause", errors))),
+        family(
+            "integrity_total",
+            "Integrity failures of messages by kind; losses are known at the end.",
+            Values::Counter(by("kind", kinds)),
+        ),
+        gauge("lateness_max_seconds", "Maximum lateness of the generator behind its schedule.", lateness),
+        gauge(
             "messages_outstanding",
             "Messages of the measured time that are due or sent, but neither answered nor given up.",
             outstanding.len() as f64,
-        );
-        self.gauge(
+        ),
+        gauge(
             "outstanding_age_max_seconds",
             "Age of the oldest outstanding message.",
             seconds(outstanding.max()),
-        );
-        let quantiles = live.quantiles().into_iter();
-        let quantiles = quantiles.flat_map(|Quantiles { p50, p90, p99, p999, .. }| {
-            [("0.5", p50), ("0.9", p90), ("0.99", p99), ("0.999", p999)]
-        });
-        let quantiles = quantiles.map(|(quantile, ns)| (quantile.to_owned(), seconds(ns)));
-        self.add(
+        ),
+        family(
             "response_quantile_seconds",
             "Quantiles of the response time so far; outstanding messages count with their age.",
             Values::Gauge(by("quantile", quantiles)),
-        );
-        self.add(
+        ),
+        family(
             "response_seconds",
             "Time from the intended send to the arrival, for finished messages of the measured time.",
-            Values::Histogram(Distribution::of(&live.settled)),
-        );
-    }
+            Values::Histogram(Distribution::of(settled)),
+        ),
+    ]
+}
+
+fn family(name: &'static str, help: &'static str, values: Values) -> Family {
+    Family { name, help, values }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: f64) -> Family {
+    family(name, help, Values::Gauge(vec![Series { labels: Vec::new(), value }]))
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Family {
+    family(name, help, Values::Counter(vec![Series { labels: Vec::new(), value: value as f64 }]))
 }
 
 /// A series for each value of a label.
