@@ -195,10 +195,10 @@ impl Args {
     pub(super) fn write(&self, results: &Results) -> Result<Vec<String>, Failure> {
         let outcomes = &results.outcomes;
         let printed = match &self.json {
-            Some(FileOrStream::Stream) => json(results).into_bytes(),
+            Some(FileOrStream::Stream) => json(results),
             Some(FileOrStream::File(_)) | None => printed(results),
         };
-        try_to_stdout(&printed)
+        try_to_stdout(printed.as_bytes())
             .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
         let mut failed = Vec::new();
         let mut write = |path: &Path, bytes: &[u8]| failed.extend(write_file(path, bytes).err());
@@ -206,9 +206,7 @@ impl Args {
             write(path, json(results).as_bytes());
         }
         if let Some(path) = &self.junit {
-            let mut bytes = Vec::new();
-            render::junit(outcomes, &mut bytes).expect("a vector takes all");
-            write(path, &bytes);
+            write(path, render::junit(outcomes).as_bytes());
         }
         let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.name()));
         for (_, path, format) in self.per_run() {
@@ -220,10 +218,9 @@ impl Args {
             }
         }
         if let Some(path) = &self.markdown {
-            let mut bytes = Vec::new();
-            render::markdown(outcomes, &mut bytes).expect("a vector takes all");
+            let text = render::markdown(outcomes);
             let file = File::options().append(true).create(true).open(path);
-            if let Err(error) = file.and_then(|mut file| file.write_all(&bytes)) {
+            if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
                 failed.push(format!("{} could not be written: {error}", path.display()));
             }
         }
@@ -237,23 +234,12 @@ fn json(results: &Results) -> String {
     record::File { comparison: results.comparison.clone(), ..record::File::new(records) }.json()
 }
 
-fn printed(results: &Results) -> Vec<u8> {
-    let Results { outcomes, comparison, .. } = results;
-    let mut text = Vec::new();
-    let alone = if comparison.is_empty() { outcomes.as_slice() } else { &[] };
-    for (at, outcome) in alone.iter().enumerate() {
-        if at > 0 {
-            text.push(b'\n');
-        }
-        summary::table(outcome, &mut text).expect("a vector takes all");
-    }
-    for (at, one) in comparison.iter().enumerate() {
-        if at > 0 {
-            text.push(b'\n');
-        }
-        tables::comparison(one, &mut text).expect("a vector takes all");
-    }
-    text
+fn printed(results: &Results) -> String {
+    let texts: Vec<String> = match results.comparison.as_slice() {
+        [] => results.outcomes.iter().map(summary::table).collect(),
+        compared => compared.iter().map(tables::comparison).collect(),
+    };
+    texts.join("\n")
 }
 
 /// Opens a file for writing without changing what is there, or that there is nothing.

@@ -333,14 +333,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
 
 fn write(found: &[Comparison], json: Option<&FileOrStream>) -> Result<(), Failure> {
     if json != Some(&FileOrStream::Stream) {
-        let mut text = Vec::new();
-        for (at, comparison) in found.iter().enumerate() {
-            if at > 0 {
-                text.push(b'\n');
-            }
-            tables::comparison(comparison, &mut text).expect("a vector takes all");
-        }
-        to_stdout(&text)?;
+        let texts: Vec<String> = found.iter().map(tables::comparison).collect();
+        to_stdout(texts.join("\n").as_bytes())?;
     }
     let Some(json) = json else { return Ok(()) };
     let file = serde_json::json!({ "schema": SCHEMA, "comparisons": found });

@@ -1,6 +1,6 @@
 //! Results in the format of JUnit, which CI servers show as tests.
 
-use std::io::{self, Write};
+use std::io;
 
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
@@ -12,96 +12,61 @@ use crate::engine::Outcome;
 /// Spaces of a level.
 const INDENT: usize = 2;
 
-/// Writes a test suite for each run, with its checks as test cases and its table as output.
-///
-/// # Errors
-/// The writer's error.
-pub fn junit(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
-    let suites = outcomes.iter().map(Suite::of_run).collect::<io::Result<Vec<_>>>()?;
-    let mut writer = Writer::new_with_indent(out, b' ', INDENT);
+/// A test suite for each run, with its checks as test cases and its table as output.
+pub fn junit(outcomes: &[Outcome]) -> String {
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', INDENT);
+    write_suites(outcomes, &mut writer).expect("a vector takes all");
+    String::from_utf8(writer.into_inner()).expect("it was made of text") + "\n"
+}
+
+fn write_suites(outcomes: &[Outcome], writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+    let each: Vec<Vec<Check>> = outcomes.iter().map(checks).collect();
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let counts = counts(suites.iter().flat_map(|suite| &suite.checks));
-    let attributes = [("name", "echoring bench"), ("tests", &counts.0), ("failures", &counts.1)];
-    writer
-        .create_element("testsuites")
-        .with_attributes(attributes)
-        .write_inner_content(|writer| suites.iter().try_for_each(|suite| suite.write(writer)))?;
-    writeln!(writer.get_mut())
+    let [tests, failures] = counts(each.iter().flatten());
+    let attributes = [("name", "echoring bench"), ("tests", &tests), ("failures", &failures)];
+    writer.create_element("testsuites").with_attributes(attributes).write_inner_content(|writer| {
+        outcomes.iter().zip(&each).try_for_each(|(outcome, checks)| write_suite(outcome, checks, writer))
+    })?;
+    Ok(())
 }
 
-/// A test suite.
-struct Suite<'a> {
-    name: String,
-    class: String,
-    started_at: &'a str,
-    duration_s: f64,
-    checks: Vec<Check>,
-    output: Vec<u8>,
-}
-
-impl Suite<'_> {
-    fn of_run(outcome: &Outcome) -> io::Result<Suite<'_>> {
-        let record = &outcome.record;
-        let mut output = Vec::new();
-        summary::table(outcome, &mut output)?;
-        Ok(Suite {
-            name: title(record),
-            class: format!("echoring.bench.{}", record.config.mode),
-            started_at: timestamp(&record.started_at),
-            duration_s: record.duration_s,
-            checks: checks(outcome),
-            output,
-        })
-    }
-
-    fn write(&self, writer: &mut Writer<&mut dyn Write>) -> io::Result<()> {
-        let (tests, failures) = counts(self.checks.iter());
-        let name = visible(&self.name);
-        let time = self.duration_s.to_string();
-        let attributes = [
-            ("name", name.as_str()),
-            ("tests", &tests),
-            ("failures", &failures),
-            ("timestamp", self.started_at),
-            ("time", &time),
-        ];
-        writer.create_element("testsuite").with_attributes(attributes).write_inner_content(|writer| {
-            for check in &self.checks {
-                let name = visible(&check.name);
-                let attributes = [("classname", self.class.as_str()), ("name", &name), ("time", &time)];
-                let case = writer.create_element("testcase").with_attributes(attributes);
-                match check.failure.as_deref().map(visible) {
-                    None => case.write_empty()?,
-                    Some(why) => case.write_inner_content(|writer| {
-                        writer
-                            .create_element("failure")
-                            .with_attribute(("message", why.as_str()))
-                            .write_empty()?;
-                        Ok(())
-                    })?,
-                };
-            }
-            let output = visible(&String::from_utf8_lossy(&self.output));
-            writer.create_element("system-out").write_text_content(BytesText::new(&output))?;
-            Ok(())
-        })?;
-        Ok(())
-    }
-}
-
-/// Without the fraction and the zone, which the format does not have; it is UTC.
-fn timestamp(rfc_3339: &str) -> &str {
-    rfc_3339.get(..19).unwrap_or(rfc_3339)
+fn write_suite(outcome: &Outcome, checks: &[Check], writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+    let record = &outcome.record;
+    let (name, time) = (visible(&title(record)), record.duration_s.to_string());
+    let class = format!("echoring.bench.{}", record.config.mode);
+    // Without the fraction and the zone, which the format does not have; it is UTC.
+    let started_at = record.started_at.get(..19).unwrap_or(&record.started_at);
+    let [tests, failures] = counts(checks.iter());
+    let attributes = [
+        ("name", name.as_str()),
+        ("tests", &tests),
+        ("failures", &failures),
+        ("timestamp", started_at),
+        ("time", &time),
+    ];
+    writer.create_element("testsuite").with_attributes(attributes).write_inner_content(|writer| {
+        for check in checks {
+            let name = visible(&check.name);
+            let attributes = [("classname", class.as_str()), ("name", &name), ("time", &time)];
+            let case = writer.create_element("testcase").with_attributes(attributes);
+            match check.failure.as_deref().map(visible) {
+                None => case.write_empty()?,
+                Some(why) => case.write_inner_content(|writer| {
+                    let failure = writer.create_element("failure");
+                    failure.with_attribute(("message", why.as_str())).write_empty().map(drop)
+                })?,
+            };
+        }
+        let output = visible(&summary::table(outcome));
+        writer.create_element("system-out").write_text_content(BytesText::new(&output)).map(drop)
+    })?;
+    Ok(())
 }
 
 /// The numbers of all checks and of failed ones.
-fn counts<'a>(checks: impl Iterator<Item = &'a Check>) -> (String, String) {
-    let (mut all, mut failed) = (0, 0);
-    for check in checks {
-        all += 1;
-        failed += i32::from(check.failure.is_some());
-    }
-    (all.to_string(), failed.to_string())
+fn counts<'a>(checks: impl Iterator<Item = &'a Check> + Clone) -> [String; 2] {
+    let failed = checks.clone().filter(|check| check.failure.is_some());
+    [checks.count(), failed.count()].map(|number| number.to_string())
 }
 
 /// Without characters that XML 1.0 cannot have, not even escaped.
@@ -127,9 +92,7 @@ mod tests {
             failed: true,
             seen: [("p99".to_owned(), Some(2e6))].into(),
         }];
-        let mut out = Vec::new();
-        junit(&[outcome(run), outcome(record())], &mut out).expect("a vector takes all");
-        let text = String::from_utf8(out).expect("text");
+        let text = junit(&[outcome(run), outcome(record())]);
         let mut reader = Reader::from_str(&text);
         loop {
             match reader.read_event() {

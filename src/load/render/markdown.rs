@@ -1,60 +1,43 @@
 //! Results as Markdown, such as for the summary of a step in GitHub Actions.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
 
 use super::checks::{checks, title, verdict};
 use super::summary;
 use super::tables::chance;
 use crate::engine::Outcome;
 
-/// Writes a section for each run: whether it passed, its throughput and latencies, and its checks.
-///
-/// # Errors
-/// The writer's error.
-pub fn markdown(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
-    for outcome in outcomes {
-        let record = &outcome.record;
-        let checks = checks(outcome);
-        writeln!(out, "### {}: {}\n", escaped(&title(record)), verdict(&checks))?;
-        if record.label.is_some() {
-            writeln!(out, "{}\n", escaped(&summary::headline(record)))?;
-        }
-        writeln!(
-            out,
-            "{}\n\n{}\n",
-            escaped(&summary::throughput(record)),
-            summary::latencies(record, false)
-        )?;
-        if let Some(chance) = chance(&record.response_ns) {
-            writeln!(out, "{}\n", escaped(&chance))?;
-        }
-        writeln!(out, "| check | result |\n|---|---|")?;
-        for check in &checks {
-            let result = check
-                .failure
-                .as_ref()
-                .map_or("passed".to_owned(), |why| format!("**failed**: {}", escaped(why)));
-            writeln!(out, "| {} | {result} |", escaped(&check.name))?;
-        }
-        writeln!(out)?;
+/// A section for each run: whether it passed, its throughput and latencies, and its checks.
+pub fn markdown(outcomes: &[Outcome]) -> String {
+    outcomes.iter().map(section).collect()
+}
+
+fn section(outcome: &Outcome) -> String {
+    let record = &outcome.record;
+    let checks = checks(outcome);
+    let paragraphs = [
+        Some(format!("### {}: {}", escaped(&title(record)), verdict(&checks))),
+        record.label.as_ref().map(|_| escaped(&summary::headline(record))),
+        Some(escaped(&summary::throughput(record))),
+        Some(summary::latencies(record, false).to_string()),
+        chance(&record.response_ns).map(|chance| escaped(&chance)),
+    ];
+    let mut text: String = paragraphs.into_iter().flatten().map(|paragraph| paragraph + "\n\n").collect();
+    text.push_str("| check | result |\n|---|---|\n");
+    for check in &checks {
+        let failed = check.failure.as_ref().map(|why| format!("**failed**: {}", escaped(why)));
+        let _ = writeln!(text, "| {} | {} |", escaped(&check.name), failed.as_deref().unwrap_or("passed"));
     }
-    Ok(())
+    text + "\n"
 }
 
 /// Text whose characters mean themselves, in one line.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '&' | '~' => {
-                escaped.push('\\');
-                escaped.push(character);
-            }
-            character if character.is_control() => escaped.push(' '),
-            character => escaped.push(character),
-        }
-    }
-    escaped
+    let escaped = |c: char| {
+        let escape = "\\`*_[]<>|#&~".contains(c).then_some('\\');
+        escape.into_iter().chain([if c.is_control() { ' ' } else { c }])
+    };
+    text.chars().flat_map(escaped).collect()
 }
 
 #[cfg(test)]
@@ -79,9 +62,7 @@ mod tests {
                 seen: [("lost".to_owned(), Some(0.0))].into(),
             },
         ];
-        let mut out = Vec::new();
-        markdown(&[outcome(run)], &mut out).expect("a vector takes all");
-        let text = String::from_utf8(out).expect("text");
+        let text = markdown(&[outcome(run)]);
         assert!(text.starts_with("### a\\|b: 1 of 4 checks failed\n"), "{text}");
         assert!(text.contains("| --fail-if p99\\>1ms | **failed**: p99 is 2.00 ms |"), "{text}");
         assert!(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
 use serde::Serialize;
 
@@ -28,36 +27,31 @@ const RUN_DELAY_SHARE_SHOWN: f64 = 0.01;
 /// Minimum share of the time waiting for a CPU that causes a warning.
 const RUN_DELAY_SHARE_WARNED: f64 = 0.2;
 
-/// Writes a run's results as text.
-///
-/// # Errors
-/// The writer's error.
-pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
+/// A run's results as text.
+pub fn table(outcome: &Outcome) -> String {
     let record = &outcome.record;
     if let Some(found) = &record.search {
-        return tables::search(found, record.config.mode.name(), out);
+        return tables::search(found, record.config.mode.name());
     }
-    writeln!(out, "{}", headline(record))?;
-    writeln!(out, "{}", throughput(record))?;
-    writeln!(out, "\n{}", latencies(record, false))?;
-    if let Some(chance) = tables::chance(&record.response_ns) {
-        writeln!(out, "{chance}")?;
-    }
-    writeln!(out)?;
+    let latencies = latencies(record, false);
+    let mut text = format!("{}\n{}\n\n{latencies}\n", headline(record), throughput(record));
+    text.extend(tables::chance(&record.response_ns).map(|line| line + "\n"));
+    text.push('\n');
     for part in parts(record) {
         match part {
             Part::Lines(name, lines) => {
                 for (at, line) in lines.iter().enumerate() {
-                    writeln!(out, "{:<10} {line}", if at == 0 { name } else { "" })?;
+                    let _ = writeln!(text, "{:<10} {line}", if at == 0 { name } else { "" });
                 }
             }
             Part::Table { table, blank: [above, below], .. } => {
                 let line = |is_there: bool| if is_there { "\n" } else { "" };
-                write!(out, "{}{table}\n{}", line(above), line(below))?;
+                let _ = write!(text, "{}{table}\n{}", line(above), line(below));
             }
         }
     }
-    partial(record).map_or(Ok(()), |line| writeln!(out, "{line}"))
+    text.extend(partial(record).map(|line| line + "\n"));
+    text
 }
 
 /// Says that a run ended early, if it did.

@@ -3,7 +3,6 @@
 //! Never: a figure that is not in the record.
 
 use std::fmt;
-use std::io::{self, Write};
 use std::ops::Range;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -45,9 +44,11 @@ impl TextTable {
 
 impl fmt::Display for TextTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = drawn();
-        table.set_header(&self.head).add_rows(&self.rows);
-        align(&mut table, self.numbers.clone());
+        let mut table = Table::new();
+        // Without cells it is Markdown.
+        table.load_preset(presets::ASCII_MARKDOWN).set_header(&self.head).add_rows(&self.rows);
+        let numbers = table.column_iter_mut().skip(self.numbers.start).take(self.numbers.len());
+        numbers.for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         table.fmt(f)
     }
 }
@@ -68,20 +69,17 @@ pub fn stages(stages: &[StageResult]) -> TextTable {
     let row = |(number, stage): (usize, &StageResult)| {
         let RateStage { time, from, to } = stage.asked;
         let asked = if from == to { count(from) } else { format!("{} to {}", count(from), count(to)) };
-        let times = |quantiles: &Quantiles, share: u64, ns: u64| match quantiles.count {
-            0 => "–".to_owned(),
-            _ => quantile(quantiles, share, ns),
-        };
-        let (response, service) = (&stage.response_ns, &stage.service_ns);
+        let [p50, p99, p999, max] = times(Some(&stage.response_ns));
+        let [_, service_p99, ..] = times(Some(&stage.service_ns));
         [
             format!("{} ({} s)", number + 1, time.as_secs_f64()),
             asked,
             format!("{}/s", count(stage.messages_per_s as u64)),
-            times(response, 5_000, response.p50),
-            times(response, 100, response.p99),
-            times(response, 10, response.p999),
-            if response.count > 0 { duration(response.max) } else { "–".to_owned() },
-            times(service, 100, service.p99),
+            p50,
+            p99,
+            p999,
+            max,
+            service_p99,
             duration(stage.lateness_ns_p99),
         ]
     };
@@ -110,7 +108,7 @@ pub fn requests(requests: &[Request]) -> TextTable {
 
 /// The p50, p99, p99.9 and maximum of some times.
 fn times(found: Option<&Quantiles>) -> [String; 4] {
-    found.map_or(["–"; 4].map(str::to_owned), |times| {
+    found.filter(|times| times.count > 0).map_or(["–"; 4].map(str::to_owned), |times| {
         [
             quantile(times, 5_000, times.p50),
             quantile(times, 100, times.p99),
@@ -172,20 +170,14 @@ pub fn herd(storm: &Storm) -> TextTable {
     TextTable::new(head, 0..5, shown.chunks(step).enumerate().map(row))
 }
 
-/// Writes a search: its answer, the experiment that would tell more, and its curve by ascending loads.
-///
-/// # Errors
-/// The writer's error.
-pub fn search(found: &SearchResult, mode: &str, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{}", found.sentence(mode))?;
-    if let Some(next) = &found.next {
-        writeln!(out, "to know more, {next}")?;
-    }
+/// A search: its answer, the experiment that would tell more, and its curve by ascending loads.
+pub fn search(found: &SearchResult, mode: &str) -> String {
+    let next = found.next.as_ref().map_or(String::new(), |next| format!("to know more, {next}\n"));
     let knee = found.knee.map_or("p99 does not grow twofold within the curve".to_owned(), |knee| {
         format!("knee: p99 grows above {} messages/s", count(knee))
     });
-    writeln!(out, "\n{} steps in {:.0} s; {knee}\n", found.steps.len(), found.elapsed_s)?;
-    writeln!(out, "{}", curve(found, mode))
+    let (answer, steps, curve) = (found.sentence(mode), found.steps.len(), curve(found, mode));
+    format!("{answer}\n{next}\n{steps} steps in {:.0} s; {knee}\n\n{curve}\n", found.elapsed_s)
 }
 
 /// The curve of a search by ascending loads.
@@ -207,14 +199,10 @@ pub fn curve(found: &SearchResult, mode: &str) -> TextTable {
     TextTable::new(head, 0..5, steps.into_iter().map(row))
 }
 
-/// Writes a comparison.
-///
-/// # Errors
-/// The writer's error.
-pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
+/// A comparison as text.
+pub fn comparison(found: &Comparison) -> String {
     let confidence = percent(found.confidence);
     let Some(b) = &found.b else {
-        writeln!(out, "{}: {} runs of {}\n", found.mode, found.a.runs, found.a.target)?;
         let row = |finding: &MetricComparison| {
             let spread = finding.a.as_ref()?;
             let shown = |value: f64| shown(finding, value);
@@ -227,17 +215,13 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
         };
         let interval = format!("{confidence} % interval");
         let head = ["metric", "median", interval.as_str(), "least", "most"];
-        return writeln!(out, "{}", TextTable::new(head, 1..5, found.metrics.iter().filter_map(row)));
+        let table = TextTable::new(head, 1..5, found.metrics.iter().filter_map(row));
+        return format!("{}: {} runs of {}\n\n{table}\n", found.mode, found.a.runs, found.a.target);
     };
-    for line in sides(found, b) {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out, "\n{}", metrics(found))?;
-    let verdicts = verdicts(found);
-    if !verdicts.is_empty() {
-        writeln!(out)?;
-    }
-    verdicts.iter().try_for_each(|line| writeln!(out, "{line}"))
+    let [sides, difference] = sides(found, b);
+    let verdicts: String = verdicts(found).into_iter().map(|line| line + "\n").collect();
+    let blank = if verdicts.is_empty() { "" } else { "\n" };
+    format!("{sides}\n{difference}\n\n{}\n{blank}{verdicts}", metrics(found))
 }
 
 /// The verdicts of a comparison whose pairs ended by their results, a sentence each.
@@ -355,32 +339,11 @@ fn shown(finding: &MetricComparison, value: f64) -> String {
     dimension.shown(value)
 }
 
-/// A table without cells, which is Markdown.
-fn drawn() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table
-}
-
-fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
-    for column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::comparison::{PairsGoal, PairsUntil};
     use crate::record::search::Limit;
-
-    fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
-        let mut out = Vec::new();
-        write(&mut out).expect("a vector takes all");
-        String::from_utf8(out).expect("text")
-    }
 
     fn step(rate: u64, limit: Option<Limit>) -> SearchStep {
         let why = limit.map(|_| "p99 is 3.00 ms".to_owned());
@@ -399,7 +362,7 @@ mod tests {
             steps: vec![step(8_000, None), step(16_000, Some(Limit::Objective)), step(12_000, None)],
             ..SearchResult::default()
         };
-        let output = text(|out| search(&found, "echo", out));
+        let output = search(&found, "echo");
         let answer = "this server holds 12,000 to 16,000 messages a second at p99<2ms (95 %)\nto know more, watch it\n";
         assert!(output.starts_with(answer), "{output}");
         assert!(output.contains("3 steps in 0 s; knee: p99 grows above 8,000 messages/s"), "{output}");
@@ -444,7 +407,7 @@ mod tests {
             warnings: Vec::new(),
             until: None,
         };
-        let output = text(|out| comparison(&found, out));
+        let output = comparison(&found);
         for words in [
             "echo: A is ws://one (10 runs), B is ws://two (10 runs); alternating runs",
             "differences of 5 %",
@@ -458,7 +421,7 @@ mod tests {
             assert!(output.contains(words), "{words}: {output}");
         }
         found.b = None;
-        let output = text(|out| comparison(&found, out));
+        let output = comparison(&found);
         assert!(output.contains("echo: 10 runs of ws://one") && output.contains("500 µs"), "{output}");
     }
 

@@ -15,9 +15,7 @@ fn steps_of(ms: f64) -> Quantiles {
 
 /// The output for a run.
 fn text(record: &Record) -> String {
-    let mut out = Vec::new();
-    table(&outcome(record.clone()), &mut out).expect("a vector takes all");
-    String::from_utf8(out).expect("text")
+    table(&outcome(record.clone()))
 }
 
 /// The cells of the table row with this name.
