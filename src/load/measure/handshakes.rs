@@ -70,6 +70,11 @@ impl HandshakeTally {
         self.span.merge(&Some(Window { from: dialled, until: opened }));
     }
 
+    /// A connection that was dialled at `since` did not open.
+    pub(crate) fn failed(&mut self, since: Nanos, now: Nanos) {
+        self.failed.saturating_record(now.saturating_sub(since));
+    }
+
     /// The first message of a connection arrived at `now`.
     pub fn answered(&mut self, times: &HandshakeTimes, now: Nanos) {
         self.first_message.saturating_record(now.saturating_sub(times.opened));

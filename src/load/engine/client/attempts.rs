@@ -266,7 +266,7 @@ impl Client {
         let (outcome, cause) = match before {
             AttemptStage::HandshakeTimes(_) => {
                 self.tally.connections.error(UNFINISHED);
-                self.tally.connections.handshakes.failed.saturating_record(until.saturating_sub(times.sent));
+                self.tally.connections.handshakes.failed(times.sent, until);
                 (SampleOutcome::Failed, UNFINISHED)
             }
             _ => {
@@ -313,11 +313,7 @@ impl Client {
                 if !self.is_visited(position) {
                     self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
                 }
-                self.tally
-                    .connections
-                    .handshakes
-                    .failed
-                    .saturating_record(cx.now().saturating_sub(times.sent));
+                self.tally.connections.handshakes.failed(times.sent, cx.now());
                 self.slots.unanswered -= 1;
             }
             AttemptStage::Awaiting(times) => {

@@ -298,11 +298,7 @@ impl Client {
                         // The recording has it.
                         self.tally.connections.error(UNFINISHED);
                         let begun = connection.opening.dialled;
-                        self.tally
-                            .connections
-                            .handshakes
-                            .failed
-                            .saturating_record(cx.now().saturating_sub(begun));
+                        self.tally.connections.handshakes.failed(begun, cx.now());
                     }
                 }
                 State::Preparing => self.connector.open -= 1,

@@ -55,11 +55,7 @@ impl Client {
                     _ => self.connector.open -= 1,
                 }
                 self.tally.connections.error(UNFINISHED);
-                self.tally
-                    .connections
-                    .handshakes
-                    .failed
-                    .saturating_record(cx.now().saturating_sub(connection.opening.dialled));
+                self.tally.connections.handshakes.failed(connection.opening.dialled, cx.now());
                 if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
                     link.close(CloseCode::GOING_AWAY, "");
                 }
@@ -240,11 +236,7 @@ impl Client {
     fn opening_failed(&mut self, position: usize, closed: &Closed, now: Nanos) {
         let connection = &self.connections[position];
         let is_settled = connection.life.is_settled;
-        self.tally
-            .connections
-            .handshakes
-            .failed
-            .saturating_record(now.saturating_sub(connection.opening.dialled));
+        self.tally.connections.handshakes.failed(connection.opening.dialled, now);
         let cause = causes::of_end(&closed.cause, false);
         if is_settled {
             self.connector.handshakes -= 1;
