@@ -11,5 +11,5 @@ pub mod statistics;
 pub mod until;
 
 pub use experiment::{
-    Baseline, Experiment, Measures, PairedOptions, Progress, Results, run_experiment, run_experiment_on,
+    Baseline, Experiment, PairedOptions, Progress, Results, run_experiment, run_experiment_on,
 };

@@ -1,6 +1,6 @@
 //! The runs: threads with an event loop each, which open connections, send and receive.
 //!
-//! A [`TargetSession`] holds the target; [`TargetSession::measure`] puts it under one load and returns the [`Outcome`].
+//! A [`TargetSession`] holds the target; [`Measures::measure`] puts it under one load and returns the [`Outcome`].
 //! Each worker thread has a client, which records into its own tally; see [`measure`](crate::measure).
 
 mod address;
@@ -21,8 +21,8 @@ mod workers;
 pub use coordination::{Coordination, Part};
 pub use outcome::{Outcome, RunVerdict};
 pub use progress::{RunProgress, RunStage};
-pub use server_sampler::ServerProcess;
-pub use session::TargetSession;
+pub use server_sampler::ServerSampler;
+pub use session::{Measures, TargetSession};
 pub use trace::{TraceEvent, Traced};
 
 use crate::plan::{Plan, Refused};

@@ -29,13 +29,13 @@ pub mod record;
 pub mod render;
 
 pub use analyse::{
-    Baseline, Experiment, Measures, PairedOptions, Progress, Results, run_experiment, run_experiment_on,
+    Baseline, Experiment, PairedOptions, Progress, Results, run_experiment, run_experiment_on,
 };
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
 pub use engine::{
-    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, ServerProcess, TargetSession, TraceEvent,
-    Traced, run,
+    Coordination, Measures, Outcome, Part, RunProgress, RunStage, RunVerdict, ServerSampler, TargetSession,
+    TraceEvent, Traced, run,
 };
 pub use measure::{
     LiveResults, SAMPLES_BYTES_MAX, SampleRow, Samples, Timeline, TimelineInterval, allowed_cpus,

@@ -14,7 +14,7 @@ use crate::common::environment;
 use echoring_load::analyse::pairs::{PairedRatio, Pairs};
 use echoring_load::analyse::statistics::median;
 use echoring_load::{
-    Compress, DriverChoice, Refused, Resources, Target, TargetSession, Workload, allowed_cpus,
+    Compress, DriverChoice, Measures as _, Refused, Resources, Target, TargetSession, Workload, allowed_cpus,
 };
 
 const ID: &str = "drivers";

@@ -14,7 +14,7 @@ pub use self::paired::PairedOptions;
 use super::capacity::{CapacityOptions, step};
 use super::compare::{self, THRESHOLD_DEFAULT};
 use super::objective::Metric;
-use crate::engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession};
+use crate::engine::{Measures, Outcome, RunProgress, RunStage, RunVerdict, TargetSession};
 use crate::measure::host;
 use crate::plan::{Plan, Refused, Resources, Target, Workload, count, duration};
 use crate::record::Repetition;
@@ -52,28 +52,6 @@ pub struct Baseline {
 impl Baseline {
     fn resources(&self, of_first: &Resources) -> Resources {
         Resources { server_pid: self.server_pid, ..of_first.clone() }
-    }
-}
-
-/// A target that can be put under a load, by this process or by others.
-pub trait Measures {
-    /// Puts it under one load. `show` is called a few times per second.
-    ///
-    /// # Errors
-    /// If the environment prevents the run.
-    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused>;
-
-    /// Whether the user has stopped the experiment.
-    fn is_stopped(&self) -> bool;
-}
-
-impl Measures for TargetSession {
-    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
-        TargetSession::measure(self, load, show)
-    }
-
-    fn is_stopped(&self) -> bool {
-        TargetSession::is_stopped(self)
     }
 }
 

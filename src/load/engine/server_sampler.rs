@@ -8,17 +8,24 @@ use crate::measure::Window;
 use crate::measure::meter::{Meter, ServerSamples};
 use echoring_proto::limits::Nanos;
 
-/// Samples a meter while the measured time lasts.
+/// Samples a server while the measured time lasts.
 #[derive(Debug)]
-pub(super) struct ServerSampler {
+pub struct ServerSampler {
     meter: Arc<Meter>,
     every: Duration,
-    /// Since when the measured time lasts; `None` before and after.
-    began: Option<Instant>,
-    /// From there to the next sample.
+    phase: Phase,
+    /// From the beginning of the measured time to the next sample.
     next: Duration,
     first_cpu_ns: Option<u64>,
     samples: ServerSamples,
+}
+
+/// Whether the measured time lasts, and since when.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Before,
+    During(Instant),
+    After,
 }
 
 impl ServerSampler {
@@ -28,29 +35,46 @@ impl ServerSampler {
         ServerSampler {
             meter,
             every: Duration::from_nanos(slice_ns),
-            began: None,
+            phase: Phase::Before,
             next: Duration::ZERO,
             first_cpu_ns: None,
             samples: ServerSamples::default(),
         }
     }
 
+    /// Of the process with this id on this machine, while the load comes from others.
+    pub fn of_process(pid: u32, duration: Duration) -> ServerSampler {
+        ServerSampler::new(Arc::new(Meter::Process(pid)), duration)
+    }
+
     /// The measured time begins.
     pub(super) fn begin(&mut self) {
         if !matches!(*self.meter, Meter::None) {
-            self.began = Some(Instant::now());
+            self.phase = Phase::During(Instant::now());
             self.sample_if_due();
         }
     }
 
-    /// The time until the next sample.
-    pub(super) fn next_in(&self) -> Option<Duration> {
-        Some(self.next.saturating_sub(self.began?.elapsed()))
+    /// Samples it if that is due at `now`, where the measured time is from `from` until `until`. To be called soon after both of them,
+    /// and when [`next_in`](ServerSampler::next_in) has passed.
+    pub fn sample(&mut self, now: Nanos, from: Nanos, until: Nanos) {
+        match self.phase {
+            Phase::Before if now >= from => self.begin(),
+            Phase::During(_) if now >= until => self.end(),
+            _ => self.sample_if_due(),
+        }
+    }
+
+    /// The time until the next sample; `None` before and after the measured time.
+    pub fn next_in(&self) -> Option<Duration> {
+        let Phase::During(began) = self.phase else { return None };
+        Some(self.next.saturating_sub(began.elapsed()))
     }
 
     /// Takes a sample if one is due. Those that were missed are left out.
     pub(super) fn sample_if_due(&mut self) {
-        let Some(passed) = self.began.map(|began| began.elapsed()) else { return };
+        let Phase::During(began) = self.phase else { return };
+        let passed = began.elapsed();
         if passed >= self.next {
             self.samples.take(&self.meter, passed.as_secs_f64(), &mut self.first_cpu_ns);
             let slices = passed.as_nanos() / self.every.as_nanos() + 1;
@@ -58,68 +82,16 @@ impl ServerSampler {
         }
     }
 
-    /// The measured time is over: takes the last sample.
-    pub(super) fn end(&mut self) {
-        self.next = Duration::ZERO;
-        self.sample_if_due();
-        self.began = None;
-    }
-
-    /// All samples.
-    pub(super) fn samples(self) -> ServerSamples {
-        self.samples
-    }
-}
-
-/// A server's process on this machine while the load comes from others.
-#[derive(Debug)]
-pub struct ServerProcess {
-    sampler: ServerSampler,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Before,
-    During,
-    After,
-}
-
-impl ServerProcess {
-    /// The process with this id, for a measured time of this length.
-    pub fn new(pid: u32, duration: Duration) -> ServerProcess {
-        let sampler = ServerSampler::new(Arc::new(Meter::Process(pid)), duration);
-        ServerProcess { sampler, phase: Phase::Before }
-    }
-
-    /// Samples it if that is due at `now`, where the measured time is from `from` until `until`. To be called soon after both of them,
-    /// and when [`next_in`](ServerProcess::next_in) has passed.
-    pub fn sample(&mut self, now: Nanos, from: Nanos, until: Nanos) {
-        match self.phase {
-            Phase::Before if now >= from => {
-                self.phase = Phase::During;
-                self.sampler.begin();
-            }
-            Phase::During if now >= until => self.end(),
-            Phase::During => self.sampler.sample_if_due(),
-            Phase::Before | Phase::After => {}
-        }
-    }
-
-    /// The time until the next sample; `None` before and after the measured time.
-    pub fn next_in(&self) -> Option<Duration> {
-        self.sampler.next_in()
-    }
-
     /// The measured time is over, perhaps early: takes the last sample, unless it was taken.
     pub fn end(&mut self) {
+        self.next = Duration::ZERO;
+        self.sample_if_due();
         self.phase = Phase::After;
-        self.sampler.end();
     }
 
     /// All samples.
     pub fn samples(self) -> ServerSamples {
-        self.sampler.samples()
+        self.samples
     }
 }
 
@@ -130,9 +102,9 @@ mod tests {
     use echoring_runtime::driver::monotonic_now;
 
     /// The samples of this process in 300 ms. `ends` is asked whether the run ends early.
-    fn watched(ends: impl Fn(&ServerProcess) -> bool) -> ServerSamples {
+    fn watched(ends: impl Fn(&ServerSampler) -> bool) -> ServerSamples {
         let (length, begins) = (300 * MILLISECOND, monotonic_now() + 10 * MILLISECOND);
-        let mut server = ServerProcess::new(std::process::id(), Duration::from_nanos(length));
+        let mut server = ServerSampler::of_process(std::process::id(), Duration::from_nanos(length));
         assert_eq!(server.next_in(), None);
         loop {
             let now = monotonic_now();

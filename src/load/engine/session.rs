@@ -74,19 +74,6 @@ impl TargetSession {
         Ok(TargetSession { target, meter, resources, stop })
     }
 
-    /// Puts the target under one load. `show` is called a few times per second.
-    ///
-    /// # Errors
-    /// As [`run`](crate::run).
-    pub fn measure(
-        &self,
-        load: Workload,
-        show: &mut dyn FnMut(&RunProgress<'_>),
-    ) -> Result<Outcome, Refused> {
-        let result = self.measure_part(load.clone(), Part::whole(), show)?;
-        Ok(Outcome::of(&load, &self.target.text(), result))
-    }
-
     /// Puts the target under this generator's part of the load.
     ///
     /// # Errors
@@ -97,11 +84,67 @@ impl TargetSession {
         part: Part,
         show: &mut dyn FnMut(&RunProgress<'_>),
     ) -> Result<SegmentResult, Refused> {
-        run_part(&self.resources, load, &self.target, part, &self.meter, show)
+        let TargetSession { target, meter, resources, .. } = self;
+        let connections = part.segment.count(load.connections).max(1);
+        let is_alone = part.coordination.is_none();
+        let threads = resources.threads.clamp(1, connections as usize);
+        let addresses: Vec<_> = target.endpoints.iter().map(|endpoint| &endpoint.route.address).collect();
+        let sources = spread(connections, &resources.sources, &addresses, host::local_ports())?;
+        let (events, heard) = mpsc::channel();
+        let told = (events, meter.clone());
+        let addresses = Addresses { endpoints: target.endpoints.clone(), sources };
+        let shared = Arc::new(Shared::new(load, addresses, threads, resources, part, told));
+        let workers = Workers::start(&shared, resources, target)?;
+        let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
+        let (mut tally, generators, driver) = workers.join(resources)?;
+        if tally.connections.opened == 0 && !shared.is_stopped() {
+            return Err(unreachable(target, &tally));
+        }
+        if !is_alone {
+            tally.conclude();
+        }
+        let warm_up = Duration::from_nanos(tally.window.from.saturating_sub(shared.start().unwrap_or(0)));
+        let failed = shared.sum(|progress| &progress.failed);
+        let samples = shared.load.sample_share.map(|_| std::mem::take(&mut tally.samples));
+        let result = SegmentResult {
+            tally,
+            threads: generators,
+            cpus: resources.cpus.clone(),
+            sources: shared.sources.clone(),
+            sequenced: !shared.payloads.bare,
+            interrupted: shared.is_stopped(),
+            warm_up: seen.warm_up.map(|found| WarmUp { seconds: warm_up.as_secs_f64(), ..found }),
+            environment: Environment::of(driver),
+            stamping: shared.stamping.clone(),
+            server_rss_bytes: seen.server_rss_bytes,
+            stolen_ns: seen.stolen_ns,
+            server_samples: seen.server_samples,
+            samples,
+        };
+        result.show_done(&shared.load, &target.text(), failed, show);
+        Ok(result)
     }
+}
+
+/// A target that can be put under a load, by this process or by others.
+pub trait Measures {
+    /// Puts it under one load. `show` is called a few times per second.
+    ///
+    /// # Errors
+    /// If the environment prevents the run.
+    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused>;
 
     /// Whether the user has stopped the experiment.
-    pub fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool;
+}
+
+impl Measures for TargetSession {
+    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
+        let result = self.measure_part(load.clone(), Part::whole(), show)?;
+        Ok(Outcome::of(&load, &self.target.text(), result))
+    }
+
+    fn is_stopped(&self) -> bool {
         self.resources.stop.load(Ordering::Relaxed)
     }
 }
@@ -120,76 +163,6 @@ fn started_since(before: &[u32]) -> Vec<u32> {
     now.into_iter().filter(|id| !before.contains(id)).collect()
 }
 
-fn run_part(
-    resources: &Resources,
-    load: Workload,
-    target: &TargetAddress,
-    part: Part,
-    meter: &Arc<Meter>,
-    show: &mut dyn FnMut(&RunProgress<'_>),
-) -> Result<SegmentResult, Refused> {
-    let connections = part.segment.count(load.connections).max(1);
-    let is_alone = part.coordination.is_none();
-    let threads = resources.threads.clamp(1, connections as usize);
-    let addresses: Vec<_> = target.endpoints.iter().map(|endpoint| &endpoint.route.address).collect();
-    let sources = spread(connections, &resources.sources, &addresses, host::local_ports())?;
-    let (events, heard) = mpsc::channel();
-    let told = (events, meter.clone());
-    let addresses = Addresses { endpoints: target.endpoints.clone(), sources };
-    let shared = Arc::new(Shared::new(load, addresses, threads, resources, part, told));
-    let workers = Workers::start(&shared, resources, target)?;
-    let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
-    let (mut tally, generators, driver) = workers.join(resources)?;
-    if tally.connections.opened == 0 && !shared.is_stopped() {
-        return Err(unreachable(target, &tally));
-    }
-    if !is_alone {
-        tally.conclude();
-    }
-    let warm_up = Duration::from_nanos(tally.window.from.saturating_sub(shared.start().unwrap_or(0)));
-    let failed = shared.sum(|progress| &progress.failed);
-    show_done(&shared.load, &target.text(), failed, &tally, show);
-    let samples = shared.load.sample_share.map(|_| std::mem::take(&mut tally.samples));
-    Ok(SegmentResult {
-        tally,
-        threads: generators,
-        cpus: resources.cpus.clone(),
-        sources: shared.sources.clone(),
-        sequenced: !shared.payloads.bare,
-        interrupted: shared.is_stopped(),
-        warm_up: seen.warm_up.map(|found| WarmUp { seconds: warm_up.as_secs_f64(), ..found }),
-        environment: Environment::of(driver),
-        stamping: shared.stamping.clone(),
-        server_rss_bytes: seen.server_rss_bytes,
-        stolen_ns: seen.stolen_ns,
-        server_samples: seen.server_samples,
-        samples,
-    })
-}
-
-/// The last progress of a run has the figures of its record.
-fn show_done(
-    load: &Workload,
-    target: &str,
-    failed: u64,
-    tally: &Tally,
-    show: &mut dyn FnMut(&RunProgress<'_>),
-) {
-    show(&RunProgress {
-        load,
-        target,
-        stage: RunStage::Done,
-        elapsed: Duration::ZERO,
-        open: 0,
-        failed,
-        messages: tally.counts.received,
-        live: &LiveResults::of(tally),
-        awaited: &[],
-        end: None,
-        traced: &[],
-    });
-}
-
 impl SegmentResult {
     /// Shows the last progress of a run, from its results. This number of connections `failed`.
     pub fn show_done(
@@ -199,7 +172,19 @@ impl SegmentResult {
         failed: u64,
         show: &mut dyn FnMut(&RunProgress<'_>),
     ) {
-        show_done(load, target, failed, &self.tally, show);
+        show(&RunProgress {
+            load,
+            target,
+            stage: RunStage::Done,
+            elapsed: Duration::ZERO,
+            open: 0,
+            failed,
+            messages: self.tally.counts.received,
+            live: &LiveResults::of(&self.tally),
+            awaited: &[],
+            end: None,
+            traced: &[],
+        });
     }
 }
 

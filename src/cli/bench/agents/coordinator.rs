@@ -14,7 +14,7 @@ use crate::Failure;
 use crate::common::environment::random_seed;
 use crate::limits::{AGENT_FIND_INTERVAL, AGENT_POLL_INTERVAL};
 use echoring_cluster::nats::{ExchangeSender, NatsOptions, exchange};
-use echoring_load::{Measures, Outcome, Refused, RunProgress, RunStage, Segment, ServerProcess, Workload};
+use echoring_load::{Measures, Outcome, Refused, RunProgress, RunStage, Segment, ServerSampler, Workload};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::monotonic_now;
 
@@ -46,11 +46,11 @@ pub(in super::super) struct Coordinator {
 }
 
 /// Time until the measured time begins or ends, or a sample of the server's process is due.
-fn due_in(window: Option<(Nanos, Nanos)>, server: Option<&ServerProcess>) -> Duration {
+fn due_in(window: Option<(Nanos, Nanos)>, server: Option<&ServerSampler>) -> Duration {
     let now = monotonic_now();
     let edges = window.map(|(from, until)| [from, until]).into_iter().flatten();
     let next = edges.filter(|edge| *edge > now).min().unwrap_or(Nanos::MAX);
-    let sample_in = server.and_then(ServerProcess::next_in).unwrap_or(AGENT_POLL_INTERVAL);
+    let sample_in = server.and_then(ServerSampler::next_in).unwrap_or(AGENT_POLL_INTERVAL);
     Duration::from_nanos(next.saturating_sub(now)).min(sample_in).min(AGENT_POLL_INTERVAL)
 }
 
@@ -154,7 +154,7 @@ impl Coordinator {
     }
 
     /// Samples the server's process within the measured time.
-    fn sample(&self, server: Option<&mut ServerProcess>, window: Option<(Nanos, Nanos)>, now: Nanos) {
+    fn sample(&self, server: Option<&mut ServerSampler>, window: Option<(Nanos, Nanos)>, now: Nanos) {
         match (server, window) {
             (Some(server), _) if self.is_stopped() => server.end(),
             (Some(server), Some((from, until))) => server.sample(now, from, until),
@@ -173,7 +173,7 @@ impl Coordinator {
         let (mut state, first) = SharedRun::new(&self.agents, &assignment, monotonic_now());
         self.send_all(run, None, first);
         let target = GivenUrl::shown(&self.job.urls);
-        let mut server = self.job.server_pid.map(|pid| ServerProcess::new(pid, load.duration));
+        let mut server = self.job.server_pid.map(|pid| ServerSampler::of_process(pid, load.duration));
         let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
         let mut failed = 0;
         while !state.is_over() {

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Baseline, Measures, Progress, Results, compare_all, count};
+use super::{Baseline, Progress, Results, compare_all, count};
 use crate::analyse::until::Goal;
 use crate::analyse::until::pairs::PairedGoals;
-use crate::engine::Outcome;
+use crate::engine::{Measures, Outcome};
 use crate::plan::{Refused, Workload};
 use crate::record::Repetition;
 use crate::record::comparison::{Basis, PairsUntil};
