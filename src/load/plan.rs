@@ -31,6 +31,7 @@ use std::sync::atomic::AtomicBool;
 pub use churn::{Backoff, Churn, Cut, STORM_BACKOFF_DEFAULT};
 pub use connecting::{CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, ConnectOptions};
 pub use contradiction::Contradiction;
+use declared::with_defaults;
 pub use echoring_runtime::driver::DriverChoice;
 pub use file::read_file;
 pub use flaw::Flaw;
@@ -72,41 +73,28 @@ pub struct Plan {
     pub resources: Resources,
 }
 
-/// Resources of this host that the generator may use.
-#[derive(Clone, Debug)]
-pub struct Resources {
-    /// Threads, at least 1.
-    pub threads: usize,
-    /// CPUs to pin the threads to, in turn; none leaves them free.
-    pub cpus: Vec<usize>,
-    /// CPUs for an embedded server; none leaves it free.
-    pub server_cpus: Vec<usize>,
-    /// Local addresses, used in turn. Empty: the kernel chooses, or, if a loopback target has too few ports for one
-    /// address, connections are spread over 127.0.0.x.
-    pub sources: Vec<IpAddr>,
-    /// The driver.
-    pub driver: DriverChoice,
-    /// Descriptor limit of this process.
-    pub descriptors: u64,
-    /// A process whose CPU time and memory are sampled.
-    pub server_pid: Option<u32>,
-    /// Set from outside to end the run early with partial results.
-    pub stop: Arc<AtomicBool>,
-}
-
-impl Default for Resources {
-    /// One thread on any CPU, any driver, and the 1,024 descriptors that a Linux process has by default.
-    fn default() -> Resources {
-        Resources {
-            threads: 1,
-            cpus: Vec::new(),
-            server_cpus: Vec::new(),
-            sources: Vec::new(),
-            driver: DriverChoice::Auto,
-            descriptors: 1_024,
-            server_pid: None,
-            stop: Arc::default(),
-        }
+with_defaults! {
+    /// Resources of this host that the generator may use. By default: one thread on any CPU, any driver, and the 1,024
+    /// descriptors that a Linux process has.
+    #[derive(Clone, Debug)]
+    pub struct Resources {
+        /// Threads, at least 1.
+        pub threads: usize = 1,
+        /// CPUs to pin the threads to, in turn; none leaves them free.
+        pub cpus: Vec<usize> = Vec::new(),
+        /// CPUs for an embedded server; none leaves it free.
+        pub server_cpus: Vec<usize> = Vec::new(),
+        /// Local addresses, used in turn. Empty: the kernel chooses, or, if a loopback target has too few ports for one
+        /// address, connections are spread over 127.0.0.x.
+        pub sources: Vec<IpAddr> = Vec::new(),
+        /// The driver.
+        pub driver: DriverChoice = DriverChoice::Auto,
+        /// Descriptor limit of this process.
+        pub descriptors: u64 = 1_024,
+        /// A process whose CPU time and memory are sampled.
+        pub server_pid: Option<u32> = None,
+        /// Set from outside to end the run early with partial results.
+        pub stop: Arc<AtomicBool> = Arc::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::contradiction::{Contradiction, refuse};
+use crate::plan::declared::with_defaults;
 use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use crate::plan::schedule::profile::RATE_MAX;
@@ -18,41 +19,28 @@ pub const CONNECT_SLOTS_DEFAULT: u32 = 1_000;
 /// The longest connect timeout or hold time.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// How connections are opened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ConnectOptions {
-    /// Connections per second over all threads, whether they succeed or not; `None` opens as fast as the number of
-    /// concurrent handshakes allows. Not in [`Mode::Connect`], where the pace of the load sets the rate.
-    pub rate: Option<u64>,
-    /// Time limit from the dial to the 101. A handshake that takes longer has failed.
-    pub timeout: Duration,
-    /// Whether TLS resumes the sessions of earlier connections.
-    pub resumes: bool,
-    /// How long a connection is held after its reply; [`Mode::Connect`] only.
-    pub hold: Duration,
-    /// Whether a connection sends one message and awaits its echo, or is done after the 101; [`Mode::Connect`] only.
-    pub first_message: bool,
-    /// Further header fields of the upgrade request. `Host` replaces that of the URL.
-    pub headers: Vec<(String, Template)>,
-    /// The `Origin` field.
-    pub origin: Option<Template>,
-    /// Subprotocols to offer, in order of preference.
-    pub subprotocols: Vec<String>,
-}
-
-impl Default for ConnectOptions {
-    fn default() -> ConnectOptions {
-        ConnectOptions {
-            rate: None,
-            timeout: Duration::from_nanos(HANDSHAKE_TIMEOUT),
-            resumes: true,
-            hold: Duration::ZERO,
-            first_message: true,
-            headers: Vec::new(),
-            origin: None,
-            subprotocols: Vec::new(),
-        }
+with_defaults! {
+    /// How connections are opened.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct ConnectOptions {
+        /// Connections per second over all threads, whether they succeed or not; `None` opens as fast as the number of
+        /// concurrent handshakes allows. Not in [`Mode::Connect`], where the pace of the load sets the rate.
+        pub rate: Option<u64> = None,
+        /// Time limit from the dial to the 101. A handshake that takes longer has failed.
+        pub timeout: Duration = Duration::from_nanos(HANDSHAKE_TIMEOUT),
+        /// Whether TLS resumes the sessions of earlier connections.
+        pub resumes: bool = true,
+        /// How long a connection is held after its reply; [`Mode::Connect`] only.
+        pub hold: Duration = Duration::ZERO,
+        /// Whether a connection sends one message and awaits its echo, or is done after the 101; [`Mode::Connect`] only.
+        pub first_message: bool = true,
+        /// Further header fields of the upgrade request. `Host` replaces that of the URL.
+        pub headers: Vec<(String, Template)> = Vec::new(),
+        /// The `Origin` field.
+        pub origin: Option<Template> = None,
+        /// Subprotocols to offer, in order of preference.
+        pub subprotocols: Vec<String> = Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Declarations by macros: choices by a word (`--mode`, `--kind` and others), and parts of records. Each fact of them is told once, and the
+//! Declarations by macros: choices by a word (`--mode`, `--kind` and others), options, and parts of records. Each fact of them is told once, and the
 //! JSON Schema of records is made from it.
 
 /// Declares a choice: each variant with its meaning on the command line, and with its name there, which records have too.
@@ -40,6 +40,22 @@ macro_rules! words {
     };
 }
 
+/// Declares options: each field with its meaning, its type, and its default.
+macro_rules! with_defaults {
+    ($(#[$meta:meta])* pub struct $Name:ident { $($(#[$of:meta])* pub $field:ident: $Type:ty = $value:expr,)+ }) => {
+        $(#[$meta])*
+        pub struct $Name {
+            $($(#[$of])* pub $field: $Type,)+
+        }
+
+        impl Default for $Name {
+            fn default() -> $Name {
+                $Name { $($field: $value),+ }
+            }
+        }
+    };
+}
+
 /// Declares a part of a record: each field with its meaning, its type, and its value, if that follows from arguments.
 macro_rules! part {
     ($(#[$meta:meta])* $Name:ident { $($(#[$of:meta])* $field:ident: $Type:ty,)+ }) => {
@@ -72,7 +88,7 @@ macro_rules! part {
     };
 }
 
-pub(crate) use {part, words};
+pub(crate) use {part, with_defaults, words};
 
 #[cfg(test)]
 pub(crate) mod schema;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::churn::Churn;
 use super::connecting::ConnectOptions;
 use super::contradiction::{Contradiction, refuse};
+use super::declared::with_defaults;
 use super::flaw::Flaw;
 use super::listening::Listening;
 use super::mode::Mode;
@@ -65,134 +66,91 @@ impl Compress {
 /// Maximum rows of the sample of single messages of a run, all threads of all generators together: about 46 MiB.
 pub const SAMPLES_MAX: usize = 500_000;
 
-/// One load, as data that can be serialised. A deserialised load must be [checked](Workload::check); missing fields
-/// have their defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Workload {
-    /// The kind of load.
-    pub mode: Mode,
-    /// Connections, publishers included; in connect mode, the maximum number of concurrent ones.
-    pub connections: u32,
-    /// Of those, publishers; broadcast mode only.
-    pub publishers: u32,
-    /// Topics that publishers and subscribers are spread over; broadcast mode only.
-    pub topics: u32,
-    /// Subscribers that read slowly or not at all once the measured time begins; broadcast mode only.
-    pub stalled: u32,
-    /// Bytes per second that slow subscribers read on average; `None` reads nothing.
-    pub trickle: Option<u64>,
-    /// Measured time.
-    pub duration: Duration,
-    /// Time before the measured time, in which the load runs without being recorded.
-    pub warmup: Duration,
-    /// Whether the warm-up ends before, as soon as the load is steady.
-    pub finds_warmup: bool,
-    /// Smallest and largest payload.
-    pub message_bytes: (usize, usize),
-    /// Distribution of sizes between the two.
-    pub spread: Spread,
-    /// The protocol of the messages, which contain the payloads; `None` sends the payloads themselves.
-    pub protocol: Option<Protocol>,
-    /// Further protocols: connections or sessions are dealt out among all by their weights.
-    pub more_protocols: Vec<Protocol>,
-    /// Data for templates, a row for each connection.
-    pub rows: Option<Rows>,
-    /// Whether every message is shown to the caller; for runs of one connection.
-    pub traces: bool,
-    /// Content of payloads.
-    pub style: Style,
-    /// Lines of a file as payloads, with their own sizes; echo and connect mode only.
-    pub lines: Option<Lines>,
-    /// When messages are sent.
-    pub pace: Pace,
-    /// The period of a [`Pace::Rate`] in seconds: 1, or more for less than a message a second.
-    pub rate_period_s: u32,
-    /// How an open loop spreads its messages over time.
-    pub arrivals: Arrivals,
-    /// Messages per burst of an open-loop sender, at the same mean rate; 1 disables bursts.
-    pub burst: u32,
-    /// The part of the warm-up in which the rate of an open loop rises from zero.
-    pub ramp: Duration,
-    /// How long messages in flight at the end are awaited before they count as lost.
-    pub drain: Duration,
-    /// Messages with a longer response time count as late.
-    pub late_after: Option<Duration>,
-    /// Whether a saturated generator is not a failure.
-    pub allow_saturated: bool,
-    /// Lateness at p99 above which the generator counts as saturated.
-    pub max_lateness: Duration,
-    /// Whether and how messages are compressed.
-    pub compress: Compress,
-    /// Whose times of messages are used.
-    pub timestamps: Timestamps,
-    /// Interval of the pings that each connection sends in addition to the load.
-    pub ping_every: Option<Duration>,
-    /// How connections are opened.
-    #[serde(rename = "dialling")]
-    pub connecting: ConnectOptions,
-    /// How connections come and go while the load runs.
-    pub churn: Churn,
-    /// The recording that is replayed; [`Mode::Replay`] only. It is not serialised, because a recording may be large.
-    #[serde(skip)]
-    pub replay: Option<Replay>,
-    /// Options of listeners.
-    pub listening: Listening,
-    /// Whether received messages are checked.
-    pub verify: bool,
-    /// The share of single messages that a sample has; none is taken if it is missing.
-    pub sample_share: Option<f64>,
-    /// Maximum rows of that sample, up to [`SAMPLES_MAX`].
-    pub sample_rows_max: usize,
-    /// Flaws that do not fail the run.
-    pub allow: Vec<Flaw>,
-    /// Seed of all payloads and arrivals.
-    pub seed: u64,
-}
-
-impl Default for Workload {
-    /// Echoes of 64 bytes of text on one connection, one message at a time, for 10 s without warm-up.
-    fn default() -> Workload {
-        Workload {
-            mode: Mode::Echo,
-            connections: 1,
-            publishers: 0,
-            topics: 0,
-            stalled: 0,
-            trickle: None,
-            duration: Duration::from_secs(10),
-            warmup: Duration::ZERO,
-            finds_warmup: false,
-            message_bytes: (64, 64),
-            spread: Spread::Even,
-            protocol: None,
-            more_protocols: Vec::new(),
-            rows: None,
-            traces: false,
-            style: Style::Text,
-            lines: None,
-            pace: Pace::Depth(1),
-            rate_period_s: 1,
-            arrivals: Arrivals::Even,
-            burst: 1,
-            ramp: Duration::ZERO,
-            drain: DRAIN_DEFAULT,
-            late_after: None,
-            allow_saturated: false,
-            max_lateness: MAX_LATENESS_DEFAULT,
-            compress: Compress::off(),
-            timestamps: Timestamps::default(),
-            ping_every: None,
-            connecting: ConnectOptions::default(),
-            churn: Churn::default(),
-            replay: None,
-            listening: Listening::default(),
-            verify: true,
-            sample_share: None,
-            sample_rows_max: SAMPLES_MAX,
-            allow: Vec::new(),
-            seed: 1,
-        }
+with_defaults! {
+    /// One load, as data that can be serialised. A deserialised load must be [checked](Workload::check); missing fields
+    /// have their defaults, which are echoes of 64 bytes of text on one connection, one message at a time, for 10 s
+    /// without warm-up.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Workload {
+        /// The kind of load.
+        pub mode: Mode = Mode::Echo,
+        /// Connections, publishers included; in connect mode, the maximum number of concurrent ones.
+        pub connections: u32 = 1,
+        /// Of those, publishers; broadcast mode only.
+        pub publishers: u32 = 0,
+        /// Topics that publishers and subscribers are spread over; broadcast mode only.
+        pub topics: u32 = 0,
+        /// Subscribers that read slowly or not at all once the measured time begins; broadcast mode only.
+        pub stalled: u32 = 0,
+        /// Bytes per second that slow subscribers read on average; `None` reads nothing.
+        pub trickle: Option<u64> = None,
+        /// Measured time.
+        pub duration: Duration = Duration::from_secs(10),
+        /// Time before the measured time, in which the load runs without being recorded.
+        pub warmup: Duration = Duration::ZERO,
+        /// Whether the warm-up ends before, as soon as the load is steady.
+        pub finds_warmup: bool = false,
+        /// Smallest and largest payload.
+        pub message_bytes: (usize, usize) = (64, 64),
+        /// Distribution of sizes between the two.
+        pub spread: Spread = Spread::Even,
+        /// The protocol of the messages, which contain the payloads; `None` sends the payloads themselves.
+        pub protocol: Option<Protocol> = None,
+        /// Further protocols: connections or sessions are dealt out among all by their weights.
+        pub more_protocols: Vec<Protocol> = Vec::new(),
+        /// Data for templates, a row for each connection.
+        pub rows: Option<Rows> = None,
+        /// Whether every message is shown to the caller; for runs of one connection.
+        pub traces: bool = false,
+        /// Content of payloads.
+        pub style: Style = Style::Text,
+        /// Lines of a file as payloads, with their own sizes; echo and connect mode only.
+        pub lines: Option<Lines> = None,
+        /// When messages are sent.
+        pub pace: Pace = Pace::Depth(1),
+        /// The period of a [`Pace::Rate`] in seconds: 1, or more for less than a message a second.
+        pub rate_period_s: u32 = 1,
+        /// How an open loop spreads its messages over time.
+        pub arrivals: Arrivals = Arrivals::Even,
+        /// Messages per burst of an open-loop sender, at the same mean rate; 1 disables bursts.
+        pub burst: u32 = 1,
+        /// The part of the warm-up in which the rate of an open loop rises from zero.
+        pub ramp: Duration = Duration::ZERO,
+        /// How long messages in flight at the end are awaited before they count as lost.
+        pub drain: Duration = DRAIN_DEFAULT,
+        /// Messages with a longer response time count as late.
+        pub late_after: Option<Duration> = None,
+        /// Whether a saturated generator is not a failure.
+        pub allow_saturated: bool = false,
+        /// Lateness at p99 above which the generator counts as saturated.
+        pub max_lateness: Duration = MAX_LATENESS_DEFAULT,
+        /// Whether and how messages are compressed.
+        pub compress: Compress = Compress::off(),
+        /// Whose times of messages are used.
+        pub timestamps: Timestamps = Timestamps::default(),
+        /// Interval of the pings that each connection sends in addition to the load.
+        pub ping_every: Option<Duration> = None,
+        /// How connections are opened.
+        #[serde(rename = "dialling")]
+        pub connecting: ConnectOptions = ConnectOptions::default(),
+        /// How connections come and go while the load runs.
+        pub churn: Churn = Churn::default(),
+        /// The recording that is replayed; [`Mode::Replay`] only. It is not serialised, because a recording may be large.
+        #[serde(skip)]
+        pub replay: Option<Replay> = None,
+        /// Options of listeners.
+        pub listening: Listening = Listening::default(),
+        /// Whether received messages are checked.
+        pub verify: bool = true,
+        /// The share of single messages that a sample has; none is taken if it is missing.
+        pub sample_share: Option<f64> = None,
+        /// Maximum rows of that sample, up to [`SAMPLES_MAX`].
+        pub sample_rows_max: usize = SAMPLES_MAX,
+        /// Flaws that do not fail the run.
+        pub allow: Vec<Flaw> = Vec::new(),
+        /// Seed of all payloads and arrivals.
+        pub seed: u64 = 1,
     }
 }
 
