@@ -13,6 +13,7 @@
 use std::f64::consts::PI;
 
 use statrs::distribution::{ContinuousCDF as _, Normal, StudentsT};
+use statrs::statistics::{Data, OrderStatistics as _, RankTieBreaker};
 
 /// Confidence level of the intervals.
 pub(crate) const CONFIDENCE: f64 = 0.95;
@@ -95,24 +96,13 @@ pub(super) fn independent(values: &[f64]) -> usize {
     if count < CORRELATED_RUNS_MIN {
         return count;
     }
-    let middle = (count - 1) as f64 / 2.0;
-    let ranks: Vec<f64> = ranks(values).iter().map(|rank| rank - middle).collect();
+    let middle = (count + 1) as f64 / 2.0;
+    let ranks = Data::new(values.to_vec()).ranks(RankTieBreaker::Average);
+    let ranks: Vec<f64> = ranks.iter().map(|rank| rank - middle).collect();
     let own: f64 = ranks.iter().map(|rank| rank * rank).sum();
     let shared: f64 = ranks.windows(2).map(|pair| pair[0] * pair[1]).sum();
     let correlation = unbiased(shared / own.max(f64::MIN_POSITIVE), count).clamp(0.0, CORRELATION_MAX);
     (count as f64 * (1.0 - correlation) / (1.0 + correlation)) as usize
-}
-
-/// The rank of each value, from 0 on; equal values share the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let place = |value: &f64| {
-        let below = sorted.partition_point(|other| other < value);
-        let upto = sorted.partition_point(|other| other <= value);
-        (below + upto - 1) as f64 / 2.0
-    };
-    values.iter().map(place).collect()
 }
 
 /// The correlation of neighbours in a series of this length without the bias of the estimate, which is too low because the

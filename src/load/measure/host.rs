@@ -77,7 +77,7 @@ pub(crate) fn stolen_ns(cpus: &[usize]) -> Option<u64> {
     stolen_ns_in(&fs::read_to_string("/proc/stat").ok()?, cpus)
 }
 
-/// The times of a CPU since the host was started, in hundredths of a second.
+/// The times of a CPU since the host was started, in hundredths of a second on all architectures that echoring builds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuTime {
     pub(crate) cpu: usize,
@@ -96,7 +96,7 @@ fn cpu_times_in(stat: &str) -> Vec<CpuTime> {
     let of = |line: &str| {
         let (cpu, fields) = line.strip_prefix("cpu")?.split_once(' ')?;
         let fields: Vec<u64> = fields.split_whitespace().map_while(|field| field.parse().ok()).collect();
-        // Idle and iowait; guest times are part of the user's.
+        // User, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)); guest times are part of the user's.
         let (idle, stolen) = (fields.get(3)? + fields.get(4)?, *fields.get(7)?);
         Some(CpuTime { cpu: cpu.parse().ok()?, all: fields.iter().take(8).sum(), idle, stolen })
     };
@@ -104,14 +104,10 @@ fn cpu_times_in(stat: &str) -> Vec<CpuTime> {
 }
 
 fn stolen_ns_in(stat: &str, cpus: &[usize]) -> Option<u64> {
-    let stolen = |cpu: &usize| {
-        let name = format!("cpu{cpu} ");
-        let fields = stat.lines().find_map(|line| line.strip_prefix(&name))?;
-        // User, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)), in hundredths of a second on all
-        // architectures that echoring builds for.
-        fields.split_whitespace().nth(7)?.parse::<u64>().ok().map(|ticks| ticks * 10 * MILLISECOND)
-    };
-    cpus.iter().map(stolen).sum()
+    let times = cpu_times_in(stat);
+    let of =
+        |cpu: &usize| times.iter().find(|time| time.cpu == *cpu).map(|time| time.stolen * 10 * MILLISECOND);
+    cpus.iter().map(of).sum()
 }
 
 /// CPU time, user and system, of all threads that a process has or had, in nanoseconds.

@@ -83,27 +83,13 @@ impl Series {
         self.entries.get(at).map_or((0, 0), |entry| (entry.messages, entry.bytes))
     }
 
-    /// Packed response times of an interval.
-    pub fn response(&self, at: usize) -> &[u8] {
-        self.distribution(at, 0)
-    }
-
-    /// Packed service times of an interval.
-    pub fn service(&self, at: usize) -> &[u8] {
-        self.distribution(at, 1)
-    }
-
-    /// Packed times of server and network of an interval; none if no message was stamped.
-    pub fn server_and_network(&self, at: usize) -> &[u8] {
-        self.distribution(at, 2)
-    }
-
     /// Whether any message was stamped.
     pub fn is_stamped(&self) -> bool {
         self.entries.iter().any(|entry| entry.ends[2] > entry.ends[1])
     }
 
-    fn distribution(&self, at: usize, number: usize) -> &[u8] {
+    /// The packed times of an interval: response, service or server and network.
+    pub fn distribution(&self, at: usize, number: usize) -> &[u8] {
         let Some(entry) = self.entries.get(at) else { return &[] };
         let begin = match number.checked_sub(1) {
             Some(before) => entry.ends[before],
@@ -300,7 +286,7 @@ mod tests {
             prop_assert_eq!(series.len(), 5);
             for (at, (count, bytes, distributions)) in slow.iter().enumerate() {
                 prop_assert_eq!(series.counts(at), (*count, *bytes));
-                let packed = [series.response(at), series.service(at), series.server_and_network(at)];
+                let packed = [0, 1, 2].map(|number| series.distribution(at, number));
                 prop_assert_eq!(&packed.map(unpacked), distributions);
             }
         }
@@ -316,6 +302,6 @@ mod tests {
         }
         let series = recorder.finish(Arrived { messages: 100_000, bytes: 100_000 });
         assert!(series.packed.len() < 2 * PACKED_BYTES, "{} bytes", series.packed.len());
-        assert!((1..5).all(|at| series.response(at).is_empty() && series.counts(at) == (0, 0)));
+        assert!((1..5).all(|at| series.distribution(at, 0).is_empty() && series.counts(at) == (0, 0)));
     }
 }

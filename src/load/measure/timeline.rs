@@ -56,14 +56,10 @@ impl Timeline {
         starts.take_while(|(_, start)| *start < self.length_ns).map(move |(number, start)| {
             let at = number as usize;
             let counts = self.series.iter().map(|series| series.counts(at));
-            let mut distributions = vec![
-                ("response", sum(self.series.iter().map(|series| series.response(at)))),
-                ("service", sum(self.series.iter().map(|series| series.service(at)))),
-            ];
-            if is_stamped {
-                let took = sum(self.series.iter().map(|series| series.server_and_network(at)));
-                distributions.push(("server_and_network", took));
-            }
+            let of = |number| sum(self.series.iter().map(|series| series.distribution(at, number)));
+            let names = ["response", "service", "server_and_network"].into_iter().enumerate();
+            let names = names.take(if is_stamped { 3 } else { 2 });
+            let distributions = names.map(|(number, name)| (name, of(number))).collect();
             let (messages, bytes) = counts.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
             TimelineInterval {
                 at: Duration::from_nanos(start),

@@ -95,15 +95,7 @@ pub fn message(message: &[u8], bytes_max: usize) -> String {
 
 /// A number with thousands separators.
 pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    indicatif::HumanCount(number).to_string()
 }
 
 /// A name of a record as people read it, such as `slightly better`.
