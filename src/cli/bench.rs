@@ -41,7 +41,7 @@ pub use self::agents::{AgentArgs, run_agent};
 pub use self::args::Args;
 pub use self::capacity::CapacityArgs;
 use self::exporter::Monitoring;
-use self::job::{Job, Share};
+use self::job::Job;
 use self::machine::enough_address_space;
 use self::protocol::Conversation;
 pub(crate) use self::target::start_server;
@@ -146,13 +146,13 @@ impl Session {
     /// Runs a job. Tells whether a condition of `--abort-if` ended it.
     fn run(&mut self, job: Job) -> Result<bool, Failure> {
         let compares = job.args.compares();
-        let Job { plan, experiment, args, share, .. } = job;
+        let Job { plan, experiment, args, shared } = job;
         let Args { verdicts: conditions, until, outputs, .. } = args;
         let Session { tries, stop, monitoring, reporter, results, missed } = self;
         let mut watch = verdicts::Watch::new(conditions.abort_if);
         let mut until = until.watch(compares);
         let mut conversation = Conversation::new(awaited_by(&plan));
-        let made = make(share, plan, experiment, &mut |progress| match progress {
+        let made = make(shared, plan, experiment, &mut |progress| match progress {
             Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
                 monitoring.show(run);
@@ -189,15 +189,15 @@ impl Session {
 
 /// Makes the load, or lets agents make it.
 fn make(
-    share: Share,
+    shared: Option<agents::Job>,
     plan: Plan,
     experiment: Experiment,
     show: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Result<Results, Refused>, Failure> {
-    Ok(match share {
-        Share::Whole => echoring_load::run_experiment(plan, experiment, show),
-        Share::Agents(job) => {
-            let coordinator = Coordinator::find(*job)?;
+    Ok(match shared {
+        None => echoring_load::run_experiment(plan, experiment, show),
+        Some(job) => {
+            let coordinator = Coordinator::find(job)?;
             let names: Vec<&str> = coordinator.names().collect();
             show(Progress::Note(&format!("agents: {}", names.join(", "))));
             echoring_load::run_experiment_on(&coordinator, &plan.workloads, &experiment, show)

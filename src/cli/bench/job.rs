@@ -18,7 +18,6 @@ use super::{Args, agents, needs, replay};
 use crate::Failure;
 use crate::common::environment;
 use crate::common::values::flag_of;
-use echoring_cluster::nats::NatsOptions;
 use echoring_load::analyse::capacity::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
     self, Baseline, Churn, Cut, Endpoint, Experiment, Mode, Pace, Plan, Resources, SAMPLES_MAX, Segment,
@@ -48,24 +47,8 @@ pub(super) struct Job {
     pub(super) experiment: Experiment,
     /// The flags.
     pub(super) args: Args,
-    pub(super) share: Share,
-}
-
-/// Who makes the load.
-#[derive(Debug)]
-pub(super) enum Share {
-    /// This process.
-    Whole,
-    /// Agents.
-    Agents(Box<agents::Job>),
-}
-
-/// The parts of the connections of a load.
-struct Parts {
-    publishers: u32,
-    topics: u32,
-    stalled: u32,
-    trickle: Option<u64>,
+    /// What agents are to do, if not this process makes the load.
+    pub(super) shared: Option<agents::Job>,
 }
 
 impl Args {
@@ -114,11 +97,19 @@ impl Args {
             stop,
         };
         self.outputs.check()?;
-        let share = self.share(agents, urls, lookup, &resources);
+        let shared = agents.map(|(agents, patience, nats)| agents::Job {
+            nats,
+            agents,
+            patience,
+            urls,
+            lookup,
+            server_pid: self.server_pid,
+            stop: resources.stop.clone(),
+        });
         let target = self.target(targets, &workloads, offered);
         let experiment = self.experiment(rival, descriptors)?;
         limit_samples(&mut workloads, &experiment);
-        Ok(Job { plan: Plan { target, workloads, resources }, experiment, args: self, share })
+        Ok(Job { plan: Plan { target, workloads, resources }, experiment, args: self, shared })
     }
 
     fn experiment(&self, rival: Option<Baseline>, descriptors: u64) -> Result<Experiment, Failure> {
@@ -151,27 +142,6 @@ impl Args {
     fn urls(&self) -> Result<Vec<GivenUrl>, Failure> {
         let weights = self.request.weights(self.url.len())?;
         self.url.iter().zip(weights).map(|(url, weight)| GivenUrl::read(url, weight)).collect()
-    }
-
-    fn share(
-        &self,
-        agents: Option<(u32, Duration, NatsOptions)>,
-        urls: Vec<GivenUrl>,
-        lookup: Lookup,
-        resources: &Resources,
-    ) -> Share {
-        match agents {
-            None => Share::Whole,
-            Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
-                nats,
-                agents,
-                patience,
-                urls,
-                lookup,
-                server_pid: self.server_pid,
-                stop: resources.stop.clone(),
-            })),
-        }
     }
 
     /// The servers that were found, or one in this process that takes the messages of all loads.
@@ -301,17 +271,6 @@ impl Args {
         })
     }
 
-    fn parts(&self, typed: &ArgMatches, mode: Mode, connections: u32) -> Result<Parts, Failure> {
-        let has_topics = mode == Mode::Broadcast || (mode == Mode::Storm && self.pace.has_rate());
-        if !has_topics {
-            return Ok(Parts { publishers: 0, topics: 0, stalled: 0, trickle: None });
-        }
-        let topics = self.messages.topics;
-        let publishers = self.messages.publishers.unwrap_or(topics);
-        let (stalled, trickle) = self.messages.slow(typed, connections.saturating_sub(publishers))?;
-        Ok(Parts { publishers, topics, stalled, trickle })
-    }
-
     fn workload(
         &self,
         typed: &ArgMatches,
@@ -326,23 +285,13 @@ impl Args {
         let mut protocols = self.protocol.read(typed, binary)?.into_iter();
         let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);
-        let Parts { publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
-        let messages = self.messages.describe(mode)?;
         let searches = self.verdicts.capacity.is_some();
+        let load = Workload { mode, connections, ..Workload::default() };
+        let load = self.messages.of_load(typed, self.pace.has_rate(), load)?;
         Ok(Workload {
-            mode,
-            connections,
-            publishers,
-            topics,
-            stalled,
-            trickle,
             duration: self.measured_time(),
             warmup: self.longest_warmup(),
             finds_warmup: self.warmup == Some(WarmUp::Auto),
-            message_bytes: messages.message_bytes,
-            spread: messages.spread,
-            style: messages.style,
-            lines: messages.lines,
             protocol: protocols.next(),
             more_protocols: protocols.collect(),
             rows: self.request.rows()?,
@@ -361,14 +310,12 @@ impl Args {
             ping_every: self.pace.ping_every,
             connecting,
             churn,
-            replay: None,
             listening: self.listen.listening(),
             // Messages that a server sends by itself are not known, so nothing can be compared.
             verify: self.messages.verify && mode != Mode::Push,
             sample_share: self.outputs.sample_share(),
-            sample_rows_max: SAMPLES_MAX,
-            allow: self.messages.allowed(),
             seed,
+            ..load
         })
     }
 

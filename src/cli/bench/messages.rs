@@ -9,7 +9,7 @@ use super::parsers::{Sizes, compression, sizes};
 use super::usage::{refuse_typed, usage};
 use crate::Failure;
 use crate::common::values::{self, Word};
-use echoring_load::{self, Flaw, Lines, Mode, Spread, Style};
+use echoring_load::{self, Flaw, Lines, Mode, Style, Workload};
 
 const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;
 const MESSAGE_BYTES_DEFAULT: usize = 64;
@@ -86,56 +86,51 @@ pub(super) struct Args {
     pub(super) allow: Option<Flaws>,
 }
 
-/// Messages as the flags describe them.
-#[derive(Debug)]
-pub(super) struct Described {
-    pub(super) style: Style,
-    pub(super) message_bytes: (usize, usize),
-    pub(super) spread: Spread,
-    pub(super) lines: Option<Lines>,
-}
-
 impl Args {
-    /// The meaning of messages in `mode`. Reads the file that is named.
-    pub(super) fn describe(&self, mode: Mode) -> Result<Described, Failure> {
-        let style = self.kind;
-        if let Some(file) = &self.payload_file {
-            if self.message_bytes.is_some() {
+    /// The load with these messages, and with parts of its connections for them. Reads the file that is named.
+    pub(super) fn of_load(
+        &self,
+        typed: &ArgMatches,
+        has_rate: bool,
+        mut load: Workload,
+    ) -> Result<Workload, Failure> {
+        (load.style, load.allow) = (self.kind, self.allow.clone().unwrap_or_default());
+        if load.mode == Mode::Broadcast || (load.mode == Mode::Storm && has_rate) {
+            load.topics = self.topics;
+            load.publishers = self.publishers.unwrap_or(self.topics);
+            let subscribers = load.connections.saturating_sub(load.publishers);
+            (load.stalled, load.trickle) = self.slow(typed, subscribers)?;
+        }
+        match (&self.payload_file, self.message_bytes) {
+            (Some(_), Some(_)) => {
                 let why = "the lines of --payload-file have their own sizes, e.g. --payload-file messages.ndjson \
                            --kind json";
                 return Err(usage("--message-bytes", why));
             }
-            let lines = Lines::read(file, style).map_err(|wrong| usage("--payload-file", &wrong))?;
-            return Ok(Described {
-                style,
-                message_bytes: lines.bytes(),
-                spread: Spread::Even,
-                lines: Some(lines),
-            });
-        }
-        let (message_bytes, spread) = match self.message_bytes {
-            Some(Sizes(least, most, spread)) => ((least, most), spread),
-            // The default fits every style; what was typed is taken as it is.
-            None => {
-                let fitting = echoring_load::min_bytes(style, mode).max(MESSAGE_BYTES_DEFAULT);
-                ((fitting, fitting), Spread::Even)
+            (Some(file), None) => {
+                let lines = Lines::read(file, self.kind).map_err(|wrong| usage("--payload-file", &wrong))?;
+                (load.message_bytes, load.lines) = (lines.bytes(), Some(lines));
             }
-        };
-        Ok(Described { style, message_bytes, spread, lines: None })
+            (None, Some(Sizes(least, most, spread))) => {
+                (load.message_bytes, load.spread) = ((least, most), spread)
+            }
+            // The default fits every style; what was typed is taken as it is.
+            (None, None) => {
+                let fitting = echoring_load::min_bytes(self.kind, load.mode).max(MESSAGE_BYTES_DEFAULT);
+                load.message_bytes = (fitting, fitting);
+            }
+        }
+        Ok(load)
     }
 
     /// The number of slow subscribers, and their reading rate in bytes a second.
-    pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
+    fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
         let Some(slow) = self.slow else { return Ok((0, None)) };
         if self.slow_how {
             return Ok((slow.of(subscribers), Some(self.trickle)));
         }
         let why = "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
         refuse_typed(typed, &["trickle"], why).map(|()| (slow.of(subscribers), None))
-    }
-
-    pub(super) fn allowed(&self) -> Vec<Flaw> {
-        self.allow.clone().unwrap_or_default()
     }
 }
 

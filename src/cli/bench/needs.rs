@@ -10,44 +10,29 @@ use crate::Failure;
 use crate::common::file::flags::is_given;
 use crate::common::values::flag_of;
 
-/// Flags that have no effect without another one.
-pub(super) struct Needs {
-    /// The flags, each with a value for examples.
-    pub(super) flags: &'static [(&'static str, &'static str)],
-    /// What they need.
-    pub(super) needed: &'static str,
-    /// The same in an example.
-    example: &'static str,
-}
-
-const fn needs(
-    flags: &'static [(&'static str, &'static str)],
-    needed: &'static str,
-    example: &'static str,
-) -> Needs {
-    Needs { flags, needed, example }
-}
+/// Flags that have no effect without another one, each with a value for examples; what they need; and the same in an example.
+type Needs = (&'static [(&'static str, &'static str)], &'static str, &'static str);
 
 pub(super) const NEEDS: &[Needs] = &[
-    needs(
+    (
         &[("replay_speed", "2"), ("replay_copies", "3"), ("replay_rule", "json"), ("replay_ignore", "/ts")],
         "replay",
         "--replay day.jsonl",
     ),
-    needs(&[("param", "method=add")], "protocol", "--protocol json-rpc"),
-    needs(&[("data_order", "shuffled")], "data", "--data users.csv"),
-    needs(&[("time_unit", "us")], "time_field", "--mode push --time-field sent_at"),
-    needs(&[("tls_cert", "client.pem")], "tls_key", "--tls-key client.key"),
-    needs(&[("tls_key", "client.key")], "tls_cert", "--tls-cert client.pem"),
-    needs(
+    (&[("param", "method=add")], "protocol", "--protocol json-rpc"),
+    (&[("data_order", "shuffled")], "data", "--data users.csv"),
+    (&[("time_unit", "us")], "time_field", "--mode push --time-field sent_at"),
+    (&[("tls_cert", "client.pem")], "tls_key", "--tls-key client.key"),
+    (&[("tls_key", "client.key")], "tls_cert", "--tls-cert client.pem"),
+    (
         &[("fail_on", "worse"), ("against_pid", "4711")],
         "against",
         "--repeat 10 --against ws://127.0.0.1:9101",
     ),
-    needs(&[("max_duration", "5m")], "until", "--until 'p99±5%'"),
-    needs(&[("slow_how", "trickle"), ("trickle", "4KiB/s")], "slow", "--slow 1%"),
-    needs(&[("nats", "nats://127.0.0.1"), ("agents_timeout", "1m")], "agents", "--agents 3"),
-    needs(
+    (&[("max_duration", "5m")], "until", "--until 'p99±5%'"),
+    (&[("slow_how", "trickle"), ("trickle", "4KiB/s")], "slow", "--slow 1%"),
+    (&[("nats", "nats://127.0.0.1"), ("agents_timeout", "1m")], "agents", "--agents 3"),
+    (
         &[
             ("nats_prefix", "load"),
             ("nats_token_file", "nats.token"),
@@ -57,9 +42,9 @@ pub(super) const NEEDS: &[Needs] = &[
         "nats",
         NATS,
     ),
-    needs(&[("agents", "3")], "nats", NATS),
-    needs(&[("against", "ws://127.0.0.1:9101")], URL, "bench ws://127.0.0.1:9001 --repeat 10"),
-    needs(
+    (&[("agents", "3")], "nats", NATS),
+    (&[("against", "ws://127.0.0.1:9101")], URL, "bench ws://127.0.0.1:9001 --repeat 10"),
+    (
         &[
             ("replay", "day.jsonl"),
             ("agents", "3"),
@@ -77,7 +62,7 @@ const URL: &str = "url";
 
 /// Refuses the first flag without an effect. `searches`: whether a search decides about its runs, with a default longest time.
 pub(super) fn check(typed: &ArgMatches, searches: bool) -> Result<(), Failure> {
-    for Needs { flags, needed, example } in NEEDS {
+    for (flags, needed, example) in NEEDS {
         let is_needed =
             |(flag, _): &&(&str, &str)| is_given(typed, flag) && !(searches && *flag == "max_duration");
         if let Some((flag, value)) = flags.iter().find(is_needed).filter(|_| !is_given(typed, needed)) {
