@@ -7,7 +7,6 @@ mod churn;
 mod dial;
 mod exporter;
 mod headings;
-mod http;
 mod job;
 mod listen;
 mod loads;

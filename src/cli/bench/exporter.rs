@@ -1,28 +1,41 @@
 //! The figures of a run for monitoring systems: the address that Prometheus scrapes while `bench` runs, and the collector that
 //! they are sent to.
 //!
-//! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
-//! threads that make the load know nothing of it.
+//! A small HTTP server by hyper, on its own thread, answers with the text of the latest progress, which the conductor of the run
+//! hands over a few times a second. The threads that make the load know nothing of it.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::http::{self, HttpServer};
 #[cfg(feature = "otlp")]
 use super::push::Pusher;
 use crate::common::locked;
 use crate::common::output::note;
+use echoring_admin::limits::ADMIN_TIMEOUT;
+use echoring_async::TokioStream;
 use echoring_load::render::{self, CONTENT_TYPE as EXPOSITION, Figures, MessageRate};
 use echoring_load::{RunProgress, RunStage};
+use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
+/// The server, in logs and as a thread.
+const NAME: &str = "exporter";
+/// Connections at once: a program makes one, a person another.
+const CONNECTIONS_MAX: usize = 8;
+/// How long answers that are under way at the end may take.
+const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 /// Time for which the last figures can be scraped if only one scrape was seen: a usual interval.
 const LINGER_TIME: Duration = Duration::from_secs(15);
 /// The same at most, where the interval of scrapes is known: Prometheus' own default and some more.
@@ -33,8 +46,10 @@ const LINGER_STEP: Duration = Duration::from_millis(50);
 /// The exporter of one `bench`, which ends with it.
 #[derive(Debug)]
 pub(super) struct Exporter {
-    server: HttpServer,
+    address: SocketAddr,
     shown: Arc<Mutex<Shown>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Everything that shows the figures of the runs in progress.
@@ -148,16 +163,21 @@ impl Exporter {
     /// # Errors
     /// When that is impossible.
     pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
+        let listener = echoring_runtime::listening::retry_busy(|| TcpListener::bind(address))?;
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let runtime = echoring_async::local_runtime()?;
         let shown = Arc::new(Mutex::new(Shown::default()));
+        let (stop, stopped) = oneshot::channel();
         let theirs = shown.clone();
-        let handler = move |request: &Request<Incoming>| answer(request, &theirs);
-        let server = HttpServer::start("exporter", address, Arc::new(handler))?;
-        Ok(Exporter { server, shown })
+        let serving = move || runtime.block_on(serve(listener, theirs, stopped));
+        let thread = thread::Builder::new().name(NAME.to_owned()).spawn(serving)?;
+        Ok(Exporter { address, shown, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.address
     }
 
     fn show(&self, figures: &Figures) {
@@ -184,17 +204,74 @@ impl Exporter {
     }
 }
 
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It ends at once, or when what it was answering has left.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, shown: Arc<Mutex<Shown>>, mut stopped: oneshot::Receiver<()>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::warn!(%error, "the exporter of this run cannot be reached"),
+    };
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let ((stream, _), permit) = tokio::select! {
+            accepted = async {
+                // The semaphore is never closed, so there is always a permit in the end.
+                let permit = room.clone().acquire_owned().await.ok();
+                (echoring_async::accept(NAME, async || listener.accept().await).await, permit)
+            } => accepted,
+            _ = &mut stopped => break,
+        };
+        let shown = shown.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&request, &shown);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .keep_alive(false)
+                // A client that has sent FIN still reads what it has asked for.
+                .half_close(true)
+                .max_buf_size(HEAD_BYTES_DEFAULT)
+                .max_headers(HEADERS_MAX)
+                .serve_connection(TokioStream(stream), service);
+            // A request that is too slow, or not HTTP, gets no answer.
+            let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await;
+            drop(permit);
+        });
+    }
+    // Once all permits are free, no request is being answered. A client that reads too slowly is cut off.
+    drop(listener);
+    let all = room.acquire_many(CONNECTIONS_MAX as u32);
+    let _ = tokio::time::timeout(LAST_ANSWERS_TIME, all).await;
+}
+
 fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<Bytes>> {
-    match (request.method(), request.uri().path()) {
+    const METHODS: &str = "GET, HEAD";
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let text = locked(shown).scrape(Instant::now());
-            http::response(StatusCode::OK, EXPOSITION, text)
+            (StatusCode::OK, EXPOSITION, locked(shown).scrape(Instant::now()))
         }
         (&Method::GET | &Method::HEAD, _) => {
-            http::plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n")
+            (StatusCode::NOT_FOUND, TEXT, Bytes::from("the metrics are at /metrics\n"))
         }
-        _ => http::wrong_method("GET, HEAD"),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, Bytes::from(format!("only {METHODS}\n"))),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
     }
+    response
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use std::str::FromStr as _;
 
 use super::exporter::{Exporter, Monitoring};
 use super::headings::OUTPUT;
-use super::http::HttpServer;
 use super::parsers::{sample_share, socket_address};
 #[cfg(feature = "otlp")]
 use super::push::{Pusher, ReceiverUrl};
@@ -175,8 +174,11 @@ impl Args {
     /// The address to be scraped, if one was asked for, printed on stderr.
     fn exporter(&self) -> Result<Option<Exporter>, Failure> {
         let Some(address) = self.prometheus else { return Ok(None) };
-        let exporter =
-            Exporter::start(address).map_err(|error| HttpServer::refused("--prometheus", address, &error))?;
+        let refused = |error| {
+            let hint = "name a free port, such as 127.0.0.1:0";
+            Failure::Environment(format!("--prometheus: cannot listen on {address}: {error}; {hint}"))
+        };
+        let exporter = Exporter::start(address).map_err(refused)?;
         note(format_args!("metrics http://{}/metrics", exporter.address()));
         Ok(Some(exporter))
     }
