@@ -367,7 +367,7 @@ impl Client {
         }
         let is_open = |state| matches!(state, State::Open | State::Retiring);
         let mut open = self.connections.iter().filter(|connection| is_open(connection.state));
-        self.slots.are_settled()
+        self.slots.unanswered == 0
             && open.all(|connection| match &connection.flow {
                 Flow::Echo(awaited) => awaited.is_settled(),
                 Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),

@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use crate::measure::samples::Sampler;
+use crate::measure::samples::{Sample, Sampler};
 use crate::measure::{Samples, Timeline};
 use crate::plan::{Mode, Workload};
 use crate::record::segment::SegmentResult;
@@ -47,7 +47,7 @@ impl Outcome {
     #[must_use]
     pub fn by_agents(mut self, agents: Vec<Agent>) -> Outcome {
         if let Some(samples) = &mut self.samples {
-            samples.name_agents(agents.iter().map(|agent| agent.name.clone()).collect());
+            samples.agents = agents.iter().map(|agent| agent.name.clone()).collect();
         }
         self.record.agents = agents;
         self
@@ -84,11 +84,13 @@ fn samples_of(load: &Workload, sampler: Sampler, result: &SegmentResult) -> Samp
         };
         let turns = load.protocol_turns();
         let is_known = follows && !names.is_empty();
-        samples.name_requests(names, |name| {
+        let request_of = |Sample { name, .. }: &Sample| {
             let sequence = name.sequence.filter(|_| is_known)?;
             let protocol = &protocols[usize::from(turns[name.connection as usize % turns.len()])];
-            Some(protocol.first_request + protocol.request(load.seed, name.connection, sequence))
-        });
+            Some((protocol.first_request + protocol.request(load.seed, name.connection, sequence)) as u32)
+        };
+        samples.request_of = samples.rows.iter().map(request_of).collect();
+        samples.requests = names;
     }
     samples
 }

@@ -339,31 +339,16 @@ pub struct Samples {
     pub picked: u64,
     /// When the measured time began.
     began: Nanos,
-    rows: Vec<Sample>,
+    pub(crate) rows: Vec<Sample>,
     /// Names of the requests of the protocol.
-    requests: Vec<String>,
+    pub(crate) requests: Vec<String>,
     /// The request of each row, if the protocol is declared.
-    request_of: Vec<Option<u32>>,
+    pub(crate) request_of: Vec<Option<u32>>,
     /// Names of the agents by their number, if there are several generators.
-    agents: Vec<String>,
+    pub(crate) agents: Vec<String>,
 }
 
 impl Samples {
-    /// Adds the names of the requests, and which each row is.
-    pub(crate) fn name_requests(
-        &mut self,
-        names: Vec<String>,
-        request: impl Fn(&MessageName) -> Option<usize>,
-    ) {
-        self.request_of = self.rows.iter().map(|row| request(&row.name).map(|at| at as u32)).collect();
-        self.requests = names;
-    }
-
-    /// Adds the names of the agents that measured, in the order of their segments.
-    pub(crate) fn name_agents(&mut self, names: Vec<String>) {
-        self.agents = names;
-    }
-
     /// Picked messages without room.
     pub fn left_out(&self) -> u64 {
         self.picked - self.rows.len() as u64
@@ -510,7 +495,7 @@ mod tests {
         };
         let times = [-200, -199, 500, 501].map(Some);
         assert_eq!(agents(&samples), times.map(|time| (None, time)));
-        samples.name_agents(vec!["north".to_owned(), "west".to_owned()]);
+        samples.agents = vec!["north".to_owned(), "west".to_owned()];
         let names = ["west", "west", "north", "north"].map(|name| Some(name.to_owned()));
         assert_eq!(agents(&samples), names.into_iter().zip(times).collect::<Vec<_>>());
     }

@@ -37,11 +37,6 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The declaration of a preset, as TOML.
-    pub fn preset(name: &str) -> Option<&'static str> {
-        presets::text(name)
-    }
-
     /// Reads a declaration. `parameters` replace the defaults of its `[parameters]`; `variable` reads environment variables.
     ///
     /// # Errors

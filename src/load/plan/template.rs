@@ -25,20 +25,12 @@ use serde::{Deserialize, Serialize};
 pub use expand::{BoundTemplate, Scope};
 pub(in crate::plan) use format::number_bytes;
 use format::{Format, LengthFormat};
+pub use parse::expand_variables;
 
 use crate::plan::listening::TimeUnit;
 
 /// Maximum size of a template in bytes.
 const TEMPLATE_BYTES_MAX: usize = 1 << 20;
-
-/// Replaces each `${NAME}` of a template's text by the value of an environment variable, as `variable` reads it. Within the values
-/// nothing is an expression. `$${` becomes `${`.
-///
-/// # Errors
-/// One line that names the variable that is not set.
-pub fn expand_variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    parse::expand_variables(text, variable)
-}
 
 /// A template whose syntax is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,10 +91,11 @@ mod tests {
         }
         tally.cut(WINDOW.until);
         let mut samples = tally.samples.clone().finish(WINDOW.from);
-        samples.name_requests(vec!["even".to_owned(), "o,dd".to_owned()], |name| {
-            name.sequence.map(|sequence| (sequence % 2) as usize)
-        });
-        samples.name_agents(vec!["north".to_owned()]);
+        samples.requests = vec!["even".to_owned(), "o,dd".to_owned()];
+        let request_of =
+            samples.rows.iter().map(|row| row.name.sequence.map(|sequence| (sequence % 2) as u32));
+        samples.request_of = request_of.collect();
+        samples.agents = vec!["north".to_owned()];
         (Outcome { samples: Some(samples), ..outcome(record()) }, tally)
     }
 

@@ -212,7 +212,8 @@ impl Client {
                 return self.answer_arrived(link, position, &answer);
             }
             Meaning::Heartbeat(reply) => {
-                self.answer_heartbeat(link, position, reply, &rule.name);
+                self.send_control(link, position, reply, &rule.name);
+                self.tally.protocol.heartbeats_answered += 1;
                 "a heartbeat"
             }
             Meaning::Delivery(payload) => {

@@ -14,11 +14,6 @@ const LOAD_BYTES: usize = size_of::<u64>();
 const BESIDE_BYTES: usize = 2 * size_of::<u64>();
 
 impl Client {
-    /// Sends a ping that is the load. False if the connection has no room for it.
-    pub(super) fn send_ping(link: &mut Link<'_>, sequence: u64) -> bool {
-        link.ping(&sequence.to_be_bytes())
-    }
-
     /// Schedules the first ping of a connection that is ready. The connections take turns within the interval.
     pub(super) fn schedule_pings(&mut self, position: usize, now: Nanos) {
         let Some(every) = self.shared.load.ping_every else { return };

@@ -212,7 +212,7 @@ impl Client {
     pub(super) fn send_message(&mut self, link: &mut Link<'_>, position: usize, id: &Id) -> bool {
         let Client { shared, message, .. } = self;
         if shared.load.mode == Mode::Ping {
-            return Client::send_ping(link, id.sequence);
+            return link.ping(&id.sequence.to_be_bytes());
         }
         if !self.protocols.is_empty() {
             return self.send_request(link, position, id);

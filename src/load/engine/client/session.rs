@@ -116,7 +116,13 @@ impl Client {
     }
 
     /// Sends a message that is no request.
-    fn send_control(&mut self, link: &mut Link<'_>, position: usize, template: &BoundTemplate, entry: &str) {
+    pub(super) fn send_control(
+        &mut self,
+        link: &mut Link<'_>,
+        position: usize,
+        template: &BoundTemplate,
+        entry: &str,
+    ) {
         let Some(protocol) = self.protocol_of(position) else { return };
         let now_ns = self.clock_offset.unix_ns(link.now());
         self.message.clear();
@@ -171,18 +177,6 @@ impl Client {
             _ => self.open_from(link, position, step + 1),
         }
         true
-    }
-
-    /// Answers a heartbeat of the application.
-    pub(super) fn answer_heartbeat(
-        &mut self,
-        link: &mut Link<'_>,
-        position: usize,
-        reply: &BoundTemplate,
-        entry: &str,
-    ) {
-        self.send_control(link, position, reply, entry);
-        self.tally.protocol.heartbeats_answered += 1;
     }
 
     /// Carries out the actions that are due by now.

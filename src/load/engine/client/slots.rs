@@ -74,9 +74,4 @@ impl ConnectionSlots {
     pub(super) fn have_room(&self) -> bool {
         self.waiting.len() < WAITING_MAX
     }
-
-    /// Whether every connection was answered or has failed.
-    pub(super) fn are_settled(&self) -> bool {
-        self.unanswered == 0
-    }
 }

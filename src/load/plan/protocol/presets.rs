@@ -1,5 +1,7 @@
 //! The protocols that ship with the program.
 
+use super::Protocol;
+
 /// Each preset with its declaration.
 const PRESETS: [(&str, &str); 13] = [
     ("action-cable", include_str!("presets/action-cable.toml")),
@@ -17,9 +19,11 @@ const PRESETS: [(&str, &str); 13] = [
     ("wamp", include_str!("presets/wamp.toml")),
 ];
 
-/// The declaration of a preset.
-pub(super) fn text(name: &str) -> Option<&'static str> {
-    PRESETS.iter().find(|(preset, _)| *preset == name).map(|(_, text)| *text)
+impl Protocol {
+    /// The declaration of a preset, as TOML.
+    pub fn preset(name: &str) -> Option<&'static str> {
+        PRESETS.iter().find(|(preset, _)| *preset == name).map(|(_, text)| *text)
+    }
 }
 
 /// The names of all presets, in alphabetical order.

@@ -122,7 +122,8 @@ impl AnswerComparison {
             ComparisonRule::Json | ComparisonRule::JsonById(_) => self.digest_of_json(message),
             ComparisonRule::Exact | ComparisonRule::Count | ComparisonRule::None => None,
         };
-        of_json.unwrap_or_else(|| Digest { content: digest_of_bytes(kind, message), id: None })
+        let tag = if kind == MessageKind::Text { b'T' } else { b'B' };
+        of_json.unwrap_or_else(|| Digest { content: scalar(tag, message), id: None })
     }
 
     fn digest_of_json(&self, message: &[u8]) -> Option<Digest> {
@@ -134,10 +135,6 @@ impl AnswerComparison {
         deserializer.end().ok()?;
         Some(Digest { content, id: id.filter(|_| matches!(self.rule, ComparisonRule::JsonById(_))) })
     }
-}
-
-fn digest_of_bytes(kind: MessageKind, bytes: &[u8]) -> u64 {
-    scalar(if kind == MessageKind::Text { b'T' } else { b'B' }, bytes)
 }
 
 /// The digest of a value that has no values within. `tag` keeps types apart.

@@ -35,11 +35,12 @@ pub(super) fn parse(text: &str, binary: bool) -> Result<Vec<Part>, String> {
     Ok(parser.finish())
 }
 
-/// Replaces `${NAME}` by the value of an environment variable, in which nothing is an expression.
-pub(super) fn expand_variables(
-    text: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, String> {
+/// Replaces each `${NAME}` of a template's text by the value of an environment variable, as `variable` reads it. Within the values
+/// nothing is an expression. `$${` becomes `${`.
+///
+/// # Errors
+/// One line that names the variable that is not set.
+pub fn expand_variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
