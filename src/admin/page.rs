@@ -3,8 +3,6 @@
 //! The page is one file with inline style and script, so that it needs no further path that is served without the token.
 //! Its content security policy names both by their hashes, and allows requests to its own origin only.
 
-mod close_codes;
-
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,8 +12,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
 
 use super::http::Reply;
-#[cfg(test)]
-pub(crate) use close_codes::name as name_of_code;
+use echoring_proto::CloseCode;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -26,7 +23,9 @@ static SCRIPT: LazyLock<String> = LazyLock::new(|| {
         include_str!("page/sections.js"),
         include_str!("page/main.js"),
     );
-    script.replace("{close_codes}", &close_codes::object())
+    // An object from codes to names.
+    let names = CloseCode::NAMED.map(|(_, code, name)| format!("{code}: \"{name}\""));
+    script.replace("{close_codes}", &format!("{{ {} }}", names.join(", ")))
 });
 
 /// The page as it is sent, and its policy.

@@ -233,6 +233,7 @@ fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
 
 #[cfg(test)]
 mod tests {
+    use echoring_proto::connection::Cause;
     use echoring_proto::limits::SECOND;
     use echoring_runtime::stats::{Account, Durations, End};
     use echoring_topics::HubReport;
@@ -243,8 +244,8 @@ mod tests {
         let mut counters = Counters::default();
         counters.traffic.at(Account::HANDSHAKE).messages_in = messages_in;
         counters.tick_time.record(SECOND, messages_in);
-        counters.ends.insert(End { code: Some(1000), cause: "peer" }, 2);
-        counters.ends.insert(End { code: Some(1006), cause: "gone" }, messages_in);
+        counters.ends.insert(End::by(&Cause::Peer, Some(1000)), 2);
+        counters.ends.insert(End::by(&Cause::Gone, Some(1006)), messages_in);
         counters
     }
 

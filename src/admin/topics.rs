@@ -264,10 +264,10 @@ fn single(topic: &str, published: &Published) -> Reply {
             let (epoch, offset) = travelling(*position);
             Reply::json(StatusCode::OK, serde_json::to_vec(&Single { topic, epoch, offset }))
         }
-        Some(Err(refused)) => with_retry(
-            Reply::problem(status_of(*refused), refused.code(), &refused.to_string()),
-            retry_after(*refused),
-        ),
+        Some(Err(refused)) => {
+            let (status, retry_after) = response_of(*refused);
+            with_retry(Reply::problem(status, refused.code(), &refused.to_string()), retry_after)
+        }
         None => not_published(PublishError::Ended),
     }
 }
@@ -278,8 +278,9 @@ fn batch(topic: &str, published: &Published) -> Reply {
     let nothing = (refused == published.len()).then(|| published.iter().find_map(|result| result.err()));
     let reason = nothing.flatten();
     let body = Batch { topic, refused, results, error: reason.map(Refusal::of) };
-    let reply = Reply::json(reason.map_or(StatusCode::OK, status_of), serde_json::to_vec(&body));
-    let hindered = published.iter().find_map(|result| result.err().and_then(retry_after));
+    let status = reason.map_or(StatusCode::OK, |reason| response_of(reason).0);
+    let reply = Reply::json(status, serde_json::to_vec(&body));
+    let hindered = published.iter().find_map(|result| response_of(result.err()?).1);
     with_retry(reply, hindered)
 }
 
@@ -329,29 +330,10 @@ pub(super) fn refuse(fault: &InvalidBody) -> Reply {
     }
 }
 
-fn status_of(refused: Refused) -> StatusCode {
-    match refused {
-        Refused::Busy | Refused::RateLimited | Refused::TooManyByConnection | Refused::TooManyByIdentity => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
-        Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
-        Refused::Forbidden => StatusCode::FORBIDDEN,
-        Refused::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        // The state of the server.
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
-/// Seconds until a retry may succeed.
-fn retry_after(refused: Refused) -> Option<&'static str> {
-    match refused {
-        Refused::TooManyTopics
-        | Refused::TooManyByConnection
-        | Refused::TooManyByIdentity
-        | Refused::Draining => Some("5"),
-        _ => refused.is_passing().then_some("1"),
-    }
+/// The status of a refusal, and the seconds of its `Retry-After`.
+fn response_of(refused: Refused) -> (StatusCode, Option<&'static str>) {
+    let (status, retry_after) = refused.http();
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), retry_after)
 }
 
 pub(super) fn with_retry(mut reply: Reply, seconds: Option<&'static str>) -> Reply {

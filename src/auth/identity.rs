@@ -9,6 +9,7 @@ pub(crate) mod server_subscriptions;
 
 use std::fmt;
 
+use echoring_proto::happenings;
 use echoring_topics::{Access, Permission, names};
 
 use self::info::Info;
@@ -19,43 +20,30 @@ use crate::limits::SUBJECT_BYTES_MAX;
 
 pub use echoring_topics::Right;
 
-/// How a client was authenticated.
-///
-/// ```
-/// # use echoring_auth::{Identity, Method as AuthMethod};
-/// /// Whether a client may be logged out for all.
-/// fn is_of_a_person(client: &Identity) -> bool {
-///     matches!(client.method(), AuthMethod::Password | AuthMethod::Jwt)
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// A token of the token file.
-    Token,
-    /// A JSON Web Token.
-    Jwt,
-    /// A user name and a password of the password file.
-    Password,
-    /// The HTTP hook.
-    Hook,
-    /// A TLS client certificate.
-    Certificate,
-    /// The application's connect hook.
-    ConnectHook,
-}
-
-impl Method {
-    /// The word for it in logs and reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            Method::Token => "token",
-            Method::Jwt => "jwt",
-            Method::Password => "password",
-            Method::Hook => "hook",
-            Method::Certificate => "certificate",
-            Method::ConnectHook => "connect-hook",
-        }
+happenings! {
+    /// How a client was authenticated.
+    ///
+    /// ```
+    /// # use echoring_auth::{Identity, Method as AuthMethod};
+    /// /// Whether a client may be logged out for all.
+    /// fn is_of_a_person(client: &Identity) -> bool {
+    ///     matches!(client.method(), AuthMethod::Password | AuthMethod::Jwt)
+    /// }
+    /// ```
+    #[non_exhaustive]
+    pub enum Method: word {
+        /// A token of the token file.
+        Token = "token",
+        /// A JSON Web Token.
+        Jwt = "jwt",
+        /// A user name and a password of the password file.
+        Password = "password",
+        /// The HTTP hook.
+        Hook = "hook",
+        /// A TLS client certificate.
+        Certificate = "certificate",
+        /// The application's connect hook.
+        ConnectHook = "connect-hook",
     }
 }
 

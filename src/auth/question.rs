@@ -3,65 +3,42 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use echoring_proto::happenings;
+
 use crate::calls::head::OwnedHead;
 use crate::calls::load::Source;
 use crate::credentials::presented::{Credentials, Presented};
 use crate::identity::Identity;
 
-/// Why a client is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Denied {
-    /// It presented no credentials.
-    Missing,
-    /// Its credentials cannot be read.
-    Malformed,
-    /// Its credentials are unknown, or their signature is wrong.
-    Invalid,
-    /// Its credentials have expired.
-    Expired,
-    /// Its credentials are not valid yet.
-    NotYet,
-    /// Its token is for another audience or from another issuer.
-    Foreign,
-    /// The client is known, and not allowed.
-    Forbidden,
-    /// The client has as many connections as it may.
-    TooMany,
-    /// The hook or the key set is unavailable.
-    Unavailable,
-    /// Too many decisions wait.
-    Busy,
-}
-
-impl Denied {
-    /// All reasons.
-    pub const ALL: [Denied; 10] = [
-        Denied::Missing,
-        Denied::Malformed,
-        Denied::Invalid,
-        Denied::Expired,
-        Denied::NotYet,
-        Denied::Foreign,
-        Denied::Forbidden,
-        Denied::TooMany,
-        Denied::Unavailable,
-        Denied::Busy,
-    ];
-
-    /// The word for it in counters and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Denied::Missing => "missing",
-            Denied::Malformed => "malformed",
-            Denied::Invalid => "invalid",
-            Denied::Expired => "expired",
-            Denied::NotYet => "not-yet-valid",
-            Denied::Foreign => "foreign",
-            Denied::Forbidden => "forbidden",
-            Denied::TooMany => "too-many-connections",
-            Denied::Unavailable => "unavailable",
-            Denied::Busy => "busy",
-        }
+happenings! {
+    /// Why a client is not let in.
+    pub enum Denied: word,
+    /// The response: its status, the reason, and a hint for the operator or the author of the client.
+    response: (u16, &'static str, &'static str) {
+        /// It presented no credentials.
+        Missing = "missing" => (401, "credentials are missing", "send a token or a password"),
+        /// Its credentials cannot be read.
+        Malformed = "malformed" => (401, "credentials are malformed", "send one token, or one name and password"),
+        /// Its credentials are unknown, or their signature is wrong.
+        Invalid = "invalid" => (401, "credentials are invalid", "get a new token, or check the password"),
+        /// Its credentials have expired.
+        Expired = "expired" => (401, "credentials have expired", "get a new token"),
+        /// Its credentials are not valid yet.
+        NotYet = "not-yet-valid" => (401, "credentials are not valid yet", "check the clocks, or wait"),
+        /// Its token is for another audience or from another issuer.
+        Foreign = "foreign" =>
+            (401, "credentials are not for this server", "check the audience and the issuer of the token"),
+        /// The client is known, and not allowed.
+        Forbidden = "forbidden" =>
+            (403, "not allowed", "the client is blocked, or the authentication hook refuses it"),
+        /// The client has as many connections as it may.
+        TooMany = "too-many-connections" =>
+            (429, "too many connections of this client", "end some, or raise `max_connections_per_identity`"),
+        /// The hook or the key set is unavailable.
+        Unavailable = "unavailable" =>
+            (503, "authentication is unavailable", "try again; the server's log has the reason"),
+        /// Too many decisions wait.
+        Busy = "busy" => (503, "too many clients are authenticated at once", "try again"),
     }
 }
 

@@ -36,18 +36,7 @@ pub(crate) fn forbidden(id: Option<u64>, right: Right) -> ProtocolError {
 
 /// The topic refused a message or a subscription.
 pub(crate) fn refused(id: Option<u64>, refused: Refused) -> ProtocolError {
-    let field = match refused {
-        Refused::KeyReused => "idempotency_key",
-        Refused::NoKey | Refused::TooManyKeys => "key",
-        Refused::TooManyTopics
-        | Refused::TooManyByConnection
-        | Refused::TooManyByIdentity
-        | Refused::Forbidden => "topic",
-        Refused::TooLarge => "data",
-        // The state of the server, and no field of the command.
-        _ => "",
-    };
-    ProtocolError::new(id, refused.code(), field, refused.to_string())
+    ProtocolError::new(id, refused.code(), refused.field(), refused.to_string())
 }
 
 /// The position of a command.
@@ -101,26 +90,8 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_code_of_its_own() {
-        let refusals = [
-            Refused::Busy,
-            Refused::TooManyTopics,
-            Refused::TooManyByConnection,
-            Refused::TooManyByIdentity,
-            Refused::NoKey,
-            Refused::TooManyKeys,
-            Refused::Forbidden,
-            Refused::TooLarge,
-            Refused::OutOfMemory,
-            Refused::Draining,
-            Refused::KeyReused,
-            Refused::RateLimited,
-            Refused::Unreachable,
-            Refused::Uncertain,
-            Refused::Behind,
-            Refused::NoStorage,
-        ];
         let mut codes = Vec::new();
-        for refusal in refusals {
+        for refusal in Refused::ALL {
             let error = refused(Some(1), refusal);
             assert_eq!((error.id, &*error.message), (Some(1), &*refusal.to_string()));
             // A client hears that the outcome is uncertain, and decides by itself.
@@ -130,6 +101,6 @@ mod tests {
         }
         codes.sort();
         codes.dedup();
-        assert_eq!(codes.len(), refusals.len());
+        assert_eq!(codes.len(), Refused::ALL.len());
     }
 }

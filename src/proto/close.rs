@@ -27,44 +27,60 @@ pub struct CloseCode(pub u16);
 
 crate::plain!(for CloseCode(code));
 
-impl CloseCode {
-    /// The purpose of the connection is fulfilled.
-    pub const NORMAL: CloseCode = CloseCode(1000);
-    /// The server shuts down, or the user leaves the page.
-    pub const GOING_AWAY: CloseCode = CloseCode(1001);
-    /// The peer violated the protocol.
-    pub const PROTOCOL: CloseCode = CloseCode(1002);
-    /// A message of a type that the endpoint does not accept.
-    pub const UNSUPPORTED: CloseCode = CloseCode(1003);
-    /// Never sent: the Close frame carried no code.
-    pub const NO_STATUS: CloseCode = CloseCode(1005);
-    /// Never sent: the connection ended without a Close frame.
-    pub const ABNORMAL: CloseCode = CloseCode(1006);
-    /// Text that is not UTF-8.
-    pub const INVALID_PAYLOAD: CloseCode = CloseCode(1007);
-    /// The peer violated a policy of the endpoint.
-    pub const POLICY: CloseCode = CloseCode(1008);
-    /// A message above the size limit.
-    pub const TOO_BIG: CloseCode = CloseCode(1009);
-    /// An error inside the server.
-    pub const INTERNAL: CloseCode = CloseCode(1011);
-    /// The server restarts. The client may reconnect to the same address at once.
-    pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
-    /// The server is overloaded. The client may retry later.
-    pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
-    /// A proxy has lost the server behind it, or received bytes that are not WebSocket.
-    pub const BAD_GATEWAY: CloseCode = CloseCode(1014);
-    /// The credentials of the client have expired, or were withdrawn. The client may reconnect with new ones.
-    pub const CREDENTIALS_ENDED: CloseCode = CloseCode(4001);
-    /// The client has lost the right that the connection needs.
-    pub const FORBIDDEN: CloseCode = CloseCode(4003);
-    /// A subscriber lagged behind the oldest message in the log of its topic.
-    pub const SLOW_CONSUMER: CloseCode = CloseCode(4008);
-    /// A message of the peer arrived too slowly. The client may reconnect.
-    pub const SLOW_MESSAGE: CloseCode = CloseCode(4009);
-    /// An operator closed the connection. The client may reconnect.
-    pub const CLOSED_BY_OPERATOR: CloseCode = CloseCode(4010);
+/// Declares the codes that have a constant: each with its number, and with its name for operators.
+macro_rules! codes {
+    ($($(#[$of:meta])* $CODE:ident = $code:literal $name:literal;)*) => {
+        impl CloseCode {
+            $($(#[$of])* pub const $CODE: CloseCode = CloseCode($code);)*
 
+            /// All of them: the constant, the code, and the name for operators.
+            #[doc(hidden)]
+            pub const NAMED: [(&'static str, CloseCode, &'static str); [$($code),*].len()] =
+                [$((stringify!($CODE), CloseCode::$CODE, $name)),*];
+        }
+    };
+}
+
+codes! {
+    /// The purpose of the connection is fulfilled.
+    NORMAL = 1000 "normal";
+    /// The server shuts down, or the user leaves the page.
+    GOING_AWAY = 1001 "going away";
+    /// The peer violated the protocol.
+    PROTOCOL = 1002 "protocol error";
+    /// A message of a type that the endpoint does not accept.
+    UNSUPPORTED = 1003 "unsupported data";
+    /// Never sent: the Close frame carried no code.
+    NO_STATUS = 1005 "no code";
+    /// Never sent: the connection ended without a Close frame.
+    ABNORMAL = 1006 "no Close frame";
+    /// Text that is not UTF-8.
+    INVALID_PAYLOAD = 1007 "invalid text";
+    /// The peer violated a policy of the endpoint.
+    POLICY = 1008 "policy";
+    /// A message above the size limit.
+    TOO_BIG = 1009 "too big";
+    /// An error inside the server.
+    INTERNAL = 1011 "internal error";
+    /// The server restarts. The client may reconnect to the same address at once.
+    SERVICE_RESTART = 1012 "service restart";
+    /// The server is overloaded. The client may retry later.
+    TRY_AGAIN_LATER = 1013 "try again later";
+    /// A proxy has lost the server behind it, or received bytes that are not WebSocket.
+    BAD_GATEWAY = 1014 "bad gateway";
+    /// The credentials of the client have expired, or were withdrawn. The client may reconnect with new ones.
+    CREDENTIALS_ENDED = 4001 "credentials ended";
+    /// The client has lost the right that the connection needs.
+    FORBIDDEN = 4003 "no longer allowed";
+    /// A subscriber lagged behind the oldest message in the log of its topic.
+    SLOW_CONSUMER = 4008 "slow consumer";
+    /// A message of the peer arrived too slowly. The client may reconnect.
+    SLOW_MESSAGE = 4009 "slow message";
+    /// An operator closed the connection. The client may reconnect.
+    CLOSED_BY_OPERATOR = 4010 "closed by an operator";
+}
+
+impl CloseCode {
     /// Whether a Close frame may carry the code, in either direction (RFC 6455, 7.4.1 and 7.4.2). Codes 1012,
     /// 1013 and 1014 were registered later.
     pub const fn may_be_sent(self) -> bool {

@@ -61,7 +61,7 @@ use crate::frame::{Header, Opcode};
 use crate::limits::Nanos;
 use crate::mask;
 
-pub use closed::{Cause, CloseFrame, Closed, TlsFault};
+pub use closed::{Cause, CauseRow, CloseFrame, Closed, TlsFault};
 pub use closing::{CloseMode, TransportAction};
 pub use compression::{Codecs, Compressed, Compression, SharedWindow};
 #[doc(hidden)]

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod happenings;
 mod sum;
 
 use std::borrow::Cow;

@@ -28,32 +28,20 @@ pub struct ProxyHeader {
     pub client: Option<SocketAddr>,
 }
 
-/// Why bytes are no header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ProxyHeaderError {
-    /// They begin with something else.
-    Missing,
-    /// The version is neither 1 nor 2.
-    Version,
-    /// A command, family or protocol that the specification does not have.
-    Unknown,
-    /// An address, a port or a length is wrong.
-    Malformed,
-    /// It is longer than [`PROXY_HEADER_BYTES_MAX`].
-    TooLong,
-}
-
-impl ProxyHeaderError {
-    /// A few words for the log.
-    pub fn reason(self) -> &'static str {
-        match self {
-            ProxyHeaderError::Missing => "no PROXY header",
-            ProxyHeaderError::Version => "unknown version of the PROXY protocol",
-            ProxyHeaderError::Unknown => "unknown command or address family in the PROXY header",
-            ProxyHeaderError::Malformed => "malformed PROXY header",
-            ProxyHeaderError::TooLong => "PROXY header too long",
-        }
+crate::happenings! {
+    /// Why bytes are no header.
+    #[non_exhaustive]
+    pub enum ProxyHeaderError: reason {
+        /// They begin with something else.
+        Missing = "no PROXY header",
+        /// The version is neither 1 nor 2.
+        Version = "unknown version of the PROXY protocol",
+        /// A command, family or protocol that the specification does not have.
+        Unknown = "unknown command or address family in the PROXY header",
+        /// An address, a port or a length is wrong.
+        Malformed = "malformed PROXY header",
+        /// It is longer than [`PROXY_HEADER_BYTES_MAX`].
+        TooLong = "PROXY header too long",
     }
 }
 

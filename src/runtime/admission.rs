@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{ADMISSION_TABLES, BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
-use echoring_proto::AddressKey;
 use echoring_proto::limits::Nanos;
+use echoring_proto::{AddressKey, happenings};
 
 pub use block::{AddressBlock, BadBlock, TrustedProxies};
 pub use log_interval::LogInterval;
@@ -148,74 +148,54 @@ impl PeerLimits {
     }
 }
 
-/// Defines [`Limit`]: a variant and its name each.
-macro_rules! limits {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A limit that a peer was over.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Limit {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Limit {
-            /// All limits.
-            pub const ALL: [Limit; [$($name),*].len()] = [$(Limit::$variant),*];
-
-            /// The name in metrics, reports and the log.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Limit::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-
-limits! {
-    /// [`AddressLimits::bans`]: the address is banned.
-    Banned = "banned",
-    /// [`AddressLimits::max_connections_per_address`].
-    ConnectionsPerAddress = "connections_per_address",
-    /// [`AddressLimits::handshake_rate_per_address`].
-    HandshakesPerAddress = "handshakes_per_address",
-    /// [`AddressLimits::handshake_rate`].
-    Handshakes = "handshakes",
-    /// Messages of a connection per second.
-    Messages = "messages",
-    /// Bytes of a connection per second.
-    Bytes = "bytes",
-    /// Publications of a connection per second.
-    Publications = "publications",
-    /// Publications of an identity per second.
-    PublicationsPerIdentity = "publications_per_identity",
-    /// New subscriptions of a connection per second.
-    SubscribeRate = "subscribe_rate",
-    /// New subscriptions of an identity per second.
-    SubscribeRatePerIdentity = "subscribe_rate_per_identity",
-    /// Subscriptions of a connection.
-    Subscriptions = "subscriptions",
-    /// [`TopicUseLimits::max_subscriptions_per_identity`].
-    SubscriptionsPerIdentity = "subscriptions_per_identity",
-    /// [`TopicUseLimits::max_connections_per_identity`].
-    ConnectionsPerIdentity = "connections_per_identity",
-    /// Topics that exist and that a connection created.
-    TopicsPerConnection = "topics_per_connection",
-    /// Topics that exist and that an identity created.
-    TopicsPerIdentity = "topics_per_identity",
-    /// A wrong password.
-    Passwords = "passwords",
-    /// A trusted proxy sent no valid header of the PROXY protocol.
-    ProxyHeader = "proxy_header",
-    /// Connections of the node.
-    Connections = "connections",
-    /// Topics of the node.
-    Topics = "topics",
-    /// Bytes of a message.
-    MessageSize = "message_size",
-    /// Bytes of a message that has begun, in a time.
-    MessageProgress = "message_progress",
-    /// Bytes and fields of a request head.
-    HeaderSize = "header_size",
+happenings! {
+    /// A limit that a peer was over.
+    pub enum Limit: name {
+        /// [`AddressLimits::bans`]: the address is banned.
+        Banned = "banned",
+        /// [`AddressLimits::max_connections_per_address`].
+        ConnectionsPerAddress = "connections_per_address",
+        /// [`AddressLimits::handshake_rate_per_address`].
+        HandshakesPerAddress = "handshakes_per_address",
+        /// [`AddressLimits::handshake_rate`].
+        Handshakes = "handshakes",
+        /// Messages of a connection per second.
+        Messages = "messages",
+        /// Bytes of a connection per second.
+        Bytes = "bytes",
+        /// Publications of a connection per second.
+        Publications = "publications",
+        /// Publications of an identity per second.
+        PublicationsPerIdentity = "publications_per_identity",
+        /// New subscriptions of a connection per second.
+        SubscribeRate = "subscribe_rate",
+        /// New subscriptions of an identity per second.
+        SubscribeRatePerIdentity = "subscribe_rate_per_identity",
+        /// Subscriptions of a connection.
+        Subscriptions = "subscriptions",
+        /// [`TopicUseLimits::max_subscriptions_per_identity`].
+        SubscriptionsPerIdentity = "subscriptions_per_identity",
+        /// [`TopicUseLimits::max_connections_per_identity`].
+        ConnectionsPerIdentity = "connections_per_identity",
+        /// Topics that exist and that a connection created.
+        TopicsPerConnection = "topics_per_connection",
+        /// Topics that exist and that an identity created.
+        TopicsPerIdentity = "topics_per_identity",
+        /// A wrong password.
+        Passwords = "passwords",
+        /// A trusted proxy sent no valid header of the PROXY protocol.
+        ProxyHeader = "proxy_header",
+        /// Connections of the node.
+        Connections = "connections",
+        /// Topics of the node.
+        Topics = "topics",
+        /// Bytes of a message.
+        MessageSize = "message_size",
+        /// Bytes of a message that has begun, in a time.
+        MessageProgress = "message_progress",
+        /// Bytes and fields of a request head.
+        HeaderSize = "header_size",
+    }
 }
 
 /// The state of an address after a call.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use echoring_proto::buffer::Budget;
-use echoring_proto::connection::Compressed;
+use echoring_proto::connection::{Cause, Compressed};
 use echoring_proto::summed;
 use serde::{Serialize, Serializer};
 
@@ -140,6 +140,15 @@ pub struct End {
     pub code: Option<u16>,
     /// The name of the cause.
     pub cause: &'static str,
+    /// The outcome of its handshake, if that ended by the cause.
+    pub outcome: &'static str,
+}
+
+impl End {
+    /// The end of a connection with this code by this cause.
+    pub fn by(cause: &Cause, code: Option<u16>) -> End {
+        End { code, cause: cause.name(), outcome: cause.outcome() }
+    }
 }
 
 /// A shard's state at one moment between two ticks; `R` is its application's report.

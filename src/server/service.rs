@@ -63,28 +63,16 @@ use echoring_broker::peer::{ConnectionContext, Context, HandlerPeer, Peer, Serve
 /// The path of sessions that speak Centrifuge's client protocol, as its SDKs expect it.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
 
-const METHOD: Refusal =
-    Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
-const NO_ROUTE: Refusal =
-    Refusal { status: 404, reason: "no such path", headers: "", hint: "use a path that the program serves" };
-const BAD_TOPIC: Refusal = Refusal {
-    status: 400,
-    reason: "bad topic name",
-    headers: "",
-    hint: "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed",
-};
-const NO_MEMORY: Refusal = Refusal {
-    status: 503,
-    reason: "no memory left for this connection",
-    headers: "Retry-After: 5\r\n",
-    hint: "try again; if it persists, raise `memory_budget`",
-};
-const NO_SUBPROTOCOL: Refusal = Refusal {
-    status: 400,
-    reason: "this path needs a subprotocol",
-    headers: "",
-    hint: "offer echoring.v1.json, or open /broadcast/ and the name of a topic",
-};
+echoring_proto::refusals! {
+    METHOD = 405, "method not allowed", "Allow: GET, HEAD\r\n", "use GET";
+    NO_ROUTE = 404, "no such path", "", "use a path that the program serves";
+    BAD_TOPIC = 400, "bad topic name", "",
+        "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed";
+    NO_MEMORY = 503, "no memory left for this connection", "Retry-After: 5\r\n",
+        "try again; if it persists, raise `memory_budget`";
+    NO_SUBPROTOCOL = 400, "this path needs a subprotocol", "",
+        "offer echoring.v1.json, or open /broadcast/ and the name of a topic";
+}
 
 /// The routes and the state of one shard.
 #[derive(Debug)]

@@ -264,12 +264,13 @@ impl std::error::Error for PositionError {}
 
 echoring_proto::error_debug!(struct PositionError(nothing));
 
-/// The refusals: each with its code, whether a retry may succeed, and its text.
+/// The refusals: each with its code, whether a retry may succeed, the wrong field of a publication (empty if it is the state of the server),
+/// the HTTP status with the seconds of `Retry-After`, and its text.
 macro_rules! refusals {
     (
         $(#[$doc:meta])*
         enum Refused {
-            $($(#[$about:meta])* $refusal:ident $code:literal $is_passing:literal $text:literal,)*
+            $($(#[$about:meta])* $refusal:ident $code:literal $is_passing:literal $field:literal $http:expr => $text:literal,)*
         }
     ) => {
         $(#[$doc])*
@@ -280,6 +281,10 @@ macro_rules! refusals {
         }
 
         impl Refused {
+            /// All refusals.
+            #[doc(hidden)]
+            pub const ALL: [Refused; [$($code),*].len()] = [$(Refused::$refusal),*];
+
             /// The number, for other nodes.
             #[doc(hidden)]
             pub fn number(self) -> u8 {
@@ -303,6 +308,22 @@ macro_rules! refusals {
             pub fn is_passing(self) -> bool {
                 match self {
                     $(Refused::$refusal => $is_passing,)*
+                }
+            }
+
+            /// The field of a publication that is wrong; empty if it is the state of the server.
+            #[doc(hidden)]
+            pub fn field(self) -> &'static str {
+                match self {
+                    $(Refused::$refusal => $field,)*
+                }
+            }
+
+            /// The status of an HTTP response, and the seconds of its `Retry-After`.
+            #[doc(hidden)]
+            pub fn http(self) -> (u16, Option<&'static str>) {
+                match self {
+                    $(Refused::$refusal => $http,)*
                 }
             }
         }
@@ -333,40 +354,42 @@ refusals! {
     /// ```
     enum Refused {
         /// A mailbox is full; the client may retry soon.
-        Busy "busy" true "the topic's owner shard is busy",
+        Busy "busy" true "" (429, Some("1")) => "the topic's owner shard is busy",
         /// The node has the maximum number of topics.
-        TooManyTopics "too-many-topics" false "the node has the maximum number of topics",
+        TooManyTopics "too-many-topics" false "topic" (503, Some("5")) => "the node has the maximum number of topics",
         /// The connection has created the maximum number of topics.
-        TooManyByConnection "too-many-topics-per-connection" false
+        TooManyByConnection "too-many-topics-per-connection" false "topic" (429, Some("5")) =>
             "this connection has created the maximum number of topics",
         /// The identity has created the maximum number of topics.
-        TooManyByIdentity "too-many-topics-per-identity" false
+        TooManyByIdentity "too-many-topics-per-identity" false "topic" (429, Some("5")) =>
             "this identity has created the maximum number of topics",
         /// The topic conflates by key, and the message has none.
-        NoKey "no-key" false "messages of this topic need a key",
+        NoKey "no-key" false "key" (400, None) => "messages of this topic need a key",
         /// The topic has the maximum number of keys.
-        TooManyKeys "too-many-keys" false "the topic has the maximum number of keys",
+        TooManyKeys "too-many-keys" false "key" (400, None) => "the topic has the maximum number of keys",
         /// The publisher may not publish to this topic.
-        Forbidden "forbidden" false "not allowed to publish to this topic",
+        Forbidden "forbidden" false "topic" (403, None) => "not allowed to publish to this topic",
         /// The message exceeds the node's size limit.
-        TooLarge "too-large" false "the message exceeds the size limit of this node",
+        TooLarge "too-large" false "data" (413, None) => "the message exceeds the size limit of this node",
         /// The node's memory for messages is exhausted; try again soon.
-        OutOfMemory "out-of-memory" true "the node's memory for messages is exhausted",
+        OutOfMemory "out-of-memory" true "" (503, Some("1")) => "the node's memory for messages is exhausted",
         /// The server is shutting down: reconnect elsewhere, or later.
-        Draining "draining" true "the server is shutting down",
+        Draining "draining" true "" (503, Some("5")) => "the server is shutting down",
         /// The idempotency key was used with another message.
-        KeyReused "idempotency-key-reused" false "another message was published with this idempotency key",
+        KeyReused "idempotency-key-reused" false "idempotency_key" (422, None) =>
+            "another message was published with this idempotency key",
         /// The publisher is faster than it may be; try again soon.
-        RateLimited "rate-limited" true "more publications per second than allowed",
+        RateLimited "rate-limited" true "" (429, Some("1")) => "more publications per second than allowed",
         /// The node that owns the topic cannot be reached. Nothing was published; try again.
-        Unreachable "unreachable" true "the node that owns the topic cannot be reached",
+        Unreachable "unreachable" true "" (503, Some("1")) => "the node that owns the topic cannot be reached",
         /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
         /// can be sent again.
-        Uncertain "uncertain" true "the node that owns the topic was lost before it answered",
+        Uncertain "uncertain" true "" (503, Some("1")) => "the node that owns the topic was lost before it answered",
         /// This node has not received messages that another has sent the client already: try again, or another node.
-        Behind "behind" true "this node has not received what you have: try again, or try another node",
+        Behind "behind" true "" (503, Some("1")) =>
+            "this node has not received what you have: try again, or try another node",
         /// The topic is durable, and there is no stream that stores its messages. Nothing was published.
-        NoStorage "no-storage" true
+        NoStorage "no-storage" true "" (503, Some("1")) =>
             "the durable topic cannot be stored: NATS has no JetStream for it, or too little room",
     }
 }

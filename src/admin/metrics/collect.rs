@@ -10,8 +10,6 @@ mod topics;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-#[cfg(test)]
-pub(super) use self::connections::KNOWN_ENDS;
 use super::family::Families;
 use super::process;
 use crate::report::Node;

@@ -9,17 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::collect::{KNOWN_ENDS, families};
+use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
 use crate::access::failed_attempts::AttemptFigures;
-use crate::page::name_of_code;
 use crate::report::Node;
 use echoring_async::tls::CertificateReport;
-use echoring_auth::BackendFigures;
+use echoring_auth::{BackendFigures, Denied};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Cause, CauseRow, TlsFault};
+use echoring_runtime::admission::Limit;
 use echoring_runtime::stats::End;
 use echoring_server::machinery::TakeoverFigures;
 use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, NodeStatus, Snapshot};
+use echoring_topics::Refused;
 
 const PAGE: &str = "docs/reference/metrics.md";
 const BEGIN: &str = "<!-- metrics: made by scripts/docs --update from src/admin, do not edit. -->\n";
@@ -30,7 +33,7 @@ fn all() -> Families {
     set_allocator(|| Some(AllocatorFigures::default()));
     let mut snapshot = Snapshot::default();
     (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
-    snapshot.counters.ends.insert(End { code: Some(1000), cause: "peer" }, 1);
+    snapshot.counters.ends.insert(End::by(&Cause::Peer, Some(1000)), 1);
     snapshot.counters.answers.insert(200, 1);
     let member = NodeStatus { round_trip_us: Some(1), ..NodeStatus::default() };
     let node = Node {
@@ -131,54 +134,82 @@ fn sources() -> BTreeMap<String, String> {
     sources
 }
 
-/// The files that name a constant or a variant, but for the one that defines it.
-fn naming(sources: &BTreeMap<String, String>, name: &str, definition: &str) -> String {
+/// The files that name a constant or a variant.
+fn naming(sources: &BTreeMap<String, String>, name: &str) -> String {
     let is_name = |text: &str| {
         let ends = text.match_indices(name).map(|(at, _)| at + name.len());
         ends.into_iter().any(|end| !text[end..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
     };
-    let files = sources.iter().filter(|(path, text)| *path != definition && is_name(text));
+    let files = sources.iter().filter(|(_, text)| is_name(text));
     files.map(|(path, _)| format!("`{path}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// The status and the reason of each refusal in a file, from rows such as `HOST = 403, "host not allowed", …`.
+fn refusals<'a>(path: &'a str, text: &'a str) -> impl Iterator<Item = (u16, &'a str, &'a str)> {
+    text.lines().filter_map(move |line| {
+        let (_, row) = line.split_once(" = ")?;
+        let (status, rest) = row.split_once(", \"")?;
+        Some((status.parse().ok()?, rest.split_once("\", \"")?.0, path))
+    })
+}
+
 #[test]
-fn every_end_has_a_name_and_the_files_that_decide_it() {
-    const CODES: &str = "src/proto/close.rs";
-    const CAUSES: &str = "src/proto/connection/closed.rs";
-    let sources = sources();
+fn every_end_limit_and_refusal_is_listed_with_the_files_that_decide_it() {
+    let mut sources = sources();
+    // Its own use of some codes closes nothing.
+    sources.remove("src/proto/close.rs");
+    let files = |name: &str| naming(&sources, name);
     let mut table = "| code | name | files that close with it |\n|---|---|---|\n".to_owned();
-    let constants = sources[CODES].lines().filter_map(|line| {
-        let (name, code) = line.strip_prefix("pub const ")?.split_once(": CloseCode = CloseCode(")?;
-        Some((name, code.strip_suffix(");")?.parse().expect("a code")))
-    });
-    let mut count = 0;
-    for (constant, code) in constants {
-        count += 1;
-        let files = naming(&sources, &format!("CloseCode::{constant}"), CODES);
-        let _ = writeln!(table, "| {code} | {} | {files} |", name_of_code(code));
+    for (constant, code, name) in CloseCode::NAMED {
+        let _ = writeln!(table, "| {code} | {name} | {} |", files(&format!("CloseCode::{constant}")));
     }
-    assert_eq!(count, 18, "as many as the page of the operator names");
     let _ = write!(table, "\n| cause | files that end a connection for it |\n|---|---|\n");
-    let mut causes = BTreeSet::new();
-    for line in sources[CAUSES].lines() {
-        let Some((variant, name)) = line.strip_prefix("Cause::").and_then(|line| line.split_once(" => "))
-        else {
-            continue;
+    for CauseRow { variant, name, .. } in Cause::ROWS {
+        let names = match *variant {
+            "Tls" => TlsFault::ALL.map(|fault| format!("`{}`", fault.name())).join(", "),
+            "NotAdmitted" => (*name).to_owned(),
+            _ => format!("`{name}`"),
         };
-        let variant = variant.split('(').next().expect("a variant");
-        let name = match variant {
-            "Tls" => "`tls-handshake`, `tls-alert`, `tls-record`".to_owned(),
-            "NotAdmitted" => "the name of a limit or a rule".to_owned(),
-            _ => format!("`{}`", name.trim_matches(['"', ','])),
-        };
-        causes.extend(name.split(", ").map(|name| name.trim_matches('`').to_owned()));
-        let _ = writeln!(table, "| {name} | {} |", naming(&sources, &format!("Cause::{variant}"), CAUSES));
+        let _ = writeln!(table, "| {names} | {} |", files(&format!("Cause::{variant}")));
     }
-    for (cause, codes) in KNOWN_ENDS {
-        assert!(causes.contains(cause), "{cause} is no cause");
-        assert!(codes.iter().filter(|code| **code < 3000).all(|code| !name_of_code(*code).is_empty()));
+    let _ = write!(table, "\n| limit | files that hold clients to it |\n|---|---|\n");
+    for limit in Limit::ALL {
+        let _ = writeln!(table, "| `{}` | {} |", limit.name(), files(&format!("Limit::{limit:?}")));
+    }
+    let _ = write!(table, "\n| HTTP status | reason | file of the refusal |\n|---|---|---|\n");
+    let mut refusals: BTreeSet<_> = sources.iter().flat_map(|(path, text)| refusals(path, text)).collect();
+    refusals.extend(Denied::ALL.map(|denied| {
+        let (status, reason, _) = denied.response();
+        (status, reason, "src/auth/question.rs")
+    }));
+    for (status, reason, path) in refusals {
+        let _ = writeln!(table, "| {status} | {reason} | `{path}` |");
     }
     hold(ENDS_PAGE, ENDS, &table);
+}
+
+/// Pages that describe them in their own words name each.
+#[test]
+fn the_pages_name_every_limit_and_every_refusal() {
+    let page = |name: &str| fs::read_to_string(root().join("docs").join(name)).expect("a page");
+    let limits = page("reference/limits.md");
+    for limit in Limit::ALL.map(Limit::name) {
+        let names = [format!("`{limit}`"), format!("`--max-{} N`", limit.replace('_', "-"))];
+        assert!(names.iter().any(|name| limits.contains(name)), "{limit}");
+    }
+    let clients = page("guide/authenticate.md");
+    for denied in Denied::ALL {
+        let (begin, word) = (format!("| {} |", denied.response().0), format!("`{}`", denied.word()));
+        assert!(clients.lines().any(|line| line.starts_with(&begin) && line.contains(&word)), "{denied:?}");
+    }
+    let topics = page("reference/broadcast.md");
+    let (_, temporary) = topics.split_once("\nThese are temporary").expect("a sentence");
+    let (temporary, codes) = temporary.split_once("\n\n").expect("its end");
+    for refused in Refused::ALL {
+        let code = format!("`{}`", refused.code());
+        assert!(codes.lines().any(|line| line.starts_with("| ") && line.contains(&code)), "{code}");
+        assert_eq!(temporary.contains(&code), refused.is_passing(), "{code}");
+    }
 }
 
 /// Where memory is: no gauge of bytes is missing on the dashboard.

@@ -80,14 +80,6 @@ mod tests {
     use crate::identity::server_subscriptions::Listed;
     use crate::limits::{PATTERNS_MAX, SUBJECT_BYTES_MAX};
 
-    const METHODS: [Method; 6] = [
-        Method::Token,
-        Method::Jwt,
-        Method::Password,
-        Method::Hook,
-        Method::Certificate,
-        Method::ConnectHook,
-    ];
     const LISTED: &str =
         r#"{"channels":["a"],"subs":{"b":{"data":{"x":[1]},"info":[2]},"c":{"b64data":"/w=="}}}"#;
 
@@ -128,7 +120,7 @@ mod tests {
     #[test]
     fn identities_of_every_method_are_read_back() {
         let all = identities();
-        assert!(METHODS.iter().all(|method| all.iter().any(|identity| identity.method == *method)));
+        assert!(Method::ALL.iter().all(|method| all.iter().any(|identity| identity.method == *method)));
         for identity in all {
             let mut bytes = identity.encode();
             bytes.extend(b"behind");
@@ -185,9 +177,12 @@ mod tests {
         let identity = &identities()[0];
         let mut bytes = identity.encode();
         let at = 4 + identity.subject.len();
-        for number in 0..=METHODS.len() {
+        for number in 0..=Method::ALL.len() {
             bytes[at] = number as u8;
-            assert_eq!(Identity::take(&mut &bytes[..]).map(|read| read.method), METHODS.get(number).copied());
+            assert_eq!(
+                Identity::take(&mut &bytes[..]).map(|read| read.method),
+                Method::ALL.get(number).copied()
+            );
         }
     }
 
@@ -195,14 +190,14 @@ mod tests {
         #[test]
         fn any_identity_is_read_back(
             subject in "\\PC{1,40}",
-            method in 0..METHODS.len(),
+            method in 0..Method::ALL.len(),
             lists in (vec("\\PC{1,20}", 0..4), vec(".{1,20}", 0..4), of(vec("[a-z*.]{1,9}", 0..4)), of(vec("a", 0..4))),
             expires_at in of(any::<u64>()),
             credential in of(any::<[u8; 32]>()),
         ) {
             prop_assume!(is_subject(&subject));
             let rights = Rights::of_lists(lists.0, lists.1, lists.2, lists.3).expect("valid");
-            let identity = Identity::new(&subject, METHODS[method], rights, expires_at).expect("a subject");
+            let identity = Identity::new(&subject, Method::ALL[method], rights, expires_at).expect("a subject");
             let identity = Identity { credential, ..identity };
             prop_assert!(Identity::take(&mut &identity.encode()[..]) == Some(identity));
         }

@@ -2,7 +2,6 @@
 //!
 //! Topics, permissions, limits and history are those of every other session: nothing here touches a log or a cursor.
 
-use echoring_auth::Denied;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
@@ -15,7 +14,7 @@ use echoring_wire::centrifuge::{
 };
 
 use super::Broadcast;
-use super::centrifuge_events::number;
+use super::centrifuge_events::{code_of_denied, number};
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
 use super::filters::filter_of;
@@ -218,13 +217,13 @@ impl Broadcast {
         error: RefreshError,
     ) {
         let code = match error {
-            RefreshError::Denied(Denied::Expired) => ErrorCode::TokenExpired,
-            RefreshError::Denied(Denied::Busy | Denied::Unavailable) => ErrorCode::Internal,
-            RefreshError::Denied(Denied::Forbidden) => ErrorCode::PermissionDenied,
-            RefreshError::Denied(Denied::TooMany) => ErrorCode::LimitExceeded,
-            _ => return disconnect(link, Disconnect::InvalidToken),
+            RefreshError::Denied(denied) => code_of_denied(denied),
+            RefreshError::OtherSubject => None,
         };
-        self.fail(link, number(id), code);
+        match code {
+            Some(code) => self.fail(link, number(id), code),
+            None => disconnect(link, Disconnect::InvalidToken),
+        }
     }
 
     fn take_subscribe(

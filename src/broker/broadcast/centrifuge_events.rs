@@ -1,5 +1,6 @@
 //! Events in Centrifuge's client protocol.
 
+use echoring_auth::Denied;
 use echoring_topics::{Profile, Publication, Tags, entries, members};
 use echoring_wire::centrifuge::{
     Body, Encoding, ErrorCode, PresenceStats, RefreshResult, SubscribeResult, Subscribed, Texts,
@@ -157,6 +158,17 @@ fn write_members(encoding: Encoding, event: &MembersEvent<'_>, out: &mut Vec<u8>
         return reply::presence_stats(encoding, out, id, stats);
     }
     reply::presence(encoding, out, id, clients.iter().map(|client| (&*client.client, client.info())));
+}
+
+/// The protocol's code for a token that is not accepted; `None` for one that is wrong.
+pub(super) fn code_of_denied(denied: Denied) -> Option<ErrorCode> {
+    match denied {
+        Denied::Expired => Some(ErrorCode::TokenExpired),
+        Denied::Busy | Denied::Unavailable => Some(ErrorCode::Internal),
+        Denied::Forbidden => Some(ErrorCode::PermissionDenied),
+        Denied::TooMany => Some(ErrorCode::LimitExceeded),
+        _ => None,
+    }
 }
 
 /// The protocol's code for an error.

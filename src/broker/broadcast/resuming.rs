@@ -15,7 +15,7 @@ use super::Broadcast;
 use super::frame_encoder::raw_kind;
 use super::sequencer::OrderedBy;
 use super::session::{ReplayState, SessionSubscription, SubscriptionState};
-use super::sessions::close_moved;
+use super::sessions::{close_moved, close_slow};
 use super::shard_mail::{Publisher, ShardMail, origin};
 use super::v1_events::write_presence_stale;
 use crate::peer::{ConnectionContext, Peer, ShardResources};
@@ -96,7 +96,7 @@ impl Broadcast {
                 if reached.is_none() || is_behind {
                     // A raw route has no event for a loss.
                     self.stop_raw_replay(link, topic);
-                    link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                    close_slow(link);
                 } else if page.complete {
                     self.go_live_raw(link, topic);
                 }

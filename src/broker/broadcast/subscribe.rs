@@ -19,44 +19,21 @@ use echoring_topics::{
     ClientId, Creator, Encoding, Format, Refused, Right, Subscribed, SubscriberId, TopicId,
 };
 
-/// A client that may not subscribe to the topic of a raw route.
-const NOT_ALLOWED: Refusal = Refusal {
-    status: 403,
-    reason: "not allowed to subscribe to this topic",
-    headers: "",
-    hint: "the topic's permissions and the client's credentials decide",
-};
-
-const TOO_MANY_TOPICS: Refusal = Refusal {
-    status: 503,
-    reason: "too many topics",
-    headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, raise `max_topics`, or add a node",
-};
-const TOO_MANY_CREATED: Refusal = Refusal {
-    status: 429,
-    reason: "too many topics created",
-    headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, or raise `max_topics_per_connection` or `max_topics_per_identity`",
-};
-const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
-    status: 429,
-    reason: "too many subscriptions",
-    headers: "Retry-After: 5\r\n",
-    hint: "end other subscriptions of this identity, or raise `max_subscriptions_per_identity`",
-};
-const SUBSCRIBES_TOO_FAST: Refusal = Refusal {
-    status: 429,
-    reason: "too many new subscriptions per second",
-    headers: "Retry-After: 1\r\n",
-    hint: "subscribe less often, or raise `subscribe_rate` or `subscribe_rate_per_identity`",
-};
-pub(super) const BUSY: Refusal = Refusal {
-    status: 503,
-    reason: "the topic's owner is busy",
-    headers: "Retry-After: 1\r\n",
-    hint: "try again; if it persists, add shards or publish less",
-};
+echoring_proto::refusals! {
+    /// A client that may not subscribe to the topic of a raw route.
+    NOT_ALLOWED = 403, "not allowed to subscribe to this topic", "",
+        "the topic's permissions and the client's credentials decide";
+    TOO_MANY_TOPICS = 503, "too many topics", "Retry-After: 5\r\n",
+        "use fewer topics, raise `max_topics`, or add a node";
+    TOO_MANY_CREATED = 429, "too many topics created", "Retry-After: 5\r\n",
+        "use fewer topics, or raise `max_topics_per_connection` or `max_topics_per_identity`";
+    TOO_MANY_SUBSCRIPTIONS = 429, "too many subscriptions", "Retry-After: 5\r\n",
+        "end other subscriptions of this identity, or raise `max_subscriptions_per_identity`";
+    SUBSCRIBES_TOO_FAST = 429, "too many new subscriptions per second", "Retry-After: 1\r\n",
+        "subscribe less often, or raise `subscribe_rate` or `subscribe_rate_per_identity`";
+    pub(super) BUSY = 503, "the topic's owner is busy", "Retry-After: 1\r\n",
+        "try again; if it persists, add shards or publish less";
+}
 
 /// A request for one topic, whose answer begins a subscription.
 #[derive(Debug)]

@@ -1,12 +1,12 @@
 //! Subscriptions with tokens of their own, and their expiry.
 
-use echoring_auth::{AppData, Denied, SubscriptionGrant};
+use echoring_auth::{AppData, SubscriptionGrant};
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_wire::centrifuge::{ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
 
 use super::Broadcast;
 use super::centrifuge::is_token;
-use super::centrifuge_events::{number, refresh_in_s};
+use super::centrifuge_events::{code_of_denied, number, refresh_in_s};
 use super::requests::WantedSubscription;
 use super::session::{AllowedBy, ApplicationData, Terms};
 use crate::gate::Gate;
@@ -80,11 +80,8 @@ impl Broadcast {
             return Err(ErrorCode::PermissionDenied);
         }
         let granted = gate.check_subscription(token).ok_or(ErrorCode::NotAvailable)?;
-        let granted = granted.map_err(|denied| match denied {
-            Denied::Expired => ErrorCode::TokenExpired,
-            Denied::Busy | Denied::Unavailable => ErrorCode::Internal,
-            _ => ErrorCode::PermissionDenied,
-        })?;
+        let granted =
+            granted.map_err(|denied| code_of_denied(denied).unwrap_or(ErrorCode::PermissionDenied))?;
         let subject = gate.client(link.token).map_or("", |client| client.subject());
         let client = self.client_id(link).to_string();
         let is_for_client = granted.client.as_deref().is_none_or(|own| *own == *client);

@@ -6,11 +6,10 @@ use super::events::SessionEvent;
 use super::handler_events::HandlerEvent;
 use super::sequencer::OrderedBy;
 use super::session::{Session, SessionSubscription};
-use super::sessions::Sessions;
+use super::sessions::{Sessions, close_slow};
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
 use crate::limits::CENTRIFUGE_OWNER_WAIT;
 use crate::peer::{Context, Peer};
-use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::earlier;
@@ -125,7 +124,7 @@ impl Broadcast {
         let topic = match &mut *link.peer {
             Peer::Subscriber(subscriber) => {
                 subscriber.member = None;
-                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                close_slow(&mut link);
                 return;
             }
             peer => {
@@ -135,7 +134,7 @@ impl Broadcast {
         };
         let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
         if link.peer.is_event_stream() {
-            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+            close_slow(&mut link);
         } else {
             let position =
                 Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };

@@ -8,13 +8,10 @@ use serde::Serialize;
 
 use super::known_clients::Due;
 
-const METHODS: [Method; 6] =
-    [Method::Token, Method::Jwt, Method::Password, Method::Hook, Method::Certificate, Method::ConnectHook];
-
 /// The counters. They stay when the settings change.
 #[derive(Debug, Default)]
 pub struct AuthCounters {
-    known: [AtomicU64; METHODS.len()],
+    known: [AtomicU64; Method::ALL.len()],
     denied: [AtomicU64; Denied::ALL.len()],
     anonymous: AtomicU64,
     refreshed: AtomicU64,
@@ -63,15 +60,11 @@ impl KeySetFigures {
 
 impl AuthCounters {
     pub(crate) fn note_known(&self, method: Method) {
-        if let Some(at) = METHODS.iter().position(|other| *other == method) {
-            self.known[at].fetch_add(1, Relaxed);
-        }
+        self.known[method as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn note_denied(&self, denied: Denied) {
-        if let Some(at) = Denied::ALL.iter().position(|other| *other == denied) {
-            self.denied[at].fetch_add(1, Relaxed);
-        }
+        self.denied[denied as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn note_anonymous(&self) {
@@ -92,10 +85,9 @@ impl AuthCounters {
 
     /// The values now.
     pub fn figures(&self) -> AuthFigures {
-        let accepted =
-            METHODS.iter().zip(&self.known).map(|(method, count)| (method.word(), count.load(Relaxed)));
-        let refused =
-            Denied::ALL.iter().zip(&self.denied).map(|(denied, count)| (denied.word(), count.load(Relaxed)));
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        let accepted = Method::ALL.map(Method::word).into_iter().zip(self.known.iter().map(read));
+        let refused = Denied::ALL.map(Denied::word).into_iter().zip(self.denied.iter().map(read));
         AuthFigures {
             accepted: accepted.collect(),
             anonymous: self.anonymous.load(Relaxed),

@@ -493,7 +493,7 @@ impl<K: Kinds> Core<K> {
         identity: Option<&str>,
     ) {
         let code = slot.connection.was_open().then_some(closed.code.0);
-        *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
+        *self.counters.ends.entry(End::by(&closed.cause, code)).or_default() += 1;
         traces::closed(token, closed.cause.name());
         let traffic = self.counters.traffic.close(slot.account);
         let record = AccessRecord { identity, code, traffic, ..AccessRecord::default() };

@@ -1,5 +1,6 @@
 //! Refusals that a shard makes without its application.
 
+use crate::admission::Limit;
 use echoring_proto::handshake::Refusal;
 
 /// The refusal of a connection, and whether the log has a record of it.
@@ -9,15 +10,17 @@ pub(super) struct RefusedConnection {
     pub(super) is_logged: bool,
 }
 
-/// A plaintext request to a server with TLS.
-pub(super) const SPEAKS_TLS: Refusal =
-    Refusal { status: 400, reason: "this port speaks TLS", headers: "", hint: "use wss:// or https://" };
+echoring_proto::refusals! {
+    /// A plaintext request to a server with TLS.
+    pub(super) SPEAKS_TLS = 400, "this port speaks TLS", "", "use wss:// or https://";
+    OF_ADDRESS = 429, "too many connections from your address", "", "wait, and connect less often";
+    OF_ALL = 503, "too many new connections", "", "wait, and connect less often";
+}
 
 /// An address is over a limit, or too many clients arrive at once.
-pub(super) fn over_limit(status: u16, random: u64) -> Refusal {
-    let reason =
-        if status == 429 { "too many connections from your address" } else { "too many new connections" };
-    Refusal { status, reason, headers: retry_after(random), hint: "wait, and connect less often" }
+pub(super) fn over_limit(limit: Limit, random: u64) -> Refusal {
+    let refusal = if limit == Limit::Handshakes { OF_ALL } else { OF_ADDRESS };
+    Refusal { headers: retry_after(random), ..refusal }
 }
 
 /// The node has the maximum number of connections. `random` spreads the retries of refused clients.

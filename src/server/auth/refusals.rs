@@ -5,30 +5,12 @@ use echoring_proto::handshake::Refusal;
 
 /// The response for a client that is not let in, with the schemes (RFC 9110, 11.6.1) that `sources` accept.
 pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
-    let (reason, hint) = match denied {
-        Denied::Missing => ("credentials are missing", "send a token or a password"),
-        Denied::Malformed => ("credentials are malformed", "send one token, or one name and password"),
-        Denied::Invalid => ("credentials are invalid", "get a new token, or check the password"),
-        Denied::Expired => ("credentials have expired", "get a new token"),
-        Denied::NotYet => ("credentials are not valid yet", "check the clocks, or wait"),
-        Denied::Foreign => {
-            ("credentials are not for this server", "check the audience and the issuer of the token")
-        }
-        Denied::Forbidden => ("not allowed", "the client is blocked, or the authentication hook refuses it"),
-        Denied::TooMany => {
-            ("too many connections of this client", "end some, or raise `max_connections_per_identity`")
-        }
-        Denied::Unavailable => {
-            ("authentication is unavailable", "try again; the server's log has the reason")
-        }
-        Denied::Busy => ("too many clients are authenticated at once", "try again"),
-    };
-    let (status, headers) = match denied {
-        Denied::Forbidden => (403, ""),
-        Denied::TooMany => (429, "Retry-After: 5\r\n"),
-        Denied::Unavailable | Denied::Busy => (503, "Retry-After: 2\r\n"),
-        Denied::Missing => (401, challenge(sources, false)),
-        _ => (401, challenge(sources, true)),
+    let (status, reason, hint) = denied.response();
+    let headers = match status {
+        401 => challenge(sources, denied != Denied::Missing),
+        429 => "Retry-After: 5\r\n",
+        503 => "Retry-After: 2\r\n",
+        _ => "",
     };
     Refusal { status, reason, headers, hint }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 
+use echoring_proto::happenings;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::Destination;
 
@@ -20,33 +21,22 @@ pub struct MoveOrder {
     pub done: mpsc::SyncSender<(usize, usize)>,
 }
 
-/// Why a connection does not move to a successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StayReason {
-    /// Its TLS session ends in this process.
-    Tls,
-    /// Its handler does not migrate.
-    Handler,
-    /// It does not read what it is sent, or awaits the answer to a request.
-    Unread,
-    /// The successor did not take it in.
-    Refused,
-    /// The driver cannot give it up.
-    Driver,
-    /// Its handshake is not complete, or it is closing.
-    Unopened,
-}
-
-impl StayReason {
-    /// All of them, with their names in metrics.
-    pub const ALL: [(StayReason, &str); 6] = [
-        (StayReason::Tls, "tls"),
-        (StayReason::Handler, "handler"),
-        (StayReason::Unread, "unread"),
-        (StayReason::Refused, "refused"),
-        (StayReason::Driver, "driver"),
-        (StayReason::Unopened, "unopened"),
-    ];
+happenings! {
+    /// Why a connection does not move to a successor.
+    pub enum StayReason: name {
+        /// Its TLS session ends in this process.
+        Tls = "tls",
+        /// Its handler does not migrate.
+        Handler = "handler",
+        /// It does not read what it is sent, or awaits the answer to a request.
+        Unread = "unread",
+        /// The successor did not take it in.
+        Refused = "refused",
+        /// The driver cannot give it up.
+        Driver = "driver",
+        /// Its handshake is not complete, or it is closing.
+        Unopened = "unopened",
+    }
 }
 
 /// How many connections stay, by reason.

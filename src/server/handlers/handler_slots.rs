@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::handlers::drain_notice::{DrainAction, DrainNotice};
-use crate::handlers::failure::Result;
+use crate::handlers::failure::{Failure, Result};
 use crate::handlers::handler::Handler;
 use crate::handlers::handler_drain::HandlerDrain;
 use crate::handlers::message::{Message, MessageFilter};
@@ -263,6 +263,18 @@ impl HandlerSlots {
         self.entries[number as usize].has_failed = true;
     }
 
+    /// Ends a handler that has failed, or panicked without a `failure`: counts that and closes its connection.
+    #[cold]
+    fn fail(&mut self, link: &mut ConnectionContext<'_>, number: u32, failure: Option<&Failure>) {
+        match failure {
+            Some(_) => self.silence(number),
+            None => self.expel(number),
+        }
+        link.note_handler_failure(failure.is_none());
+        let end = failure.map_or((CloseCode::INTERNAL, "internal error"), |it| (it.code(), it.reason()));
+        link.close(end.0, end.1);
+    }
+
     /// Drops a handler that panicked. Its slot stays taken until the connection is closed.
     #[cold]
     fn expel(&mut self, number: u32) {
@@ -511,15 +523,9 @@ impl Handlers<'_> {
             Some(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
                 observer::failed(failure.code(), &failure);
-                self.slots.silence(number);
-                link.note_handler_failure(false);
-                link.close(failure.code(), failure.reason());
+                self.slots.fail(link, number, Some(&failure));
             }
-            None => {
-                self.slots.expel(number);
-                link.note_handler_failure(true);
-                link.close(CloseCode::INTERNAL, "internal error");
-            }
+            None => self.slots.fail(link, number, None),
         }
         None
     }

@@ -6,7 +6,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_topics::{Content, GapReason, Position, Refused};
 
-use crate::handlers::failure::{Failure, Result};
+use crate::handlers::failure::{Busy, Failure, Result};
 use crate::handlers::message::Message;
 
 /// An event of a subscription of a handler's connection, in the order of the topic. The messages themselves go
@@ -100,7 +100,7 @@ impl SubscriptionEvent<'_> {
     /// 4008 for a gap and a slow consumer, 1012 for a topic that has moved, 1013 or 1008 for a refusal, 1001 if the server drains, 1008
     /// for the rest.
     pub fn or_close(&self) -> Result {
-        let slow = || Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer");
+        let slow = || Failure::from(Busy);
         match *self {
             SubscriptionEvent::Subscribed { recovered: Some(false), .. } | SubscriptionEvent::Gap { .. } => {
                 Err(slow())

@@ -19,24 +19,13 @@ use crate::auth::{PendingConnect, refusal};
 use crate::handlers::backend::{Accepted, BackendHandler};
 use crate::routes::route::Route;
 
-const BUSY: Refusal = Refusal {
-    status: 503,
-    reason: "too many events wait for the back end",
-    headers: "Retry-After: 2\r\n",
-    hint: "try again; the metrics echoring_backend_… show the back end",
-};
-const FAILED: Refusal = Refusal {
-    status: 503,
-    reason: "the back end does not answer",
-    headers: "Retry-After: 2\r\n",
-    hint: "try again; the server's log has the reason",
-};
-const REFUSED: Refusal = Refusal {
-    status: 403,
-    reason: "refused by the back end",
-    headers: "",
-    hint: "the application behind this path refuses the connection",
-};
+echoring_proto::refusals! {
+    BUSY = 503, "too many events wait for the back end", "Retry-After: 2\r\n",
+        "try again; the metrics echoring_backend_… show the back end";
+    FAILED = 503, "the back end does not answer", "Retry-After: 2\r\n",
+        "try again; the server's log has the reason";
+    REFUSED = 403, "refused by the back end", "", "the application behind this path refuses the connection";
+}
 
 impl Service {
     /// The route of the program for an upgrade, those of back ends first.

@@ -16,12 +16,11 @@ use echoring_broker::peer::{Context, Peer};
 /// The paths of event streams, before the name of the topic.
 const PREFIX: &str = "/sse/";
 
-const METHOD: Refusal = Refusal {
-    status: 405,
-    reason: "an event stream is requested by GET",
-    headers: "Allow: GET, OPTIONS\r\n",
-    hint: "use GET; publish over a WebSocket or the admin address",
-};
+echoring_proto::refusals! {
+    METHOD = 405, "an event stream is requested by GET", "Allow: GET, OPTIONS\r\n",
+        "use GET; publish over a WebSocket or the admin address";
+}
+
 /// The same without a body. HEAD would get the head of a stream that has no end, and begin a subscription for it.
 const HEAD: Reply<'static> = Reply {
     status: METHOD.status,

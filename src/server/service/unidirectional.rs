@@ -24,36 +24,17 @@ const PATHS: [(&str, StreamFormat); 2] =
 /// The query parameter with the connect command.
 const COMMAND: &str = "cf_connect";
 
-const METHOD: Refusal = Refusal {
-    status: 405,
-    reason: "a stream is requested by GET or POST",
-    headers: "Allow: GET, POST, OPTIONS\r\n",
-    hint: "send the connect command as the parameter `cf_connect` of GET, or as the body of POST",
-};
-const BAD_COMMAND: Refusal = Refusal {
-    status: 400,
-    reason: "bad connect command",
-    headers: "",
-    hint: "send an object such as {\"token\":\"…\"}, percent-encoded in a query",
-};
-const LENGTH_REQUIRED: Refusal = Refusal {
-    status: 411,
-    reason: "the length of the connect command is unknown",
-    headers: "",
-    hint: "send one Content-Length, and no Transfer-Encoding",
-};
-const TOO_LARGE: Refusal = Refusal {
-    status: 413,
-    reason: "the connect command is too large",
-    headers: "",
-    hint: "send at most 64 KiB",
-};
-const BODY_WAITS: Refusal = Refusal {
-    status: 400,
-    reason: "the credentials of this request are checked elsewhere, which a body cannot wait for",
-    headers: "",
-    hint: "send the connect command as the parameter `cf_connect` of GET, or the token in the command alone",
-};
+echoring_proto::refusals! {
+    METHOD = 405, "a stream is requested by GET or POST", "Allow: GET, POST, OPTIONS\r\n",
+        "send the connect command as the parameter `cf_connect` of GET, or as the body of POST";
+    BAD_COMMAND = 400, "bad connect command", "",
+        "send an object such as {\"token\":\"…\"}, percent-encoded in a query";
+    LENGTH_REQUIRED = 411, "the length of the connect command is unknown", "",
+        "send one Content-Length, and no Transfer-Encoding";
+    TOO_LARGE = 413, "the connect command is too large", "", "send at most 64 KiB";
+    BODY_WAITS = 400, "the credentials of this request are checked elsewhere, which a body cannot wait for", "",
+        "send the connect command as the parameter `cf_connect` of GET, or the token in the command alone";
+}
 
 /// Where a request has the connect command.
 #[derive(Debug, PartialEq, Eq)]

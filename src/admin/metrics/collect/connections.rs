@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::sum::sum;
 use crate::metrics::family::Families;
 use echoring_proto::CloseCode;
-use echoring_proto::connection::{Compressed, TlsFault};
+use echoring_proto::connection::{Cause, Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
 use echoring_server::{CLASS_NAMES, Snapshot};
 use echoring_wire::centrifuge::Disconnect;
@@ -55,22 +55,13 @@ fn limits(out: &mut Families, bans: u64, counters: &Counters) {
 }
 
 fn handshakes(out: &mut Families, counters: &Counters) {
-    let mut outcomes: BTreeMap<&str, u64> =
-        ["abandoned", "failed", "not_admitted", "timeout", "tls_failed"].map(|outcome| (outcome, 0)).into();
+    let mut outcomes: BTreeMap<&str, u64> = Cause::ROWS.iter().map(|row| (row.outcome, 0)).collect();
+    for (end, count) in counters.ends.iter().filter(|(end, _)| end.code.is_none()) {
+        *outcomes.entry(end.outcome).or_default() += count;
+    }
     outcomes.insert("opened", counters.opened);
     outcomes.insert("refused", counters.refusals.values().sum());
     outcomes.insert("answered", counters.answers.values().sum());
-    for (end, count) in counters.ends.iter().filter(|(end, _)| end.code.is_none()) {
-        let outcome = match end.cause {
-            "refused" | "answered" => continue,
-            "handshake-timeout" => "timeout",
-            "gone" | "failed" | "peer" => "abandoned",
-            "banned" | "proxy_header" => "not_admitted",
-            cause if cause.starts_with("tls-") => "tls_failed",
-            _ => "failed",
-        };
-        *outcomes.entry(outcome).or_default() += count;
-    }
     out.counters("echoring_handshakes_total").by("outcome", outcomes).help(
         "Connections by the outcome of their request: opened (101, or an event stream), answered (plain \
              HTTP), refused (an HTTP error), timeout, abandoned by the client, not_admitted (closed without \
@@ -87,7 +78,7 @@ fn handshakes(out: &mut Families, counters: &Counters) {
 
 fn ends(out: &mut Families, counters: &Counters) {
     let mut closes: BTreeMap<(String, &str), u64> = BTreeMap::new();
-    for (cause, codes) in KNOWN_ENDS {
+    for (cause, codes) in known_ends() {
         closes.extend(codes.iter().map(|code| ((code_label(*code), cause), 0)));
     }
     for (end, count) in &counters.ends {
@@ -103,48 +94,20 @@ fn ends(out: &mut Families, counters: &Counters) {
         );
 }
 
-/// The code in Centrifuge's protocol for [`CloseCode::SLOW_CONSUMER`] in others.
-const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
-
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
 /// `increase`. All ends that the server decides on by itself are here.
-pub(in crate::metrics) const KNOWN_ENDS: [(&str, &[u16]); 14] = [
-    ("peer", &[1000, 1001, 1005, 3000, 4000]),
-    ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013, 1014]),
-    ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008, 4010]),
-    ("offence", &[1002, 1007, 1008, 1009, 4009]),
-    ("lifetime", &[1001, 3000]),
-    ("idle", &[1001, 3000]),
-    ("failed", &[1006]),
-    ("gone", &[1006]),
-    ("out-of-memory", &[1006]),
-    ("over-share", &[1006]),
-    ("pong-timeout", &[1006]),
-    ("send-timeout", &[1006]),
-    ("tls-alert", &[1006]),
-    ("tls-record", &[1006]),
-];
+fn known_ends() -> impl Iterator<Item = (&'static str, &'static [u16])> {
+    let of_tls = [TlsFault::Alert, TlsFault::Record].map(|fault| (fault.name(), &[1006][..]));
+    Cause::ROWS.iter().map(|row| (row.name, row.codes)).chain(of_tls)
+}
 
 /// The statuses that the server answers with by itself. They exist from the start too.
 const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 431, 500, 503];
 
-/// Our own codes among those of applications.
-const OWN: [u16; 6] = [
-    CENTRIFUGE_SLOW,
-    CloseCode::CREDENTIALS_ENDED.0,
-    CloseCode::FORBIDDEN.0,
-    CloseCode::SLOW_CONSUMER.0,
-    CloseCode::SLOW_MESSAGE.0,
-    CloseCode::CLOSED_BY_OPERATOR.0,
-];
-
 /// Peers choose codes from 3000 on, so those are not distinguished, except for our own.
 fn code_label(code: u16) -> String {
-    match code {
-        ..3000 => code.to_string(),
-        code if OWN.contains(&code) => code.to_string(),
-        _ => format!("{}xxx", code / 1000),
-    }
+    let is_own = code == Disconnect::Slow.code() || CloseCode::NAMED.iter().any(|(_, own, _)| own.0 == code);
+    if code < 3000 || is_own { code.to_string() } else { format!("{}xxx", code / 1000) }
 }
 
 fn traffic(out: &mut Families, counters: &Counters) {
@@ -208,7 +171,7 @@ fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
         )
         .help("Completed TLS handshakes, full or resumed.");
     let causes = counters.causes();
-    let faults = [TlsFault::Handshake, TlsFault::Alert, TlsFault::Record].map(TlsFault::name);
+    let faults = TlsFault::ALL.map(TlsFault::name);
     out.counters("echoring_tls_failures_total")
         .by("fault", faults.map(|fault| (fault, causes.get(fault).copied().unwrap_or(0))))
         .help(
@@ -219,6 +182,10 @@ fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use echoring_proto::ProtocolError;
+
     use super::*;
 
     /// The list has no end that becomes the same series as another.
@@ -227,7 +194,12 @@ mod tests {
         let mut families = Families::default();
         ends(&mut families, &Counters::default());
         let samples = &families.0[0].samples;
-        assert_eq!(samples.len(), KNOWN_ENDS.iter().map(|(_, codes)| codes.len()).sum::<usize>());
+        assert_eq!(samples.len(), known_ends().map(|(_, codes)| codes.len()).sum::<usize>());
+        // A code without a series would be missed.
+        let known: BTreeSet<u16> = known_ends().flat_map(|(_, codes)| codes.iter().copied()).collect();
+        assert!(CloseCode::NAMED.iter().all(|(_, code, _)| known.contains(&code.0)));
+        assert!(ProtocolError::ALL.iter().all(|error| known.contains(&error.close_code().0)));
+        assert!(known.contains(&Disconnect::Slow.code()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
 }
 
 pub(super) fn takeovers(out: &mut Families, takeovers: &TakeoverFigures) {
-    let staying = StayReason::ALL.map(|(reason, name)| (name, takeovers.staying.of(reason)));
+    let staying = StayReason::ALL.map(|reason| (reason.name(), takeovers.staying.of(reason)));
     out.gauges("echoring_predecessor_connections").by("reason", staying).help(
         "Connections of the previous server that have not moved here, by reason: tls (its session ends there), handler (it does not \
          migrate), unread (the client does not read, or awaits an answer), refused (not taken in here), driver (the driver cannot give \

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use echoring_proto::happenings;
+
 use super::settings::{BackendEvent, BackendSettings};
 use crate::calls::metrics::{CallMetric, CallSamples};
 
@@ -60,8 +62,8 @@ impl BackendFigures {
 
     fn results(&self) -> CallSamples {
         let of_event = |((event, _), counts): ((&'static str, BackendEvent), &[u64; 4])| {
-            End::WORDS.into_iter().zip(*counts).map(move |(result, count)| {
-                let labels = [("path", &*self.path), ("event", event), ("result", result)];
+            End::ALL.into_iter().zip(*counts).map(move |(result, count)| {
+                let labels = [("path", &*self.path), ("event", event), ("result", result.word())];
                 (labels.map(|(name, value)| (name, value.to_owned())).to_vec(), count)
             })
         };
@@ -69,21 +71,17 @@ impl BackendFigures {
     }
 }
 
-/// The end of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Answered,
-    /// By the back end.
-    Refused,
-    /// There was no usable answer.
-    Failed,
-    /// It was not sent, because too much waited.
-    Rejected,
-}
-
-impl End {
-    /// By their numbers.
-    const WORDS: [&'static str; 4] = ["answered", "refused", "failed", "rejected"];
+happenings! {
+    /// The end of an event.
+    pub(super) enum End: word {
+        Answered = "answered",
+        /// By the back end.
+        Refused = "refused",
+        /// There was no usable answer.
+        Failed = "failed",
+        /// It was not sent, because too much waited.
+        Rejected = "rejected",
+    }
 }
 
 #[derive(Debug, Default)]

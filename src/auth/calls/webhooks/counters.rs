@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use echoring_proto::happenings;
+
 use crate::calls::lock;
 use crate::calls::metrics::{CallMetric, CallSamples};
 use crate::limits::WEBHOOK_RECEIVERS_MAX;
@@ -31,10 +33,10 @@ impl WebhookReceivers {
             help: "Events that a webhook did not get, by cause: queue_full (the queue had no room), refused (answered with a status that forbids \
              another attempt), expired (older than give_up_after), ended (the process has ended).",
             samples: |(receiver, counters)| {
-                let labels = |cause: &str| {
-                    vec![("cause", cause.to_owned()), ("receiver", receiver.clone().into_string())]
+                let labels = |cause: Loss| {
+                    vec![("cause", cause.word().to_owned()), ("receiver", receiver.clone().into_string())]
                 };
-                let lost = CAUSES.into_iter().zip(&counters.lost);
+                let lost = Loss::ALL.into_iter().zip(&counters.lost);
                 lost.map(|(cause, events)| (labels(cause), events.load(Relaxed))).collect()
             },
         },
@@ -78,23 +80,22 @@ fn of_receiver((receiver, _): &WebhookReceiver, figure: &AtomicU64) -> CallSampl
     vec![(vec![("receiver", receiver.clone().into_string())], figure.load(Relaxed))]
 }
 
-/// Why an event is lost.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Cause {
-    QueueFull,
-    Refused,
-    Expired,
-    Ended,
+happenings! {
+    /// Why an event is lost.
+    pub(super) enum Loss: word {
+        QueueFull = "queue_full",
+        Refused = "refused",
+        Expired = "expired",
+        Ended = "ended",
+    }
 }
-
-const CAUSES: [&str; 4] = ["queue_full", "refused", "expired", "ended"];
 
 /// Counts of a receiver of webhooks. They begin at zero with the process.
 #[derive(Debug, Default)]
 pub struct WebhookCounters {
     /// Events that were accepted.
     pub delivered: AtomicU64,
-    lost: [AtomicU64; CAUSES.len()],
+    lost: [AtomicU64; Loss::ALL.len()],
     /// Requests that failed, and are sent again.
     pub failed_requests: AtomicU64,
     /// Events that wait.
@@ -106,7 +107,7 @@ pub struct WebhookCounters {
 }
 
 impl WebhookCounters {
-    pub(super) fn lose(&self, events: u64, cause: Cause) {
+    pub(super) fn lose(&self, events: u64, cause: Loss) {
         self.lost[cause as usize].fetch_add(events, Relaxed);
     }
 

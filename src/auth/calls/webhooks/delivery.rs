@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::Webhook;
+use super::counters::Loss;
 use super::queue::{Next, Outcome, Queue, Request, Room, Waiting};
 use crate::calls::http_client::HttpClient;
 use crate::calls::{Begun, within};
@@ -52,7 +53,12 @@ impl Delivery {
             let (next, old) = queue.next(now, settings.terms(), &self.room, &self.begin);
             if old > 0 {
                 let webhook = &*self.name;
-                tracing::warn!(webhook, events = old, cause = "expired", "events were not accepted in time");
+                tracing::warn!(
+                    webhook,
+                    events = old,
+                    cause = Loss::Expired.word(),
+                    "events were not accepted in time"
+                );
             }
             let wait_until = match next {
                 Next::Send(request) => {
@@ -92,7 +98,12 @@ impl Delivery {
         match outcome {
             Outcome::Accepted => {}
             Outcome::Refused => {
-                tracing::warn!(webhook, problem, cause = "refused", "events are refused, and given up");
+                tracing::warn!(
+                    webhook,
+                    problem,
+                    cause = Loss::Refused.word(),
+                    "events are refused, and given up"
+                );
             }
             Outcome::Failed { .. } => {
                 self.room.counters.failed_requests.fetch_add(1, Relaxed);
@@ -110,7 +121,7 @@ impl Delivery {
         let (webhook, events) = (&*self.name, queue.len());
         queue.abandon(&self.room);
         if events > 0 {
-            tracing::warn!(webhook, events, cause = "ended", "events are lost with the process");
+            tracing::warn!(webhook, events, cause = Loss::Ended.word(), "events are lost with the process");
         }
     }
 }

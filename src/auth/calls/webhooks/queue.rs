@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echoring_proto::random::scale;
 
-use super::counters::{Cause, WebhookCounters};
+use super::counters::{Loss, WebhookCounters};
 use crate::calls::WEBHOOKS;
 use crate::calls::load::{Counted, Load, Source};
 use crate::limits::{SHARE_OF_FREE, WEBHOOK_BATCH_BYTES_MAX, WEBHOOK_EVENT_BYTES, WEBHOOK_RETRY_AFTER_MAX};
@@ -101,13 +101,13 @@ impl Room {
 
     /// Events found no room.
     pub(super) fn note_lost(&self, events: u64) {
-        self.lose(events, Cause::QueueFull);
+        self.lose(events, Loss::QueueFull);
     }
 
     /// An event with room that nobody sends any more.
     pub(super) fn abandon(&self, waiting: &Waiting) {
         self.counters.remove(1, waiting.event.bytes());
-        self.lose(1, Cause::Ended);
+        self.lose(1, Loss::Ended);
     }
 
     #[cfg(test)]
@@ -116,7 +116,7 @@ impl Room {
     }
 
     /// Events are lost. The receiver is told how many.
-    fn lose(&self, events: u64, cause: Cause) {
+    fn lose(&self, events: u64, cause: Loss) {
         self.lost.fetch_add(events, Relaxed);
         self.counters.lose(events, cause);
     }
@@ -201,7 +201,7 @@ impl Queue {
             |waiting: &&Waiting| now.saturating_duration_since(waiting.event.since) >= terms.give_up_after;
         let old = self.events.iter().take_while(is_old).count();
         if old > 0 {
-            self.give_up(old, Cause::Expired, room);
+            self.give_up(old, Loss::Expired, room);
         }
         let Some(first) = self.events.front() else { return (Next::Idle, old) };
         if let Some(at) = self.not_before.filter(|at| *at > now) {
@@ -222,7 +222,7 @@ impl Queue {
                 self.request = None;
                 self.take(events, room);
             }
-            Outcome::Refused => self.give_up(events, Cause::Refused, room),
+            Outcome::Refused => self.give_up(events, Loss::Refused, room),
             Outcome::Failed { retry_after } => {
                 self.failures = self.failures.saturating_add(1);
                 let delay = delay(self.failures, random);
@@ -241,11 +241,11 @@ impl Queue {
 
     /// Nothing more is sent.
     pub(super) fn abandon(&mut self, room: &Room) {
-        self.give_up(self.events.len(), Cause::Ended, room);
+        self.give_up(self.events.len(), Loss::Ended, room);
     }
 
     /// The first events are lost, and with them what their request says about earlier losses. The rest is sent by another request.
-    fn give_up(&mut self, events: usize, cause: Cause, room: &Room) {
+    fn give_up(&mut self, events: usize, cause: Loss, room: &Room) {
         if let Some(request) = self.request.take() {
             room.lost.fetch_add(request.lost, Relaxed);
         }

@@ -17,19 +17,38 @@ pub struct Refusal {
     pub hint: &'static str,
 }
 
+/// Declares refusals: each with its status, its reason, its header lines, and its hint.
+///
+/// ```
+/// use echoring_proto::refusals;
+///
+/// refusals! {
+///     TEAPOT = 418, "this is a teapot", "", "ask a coffee machine";
+/// }
+///
+/// assert_eq!((TEAPOT.status, TEAPOT.headers), (418, ""));
+/// ```
+#[doc(hidden)]
+#[macro_export]
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $name:ident = $status:literal, $reason:literal, $headers:literal, $hint:literal;)*) => {
+    ($($(#[$of:meta])* $vis:vis $NAME:ident = $status:literal, $reason:literal, $headers:literal, $hint:literal;)*) => {
+        $($(#[$of])* $vis const $NAME: $crate::handshake::Refusal =
+            $crate::handshake::Refusal { status: $status, reason: $reason, headers: $headers, hint: $hint };)*
+    };
+}
+
+macro_rules! table {
+    ($($(#[$of:meta])* $NAME:ident = $status:literal, $reason:literal, $headers:literal, $hint:literal;)*) => {
         impl Refusal {
-            $($(#[$doc])* pub const $name: Refusal =
-                Refusal { status: $status, reason: $reason, headers: $headers, hint: $hint };)*
+            $crate::refusals! { $($(#[$of])* pub $NAME = $status, $reason, $headers, $hint;)* }
 
             /// Every refusal of this table, for counters and tests.
-            pub const ALL: &'static [Refusal] = &[$(Refusal::$name),*];
+            pub const ALL: &'static [Refusal] = &[$(Refusal::$NAME),*];
         }
     };
 }
 
-refusals! {
+table! {
     /// The bytes are not an HTTP request.
     MALFORMED = 400, "malformed HTTP request", "",
         "send an HTTP/1.1 request; if the client speaks TLS, connect it to a TLS listener";

@@ -120,16 +120,11 @@ impl<K: Kinds> Core<K> {
             let cause = Cause::NotAdmitted(limit.name());
             return self.with_connection(token, |connection, _| connection.abort(cause));
         }
-        let refusal = self.limit_refusal(limit);
+        let refusal = refusals::over_limit(limit, self.env.entropy.next());
         self.refuse_later(token, refusal, true);
         if self.security.server.is_some() {
             self.secure_accepted(token);
         }
-    }
-
-    fn limit_refusal(&mut self, limit: Limit) -> Refusal {
-        let status = if limit == Limit::Handshakes { 503 } else { 429 };
-        refusals::over_limit(status, self.env.entropy.next())
     }
 
     /// The request of a trusted proxy names the client. Returns why that is refused.
@@ -151,7 +146,7 @@ impl<K: Kinds> Core<K> {
         }
         self.log.readdressed(token, client);
         let limit = self.enter(token, client).err()?;
-        Some(self.limit_refusal(limit))
+        Some(refusals::over_limit(limit, self.env.entropy.next()))
     }
 
     /// Counts and logs that a client was over a limit.

@@ -13,7 +13,7 @@ use crate::shard::route::Route;
 use crate::shard::times::Ages;
 use crate::shard::tls::Layer;
 use crate::shard::tunnel::ProxyTunnel;
-use crate::stats::Account;
+use crate::stats::{Account, Counters};
 use crate::traces;
 use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
@@ -80,6 +80,13 @@ impl<K: Kinds> Core<K> {
         self.limit_life(token, Ages::default());
     }
 
+    /// Counts, logs and traces a response that ends the request.
+    fn note_response(&mut self, token: Token, status: u16) {
+        let Counters { answers, refusals, .. } = &mut self.counters;
+        *(if status < 400 { answers } else { refusals }).entry(status).or_default() += 1;
+        self.note_answer(token, status);
+    }
+
     fn note_answer(&mut self, token: Token, status: u16) {
         self.log.answered(token, status);
         traces::answered(token, status);
@@ -100,8 +107,7 @@ impl<K: Kinds> Core<K> {
 
     /// Counts and logs a refusal by the connection itself.
     pub(in crate::shard) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
-        *self.counters.refusals.entry(refusal.status).or_default() += 1;
-        self.note_answer(token, refusal.status);
+        self.note_response(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
         self.note_head_excess(token, refusal);
     }
@@ -114,8 +120,7 @@ impl<K: Kinds> Core<K> {
     }
 
     pub(in crate::shard) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
-        self.note_answer(token, refusal.status);
-        *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        self.note_response(token, refusal.status);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.refuse(refusal, &mut self.env.lend());
         }
@@ -123,10 +128,7 @@ impl<K: Kinds> Core<K> {
     }
 
     pub(in crate::shard) fn respond(&mut self, token: Token, reply: &Reply<'_>) {
-        let counts =
-            if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
-        *counts.entry(reply.status).or_default() += 1;
-        self.note_answer(token, reply.status);
+        self.note_response(token, reply.status);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.respond(reply, &mut self.env.lend());
         }

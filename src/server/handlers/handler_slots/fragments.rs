@@ -6,6 +6,7 @@
 //! ```
 
 use super::{HandlerSlots, Handlers};
+use crate::handlers::failure::Failure;
 use echoring_broker::broadcast::Broadcast;
 use echoring_broker::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
@@ -29,9 +30,7 @@ impl HandlerSlots {
                 tracing::error!(
                     "a handler echoed the end of a message without its beginning; its connection is closed"
                 );
-                self.silence(number);
-                link.note_handler_failure(false);
-                link.close(CloseCode::INTERNAL, "internal error");
+                self.fail(link, number, Some(&Failure::new(CloseCode::INTERNAL, "internal error")));
                 return Disposition::Done;
             }
             Disposition::Echo => link.set_sends_fragments(!last),
