@@ -320,7 +320,7 @@ pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
 fn start_logs(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
     let Settings { args, origins, .. } = settings;
     environment::start_log_on(&args.log, &args.log_destination(), args.log_format)
-        .map_err(|failure| origins.following("--log-file", &failure.into_line()))?;
+        .map_err(|failure| origins.caused("--log-file", &failure.into_line()))?;
     #[cfg(feature = "otel")]
     traces::start(args.traces.trace_sample)?;
     let Some(destination) = &args.access_log else { return Ok(None) };
@@ -387,7 +387,7 @@ fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> F
         // Errors of other settings begin with their flag.
         _ => "",
     };
-    origins.following(flag, &line)
+    origins.caused(flag, &line)
 }
 
 /// The line of an error, after its meaning for a takeover that found no server at the address.
@@ -418,7 +418,7 @@ fn take_or_bind_admin(
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
         let line = format!("cannot listen on {address} as admin address: {error}; {hint}");
         let is_of_another = finds_nobody && error.kind() == io::ErrorKind::AddrInUse;
-        settings.origins.following("--admin", &in_a_takeover(line, is_of_another))
+        settings.origins.caused("--admin", &in_a_takeover(line, is_of_another))
     })
 }
 

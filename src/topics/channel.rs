@@ -361,9 +361,9 @@ impl<K: Copy + Eq> Channel<K> {
             return false;
         }
         let before = self.log.offset_before(self.log.appended());
-        let follows = self.format.dialect.deltas() == Deltas::Following;
+        let follows = self.format.dialect.deltas() == Deltas::On;
         let previous = if follows { context.previous.get() } else { None };
-        if let Compression::Following { bits } = self.format.compression {
+        if let Compression::Shared { bits } = self.format.compression {
             self.start_context(bits, pool, append, message, context);
         }
         let base = Base { previous, context: self.context.deflater() };
@@ -434,7 +434,7 @@ impl<K: Copy + Eq> Channel<K> {
         match self.format.compression {
             Compression::Off | Compression::Joining { .. } => false,
             Compression::Single { .. } => subscriber.follows,
-            Compression::Following { .. } => !subscriber.follows || subscriber.skipped,
+            Compression::Shared { .. } => !subscriber.follows || subscriber.skipped,
         }
     }
 

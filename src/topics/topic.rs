@@ -350,14 +350,14 @@ impl<K: Copy + Eq> Topics<K> {
     /// Adds a subscriber that gets everything that is appended from now on, encoded as `format`, except for the origin
     /// `skip`. The first subscriber of a format creates its log.
     ///
-    /// In the format [`Compression::Following`], nothing compressed may be sent to the subscriber but the frames of this topic. It
+    /// In the format [`Compression::Shared`], nothing compressed may be sent to the subscriber but the frames of this topic. It
     /// begins in [`Compression::Joining`] if there are messages that it has not been sent.
     pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<SubscriberId> {
         let compression = match format.compression {
-            Compression::Following { bits } => self.entry(id, format.dialect, bits),
+            Compression::Shared { bits } => self.entry(id, format.dialect, bits),
             stays => stays,
         };
-        let follows = matches!(format.compression, Compression::Following { .. });
+        let follows = matches!(format.compression, Compression::Shared { .. });
         self.add(id, key, Format { compression, ..format }, skip, follows)
     }
 
@@ -378,14 +378,14 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// Bytes that the context of a format has consumed; 0 if it may have subscribers that have no message of it.
     fn consumed_bytes(&self, id: TopicId, dialect: Encoding, bits: u8) -> u64 {
-        let number = self.number_of(id, Format { dialect, compression: Compression::Following { bits } });
+        let number = self.number_of(id, Format { dialect, compression: Compression::Shared { bits } });
         number.and_then(|number| self.channels.get(number)).map_or(0, Channel::consumed_bytes)
     }
 
     /// How messages are compressed first for a subscriber that is to have a context.
     fn entry(&self, id: TopicId, dialect: Encoding, bits: u8) -> Compression {
         match self.consumed_bytes(id, dialect, bits) {
-            0 => Compression::Following { bits },
+            0 => Compression::Shared { bits },
             _ => Compression::Joining { bits },
         }
     }
@@ -689,7 +689,7 @@ impl<K: Copy + Eq> Topics<K> {
             let Format { dialect, compression } = channel.format;
             let consumed_bytes = match compression {
                 Compression::Joining { bits } => self.consumed_bytes(id, dialect, bits),
-                Compression::Off | Compression::Single { .. } | Compression::Following { .. } => 0,
+                Compression::Off | Compression::Single { .. } | Compression::Shared { .. } => 0,
             };
             if let Some(channel) = self.channels.get_mut(number) {
                 channel.note_consumed(consumed_bytes);
@@ -714,22 +714,20 @@ impl<K: Copy + Eq> Topics<K> {
         let (channel, mut context) = self.channel(number, now)?;
         let format = channel.format;
         channel.remove(index, &mut context);
-        let following = format.dialect.following().filter(|_| has_message);
+        let deltas = format.dialect.with_deltas().filter(|_| has_message);
         // A delta is from the message before it, which everybody must have been sent.
-        let skip = if following.is_some() { 0 } else { skip };
-        let dialect = following.unwrap_or(format.dialect);
+        let skip = if deltas.is_some() { 0 } else { skip };
+        let dialect = deltas.unwrap_or(format.dialect);
         let compression = match format.compression {
             Compression::Off => Compression::Off,
-            joining @ Compression::Joining { bits } if follows && following.is_none() => {
+            joining @ Compression::Joining { bits } if follows && deltas.is_none() => {
                 if is_settled {
-                    Compression::Following { bits }
+                    Compression::Shared { bits }
                 } else {
                     joining
                 }
             }
-            Compression::Single { bits }
-            | Compression::Joining { bits }
-            | Compression::Following { bits } => {
+            Compression::Single { bits } | Compression::Joining { bits } | Compression::Shared { bits } => {
                 if follows {
                     self.entry(id, dialect, bits)
                 } else {
@@ -750,8 +748,7 @@ impl<K: Copy + Eq> Topics<K> {
     ) -> Option<SubscriberId> {
         let SubscriberId { channel: number, index } = subscriber;
         let channel = self.channels.get_mut(number)?;
-        if !matches!(channel.format.compression, Compression::Joining { .. } | Compression::Following { .. })
-        {
+        if !matches!(channel.format.compression, Compression::Joining { .. } | Compression::Shared { .. }) {
             channel.set_follows(index, false);
             return Some(subscriber);
         }

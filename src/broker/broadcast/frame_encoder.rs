@@ -86,7 +86,7 @@ impl Encode for Frames<'_> {
             Some(dialect @ Dialect::Centrifuge(encoding)) => {
                 let body = match format.dialect.deltas() {
                     Deltas::Off => centrifuge_events::plain(&publication),
-                    Deltas::Beginning | Deltas::Following => {
+                    Deltas::Beginning | Deltas::On => {
                         deltas.body(encoding, &publication, base.previous.as_ref())
                     }
                 };

@@ -16,7 +16,7 @@ impl Broadcast {
         };
         if has_context && self.shares_context(topic) {
             cx.leave_window_to_topic(token);
-            return Compression::Following { bits };
+            return Compression::Shared { bits };
         }
         Compression::Single { bits }
     }
@@ -30,7 +30,7 @@ impl Broadcast {
         let Some(SharedWindow { bits, has_context }) = link.share_window() else { return Compression::Off };
         if has_context && self.shares_context(topic) {
             link.leave_window_to_topic();
-            return Compression::Following { bits };
+            return Compression::Shared { bits };
         }
         Compression::Single { bits }
     }
@@ -52,7 +52,7 @@ impl Broadcast {
         let others = link.peer.session_mut().map(|session| live_members(session)).unwrap_or_default();
         if others.is_empty() && gets_all && self.shares_context(topic) {
             link.leave_window_to_topic();
-            return Compression::Following { bits };
+            return Compression::Shared { bits };
         }
         for from in others {
             let topics = &mut self.fan_out.topics;

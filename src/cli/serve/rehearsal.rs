@@ -19,7 +19,7 @@ use echoring_server::ListenAddress;
 pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
     let wrong = |flag: &str, what: &str, error: &io::Error| {
         let line = format!("{what}: {error}; choose another path, or change the folder's owner or mode");
-        settings.origins.following(flag, &line)
+        settings.origins.caused(flag, &line)
     };
     let access = settings.args.access_log.clone().map(|destination| ("--access-log", destination));
     for (flag, destination) in [("--log-file", settings.args.log_destination())].into_iter().chain(access) {

@@ -420,7 +420,7 @@ fn secured(tls: &ServerTls, args: &Args, origins: &Origins) -> Result<Arc<rustls
             args if names(&args.tls_ocsp) => "--tls-ocsp",
             _ => "--tls-client-ca",
         };
-        origins.following(flag, &line)
+        origins.caused(flag, &line)
     })
 }
 

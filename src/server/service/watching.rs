@@ -31,7 +31,7 @@ pub(super) struct Watch {
     began_at: Nanos,
     /// When differences are looked for next.
     look_at: Nanos,
-    followed: Vec<Followed>,
+    watched: Vec<Watched>,
     /// The index at which connections of the identity are looked for next.
     index: u32,
     /// The topic at the last look.
@@ -46,7 +46,7 @@ pub(super) struct Watch {
 
 /// A connection as it was at the last look.
 #[derive(Debug)]
-struct Followed {
+struct Watched {
     token: Token,
     traffic: Traffic,
     reached: Vec<(TopicId, u64)>,
@@ -61,7 +61,8 @@ struct Followed {
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
     /// A connection was found, and is followed from now on.
-    Following {
+    #[serde(rename = "following")]
+    Watched {
         identity: Option<&'a str>,
         route: &'static str,
     },
@@ -146,7 +147,7 @@ impl Watch {
             order,
             began_at: now,
             look_at: now,
-            followed: Vec::new(),
+            watched: Vec::new(),
             index: 0,
             topic: TopicReport::default(),
             second: 0,
@@ -170,12 +171,12 @@ impl Watch {
     }
 
     fn place_of(&self, token: Token) -> Option<usize> {
-        self.followed.iter().position(|followed| followed.token == token)
+        self.watched.iter().position(|watched| watched.token == token)
     }
 
     /// A connection is not followed any more.
     fn leave(&mut self, at: usize) {
-        self.followed.swap_remove(at);
+        self.watched.swap_remove(at);
         self.is_over |= matches!(self.order.target, WatchTarget::Connection(_));
     }
 
@@ -255,7 +256,7 @@ impl Service {
         match watch.order.target.clone() {
             WatchTarget::Connection(token) => {
                 self.follow(cx, &mut watch, token, false);
-                watch.is_over = watch.followed.is_empty();
+                watch.is_over = watch.watched.is_empty();
             }
             WatchTarget::Topic(name) => {
                 // The subscribers that are there are the first event.
@@ -275,7 +276,7 @@ impl Service {
 
     /// Follows an open connection.
     fn follow(&self, cx: &mut Context<'_>, watch: &mut Watch, token: Token, is_new: bool) {
-        let is_full = watch.followed.len() == WATCHED_CONNECTIONS_MAX;
+        let is_full = watch.watched.len() == WATCHED_CONNECTIONS_MAX;
         if is_full || watch.place_of(token).is_some() || !cx.is_open(token) {
             return;
         }
@@ -285,9 +286,9 @@ impl Service {
         let identity = self.gate.client(token).map(|client| client.subject());
         let route = self.route_of(peer);
         let event =
-            if is_new { Event::Opened { identity, route } } else { Event::Following { identity, route } };
+            if is_new { Event::Opened { identity, route } } else { Event::Watched { identity, route } };
         watch.tell(place, Some(token), &event);
-        watch.followed.push(Followed {
+        watch.watched.push(Watched {
             token,
             traffic: cx.traffic(token).unwrap_or_default(),
             reached: self.broadcast.reached_by(peer),
@@ -311,7 +312,7 @@ impl Service {
                 let Some(at) = watch.place_of(*token) else { continue };
                 watch.tell(place, Some(*token), note);
                 if let SessionNote::Subscribed { topic, offset } = note {
-                    watch.followed[at].begun.push((topic.clone(), *offset));
+                    watch.watched[at].begun.push((topic.clone(), *offset));
                 }
             }
             self.advance_watch(cx, watch, place);
@@ -323,15 +324,15 @@ impl Service {
             }
             !is_done
         });
-        let tokens = watches.iter().flat_map(|watch| &watch.followed).map(|followed| followed.token);
+        let tokens = watches.iter().flat_map(|watch| &watch.watched).map(|watched| watched.token);
         self.broadcast.watch(tokens.collect());
         self.errands().watches = watches;
     }
 
     fn advance_watch(&self, cx: &mut Context<'_>, watch: &mut Watch, place: Place) {
         let looks = watch.look_at <= place.now;
-        for at in (0..watch.followed.len()).rev() {
-            self.look_at_followed(cx, watch, at, looks, place);
+        for at in (0..watch.watched.len()).rev() {
+            self.look_at_watched(cx, watch, at, looks, place);
         }
         if !looks {
             return;
@@ -364,16 +365,16 @@ impl Service {
 
     /// Reports what has changed about a followed connection. Its traffic and its topics are looked at from time to time, and before it
     /// is gone.
-    fn look_at_followed(&self, cx: &Context<'_>, watch: &mut Watch, at: usize, looks: bool, place: Place) {
-        let token = watch.followed[at].token;
+    fn look_at_watched(&self, cx: &Context<'_>, watch: &mut Watch, at: usize, looks: bool, place: Place) {
+        let token = watch.watched[at].token;
         let (Some(view), Some(peer)) = (cx.inspect(token), cx.peer_of(token)) else {
             watch.tell(place, Some(token), &Event::Moved);
             return watch.leave(at);
         };
-        if mem::replace(&mut watch.followed[at].is_pinged, view.is_pinged) != view.is_pinged {
+        if mem::replace(&mut watch.watched[at].is_pinged, view.is_pinged) != view.is_pinged {
             watch.tell(place, Some(token), if view.is_pinged { &Event::Ping } else { &Event::Pong });
         }
-        if mem::replace(&mut watch.followed[at].is_blocked, view.is_blocked) != view.is_blocked {
+        if mem::replace(&mut watch.watched[at].is_blocked, view.is_blocked) != view.is_blocked {
             let blocked = Event::Blocked { queued_bytes: view.queued_bytes };
             watch.tell(place, Some(token), if view.is_blocked { &blocked } else { &Event::Unblocked });
         }
@@ -381,14 +382,14 @@ impl Service {
             return;
         }
         let traffic = cx.traffic(token).unwrap_or_default();
-        let new = traffic - mem::replace(&mut watch.followed[at].traffic, traffic);
+        let new = traffic - mem::replace(&mut watch.watched[at].traffic, traffic);
         if new.bytes_in > 0 {
             let received = Event::Received { messages: new.messages_in, bytes: new.bytes_in };
             watch.tell(place, Some(token), &received);
         }
         let reached = self.broadcast.reached_by(peer);
-        let before = mem::replace(&mut watch.followed[at].reached, reached.clone());
-        let begun = mem::take(&mut watch.followed[at].begun);
+        let before = mem::replace(&mut watch.watched[at].reached, reached.clone());
+        let begun = mem::take(&mut watch.watched[at].begun);
         for (id, to) in reached {
             let topic = self.broadcast.topic_name(id);
             let known = before.iter().find(|(other, _)| *other == id).map(|(_, from)| *from);

@@ -5,13 +5,13 @@
 //!
 //! ```text
 //!              the latest 2^bits bytes received            a message skipped
-//!   Joining ──────────────────────────────────▶ Following ──────────────────▶ Joining
+//!   Joining ──────────────────────────────────▶ Shared ─────────────────────▶ Joining
 //!      ▲                                            │
 //!      └──────── the only subscription ── Single ◀──┘ another subscription, or a message of its own that it is not sent
 //! ```
 //!
 //! - *Joining*: each message is compressed by itself, whether that makes it shorter or not.
-//! - *Following*: by one compressor, which continues from message to message.
+//! - *Shared*: by one compressor, which continues from message to message.
 //! - *Single*: each message by itself, where that makes it shorter. Nothing is known of the window.
 //!
 //! Never: a frame that refers to bytes that one of its readers has not been sent.
@@ -23,7 +23,7 @@ use echoring_proto::deflate::{Deflater, Direction};
 
 use super::log::Sequence;
 
-/// The compressor of a format in [`Compression::Following`](super::format::Compression::Following). Without one, each message is
+/// The compressor of a format in [`Compression::Shared`](super::format::Compression::Shared). Without one, each message is
 /// compressed by itself.
 #[derive(Default)]
 pub(crate) struct Context {

@@ -45,10 +45,10 @@ pub enum Deltas {
     #[default]
     Off,
     /// They are not yet: subscribers begin here, without the previous message. A subscriber that has been sent a
-    /// message continues in the format with [`Following`](Deltas::Following).
+    /// message continues in the format with [`On`](Deltas::On).
     Beginning,
     /// They may be: every subscriber has been sent the previous message.
-    Following,
+    On,
 }
 
 impl Encoding {
@@ -81,11 +81,11 @@ impl Encoding {
     }
 
     /// The encoding in which a subscriber continues that has been sent a message; `None` if that is this one.
-    pub(crate) fn following(self) -> Option<Encoding> {
+    pub(crate) fn with_deltas(self) -> Option<Encoding> {
         let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning, filtered } = self else {
             return None;
         };
-        Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following, filtered })
+        Some(Encoding::Resuming { codec, presence, deltas: Deltas::On, filtered })
     }
 }
 
@@ -111,13 +111,13 @@ pub enum Compression {
         bits: u8,
     },
     /// Each with an empty window, even if that makes it longer. Its subscribers continue in
-    /// [`Following`](Compression::Following) when they have the latest messages in their windows.
+    /// [`Shared`](Compression::Shared) when they have the latest messages in their windows.
     Joining {
         /// Of the window.
         bits: u8,
     },
     /// With the window of the messages before them, which all subscribers have.
-    Following {
+    Shared {
         /// Of the window.
         bits: u8,
     },
@@ -128,9 +128,9 @@ impl Compression {
     pub fn bits(self) -> Option<u8> {
         match self {
             Compression::Off => None,
-            Compression::Single { bits }
-            | Compression::Joining { bits }
-            | Compression::Following { bits } => Some(bits),
+            Compression::Single { bits } | Compression::Joining { bits } | Compression::Shared { bits } => {
+                Some(bits)
+            }
         }
     }
 
@@ -144,8 +144,8 @@ impl Compression {
         match (self, context) {
             (Compression::Off, _) => None,
             (Compression::Joining { bits }, _) => codecs.deflate_for_joining(bits, message),
-            (Compression::Following { .. }, Some(context)) => codecs.deflate_in_context(context, message),
-            (Compression::Single { bits } | Compression::Following { bits }, _) => {
+            (Compression::Shared { .. }, Some(context)) => codecs.deflate_in_context(context, message),
+            (Compression::Single { bits } | Compression::Shared { bits }, _) => {
                 codecs.deflate_for_all(bits, message)
             }
         }

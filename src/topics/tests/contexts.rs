@@ -12,11 +12,11 @@ use echoring_proto::random::SplitMix64;
 
 /// The smallest window, so that much happens in few messages.
 const BITS: u8 = 9;
-const FOLLOWING: Compression = Compression::Following { bits: BITS };
+const SHARED: Compression = Compression::Shared { bits: BITS };
 const JOINING: Compression = Compression::Joining { bits: BITS };
 const SINGLE: Compression = Compression::Single { bits: BITS };
 /// Of a raw route.
-const RAW: Format = Format { dialect: Encoding::Raw, compression: FOLLOWING };
+const RAW: Format = Format { dialect: Encoding::Raw, compression: SHARED };
 /// A subscriber that wants no messages of its own has its number as its origin. This is the origin of others.
 const NOBODY: u64 = 99;
 
@@ -102,7 +102,7 @@ fn subscribers_share_a_context_from_the_first_message_on() {
         .flat_map(|number| world.publish(message(number).as_bytes(), number))
         .map(|format| format.compression)
         .collect();
-    assert_eq!(formats, HashSet::from([FOLLOWING]), "each message was compressed once");
+    assert_eq!(formats, HashSet::from([SHARED]), "each message was compressed once");
     for key in 1..=4 {
         let mut receiver = Receiver::new();
         receiver.read(world.got(key)).expect("it is what was sent");
@@ -125,7 +125,7 @@ fn a_newcomer_joins_when_it_has_the_whole_window() {
     let joining = formats.iter().take_while(|formats| formats.contains(&JOINING)).count();
     // A window has five to six messages of 90 bytes, and the newcomer waits for up to two windows.
     assert!((6..=13).contains(&joining), "{joining} messages");
-    assert!(formats[joining..].iter().all(|formats| *formats == HashSet::from([FOLLOWING])));
+    assert!(formats[joining..].iter().all(|formats| *formats == HashSet::from([SHARED])));
     let mut receiver = Receiver::new();
     receiver.read(world.got(5)).expect("it is what was sent");
     assert_eq!(receiver.messages, (11..=40).map(message).collect::<Vec<_>>());
@@ -217,7 +217,7 @@ impl Simulation {
         let Simulation { world, now, .. } = self;
         match (self.dice.below(40), member) {
             (0..=2, None) => {
-                let compression = if self.apart.contains(&key) { SINGLE } else { FOLLOWING };
+                let compression = if self.apart.contains(&key) { SINGLE } else { SHARED };
                 world.subscribe(key, Format { dialect: self.dialect, compression });
                 self.receivers.entry(key).or_insert_with(Receiver::new);
             }

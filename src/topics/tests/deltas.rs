@@ -22,12 +22,7 @@ fn deltas_are_from_the_message_that_a_subscriber_was_sent_before() {
     let alone = world.publish(b"e", 5);
     assert_eq!((world.text_of(1), world.text_of(2)), ("!b<b>c<c>d<d>e".to_owned(), "!d<d>e".to_owned()));
     let following = Format {
-        dialect: Encoding::Resuming {
-            codec: CODEC,
-            presence: true,
-            deltas: Deltas::Following,
-            filtered: false,
-        },
+        dialect: Encoding::Resuming { codec: CODEC, presence: true, deltas: Deltas::On, filtered: false },
         ..DELTAS
     };
     assert_eq!(formats, [vec![DELTAS], vec![following]]);

@@ -111,7 +111,7 @@ fn contexts_and_delta_bases_give_way_first_then_histories_and_then_backlogs() {
         for _ in 0..100 {
             world.owned.publish(id, &publication, true, 1, &mut world.peers.pool).unwrap();
         }
-        let shared = Format { dialect: Encoding::Raw, compression: Compression::Following { bits: 9 } };
+        let shared = Format { dialect: Encoding::Raw, compression: Compression::Shared { bits: 9 } };
         (1..=4).for_each(|key| _ = world.subscribe(key, shared));
         let deltas =
             Encoding::Resuming { codec: CODEC, presence: false, deltas: Deltas::Beginning, filtered: false };

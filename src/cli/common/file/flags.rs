@@ -331,7 +331,7 @@ impl Origins {
     }
 
     /// An error of this host that follows from the value of `flag`: with the place of the value, if a file or a variable gave it.
-    pub(crate) fn following(&self, flag: &str, line: &str) -> Failure {
+    pub(crate) fn caused(&self, flag: &str, line: &str) -> Failure {
         match self.given.get(&key_of(flag)) {
             Some(Origin::File(_) | Origin::Variable(_)) => self.unusable(flag, line),
             _ => Failure::Environment(self.named(line, &Origin::CommandLine)),
