@@ -260,7 +260,7 @@ impl CentrifugoApi<'_> {
     /// This node, with the clients of the previous server.
     async fn info(&self) -> Answer {
         let server = self.server.clone();
-        let asked = move || (server.snapshots().unwrap_or_default(), server.clients_of_predecessor());
+        let asked = move || (server.snapshots().unwrap_or_default(), server.previous_clients());
         let (snapshots, previous) = spawn_blocking(asked).await.map_err(|_| ErrorCode::Internal)?;
         let previous =
             previous.map_err(|missing| ApiError::new(ErrorCode::Internal, &missing.to_string()))?;

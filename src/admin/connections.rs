@@ -21,7 +21,7 @@ use echoring_server::limits::ADMIN_CONNECTIONS_LISTED_MAX;
 use echoring_server::machinery::{
     ConnectionFilter, ConnectionReport, Missing, OperatorClose, RankBy, ScanAction, address_block,
 };
-use pages::{ConnectionPages, Gathered, Place, ScanError};
+use pages::{ConnectionPages, Gathered, Lacking, Place, ScanError};
 
 const SCHEMA: &str = "echoring.connections/1";
 
@@ -38,9 +38,8 @@ pub(super) struct Connections {
 struct Page<'a> {
     schema: &'a str,
     connections: Vec<ConnectionReport>,
-    /// Why those of the predecessor are not among them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    predecessor: Option<Missing>,
+    #[serde(flatten)]
+    lacking: Lacking,
     next: Option<String>,
 }
 
@@ -49,9 +48,8 @@ struct Page<'a> {
 struct ClosedConnections<'a> {
     schema: &'a str,
     closed: usize,
-    /// Why those of the predecessor are not among them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    predecessor: Option<Missing>,
+    #[serde(flatten)]
+    lacking: Lacking,
     next: Option<String>,
     /// Why not all were closed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +83,7 @@ impl Connections {
             |error| failed(&error),
             |Gathered { connections, missing, next, .. }| {
                 let next = next.map(|place| place.to_string());
-                let page = Page { schema: SCHEMA, connections, predecessor: missing, next };
+                let page = Page { schema: SCHEMA, connections, lacking: Lacking { reason: missing }, next };
                 Reply::json(StatusCode::OK, serde_json::to_vec(&page))
             },
         )
@@ -144,11 +142,11 @@ fn unknown() -> Reply {
 /// The status is 200 only if no connections are missing.
 fn closed_reply(gathered: &Gathered) -> Reply {
     let next = gathered.next.map(|place| place.to_string());
-    let (closed, predecessor) = (gathered.changed, gathered.missing);
+    let (closed, lacking) = (gathered.changed, Lacking { reason: gathered.missing });
     let message = "the connections of the previous server were not closed";
-    let error = predecessor.map(|missing| Problem { code: missing_code(missing), message });
+    let error = lacking.reason.map(|missing| Problem { code: missing_code(missing), message });
     let status = if error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let closed = ClosedConnections { schema: SCHEMA, closed, predecessor, next, error };
+    let closed = ClosedConnections { schema: SCHEMA, closed, lacking, next, error };
     Reply::json(status, serde_json::to_vec(&closed))
 }
 
@@ -159,7 +157,7 @@ pub(super) fn failed(error: &ScanError) -> Reply {
         ScanError::TooLong(shard) => {
             ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))
         }
-        ScanError::Predecessor(missing) => (missing_code(*missing), missing.to_string()),
+        ScanError::Previous(missing) => (missing_code(*missing), missing.to_string()),
         ScanError::UnknownPlace => {
             return refuse(&InvalidBody::bad("after", "must be the `next` of a page of this server"));
         }

@@ -301,7 +301,7 @@ impl AdminService {
             auth: server.auth(),
             admin: self.attempts.figures(),
             backends: server.backends(),
-            takeovers: machinery::takeovers(&server),
+            processes: machinery::processes(&server),
             webhooks: WEBHOOKS.all(),
             bans: machinery::admission(&server).bans(),
             certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -450,13 +450,13 @@ impl AdminService {
 async fn rebalance(server: echoring_server::Handle) -> Reply {
     // The calls wait for the shards, so they must not block this thread.
     let balanced = tokio::task::spawn_blocking(move || {
-        server.rebalance().map(|balanced| (balanced, server.clients_of_predecessor()))
+        server.rebalance().map(|balanced| (balanced, server.previous_clients()))
     });
     match balanced.await {
         Ok(Ok((balanced, Ok(previous)))) => {
             Reply::json(StatusCode::OK, report::rebalanced(&balanced, previous.connections))
         }
-        Ok(Ok((_, Err(missing)))) => connections::failed(&ScanError::Predecessor(missing)),
+        Ok(Ok((_, Err(missing)))) => connections::failed(&ScanError::Previous(missing)),
         _ => Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the rebalancing panicked"),
     }
 }

@@ -71,12 +71,12 @@ impl Membership {
         Membership { identity, options, nats_clients: None }
     }
 
-    /// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. With `resumes`,
+    /// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. With `continues`,
     /// the node is silent until the server takes over. If the thread ends by itself, the server fails.
     ///
     /// # Errors
     /// If there is no thread, or no connection.
-    pub fn start(&self, server: &mut Server, resumes: bool) -> Result<(), MembershipError> {
+    pub fn start(&self, server: &mut Server, continues: bool) -> Result<(), MembershipError> {
         let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
         let options = &self.options;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Membership {
             node: self.identity.node,
             name: options.node.as_str().into(),
             started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-            resumes,
+            continues,
             key: self.identity.key,
             heartbeat_interval: options.heartbeat_interval,
             member_timeout: options.member_timeout,

@@ -20,7 +20,7 @@ use echoring_topics::{Deliveries, Passed, PatternCounts, Publications};
 use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
 use echoring_auth::{BackendFigures, WebhookReceiver};
-use echoring_server::machinery::TakeoverFigures;
+use echoring_server::machinery::ProcessFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Rebalanced, Snapshot};
 
 /// The schema of the report.
@@ -157,8 +157,8 @@ pub(super) struct Node {
     /// The receivers of webhooks.
     pub(super) webhooks: Vec<WebhookReceiver>,
     pub(super) admin: AttemptFigures,
-    /// Figures of takeovers.
-    pub(super) takeovers: TakeoverFigures,
+    /// Figures of the processes before and after this one.
+    pub(super) processes: ProcessFigures,
     /// Addresses that were banned.
     pub(super) bans: u64,
     /// Certificates, with those that expire first in front.
@@ -279,7 +279,7 @@ mod tests {
             auth,
             admin,
             backends: Vec::new(),
-            takeovers: TakeoverFigures::default(),
+            processes: ProcessFigures::default(),
             webhooks: Vec::new(),
             bans: 2,
             certificates: Vec::new(),

@@ -12,7 +12,7 @@
 //! The parts own their state, and know only those before them: `session` (a connection's subscriptions), `sessions` (what they are
 //! sent, through `events` in their `dialect`), `fan_out` (logs and local subscribers), `subscriptions` (the shard's subscriptions at
 //! owner shards), `following` (topics of other nodes), `sequencer` (topics that this shard owns, with its requests to other owner
-//! shards), `held_publications` (those that wait for room), `drain`, `handover`, `fence` and `settling` (of connections that move
+//! shards), `held_publications` (those that wait for room), `drain`, `order_stop`, `fence` and `settling` (of connections that move
 //! between shards or processes). The other files are operations that need several
 //! parts; no part knows them. `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
@@ -27,6 +27,7 @@ mod centrifuge_events;
 mod centrifuge_session;
 mod connecting;
 pub(crate) mod connection_sink;
+mod continued;
 mod deltas;
 mod described;
 pub(crate) mod dialect;
@@ -46,7 +47,6 @@ mod frame_encoder;
 mod handing_over;
 mod handler_events;
 mod handler_topics;
-mod handover;
 mod held_commands;
 mod held_publications;
 mod history;
@@ -55,10 +55,11 @@ mod ids;
 mod inbox;
 pub mod mail_codec;
 mod members;
-mod moving;
 mod open_calls;
+mod order_stop;
 mod owner_reads;
 mod pending_requests;
+mod plain_peer;
 mod plain_session;
 mod presence;
 mod presence_changes;
@@ -69,7 +70,6 @@ mod replay;
 mod reports;
 mod request_history;
 mod requests;
-mod resuming;
 mod rights;
 mod sequencer;
 mod server_subscriptions;
@@ -91,6 +91,7 @@ mod watched;
 mod webhook_events;
 mod windows;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echoring_auth::Webhooks;
@@ -98,7 +99,9 @@ use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{Lane, Shed};
-use echoring_topics::{CreationLimits, Creators, OwnedTopics, Placement, Rules};
+use echoring_topics::{
+    ClientId, CreationLimits, Creators, Importer, OwnedTopicId, OwnedTopics, Placement, Rules,
+};
 
 use crate::node_mail::RelayOutbox;
 use crate::peer::{Context, HandlerPeer, Peer};
@@ -112,10 +115,10 @@ use fence::Fence;
 use following::{Following, FollowingSettings};
 pub use handing_over::StateCursor;
 pub use handler_events::{HandlerEvent, HandlerEvents};
-use handover::Handover;
 use held_publications::HeldPublications;
 pub use history_range::HistoryRange;
 pub use ids::{ConnectionId, Ids};
+use order_stop::OrderStop;
 #[doc(hidden)]
 pub use plain_session::check_plain_peer;
 use presence_changes::PresenceChanges;
@@ -173,7 +176,10 @@ pub struct Broadcast {
     sessions: Sessions,
     held: HeldPublications,
     drain: Drain,
-    handover: Handover,
+    order_stop: OrderStop,
+    importer: Importer,
+    /// Clients that ended with the far shards, whose departure is not reported yet.
+    departed: VecDeque<(OwnedTopicId, ClientId)>,
     fence: Fence,
     settling: Settling,
     /// Changes of members of which subscribers are not told yet.
@@ -203,7 +209,9 @@ impl Broadcast {
             sessions: Sessions::new(settings.max_subscriptions),
             held: HeldPublications::default(),
             drain: Drain::default(),
-            handover: Handover::of_node(settings.ids.node()),
+            order_stop: OrderStop::default(),
+            importer: Importer::of_node(settings.ids.node()),
+            departed: VecDeque::new(),
             fence: Fence::default(),
             settling: Settling::default(),
             presence_changes: PresenceChanges::default(),

@@ -475,9 +475,9 @@ impl Gate {
     }
 
     /// A subscription of a connection has moved here.
-    pub(crate) fn resume_subscription(&mut self, token: Token, now: Nanos) -> Option<CountedSubscription> {
+    pub(crate) fn continue_subscription(&mut self, token: Token, now: Nanos) -> Option<CountedSubscription> {
         let Gate { quotas, known, .. } = self;
-        quotas.resume_subscription(token, known.client(token).map(Identity::subject), now)
+        quotas.continue_subscription(token, known.client(token).map(Identity::subject), now)
     }
 
     /// Keeps the subscription of a raw connection until the connection ends.

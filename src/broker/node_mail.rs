@@ -105,7 +105,7 @@ pub enum ClusterCommand {
     /// The other process is the node: end without a word.
     End,
     /// This process is the node from now on.
-    Resume(Box<PlainCluster>),
+    Continue(Box<PlainCluster>),
 }
 
 /// The load of the link to another node.

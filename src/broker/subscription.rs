@@ -169,7 +169,7 @@ pub enum SubscriptionEnd {
     /// The peer is too slow for the topic's bound, or its messages were lost for lack of memory.
     SlowConsumer,
     /// The topic continues in another epoch, or behind messages that are missing on this node.
-    Moved,
+    Interrupted,
     /// An operator has ended it.
     Withdrawn,
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_server::limits::{HANDOVER_LAST_MAIL_TIMEOUT, SHUTDOWN_END_TIMEOUT};
+use echoring_server::limits::{LAST_MAIL_TIMEOUT, SHUTDOWN_END_TIMEOUT};
 
 // ---- broadcast ----
 
@@ -147,7 +147,7 @@ pub(crate) const LAME_DUCK_PARTS: u32 = 10;
 /// lines are written.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_900);
 const _: () = assert!(
-    EXIT_GRACE.as_nanos() >= (HANDOVER_LAST_MAIL_TIMEOUT + SHUTDOWN_END_TIMEOUT) as u128,
+    EXIT_GRACE.as_nanos() >= (LAST_MAIL_TIMEOUT + SHUTDOWN_END_TIMEOUT) as u128,
     "the last mail would be lost"
 );
 /// After this time a server that listens has done what belongs to its start.

@@ -373,7 +373,7 @@ fn offering(
     reloader: &Reloader,
 ) -> Offering {
     let Settings { args, .. } = settings;
-    let (points, drain) = (meeting_points(settings, addresses), args.drain().handover());
+    let (points, drain) = (meeting_points(settings, addresses), args.drain().paced());
     let program = Some(reloader.carry_out());
     Offering { points, admin, tickets, drain, grace: args.takeover_grace, program }
 }
@@ -539,7 +539,7 @@ impl Listening {
 /// hide that it stands still.
 fn kick_watchdog(notifier: &Notifier, server: Handle) {
     let is_well =
-        move || !server.has_successor() && server.stalled_shards().is_ok_and(|stalled| stalled.is_empty());
+        move || !server.is_replaced() && server.stalled_shards().is_ok_and(|stalled| stalled.is_empty());
     if let Err(error) = notifier.watch(is_well) {
         tracing::warn!(%error, "cannot start a thread for the watchdog of the service manager, which will end this process");
     }

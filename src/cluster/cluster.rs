@@ -31,8 +31,8 @@ pub struct ClusterConfig {
     pub name: Box<str>,
     /// When it started, in milliseconds of the wall clock.
     pub started_ms: u64,
-    /// Another process has been the node so far. This one is silent until [`resume`](Cluster::resume).
-    pub resumes: bool,
+    /// Another process has been the node so far. This one is silent until [`continue_node`](Cluster::continue_node).
+    pub continues: bool,
     /// The secret of the cluster that places its topics.
     pub key: u64,
     /// Interval of heartbeats.
@@ -192,7 +192,7 @@ impl Cluster {
             number: 0,
             is_open: false,
             is_connected: false,
-            is_silent: config.resumes,
+            is_silent: config.continues,
             away_at: None,
             is_away: false,
             active_at: Nanos::MAX,

@@ -393,7 +393,7 @@ fn config(node: NodeId, name: &str) -> ClusterConfig {
         node,
         name: name.into(),
         started_ms: node.0,
-        resumes: false,
+        continues: false,
         key: 7,
         heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
         member_timeout: MEMBER_TIMEOUT_DEFAULT,

@@ -27,7 +27,7 @@ mod tls;
 mod tunnel;
 
 #[doc(hidden)]
-pub use self::core::check_moved_record;
+pub use self::core::check_plain_connection;
 pub use self::core::{ConnectionMemory, Core};
 pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use answer::{Answer, Disposition, Extras, OwnedReply, StreamHead};
@@ -38,7 +38,7 @@ pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use inspect::ConnectionView;
 pub use kinds::Kinds;
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
-pub use moving::{Continuation, Destination, Entrance, Exits, MoveAnswer, Moved, RecordCharge};
+pub use moving::{Continuation, Destination, Detached, Entrance, Exits, MoveAnswer, RecordCharge};
 pub use route::Route;
 pub use tick::Shard;
 pub use timer_wheel::earlier;

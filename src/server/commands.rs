@@ -97,10 +97,10 @@ pub enum ShardCommand {
         /// Notified when the shard has it.
         reply: mpsc::SyncSender<()>,
     },
-    /// Takeover: the predecessor has ended, with the clients that have not moved.
-    ForgetPredecessor,
-    /// Takeover: the successor is lost.
-    LoseSuccessor,
+    /// Takeover: the far shards have ended, with the clients that have not moved.
+    ForgetFarShards,
+    /// Takeover: the far shards, which order everything, are lost.
+    LoseFarShards,
     /// Report the number of connections.
     Count(mpsc::SyncSender<(usize, u64)>),
     /// Send connections to other shards.

@@ -240,10 +240,10 @@ pub struct TcpReport {
 
 /// A process whose connections another one shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum OtherProcess {
     /// The one before it, which drains.
-    Predecessor,
+    #[serde(rename = "predecessor")]
+    Previous,
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@
 //! what other nodes owe them. Then the node is silent, and `Node` comes behind `State`. The successor speaks once it has sent `Started`.
 //!
 //! While the predecessor drains, the successor asks it about its connections, and passes commands of operators on to it, on a socket of
-//! their own, which comes with the listeners: see `questions`. From `Go` on the predecessor refuses such commands, unless it goes on by
-//! itself.
+//! their own, which comes with the listeners: see `processes::questions`. From `Go` on the predecessor refuses such commands, unless it
+//! goes on by itself.
 //!
 //! Its open connections move to the successor on another such socket: see `connections`. Only those that cannot move drain.
 //!
@@ -42,41 +42,25 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod carrier;
 mod connections;
-mod known;
 mod meeting;
 mod predecessor;
-mod question_codec;
-mod questions;
 mod successor;
-pub(crate) mod wire;
 
 // For simulations of the shards' part.
 #[doc(hidden)]
-pub use carrier::{Route, Translate};
+pub use crate::processes::carrier::{Route, Translate};
 pub use meeting::{Event, MeetingPoint};
 #[doc(hidden)]
 pub use predecessor::FromSuccessor;
 pub use predecessor::Offering;
 pub(crate) use predecessor::wait_for_successor;
-pub use questions::{DrainingPredecessor, Missing};
 pub use successor::Predecessor;
 #[doc(hidden)]
-pub use successor::{FromPredecessor, Imported, Moved, split};
+pub use successor::{FromPredecessor, Imported, NewPlaces, split};
 
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
-use self::carrier::{Carrier, CarrierEnd, Teller, Told};
-use crate::commands::move_order::Staying;
-use crate::commands::node_order::CarryOut;
-use crate::limits::HANDOVER_LAST_WORDS_TIMEOUT;
-use crate::node::config::KnownClients;
 use echoring_broker::broadcast::Ids;
 use echoring_cluster::NodeId;
 use echoring_proto::{Plain as _, plain};
@@ -152,162 +136,6 @@ pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     Offer::decode(body).map(|offer| offer.encode())
 }
 
-/// The link to another process.
-#[derive(Clone, Copy, Debug, Default)]
-struct Link {
-    /// The shards exchange mail with those of the other process.
-    is_carrying: bool,
-    /// The predecessor has a grace, in which the end of this server gives everything back to it.
-    is_unsettled: bool,
-}
-
-/// Held while a command of an operator is carried out, so that each is either part of what a successor gets, or refused.
-#[derive(Debug, Default)]
-pub(crate) struct Orders {
-    /// They are the successor's.
-    pub(crate) are_closed: bool,
-}
-
-/// The link to another process, with its waiters, and the server's predecessor and successor.
-#[derive(Debug, Default)]
-pub(crate) struct HandoverState {
-    link: Mutex<Link>,
-    /// Files and addresses are the successor's.
-    has_successor: AtomicBool,
-    changed: Condvar,
-    /// Successors that did not take over.
-    pub(crate) failed: AtomicU64,
-    /// The server before this one, which drains or has drained.
-    pub(crate) predecessor: OnceLock<Arc<DrainingPredecessor>>,
-    /// The end of the socket on which the successor asks.
-    questions: Mutex<Option<UnixStream>>,
-    /// Whether commands of operators are carried out.
-    orders: Mutex<Orders>,
-    /// Carries out commands to the program that the successor passes on.
-    pub(crate) program: OnceLock<CarryOut>,
-    /// Tells the successor something.
-    teller: Mutex<Option<Teller>>,
-    /// Connections of the predecessor.
-    staying: Mutex<Staying>,
-    /// Connections of predecessors that ended with them.
-    cut: AtomicU64,
-}
-
-/// Figures of takeovers.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct TakeoverFigures {
-    /// Successors that did not take over.
-    pub failed: u64,
-    /// Connections of the predecessor that have not moved.
-    pub staying: Staying,
-    /// Connections that predecessors had when their processes ended before the drain was over.
-    pub cut: u64,
-}
-
-impl HandoverState {
-    pub(crate) fn set_carrying(&self, is_carrying: bool) {
-        self.link().is_carrying = is_carrying;
-        self.changed.notify_all();
-    }
-
-    fn set_unsettled(&self, is_unsettled: bool) {
-        self.link().is_unsettled = is_unsettled;
-        self.changed.notify_all();
-    }
-
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_succeeded(&self, is_succeeded: bool) {
-        self.has_successor.store(is_succeeded, Ordering::Release);
-    }
-
-    pub(crate) fn is_unsettled(&self) -> bool {
-        self.link().is_unsettled
-    }
-
-    /// Waits for the end of the predecessor's grace.
-    pub(crate) fn wait_until_settled(&self) {
-        drop(self.changed.wait_while(self.link(), |link| link.is_unsettled));
-    }
-
-    pub(crate) fn has_successor(&self) -> bool {
-        self.has_successor.load(Ordering::Acquire)
-    }
-
-    fn set_teller(&self, teller: Teller) {
-        *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = Some(teller);
-    }
-
-    /// Tells the successor that this process ends with these connections.
-    pub(crate) fn tell_overdue(&self, staying: Staying) {
-        let teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(teller) = teller {
-            let _ = teller.tell(Told::Overdue(staying)).recv_timeout(HANDOVER_LAST_WORDS_TIMEOUT);
-        }
-    }
-
-    pub(crate) fn figures(&self) -> TakeoverFigures {
-        TakeoverFigures {
-            failed: self.failed.load(Ordering::Relaxed),
-            staying: *self.staying(),
-            cut: self.cut.load(Ordering::Relaxed),
-        }
-    }
-
-    fn staying(&self) -> MutexGuard<'_, Staying> {
-        self.staying.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hears what the predecessor tells, until it has ended.
-    fn follow(&self, carrier: &Carrier, pid: u32, known: &KnownClients) {
-        let mut is_overdue = false;
-        let end = carrier.wait(|told| match told {
-            Told::Banned(bans) => known.ban(bans),
-            Told::Settled => self.set_unsettled(false),
-            Told::Staying(staying) => *self.staying() = staying,
-            Told::Overdue(staying) => {
-                *self.staying() = staying;
-                is_overdue = true;
-            }
-        });
-        self.set_unsettled(false);
-        let open = std::mem::take(&mut *self.staying()).total();
-        match end {
-            CarrierEnd::Bye => return tracing::info!(pid, "the previous server has ended"),
-            CarrierEnd::Broken(_) if is_overdue => tracing::warn!(
-                pid,
-                open,
-                "the drain of the previous server did not end in time; its clients reconnect"
-            ),
-            CarrierEnd::Broken(error) => {
-                tracing::warn!(%error, pid, open, "the previous server is lost; its clients reconnect");
-            }
-        }
-        self.cut.fetch_add(open, Ordering::Relaxed);
-    }
-
-    /// The successor learns that no connections are left.
-    pub(crate) fn end_questions(&self) {
-        if let Some(stream) = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Fails only if the successor has closed it.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Waits until there is no link, for `time` at most. Returns whether there is none.
-    pub(crate) fn wait_for_end(&self, time: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.link(), time, |link| link.is_carrying);
-        !waited.unwrap_or_else(PoisonError::into_inner).0.is_carrying
-    }
-}
-
 /// Puts the failed step in front of an error.
 fn failed(what: &str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
@@ -320,6 +148,9 @@ mod tests {
     use echoring_runtime::admission::Ban;
 
     use super::*;
+    use crate::commands::move_order::Staying;
+    use crate::node::config::KnownClients;
+    use crate::processes::carrier::Told;
 
     /// Of the frames of this version.
     const DIGEST: u64 = 0x41a1_3699_5e98_10ca;
@@ -345,7 +176,7 @@ mod tests {
     #[test]
     fn another_frame_is_another_version() {
         let (hello, offer) = said();
-        let table = include_str!("handover/wire.rs").lines().filter(|line| line.contains(": FrameKind = "));
+        let table = include_str!("processes/wire.rs").lines().filter(|line| line.contains(": FrameKind = "));
         let mut said: Vec<u8> = table.flat_map(str::bytes).collect();
         hello.put(&mut said);
         offer.put(&mut said);

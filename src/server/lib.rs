@@ -19,6 +19,7 @@ pub mod limits;
 pub mod machinery;
 mod node;
 mod pages;
+mod processes;
 mod routes;
 mod service;
 #[cfg(any(test, feature = "testing"))]

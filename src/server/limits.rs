@@ -143,44 +143,44 @@ pub const WEBHOOK_PATH_BYTES_MAX: usize = 512;
 
 // ---- takeover ----
 
-/// Duration of a handover without `--drain`. Clients are served meanwhile, so it may be long.
-pub const HANDOVER_TIME: Nanos = 60 * SECOND;
+/// Duration of a paced drain without `--drain`. Clients are served meanwhile, so it may be long.
+pub const PACED_DRAIN_TIME: Nanos = 60 * SECOND;
 /// Time for one step of a takeover, such as to read a line or to send a block of topics.
-pub const HANDOVER_STEP_TIMEOUT: Nanos = 10 * SECOND;
+pub const PROCESS_STEP_TIMEOUT: Nanos = 10 * SECOND;
 /// Connections to the meeting points that have not asked for anything yet. A successor asks at once, and a further connection takes the
 /// place of the oldest; each has a descriptor.
-pub(crate) const HANDOVER_NEWCOMERS_MAX: usize = 32;
+pub(crate) const MEETING_NEWCOMERS_MAX: usize = 32;
 /// Time limit for a successor to start everything that can fail. Nothing has changed in the predecessor until then.
-pub const HANDOVER_START_TIMEOUT: Nanos = 60 * SECOND;
+pub const PROCESS_START_TIMEOUT: Nanos = 60 * SECOND;
 /// Time in which the shards of a predecessor must agree that nothing is ordered any more. Publications wait meanwhile.
-pub const HANDOVER_STOP_TIMEOUT: Nanos = 5 * SECOND;
+pub const ORDER_STOP_TIMEOUT: Nanos = 5 * SECOND;
 /// Time that a link between the two may be without progress, while its publishers are backpressured.
-pub const HANDOVER_STALL_TIMEOUT: Nanos = 5 * SECOND;
+pub const PROCESS_STALL_TIMEOUT: Nanos = 5 * SECOND;
 /// Duration of the drain when the successor is lost: its clients cannot be served, and reconnect.
 pub const LOST_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
 /// Time for the last mail of a predecessor to leave after its shards have ended.
-pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 9 * SECOND / 10;
+pub const LAST_MAIL_TIMEOUT: Nanos = 9 * SECOND / 10;
 /// Bytes of a block of topics, and of mail that is written at once.
-pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
+pub const PROCESS_BATCH_BYTES: usize = 256 * 1024;
 /// Maximum bytes of a frame between the two: a message of the maximum size, and its envelope.
-pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
+pub const PROCESS_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
 /// Bytes after which a predecessor ends a list of connections: the successor asks for the rest.
-pub(crate) const HANDOVER_ANSWER_BYTES: usize = 1024 * 1024;
+pub(crate) const PROCESS_ANSWER_BYTES: usize = 1024 * 1024;
 /// Maximum bytes of such an answer, with one connection whose path and topics are as long as they can be.
-pub(crate) const HANDOVER_ANSWER_BYTES_MAX: usize = 16 * HANDOVER_ANSWER_BYTES;
+pub(crate) const PROCESS_ANSWER_BYTES_MAX: usize = 16 * PROCESS_ANSWER_BYTES;
 /// Time limit for the open connections to move to a successor. Those that have not moved by then drain.
-pub(crate) const HANDOVER_MOVE_TIMEOUT: Nanos = 20 * SECOND;
+pub(crate) const MOVE_TIMEOUT: Nanos = 20 * SECOND;
 /// Time for the program around a predecessor to carry out a command, such as to read its configuration again. With the reload of the
 /// successor it is below the ten seconds that a request to the admin address may take.
 pub(crate) const PASSED_ORDER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Interval at which a predecessor tells its successor how many connections it has, and of bans: metrics are read less often.
-pub(crate) const HANDOVER_COUNT_INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const PROCESS_COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for a process that its deadline ends to tell its successor of that.
-pub(crate) const HANDOVER_LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time in which a process whose sockets the kernel has closed is seen to have ended: the kernel does both at once.
-pub(crate) const HANDOVER_END_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const PROCESS_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Descriptors of a successor that are not for connections of its predecessor: listeners, files, its drivers.
-pub(crate) const HANDOVER_SPARE_DESCRIPTORS: u64 = 128;
+pub(crate) const SPARE_DESCRIPTORS: u64 = 128;
 /// Maximum bytes of the state of a [`Migrate`](crate::Migrate) handler. A longer one lets its connection stay.
 pub const MIGRATE_STATE_BYTES_MAX: usize = 256 * 1024;
 /// Connections of a shard that move together. Their clients wait for one another, so it takes milliseconds.
@@ -202,7 +202,7 @@ pub(crate) const REBALANCE_ROUNDS_MAX: usize = 200;
 /// Time limit for one of them.
 pub(crate) const REBALANCE_MOVE_TIMEOUT: Nanos = 2 * SECOND;
 /// Maximum listening sockets that are passed: of each address, one for each shard.
-pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
+pub const PROCESS_SOCKETS_MAX: usize = 4_096;
 
 // ---- sockets and descriptors ----
 
@@ -272,12 +272,12 @@ pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
 /// Time for which nodes may have different settings of topics before that is logged: a rolled-out change reaches all of
 /// them.
 pub(crate) const CLUSTER_SETTINGS_DIFFER_MAX: Nanos = 60 * SECOND;
-/// Time in which a successor must be connected to the backbone of the cluster, below [`HANDOVER_START_TIMEOUT`].
+/// Time in which a successor must be connected to the backbone of the cluster, below [`PROCESS_START_TIMEOUT`].
 pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
 /// Time in which a node that is taken over must own topics together with all others: a change of members takes less.
 pub(crate) const CLUSTER_OPEN_TIMEOUT: Nanos = 3 * SECOND;
 /// Time in which nothing must wait for other nodes any more, when a node is taken over: a little more than publications and pages wait. With
-/// [`CLUSTER_OPEN_TIMEOUT`] it is below [`HANDOVER_STEP_TIMEOUT`].
+/// [`CLUSTER_OPEN_TIMEOUT`] it is below [`PROCESS_STEP_TIMEOUT`].
 pub(crate) const CLUSTER_SUSPEND_TIMEOUT: Nanos = 6 * SECOND;
 
 // ---- tests of programs ----

@@ -11,10 +11,10 @@ pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionReport, OperatorClose, OtherProcess,
     RankBy, ScanAction, ScanReport, address_block, decimal,
 };
-pub use crate::handover::{DrainingPredecessor, Missing, TakeoverFigures};
 pub use crate::node::handle::{ClientLimits, NotReady};
 pub use crate::node::listeners::{open_admin_tcp, remove_stale};
 pub use crate::node::reconfigure::LiveLimits;
+pub use crate::processes::{Missing, PreviousServer, ProcessFigures};
 pub use echoring_broker::broadcast::{ConnectionId, Ids};
 
 use echoring_runtime::admission::Admission;
@@ -52,25 +52,25 @@ pub fn ids(server: &Handle) -> Ids {
     server.identity.ids
 }
 
-/// Figures of takeovers from and by this server.
-pub fn takeovers(server: &Handle) -> TakeoverFigures {
-    server.handover.figures()
+/// Figures of the processes before and after this one.
+pub fn processes(server: &Handle) -> ProcessFigures {
+    server.link.figures()
 }
 
 /// The server before this one, which drains or has drained.
-pub fn predecessor(server: &Handle) -> Option<Arc<DrainingPredecessor>> {
-    server.handover.predecessor.get().cloned()
+pub fn previous(server: &Handle) -> Option<Arc<PreviousServer>> {
+    server.link.previous.get().cloned()
 }
 
-/// Whether commands of operators are for this server, and not for its successor.
+/// Whether commands of operators are for this server, and not for the one that has replaced it.
 pub fn takes_orders(server: &Handle) -> bool {
-    !server.handover.orders().are_closed
+    !server.link.orders().are_closed
 }
 
 /// Lets a server have taken over from another, for tests.
 #[cfg(any(test, feature = "testing"))]
-pub fn set_predecessor(server: &Handle, predecessor: &Arc<DrainingPredecessor>) {
-    let _ = server.handover.predecessor.set(Arc::clone(predecessor));
+pub fn set_previous(server: &Handle, previous: &Arc<PreviousServer>) {
+    let _ = server.link.previous.set(Arc::clone(previous));
 }
 
 /// The commands to its shards.

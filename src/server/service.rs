@@ -605,9 +605,9 @@ impl Application for Service {
                 self.broadcast.lead(cx, bridge);
                 let _ = reply.try_send(());
             }
-            ShardCommand::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
+            ShardCommand::ForgetFarShards => self.broadcast.forget_far_shards(cx),
             ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
-            ShardCommand::LoseSuccessor => self.broadcast.lose_far_shards(cx),
+            ShardCommand::LoseFarShards => self.broadcast.lose_far_shards(cx),
             ShardCommand::Count(reply) => drop(reply.try_send((shard, cx.connections() as u64))),
             ShardCommand::MoveAway(order) => self.begin_moving(cx, order),
             ShardCommand::CountStaying(reply) => drop(reply.try_send((shard, self.count_staying(cx)))),

@@ -113,12 +113,12 @@ pub struct Node {
     truth: Truth,
 }
 
-fn config(node: NodeId, name: &str, started_ms: u64, resumes: bool) -> ClusterConfig {
+fn config(node: NodeId, name: &str, started_ms: u64, continues: bool) -> ClusterConfig {
     ClusterConfig {
         node,
         name: name.into(),
         started_ms,
-        resumes,
+        continues,
         key: KEY,
         heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
         member_timeout: MEMBER_TIMEOUT_DEFAULT,
@@ -362,7 +362,7 @@ impl Node {
             after = Some(name);
         }
         let plain = PlainCluster::read(state).expect("well formed");
-        self.cluster.resume(plain, local);
+        self.cluster.continue_node(plain, local);
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.

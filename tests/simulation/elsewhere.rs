@@ -108,7 +108,7 @@ fn world(seed: u64, shards: usize, inbox: &Inbox) -> Rc<World<Service>> {
     World::with_memory(seed, shards, connection, mailbox_bytes, false, memory, |shard| {
         let following = FollowingSettings {
             identity: ClusterIdentity { node: OWN, key: KEY },
-            resumes: false,
+            continues: false,
             // Nobody reads what this node tells the other.
             commands: unbounded_channel().0,
             inbox: inbox.clone(),

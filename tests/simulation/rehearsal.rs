@@ -6,7 +6,9 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use echoring_broker::broadcast::{MAIL_OVERHEAD_BYTES, StateCursor, mail_codec};
 use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
-use echoring_server::handover::{FromPredecessor, FromSuccessor, Imported, Moved, Route, Translate, split};
+use echoring_server::handover::{
+    FromPredecessor, FromSuccessor, Imported, NewPlaces, Route, Translate, split,
+};
 use echoring_server::{ShardCommand, ShardMail};
 use echoring_topics::{HubReport, Placement};
 
@@ -21,7 +23,7 @@ pub struct Rehearsal {
     placement: Placement,
     max_message: u64,
     step: Step,
-    moved: Moved,
+    moved: NewPlaces,
     /// The owner of the topic whose records are imported.
     owner: Option<usize>,
     ways: Vec<Way>,
@@ -108,12 +110,12 @@ impl Rehearsal {
     /// The predecessor has ended, and its last mail has arrived.
     pub fn forget_predecessor(mut self) {
         while self.ways.iter_mut().any(|way| way.carry(usize::MAX)) {}
-        command(&self.successor, || ShardCommand::ForgetPredecessor);
+        command(&self.successor, || ShardCommand::ForgetFarShards);
     }
 
     /// The successor has ended.
     pub fn lose_successor(self) {
-        command(&self.predecessor, || ShardCommand::LoseSuccessor);
+        command(&self.predecessor, || ShardCommand::LoseFarShards);
     }
 
     /// The successor has ended within the grace. Returns whether the predecessor serves again, to be called until it does.

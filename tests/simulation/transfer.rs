@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
-use echoring_runtime::shard::{ControlMessage, Destination, Entrance, Exits, MoveAnswer, Moved, Remote};
+use echoring_runtime::shard::{ControlMessage, Destination, Detached, Entrance, Exits, MoveAnswer, Remote};
 use echoring_server::{MoveOrder, ShardCommand};
 use echoring_topics::HubReport;
 
@@ -22,11 +22,11 @@ pub struct Transfer {
     shards: Vec<Remote<ShardCommand, HubReport>>,
     exits: Arc<Exits>,
     entrances: Vec<Entrance>,
-    leaving: Receiver<Moved>,
+    leaving: Receiver<Detached>,
     reports: Receiver<(usize, usize)>,
     answer: Sender<(u64, bool)>,
     answers: Receiver<(u64, bool)>,
-    unanswered: BTreeMap<u64, Moved>,
+    unanswered: BTreeMap<u64, Detached>,
     number: u64,
     random: Random,
     /// Of 1,000 connections, those that are not passed on, as if a shard of the successor had refused them.
@@ -45,7 +45,7 @@ impl Transfer {
         mut random: Random,
     ) -> Transfer {
         let (way, leaving) = mpsc::channel();
-        exits.set_successor(Some(way));
+        exits.set_process(Some(way));
         let (answer, answers) = mpsc::channel();
         let refused_per_mille = [0, 0, 50, 400][random.below(4)];
         let reports = order(&shards);
@@ -112,11 +112,11 @@ impl Transfer {
         }
     }
 
-    fn pass(&mut self, moved: Moved) {
+    fn pass(&mut self, moved: Detached) {
         let number = self.number;
         self.number += 1;
         let to = self.random.below(self.entrances.len());
-        let sent = Moved {
+        let sent = Detached {
             record: moved.record.clone(),
             socket: moved.socket.try_clone().expect("a descriptor"),
             to: Destination::Shard(to),
@@ -130,7 +130,7 @@ impl Transfer {
         let _ = self.entrances[to].send(sent);
     }
 
-    fn go_back(&mut self, moved: Moved) {
+    fn go_back(&mut self, moved: Detached) {
         self.refused += 1;
         if self.exits.send_back(moved).is_err() {
             self.exits.note_arrival();
@@ -139,7 +139,7 @@ impl Transfer {
 
     /// Nothing moves any more.
     pub fn end(mut self) {
-        self.exits.set_successor(None);
+        self.exits.set_process(None);
         while let Ok(moved) = self.leaving.try_recv() {
             self.go_back(moved);
         }
@@ -148,7 +148,7 @@ impl Transfer {
 
     /// The successor has ended. Connections that it may have read from are lost.
     pub fn lose(mut self) {
-        self.exits.set_successor(None);
+        self.exits.set_process(None);
         while let Ok(moved) = self.leaving.try_recv() {
             self.go_back(moved);
         }
@@ -161,7 +161,7 @@ impl Transfer {
 fn order(shards: &[Remote<ShardCommand, HubReport>]) -> Receiver<(usize, usize)> {
     let (done, reports) = mpsc::sync_channel(shards.len());
     for shard in shards {
-        let (to, done) = (Destination::Successor, done.clone());
+        let (to, done) = (Destination::Process, done.clone());
         let order = MoveOrder { to, most: usize::MAX, only_idle: false, within: MOVE_TIMEOUT, done };
         shard.send(ControlMessage::Command(ShardCommand::MoveAway(order)));
     }

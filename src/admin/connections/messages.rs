@@ -6,14 +6,14 @@ use bytes::Bytes;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_proto::handshake::percent_decode_path;
 use echoring_server::OwnedPublication;
-use echoring_server::machinery::{ConnectionFilter, Missing, ScanAction};
+use echoring_server::machinery::{ConnectionFilter, ScanAction};
 use echoring_topics::Content;
 use hyper::{Request, StatusCode};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::join;
 
-use super::pages::Place;
+use super::pages::{Lacking, Place};
 use super::{Connections, Parameters, Problem, SCHEMA, failed, missing_code, unknown};
 use crate::http::{Bodies, ChargedBody, Reply, RequestBody};
 use crate::publications::{Format, InvalidBody, one_message};
@@ -25,9 +25,8 @@ struct Sent {
     schema: &'static str,
     sent: usize,
     busy: usize,
-    /// Why those of the predecessor are not among them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    predecessor: Option<Missing>,
+    #[serde(flatten)]
+    lacking: Lacking,
     /// The nodes that did not answer, or not for all their connections.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     silent_nodes: Vec<String>,
@@ -42,7 +41,8 @@ struct Sent {
 struct OfNode {
     sent: usize,
     busy: usize,
-    predecessor: Option<IgnoredAny>,
+    #[serde(rename = "predecessor")]
+    lacking: Option<IgnoredAny>,
     next: Option<IgnoredAny>,
 }
 
@@ -125,7 +125,7 @@ impl Connections {
             if let Some(OfNode { sent: others, busy, .. }) = answer {
                 (sent.sent, sent.busy) = (sent.sent + others, sent.busy + busy);
             }
-            if answer.is_none_or(|of_node| of_node.predecessor.is_some() || of_node.next.is_some()) {
+            if answer.is_none_or(|of_node| of_node.lacking.is_some() || of_node.next.is_some()) {
                 sent.silent_nodes.push(node.node);
             }
         }
@@ -142,8 +142,9 @@ impl Connections {
         let send = ScanAction::Send(message);
         let gathered = self.asked(move |pages| pages.change(&filter, after, &send)).await;
         let gathered = gathered.map_err(|error| failed(&error))?;
-        let (predecessor, next) = (gathered.missing, gathered.next.map(|place| place.to_string()));
-        Ok(Sent { predecessor, next, ..Sent::new(gathered.changed, gathered.busy) })
+        let lacking = Lacking { reason: gathered.missing };
+        let next = gathered.next.map(|place| place.to_string());
+        Ok(Sent { lacking, next, ..Sent::new(gathered.changed, gathered.busy) })
     }
 
     /// Reads the message of a request, or answers it. The memory is charged until the second part is dropped.
@@ -177,7 +178,7 @@ impl Sent {
     /// could not be asked.
     fn reply(self) -> Reply {
         let (status, problem) = match &self {
-            Sent { predecessor: Some(missing), .. } => {
+            Sent { lacking: Lacking { reason: Some(missing) }, .. } => {
                 let message = "the connections of the previous server were not sent it";
                 (StatusCode::SERVICE_UNAVAILABLE, Some((missing_code(*missing), message)))
             }
@@ -230,6 +231,7 @@ mod tests {
 
     use super::*;
     use crate::connections::pages::ConnectionPages;
+    use echoring_server::machinery::Missing;
     use echoring_server::{Chunk, Disposition, Handler, ListenAddress, Message, Remote, Result, Server};
 
     /// Echoes chunks as they arrive.
@@ -329,12 +331,13 @@ mod tests {
     fn the_status_says_what_became_of_the_message() {
         let next = Some("0-7".to_owned());
         let silent_nodes = vec!["b".to_owned()];
+        let lacking = Lacking { reason: Some(Missing::Silent) };
         for (sent, status, code) in [
             (Sent::new(1, 2), 200, None),
             (Sent { next, ..Sent::new(0, 1) }, 200, None),
             (Sent::new(0, 1), 429, Some("busy")),
-            (Sent { predecessor: Some(Missing::Silent), ..Sent::new(0, 0) }, 503, Some("silent-predecessor")),
-            (Sent { predecessor: Some(Missing::Silent), ..Sent::new(1, 0) }, 503, Some("silent-predecessor")),
+            (Sent { lacking, ..Sent::new(0, 0) }, 503, Some("silent-predecessor")),
+            (Sent { lacking, ..Sent::new(1, 0) }, 503, Some("silent-predecessor")),
             (Sent { silent_nodes, ..Sent::new(0, 0) }, 503, Some("silent-nodes")),
             (Sent::new(0, 0), 404, Some("unknown-connection")),
         ] {

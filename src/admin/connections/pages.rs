@@ -1,7 +1,7 @@
 //! Gathers the shards' data about connections, on a thread that may wait.
 //!
-//! While a predecessor drains, its shards are asked, too, and before those of this process: in the order of their numbers, so that a
-//! page that began before a takeover continues after it.
+//! While the previous server drains, its shards are asked, too, and before those of this process: in the order of their numbers, so that
+//! a page that began before a takeover continues after it.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use echoring_runtime::driver::Token;
 use echoring_wire::centrifuge::ErrorCode;
+use serde::Serialize;
 
 use crate::limits::CONNECTION_GATHER_TIME;
 use echoring_server::Handle;
 use echoring_server::machinery::{
-    self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, DrainingPredecessor, Ids, Missing,
-    OperatorClose, OtherProcess, RankBy, ScanAction, ScanReport, decimal,
+    self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, Ids, Missing, OperatorClose,
+    OtherProcess, PreviousServer, RankBy, ScanAction, ScanReport, decimal,
 };
 
 /// Where a page begins.
@@ -52,9 +53,9 @@ pub(crate) enum ScanError {
     Silent(usize),
     /// A shard has not seen all its connections in time.
     TooLong(usize),
-    /// The connection is one of a predecessor, which did not answer.
-    Predecessor(Missing),
-    /// The place is of no shard, of this process or of its predecessor.
+    /// The connection is one of the previous server, which did not answer.
+    Previous(Missing),
+    /// The place is of no shard, of this process or of the previous server.
     UnknownPlace,
 }
 
@@ -68,27 +69,34 @@ pub(crate) struct Gathered {
     pub(crate) busy: usize,
     /// Why a session was not subscribed.
     pub(crate) failed: Option<ErrorCode>,
-    /// Why those of the predecessor are not among them.
+    /// Why those of the previous server are not among them.
     pub(crate) missing: Option<Missing>,
     /// The place to continue at; `None` at the end.
     pub(crate) next: Option<Place>,
 }
 
-/// The shards that are asked, in this order: those of a predecessor, and those of this process, whose numbers follow.
+/// Why an answer lacks the connections of the previous server.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Lacking {
+    #[serde(rename = "predecessor", skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Missing>,
+}
+
+/// The shards that are asked, in this order: those of the previous server, and those of this process, whose numbers follow.
 #[derive(Debug)]
 struct Walk {
     /// The number of the first.
     first: u8,
     /// Of this process.
     ids: Ids,
-    predecessor: Option<Arc<DrainingPredecessor>>,
+    previous: Option<Arc<PreviousServer>>,
     shards: usize,
 }
 
 impl Walk {
     /// The first step at a shard of this process.
     fn own(&self) -> usize {
-        self.predecessor.as_ref().map_or(0, |predecessor| predecessor.shards())
+        self.previous.as_ref().map_or(0, |previous| previous.shards())
     }
 
     fn steps(&self) -> usize {
@@ -100,12 +108,12 @@ impl Walk {
         Some(usize::from(number.wrapping_sub(self.first))).filter(|step| *step < self.steps())
     }
 
-    /// The steps at the shards that may have a connection, with the connection there. The id of a connection of the predecessor may
+    /// The steps at the shards that may have a connection, with the connection there. The id of a connection of the previous server may
     /// by chance be that of a place of this process, too, which hardly ever has a connection.
     fn find(&self, id: ConnectionId) -> impl Iterator<Item = (usize, Token)> {
-        let predecessor = self.predecessor.as_deref().map(|predecessor| (predecessor.ids(), 0..self.own()));
+        let previous = self.previous.as_deref().map(|previous| (previous.ids(), 0..self.own()));
         let own = Some((&self.ids, self.own()..self.steps()));
-        let processes = [own, predecessor].into_iter().flatten();
+        let processes = [own, previous].into_iter().flatten();
         processes.filter_map(move |(ids, steps)| {
             let (number, token) = ids.find(id)?;
             Some((self.step(number).filter(|step| steps.contains(step))?, token))
@@ -116,10 +124,10 @@ impl Walk {
         self.first.wrapping_add(step as u8)
     }
 
-    /// The shard of a step, and the predecessor if the shard is one of its own.
-    fn shard(&self, step: usize) -> (Option<&DrainingPredecessor>, usize) {
-        match (&self.predecessor, step.checked_sub(self.own())) {
-            (Some(predecessor), None) => (Some(predecessor), step),
+    /// The shard of a step, and the previous server if the shard is one of its own.
+    fn shard(&self, step: usize) -> (Option<&PreviousServer>, usize) {
+        match (&self.previous, step.checked_sub(self.own())) {
+            (Some(previous), None) => (Some(previous), step),
             (_, own) => (None, own.unwrap_or(step)),
         }
     }
@@ -131,10 +139,10 @@ pub(crate) struct ConnectionPages<'a>(pub(crate) &'a Handle);
 
 impl ConnectionPages<'_> {
     fn walk(&self) -> Walk {
-        let predecessor = machinery::predecessor(self.0);
+        let previous = machinery::previous(self.0);
         let own = machinery::first_number(self.0);
-        let first = predecessor.as_ref().map_or(own, |predecessor| predecessor.first_number());
-        Walk { first, ids: machinery::ids(self.0), predecessor, shards: machinery::shards(self.0) }
+        let first = previous.as_ref().map_or(own, |previous| previous.first_number());
+        Walk { first, ids: machinery::ids(self.0), previous, shards: machinery::shards(self.0) }
     }
 
     /// Open connections from `from` on, or all, `most` at most and perhaps fewer. Blocks for seconds.
@@ -181,7 +189,7 @@ impl ConnectionPages<'_> {
                 return Ok(gathered);
             }
             let mut report = match self.ask(&walk, step, filter, action, Candidates::From(index)) {
-                Err(ScanError::Predecessor(missing)) => {
+                Err(ScanError::Previous(missing)) => {
                     gathered.missing = Some(missing);
                     (step, index) = (walk.own(), 0);
                     continue;
@@ -212,7 +220,7 @@ impl ConnectionPages<'_> {
         while step < walk.steps() {
             let report = self.ask(&walk, step, filter, ScanAction::Rank(most, by), Candidates::From(0));
             match (report, walk.shard(step)) {
-                (Err(ScanError::Predecessor(missing)), _) => {
+                (Err(ScanError::Previous(missing)), _) => {
                     gathered.missing = Some(missing);
                     step = walk.own();
                     continue;
@@ -234,7 +242,7 @@ impl ConnectionPages<'_> {
         for step in 0..walk.steps() {
             let of_shard = ranked.iter().filter(|(_, at, _)| *at == step);
             match self.describe(&walk, step, of_shard.map(|(_, _, token)| *token).collect()) {
-                Err(ScanError::Predecessor(missing)) => gathered.missing = Some(missing),
+                Err(ScanError::Previous(missing)) => gathered.missing = Some(missing),
                 described => gathered.connections.append(&mut described?),
             }
         }
@@ -256,7 +264,7 @@ impl ConnectionPages<'_> {
             let list = ScanAction::List(tokens.len());
             let mut report = self.ask(walk, step, all, list, Candidates::These(tokens.clone()))?;
             connections.append(&mut report.connections);
-            // A predecessor cuts a long answer.
+            // The previous server cuts a long answer.
             let Some(next) = report.next else { break };
             let before = tokens.len();
             tokens.retain(|token| token.index >= next);
@@ -307,15 +315,15 @@ impl ConnectionPages<'_> {
         action: ScanAction,
         candidates: Candidates,
     ) -> Result<ScanReport, ScanError> {
-        let (predecessor, shard) = walk.shard(step);
-        let Some(predecessor) = predecessor else {
+        let (previous, shard) = walk.shard(step);
+        let Some(previous) = previous else {
             let answer = machinery::commands(self.0).scan(shard, filter, action, candidates);
             return answer.ok_or(ScanError::Silent(shard));
         };
-        let answer = predecessor.ask(shard, filter, action, candidates);
-        let mut report = answer.map_err(ScanError::Predecessor)?;
+        let answer = previous.ask(shard, filter, action, candidates);
+        let mut report = answer.map_err(ScanError::Previous)?;
         for connection in &mut report.connections {
-            connection.process = Some(OtherProcess::Predecessor);
+            connection.process = Some(OtherProcess::Previous);
         }
         Ok(report)
     }
@@ -342,16 +350,16 @@ mod tests {
 
     #[test]
     fn the_shards_of_a_predecessor_come_first() {
-        let alone = Walk { first: 254, ids: ids(1), predecessor: None, shards: 3 };
+        let alone = Walk { first: 254, ids: ids(1), previous: None, shards: 3 };
         let steps = |walk: &Walk| [253, 254, 255, 0, 1].map(|number| walk.step(number));
         assert_eq!(steps(&alone), [None, Some(0), Some(1), Some(2), None]);
         assert!(alone.shard(2).0.is_none());
         assert_eq!((alone.shard(2).1, alone.number(2)), (2, 0));
-        let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2, ids(2))));
-        let both = Walk { first: 254, ids: ids(1), predecessor, shards: 2 };
+        let previous = Some(Arc::new(PreviousServer::numbered(254, 2, ids(2))));
+        let both = Walk { first: 254, ids: ids(1), previous, shards: 2 };
         assert_eq!(steps(&both), [None, Some(0), Some(1), Some(2), Some(3)]);
         let shards = (0..both.steps()).map(|step| both.shard(step));
-        let shards: Vec<_> = shards.map(|(predecessor, shard)| (predecessor.is_some(), shard)).collect();
+        let shards: Vec<_> = shards.map(|(previous, shard)| (previous.is_some(), shard)).collect();
         assert_eq!(shards, [(true, 0), (true, 1), (false, 0), (false, 1)]);
         let token = Token { index: 7, generation: 9 };
         let found = |walk: &Walk, seed| {
@@ -368,7 +376,7 @@ mod tests {
             ([(); 6].map(|()| none()), [(); 6].map(|()| none())),
             "others"
         );
-        let most = Walk { first: 7, ids: ids(1), predecessor: None, shards: 256 };
+        let most = Walk { first: 7, ids: ids(1), previous: None, shards: 256 };
         assert_eq!((most.step(7), most.step(6)), (Some(0), Some(255)));
     }
 
@@ -379,8 +387,8 @@ mod tests {
         let pages = ConnectionPages(&handle);
         let all = &ConnectionFilter::default();
         let close = &ScanAction::Close(OperatorClose::default());
-        let old = Arc::new(DrainingPredecessor::numbered(254, 2, ids(2)));
-        machinery::set_predecessor(&handle, &old);
+        let old = Arc::new(PreviousServer::numbered(254, 2, ids(2)));
+        machinery::set_previous(&handle, &old);
         let token = Token { index: 0, generation: 1 };
         let own = machinery::ids(&handle).connection(0, token);
         let of_old = ids(2).connection(254, token);
@@ -396,7 +404,7 @@ mod tests {
             assert_eq!(missing(page(0)), None, "behind it");
             assert_eq!(missing(pages.change(all, None, close)), expected);
             assert_eq!(missing(pages.largest(all, RankBy::Lag, 10)), expected);
-            let closed = expected.map_or(Ok(false), |missing| Err(ScanError::Predecessor(missing)));
+            let closed = expected.map_or(Ok(false), |missing| Err(ScanError::Previous(missing)));
             assert_eq!(pages.close(of_old), closed);
             assert_eq!(pages.close(own), Ok(false));
             assert_eq!(page(1).expect_err("a place of nobody"), ScanError::UnknownPlace);

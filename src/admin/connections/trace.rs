@@ -120,7 +120,7 @@ impl Connections {
         machinery::commands(&self.server.handle()).watch(shard, &order);
         let (to, body) = mpsc::channel(1);
         let mut begun = json!({"event": "started", "at": unix_s(), "seconds": seconds, "follows": asked});
-        if machinery::predecessor(&self.server.handle()).is_some_and(|previous| !previous.is_gone()) {
+        if machinery::previous(&self.server.handle()).is_some_and(|previous| !previous.is_gone()) {
             begun["predecessor"] = json!(Missing::Unsupported);
         }
         spawn_local(pass_on(begun, lines, to, Duration::from_secs(seconds), permit));

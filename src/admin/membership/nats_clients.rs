@@ -301,14 +301,14 @@ async fn take_requests(
     let mut keeping = Keeping::default();
     loop {
         let is_leaving =
-            server.is_leaving() || server.has_successor() || leaving.is_over.load(Ordering::Acquire);
+            server.is_leaving() || server.is_replaced() || leaving.is_over.load(Ordering::Acquire);
         let state = NodeState {
             // Neither the key set nor the link to one other node matters to these publications.
             is_ready: !is_leaving && server.cluster().is_none_or(ClusterNode::is_active),
             is_leaving,
             is_connected: clients.is_connected(),
         };
-        leave_to_successor(&mut clients, server, leaving).await;
+        leave_if_replaced(&mut clients, server, leaving).await;
         clients.take_publications(has_clients && keeping.takes_publications(state, Instant::now())).await;
         // A server that is only told to be not ready may be ready again.
         let is_done =
@@ -329,7 +329,7 @@ async fn take_requests(
                             room = lane.reserve() => break room,
                             // The lane may wait for that.
                             () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL) => {
-                                leave_to_successor(&mut clients, server, leaving).await;
+                                leave_if_replaced(&mut clients, server, leaving).await;
                             }
                         }
                     };
@@ -351,8 +351,8 @@ async fn take_requests(
 }
 
 /// Leaves the requests to this node to the process that continues it.
-async fn leave_to_successor(clients: &mut NatsClients, server: &Handle, leaving: &Leaving) {
-    if server.has_successor() && !leaving.is_succeeded.load(Ordering::Acquire) {
+async fn leave_if_replaced(clients: &mut NatsClients, server: &Handle, leaving: &Leaving) {
+    if server.is_replaced() && !leaving.is_succeeded.load(Ordering::Acquire) {
         clients.leave_controls().await;
         leaving.is_succeeded.store(true, Ordering::Release);
     }
@@ -373,13 +373,13 @@ async fn publish_for(
             Err(field) => return (400, bad_field(field)),
         };
         let (head, body) = control.request(request).await.into_parts();
-        let may_wait = server.has_successor() || !server.is_leaving();
+        let may_wait = server.is_replaced() || !server.is_leaving();
         let is_refused = head.status == StatusCode::SERVICE_UNAVAILABLE && may_wait && is_draining(&body);
         if !is_refused || given_up <= Instant::now() {
             return (head.status.as_u16(), body);
         }
         if leaving.is_succeeded.load(Ordering::Acquire)
-            && let Some(answer) = ask_successor(server, sender, publication).await
+            && let Some(answer) = ask_other_process(server, sender, publication).await
         {
             return answer;
         }
@@ -393,7 +393,7 @@ fn is_draining(body: &[u8]) -> bool {
 }
 
 /// The answer of the process that continues this node; `None` if that does not take requests yet.
-async fn ask_successor(
+async fn ask_other_process(
     server: &Handle,
     sender: &ClientSender,
     publication: &ClientPublication,

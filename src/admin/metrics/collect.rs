@@ -24,7 +24,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
     operation::reloads(&mut out, &node.reloads);
-    operation::takeovers(&mut out, &node.takeovers);
+    operation::processes(&mut out, &node.processes);
     operation::auth(&mut out, &node.auth, node.uptime_s);
     operation::calls(&mut out, &WebhookReceivers::METRICS, &node.webhooks);
     operation::admin(&mut out, node.admin);

@@ -20,7 +20,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, CauseRow, TlsFault};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::stats::End;
-use echoring_server::machinery::TakeoverFigures;
+use echoring_server::machinery::ProcessFigures;
 use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, NodeStatus, Snapshot};
 use echoring_topics::Refused;
 
@@ -45,7 +45,7 @@ fn all() -> Families {
         auth: AuthFigures { key_set: Some(KeySetFigures::default()), ..AuthCounters::default().figures() },
         admin: AttemptFigures::default(),
         backends: vec![BackendFigures::default()],
-        takeovers: TakeoverFigures::default(),
+        processes: ProcessFigures::default(),
         webhooks: vec![("app.example:443".into(), Arc::default())],
         bans: 0,
         certificates: vec![CertificateReport {

@@ -23,7 +23,7 @@ pub(super) fn write(encoding: Encoding, event: &SessionEvent<'_>, out: &mut Vec<
     match event {
         SessionEvent::Subscribed(event) => write_subscribed(encoding, event, out),
         SessionEvent::Unsubscribed { id, .. } => reply::unsubscribe(encoding, out, number(*id)),
-        SessionEvent::Dropped { topic, .. } | SessionEvent::Moved { topic, .. } => {
+        SessionEvent::Dropped { topic, .. } | SessionEvent::Interrupted { topic, .. } => {
             push::unsubscribe(encoding, out, topic, UnsubscribeCode::InsufficientState);
         }
         SessionEvent::Withdrawn { topic, may_return, .. } => {

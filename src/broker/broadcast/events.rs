@@ -22,7 +22,7 @@ pub(super) enum SessionEvent<'a> {
     /// The server ended a subscription, because the topic continues in another epoch, or behind messages that are
     /// missing here. The client has everything up to `position`, and learns of missed messages when it subscribes
     /// again.
-    Moved { topic: &'a str, position: Position },
+    Interrupted { topic: &'a str, position: Position },
     /// A publication was accepted.
     Published { id: u64, topic: &'a str, position: Position },
     /// The messages `from` to `to` were lost.

@@ -39,7 +39,7 @@ pub struct FollowingSettings {
     /// The node.
     pub identity: ClusterIdentity,
     /// Another process is the node, which this one continues.
-    pub resumes: bool,
+    pub continues: bool,
     /// To the cluster thread.
     pub commands: mpsc::UnboundedSender<ClusterCommand>,
     /// The messages of other nodes that wait for the shards.
@@ -143,7 +143,7 @@ struct StagedChange {
 
 impl Following {
     pub(super) fn new(settings: FollowingSettings) -> Following {
-        let FollowingSettings { identity, resumes, commands, inbox, streams, .. } = settings;
+        let FollowingSettings { identity, continues, commands, inbox, streams, .. } = settings;
         let ClusterIdentity { node, key } = identity;
         Following {
             node,
@@ -159,8 +159,8 @@ impl Following {
             lingering: BTreeSet::new(),
             settles: Vec::new(),
             rests: Vec::new(),
-            is_dormant: resumes,
-            waits_to_order: resumes,
+            is_dormant: continues,
+            waits_to_order: continues,
             streams: Streams::new(streams),
         }
     }

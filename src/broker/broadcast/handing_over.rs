@@ -3,10 +3,10 @@
 use std::sync::mpsc::SyncSender;
 
 use super::Broadcast;
-use super::handover::Stop;
+use super::order_stop::Stop;
 use super::presence::MembershipChange;
 use super::sequencer::{OrderedBy, Sequencer};
-use super::sessions::close_moved;
+use super::sessions::close_interrupted;
 use super::shard_mail::ShardMail;
 use crate::peer::Context;
 use echoring_proto::Plain as _;
@@ -33,23 +33,23 @@ impl Broadcast {
     /// Posts no more requests. `done` is notified once the topics of this shard no longer change.
     pub fn stop_ordering(&mut self, cx: &mut Context<'_>, round: u32, done: SyncSender<usize>) {
         self.sequencer.ordered_by = OrderedBy::Nobody;
-        self.handover.stop = Some(Stop::new(round, done));
-        self.handover.advance(cx.resources().mailboxes);
+        self.order_stop.stop = Some(Stop::new(round, done));
+        self.order_stop.advance(cx.resources().mailboxes);
     }
 
     /// Another shard orders nothing any more.
     pub(super) fn shard_stopped(&mut self, cx: &mut Context<'_>, round: u32) {
-        self.handover.count(round);
-        self.handover.advance(cx.resources().mailboxes);
+        self.order_stop.count(round);
+        self.order_stop.advance(cx.resources().mailboxes);
     }
 
-    /// The handover has failed: this shard orders its topics again.
+    /// The other process has failed: this shard orders its topics again.
     pub fn order_again(&mut self, cx: &mut Context<'_>) {
         if self.sequencer.ordered_by != OrderedBy::Nobody {
             return;
         }
         self.sequencer.ordered_by = OrderedBy::ThisProcess;
-        self.handover.stop = None;
+        self.order_stop.stop = None;
         let here = cx.shard();
         for (mail, name) in self.sequencer.requests.take_all_for(here) {
             self.mail(cx, here, mail, name.as_bytes());
@@ -67,7 +67,7 @@ impl Broadcast {
         cx.attach(bridge);
         self.sequencer.ordered_by = OrderedBy::FarShards;
         self.sequencer.following = None;
-        self.handover.stop = None;
+        self.order_stop.stop = None;
         self.fence.end();
         self.sequencer.requests.forget_fences();
         self.sequencer.lower_max_message(max_message);
@@ -99,14 +99,14 @@ impl Broadcast {
             let Some(session) = link.peer.session_mut() else { continue };
             // Whether they were accepted is not known here.
             if session.unanswered.as_ref().is_some_and(|publications| !publications.is_empty()) {
-                close_moved(&mut link);
+                close_interrupted(&mut link);
             }
         }
         // All of them were for the successor.
         self.sequencer.requests.clear();
         self.subscriptions.forget_all_left();
         self.sequencer.restore_message_bytes_max();
-        self.resume_topic_events();
+        self.begin_topic_events();
         let now = cx.now();
         self.sequencer.topics.begin_epochs(now, cx.pool());
     }
@@ -116,7 +116,7 @@ impl Broadcast {
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return };
         for waiting in std::mem::take(&mut subscription.waiting) {
             if let Some(mut link) = cx.link(waiting.token()).filter(|link| link.is_open()) {
-                close_moved(&mut link);
+                close_interrupted(&mut link);
             }
         }
         self.leave_if_deserted(&mut cx.resources(), topic);
@@ -165,18 +165,18 @@ impl Broadcast {
     ) -> Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError> {
         let (first_shard, now) = (cx.shards(), cx.now());
         let numbers = first_shard..first_shard + shards;
-        let mut moved = Vec::new();
+        let mut imported = Vec::new();
         while !block.is_empty() {
             let record = Record::take(&mut block).ok_or(ImportError::Malformed)?;
             if let Some((name, state)) = record.to_nodes() {
                 self.import_of_node(cx, name, state).ok_or(ImportError::Malformed)?;
                 continue;
             }
-            let Broadcast { handover, sequencer, .. } = self;
+            let Broadcast { importer, sequencer, .. } = self;
             let topics = &mut sequencer.topics;
-            moved.extend(handover.importer.import(topics, record, numbers.clone(), now, cx.pool())?);
+            imported.extend(importer.import(topics, record, numbers.clone(), now, cx.pool())?);
         }
-        Ok(moved)
+        Ok(imported)
     }
 
     /// Everything is imported: serves the predecessor's shards too.
@@ -186,29 +186,29 @@ impl Broadcast {
         cx.attach(bridge);
     }
 
-    /// The predecessor has ended, and with it its clients, except those that have moved here.
-    pub fn forget_predecessor(&mut self, cx: &mut Context<'_>) {
+    /// The far shards have ended, and with them their clients, except those that have moved here.
+    pub fn forget_far_shards(&mut self, cx: &mut Context<'_>) {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
         self.sequencer.following.iter_mut().for_each(|following| following.forget_shards(first_shard));
-        self.handover.departed.extend(self.sequencer.topics.far_members());
+        self.departed.extend(self.sequencer.topics.far_members());
     }
 
     /// Goes on with what waits for room.
     pub(super) fn advance_handing_over(&mut self, cx: &mut Context<'_>) {
         if self.orders_nothing() {
-            self.handover.advance(cx.resources().mailboxes);
+            self.order_stop.advance(cx.resources().mailboxes);
         }
-        if !self.handover.departed.is_empty() {
+        if !self.departed.is_empty() {
             self.report_departed(cx);
         }
     }
 
-    /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
+    /// Notifies subscribers of the clients that ended with the far shards, as far as there is room.
     fn report_departed(&mut self, cx: &mut Context<'_>) {
         while cx.resources().mailboxes.all_have_room(Lane::Forward, 0)
-            && let Some((owned, client)) = self.handover.departed.pop_front()
+            && let Some((owned, client)) = self.departed.pop_front()
         {
             // A connection that has moved here may have been announced since.
             if !self.sequencer.topics.is_far_member(owned, client) {
@@ -239,6 +239,6 @@ impl Broadcast {
 
     /// Whether something is tried again until there is room.
     pub(super) fn waits_to_hand_over(&self) -> bool {
-        self.handover.waits_for_room || !self.handover.departed.is_empty()
+        self.order_stop.waits_for_room || !self.departed.is_empty()
     }
 }

@@ -66,8 +66,8 @@ impl HandlerEvents {
             SessionEvent::Withdrawn { topic, position, .. } => {
                 self.push(token, topic, HandlerEvent::Ended(position, SubscriptionEnd::Withdrawn));
             }
-            SessionEvent::Moved { topic, position } => {
-                self.push(token, topic, HandlerEvent::Ended(position, SubscriptionEnd::Moved));
+            SessionEvent::Interrupted { topic, position } => {
+                self.push(token, topic, HandlerEvent::Ended(position, SubscriptionEnd::Interrupted));
             }
             SessionEvent::Gap { topic, from, to, reason, .. } => {
                 self.push(token, topic, HandlerEvent::Gap(Gap { from, to, reason }));

@@ -42,7 +42,7 @@ impl Broadcast {
     }
 
     /// Informs the owner that this shard has a member of a topic with presence now. It is listed and counted already.
-    pub(super) fn announce_moved(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+    pub(super) fn announce_continued(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return;
         }
@@ -95,10 +95,10 @@ impl Broadcast {
             let subject = joined.or_else(|| topics.member(owned, client)).unwrap_or_default();
             return presence_reports.note((owned, client), subject.into(), joined.is_some(), 0);
         }
-        let has_moved = joined.is_some() && topics.member(owned, client).is_some();
+        let is_listed = joined.is_some() && topics.member(owned, client).is_some();
         let Some((_, subject, _)) = topics.presence(owned, client, joined) else { return };
         topics.set_member_far(owned, client, is_far);
-        if has_moved {
+        if is_listed {
             return;
         }
         if let (Some(events), Some(topic)) = (topic_events, topics.name(owned)) {

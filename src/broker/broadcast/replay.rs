@@ -110,7 +110,7 @@ impl Broadcast {
             if refused == Refused::Behind {
                 return self.interrupt_replay(link, topic, position);
             }
-            if replay.resumes || !dialect_of(link).has_gaps() {
+            if replay.continues || !dialect_of(link).has_gaps() {
                 return self.end_replay(link, topic, position);
             }
         }
@@ -132,7 +132,7 @@ impl Broadcast {
         let has_snapshot = self.has_snapshot(topic);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) = session.replay(topic) else { return };
-        if replay.resumes {
+        if replay.continues {
             return self.interrupt_replay(link, topic, Position { offset: page.after, ..page.head });
         }
         if has_snapshot {
@@ -165,9 +165,9 @@ impl Broadcast {
             return self.refuse_unrecovered(link, topic, replay.id);
         }
         let reached = reach(page, messages);
-        let (resumes, filter) = (replay.resumes, self.filter(link, topic));
+        let (continues, filter) = (replay.continues, self.filter(link, topic));
         let messages = wanted(messages, |message| {
-            (is_kept(message) || resumes && message.keeping == Keeping::Skipped)
+            (is_kept(message) || continues && message.keeping == Keeping::Skipped)
                 && filter.as_ref().is_none_or(|filter| filter.matches(message.tags))
         });
         if !replay.answered && self.awaits_connect(link, topic) {
@@ -236,7 +236,7 @@ impl Broadcast {
         position: Position,
     ) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
-        self.tell_moved(link, topic, allowed_by, position);
+        self.tell_interrupted(link, topic, allowed_by, position);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
@@ -263,7 +263,7 @@ impl Broadcast {
         let taken = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
         let client = self.client_id(link);
-        self.depart_if_resumed(&mut link.resources(), client, &taken);
+        self.depart_if_continued(&mut link.resources(), client, &taken);
         Some(taken.allowed_by)
     }
 }

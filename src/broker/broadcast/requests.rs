@@ -212,7 +212,7 @@ impl Broadcast {
 
     /// The owner is known: a subscription goes live, or replays history first.
     pub(super) fn begin_subscription(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
-        if self.resume(link, topic) {
+        if self.continue_subscription(link, topic) {
             return;
         }
         let Some(epoch) = self.subscriptions.epoch(topic) else { return };
@@ -360,7 +360,7 @@ impl Broadcast {
         let dialect = dialect.of_log(own.granted.presence, own.deltas, filter.is_some());
         let format = Format { dialect, compression };
         let skip = if own.skips_own { own_origin } else { 0 };
-        let resumes = own.resumes();
+        let continues = own.continues();
         let member = self.fan_out.subscribe_session(topic, epoch, token, format, skip);
         let Some(member) = member else { return };
         if let Some(filter) = filter {
@@ -368,9 +368,9 @@ impl Broadcast {
         }
         own.state = SubscriptionState::Live(member);
         let profile = session.profile_in(Some(topic));
-        if resumes {
+        if continues {
             // The owner lists it already.
-            self.resumed(link, topic);
+            self.note_live(link, topic);
         } else {
             self.report_presence(&mut link.resources(), topic, client, Some(&profile));
         }

@@ -200,7 +200,7 @@ pub(super) enum SubscriptionState {
     /// one, is kept there.
     AwaitingConnect { position: Position, recovered: Option<bool>, has_page: bool },
     /// It has moved here, and the topic's owner has not answered. The client has everything up to this position.
-    Resuming(Position),
+    Continued(Position),
     /// Messages of the history are sent first.
     Replaying(ReplayState),
     /// New messages are sent as they are published.
@@ -223,7 +223,7 @@ pub(super) struct ReplayState {
     /// The position that the client asked for is of another epoch, or not of this topic.
     pub(super) lost: bool,
     /// The subscription has moved here: its client knows nothing of the replay, and is listed as a member.
-    pub(super) resumes: bool,
+    pub(super) continues: bool,
 }
 
 /// A member list that the server sends by itself, page by page, because the session missed presence events.
@@ -257,14 +257,14 @@ impl MemberList {
 
 impl ReplayState {
     pub(super) fn new(id: Option<u64>, from: Replay, lost: bool) -> ReplayState {
-        ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost, resumes: false }
+        ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost, continues: false }
     }
 
     /// The replay of a subscription that has moved, behind the offset that its client has reached.
-    pub(super) fn resumed(offset: u64) -> ReplayState {
+    pub(super) fn continued(offset: u64) -> ReplayState {
         ReplayState {
             answered: true,
-            resumes: true,
+            continues: true,
             ..ReplayState::new(None, Replay::Continued(offset), false)
         }
     }
@@ -305,10 +305,11 @@ impl SessionSubscription {
     }
 
     /// Whether it has moved here and is not live yet.
-    pub(super) fn resumes(&self) -> bool {
+    pub(super) fn continues(&self) -> bool {
         matches!(
             self.state,
-            SubscriptionState::Resuming(_) | SubscriptionState::Replaying(ReplayState { resumes: true, .. })
+            SubscriptionState::Continued(_)
+                | SubscriptionState::Replaying(ReplayState { continues: true, .. })
         )
     }
 
@@ -317,7 +318,7 @@ impl SessionSubscription {
     fn reached(&self, topics: &Topics<Token>) -> Option<(u64, bool)> {
         match self.state {
             SubscriptionState::Live(member) => topics.reached(member),
-            SubscriptionState::Resuming(position) => Some((position.offset, false)),
+            SubscriptionState::Continued(position) => Some((position.offset, false)),
             SubscriptionState::Replaying(ReplayState {
                 answered: true,
                 from: Replay::After(after) | Replay::Continued(after) | Replay::Latest(after),

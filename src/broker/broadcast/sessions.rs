@@ -399,7 +399,7 @@ pub(super) fn close_slow(link: &mut ConnectionContext<'_>) {
 }
 
 /// Ends a connection for one topic, which continues in another epoch, or behind missing messages.
-pub(super) fn close_moved(link: &mut ConnectionContext<'_>) {
+pub(super) fn close_interrupted(link: &mut ConnectionContext<'_>) {
     end(link, CloseCode::SERVICE_RESTART, "the topic has moved: connect again");
 }
 

@@ -291,7 +291,7 @@ impl Broadcast {
         topic: TopicId,
         refused: Refused,
     ) {
-        if self.refuse_resumed(link, topic, refused) {
+        if self.refuse_continued(link, topic, refused) {
             return;
         }
         let Some(session) = link.peer.session_mut() else { return };
@@ -383,7 +383,7 @@ impl Broadcast {
                 self.left_live(resources, client, topic);
             }
             None => {
-                self.depart_if_resumed(resources, client, subscription);
+                self.depart_if_continued(resources, client, subscription);
                 self.subscriptions.stop_waiting(topic, token);
                 self.leave_if_deserted(resources, topic);
             }

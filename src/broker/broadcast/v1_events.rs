@@ -3,22 +3,18 @@
 use super::events::{MembersEvent, PresenceChange, SessionEvent, SubscribedEvent, TopicEvent};
 use crate::v1::digits;
 use echoring_topics::{Gap, Position, Profile, members};
-use echoring_wire::v1::{self, Event};
+use echoring_wire::v1::{self, Event, Unsubscribed};
 
 /// Appends an event.
 pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
     let event = match event {
         SessionEvent::Subscribed(event) => Event::Subscribed(subscribed(event)),
-        SessionEvent::Unsubscribed { id, topic } => Event::Unsubscribed(v1::Unsubscribed {
-            id: *id,
-            topic: (*topic).into(),
-            ..v1::Unsubscribed::default()
-        }),
-        SessionEvent::Dropped { topic, position, reason } => ended(topic, *position, reason.word()),
-        SessionEvent::Withdrawn { topic, position, .. } => {
-            ended(topic, *position, v1::Unsubscribed::FORBIDDEN)
+        SessionEvent::Unsubscribed { id, topic } => {
+            Event::Unsubscribed(Unsubscribed { id: *id, topic: (*topic).into(), ..Unsubscribed::default() })
         }
-        SessionEvent::Moved { topic, position } => ended(topic, *position, v1::Unsubscribed::MOVED),
+        SessionEvent::Dropped { topic, position, reason } => ended(topic, *position, reason.word()),
+        SessionEvent::Withdrawn { topic, position, .. } => ended(topic, *position, Unsubscribed::FORBIDDEN),
+        SessionEvent::Interrupted { topic, position } => ended(topic, *position, Unsubscribed::INTERRUPTED),
         SessionEvent::Published { id, topic, position } => Event::Published(v1::Published {
             id: Some(*id),
             topic: (*topic).into(),
@@ -92,7 +88,7 @@ pub(super) fn gap(topic: &str, Gap { from, to, reason }: Gap) -> v1::Gap<'_> {
 
 /// The server has ended a subscription.
 fn ended<'a>(topic: &'a str, Position { epoch, offset }: Position, reason: &'static str) -> Event<'a> {
-    Event::Unsubscribed(v1::Unsubscribed {
+    Event::Unsubscribed(Unsubscribed {
         id: None,
         topic: topic.into(),
         epoch: Some(epoch.into()),

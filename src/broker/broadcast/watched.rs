@@ -103,7 +103,7 @@ impl Watched {
                 SessionEvent::Withdrawn { topic, position, .. } => {
                     dropped(topic, position.offset, "withdrawn")
                 }
-                SessionEvent::Moved { topic, position } => dropped(topic, position.offset, "moved"),
+                SessionEvent::Interrupted { topic, position } => dropped(topic, position.offset, "moved"),
                 SessionEvent::Published { topic, position, .. } => {
                     SessionNote::Published { topic: topic.into(), offset: position.offset }
                 }

@@ -39,7 +39,7 @@ impl Broadcast {
     }
 
     /// This process tells them again, after another has ended with all their subscribers.
-    pub(super) fn resume_topic_events(&mut self) {
+    pub(super) fn begin_topic_events(&mut self) {
         let webhooks = Arc::clone(&self.topic_webhooks);
         self.set_webhooks(&webhooks);
         self.note_all_left();

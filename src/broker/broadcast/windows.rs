@@ -22,7 +22,7 @@ impl Broadcast {
     }
 
     /// The same for a raw subscriber that has moved here.
-    pub(super) fn resumed_compression(
+    pub(super) fn continued_compression(
         &self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,

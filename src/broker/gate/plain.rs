@@ -49,7 +49,7 @@ impl Gate {
         if !self.known.insert(token, &client, pool, now, unix_now()) {
             return Some(TakenClient::Withdrawn);
         }
-        self.quotas.resume_connection(token, client.subject(), now);
+        self.quotas.continue_connection(token, client.subject(), now);
         if is_noticed {
             self.known.note_noticed(token);
         }

@@ -193,7 +193,7 @@ impl Quotas {
     }
 
     /// A connection of `subject` has moved here. It counts, even if the limit is exceeded.
-    pub(crate) fn resume_connection(&mut self, token: Token, subject: &str, now: Nanos) {
+    pub(crate) fn continue_connection(&mut self, token: Token, subject: &str, now: Nanos) {
         if self.limits.max_connections_per_identity.is_some() {
             let known = self.identified(token, subject, now);
             known.connection = known.identity.as_ref().map(Counted::beyond_limit);
@@ -289,7 +289,7 @@ impl Quotas {
     }
 
     /// A subscription of a connection of `subject` has moved here. It counts, even if the limit is exceeded.
-    pub(crate) fn resume_subscription(
+    pub(crate) fn continue_subscription(
         &mut self,
         token: Token,
         subject: Option<&str>,
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(other.connect(token(2), "a", SECOND), Err(Limit::ConnectionsPerIdentity));
         assert_eq!(other.connect(token(3), "b", SECOND), Ok(()));
         // One moves: it is counted at its new place before it has left the old one.
-        other.resume_connection(token(4), "a", SECOND);
+        other.continue_connection(token(4), "a", SECOND);
         one.forget(token(1));
         assert!(other.connect(token(5), "a", SECOND).is_err());
         other.forget(token(4));
@@ -425,11 +425,11 @@ mod tests {
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let now = 5 * SECOND;
         let mut moved: Vec<_> =
-            (0..3).map(|_| other.resume_subscription(token(1), Some("a"), now).expect("counted")).collect();
+            (0..3).map(|_| other.continue_subscription(token(1), Some("a"), now).expect("counted")).collect();
         assert!(one.subscribe(token(2), Some("a"), now).is_err(), "there are three of two");
         moved.truncate(1);
         assert!(one.subscribe(token(2), Some("a"), now).expect("room").is_some());
-        assert!(other.resume_subscription(token(3), None, now).is_none());
+        assert!(other.continue_subscription(token(3), None, now).is_none());
     }
 
     #[test]

@@ -486,6 +486,15 @@ impl Args {
     pub(super) fn drain(&self) -> DrainSettings {
         DrainSettings { time: self.drain, per_second_max: self.drain_rate }
     }
+
+    /// The files of the sockets that the server makes.
+    pub(super) fn socket_files(&self) -> impl Iterator<Item = PathBuf> {
+        let listening = self.listen.iter().chain(&self.admin).filter_map(|address| match address {
+            ListenAddress::Unix(path) => Some(path.clone()),
+            ListenAddress::Tcp(_) => None,
+        });
+        listening.chain(self.takeover_socket.clone())
+    }
 }
 
 /// A destination of `--log-file`.

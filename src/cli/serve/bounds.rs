@@ -306,7 +306,7 @@ fn of_byte_rate(settings: &Settings) -> Vec<Pair> {
 
 /// The connections that a takeover closes one by one.
 fn of_drains(settings: &Settings) -> Vec<Pair> {
-    let drain = settings.args.drain().handover();
+    let drain = settings.args.drain().paced();
     let most = settings.server.max_connections.unwrap_or(CONNECTIONS_DEFAULT);
     vec![Pair::of_server(most, drain.time.as_secs() * u64::from(drain.per_second_max))]
 }

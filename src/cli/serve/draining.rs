@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::limits::{EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
 use echoring_admin::limits::CLUSTER_LEAVE_TIMEOUT;
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_server::limits::HANDOVER_TIME;
+use echoring_server::limits::PACED_DRAIN_TIME;
 use echoring_server::{Handle, PacedDrain};
 
 /// The settings of the drain.
@@ -46,9 +46,9 @@ impl DrainSettings {
         self.time.map_or(Duration::from_nanos(DRAIN_TIMEOUT), |time| time - self.lame_duck()) + EXIT_GRACE
     }
 
-    /// The drain for a successor.
-    pub(super) fn handover(&self) -> PacedDrain {
-        let time = self.time.unwrap_or(Duration::from_nanos(HANDOVER_TIME));
+    /// The drain that no signal begins: clients are served meanwhile.
+    pub(super) fn paced(&self) -> PacedDrain {
+        let time = self.time.unwrap_or(Duration::from_nanos(PACED_DRAIN_TIME));
         PacedDrain { time, per_second_max: self.per_second_max }
     }
 }
@@ -58,11 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_time_a_signal_is_a_short_drain_and_a_handover_a_long_one() {
+    fn without_a_time_a_signal_is_a_short_drain_and_a_paced_one_is_long() {
         let settings = DrainSettings { time: None, per_second_max: 7 };
         assert_eq!(settings.lame_duck(), Duration::ZERO);
         assert!(settings.exit_timeout() < Duration::from_secs(10));
-        assert_eq!(settings.handover(), PacedDrain { time: Duration::from_secs(60), per_second_max: 7 });
+        assert_eq!(settings.paced(), PacedDrain { time: Duration::from_secs(60), per_second_max: 7 });
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn a_setting_has_one_name_in_the_library_and_in_a_file() {
         "pinned",
         "without",
         "known",
-        "has_successors",
+        "keeps_listeners",
     ];
     let profile = ["autotune_sockets"];
     let groups = [

@@ -235,20 +235,11 @@ impl Settings {
 /// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
 fn sandbox(args: &Args, matches: &ArgMatches, secrets: impl Iterator<Item = PathBuf>) -> Sandbox {
     let reads = matches.ids().flat_map(|id| files(matches, id.as_str())).chain(secrets).collect();
-    let sockets = args.listen.iter().filter_map(|address| match address {
-        ListenAddress::Unix(path) => Some(path.clone()),
-        ListenAddress::Tcp(_) => None,
-    });
     let access_log = match &args.access_log {
         Some(Destination::File(path)) => Some(path.clone()),
         _ => None,
     };
-    let admin = match &args.admin {
-        Some(ListenAddress::Unix(path)) => Some(path.clone()),
-        _ => None,
-    };
-    let sockets = sockets.chain(admin).chain(args.takeover_socket.clone());
-    let writes = sockets.chain(args.log_file.clone()).chain(access_log).collect();
+    let writes = args.socket_files().chain(args.log_file.clone()).chain(access_log).collect();
     Sandbox { mode: args.sandbox, user: args.user.clone(), reads, writes }
 }
 
@@ -327,7 +318,7 @@ fn server_config(
         congestion: args.congestion.clone(),
         notsent_lowat: args.notsent_lowat as u32,
         age_sample: args.age_sample,
-        has_successors: true,
+        keeps_listeners: true,
         compression_bytes: args.compress.memory_bytes,
         allow_origin: origin_policy(&args.allow_origin),
         allow_host: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),

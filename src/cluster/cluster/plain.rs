@@ -101,8 +101,8 @@ impl Cluster {
         }
     }
 
-    /// This process is the node from now on, which must be [silent](super::ClusterConfig::resumes) so far.
-    pub fn resume(&mut self, plain: PlainCluster, now: Nanos) {
+    /// This process is the node from now on, which must be [silent](super::ClusterConfig::continues) so far.
+    pub fn continue_node(&mut self, plain: PlainCluster, now: Nanos) {
         let PlainCluster { name, started_ms, number, sessions, absent, peers } = plain;
         (self.config.name, self.config.started_ms) = (name, started_ms);
         (self.number, self.sessions) = (number, sessions);
@@ -111,7 +111,7 @@ impl Cluster {
         let absent =
             absent.map(|PlainAbsent { node, name, teller }| Absent { node, name, teller, told_until: 0 });
         self.absent = absent.collect();
-        self.peers = peers.into_iter().map(|(node, peer)| (node, Peer::resumed(peer, now))).collect();
+        self.peers = peers.into_iter().map(|(node, peer)| (node, Peer::continued(peer, now))).collect();
         (self.phase, self.is_silent) = (Phase::Active, false);
         self.events.extend(self.peers.keys().map(|node| Event::Joined(*node)));
         let active = self.peers.iter().filter(|(_, peer)| peer.phase == Phase::Active);
@@ -144,9 +144,9 @@ impl Peer {
         }
     }
 
-    fn resumed(plain: PlainPeer, now: Nanos) -> Peer {
+    fn continued(plain: PlainPeer, now: Nanos) -> Peer {
         let PlainPeer { name, started_ms, phase, digests, view, announced, link } = plain;
-        let (link, heard_at, has_settled) = (Link::resumed(link, now), now, true);
+        let (link, heard_at, has_settled) = (Link::continued(link, now), now, true);
         Peer { name, started_ms, phase, digests, heard_at, link, view, announced, has_settled }
     }
 }

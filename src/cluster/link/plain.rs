@@ -32,7 +32,7 @@ impl Link {
     }
 
     /// The link that this process continues from now on.
-    pub(crate) fn resumed(plain: PlainLink, now: Nanos) -> Link {
+    pub(crate) fn continued(plain: PlainLink, now: Nanos) -> Link {
         let PlainLink { session, first, expected, transmission, seen, theirs, is_known, .. } = plain;
         let mut link = Link { first, expected, transmission, seen, theirs, is_known, ..Link::new(session) };
         for messages in plain.unacknowledged {

@@ -71,7 +71,7 @@ fn the_other_nodes_do_not_notice_that_another_process_continues_a_node() {
         b.send_bytes(A, &message(13));
         now = exchange(&mut a, &mut b, now);
         assert_eq!(events(&mut a), []);
-        let mut next = Cluster::new(ClusterConfig { resumes: true, ..config(A, "renamed") });
+        let mut next = Cluster::new(ClusterConfig { continues: true, ..config(A, "renamed") });
         next.handle_connected(true, 0);
         assert_eq!(
             (next.poll_packet(now, &mut bytes), events(&mut next)),
@@ -79,7 +79,7 @@ fn the_other_nodes_do_not_notice_that_another_process_continues_a_node() {
             "nor does the next one say anything"
         );
         let mut local = 500 * SECOND;
-        next.resume(PlainCluster::read(&state).expect("well formed"), local);
+        next.continue_node(PlainCluster::read(&state).expect("well formed"), local);
         let begun = events(&mut next);
         assert!(matches!(begun[..], [Event::Joined(B), Event::View(_), Event::Open(true)]), "{begun:?}");
         assert_eq!((next.name(), next.phase()), ("a", Phase::Active));

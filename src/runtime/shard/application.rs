@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::Continuation;
 use super::answer::{Answer, Disposition, OwnedReply};
 use super::context::{ConnectionContext, Context};
 use super::kinds::Kinds;
-use super::moving::Continuation;
 use crate::driver::Token;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed};

@@ -50,9 +50,9 @@ pub(super) struct Access {
     status: Option<u16>,
 }
 
-/// The log's data of a connection that moves.
+/// The log's data of a connection, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MovedNote<'a> {
+pub(super) struct PlainNote<'a> {
     pub(super) address: Option<SocketAddr>,
     pub(super) path: Option<Cow<'a, str>>,
     /// Since it was accepted, if it gets a record in the access log.
@@ -62,7 +62,7 @@ pub(super) struct MovedNote<'a> {
     pub(super) traffic: Option<Traffic>,
 }
 
-echoring_proto::plain!(for MovedNote<'a> { address, path, age, status, traffic });
+echoring_proto::plain!(for PlainNote<'a> { address, path, age, status, traffic });
 
 /// The next step with an accepted connection.
 #[derive(Clone, Copy, Debug)]
@@ -222,18 +222,18 @@ impl ConnectionLog {
     }
 
     /// A connection leaves for another shard. Returns what its log needs there.
-    pub(super) fn moved(
+    pub(super) fn given_up(
         &mut self,
         token: Token,
         traffic: Option<Traffic>,
         now: Nanos,
-    ) -> Option<MovedNote<'static>> {
+    ) -> Option<PlainNote<'static>> {
         self.asked.remove(&token);
         let Note { address, path, waiting, access } = self.connections.remove(&token)?;
         for waiting in waiting {
             waiting.log(address.flatten(), path.as_deref());
         }
-        Some(MovedNote {
+        Some(PlainNote {
             address: address.flatten(),
             path: path.map(Cow::Owned),
             age: access.map(|access| now.saturating_sub(access.accepted_at)),
@@ -243,8 +243,8 @@ impl ConnectionLog {
     }
 
     /// A connection has come from another shard.
-    pub(super) fn taken_in(&mut self, token: Token, note: MovedNote<'_>, now: Nanos) {
-        let MovedNote { address, path, age, status, .. } = note;
+    pub(super) fn taken_in(&mut self, token: Token, note: PlainNote<'_>, now: Nanos) {
+        let PlainNote { address, path, age, status, .. } = note;
         let access = age.map(|age| Access { accepted_at: now.saturating_sub(age), status });
         let path = path.map(Cow::into_owned);
         self.connections.insert(token, Note { address: Some(address), path, access, ..Note::default() });

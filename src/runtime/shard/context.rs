@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::Destination;
 use super::answer::{Extras, StreamHead};
 use super::control::Goodbye;
 use super::core::Core;
 use super::kinds::Kinds;
 use super::mailbox::{Bridge, Full, Lane, Mailboxes};
-use super::moving::Destination;
 use super::route::Route;
 use super::slots::Slot;
 use super::tls::Session;

@@ -9,12 +9,12 @@ mod farewells;
 mod handshakes;
 mod held;
 mod keeping;
+mod leaving;
 mod lifetimes;
 mod listeners;
 mod memory;
-mod moved_record;
-mod moving;
 mod opening;
+mod plain_connection;
 mod reading;
 mod refusing;
 mod relief;
@@ -29,25 +29,25 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 #[doc(hidden)]
-pub use self::moved_record::check_moved_record;
+pub use self::plain_connection::check_plain_connection;
 
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
+use self::leaving::Leaving;
 use self::lifetimes::Lifetimes;
-use self::moving::Leaving;
 use self::relief::{MemoryRelief, UnfinishedSend};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::tcp_samples::TcpSamples;
 use self::throttle::Throttle;
+use super::Exits;
 use super::access::AccessRecord;
 use super::config::{Allowance, ShardConfig};
 use super::connection_log::{self, ConnectionLog};
 use super::control::{Goodbye, LiveConfig};
 use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
-use super::moving::Exits;
 use super::refusals::{self, RefusedConnection};
 use super::slots::{Path, Slot, Slots};
 use super::timer_wheel::TimerWheel;
@@ -65,7 +65,7 @@ use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
 pub(super) use self::held::HeldInput;
-pub(super) use self::moving::TakenIn;
+pub(super) use self::leaving::TakenIn;
 pub(super) use self::reading::ReadSource;
 pub use self::relief::ConnectionMemory;
 

@@ -15,8 +15,8 @@ use echoring_proto::buffer::Budget;
 pub enum Destination {
     /// On this shard of this process.
     Shard(usize),
-    /// In the process that has taken over.
-    Successor,
+    /// In another process.
+    Process,
 }
 
 /// Why a connection is continued on a shard.
@@ -30,9 +30,9 @@ pub enum Continuation {
     Kept,
 }
 
-/// A connection between two shards.
+/// A connection between two shards, without a driver.
 #[derive(Debug)]
-pub struct Moved {
+pub struct Detached {
     /// Everything but the socket, as bytes that only shards read.
     pub record: Vec<u8>,
     /// The socket.
@@ -99,7 +99,7 @@ impl Drop for MoveAnswer {
 /// Where connections of other shards come in.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    pub(super) newcomers: mpsc::Sender<Moved>,
+    pub(super) newcomers: mpsc::Sender<Detached>,
     pub(super) waker: OnceWaker,
     /// The budget of the node's memory.
     pub(super) memory: Arc<Budget>,
@@ -110,8 +110,8 @@ impl Entrance {
     ///
     /// # Errors
     /// Returns it if the shard has ended.
-    pub fn send(&self, moved: Moved) -> Result<(), Moved> {
-        self.newcomers.send(moved).map_err(|mpsc::SendError(moved)| moved)?;
+    pub fn send(&self, detached: Detached) -> Result<(), Detached> {
+        self.newcomers.send(detached).map_err(|mpsc::SendError(detached)| detached)?;
         self.waker.wake();
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Entrance {
 #[derive(Debug, Default)]
 pub struct Exits {
     shards: OnceLock<Vec<Entrance>>,
-    successor: Mutex<Option<mpsc::Sender<Moved>>>,
+    process: Mutex<Option<mpsc::Sender<Detached>>>,
     on_the_way: AtomicUsize,
 }
 
@@ -137,32 +137,32 @@ impl Exits {
         first.map(|shard| RecordCharge::new(&shard.memory, bytes)).unwrap_or_default()
     }
 
-    /// Opens the way to a successor, or closes it.
-    pub fn set_successor(&self, successor: Option<mpsc::Sender<Moved>>) {
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+    /// Opens the way to another process, or closes it.
+    pub fn set_process(&self, way: Option<mpsc::Sender<Detached>>) {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = way;
     }
 
     /// Sends a connection to its destination.
     ///
     /// # Errors
     /// Returns it if there is no way there.
-    pub fn send(&self, moved: Moved) -> Result<(), Moved> {
-        let starts = moved.from.is_some() && !moved.is_returned;
+    pub fn send(&self, detached: Detached) -> Result<(), Detached> {
+        let starts = detached.from.is_some() && !detached.is_returned;
         self.on_the_way.fetch_add(usize::from(starts), Ordering::Relaxed);
-        self.pass(moved).inspect_err(|_| {
+        self.pass(detached).inspect_err(|_| {
             self.on_the_way.fetch_sub(usize::from(starts), Ordering::Relaxed);
         })
     }
 
-    fn pass(&self, moved: Moved) -> Result<(), Moved> {
-        match moved.to {
+    fn pass(&self, detached: Detached) -> Result<(), Detached> {
+        match detached.to {
             Destination::Shard(shard) => match self.shards.get().and_then(|shards| shards.get(shard)) {
-                Some(entrance) => entrance.send(moved),
-                None => Err(moved),
+                Some(entrance) => entrance.send(detached),
+                None => Err(detached),
             },
-            Destination::Successor => match &*self.successor.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(way) => way.send(moved).map_err(|mpsc::SendError(moved)| moved),
-                None => Err(moved),
+            Destination::Process => match &*self.process.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(way) => way.send(detached).map_err(|mpsc::SendError(detached)| detached),
+                None => Err(detached),
             },
         }
     }
@@ -181,10 +181,8 @@ impl Exits {
     ///
     /// # Errors
     /// Returns it if that shard is not there.
-    pub fn send_back(&self, moved: Moved) -> Result<(), Moved> {
-        match moved.from {
-            Some(shard) => self.send(Moved { to: Destination::Shard(shard), is_returned: true, ..moved }),
-            None => Err(moved),
-        }
+    pub fn send_back(&self, detached: Detached) -> Result<(), Detached> {
+        let Some(shard) = detached.from else { return Err(detached) };
+        self.send(Detached { to: Destination::Shard(shard), is_returned: true, ..detached })
     }
 }

@@ -5,8 +5,8 @@ mod echoes;
 mod ending;
 mod flushing;
 mod held;
+mod leaving;
 mod mail;
-mod moving;
 mod reading;
 mod requests;
 mod sealed;
@@ -22,10 +22,10 @@ use super::context::Context;
 use super::control::{ControlMessage, OnceWaker, Remote};
 use super::core::{ConnectionMemory, Core};
 use super::mailbox::Mailboxes;
-use super::moving::{Entrance, Exits, Moved};
 use super::slots::SendCheck;
 use super::timer_wheel::earlier;
 use super::times::TimesConfig;
+use super::{Detached, Entrance, Exits};
 use crate::admission::{Admission, PeerLimits};
 use crate::driver::{Driver, Event, Token, Waker};
 use crate::stats::Snapshot;
@@ -51,7 +51,7 @@ pub struct Shard<A: Application> {
     orders: mpsc::Receiver<ControlMessage<A::Command, A::Report>>,
     remote: Remote<A::Command, A::Report>,
     /// Connections that other shards have sent.
-    newcomers: mpsc::Receiver<Moved>,
+    newcomers: mpsc::Receiver<Detached>,
     entrance: Entrance,
     events: Vec<Event>,
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as

@@ -200,8 +200,8 @@ impl ClusterNode {
     }
 
     /// This process is the node from now on.
-    pub(crate) fn resume(&self, node: PlainCluster) {
-        let _ = self.commands.send(ClusterCommand::Resume(Box::new(node)));
+    pub(crate) fn continue_node(&self, node: PlainCluster) {
+        let _ = self.commands.send(ClusterCommand::Continue(Box::new(node)));
     }
 
     /// Leaves the cluster, once the shards have ended, and waits until the others know it, for `timeout` at most.

@@ -27,8 +27,8 @@ enum Asked {
     Peer(Settle),
     /// This node, which leaves: the number of the attempt.
     Leaving(u64),
-    /// Another process, which is to continue this node.
-    Successor,
+    /// This node, which another process is to continue.
+    Suspending,
 }
 
 /// The node comes to rest, because another process is to continue it.
@@ -149,7 +149,7 @@ impl ClusterTables {
     }
 
     fn ask_for_rest(&mut self, with_streams: bool) {
-        let number = self.ask(Asked::Successor);
+        let number = self.ask(Asked::Suspending);
         self.tell_all(|| ClusterEvent::Rest { number, with_streams });
     }
 
@@ -182,11 +182,11 @@ impl ClusterTables {
     /// Another process has not continued the node.
     fn go_on(&mut self, cluster: &mut Cluster, now: Nanos) {
         self.suspending = None;
-        self.settles.retain(|_, pending| !matches!(pending.asked, Asked::Successor));
+        self.settles.retain(|_, pending| !matches!(pending.asked, Asked::Suspending));
         cluster.speak_again(now);
     }
 
-    fn resume(&mut self, cluster: &mut Cluster, node: PlainCluster, now: Nanos) {
+    fn continue_node(&mut self, cluster: &mut Cluster, node: PlainCluster, now: Nanos) {
         if node.name() != cluster.name() {
             tracing::warn!(
                 node = node.name(),
@@ -194,7 +194,7 @@ impl ClusterTables {
                 "the node keeps its name in the cluster until it is started without a takeover"
             );
         }
-        cluster.resume(node, now);
+        cluster.continue_node(node, now);
     }
 
     fn pass_on(&mut self, event: Event) {
@@ -370,7 +370,7 @@ impl Tables for ClusterTables {
                     match asked {
                         Asked::Peer(settle) => cluster.settled(settle),
                         Asked::Leaving(attempt) => self.shared.set_handed_over(attempt),
-                        Asked::Successor => self.note_rest(),
+                        Asked::Suspending => self.note_rest(),
                     }
                 }
             }
@@ -382,7 +382,7 @@ impl Tables for ClusterTables {
             ClusterCommand::Suspend(reply) => self.begin_suspending(reply),
             ClusterCommand::GoOn => self.go_on(cluster, now),
             ClusterCommand::End => self.end(),
-            ClusterCommand::Resume(node) => self.resume(cluster, *node, now),
+            ClusterCommand::Continue(node) => self.continue_node(cluster, *node, now),
             // Without a handover before, the others take the node for dead.
             ClusterCommand::Finish if cluster.phase() != Phase::Leaving => self.end(),
             ClusterCommand::Finish => self.finish_at = Some(now),

@@ -57,7 +57,7 @@ impl fmt::Debug for CarryOut {
 /// use echoring::server::OrderError;
 ///
 /// fn is_in_effect_here(error: &OrderError) -> bool {
-///     matches!(error, OrderError::Predecessor(_) | OrderError::OnShard(_))
+///     matches!(error, OrderError::Previous(_) | OrderError::OnShard(_))
 /// }
 /// ```
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum OrderError {
     TakenOver,
     /// The shards of this server carry it out, but the previous server, which drains, does not, for this reason.
     #[error("{0}")]
-    Predecessor(String),
+    Previous(String),
     /// The shards of this server carry it out. The previous server is not waited for on the thread of a shard.
     #[error(transparent)]
     OnShard(#[from] OnShard),
@@ -81,7 +81,7 @@ echoring_proto::error_debug!(
     enum OrderError {
         TooManyBlocks,
         TakenOver,
-        Predecessor(reason),
+        Previous(reason),
         OnShard(error),
     }
 );

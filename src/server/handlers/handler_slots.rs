@@ -1,7 +1,7 @@
 //! The handlers of one shard. An error or a panic of a handler closes its own connection only.
 
 mod fragments;
-pub(crate) mod moving;
+pub(crate) mod plain_handler;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -459,7 +459,7 @@ impl SenderQueue {
     /// have nothing to send.
     pub(crate) fn may_stay_behind(&self, to: Destination) -> bool {
         let is_unused = Arc::strong_count(&self.shared) == 1;
-        is_unused || (to == Destination::Successor && self.shared.bytes.load(Ordering::Acquire) == 0)
+        is_unused || (to == Destination::Process && self.shared.bytes.load(Ordering::Acquire) == 0)
     }
 
     /// Takes nothing from senders any more, unless they have just sent something. From then on there is no room for them.

@@ -109,7 +109,9 @@ impl SubscriptionEvent<'_> {
             SubscriptionEvent::Refused { reason, .. } => Err(SubscribeError::Refused(reason).into()),
             SubscriptionEvent::Ended { reason, .. } => Err(match reason {
                 SubscriptionEnd::SlowConsumer => slow(),
-                SubscriptionEnd::Moved => Failure::new(CloseCode::SERVICE_RESTART, "the topic has moved"),
+                SubscriptionEnd::Interrupted => {
+                    Failure::new(CloseCode::SERVICE_RESTART, "the topic has moved")
+                }
                 _ => Failure::new(CloseCode::POLICY, "the subscription was ended"),
             }),
         }
@@ -192,7 +194,7 @@ mod tests {
             (SubscriptionEvent::Refused { topic, reason: Refused::TooManyTopics }, Some(1008)),
             (gap(1, 2), Some(4008)),
             (ended(SubscriptionEnd::SlowConsumer), Some(4008)),
-            (ended(SubscriptionEnd::Moved), Some(1012)),
+            (ended(SubscriptionEnd::Interrupted), Some(1012)),
             (ended(SubscriptionEnd::Withdrawn), Some(1008)),
         ] {
             let closed = event.or_close().err().map(|failure| failure.code().0);

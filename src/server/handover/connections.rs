@@ -20,13 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::wire::{FrameKind, append_frame, in_words, invalid, receive, receive_sockets, send_sockets};
 use crate::commands::ShardCommand;
 use crate::commands::move_order::MoveOrder;
-use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_MOVE_TIMEOUT, HANDOVER_STALL_TIMEOUT};
+use crate::limits::{MOVE_TIMEOUT, PROCESS_FRAME_BYTES_MAX, PROCESS_STALL_TIMEOUT};
 use crate::node::handle::Handle;
+use crate::processes::wire::{
+    FrameKind, append_frame, in_words, invalid, receive, receive_sockets, send_sockets,
+};
 use echoring_proto::Plain as _;
-use echoring_runtime::shard::{ControlMessage, Destination, Exits, MoveAnswer, Moved};
+use echoring_runtime::shard::{ControlMessage, Destination, Detached, Exits, MoveAnswer};
 
 /// Connections of one frame.
 const CONNECTIONS_PER_FRAME: usize = 64;
@@ -39,16 +41,16 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many connections have moved to a successor, and how many have come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct MovedConnections {
-    pub(super) moved: u64,
+pub(super) struct GivenConnections {
+    pub(super) taken_in: u64,
     pub(super) refused: u64,
 }
 
 /// The connections that are on their way.
 #[derive(Debug, Default)]
 struct Unanswered {
-    connections: BTreeMap<u64, Moved>,
-    counts: MovedConnections,
+    connections: BTreeMap<u64, Detached>,
+    counts: GivenConnections,
     /// The successor answers no more.
     is_over: bool,
 }
@@ -57,9 +59,9 @@ struct Unanswered {
 ///
 /// # Errors
 /// If the socket fails: connections that the successor may have are lost then, and the others stay.
-pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Result<MovedConnections> {
+pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Result<GivenConnections> {
     stream.set_read_timeout(None)?;
-    stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+    stream.set_write_timeout(Some(Duration::from_nanos(PROCESS_STALL_TIMEOUT)))?;
     let (way, leaving) = mpsc::channel();
     let unanswered = Arc::new(Mutex::new(Unanswered::default()));
     let answers = {
@@ -69,11 +71,11 @@ pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Res
             .name("moves-answered".to_owned())
             .spawn(move || take_answers(&stream, &unanswered, &exits))?
     };
-    server.exits.set_successor(Some(way));
+    server.exits.set_process(Some(way));
     let (done, reports) = mpsc::sync_channel(server.remotes.len());
     let share = most.div_ceil(server.remotes.len());
     server.send_all(|| {
-        let (to, within, done) = (Destination::Successor, HANDOVER_MOVE_TIMEOUT, done.clone());
+        let (to, within, done) = (Destination::Process, MOVE_TIMEOUT, done.clone());
         ControlMessage::Command(ShardCommand::MoveAway(MoveOrder {
             to,
             most: share,
@@ -84,12 +86,12 @@ pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Res
     });
     drop(done);
     let sent = send_all(stream, &leaving, &unanswered, &reports, &server.exits);
-    server.exits.set_successor(None);
+    server.exits.set_process(None);
     // Those that came too late.
-    leaving.try_iter().for_each(|moved| go_back(&server.exits, moved));
+    leaving.try_iter().for_each(|detached| go_back(&server.exits, detached));
     // The successor hears that no more follow, and the answers end.
     let _ = stream.shutdown(Shutdown::Write);
-    let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STALL_TIMEOUT);
+    let given_up = Instant::now() + Duration::from_nanos(PROCESS_STALL_TIMEOUT);
     while !answers.is_finished() && Instant::now() < given_up {
         thread::sleep(CHECK_INTERVAL);
     }
@@ -103,8 +105,8 @@ fn lock(unanswered: &Mutex<Unanswered>) -> MutexGuard<'_, Unanswered> {
 }
 
 /// A connection that was not taken in goes on where it was.
-fn go_back(exits: &Exits, moved: Moved) {
-    if exits.send_back(moved).is_err() {
+fn go_back(exits: &Exits, detached: Detached) {
+    if exits.send_back(detached).is_err() {
         exits.note_arrival();
     }
 }
@@ -112,12 +114,12 @@ fn go_back(exits: &Exits, moved: Moved) {
 /// Sends connections until all shards are done and everything is answered.
 fn send_all(
     stream: &UnixStream,
-    leaving: &mpsc::Receiver<Moved>,
+    leaving: &mpsc::Receiver<Detached>,
     unanswered: &Mutex<Unanswered>,
     reports: &mpsc::Receiver<(usize, usize)>,
     exits: &Exits,
 ) -> io::Result<()> {
-    let given_up = Instant::now() + 2 * Duration::from_nanos(HANDOVER_MOVE_TIMEOUT);
+    let given_up = Instant::now() + 2 * Duration::from_nanos(MOVE_TIMEOUT);
     let (mut number, mut are_done) = (0, false);
     loop {
         let batch = if lock(unanswered).connections.len() < UNANSWERED_MAX {
@@ -143,13 +145,13 @@ fn send_all(
                 Ok(encoded) => encoded,
                 Err(error) => {
                     // The successor has heard nothing of them.
-                    batch.into_iter().for_each(|moved| go_back(exits, moved));
+                    batch.into_iter().for_each(|detached| go_back(exits, detached));
                     return Err(error);
                 }
             };
             // Before the answer can come.
-            for moved in batch {
-                lock(unanswered).connections.insert(number, moved);
+            for detached in batch {
+                lock(unanswered).connections.insert(number, detached);
                 number += 1;
             }
             io::Write::write_all(&mut &*stream, &frame).map_err(in_words)?;
@@ -158,30 +160,30 @@ fn send_all(
     }
 }
 
-fn next_batch(leaving: &mpsc::Receiver<Moved>) -> Vec<Moved> {
+fn next_batch(leaving: &mpsc::Receiver<Detached>) -> Vec<Detached> {
     let Ok(first) = leaving.recv_timeout(CHECK_INTERVAL) else { return Vec::new() };
     let mut bytes = first.record.len();
     let mut batch = vec![first];
     while batch.len() < CONNECTIONS_PER_FRAME
         && bytes < FRAME_BYTES
-        && let Ok(moved) = leaving.try_recv()
+        && let Ok(detached) = leaving.try_recv()
     {
-        bytes += moved.record.len();
-        batch.push(moved);
+        bytes += detached.record.len();
+        batch.push(detached);
     }
     batch
 }
 
 /// The frame of some connections, of which the first has this number, and duplicates of their sockets.
-fn encode_batch(batch: &[Moved], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn encode_batch(batch: &[Detached], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let records: Vec<(u64, &[u8])> =
-        batch.iter().zip(number..).map(|(moved, number)| (number, &moved.record[..])).collect();
+        batch.iter().zip(number..).map(|(detached, number)| (number, &detached.record[..])).collect();
     let mut frame = Vec::new();
     append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| records.put(frame));
-    if frame.len() > HANDOVER_FRAME_BYTES_MAX {
+    if frame.len() > PROCESS_FRAME_BYTES_MAX {
         return Err(invalid("a connection is longer than a frame may be"));
     }
-    let sockets: io::Result<_> = batch.iter().map(|moved| moved.socket.try_clone()).collect();
+    let sockets: io::Result<_> = batch.iter().map(|detached| detached.socket.try_clone()).collect();
     Ok((frame, sockets?))
 }
 
@@ -197,15 +199,15 @@ fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exi
         }
         let mut answers = &body[..];
         while let Some((number, is_taken)) = <(u64, bool)>::take(&mut answers) {
-            let moved = lock(unanswered).connections.remove(&number);
-            match moved {
+            let detached = lock(unanswered).connections.remove(&number);
+            match detached {
                 Some(_) if is_taken => {
-                    lock(unanswered).counts.moved += 1;
+                    lock(unanswered).counts.taken_in += 1;
                     exits.note_arrival();
                 }
-                Some(moved) => {
+                Some(detached) => {
                     lock(unanswered).counts.refused += 1;
-                    go_back(exits, moved);
+                    go_back(exits, detached);
                 }
                 None => {}
             }
@@ -216,9 +218,9 @@ fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exi
         unanswered.is_over = true;
         std::mem::take(&mut unanswered.connections)
     };
-    for moved in left.into_values() {
+    for detached in left.into_values() {
         if takes_no_more {
-            go_back(exits, moved);
+            go_back(exits, detached);
         } else {
             exits.note_arrival();
         }
@@ -228,7 +230,7 @@ fn take_answers(stream: &UnixStream, unanswered: &Mutex<Unanswered>, exits: &Exi
 /// Takes the connections of the predecessor in, on threads of its own, which end with the socket.
 pub(super) fn take_on_threads(server: &Handle, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(None)?;
-    stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+    stream.set_write_timeout(Some(Duration::from_nanos(PROCESS_STALL_TIMEOUT)))?;
     let (answer, answers) = mpsc::channel();
     let writing = stream.try_clone()?;
     thread::Builder::new()
@@ -282,7 +284,7 @@ fn take_batch(
         let answer = Some(MoveAnswer::new(answer.clone(), number));
         let charge = exits.charge(record.len());
         // Dropped, with the answer that it is not taken in, if the shard has ended.
-        let _ = exits.send(Moved { record, socket, to, from: None, is_returned: false, answer, charge });
+        let _ = exits.send(Detached { record, socket, to, from: None, is_returned: false, answer, charge });
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::REQUEST_WORDS;
-use crate::limits::{HANDOVER_END_TIMEOUT, HANDOVER_NEWCOMERS_MAX, HANDOVER_STEP_TIMEOUT};
+use crate::limits::{MEETING_NEWCOMERS_MAX, PROCESS_END_TIMEOUT, PROCESS_STEP_TIMEOUT};
 use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
@@ -145,7 +145,7 @@ impl PeerProcess {
 
     /// Whether the process has ended, and not only its socket.
     pub(super) fn has_ended(&self) -> bool {
-        let time = Timespec { tv_sec: HANDOVER_END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+        let time = Timespec { tv_sec: PROCESS_END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
         let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
         retry_on_intr(|| poll(&mut polled, Some(&time))).is_ok_and(|ended| ended == 1)
     }
@@ -241,7 +241,7 @@ impl Meeting {
     /// Accepts those who wait, of the users that are heard.
     fn accept(&mut self) {
         for listener in &self.listeners {
-            for _ in 0..HANDOVER_NEWCOMERS_MAX {
+            for _ in 0..MEETING_NEWCOMERS_MAX {
                 let stream = match listener.accept() {
                     Ok((stream, _)) => stream,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -254,10 +254,10 @@ impl Meeting {
                 };
                 let is_heard = user_of(&stream).is_ok_and(|user| user == 0 || user == self.user);
                 if is_heard && stream.set_nonblocking(true).is_ok() {
-                    if self.newcomers.len() == HANDOVER_NEWCOMERS_MAX {
+                    if self.newcomers.len() == MEETING_NEWCOMERS_MAX {
                         self.newcomers.pop_front();
                     }
-                    let until = Instant::now() + Duration::from_nanos(HANDOVER_STEP_TIMEOUT);
+                    let until = Instant::now() + Duration::from_nanos(PROCESS_STEP_TIMEOUT);
                     self.newcomers.push_back(Newcomer { stream, heard: Vec::new(), until });
                 }
             }

@@ -10,23 +10,23 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, CarrierEnd, Route, Told, Translate, WriterThread};
-use super::connections::{MovedConnections, give};
+use super::connections::{GivenConnections, give};
 use super::meeting::{self, Event, Meeting, MeetingPoint};
-use super::questions::answer_on_thread;
-use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::commands::node_order::CarryOut;
 use crate::limits::{
-    CLUSTER_OPEN_TIMEOUT, CLUSTER_SUSPEND_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_COUNT_INTERVAL,
-    HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT, HANDOVER_STOP_TIMEOUT, LOST_DRAIN_TIMEOUT,
+    CLUSTER_OPEN_TIMEOUT, CLUSTER_SUSPEND_TIMEOUT, LOST_DRAIN_TIMEOUT, ORDER_STOP_TIMEOUT,
+    PROCESS_BATCH_BYTES, PROCESS_COUNT_INTERVAL, PROCESS_START_TIMEOUT, PROCESS_STEP_TIMEOUT,
 };
 use crate::node::config::mailbox_bytes;
 use crate::node::handle::{Handle, PacedDrain};
 use crate::node::identity::NodeIdentity;
 use crate::node::listeners::InheritedListener;
+use crate::processes::carrier::{Carrier, CarrierEnd, Route, Told, Translate, WriterThread};
+use crate::processes::questions::answer_on_thread;
+use crate::processes::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
 use echoring_async::tls::Tickets;
 use echoring_broker::broadcast::StateCursor;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
@@ -93,7 +93,7 @@ pub(crate) fn wait_for_successor(
     let Offering { points, admin, tickets, drain, grace, program } = offering;
     if let Some(program) = program {
         // The first one stays.
-        let _ = server.handover.program.set(program);
+        let _ = server.link.program.set(program);
     }
     let NodeIdentity { first_number, ids, digest_seed, .. } = server.identity;
     let listeners = server.kept();
@@ -175,12 +175,12 @@ impl Waiting {
     }
 
     fn note_failure(&self) {
-        self.server.handover.failed.fetch_add(1, Ordering::Relaxed);
+        self.server.link.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Serves one successor, which asks with this line. `None` if the peer was no successor, or gave up before anything had changed.
     fn serve(&self, stream: UnixStream, asked: &str, round: u32) -> io::Result<Option<Successor>> {
-        let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
+        let step = Some(Duration::from_nanos(PROCESS_STEP_TIMEOUT));
         stream.set_read_timeout(step)?;
         stream.set_write_timeout(step)?;
         if asked != REQUEST {
@@ -198,7 +198,7 @@ impl Waiting {
         let grace = self.grace();
         let Sockets { questions, connections } = self.offer(&stream, hello, !grace.is_zero())?;
         // It starts everything that can fail.
-        stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
+        stream.set_read_timeout(Some(Duration::from_nanos(PROCESS_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
             Ok(FrameKind::BEGIN) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -217,7 +217,7 @@ impl Waiting {
 
     /// A server is linked to one other at a time.
     fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
-        while !self.server.handover.wait_for_end(Duration::from_secs(1)) {
+        while !self.server.link.wait_for_end(Duration::from_secs(1)) {
             let words = "the running server is still draining its predecessor; waiting";
             send(stream, FrameKind::WAIT, words.as_bytes())?;
         }
@@ -300,7 +300,7 @@ impl Waiting {
     }
 
     fn serve_again(&self, has_stopped: bool) {
-        self.server.handover.orders().are_closed = false;
+        self.server.link.orders().are_closed = false;
         self.command_all(|| ShardCommand::OrderAgain);
         self.server.cluster().into_iter().for_each(ClusterNode::go_on);
         if has_stopped && let Err(error) = self.accept_again() {
@@ -318,7 +318,7 @@ impl Waiting {
         (self.on)(Event::Leaving);
         let mut known = Vec::new();
         {
-            let mut orders = self.server.handover.orders();
+            let mut orders = self.server.link.orders();
             orders.are_closed = true;
             self.server.known.write(&mut known);
         }
@@ -342,7 +342,7 @@ impl Waiting {
             remote.send(ControlMessage::Listen(sockets, reply.clone()));
         }
         drop(reply);
-        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
+        let given_up = Instant::now() + Duration::from_nanos(ORDER_STOP_TIMEOUT);
         loop {
             let left = given_up.saturating_duration_since(Instant::now());
             match listening.recv_timeout(left) {
@@ -367,7 +367,7 @@ impl Waiting {
     ) -> io::Result<()> {
         let (done, answers) = mpsc::sync_channel(self.server.remotes.len());
         self.server.send_all(|| question(done.clone()));
-        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
+        let given_up = Instant::now() + Duration::from_nanos(ORDER_STOP_TIMEOUT);
         for _ in self.server.remotes.iter() {
             let left = given_up.saturating_duration_since(Instant::now());
             // No kind of error that is taken for a successor's silence.
@@ -383,9 +383,9 @@ impl Waiting {
             let mut next = Some(StateCursor::default());
             while let Some(cursor) = next {
                 let (reply, exported) = mpsc::sync_channel(1);
-                let command = ShardCommand::Export { cursor, bytes_max: HANDOVER_BATCH_BYTES, reply };
+                let command = ShardCommand::Export { cursor, bytes_max: PROCESS_BATCH_BYTES, reply };
                 remote.send(ControlMessage::Command(command));
-                let timeout = Duration::from_nanos(HANDOVER_STOP_TIMEOUT);
+                let timeout = Duration::from_nanos(ORDER_STOP_TIMEOUT);
                 let (block, rest) = exported
                     .recv_timeout(timeout)
                     .map_err(|_| io::Error::other("a shard does not answer"))?;
@@ -422,7 +422,7 @@ impl Waiting {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
         let carried = self.follow(topics);
-        self.server.handover.set_succeeded(true);
+        self.server.link.set_replaced(true);
         self.leave_points();
         let mut end = None;
         if let Ok(carrier) = &carried
@@ -462,12 +462,12 @@ impl Waiting {
             CarrierEnd::Bye => tracing::debug!("the last mail has left"),
             CarrierEnd::Broken(error) => {
                 tracing::warn!(%error, "the successor is lost; closing all connections");
-                self.command_all(|| ShardCommand::LoseSuccessor);
+                self.command_all(|| ShardCommand::LoseFarShards);
                 let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
                 self.server.order_plan(plan);
             }
         }
-        self.server.handover.set_carrying(false);
+        self.server.link.set_carrying(false);
     }
 
     /// Waits for the grace to be over, and tells the successor of bans meanwhile. Returns the end of the bridge if that is earlier.
@@ -479,7 +479,7 @@ impl Waiting {
                 return None;
             }
             self.tell_bans(carrier, &mut bans);
-            if let Some(end) = carrier.wait_for(left.min(HANDOVER_COUNT_INTERVAL)) {
+            if let Some(end) = carrier.wait_for(left.min(PROCESS_COUNT_INTERVAL)) {
                 return Some(end);
             }
         }
@@ -494,7 +494,7 @@ impl Waiting {
                 drop(carrier.teller().tell(Told::Staying(staying)));
             }
             self.tell_bans(carrier, &mut bans);
-            if let Some(end) = carrier.wait_for(HANDOVER_COUNT_INTERVAL) {
+            if let Some(end) = carrier.wait_for(PROCESS_COUNT_INTERVAL) {
                 return end;
             }
         }
@@ -514,11 +514,11 @@ impl Waiting {
     fn take_back(self: &Arc<Waiting>, round: u32, error: &io::Error) {
         tracing::warn!(%error, "the new server has ended within the grace; this server serves again");
         self.note_failure();
-        let handover = &self.server.handover;
-        handover.end_questions();
+        let link = &self.server.link;
+        link.end_questions();
         let taken = self.ask_all(|done| ControlMessage::Command(ShardCommand::TakeBack(done)));
-        handover.set_succeeded(false);
-        handover.set_carrying(false);
+        link.set_replaced(false);
+        link.set_carrying(false);
         if let Err(error) = taken {
             self.server.fail(&format!("the topics are not taken back after a successor has ended: {error}"));
         }
@@ -534,7 +534,7 @@ impl Waiting {
             Ok(counts) => {
                 let staying = self.server.count_staying();
                 let [tls, handler, unread, _, driver, unopened] = staying.0;
-                let MovedConnections { moved, refused } = counts;
+                let GivenConnections { taken_in: moved, refused } = counts;
                 tracing::info!(
                     moved,
                     refused,
@@ -552,7 +552,7 @@ impl Waiting {
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
         let kept = stream.try_clone()?;
-        *self.server.handover.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        *self.server.link.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         answer_on_thread(self.server.clone(), stream)
     }
 
@@ -563,10 +563,10 @@ impl Waiting {
             let max_message = hello.max_message;
             remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, max_message }));
         }
-        self.server.handover.set_carrying(true);
+        self.server.link.set_carrying(true);
         let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
         let carrier = Carrier::start(writer, stream, ends, translator)?;
-        self.server.handover.set_teller(carrier.teller());
+        self.server.link.set_teller(carrier.teller());
         Ok(carrier)
     }
 

@@ -9,19 +9,19 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, Route, Translate, WriterThread};
 use super::connections::take_on_threads;
 use super::meeting::{self, MeetingPoint, PeerProcess};
-use super::questions::DrainingPredecessor;
-use super::wire::{FrameKind, invalid, is_end, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::commands::ShardCommand;
-use crate::limits::{CLUSTER_JOIN_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, HANDOVER_STEP_TIMEOUT};
+use crate::limits::{CLUSTER_JOIN_TIMEOUT, PROCESS_STEP_TIMEOUT, SPARE_DESCRIPTORS};
 use crate::node::config::mailbox_bytes;
 use crate::node::handle::Handle;
 use crate::node::identity::Continued;
 use crate::node::listen_address::ListenAddress;
 use crate::node::listeners::InheritedListener;
+use crate::processes::PreviousServer;
+use crate::processes::carrier::{Carrier, Route, Translate, WriterThread};
+use crate::processes::wire::{FrameKind, invalid, is_end, receive, receive_sockets, send, unexpected};
 use echoring_async::tls::Tickets;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
@@ -59,7 +59,7 @@ impl Predecessor {
         shards: usize,
         max_message: u64,
     ) -> io::Result<Option<Predecessor>> {
-        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STEP_TIMEOUT);
+        let given_up = Instant::now() + Duration::from_nanos(PROCESS_STEP_TIMEOUT);
         let succeeded = || io::Error::new(io::ErrorKind::ConnectionAborted, SUCCEEDED);
         // The process that closed the last connection without a word, if its end can be seen.
         let mut silent: Option<Option<PeerProcess>> = None;
@@ -99,7 +99,7 @@ impl Predecessor {
                 }
                 Err(error) => return Err(error),
                 Ok(asked) => {
-                    let process = process.filter(|process| process.is(asked.pid()));
+                    let process = process.filter(|process| process.is(asked.offer.pid));
                     return Ok(Some(Predecessor { process, ..asked }));
                 }
             }
@@ -107,7 +107,7 @@ impl Predecessor {
     }
 
     fn ask(stream: UnixStream, shards: usize, max_message: u64) -> io::Result<Predecessor> {
-        let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
+        let step = Some(Duration::from_nanos(PROCESS_STEP_TIMEOUT));
         stream.set_read_timeout(step)?;
         stream.set_write_timeout(step)?;
         match &*Predecessor::answer(&stream)? {
@@ -166,11 +166,6 @@ impl Predecessor {
         }
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.offer.pid
-    }
-
     /// Its listeners: the sockets themselves.
     pub fn listeners(&self) -> &[InheritedListener] {
         &self.listeners
@@ -208,7 +203,7 @@ impl Predecessor {
         let has_ended =
             |error: &io::Error| is_end(error) && process.as_ref().is_some_and(PeerProcess::has_ended);
         let mut takeover =
-            Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None, node: None };
+            Takeover { server, placement, offer: &offer, places: BTreeMap::new(), owner: None, node: None };
         let (writer, ends) = match takeover.prepare(&stream) {
             Err(error) if server.cluster().is_none() && has_ended(&error) => {
                 takeover.go_on_alone();
@@ -218,11 +213,11 @@ impl Predecessor {
         };
         let node = takeover.node.take();
         let far_shards = usize::from(offer.shards);
-        let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
+        let translator = FromPredecessor::new(takeover.places, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
-        server.handover.set_carrying(true);
-        server.handover.set_unsettled(offer.settles);
+        server.link.set_carrying(true);
+        server.link.set_unsettled(offer.settles);
         if let Some(stream) = connections {
             take_on_threads(server, stream)?;
         }
@@ -231,17 +226,17 @@ impl Predecessor {
             .or_else(|error| if has_ended(&error) { Ok(()) } else { Err(error) })?;
         // Not before: the predecessor is silent from now on, whatever happens.
         if let Some((cluster, node)) = server.cluster().zip(node) {
-            cluster.resume(node);
+            cluster.continue_node(node);
         }
         let numbers = (offer.first_number, offer.shards);
-        let draining = Arc::new(DrainingPredecessor::new(numbers, offer.ids, Some(questions)));
-        let _ = server.handover.predecessor.set(Arc::clone(&draining));
+        let draining = Arc::new(PreviousServer::new(numbers, offer.ids, Some(questions)));
+        let _ = server.link.previous.set(Arc::clone(&draining));
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
-            waiting.handover.follow(&carrier, offer.pid, &waiting.known);
-            waiting.send_all(|| ControlMessage::Command(ShardCommand::ForgetPredecessor));
+            waiting.link.follow(&carrier, offer.pid, &waiting.known);
+            waiting.send_all(|| ControlMessage::Command(ShardCommand::ForgetFarShards));
             draining.set_gone();
-            waiting.handover.set_carrying(false);
+            waiting.link.set_carrying(false);
         })?;
         tracing::info!(pid = offer.pid, "took over; the previous server drains");
         Ok(true)
@@ -254,7 +249,7 @@ const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(20);
 /// Descriptors that are left for connections of a predecessor.
 fn room_for_connections() -> u32 {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    u32::try_from(most.saturating_sub(HANDOVER_SPARE_DESCRIPTORS)).unwrap_or(u32::MAX)
+    u32::try_from(most.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX)
 }
 
 /// Reads the next frame, which must be of this kind.
@@ -273,7 +268,7 @@ struct Takeover<'a> {
     placement: Placement,
     offer: &'a Offer,
     /// The predecessor's topics, by its shard and its id, and where they are now.
-    moved: Moved,
+    places: NewPlaces,
     /// The owner shard of the topic whose records arrive.
     owner: Option<usize>,
     /// The node of a cluster that this process continues.
@@ -281,7 +276,7 @@ struct Takeover<'a> {
 }
 
 /// The topics of the predecessor, by shard and id, and where they are now.
-pub type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
+pub type NewPlaces = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
 /// The topics of an imported block: their ids there and here.
 pub type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
@@ -303,10 +298,10 @@ impl Takeover<'_> {
     /// The predecessor's process has ended. Which messages it ordered last is not known, so its topics begin again.
     fn go_on_alone(&self) {
         let Offer { pid, open, .. } = *self.offer;
-        for command in [|| ShardCommand::ForgetTopics, || ShardCommand::ForgetPredecessor] {
+        for command in [|| ShardCommand::ForgetTopics, || ShardCommand::ForgetFarShards] {
             self.server.send_all(|| ControlMessage::Command(command()));
         }
-        self.server.handover.cut.fetch_add(open, Ordering::Relaxed);
+        self.server.link.cut.fetch_add(open, Ordering::Relaxed);
         tracing::warn!(
             pid,
             open,
@@ -353,7 +348,7 @@ impl Takeover<'_> {
         let blocks = blocks.ok_or_else(malformed)?;
         for (to, block) in blocks.into_iter().enumerate().filter(|(_, block)| !block.is_empty()) {
             for (old, new) in self.import_at(to, block)? {
-                self.moved.insert((from, old), (to, new));
+                self.places.insert((from, old), (to, new));
             }
         }
         Ok(())
@@ -410,7 +405,7 @@ pub fn split(
 /// Mail of the predecessor's shards: requests.
 #[derive(Debug)]
 pub struct FromPredecessor {
-    moved: Moved,
+    places: NewPlaces,
     placement: Placement,
     shards: usize,
     far_shards: usize,
@@ -418,8 +413,8 @@ pub struct FromPredecessor {
 
 impl FromPredecessor {
     /// For this process with its shards, a predecessor with its own, and the topics that have moved.
-    pub fn new(moved: Moved, placement: Placement, shards: usize, far_shards: usize) -> FromPredecessor {
-        FromPredecessor { moved, placement, shards, far_shards }
+    pub fn new(places: NewPlaces, placement: Placement, shards: usize, far_shards: usize) -> FromPredecessor {
+        FromPredecessor { places, placement, shards, far_shards }
     }
 
     /// Where a topic is that the predecessor knows as `owned` of the shard `to`.
@@ -429,7 +424,7 @@ impl FromPredecessor {
         }
         // A topic that is nowhere is answered as unknown.
         const NOWHERE: OwnedTopicId = OwnedTopicId { index: u32::MAX, generation: u32::MAX };
-        let (shard, new) = self.moved.get(&(to, *owned)).copied().unwrap_or((0, NOWHERE));
+        let (shard, new) = self.places.get(&(to, *owned)).copied().unwrap_or((0, NOWHERE));
         *owned = new;
         shard
     }

@@ -164,8 +164,8 @@ pub struct ServerConfig {
     pub webhooks: Arc<Webhooks>,
     /// Records of ended connections.
     pub access_log: Option<AccessLog>,
-    /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
-    pub has_successors: bool,
+    /// Keep the listeners for another process, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
+    pub keeps_listeners: bool,
 }
 
 /// What a server knows of clients, whether they are connected or not.
@@ -223,7 +223,7 @@ impl Default for ServerConfig {
             age_sample: echoring_broker::limits::AGE_SAMPLE_DEFAULT,
             webhooks: Arc::default(),
             access_log: None,
-            has_successors: false,
+            keeps_listeners: false,
         }
     }
 }

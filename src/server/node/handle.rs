@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crate::cluster::ClusterNode;
 use crate::commands::move_order::Staying;
 use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, WhenFull, only};
-use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::backends::UsedBackends;
 use crate::node::config::{KnownClients, ServerConfig};
@@ -15,6 +14,7 @@ use crate::node::identity::NodeIdentity;
 use crate::node::listeners::InheritedListener;
 use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
+use crate::processes::ProcessLink;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_auth::{Authenticator, BackendFigures, KeySetState};
 use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
@@ -76,7 +76,7 @@ pub struct Handle {
     /// Whether shards are balanced without being asked to.
     pub(crate) rebalances: Arc<AtomicBool>,
     /// The link to another process.
-    pub(crate) handover: Arc<HandoverState>,
+    pub(crate) link: Arc<ProcessLink>,
     /// What its topics and clients are known by.
     pub(crate) identity: NodeIdentity,
     /// The server's part in its cluster.
@@ -441,20 +441,20 @@ impl Handle {
 
     /// Whether another process has taken over from this server, which drains for it.
     #[doc(hidden)]
-    pub fn has_successor(&self) -> bool {
-        self.handover.has_successor()
+    pub fn is_replaced(&self) -> bool {
+        self.link.is_replaced()
     }
 
     /// Whether the predecessor has a grace that is not over: the end of this server would give everything back to it.
     #[doc(hidden)]
     pub fn is_unsettled(&self) -> bool {
-        self.handover.is_unsettled()
+        self.link.is_unsettled()
     }
 
     /// Waits until no predecessor has a grace.
     #[doc(hidden)]
     pub fn wait_until_settled(&self) {
-        self.handover.wait_until_settled();
+        self.link.wait_until_settled();
     }
 
     /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else
@@ -511,7 +511,7 @@ impl Handle {
     #[doc(hidden)]
     pub fn end_overdue(&self) -> u64 {
         let staying = self.count_staying();
-        self.handover.tell_overdue(staying);
+        self.link.tell_overdue(staying);
         staying.total()
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct NodeIdentity {
     pub(crate) digest_seed: u64,
 }
 
-/// What a server continues of its predecessor.
+/// What a server continues of the one before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Continued {
     /// The number of its first shard.
@@ -34,19 +34,19 @@ pub(crate) struct Continued {
 impl NodeIdentity {
     pub(crate) fn new(
         config: &ServerConfig,
-        predecessor: Option<Continued>,
+        continued: Option<Continued>,
         randomness: &mut Randomness,
     ) -> NodeIdentity {
-        let number = match (&config.cluster, predecessor) {
+        let number = match (&config.cluster, continued) {
             (Some(cluster), _) => Some(cluster.node.0),
-            (None, predecessor) => predecessor.map(|predecessor| predecessor.node),
+            (None, continued) => continued.map(|continued| continued.node),
         };
         NodeIdentity {
             placement: Placement::new(randomness.seed()),
-            first_number: predecessor.map_or(0, |predecessor| predecessor.first_number),
+            first_number: continued.map_or(0, |continued| continued.first_number),
             ids: Ids::new(number, &mut Entropy::new(randomness.entropy())),
-            digest_seed: match (predecessor, &config.cluster) {
-                (Some(predecessor), _) => predecessor.digest_seed,
+            digest_seed: match (continued, &config.cluster) {
+                (Some(continued), _) => continued.digest_seed,
                 // A publication may be repeated at any node.
                 (None, Some(cluster)) => cluster.key,
                 (None, None) => randomness.seed(),

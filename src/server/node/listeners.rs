@@ -39,7 +39,7 @@ pub(crate) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
         return Err(StartError::new(StartErrorKind::NoListener, "no listen address", hint));
     }
     for inherited in &config.inherited {
-        inherited.distribute(config.has_successors, &mut listeners).map_err(|error| {
+        inherited.distribute(config.keeps_listeners, &mut listeners).map_err(|error| {
             let problem = format!("an inherited listener is unusable: {error}");
             StartError::new(StartErrorKind::Inherited(error.kind()), problem, "pass a listening socket")
         })?;
@@ -134,7 +134,7 @@ fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listener
     for socket in &sockets {
         socket.listen(LISTEN_BACKLOG)?;
     }
-    if config.has_successors {
+    if config.keeps_listeners {
         listeners.kept.push(InheritedListener::new(clones(&sockets)?)?);
     }
     // Only after success: a port in use is tried again.
@@ -186,7 +186,7 @@ fn open_unix(config: &ServerConfig, path: &Path, listeners: &mut Listeners) -> i
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(LISTEN_BACKLOG)?;
-    if config.has_successors {
+    if config.keeps_listeners {
         let kept = InheritedListener::new(clones(std::slice::from_ref(&socket))?)?;
         listeners.kept.push(kept.remove_file());
     }

@@ -4,8 +4,8 @@
 
 use crate::commands::node_order::{ClientCount, NodeOrder, OrderError};
 use crate::commands::{ShardCommand, blocking};
-use crate::handover::Missing;
 use crate::node::handle::{Handle, Snapshot};
+use crate::processes::Missing;
 use echoring_auth::{Block, Blocked};
 use echoring_broker::gate::{AuthCommand, unix_now};
 use echoring_runtime::shard::ControlMessage;
@@ -52,7 +52,7 @@ impl Handle {
     #[doc(hidden)]
     pub fn order(&self, order: NodeOrder) -> Result<(), OrderError> {
         {
-            let orders = self.handover.orders();
+            let orders = self.link.orders();
             if orders.are_closed {
                 return Err(OrderError::TakenOver);
             }
@@ -73,9 +73,9 @@ impl Handle {
             NodeOrder::Unblock(who) => self.known.blocks.remove(&who),
             NodeOrder::Program(order) => {
                 let none = || Err("its program takes no commands".to_owned());
-                let carried_out = self.handover.program.get().map_or_else(none, |program| (program.0)(order));
+                let carried_out = self.link.program.get().map_or_else(none, |program| (program.0)(order));
                 carried_out.map_err(|reason| {
-                    OrderError::Predecessor(format!(
+                    OrderError::Previous(format!(
                         "the previous server, which is draining, refuses it: {reason}"
                     ))
                 })?;
@@ -90,12 +90,11 @@ impl Handle {
     /// If that server does not carry it out.
     #[doc(hidden)]
     pub fn pass_on(&self, order: NodeOrder) -> Result<(), OrderError> {
-        let Some(predecessor) = self.handover.predecessor.get().filter(|predecessor| !predecessor.is_gone())
-        else {
+        let Some(previous) = self.link.previous.get().filter(|previous| !previous.is_gone()) else {
             return Ok(());
         };
         blocking::check()?;
-        predecessor.order(order)
+        previous.order(order)
     }
 
     /// The clients of the server before this one, while it drains. No thread of a shard asks this.
@@ -103,8 +102,8 @@ impl Handle {
     /// # Errors
     /// If that server does not answer.
     #[doc(hidden)]
-    pub fn clients_of_predecessor(&self) -> Result<ClientCount, Missing> {
-        self.handover.predecessor.get().map_or(Ok(ClientCount::default()), |predecessor| predecessor.count())
+    pub fn previous_clients(&self) -> Result<ClientCount, Missing> {
+        self.link.previous.get().map_or(Ok(ClientCount::default()), |previous| previous.count())
     }
 
     /// The clients of this server; `None` if a shard does not answer.

@@ -88,10 +88,7 @@ impl Handle {
     }
 
     fn plan_moves(&self, connections: &[u64], part: u64) -> Option<Plan> {
-        if self.is_leaving() || self.has_successor() {
-            return None;
-        }
-        Plan::of(connections, part)
+        Plan::of(connections, part).filter(|_| !self.is_leaving() && !self.is_replaced())
     }
 
     fn move_idle(&self, Plan { from, to, count }: Plan) -> u64 {

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
 use crate::commands::{CommandSender, blocking};
 use crate::handover::{self, Event, MeetingPoint, Offering, Predecessor};
-use crate::limits::{
-    BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT, HANDOVER_SPARE_DESCRIPTORS, SHUTDOWN_END_TIMEOUT,
-};
+use crate::limits::{BROKEN_END_TIMEOUT, LAST_MAIL_TIMEOUT, SHUTDOWN_END_TIMEOUT, SPARE_DESCRIPTORS};
 use crate::node::backends::UsedBackends;
 use crate::node::config::{ServerConfig, StartError, StartErrorKind, mailbox_bytes};
 use crate::node::handle::{ClientLimits, End, FailureState, Handle, PacedDrain, Readiness, Snapshot};
@@ -137,7 +135,7 @@ impl Server {
         let met: Vec<MeetingPoint> = points(&config.listen);
         let predecessor = Predecessor::find(&met, user, shards, config.connection.max_message);
         let predecessor = predecessor.map_err(cannot_take_over)?;
-        let config = ServerConfig { has_successors: true, ..config };
+        let config = ServerConfig { keeps_listeners: true, ..config };
         let mut server = Server::bind(config, predecessor.as_ref())?.start_after(predecessor)?;
         server.take_over()?;
         let points = points(&server.addresses);
@@ -340,14 +338,14 @@ impl Running {
         }
         // All their connections have ended.
         self.handle.backends.finish(until);
-        self.handle.handover.end_questions();
+        self.handle.link.end_questions();
         // The last mail to a successor leaves after the shards have ended.
-        let mail_timeout = Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT);
+        let mail_timeout = Duration::from_nanos(LAST_MAIL_TIMEOUT);
         let mail_timeout = until.map_or(mail_timeout, |until| mail_timeout.min(left_of(until)));
-        if !self.handle.handover.wait_for_end(mail_timeout) && self.handle.handover.has_successor() {
+        if !self.handle.link.wait_for_end(mail_timeout) && self.handle.link.is_replaced() {
             broken.get_or_insert_with(JoinError::of_mail);
         }
-        if self.handle.handover.has_successor() || self.handle.handover.is_unsettled() {
+        if self.handle.link.is_replaced() || self.handle.link.is_unsettled() {
             self.files.clear();
         }
         for path in self.files.drain(..) {
@@ -407,9 +405,7 @@ impl Bound {
         if predecessor.is_none() {
             self.config.webhooks.tell(&HISTORY_LOST, None);
         }
-        reserve_descriptors(
-            u64::from(self.resolved.max_connections).saturating_add(HANDOVER_SPARE_DESCRIPTORS),
-        );
+        reserve_descriptors(u64::from(self.resolved.max_connections).saturating_add(SPARE_DESCRIPTORS));
         let mut server = self.start_on(predecessor, Randomness::System, launch::launch)?;
         let upkeep = Upkeep::start(server.handle());
         if let Some(running) = &mut server.running {
@@ -437,8 +433,8 @@ impl Bound {
         let node = NodeIdentity::new(&config, continued, &mut randomness);
         let budgets = Budgets::new(&config, connections);
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.connection.max_message));
-        let resumes = predecessor.is_some();
-        let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config, resumes));
+        let continues = predecessor.is_some();
+        let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config, continues));
         let cluster_node = cluster.as_ref().map(|it| it.node.clone());
         let shared = NodeShared {
             connections,
@@ -451,7 +447,7 @@ impl Bound {
             config,
         };
         // A successor accepts only once it has the topics.
-        let (now, then) = now_and_then(by_shard, resumes);
+        let (now, then) = now_and_then(by_shard, continues);
         let setups = mailboxes.into_iter().zip(now).map(|(mailboxes, sockets)| {
             ServiceSetup::new(shared.clone(), &budgets, &mut randomness, mailboxes, sockets)
         });
@@ -519,7 +515,7 @@ fn handle(
         kept: Arc::new(Mutex::new(kept)),
         exits: Arc::clone(launched.exits()),
         rebalances: Arc::new(config.rebalance.into()),
-        handover: Arc::default(),
+        link: Arc::default(),
         identity: shared.node,
         remotes,
         cluster,
@@ -546,7 +542,7 @@ struct ClusterParts {
 }
 
 impl ClusterParts {
-    fn new(identity: ClusterIdentity, config: &ServerConfig, resumes: bool) -> ClusterParts {
+    fn new(identity: ClusterIdentity, config: &ServerConfig, continues: bool) -> ClusterParts {
         let (commands_in, commands) = unbounded_channel();
         let (queries_in, queries) = unbounded_channel();
         let (relay_in, relays) = unbounded_channel();
@@ -557,7 +553,7 @@ impl ClusterParts {
         let streams_in = StreamSender(streams_in);
         let settings = FollowingSettings {
             identity,
-            resumes,
+            continues,
             commands: commands_in,
             inbox: Inbox::default(),
             relay,

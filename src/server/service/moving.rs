@@ -86,7 +86,7 @@ impl Service {
     pub(super) fn advance_moving(&mut self, cx: &mut Context<'_>) {
         let Some(mut moving) = self.errands().moving.take() else { return };
         if self.advance_order(cx, &mut moving) {
-            if moving.order.to != Destination::Successor {
+            if moving.order.to != Destination::Process {
                 // They may move in the next order.
                 self.errands().stayed.clear();
             }

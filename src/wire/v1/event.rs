@@ -135,7 +135,7 @@ pub struct Unsubscribed<'a> {
     /// The offset of the position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// Why the server ended it: the reason of a gap, or one of [`Unsubscribed::FORBIDDEN`] and [`Unsubscribed::MOVED`].
+    /// Why the server ended it: the reason of a gap, or one of [`Unsubscribed::FORBIDDEN`] and [`Unsubscribed::INTERRUPTED`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
 }
@@ -144,7 +144,7 @@ impl Unsubscribed<'_> {
     /// The client may no longer subscribe.
     pub const FORBIDDEN: &'static str = "forbidden";
     /// The topic goes on in another epoch, or behind messages that are missing.
-    pub const MOVED: &'static str = "moved";
+    pub const INTERRUPTED: &'static str = "moved";
 }
 
 /// The session has new credentials of its client.

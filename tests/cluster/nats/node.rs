@@ -194,7 +194,7 @@ impl Node {
             node: id,
             name: format!("node-{number}").into(),
             started_ms: 1_700_000_000_000 + number,
-            resumes: false,
+            continues: false,
             key: KEY,
             heartbeat_interval: HEARTBEAT_INTERVAL,
             member_timeout: MEMBER_TIMEOUT,

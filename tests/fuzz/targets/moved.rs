@@ -8,11 +8,11 @@ use echoring_broker::broadcast::check_plain_peer;
 use echoring_broker::publications::on_close::OnClose;
 use echoring_proto::Plain as _;
 use echoring_proto::buffer::{Budget, Pool};
-use echoring_runtime::shard::check_moved_record;
+use echoring_runtime::shard::check_plain_connection;
 
 pub fn run(data: &[u8]) {
     match data.split_first() {
-        Some((0, record)) => _ = check_moved_record(record),
+        Some((0, record)) => _ = check_plain_connection(record),
         Some((1, peer)) => _ = check_plain_peer(peer),
         Some((2, identity)) => check_identity(identity),
         Some((_, on_close)) => check_on_close(on_close),

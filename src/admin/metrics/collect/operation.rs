@@ -8,7 +8,7 @@ use crate::reload::ReloadCounters;
 use echoring_async::tls::CertificateReport;
 use echoring_auth::CallMetric;
 use echoring_server::AuthFigures;
-use echoring_server::machinery::{StayReason, TakeoverFigures};
+use echoring_server::machinery::{ProcessFigures, StayReason};
 
 pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
     out.counters("echoring_reloads_total")
@@ -21,17 +21,17 @@ pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
         .help("1 while the latest reload was refused: the files differ from the configuration in effect.");
 }
 
-pub(super) fn takeovers(out: &mut Families, takeovers: &TakeoverFigures) {
-    let staying = StayReason::ALL.map(|reason| (reason.name(), takeovers.staying.of(reason)));
+pub(super) fn processes(out: &mut Families, processes: &ProcessFigures) {
+    let staying = StayReason::ALL.map(|reason| (reason.name(), processes.staying.of(reason)));
     out.gauges("echoring_predecessor_connections").by("reason", staying).help(
         "Connections of the previous server that have not moved here, by reason: tls (its session ends there), handler (it does not \
          migrate), unread (the client does not read, or awaits an answer), refused (not taken in here), driver (the driver cannot give \
          it up), unopened (in its handshake, or closing).",
     );
-    out.counter("echoring_predecessor_connections_cut_total", takeovers.cut).help(
+    out.counter("echoring_predecessor_connections_cut_total", processes.cut).help(
         "Connections of previous servers that were open when their process ended before the drain was over.",
     );
-    out.counter("echoring_takeovers_failed_total", takeovers.failed).help(
+    out.counter("echoring_takeovers_failed_total", processes.failed).help(
         "Takeovers by a successor that failed after they had begun: this server went on. A successor that ends before, such as for a wrong \
              configuration, is not counted. After one that succeeds, the successor counts.",
     );

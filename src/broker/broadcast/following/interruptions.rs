@@ -6,7 +6,7 @@ use echoring_topics::{Position, Refused, TopicId};
 use crate::broadcast::Broadcast;
 use crate::broadcast::events::SessionEvent;
 use crate::broadcast::session::{AllowedBy, ReplayState};
-use crate::broadcast::sessions::{close_moved, latest_request};
+use crate::broadcast::sessions::{close_interrupted, latest_request};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::subscriptions::Waiting;
 use crate::peer::{ConnectionContext, Context, Peer};
@@ -28,13 +28,13 @@ impl Broadcast {
             match &mut *link.peer {
                 Peer::Subscriber(subscriber) => {
                     subscriber.member = None;
-                    close_moved(&mut link);
+                    close_interrupted(&mut link);
                 }
                 Peer::Echo => {}
                 peer => {
                     let Some(session) = peer.session_mut() else { continue };
                     let allowed_by = session.take(topic).map(|taken| taken.allowed_by).unwrap_or_default();
-                    self.tell_moved(&mut link, topic, allowed_by, Position { epoch: before, offset });
+                    self.tell_interrupted(&mut link, topic, allowed_by, Position { epoch: before, offset });
                     let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
                 }
@@ -65,13 +65,13 @@ impl Broadcast {
             let allowed_by = taken.as_ref().map(|taken| taken.allowed_by).unwrap_or_default();
             self.subscriptions.stop_waiting(topic, token);
             if let Some(taken) = &taken {
-                self.depart_if_resumed(&mut link.resources(), client, taken);
+                self.depart_if_continued(&mut link.resources(), client, taken);
             }
             match reached {
                 Some((_, offset, _)) => {
-                    self.tell_moved(&mut link, topic, allowed_by, Position { epoch, offset });
+                    self.tell_interrupted(&mut link, topic, allowed_by, Position { epoch, offset });
                 }
-                None if link.peer.is_event_stream() => close_moved(&mut link),
+                None if link.peer.is_event_stream() => close_interrupted(&mut link),
                 // It has no answer yet, and may ask again.
                 None => {
                     let request = (latest_request(&link), id);
@@ -82,7 +82,7 @@ impl Broadcast {
     }
 
     /// Notifies a session that a subscription has ended at this position. An event stream has no other, so it ends.
-    pub(in crate::broadcast) fn tell_moved(
+    pub(in crate::broadcast) fn tell_interrupted(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
@@ -90,10 +90,10 @@ impl Broadcast {
         position: Position,
     ) {
         if link.peer.is_event_stream() {
-            close_moved(link);
+            close_interrupted(link);
         } else {
             let name = self.fan_out.name(topic).to_owned();
-            self.tell_ended(link, allowed_by, &SessionEvent::Moved { topic: &name, position });
+            self.tell_ended(link, allowed_by, &SessionEvent::Interrupted { topic: &name, position });
         }
     }
 

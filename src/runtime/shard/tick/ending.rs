@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::Shard;
 use crate::driver::Token;
+use crate::shard::Continuation;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::control::DrainPlan;
 use crate::shard::kinds::Kinds as _;
-use crate::shard::moving::Continuation;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::Refusal;

@@ -301,7 +301,7 @@ impl Broadcast {
             }
         };
         for topic in topics {
-            self.resume(&mut link, topic);
+            self.continue_subscription(&mut link, topic);
         }
         for refused in self.settling.take_refused(token) {
             self.end_refused(&mut link, &refused);
@@ -335,7 +335,7 @@ fn has_no_request(session: &Session) -> bool {
 
 /// The subscription of a connection that has one, as that of a raw route.
 fn count_connection(gate: &mut Gate, token: Token, now: Nanos) {
-    let counted = gate.resume_subscription(token, now);
+    let counted = gate.continue_subscription(token, now);
     gate.keep_subscription(token, counted);
 }
 
@@ -352,7 +352,7 @@ fn continued(
     let application = ApplicationData { data: None, info: plain.info.clone(), refresh_at }.boxed();
     SessionSubscription {
         topic,
-        state: SubscriptionState::Resuming(plain.reached.position),
+        state: SubscriptionState::Continued(plain.reached.position),
         granted: plain.granted,
         must_recover: plain.must_recover,
         deltas: plain.deltas,
@@ -360,7 +360,7 @@ fn continued(
         allowed_by: plain.allowed_by,
         expires_at,
         application,
-        counted: if plain.is_counted { gate.resume_subscription(token, now) } else { None },
+        counted: if plain.is_counted { gate.continue_subscription(token, now) } else { None },
     }
 }
 

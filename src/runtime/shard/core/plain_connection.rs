@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::shard::connection_log::MovedNote;
+use crate::shard::connection_log::PlainNote;
 use crate::shard::times::Ages;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 use echoring_proto::plain::at_most;
@@ -14,7 +14,7 @@ const STATE_BYTES_MAX: usize = 16 << 20;
 plain! {
     /// A connection without its socket and its state machine.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub(super) struct MovedRecord<'a> {
+    pub(super) struct PlainConnection<'a> {
         /// Since when it is not read, by the clock of the host.
         pub(super) since: Nanos,
         pub(super) has_fallen_behind: bool,
@@ -25,7 +25,7 @@ plain! {
         /// The name of the route whose times it has, if that sets any.
         pub(super) route: &'a str where at_most(usize::from(u16::MAX)),
         /// Its entries of the log.
-        pub(super) note: Option<MovedNote<'a>>,
+        pub(super) note: Option<PlainNote<'a>>,
         /// Received bytes that its state machine has not seen.
         pub(super) input: &'a [u8] where at_most(DEFERRED_BYTES_MAX),
         /// The application's state.
@@ -38,11 +38,11 @@ plain! {
 /// # Panics
 /// If it is not.
 #[doc(hidden)]
-pub fn check_moved_record(mut bytes: &[u8]) -> bool {
-    let Some(record) = MovedRecord::take(&mut bytes) else { return false };
+pub fn check_plain_connection(mut bytes: &[u8]) -> bool {
+    let Some(record) = PlainConnection::take(&mut bytes) else { return false };
     let mut written = Vec::new();
     record.put(&mut written);
-    assert_eq!(MovedRecord::take(&mut &written[..]), Some(record));
+    assert_eq!(PlainConnection::take(&mut &written[..]), Some(record));
     true
 }
 
@@ -53,14 +53,14 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_no_part_of_one_is() {
-        let note = MovedNote {
+        let note = PlainNote {
             address: Some("[2001:db8::1]:9".parse().expect("an address")),
             path: Some("/echo".into()),
             age: Some(7),
             status: Some(101),
             traffic: Some(Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 }),
         };
-        let whole = MovedRecord {
+        let whole = PlainConnection {
             since: 5,
             has_fallen_behind: true,
             client: Some("127.0.0.1:80".parse().expect("an address")),
@@ -70,7 +70,7 @@ mod tests {
             input: b"input",
             state: b"state",
         };
-        let bare = MovedRecord {
+        let bare = PlainConnection {
             has_fallen_behind: false,
             client: None,
             ages: None,
@@ -85,10 +85,10 @@ mod tests {
             record.put(&mut bytes);
             bytes.extend_from_slice(b"rest");
             let mut from = &bytes[..];
-            assert_eq!(MovedRecord::take(&mut from), Some(record));
+            assert_eq!(PlainConnection::take(&mut from), Some(record));
             assert_eq!(from, b"rest");
             for end in 0..bytes.len() - 4 {
-                assert_eq!(MovedRecord::take(&mut &bytes[..end]), None, "{end}");
+                assert_eq!(PlainConnection::take(&mut &bytes[..end]), None, "{end}");
             }
         }
     }

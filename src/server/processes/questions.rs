@@ -17,15 +17,15 @@ use super::question_codec::{Asked, Inspection, Question, QuestionAnswer};
 use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
 use crate::commands::node_order::{ClientCount, NodeOrder, OrderError};
 use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
-use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
+use crate::limits::PROCESS_ANSWER_BYTES_MAX;
 use crate::node::handle::Handle;
 use echoring_broker::broadcast::Ids;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_proto::Plain as _;
 
-/// The predecessor of a server, for questions about its connections.
+/// The server before this one, for questions about its connections.
 #[derive(Debug)]
-pub struct DrainingPredecessor {
+pub struct PreviousServer {
     /// The number of its first shard, and of its shards.
     numbers: (u8, u16),
     ids: Ids,
@@ -34,7 +34,7 @@ pub struct DrainingPredecessor {
     channel: Mutex<Option<Channel>>,
 }
 
-/// Why the connections of a draining predecessor are not reported.
+/// Why the connections of the previous server are not reported.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "lowercase")]
 pub enum Missing {
@@ -53,18 +53,18 @@ echoring_proto::error_debug!(
     }
 );
 
-impl DrainingPredecessor {
+impl PreviousServer {
     /// A server whose first shard has the first of these numbers, and which has as many shards as the second says. `socket` is that for
-    /// questions, which every predecessor passes; tests leave it out.
-    pub(super) fn new(numbers: (u8, u16), ids: Ids, socket: Option<OwnedFd>) -> DrainingPredecessor {
+    /// questions, which every one passes; tests leave it out.
+    pub(crate) fn new(numbers: (u8, u16), ids: Ids, socket: Option<OwnedFd>) -> PreviousServer {
         let channel = socket.map(|socket| Channel::new(socket.into()));
-        DrainingPredecessor { numbers, ids, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
+        PreviousServer { numbers, ids, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
     }
 
     /// One that answers no questions, for tests.
     #[cfg(any(test, feature = "testing"))]
-    pub fn numbered(first: u8, shards: u16, ids: Ids) -> DrainingPredecessor {
-        DrainingPredecessor::new((first, shards), ids, None)
+    pub fn numbered(first: u8, shards: u16, ids: Ids) -> PreviousServer {
+        PreviousServer::new((first, shards), ids, None)
     }
 
     /// The number of its first shard.
@@ -125,7 +125,7 @@ impl DrainingPredecessor {
             Ok(Some(answer)) => missing(&answer).to_string(),
             Err(missing) => missing.to_string(),
         };
-        Err(OrderError::Predecessor(reason))
+        Err(OrderError::Previous(reason))
     }
 
     /// The number of its clients. Blocks for a bounded time.
@@ -179,7 +179,7 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// The successor's end.
+/// The end of the server that asks.
 #[derive(Debug)]
 struct Channel {
     stream: UnixStream,
@@ -239,7 +239,7 @@ impl Channel {
         const BLOCK_BYTES: usize = 64 * 1024;
         loop {
             if let Some((head, rest)) = self.received.split_first_chunk::<FRAME_HEAD_BYTES>() {
-                let (kind, length) = read_head(*head, HANDOVER_ANSWER_BYTES_MAX)?;
+                let (kind, length) = read_head(*head, PROCESS_ANSWER_BYTES_MAX)?;
                 if kind != FrameKind::ANSWER {
                     return Err(invalid("an unexpected frame"));
                 }
@@ -273,7 +273,7 @@ fn left(until: Instant) -> io::Result<Duration> {
 }
 
 /// Answers the successor on a thread of its own, which ends with the socket.
-pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result<()> {
+pub(crate) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result<()> {
     // Its end tells the successor that nothing is left here: a successor that does not read an answer gets it later.
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
@@ -336,20 +336,20 @@ mod tests {
         NodeOrder::Block(Block { who: Blocked::subject("a").expect("short"), until: None })
     }
 
-    fn predecessor(socket: Option<OwnedFd>) -> DrainingPredecessor {
-        DrainingPredecessor::new((5, 2), Ids::new(None, &mut Entropy::new(1)), socket)
+    fn predecessor(socket: Option<OwnedFd>) -> PreviousServer {
+        PreviousServer::new((5, 2), Ids::new(None, &mut Entropy::new(1)), socket)
     }
 
     fn ranked(rank: u64) -> ScanReport {
         ScanReport { ranked: vec![(rank, Token { index: 1, generation: 1 })], ..ScanReport::default() }
     }
 
-    fn pair() -> (DrainingPredecessor, UnixStream) {
+    fn pair() -> (PreviousServer, UnixStream) {
         let (here, there) = UnixStream::pair().expect("a pair");
         (predecessor(Some(here.into())), there)
     }
 
-    fn ask(predecessor: &DrainingPredecessor, shard: usize) -> Result<ScanReport, Missing> {
+    fn ask(predecessor: &PreviousServer, shard: usize) -> Result<ScanReport, Missing> {
         predecessor.ask(shard, &ConnectionFilter::default(), ScanAction::List(1), Candidates::From(0))
     }
 
@@ -394,7 +394,7 @@ mod tests {
             asking.into_iter().for_each(|asked| asked.join().expect("answered"));
             assert_eq!((predecessor.order(block()), predecessor.count()), (Ok(()), Ok(COUNT)));
             let reload = NodeOrder::Program(ProgramOrder::Reload);
-            assert_eq!(predecessor.order(reload), Err(OrderError::Predecessor("wrong".to_owned())));
+            assert_eq!(predecessor.order(reload), Err(OrderError::Previous("wrong".to_owned())));
             predecessor.set_gone();
             assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
             assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
     fn a_predecessor_that_cannot_be_asked_is_unsupported_until_it_is_gone() {
         let predecessor = predecessor(None);
         assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
-        assert!(matches!(predecessor.order(block()), Err(OrderError::Predecessor(_))));
+        assert!(matches!(predecessor.order(block()), Err(OrderError::Previous(_))));
         assert_eq!(predecessor.count(), Err(Missing::Unsupported));
         predecessor.set_gone();
         assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
@@ -437,7 +437,7 @@ mod tests {
             }
         }
         let (predecessor, mut there) = pair();
-        there.write_all(&(HANDOVER_ANSWER_BYTES_MAX as u32 + 1).to_le_bytes()).expect("sent");
+        there.write_all(&(PROCESS_ANSWER_BYTES_MAX as u32 + 1).to_le_bytes()).expect("sent");
         there.write_all(&[FrameKind::ANSWER.0]).expect("sent");
         assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
     }

@@ -15,7 +15,7 @@ use super::Broadcast;
 use super::frame_encoder::raw_kind;
 use super::sequencer::OrderedBy;
 use super::session::{ReplayState, SessionSubscription, SubscriptionState};
-use super::sessions::{close_moved, close_slow};
+use super::sessions::{close_interrupted, close_slow};
 use super::shard_mail::{Publisher, ShardMail, origin};
 use super::v1_events::write_presence_stale;
 use crate::peer::{ConnectionContext, Peer, ShardResources};
@@ -23,20 +23,20 @@ use crate::peer::{ConnectionContext, Peer, ShardResources};
 impl Broadcast {
     /// Begins the replay of a subscription that has moved here, once the owner of its topic is known. False, and nothing done, for any
     /// other subscription.
-    pub(super) fn resume(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+    pub(super) fn continue_subscription(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
         if matches!(link.peer, Peer::Subscriber(_)) {
-            self.resume_raw(link, topic);
+            self.continue_raw(link, topic);
             return true;
         }
         let own = link.peer.session_mut().and_then(|session| session.find(topic));
-        let Some(&mut SessionSubscription { state: SubscriptionState::Resuming(position), .. }) = own else {
+        let Some(&mut SessionSubscription { state: SubscriptionState::Continued(position), .. }) = own else {
             return false;
         };
         match self.known_epoch(topic) {
             None => {}
             Some(epoch) if epoch == position.epoch => {
-                self.announce_moved(link, topic);
-                self.begin_replay(link, topic, ReplayState::resumed(position.offset));
+                self.announce_continued(link, topic);
+                self.begin_replay(link, topic, ReplayState::continued(position.offset));
             }
             Some(_) => self.interrupt_replay(link, topic, position),
         }
@@ -48,7 +48,7 @@ impl Broadcast {
         self.subscriptions.get(topic).filter(|known| known.owned.is_some()).map(|known| known.epoch)
     }
 
-    fn resume_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+    fn continue_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let Some(epoch) = self.known_epoch(topic) else { return };
         let Some(replay) = self.settling.raw(link.token) else { return };
         if replay.position.epoch != epoch {
@@ -109,7 +109,7 @@ impl Broadcast {
 
     fn go_live_raw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
-        let compression = self.resumed_compression(link, topic);
+        let compression = self.continued_compression(link, topic);
         let own = origin(self.number(link.mailboxes.shard()), link.token);
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         let skip = if subscriber.echo_own { 0 } else { own };
@@ -126,7 +126,7 @@ impl Broadcast {
         let replays = self.settling.replays(link.token);
         if replays {
             self.stop_raw_replay(link, topic);
-            close_moved(link);
+            close_interrupted(link);
         }
         replays
     }
@@ -156,7 +156,7 @@ impl Broadcast {
 
     /// A subscription that has moved here is live, and gets all events from now on. If others have joined or left meanwhile, its client
     /// is sent the members.
-    pub(super) fn resumed(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+    pub(super) fn note_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let token = link.token;
         let Some(since) = self.settling.take_presence_since(token, topic) else { return };
         let Some((owner_shard, owned)) = self.subscriptions.owner_shard(topic) else { return };
@@ -192,7 +192,7 @@ impl Broadcast {
 
     /// The owner of the topic of a subscription that has moved here has refused it, or does not answer. False, and nothing done, for any
     /// other subscription.
-    pub(super) fn refuse_resumed(
+    pub(super) fn refuse_continued(
         &mut self,
         link: &mut ConnectionContext<'_>,
         topic: TopicId,
@@ -203,7 +203,7 @@ impl Broadcast {
             return true;
         }
         let own = link.peer.session_mut().and_then(|session| session.find(topic));
-        let Some(&mut SessionSubscription { state: SubscriptionState::Resuming(position), .. }) = own else {
+        let Some(&mut SessionSubscription { state: SubscriptionState::Continued(position), .. }) = own else {
             return false;
         };
         self.end_replay(link, topic, position);
@@ -211,14 +211,14 @@ impl Broadcast {
     }
 
     /// A subscription has ended. If it has moved here and was not live, the owner of its topic still lists its client.
-    pub(super) fn depart_if_resumed(
+    pub(super) fn depart_if_continued(
         &mut self,
         resources: &mut ShardResources<'_>,
         client: ClientId,
         subscription: &SessionSubscription,
     ) {
         let topic = subscription.topic;
-        if !subscription.resumes() {
+        if !subscription.continues() {
             return;
         }
         if self.known_epoch(topic).is_some() {

@@ -9,13 +9,13 @@ use echoring_runtime::driver::monotonic_now;
 
 impl KnownClients {
     /// Appends the bans and blocks that have not ended.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         self.admission.banned(monotonic_now()).put(out);
         self.blocks.list(unix_now()).put(out);
     }
 
     /// Adds those of the predecessor. `None` if the bytes are malformed.
-    pub(super) fn add(&self, from: &[u8]) -> Option<()> {
+    pub(crate) fn add(&self, from: &[u8]) -> Option<()> {
         let (bans, blocks) = <(Vec<Ban>, Vec<Block>)>::decode(from)?;
         self.ban(bans);
         self.blocks.extend(blocks);
@@ -23,7 +23,7 @@ impl KnownClients {
     }
 
     /// Bans addresses as the predecessor has.
-    pub(super) fn ban(&self, bans: Vec<Ban>) {
+    pub(crate) fn ban(&self, bans: Vec<Ban>) {
         let now = monotonic_now();
         bans.into_iter().for_each(|ban| self.admission.ban(ban, now));
     }

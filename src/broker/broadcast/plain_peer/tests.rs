@@ -43,7 +43,7 @@ enum Step {
     Lead(Bridge<ShardMail>),
     /// The predecessor follows, with this bridge.
     Follow(Bridge<ShardMail>),
-    ForgetPredecessor,
+    ForgetFarShards,
 }
 
 /// Serves topics, and nothing else.
@@ -142,7 +142,7 @@ impl Application for Topics {
             Step::HandOver(done) => self.broadcast.stop_ordering(cx, 1, done),
             Step::Lead(bridge) => self.broadcast.lead(cx, bridge),
             Step::Follow(bridge) => self.broadcast.follow(cx, bridge, 1 << 16),
-            Step::ForgetPredecessor => self.broadcast.forget_predecessor(cx),
+            Step::ForgetFarShards => self.broadcast.forget_far_shards(cx),
         }
     }
 
@@ -716,7 +716,7 @@ fn clients_of_a_predecessor_move_to_its_successor_and_only_the_others_leave_with
         assert_eq!(heard, (1..=world.published).collect::<Vec<_>>(), "{kind}");
         world.network.client_close(publisher.client);
         world.take(&stays);
-        world.order(1, Step::ForgetPredecessor);
+        world.order(1, Step::ForgetFarShards);
         world.ways = None;
         world.settle();
         let left = world.take(&witness);

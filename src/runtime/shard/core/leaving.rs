@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 
 use super::Core;
 use super::held::HeldInput;
-use super::moved_record::MovedRecord;
+use super::plain_connection::PlainConnection;
 use crate::driver::{Released, Span, Token};
-use crate::shard::connection_log::MovedNote;
+use crate::shard::connection_log::PlainNote;
 use crate::shard::control::Goodbye;
 use crate::shard::kinds::Kinds;
-use crate::shard::moving::{Destination, Moved};
 use crate::shard::slots::Slot;
+use crate::shard::{Destination, Detached};
 use crate::stats::{Account, HANDSHAKE_CLASS};
 use echoring_proto::Plain as _;
 use echoring_proto::buffer::Buffer;
@@ -178,7 +178,7 @@ impl<K: Kinds> Core<K> {
 
     /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory; it is not
     /// removed then.
-    pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Moved> {
+    pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Detached> {
         let Released { socket, unsent, has_fallen_behind } = self.driver.take_released(token)?;
         let slot = self.slots.get_mut(token)?;
         let is_whole = slot.connection.put_back(&unsent, &mut self.env.pool).is_ok();
@@ -194,11 +194,11 @@ impl<K: Kinds> Core<K> {
         // Its messages are counted in the account.
         let ages = self.ages(token);
         let traffic = self.counters.traffic.close(account);
-        let note = self.log.moved(token, traffic, self.env.now);
+        let note = self.log.given_up(token, traffic, self.env.now);
         let bytes = input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
         let place = self.slots.get(token).and_then(|slot| slot.connection.own_times());
         let route = place.and_then(|place| self.lifetimes.route(place)).unwrap_or_default();
-        MovedRecord { since, has_fallen_behind, client, ages, route, note, input: bytes, state: &state }
+        PlainConnection { since, has_fallen_behind, client, ages, route, note, input: bytes, state: &state }
             .put(&mut record);
         if let Some(slot) = self.slots.get(token) {
             slot.connection.put(&mut record, self.env.now);
@@ -208,50 +208,50 @@ impl<K: Kinds> Core<K> {
         self.counters.moved_out += 1;
         let from = Some(self.mailboxes.shard());
         let charge = self.exits.as_ref().map(|exits| exits.charge(record.len())).unwrap_or_default();
-        Some(Moved { record, socket, to, from, is_returned: false, answer: None, charge })
+        Some(Detached { record, socket, to, from, is_returned: false, answer: None, charge })
     }
 
     /// Takes a connection in.
     ///
     /// # Errors
     /// Returns it if its record is malformed, if this shard drains, or if there is no room for it.
-    pub(in crate::shard) fn take_in(&mut self, moved: Moved) -> Result<TakenIn, Moved> {
-        if !moved.is_returned && (self.draining_until.is_some() || self.stopping) {
-            return Err(moved);
+    pub(in crate::shard) fn take_in(&mut self, detached: Detached) -> Result<TakenIn, Detached> {
+        if !detached.is_returned && (self.draining_until.is_some() || self.stopping) {
+            return Err(detached);
         }
         let is_leased = self.lease.take(1);
-        if !is_leased && !moved.is_returned {
-            return Err(moved);
+        if !is_leased && !detached.is_returned {
+            return Err(detached);
         }
-        let taken = self.restore(moved, is_leased);
+        let taken = self.restore(detached, is_leased);
         if taken.is_err() && is_leased {
             self.lease.give_back(1);
         }
         taken
     }
 
-    fn restore(&mut self, moved: Moved, is_leased: bool) -> Result<TakenIn, Moved> {
-        let mut from = &moved.record[..];
-        let Some(record) = MovedRecord::take(&mut from) else { return Err(moved) };
-        let Some(input) = self.held_input(record.input) else { return Err(moved) };
+    fn restore(&mut self, detached: Detached, is_leased: bool) -> Result<TakenIn, Detached> {
+        let mut from = &detached.record[..];
+        let Some(record) = PlainConnection::take(&mut from) else { return Err(detached) };
+        let Some(input) = self.held_input(record.input) else { return Err(detached) };
         let connection = match Connection::take(&mut from, &mut self.env.lend()) {
             Ok(connection) if from.is_empty() => connection,
             Ok(connection) => {
                 self.release_unplaced(connection, input);
-                return Err(moved);
+                return Err(detached);
             }
             Err(_) => {
                 self.drop_held(Some(input));
-                return Err(moved);
+                return Err(detached);
             }
         };
-        let MovedRecord { since, has_fallen_behind, client, ages, route, note, state, .. } = record;
+        let PlainConnection { since, has_fallen_behind, client, ages, route, note, state, .. } = record;
         let state = state.to_vec();
-        let token = match self.driver.adopt(moved.socket, has_fallen_behind) {
+        let token = match self.driver.adopt(detached.socket, has_fallen_behind) {
             Ok(token) => token,
             Err(socket) => {
                 self.release_unplaced(connection, input);
-                return Err(Moved { socket, ..moved });
+                return Err(Detached { socket, ..detached });
             }
         };
         self.place(token, connection, note).leased = is_leased;
@@ -262,7 +262,7 @@ impl<K: Kinds> Core<K> {
         }
         self.counters.moved_in += 1;
         self.counters.move_stall.record(self.env.now.saturating_sub(since), 1);
-        if let Some(answer) = moved.answer {
+        if let Some(answer) = detached.answer {
             answer.accept();
         }
         // The unfinished message may be too big here.
@@ -274,7 +274,7 @@ impl<K: Kinds> Core<K> {
         &mut self,
         token: Token,
         connection: Connection,
-        note: Option<MovedNote<'_>>,
+        note: Option<PlainNote<'_>>,
     ) -> &mut Slot<K::Peer> {
         self.env.pool.budget().add_holder();
         let own = note.as_ref().and_then(|note| note.traffic);
@@ -302,7 +302,7 @@ impl<K: Kinds> Core<K> {
     }
 
     /// The application cannot continue a connection: its client is to come again.
-    pub(in crate::shard) fn end_moved(&mut self, token: Token) {
+    pub(in crate::shard) fn cannot_continue(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let Goodbye { code, reason } = Goodbye::RESTART;
         slot.connection.close(code, reason, CloseMode::Graceful, &mut self.env.lend());

@@ -1,4 +1,4 @@
-//! One shard's part in a takeover: its topics move to the owner shards of another process.
+//! One shard's part when all shards stop ordering, so that the owner shards of another process can go on with their topics.
 //!
 //! ```text
 //! ThisProcess ─ stop_ordering ─> Nobody ── all shards have said so ─> the topics change no more: export
@@ -12,24 +12,19 @@
 //! failure to where they would have gone. So every publication is ordered by one of the two, in the order in which it
 //! was posted.
 
-use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
 
 use super::shard_mail::ShardMail;
 use echoring_runtime::shard::{Lane, Mailboxes};
-use echoring_topics::{ClientId, Importer, OwnedTopicId};
 
-/// The progress of a handover.
+/// How far the shards are with that.
 #[derive(Debug, Default)]
-pub(super) struct Handover {
+pub(super) struct OrderStop {
     /// The current attempt, and the number of shards that have reported in it that they order nothing.
     heard: (u32, usize),
     pub(super) stop: Option<Stop>,
     /// A mailbox had no room for the notice that this shard orders nothing.
     pub(super) waits_for_room: bool,
-    pub(super) importer: Importer,
-    /// Clients that ended with a predecessor, whose departure is not reported yet.
-    pub(super) departed: VecDeque<(OwnedTopicId, ClientId)>,
 }
 
 #[derive(Debug)]
@@ -47,12 +42,7 @@ impl Stop {
     }
 }
 
-impl Handover {
-    /// A process of the node with this number.
-    pub(super) fn of_node(number: u64) -> Handover {
-        Handover { importer: Importer::of_node(number), ..Handover::default() }
-    }
-
+impl OrderStop {
     /// Another shard orders nothing any more.
     pub(super) fn count(&mut self, round: u32) {
         let heard = if self.heard.0 == round { self.heard.1 } else { 0 };

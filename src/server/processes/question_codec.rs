@@ -8,7 +8,7 @@ use crate::commands::node_order::{ClientCount, NodeOrder};
 use crate::connections::{
     Candidates, ConnectionFilter, ConnectionReport, OperatorClose, RankBy, ScanAction, ScanReport,
 };
-use crate::limits::{ADMIN_CONNECTIONS_LISTED_MAX, HANDOVER_ANSWER_BYTES};
+use crate::limits::{ADMIN_CONNECTIONS_LISTED_MAX, PROCESS_ANSWER_BYTES};
 
 plain! {
     /// A question.
@@ -108,14 +108,14 @@ impl Question {
 }
 
 impl QuestionAnswer {
-    /// Writes the answer to the question `number`. A list ends before it has more than [`HANDOVER_ANSWER_BYTES`], and
+    /// Writes the answer to the question `number`. A list ends before it has more than [`PROCESS_ANSWER_BYTES`], and
     /// tells where to continue.
     pub(crate) fn write(mut self, number: u32) -> Vec<u8> {
         if let QuestionAnswer::Report(ScanReport { connections, next, .. }) = &mut self {
             let mut bytes = 0;
             let fits = |connection: &&ConnectionReport| {
                 bytes += connection.encode().len();
-                bytes <= HANDOVER_ANSWER_BYTES
+                bytes <= PROCESS_ANSWER_BYTES
             };
             let listed = connections.iter().take_while(fits).count().max(1);
             *next = connections.get(listed).map_or(*next, |first| Some(first.index));
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_long_list_is_cut_and_says_where_it_goes_on() {
-        let topic = "t".repeat(HANDOVER_ANSWER_BYTES / 2);
+        let topic = "t".repeat(PROCESS_ANSWER_BYTES / 2);
         let report = |next| ScanReport {
             connections: (0..3).map(|at| connection(10 + at, &topic)).collect(),
             next,
@@ -308,7 +308,7 @@ mod tests {
         }
         // One that is longer alone is told in any case.
         let longest = ScanReport {
-            connections: vec![connection(1, &"t".repeat(2 * HANDOVER_ANSWER_BYTES))],
+            connections: vec![connection(1, &"t".repeat(2 * PROCESS_ANSWER_BYTES))],
             ..ScanReport::default()
         };
         let answer = QuestionAnswer::read(&QuestionAnswer::Report(longest).write(1));

@@ -14,7 +14,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_SOCKETS_MAX};
+use crate::limits::{PROCESS_FRAME_BYTES_MAX, PROCESS_SOCKETS_MAX};
 
 /// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io:
 pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<FrameKind> {
     let mut head = [0; FRAME_HEAD_BYTES];
     stream.read_exact(&mut head).map_err(in_words)?;
-    let (kind, mut rest) = read_head(head, HANDOVER_FRAME_BYTES_MAX)?;
+    let (kind, mut rest) = read_head(head, PROCESS_FRAME_BYTES_MAX)?;
     body.clear();
     while rest > 0 {
         // Not more than arrives, whatever the length says.
@@ -153,9 +153,9 @@ pub(crate) fn send_sockets(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> i
     Ok(())
 }
 
-/// Receives `count` descriptors, at most [`HANDOVER_SOCKETS_MAX`].
+/// Receives `count` descriptors, at most [`PROCESS_SOCKETS_MAX`].
 pub(crate) fn receive_sockets(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
-    if count > HANDOVER_SOCKETS_MAX {
+    if count > PROCESS_SOCKETS_MAX {
         return Err(invalid("too many listeners"));
     }
     let mut sockets = Vec::new();
@@ -213,8 +213,8 @@ mod tests {
             [length(0), vec![1]].concat(),
             [length(1), vec![0]].concat(),
             [length(1), vec![99]].concat(),
-            [length(HANDOVER_FRAME_BYTES_MAX + 1), vec![1]].concat(),
-            [length(HANDOVER_FRAME_BYTES_MAX), vec![1]].concat(),
+            [length(PROCESS_FRAME_BYTES_MAX + 1), vec![1]].concat(),
+            [length(PROCESS_FRAME_BYTES_MAX), vec![1]].concat(),
             b"GET / HTTP/1.1\r\n".to_vec(),
         ] {
             let mut body = Vec::new();
@@ -239,6 +239,6 @@ mod tests {
         receive_sockets(&here, 1).expect_err("two instead of one");
         drop(there);
         receive_sockets(&here, 1).expect_err("none");
-        receive_sockets(&here, HANDOVER_SOCKETS_MAX + 1).expect_err("too many");
+        receive_sockets(&here, PROCESS_SOCKETS_MAX + 1).expect_err("too many");
     }
 }

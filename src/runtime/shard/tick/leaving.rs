@@ -5,7 +5,7 @@ use crate::driver::{Span, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::core::TakenIn;
-use crate::shard::moving::{Continuation, Moved};
+use crate::shard::{Continuation, Detached};
 
 impl<A: Application> Shard<A> {
     /// Keeps bytes of a connection that may leave. False if they must be read.
@@ -21,14 +21,14 @@ impl<A: Application> Shard<A> {
     /// The driver has given a connection up, which leaves.
     #[cold]
     pub(super) fn released(&mut self, token: Token) {
-        let Some(moved) = self.core.pack(token) else { return self.closed(token) };
+        let Some(detached) = self.core.pack(token) else { return self.closed(token) };
         let unsent = match &self.core.exits {
-            Some(exits) => exits.send(moved).err(),
-            None => Some(moved),
+            Some(exits) => exits.send(detached).err(),
+            None => Some(detached),
         };
-        if let Some(moved) = unsent {
+        if let Some(detached) = unsent {
             // It never was on its way.
-            self.take_in(Moved { is_returned: true, from: None, ..moved });
+            self.take_in(Detached { is_returned: true, from: None, ..detached });
         }
     }
 
@@ -44,7 +44,7 @@ impl<A: Application> Shard<A> {
 
     fn go_on(&mut self, token: Token, state: &[u8], continuation: Continuation) {
         if !self.application.go_on(&mut Context { core: &mut self.core }, token, state, continuation) {
-            self.core.end_moved(token);
+            self.core.cannot_continue(token);
         } else if self.core.draining_until.is_some() {
             // It was on its way when the others were told.
             self.say_farewell(token);
@@ -53,17 +53,17 @@ impl<A: Application> Shard<A> {
 
     /// Takes in the connections that other shards have sent.
     pub(super) fn take_newcomers(&mut self) {
-        while let Ok(moved) = self.newcomers.try_recv() {
-            self.take_in(moved);
+        while let Ok(detached) = self.newcomers.try_recv() {
+            self.take_in(detached);
         }
     }
 
-    fn take_in(&mut self, moved: Moved) {
-        let is_of_this_process = moved.from.is_some();
-        let continuation = if moved.is_returned { Continuation::Refused } else { Continuation::New };
-        let TakenIn { token, state, input } = match self.core.take_in(moved) {
+    fn take_in(&mut self, detached: Detached) {
+        let is_of_this_process = detached.from.is_some();
+        let continuation = if detached.is_returned { Continuation::Refused } else { Continuation::New };
+        let TakenIn { token, state, input } = match self.core.take_in(detached) {
             Ok(taken) => taken,
-            Err(moved) => return self.turn_away(moved),
+            Err(detached) => return self.turn_away(detached),
         };
         if let Some(exits) = self.core.exits.as_ref().filter(|_| is_of_this_process) {
             exits.note_arrival();
@@ -75,14 +75,14 @@ impl<A: Application> Shard<A> {
     }
 
     /// A connection is not taken in.
-    fn turn_away(&mut self, moved: Moved) {
+    fn turn_away(&mut self, detached: Detached) {
         self.core.counters.moves_refused += 1;
-        if moved.answer.is_some() {
+        if detached.answer.is_some() {
             // The other side keeps the connection until it hears that it was taken in.
             return;
         }
         let Some(exits) = &self.core.exits else { return };
-        let is_lost = moved.is_returned || exits.send_back(moved).is_err();
+        let is_lost = detached.is_returned || exits.send_back(detached).is_err();
         if is_lost {
             exits.note_arrival();
         }

@@ -2,7 +2,7 @@
 //!
 //! A thread for each direction. The one that writes sleeps until a shard has posted; the one that reads sleeps in the socket,
 //! and while a shard's bridge is full. A full bridge or socket thereby backpressures the publishers. A socket without progress
-//! for [`HANDOVER_STALL_TIMEOUT`] breaks the bridge.
+//! for [`PROCESS_STALL_TIMEOUT`] breaks the bridge.
 
 use std::io::{self, BufReader, Write as _};
 use std::mem::{self, discriminant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::wire::{FrameKind, append_frame, in_words, invalid, receive};
 use crate::commands::move_order::Staying;
-use crate::limits::{HANDOVER_BATCH_BYTES, HANDOVER_STALL_TIMEOUT};
+use crate::limits::{PROCESS_BATCH_BYTES, PROCESS_STALL_TIMEOUT};
 use echoring_broker::broadcast::mail_codec;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_proto::{Plain as _, plain};
@@ -151,7 +151,7 @@ impl Carrier {
         translate: impl Translate,
     ) -> io::Result<Carrier> {
         stream.set_read_timeout(None)?;
-        stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+        stream.set_write_timeout(Some(Duration::from_nanos(PROCESS_STALL_TIMEOUT)))?;
         let (inlets, outlets) = ends.into_iter().map(FarEnd::split).unzip::<_, _, Vec<_>, Vec<_>>();
         let (reporting, events) = mpsc::channel();
         let reading = stream.try_clone()?;
@@ -206,7 +206,7 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, flags: &Flag
         let is_last = inlets.iter().all(FarInlet::is_over);
         batch.clear();
         for (shard, inlet) in inlets.iter_mut().enumerate() {
-            while batch.len() < HANDOVER_BATCH_BYTES {
+            while batch.len() < PROCESS_BATCH_BYTES {
                 payload.clear();
                 let Some((to, mail)) = inlet.take(&mut payload) else { break };
                 append_frame(&mut batch, FrameKind::MAIL, |batch| {
@@ -248,7 +248,7 @@ fn read(
     mut translate: impl Translate,
     events: &mpsc::Sender<CarrierEvent>,
 ) -> CarrierEnd {
-    let mut stream = BufReader::with_capacity(HANDOVER_BATCH_BYTES, stream);
+    let mut stream = BufReader::with_capacity(PROCESS_BATCH_BYTES, stream);
     let mut body = Vec::new();
     loop {
         let carried = match receive(&mut stream, &mut body) {
@@ -281,7 +281,7 @@ fn carry(
     let (mut mail, bytes) = mail_codec::decode(body).ok_or_else(malformed)?;
     let Route { to, from } = translate.arrived(from.into(), to.into(), &mut mail, bytes)?;
     let outlet = outlets.get_mut(to).ok_or_else(malformed)?;
-    let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STALL_TIMEOUT);
+    let given_up = Instant::now() + Duration::from_nanos(PROCESS_STALL_TIMEOUT);
     loop {
         match outlet.post(from, &mail, bytes) {
             Ok(true) => return Ok(()),
