@@ -55,10 +55,14 @@ use http::socket::{AdminPeer, Reach};
 use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
 #[cfg(feature = "cluster")]
 pub use membership::{Membership, MembershipError, MembershipOptions, NatsClientsThread};
+#[cfg(feature = "traces")]
+pub use metrics::traces::{finish_traces, start_traces};
 pub use metrics::{AllocatorFigures, set_allocator};
 use publications::InvalidBody;
 pub use reload::log_level::{LogLevel, set_log_level};
+pub use reload::reloader::{Change, Configuration, PendingReloads, ReloadReport, Reloader};
 use reload::served::Served;
+pub use reload::watch::FileVersion;
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 use topics::Topics;

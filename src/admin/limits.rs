@@ -16,6 +16,10 @@ pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
 pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
 /// Bytes of a log level that the admin address takes: a few directives.
 pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
+/// How often watched files are looked at. A change is taken over after two looks.
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a signal or a request waits for a reload, which waits for each shard for three seconds at most.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(9);
 /// Time for a request behind its head, with its response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// Time that an admin connection waits for another request: longer than clients keep theirs, such as Go's 90 s, so that they do not
@@ -122,3 +126,15 @@ pub(crate) const STREAM_LOADS_MAX: usize = 64;
 /// Pages of history that are read from JetStream at one time.
 #[cfg(feature = "cluster")]
 pub(crate) const STREAM_READERS_MAX: usize = 32;
+/// Spans that wait to be sent; past it they are dropped and counted. The default of `OTEL_BSP_MAX_QUEUE_SIZE`.
+#[cfg(feature = "traces")]
+pub(crate) const TRACE_QUEUE_SPANS: usize = 2_048;
+/// Spans of one request. The default of `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+#[cfg(feature = "traces")]
+pub(crate) const TRACE_BATCH_SPANS: usize = 512;
+/// Time from one request to the next. The default of `OTEL_BSP_SCHEDULE_DELAY`.
+#[cfg(feature = "traces")]
+pub(crate) const TRACE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for the last request.
+#[cfg(feature = "traces")]
+pub(crate) const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,6 +11,8 @@ mod native;
 mod process;
 #[cfg(test)]
 mod reference_tests;
+#[cfg(feature = "traces")]
+pub(crate) mod traces;
 
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue, VARY};

@@ -1,7 +1,9 @@
 //! `POST /reload`: has the program read its configuration again.
 
 pub(crate) mod log_level;
+pub(crate) mod reloader;
 pub(crate) mod served;
+pub(crate) mod watch;
 
 use std::fmt;
 use std::sync::Arc;

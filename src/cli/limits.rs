@@ -32,13 +32,6 @@ pub(crate) const ROUTES_MAX: usize = 100;
 /// Maximum size of a configuration to import in bytes, like that of a file of `--config`: enough for thousands of namespaces.
 pub(crate) const IMPORT_BYTES_MAX: u64 = 1024 * 1024;
 
-// ---- reloading ----
-
-/// How often watched files are looked at. A change is taken over after two looks.
-pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a signal or a request waits for a reload, which waits for each shard for three seconds at most.
-pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(9);
-
 // ---- requests to the admin address ----
 
 /// Time for one request, its answer included. A reload takes the longest.
@@ -115,21 +108,9 @@ pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 
 // ---- traces ----
 
-/// Spans that wait to be sent; past it they are dropped and counted. The default of `OTEL_BSP_MAX_QUEUE_SIZE`.
-#[cfg(feature = "otel")]
-pub(crate) const TRACE_QUEUE_SPANS: usize = 2_048;
-/// Spans of one request. The default of `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
-#[cfg(feature = "otel")]
-pub(crate) const TRACE_BATCH_SPANS: usize = 512;
-/// Time from one request to the next. The default of `OTEL_BSP_SCHEDULE_DELAY`.
-#[cfg(feature = "otel")]
-pub(crate) const TRACE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for one request, its answer included: the default of OpenTelemetry.
 #[cfg(feature = "otel")]
 pub(crate) const TRACE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of the process waits for the last request.
-#[cfg(feature = "otel")]
-pub(crate) const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 // ---- the proxy ----
 

@@ -27,8 +27,8 @@ mod options;
 mod peers;
 mod rehearsal;
 mod reload;
-mod reloader;
 mod routes;
+mod running;
 mod server_options;
 #[cfg(test)]
 mod setting_names;
@@ -36,11 +36,8 @@ mod settings;
 mod toml_text;
 mod topics;
 #[cfg(feature = "otel")]
-mod trace_client;
-#[cfg(feature = "otel")]
 mod traces;
 mod variables;
-mod watch;
 mod webhooks;
 
 #[cfg(all(test, feature = "full"))]
@@ -65,7 +62,7 @@ use clap::ArgMatches;
 pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
 use self::config::Sources;
 use self::draining::DrainSettings;
-use self::reloader::{Reloader, Running};
+use self::running::{Contents, Running};
 pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals, exit_overdue};
@@ -77,7 +74,7 @@ use crate::logging;
 use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, print};
 use echoring_admin::limits::CLUSTER_LEAVE_TIMEOUT;
-use echoring_admin::{AdminTokens, Control, Membership, MembershipError, Reloading};
+use echoring_admin::{AdminTokens, Control, Membership, MembershipError, Reloader};
 use echoring_async::tls::Tickets;
 use echoring_auth::Webhooks;
 use echoring_auth::limits::WEBHOOK_FINISH_TIMEOUT;
@@ -113,9 +110,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
     let Started { mut server, mut cluster, sandbox } = start(&mut settings, predecessor, &warnings)?;
     let (reloader, reloads) = Reloader::new();
-    let reloading = Reloading::new(Arc::new(reloader.clone()));
-    let counters = Arc::clone(&reloading.counters);
-    let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, reloading));
+    let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, &reloader));
     let control = control.transpose()?;
     let control_handle = || control.as_ref().map(Control::handle);
     if let Some(node) = &mut cluster {
@@ -127,13 +122,15 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let listening = Listening::of(&server, if settings.server.tls.is_some() { "wss" } else { "ws" });
     let running = Running {
         sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
+        contents: Contents::of(&settings),
         sources,
         settings,
         server: server.handle(),
         control: control_handle(),
-        counters,
     };
-    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
+    reloads
+        .start(running, server.handle())
+        .map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
     handle_signals(signals, server.handle(), drain, &notifier, reloader, &webhooks)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
     listening.print();
@@ -266,9 +263,9 @@ fn start_control(
     server: &Server,
     settings: &Settings,
     tokens: AdminTokens,
-    reloading: Reloading,
+    reloader: &Reloader,
 ) -> Result<Control, Failure> {
-    let control = Control::start(listener, server, tokens, reloading)
+    let control = Control::start(listener, server, tokens, reloader.reloading())
         .map_err(|error| forbidden("the control thread cannot be started", &error))?;
     control.handle().set_certificates(settings.certificate_reports());
     Ok(control)
@@ -295,7 +292,7 @@ fn finish(
     }
     webhooks.finish(WEBHOOK_FINISH_TIMEOUT);
     #[cfg(feature = "otel")]
-    traces::finish();
+    echoring_admin::finish_traces();
     match ended {
         Ok(_) => {
             tracing::info!("drained");

@@ -23,10 +23,18 @@ pub struct LogLevel {
 /// A process has one log, and the program knows how it filters.
 static LEVEL: OnceLock<LogLevel> = OnceLock::new();
 
+const NO_LOG: &str = "the log of this program cannot be changed";
+
 /// Lets `/log-level` read and change the program's log. Only the first call has an effect.
 pub fn set_log_level(level: LogLevel) {
     // The first one stays.
     let _ = LEVEL.set(level);
+}
+
+/// Changes the filter of the program's log.
+pub(crate) fn change(filter: &str) -> Result<(), String> {
+    let level = LEVEL.get().ok_or(NO_LOG)?;
+    (level.set)(filter)
 }
 
 /// `GET /log-level`.
@@ -58,7 +66,7 @@ fn told(level: &LogLevel) -> Reply {
 }
 
 fn no_log() -> Reply {
-    Reply::problem(StatusCode::NOT_FOUND, "no-log", "the log of this program cannot be changed")
+    Reply::problem(StatusCode::NOT_FOUND, "no-log", NO_LOG)
 }
 
 fn refused(expected: &str) -> Reply {

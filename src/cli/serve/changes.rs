@@ -2,20 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::settings::Settings;
-
-/// A key whose value has changed. `None` is a key that one of the two does not have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Change {
-    pub(super) key: String,
-    pub(super) from: Option<String>,
-    pub(super) to: Option<String>,
-    /// Advice, where a restart is not the only way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) hint: Option<String>,
-}
+use echoring_admin::Change;
 
 /// The changes from one to the other, in the order of their keys.
 pub(super) fn changes(from: &Settings, to: &Settings) -> Vec<Change> {

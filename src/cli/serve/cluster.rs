@@ -322,8 +322,9 @@ fn hash(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::changes::{Change, changes};
+    use crate::serve::changes::changes;
     use crate::serve::config::tests::settings;
+    use echoring_admin::Change;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     fn options(text: &str, flags: &[&str]) -> MembershipOptions {

@@ -18,13 +18,13 @@ use super::routes;
 use super::settings::Settings;
 use super::topics::Tables;
 use super::variables::{Variables, variable};
-use super::watch::Version;
 use super::webhooks;
 use crate::Failure;
 use crate::common::file::flags::{self, Flag, Given, Naming};
 use crate::common::file::{Entry, Source, entries};
 use crate::common::values;
 use crate::sandbox::Sandbox;
+use echoring_admin::FileVersion;
 use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
@@ -54,7 +54,7 @@ impl Sources {
     /// # Errors
     /// [`Failure::Environment`] for files that cannot be used, [`Failure::Usage`] for everything that is wrong in one.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let config_file = self.named_file().map(|(_, path)| (path.to_owned(), Version::of(path)));
+        let config_file = self.named_file().map(|(_, path)| (path.to_owned(), FileVersion::of(path)));
         let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
         let ConfigFile { flags, tables } = file.transpose()?.unwrap_or_default();
         let given = given(flags, &self.variables, &self.typed)?;

@@ -17,7 +17,6 @@ use super::config;
 use super::needs;
 use super::routes;
 use super::topics::{Beside, Tables, Topics};
-use super::watch::Version;
 use super::webhooks;
 use crate::Failure;
 use crate::common::file::flags::{Flag, Given, Origins, files, is_given};
@@ -25,7 +24,7 @@ use crate::common::locked;
 use crate::common::start_error;
 use crate::logging::Destination;
 use crate::sandbox::Sandbox;
-use echoring_admin::{MembershipOptions, Token};
+use echoring_admin::{FileVersion, MembershipOptions, Token};
 use echoring_async::tls::{self, CertificateFiles, ClientAuth, ServerTls};
 use echoring_auth::AppEvent;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
@@ -56,9 +55,9 @@ pub(crate) struct Settings {
     /// Where they were given.
     pub(super) origins: Origins,
     /// The file of `--config`, and its version when it was read.
-    pub(super) config_file: Option<(PathBuf, Version)>,
+    pub(super) config_file: Option<(PathBuf, FileVersion)>,
     /// The files with certificates, keys and tokens, and their versions when they were read.
-    pub(super) secret_files: Vec<(PathBuf, Version)>,
+    pub(super) secret_files: Vec<(PathBuf, FileVersion)>,
     /// Those of them that authentication reads.
     pub(super) auth_files: Vec<PathBuf>,
     /// The sources of the options and of the topics.
@@ -93,8 +92,8 @@ impl Settings {
             .chain(auth_files.iter().cloned())
             .chain(backend_files)
             .chain(tables.webhooks.iter().map(|table| table.value.secret_file.clone()));
-        let secret_files: Vec<(PathBuf, Version)> =
-            secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
+        let secret_files: Vec<(PathBuf, FileVersion)> =
+            secret_files.map(|file| (file.clone(), FileVersion::of(&file))).collect();
         let security_warnings = security_warnings(&args, &tables);
         let node = args.cluster.node_name(&args.listen);
         let hooks = args.hooks.load(&origins, &tables.hooks, &node)?;

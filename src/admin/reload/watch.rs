@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 /// The version of a file, as far as its metadata tell; `None` for a file that is not there. The last two are those of the change
 /// of its status: permissions and owners decide whether it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version(Option<(u64, u64, u64, [i64; 4])>);
+pub struct FileVersion(Option<(u64, u64, u64, [i64; 4])>);
 
-impl Version {
+impl FileVersion {
     /// The present version. Taken before the file is read, so that no change between the two is missed.
-    pub(super) fn of(file: &Path) -> Version {
+    pub fn of(file: &Path) -> FileVersion {
         let found = fs::metadata(file).ok();
         let times = |at: &fs::Metadata| [at.mtime(), at.mtime_nsec(), at.ctime(), at.ctime_nsec()];
-        Version(found.map(|at| (at.dev(), at.ino(), at.size(), times(&at))))
+        FileVersion(found.map(|at| (at.dev(), at.ino(), at.size(), times(&at))))
     }
 }
 
@@ -29,14 +29,14 @@ pub(super) struct Watched(BTreeMap<PathBuf, State>);
 #[derive(Debug)]
 struct State {
     /// The version that was read.
-    used: Version,
+    used: FileVersion,
     /// The version at the latest look.
-    seen: Version,
+    seen: FileVersion,
 }
 
 impl Watched {
     /// Watches these files instead, which were read in these versions.
-    pub(super) fn set(&mut self, files: impl IntoIterator<Item = (PathBuf, Version)>) {
+    pub(super) fn set(&mut self, files: impl IntoIterator<Item = (PathBuf, FileVersion)>) {
         let state = |(file, version)| (file, State { used: version, seen: version });
         self.0 = files.into_iter().map(state).collect();
     }
@@ -46,7 +46,7 @@ impl Watched {
     pub(super) fn look(&mut self) -> bool {
         let mut changed = false;
         for (file, state) in &mut self.0 {
-            let version = Version::of(file);
+            let version = FileVersion::of(file);
             if version == state.seen && version != state.used {
                 state.used = version;
                 changed = true;
@@ -69,7 +69,8 @@ mod tests {
         let file = folder.join("token");
         fs::write(&file, "one").expect("written");
         let mut watched = Watched::default();
-        watched.set([file.clone(), folder.join("missing")].map(|file| (file.clone(), Version::of(&file))));
+        watched
+            .set([file.clone(), folder.join("missing")].map(|file| (file.clone(), FileVersion::of(&file))));
         assert!(!watched.look());
         fs::write(&file, "longer").expect("written");
         assert!(!watched.look(), "it may still be written");
