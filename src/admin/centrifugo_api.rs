@@ -231,7 +231,7 @@ impl CentrifugoApi<'_> {
 
     /// Disconnects, subscribes or unsubscribes connections.
     async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Answer {
-        match self.connections.change_matching(filter, change).await {
+        match self.connections.asked(move |pages| pages.change(&filter, None, &change)).await {
             Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
             Ok(Gathered { missing: Some(missing), .. }) => {
                 Err(ApiError::new(ErrorCode::Internal, &missing.to_string()))

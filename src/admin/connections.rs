@@ -104,15 +104,6 @@ impl Connections {
         closed.map_or_else(|error| failed(&error), |gathered| closed_reply(&gathered))
     }
 
-    /// Closes, subscribes or unsubscribes all that match, if the time suffices for all of them.
-    pub(super) async fn change_matching(
-        &self,
-        filter: ConnectionFilter,
-        change: ScanAction,
-    ) -> Result<Gathered, ScanError> {
-        self.asked(move |pages| pages.change(&filter, None, &change)).await
-    }
-
     /// `DELETE /connections/{id}`.
     pub(super) async fn close_one(&self, id: &str) -> Reply {
         let Ok(id) = id.parse() else { return unknown() };
@@ -124,7 +115,7 @@ impl Connections {
     }
 
     /// Asks the shards, which waits and so must not block this thread.
-    async fn asked<T: Send + 'static>(
+    pub(super) async fn asked<T: Send + 'static>(
         &self,
         ask: impl FnOnce(ConnectionPages<'_>) -> Result<T, ScanError> + Send + 'static,
     ) -> Result<T, ScanError> {

@@ -121,11 +121,6 @@ impl Membership {
     pub fn nats_clients(&self) -> Option<Arc<NatsClientsThread>> {
         self.nats_clients.clone()
     }
-
-    /// Waits until other clients of NATS have everything that the server had for them.
-    pub fn wait_for_nats_clients(&self) {
-        self.nats_clients.iter().for_each(|thread| thread.wait());
-    }
 }
 
 /// Has the server fail if the thread ends by itself.

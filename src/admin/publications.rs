@@ -109,10 +109,14 @@ pub(super) fn one_message(content: Content, body: Vec<u8>) -> Result<OwnedPublic
     Ok(owned(content, "", "", payload(content, body)?))
 }
 
-/// The payload of a body that is one message.
+/// The payload of a body that is one message; of JSON, the value without surrounding white space.
 fn payload(content: Content, body: Vec<u8>) -> Result<Vec<u8>, InvalidBody> {
     match content {
-        Content::Json => one_value(&body),
+        Content::Json => {
+            let value: &RawValue =
+                serde_json::from_slice(&body).map_err(|error| InvalidBody::bad_json(error.to_string()))?;
+            published_json(value)
+        }
         Content::Text => {
             let text = String::from_utf8(body).map_err(|_| InvalidBody::bad("text", "must be UTF-8"))?;
             Ok(text.into_bytes())
@@ -165,13 +169,6 @@ pub(super) fn idempotency_key(headers: &HeaderMap, format: Format) -> Result<Str
 
 /// Separates the idempotency key of a batch from the index of the message: a line break, which no header has.
 const IDEMPOTENCY_PLACE_BYTES_MAX: usize = 5;
-
-/// The JSON value of `text` without surrounding white space.
-fn one_value(text: &[u8]) -> Result<Vec<u8>, InvalidBody> {
-    let value: &RawValue =
-        serde_json::from_slice(text).map_err(|error| InvalidBody::bad_json(error.to_string()))?;
-    published_json(value)
-}
 
 /// The bytes of a JSON value to publish, if common parsers accept it.
 fn published_json(value: &RawValue) -> Result<Vec<u8>, InvalidBody> {

@@ -77,12 +77,6 @@ struct LogFigures {
     rate_limited: u64,
 }
 
-impl LogFigures {
-    fn now() -> LogFigures {
-        LogFigures { dropped: LOG.dropped.load(Relaxed), rate_limited: LOG.rate_limited.load(Relaxed) }
-    }
-}
-
 #[derive(Debug, Serialize)]
 struct DriverReport<'a> {
     name: &'static str,
@@ -201,7 +195,7 @@ pub(super) fn to_json(node: &Node, snapshots: &[Snapshot]) -> serde_json::Result
         control: node.control,
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         budgets: first.map(BudgetReport::of).unwrap_or_default(),
-        log: LogFigures::now(),
+        log: LogFigures { dropped: LOG.dropped.load(Relaxed), rate_limited: LOG.rate_limited.load(Relaxed) },
         reloads: &node.reloads,
         auth: &node.auth,
         admin: AdminFigures { refused: node.admin },

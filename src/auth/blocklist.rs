@@ -129,11 +129,6 @@ impl Blocklist {
             false => drop(self.subjects.remove(&who.name)),
         }
     }
-
-    fn forget_ended(&mut self, now: u64) {
-        self.subjects.retain(|_, until| *until > now);
-        self.tokens.retain(|_, (_, until)| *until > now);
-    }
 }
 
 #[derive(Deserialize)]
@@ -181,7 +176,8 @@ impl SharedBlocklist {
     #[must_use]
     pub fn add(&self, block: Block, now: u64) -> bool {
         self.change(|list| {
-            list.forget_ended(now);
+            list.subjects.retain(|_, until| *until > now);
+            list.tokens.retain(|_, (_, until)| *until > now);
             list.insert(block);
             list.len() <= BLOCKS_MAX
         })

@@ -187,7 +187,10 @@ impl JwtMethod {
 
     /// The rights of a subscription token.
     pub(crate) fn check_subscription(&self, token: &str, now: u64) -> Result<SubscriptionGrant, Verdict> {
-        let granted = |keys: &[Key]| jwt::verify_subscription(token, keys, &self.rules, now);
+        let granted = |keys: &[Key]| {
+            let claims = jwt::verified_claims(token, keys)?;
+            self.rules.subscription(&claims, now).map_err(BadToken::Claim)
+        };
         if !self.subscription_keys.is_empty() {
             return granted(&self.subscription_keys).map_err(|bad| Verdict::Denied(denial(bad)));
         }

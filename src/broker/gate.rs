@@ -20,7 +20,7 @@ use echoring_auth::{
 };
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::admission::{Limit, TopicUseLimits};
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 
 use crate::limits::EXPIRY_NOTICE;
@@ -97,47 +97,24 @@ impl fmt::Debug for AnswerSender {
 /// The gate of one shard.
 #[derive(Debug, Default)]
 pub struct Gate {
-    authenticator: Option<Arc<Authenticator>>,
-    app: Option<Arc<App>>,
+    /// Authenticates clients; `None` if every client is admitted.
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// The hooks of the application.
+    pub app: Option<Arc<App>>,
     counters: Arc<AuthCounters>,
     known: KnownClients,
-    /// To the shard itself.
-    answers: Option<AnswerSender>,
+    /// Where decisions are sent to: the shard itself. `None` until it is set.
+    pub answers: Option<AnswerSender>,
     /// How clients may use topics.
-    quotas: Quotas,
+    pub quotas: Quotas,
     /// The blocks that operators have added.
-    blocks: Arc<SharedBlocklist>,
+    pub blocks: Arc<SharedBlocklist>,
 }
 
 impl Gate {
     /// A gate with these settings; without any, everybody is let in.
     pub fn new(authenticator: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Gate {
         Gate { authenticator, counters, ..Gate::default() }
-    }
-
-    /// Sets where decisions are sent to.
-    pub fn set_answers(&mut self, answers: AnswerSender) {
-        self.answers = Some(answers);
-    }
-
-    /// Where decisions are sent to; `None` until it is set.
-    pub fn answers(&self) -> Option<&AnswerSender> {
-        self.answers.as_ref()
-    }
-
-    /// Authenticates clients; `None` if every client is admitted.
-    pub fn authenticator(&self) -> Option<&Arc<Authenticator>> {
-        self.authenticator.as_ref()
-    }
-
-    /// The hooks of the application.
-    pub fn app(&self) -> Option<&Arc<App>> {
-        self.app.as_ref()
-    }
-
-    /// Sets the hooks of the application.
-    pub fn set_app(&mut self, app: Option<Arc<App>>) {
-        self.app = app;
     }
 
     /// Whether the application is asked about an event, by the hooks with this id.
@@ -263,11 +240,6 @@ impl Gate {
         all.filter(|(_, client)| self.is_blocked(client, wall)).map(|(token, _)| token).collect()
     }
 
-    /// Sets the blocks of operators.
-    pub fn set_blocks(&mut self, blocks: Arc<SharedBlocklist>) {
-        self.blocks = blocks;
-    }
-
     /// A session presents a new token. Returns the decision, unless it follows through [`AuthCommand::Refreshed`].
     pub(crate) fn refresh(
         &self,
@@ -313,11 +285,6 @@ impl Gate {
         };
         self.counters.note_denied(denied);
         Some(Err(denied))
-    }
-
-    /// Seconds until a time in seconds since 1970; 0 if it has passed.
-    pub(crate) fn seconds_until(&self, at: u64) -> u64 {
-        at.saturating_sub(unix_now())
     }
 
     /// A session presents credentials after its handshake: fresh ones, or its first ones. They become those of its connection.
@@ -427,16 +394,6 @@ impl Gate {
         self.counters.note_denied(denied);
     }
 
-    /// Limits how clients use topics.
-    pub fn set_quotas(&mut self, quotas: Quotas) {
-        self.quotas = quotas;
-    }
-
-    /// Uses other limits from now on.
-    pub fn configure_quotas(&mut self, limits: &TopicUseLimits, max_subscriptions: u32) {
-        self.quotas.configure(limits, max_subscriptions);
-    }
-
     /// A connection publishes.
     ///
     /// # Errors
@@ -519,6 +476,7 @@ pub fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use echoring_proto::buffer::Budget;
+    use echoring_runtime::admission::TopicUseLimits;
 
     use super::plain::tests::{SECRET, authenticator, gate, token};
     use super::quotas::Identities;
@@ -538,7 +496,7 @@ mod tests {
     fn a_connection_that_is_not_let_in_does_not_count() {
         let settings = authenticator("uncounted", SECRET, "");
         let (mut gate, client) = (gate(Some(&settings)), client(&settings));
-        gate.set_quotas(Quotas::new(Arc::<Identities>::default(), &one_connection()));
+        gate.quotas = Quotas::new(Arc::<Identities>::default(), &one_connection());
         let (mut full, mut pool) = (Pool::new(Budget::new(16)), Pool::standalone());
         assert_eq!(gate.let_in(token(1), &client, &mut full, 0), Err(Denied::Busy));
         assert_eq!(gate.let_in(token(2), &client, &mut pool, 0), Ok(()));
@@ -554,7 +512,7 @@ mod tests {
             assert_eq!(gate.let_in(token(index), &client, &mut pool, 0), Ok(()));
         }
         // There are more of them than may begin from now on.
-        gate.configure_quotas(&one_connection(), 1);
+        gate.quotas.configure(&one_connection(), 1);
         for index in [1, 2] {
             assert!(gate.present(token(index), Ok(Arc::clone(&client)), true, &mut pool, 0).is_ok());
         }

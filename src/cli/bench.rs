@@ -182,7 +182,7 @@ impl Session {
             }
             Err(refused) => results.refused = Some(refused),
         }
-        Ok(watch.has_ended_one())
+        Ok(watch.held.is_some())
     }
 }
 

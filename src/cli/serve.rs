@@ -284,7 +284,7 @@ fn finish(
         node.finish(CLUSTER_LEAVE_TIMEOUT);
     }
     if let Some(membership) = cluster {
-        membership.wait_for_nats_clients();
+        membership.nats_clients().iter().for_each(|thread| thread.wait());
     }
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {

@@ -112,11 +112,6 @@ impl Signals {
         Ok(Signals { arrivals, latest })
     }
 
-    /// The exit code of a process that the latest signal ends, as shells tell it.
-    fn exit_code(&self) -> i32 {
-        128 + self.latest.load(Ordering::Relaxed) as i32
-    }
-
     /// Waits for the first signal.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         self.arrivals.set_read_timeout(None)?;
@@ -138,7 +133,8 @@ impl Signals {
         match self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read()) {
             Ok(()) => {
                 logging::flush();
-                std::process::exit(self.exit_code())
+                // As shells tell it.
+                std::process::exit(128 + self.latest.load(Ordering::Relaxed) as i32)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Without signal handling, the drain just takes its time.

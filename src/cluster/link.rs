@@ -193,7 +193,9 @@ impl Link {
             let is_reset = self.theirs.is_some() && has_begun;
             if is_reset {
                 *sessions += 1;
-                self.begin_anew(*sessions);
+                // The path is the same, and its figures stay.
+                let Link { round_trip, retransmissions, resets, .. } = *self;
+                *self = Link { round_trip, retransmissions, resets: resets + 1, ..Link::new(*sessions) };
             }
             self.theirs = Some(packet.session);
             self.is_known = false;
@@ -222,12 +224,6 @@ impl Link {
         }
         self.expected += 1;
         Delivery::Messages(packet.messages)
-    }
-
-    /// The path is the same, and its figures stay.
-    fn begin_anew(&mut self, session: u64) {
-        let Link { round_trip, retransmissions, resets, .. } = *self;
-        *self = Link { round_trip, retransmissions, resets: resets + 1, ..Link::new(session) };
     }
 
     fn acknowledge(&mut self, packet: &Packet<'_>, now: Nanos) {

@@ -276,7 +276,10 @@ fn choose(choice: DriverChoice, options: &Options) -> Result<Driver, (io::Error,
         match Uring::new(options) {
             Ok(uring) => return Ok(Driver::Uring(uring)),
             Err(error) if choice == DriverChoice::Uring => return Err((error, LaunchError::Uring)),
-            Err(error) => log_fallback(&error),
+            Err(error) => {
+                let hint = format!("{} for less CPU per message", uring::hint(&error));
+                tracing::warn!(%error, hint, "io_uring is unavailable, running on epoll");
+            }
         }
     }
     Epoll::new(options).map(Driver::Epoll).map_err(|error| (error, LaunchError::Epoll as FailureCause))
@@ -288,9 +291,4 @@ fn pin(cpu: Option<usize>) {
     {
         tracing::warn!(cpu, "cannot pin this thread; the scheduler chooses its CPU");
     }
-}
-
-fn log_fallback(error: &io::Error) {
-    let hint = format!("{} for less CPU per message", uring::hint(error));
-    tracing::warn!(%error, hint, "io_uring is unavailable, running on epoll");
 }

@@ -41,7 +41,7 @@ pub(crate) struct Decided {
 
 /// The header fields of a handshake that are for the application.
 pub(crate) fn forwarded(gate: &Gate, request: &Request<'_>) -> Option<Forwarded> {
-    gate.app()?.forwarded(request)
+    gate.app.as_ref()?.forwarded(request)
 }
 
 /// What can be said at once about the client of a request. `certificate` is that of TLS, in DER. `None` if everybody is
@@ -52,7 +52,7 @@ pub(crate) fn judge<'a>(
     upgrade: Option<&'a Upgrade<'_>>,
     certificate: Option<&[u8]>,
 ) -> Option<(Presented<'a>, Verdict)> {
-    let authenticator = gate.authenticator()?;
+    let authenticator = gate.authenticator.as_ref()?;
     let wall = unix_now();
     let presented = extract(request, upgrade, authenticator.sources());
     let verdict = match certificate {
@@ -72,7 +72,7 @@ impl PendingRequests<PendingQuestion> {
         presented: Presented<'_>,
         head: OwnedHead,
     ) -> Admission {
-        let Some(answers) = gate.answers().cloned() else { return refused(gate, Denied::Unavailable) };
+        let Some(answers) = gate.answers.clone() else { return refused(gate, Denied::Unavailable) };
         let reply = move |decision| {
             answers.send(GateAnswer::Auth(AuthCommand::Decided(token, decision)));
         };
@@ -85,7 +85,7 @@ impl PendingRequests<PendingQuestion> {
 
     /// The address of a peer whose request is pending was found.
     pub(crate) fn addressed(&mut self, gate: &Gate, token: Token, address: Option<SocketAddr>) {
-        if let (Some(question), Some(authenticator)) = (self.take_question(token), gate.authenticator()) {
+        if let (Some(question), Some(authenticator)) = (self.take_question(token), &gate.authenticator) {
             authenticator.ask(Question { address, ..question });
         }
     }
@@ -127,6 +127,6 @@ pub(crate) fn refused(gate: &Gate, denied: Denied) -> Admission {
 
 fn refuse(gate: &Gate, denied: Denied) -> Refusal {
     gate.note_denied(denied);
-    let sources = gate.authenticator().map(|authenticator| authenticator.sources());
+    let sources = gate.authenticator.as_ref().map(|authenticator| authenticator.sources());
     refusal(denied, sources)
 }

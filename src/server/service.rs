@@ -137,8 +137,8 @@ impl Service {
     /// The routes of a configuration. Makes the state of the shard, so it must run on its thread.
     pub fn new(config: &ServerConfig, broadcast: BroadcastSettings, counters: Arc<AuthCounters>) -> Service {
         let mut gate = Gate::new(config.auth.clone(), counters);
-        gate.set_app(config.hooks.clone());
-        gate.set_blocks(Arc::clone(&config.known.blocks));
+        gate.app.clone_from(&config.hooks);
+        gate.blocks = Arc::clone(&config.known.blocks);
         let service = Service {
             routes: Routes::default(),
             states: ShardStates::default(),
@@ -168,7 +168,7 @@ impl Service {
 
     /// Makes the service one of a node's: its readiness, and the quotas of its clients.
     pub(crate) fn with_node(mut self, readiness: Readiness, quotas: Quotas) -> Service {
-        self.gate.set_quotas(quotas);
+        self.gate.quotas = quotas;
         Service { readiness, ..self }
     }
 
@@ -180,8 +180,8 @@ impl Service {
 
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
     pub fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
-        self.handlers.set_inlet(Arc::new(shard.clone()));
-        self.gate.set_answers(AnswerSender::new(move |answer| {
+        self.handlers.inlet = Some(Arc::new(shard.clone()));
+        self.gate.answers = Some(AnswerSender::new(move |answer| {
             let command = match answer {
                 GateAnswer::Auth(command) => ShardCommand::Auth(command),
                 GateAnswer::App(answered) => ShardCommand::App(answered),
@@ -195,7 +195,7 @@ impl Service {
     /// Adds routes of the program, before the built-in ones. Makes the state of the shard, so it must run on its thread.
     pub fn with_routes(mut self, routes: Routes) -> Service {
         self.routes.extend(routes);
-        self.states = self.routes.states_for_shard();
+        self.states = self.routes.states.for_shard();
         self
     }
 
@@ -207,7 +207,7 @@ impl Service {
 
     /// Applies the part of a configuration that a running server can change.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
-        self.gate.configure_quotas(&config.peers.topics, config.max_subscriptions);
+        self.gate.quotas.configure(&config.peers.topics, config.max_subscriptions);
         self.origins = config.allow_origin.clone();
         self.hosts = config.allow_host.clone();
         self.times = TimesTable::new(&config.times);
@@ -447,7 +447,7 @@ impl Application for Service {
 
     fn stalled(&self, shard: usize, taken: Nanos) {
         let taken_ms = taken / MILLISECOND;
-        let hint = (!self.routes.has_no_upgrades()).then_some(
+        let hint = (!self.routes.upgrades.is_empty()).then_some(
             "the connections of the shard waited meanwhile: a handler must not block, but hand long work to another thread",
         );
         tracing::warn!(shard, taken_ms, hint, "a tick of a shard took too long");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::access::Right;
 use super::accounts::{Deliveries, PatternCounts, TopicReport};
 use super::channel::{Append, Audience, Channel, ChannelContext, Mover, Sums};
 use super::message::{Publication, Tags};
@@ -241,23 +240,6 @@ impl<K: Copy + Eq> Topics<K> {
     pub fn settings_of(&self, name: &str) -> &TopicSettings {
         let known = self.find(name).and_then(|id| self.settings(id));
         known.unwrap_or_else(|| self.rules.of(name))
-    }
-
-    /// The name of the personal topic of a client; `None` if clients have none.
-    pub fn personal_topic(&self, subject: &str) -> Option<String> {
-        self.rules.personal_topic(subject)
-    }
-
-    /// Whether everybody has a right on all topics.
-    #[inline]
-    pub fn is_for_everybody(&self, right: Right) -> bool {
-        self.rules.is_for_everybody(right)
-    }
-
-    /// Whether messages of some topic name their publishers.
-    #[inline]
-    pub fn some_name_publishers(&self) -> bool {
-        self.rules.some_name_publishers()
     }
 
     /// The topic of this name, if it exists.

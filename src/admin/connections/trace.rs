@@ -119,7 +119,8 @@ impl Connections {
         let order = WatchOrder { target, time: seconds * SECOND, events };
         machinery::commands(&self.server.handle()).watch(shard, &order);
         let (to, body) = mpsc::channel(1);
-        let mut begun = json!({"event": "started", "at": unix_s(), "seconds": seconds, "follows": asked});
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let mut begun = json!({"event": "started", "at": at, "seconds": seconds, "follows": asked});
         if machinery::previous(&self.server.handle()).is_some_and(|previous| !previous.is_gone()) {
             begun["predecessor"] = json!(Missing::Unsupported);
         }
@@ -158,11 +159,6 @@ async fn pass_on(
 
 fn line(value: &serde_json::Value) -> Bytes {
     format!("{value}\n").into()
-}
-
-/// Now, in seconds since the epoch of Unix.
-fn unix_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

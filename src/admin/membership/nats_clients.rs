@@ -68,16 +68,12 @@ struct Leaving {
 impl NatsClientsThread {
     /// Waits until all publications are answered that were on their way to this server when it began to leave.
     pub fn wait_for_publications(&self) {
-        wait_until(|| self.leaving.is_done.load(Ordering::Acquire) || self.has_ended());
+        wait_until(|| self.leaving.is_done.load(Ordering::Acquire) || self.thread.is_finished());
     }
 
     /// Waits until clients have everything that the server had for them.
     pub fn wait(&self) {
-        wait_until(|| self.has_ended());
-    }
-
-    fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        wait_until(|| self.thread.is_finished());
     }
 }
 

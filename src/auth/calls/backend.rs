@@ -124,9 +124,4 @@ impl Backend {
     pub fn finish(&self, until: Instant) {
         self.running.finish(until);
     }
-
-    fn run(&self, connection: Arc<Line>) {
-        // Before the start nothing is accepted.
-        let _ = self.inlet.send((connection, self.running.begin()));
-    }
 }

@@ -43,8 +43,9 @@ pub(crate) fn parse(json: &[u8], secrets: Secrets) -> Result<Vec<Key>, String> {
     if json.len() > JWKS_BYTES_MAX {
         return Err(format!("larger than {} KiB", JWKS_BYTES_MAX / 1024));
     }
-    let set: Set =
-        serde_json::from_slice(json).map_err(|error| format!("not a JWKS: {}", without_value(&error)))?;
+    // The error's message might repeat a secret.
+    let set: Set = serde_json::from_slice(json)
+        .map_err(|error| format!("not a JWKS: line {} column {}", error.line(), error.column()))?;
     if set.keys.len() > JWKS_KEYS_MAX {
         return Err(format!("more than {JWKS_KEYS_MAX} keys"));
     }
@@ -54,11 +55,6 @@ pub(crate) fn parse(json: &[u8], secrets: Secrets) -> Result<Vec<Key>, String> {
         return Err("no key that verifies signatures of tokens".to_owned());
     }
     Ok(keys)
-}
-
-/// Where the JSON is wrong. Its message might repeat a secret.
-fn without_value(error: &serde_json::Error) -> String {
-    format!("line {} column {}", error.line(), error.column())
 }
 
 impl JsonWebKey {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::identity::Identity;
-use crate::tokens::claims::{BadClaim, ClaimRules, SubscriptionGrant};
+use crate::tokens::claims::{BadClaim, ClaimRules};
 use crate::tokens::key::{Algorithm, Key};
 
 /// Keys that are tried for one token. A token without a key id is tried with all keys of its algorithm; a set of more keys than
@@ -44,18 +44,8 @@ pub(crate) fn verify(token: &str, keys: &[Key], rules: &ClaimRules, now: u64) ->
     rules.identity(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
 }
 
-/// The rights of a subscription token at the time `now`.
-pub(crate) fn verify_subscription(
-    token: &str,
-    keys: &[Key],
-    rules: &ClaimRules,
-    now: u64,
-) -> Result<SubscriptionGrant, BadToken> {
-    rules.subscription(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
-}
-
 /// The claims of a token with a right signature.
-fn verified_claims(token: &str, keys: &[Key]) -> Result<Map<String, Value>, BadToken> {
+pub(crate) fn verified_claims(token: &str, keys: &[Key]) -> Result<Map<String, Value>, BadToken> {
     let (message, signature) = token.rsplit_once('.').ok_or(BadToken::Invalid)?;
     let (header, claims) = message.split_once('.').ok_or(BadToken::Invalid)?;
     let [header, claims, signature] = [header, claims, signature].map(|part| URL_SAFE_NO_PAD.decode(part));

@@ -173,7 +173,7 @@ impl Broadcast {
             && let Some(centrifuge) = centrifuge(link)
             && let Some((id, asked, call, answer)) = centrifuge.calls.take_answered()
         {
-            if asked.is_refresh() {
+            if matches!(asked, Asked::Refresh | Asked::SubRefresh(_)) {
                 self.refresh_answered(link, gate, &asked, answer);
                 continue;
             }
@@ -239,7 +239,7 @@ impl Broadcast {
                 self.publish_agreed(link, gate, id, call, Publication::new(content, &key, payload));
             }
             Asked::Subscribe { name, request } => {
-                let expires_at = match expires_at(gate, link.now(), (expire_at > 0).then_some(expire_at)) {
+                let expires_at = match expires_at(link.now(), (expire_at > 0).then_some(expire_at)) {
                     Ok(expires_at) => expires_at,
                     Err(code) => return self.fail(link, id, code),
                 };

@@ -114,18 +114,6 @@ impl Broadcast {
         }
     }
 
-    /// The token of the connect command was checked.
-    pub(super) fn connect_decided(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        gate: &mut Gate,
-        decision: Decision,
-    ) {
-        if self.adopt(link, gate, decision) {
-            self.let_known_in(link, gate);
-        }
-    }
-
     /// The application has let the client of the connect command in.
     pub(super) fn app_connected(
         &mut self,
@@ -149,7 +137,12 @@ impl Broadcast {
     }
 
     /// The client of a session is known. False if it is refused.
-    fn adopt(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, decision: Decision) -> bool {
+    pub(super) fn adopt(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        decision: Decision,
+    ) -> bool {
         let (token, now) = (link.token, link.now());
         if let Err(error) = gate.present(token, decision, false, link.pool(), now) {
             let id = backlog(link).map(|backlog| backlog.id);
@@ -165,7 +158,7 @@ impl Broadcast {
     }
 
     /// Lets the client in, with the subscriptions that its credentials list.
-    fn let_known_in(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
+    pub(super) fn let_known_in(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         let subscriptions = self.listed(gate, link.token);
         let info = gate.client(link.token).map(Identity::info).cloned().unwrap_or_default();
         let admitted = Admitted { data: None, info, allowed_by: AllowedBy::Credentials };
@@ -436,7 +429,7 @@ impl Broadcast {
 
 /// Takes the header fields that the client emulates. False if they are invalid, or there is no memory for them.
 fn emulate_fields(link: &mut ConnectionContext<'_>, gate: &Gate, connect: &Connect<'_>) -> bool {
-    let Some(app) = gate.app().filter(|_| !connect.headers.is_empty()) else { return true };
+    let Some(app) = gate.app.as_ref().filter(|_| !connect.headers.is_empty()) else { return true };
     let Some(own) = centrifuge(link) else { return true };
     let fields = connect.headers.iter().map(|(name, value)| (&**name, &**value));
     let Ok(forwarded) = app.emulated(own.forwarded.as_ref(), fields) else { return false };

@@ -139,15 +139,11 @@ impl Broadcast {
 
     fn stop_raw_replay(&mut self, link: &ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
-        self.end_raw_replay(link.token);
+        self.publish_behind_replay(link.token, None);
     }
 
     /// The replay of a raw subscriber is over. Its publications go on.
-    pub(super) fn end_raw_replay(&mut self, token: Token) {
-        self.publish_behind_replay(token, None);
-    }
-
-    fn publish_behind_replay(&mut self, token: Token, member: Option<SubscriberId>) {
+    pub(super) fn publish_behind_replay(&mut self, token: Token, member: Option<SubscriberId>) {
         let Some(replay) = self.settling.take_raw(token) else { return };
         for (publisher, stored) in replay.held {
             self.held.add(Publisher { member, ..publisher }, stored);
@@ -225,13 +221,6 @@ impl Broadcast {
             self.report_presence(resources, topic, client, None);
         } else if self.subscriptions.get(topic).is_some() {
             self.settling.note_departed(topic, client);
-        }
-    }
-
-    /// Tells the owner of a topic, which is known by now, of the clients that have left before it was.
-    pub(super) fn tell_departed(&mut self, resources: &mut ShardResources<'_>, topic: TopicId) {
-        for client in self.settling.take_departed(topic) {
-            self.report_presence(resources, topic, client, None);
         }
     }
 }

@@ -88,7 +88,8 @@ impl Broadcast {
         }
         drain.waits_for_room = !told;
         if is_over || drain.is_over {
-            self.tell_last_topic_events();
+            self.note_all_left();
+            self.end_topic_events();
         }
     }
 

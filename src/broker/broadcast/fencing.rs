@@ -67,9 +67,4 @@ impl Broadcast {
             }
         }
     }
-
-    /// An owner shard has answered a fence.
-    pub(super) fn fenced(&mut self, round: u32) {
-        self.fence.count(round);
-    }
 }

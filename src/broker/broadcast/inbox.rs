@@ -71,7 +71,7 @@ impl Broadcast {
             | ShardMail::PresenceSince { .. }
             | ShardMail::PresenceMissed { .. }) => self.take_presence_mail(cx, from, mail, bytes),
             ShardMail::Fence { round } => self.answer_fence(cx, from, round),
-            ShardMail::Fenced { round } => self.fenced(round),
+            ShardMail::Fenced { round } => self.fence.count(round),
             ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
             ShardMail::Stopped { round } => self.shard_stopped(cx, round),

@@ -109,16 +109,12 @@ fn has_payload(message: &Publication<'_>) -> bool {
     is_payload(message.content, message.payload)
 }
 
-fn is_text(bytes: &[u8]) -> bool {
-    simdutf8::basic::from_utf8(bytes).is_ok()
-}
-
 fn is_name(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(is_topic_name)
 }
 
 fn is_profile(bytes: &[u8]) -> bool {
-    bytes.len() <= PROFILE_BYTES_MAX && is_text(bytes)
+    bytes.len() <= PROFILE_BYTES_MAX && simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
 /// Whether the messages are in order, and within the range of the page.

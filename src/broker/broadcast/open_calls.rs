@@ -53,13 +53,6 @@ pub(super) enum Asked {
     SubRefresh(TopicId),
 }
 
-impl Asked {
-    /// Whether the server has asked by itself.
-    pub(super) fn is_refresh(&self) -> bool {
-        matches!(self, Asked::Refresh | Asked::SubRefresh(_))
-    }
-}
-
 impl AppCalls {
     pub(super) fn begin(&mut self, id: u32, asked: Asked) -> u32 {
         self.last = self.last.wrapping_add(1);

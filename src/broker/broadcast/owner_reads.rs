@@ -3,7 +3,7 @@
 //! In a cluster, a shard without the topic follows it for a while, and history that is no longer in memory is read from the stream
 //! of a durable topic.
 
-use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
+use echoring_topics::{OwnedTopicId, SlowConsumerPolicy};
 
 use super::Broadcast;
 use super::following::stream_pages::{PageReader, PageRequest, WantedPage};
@@ -75,7 +75,7 @@ impl Broadcast {
     }
 
     /// Reads pages until the range is complete, or one must come from a stream.
-    fn read_pages(&mut self, cx: &mut Context<'_>, owned: OwnedTopicId, mut history: HistoryRead) {
+    pub(super) fn read_pages(&mut self, cx: &mut Context<'_>, owned: OwnedTopicId, mut history: HistoryRead) {
         loop {
             let (wanted, now) = (WantedPage { owned, from: history.from() }, cx.now());
             if let Some(stream) = self.sequencer.stream_range(wanted, now, cx.pool()) {
@@ -87,20 +87,6 @@ impl Broadcast {
                 Some(more) => history = more,
                 None => return,
             }
-        }
-    }
-
-    /// A page that a question waits for was read from a stream.
-    pub(super) fn operator_page(
-        &mut self,
-        cx: &mut Context<'_>,
-        owned: OwnedTopicId,
-        history: HistoryRead,
-        page: Option<Page>,
-        messages: &[u8],
-    ) {
-        if let Some(more) = history.add(cx.shard(), page, messages) {
-            self.read_pages(cx, owned, more);
         }
     }
 }

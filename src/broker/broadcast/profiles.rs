@@ -33,7 +33,7 @@ impl Broadcast {
         message: &TopicPublication<'_>,
     ) -> Box<[u8]> {
         let topics = &self.fan_out.topics;
-        if !topics.some_name_publishers() || !topics.settings_of(message.topic).publisher_info {
+        if !topics.rules().some_name_publishers() || !topics.settings_of(message.topic).publisher_info {
             return Box::default();
         }
         let Some(session) = link.peer.session() else { return Box::default() };

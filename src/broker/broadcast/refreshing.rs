@@ -128,7 +128,7 @@ impl Broadcast {
             }
             (AppAnswer::Agreed { info, expire_at, .. }, Some(topic)) => {
                 let now = link.now();
-                let until = expires_at(gate, now, (expire_at > 0).then_some(expire_at)).unwrap_or(Some(now));
+                let until = expires_at(now, (expire_at > 0).then_some(expire_at)).unwrap_or(Some(now));
                 self.extend_subscription(link, topic, until, Some(info));
                 let hooks = self.hooks_of(self.fan_out.name(topic));
                 let refresh_at = gate.refresh_at((AppEvent::SubRefresh, hooks), now, until);

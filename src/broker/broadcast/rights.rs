@@ -21,7 +21,7 @@ impl Broadcast {
     #[inline]
     pub(super) fn may(&self, client: Option<&Identity>, right: Right, name: &str) -> bool {
         let topics = &self.fan_out.topics;
-        topics.is_for_everybody(right) || may(client, right, &topics.settings_of(name).access, name)
+        topics.rules().is_for_everybody(right) || may(client, right, &topics.settings_of(name).access, name)
     }
 
     /// Whether a client may subscribe, by its permissions, a hook or a token of the subscription. A token is as good as
@@ -110,7 +110,10 @@ impl Broadcast {
         let Some(session) = link.peer.session_mut() else { return };
         let Some(request) = session.refreshing.take() else { return };
         if session.is_connecting() {
-            return self.connect_decided(link, gate, decision);
+            if self.adopt(link, gate, decision) {
+                self.let_known_in(link, gate);
+            }
+            return;
         }
         let now = link.now();
         match gate.present(link.token, decision, true, link.pool(), now) {

@@ -61,7 +61,7 @@ pub(crate) enum OrderedBy {
 #[derive(Debug)]
 pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
-    placement: Placement,
+    pub(super) placement: Placement,
     max_message: usize,
     /// The same before a successor lowered it.
     own_max_message: usize,
@@ -241,11 +241,6 @@ impl Sequencer {
         self.max_message = self.max_message.max(self.own_max_message);
     }
 
-    /// The shard that owns the topic `name`.
-    pub(super) fn owner_shard_of(&self, name: &str, shards: usize) -> usize {
-        self.placement.owner(name, shards)
-    }
-
     pub(super) fn max_message(&self) -> usize {
         self.max_message
     }
@@ -294,7 +289,7 @@ impl Sequencer {
         publisher: Publisher,
         message: &TopicPublication<'_>,
     ) -> Result<Routed, Full> {
-        let owner_shard = self.owner_shard_of(message.topic, resources.mailboxes.shards());
+        let owner_shard = self.placement.owner(message.topic, resources.mailboxes.shards());
         let payload = message.publication.payload;
         if self.ordered_by == OrderedBy::Nobody {
             return Err(Full);

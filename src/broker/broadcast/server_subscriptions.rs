@@ -38,7 +38,7 @@ impl Broadcast {
         if !is_topic_name(channel) {
             return Err(ErrorCode::BadRequest);
         }
-        let expires_at = expires_at(gate, link.now(), *expire_at)?;
+        let expires_at = expires_at(link.now(), *expire_at)?;
         self.set_filter(link, channel, None);
         let request = SubscriptionRequest { from, ..SubscriptionRequest::default() };
         let application = ApplicationData::new(data.clone(), info.clone());
@@ -62,7 +62,7 @@ impl Broadcast {
     ) -> Vec<ServerSubscription> {
         let mut all = listed.as_slice().to_vec();
         let subject = gate.client(token).map(Identity::subject);
-        if let Some(channel) = subject.and_then(|subject| self.fan_out.topics.personal_topic(subject))
+        if let Some(channel) = subject.and_then(|subject| self.fan_out.topics.rules().personal_topic(subject))
             && !all.iter().any(|one| *one.channel == *channel)
         {
             let (channel, info) = (channel.into(), Info::default());

@@ -249,12 +249,6 @@ pub(super) enum PushedPage {
     Unwanted,
 }
 
-impl MemberList {
-    pub(super) fn new(topic: TopicId) -> MemberList {
-        MemberList { topic, after: None, requested: false, restart: false }
-    }
-}
-
 impl ReplayState {
     pub(super) fn new(id: Option<u64>, from: Replay, lost: bool) -> ReplayState {
         ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost, continues: false }
@@ -498,7 +492,9 @@ impl Session {
         match self.member_lists.iter_mut().find(|list| list.topic == topic) {
             Some(list) if list.requested => list.restart = true,
             Some(list) => list.after = None,
-            None => self.member_lists.push(MemberList::new(topic)),
+            None => {
+                self.member_lists.push(MemberList { topic, after: None, requested: false, restart: false });
+            }
         }
     }
 }

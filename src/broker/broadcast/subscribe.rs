@@ -123,19 +123,8 @@ impl Broadcast {
         Answer::Upgrade { peer, subprotocol, whole: true }
     }
 
-    /// Opens the session of a client that sends only its connect command, and is answered with a stream. The same holds.
-    pub fn open_unidirectional(
-        &mut self,
-        token: Token,
-        client: Option<&Identity>,
-        session: CentrifugeSession,
-        head: StreamHead,
-    ) -> Answer<Peer> {
-        let peer = self.centrifuge_peer(token, client, session);
-        Answer::EventStream { peer, head }
-    }
-
-    fn centrifuge_peer(
+    /// The session of a client of Centrifuge's protocol. The bytes of its forwarded fields are charged.
+    pub fn centrifuge_peer(
         &mut self,
         token: Token,
         client: Option<&Identity>,
@@ -180,7 +169,7 @@ impl Broadcast {
         }
         let Broadcast { fan_out, sequencer, subscriptions, presence_changes, .. } = self;
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
-        let owner_shard = sequencer.owner_shard_of(name, shards);
+        let owner_shard = sequencer.placement.owner(name, shards);
         let topic = fan_out.topics.create(name, now, resources.pool);
         let mut subscription = Subscription::new(topic, owner_shard);
         if !sequencer.orders(owner_shard, shard) {
@@ -228,7 +217,10 @@ impl Broadcast {
                 // Not the one that was asked if the topic has moved meanwhile.
                 subscription.owner_shard = owner_shard;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
-                self.tell_departed(&mut cx.resources(), local);
+                // Those have left before the owner was known.
+                for client in self.settling.take_departed(local) {
+                    self.report_presence(&mut cx.resources(), local, client, None);
+                }
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
             }
@@ -330,7 +322,7 @@ impl Broadcast {
         match subscriber.member {
             Some(member) => self.fan_out.topics.unsubscribe(member, resources.pool),
             None => {
-                self.end_raw_replay(token);
+                self.publish_behind_replay(token, None);
                 self.subscriptions.stop_waiting(subscriber.topic, token);
             }
         }

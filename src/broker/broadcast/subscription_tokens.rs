@@ -9,7 +9,7 @@ use super::centrifuge::is_token;
 use super::centrifuge_events::{code_of_denied, number, refresh_in_s};
 use super::requests::WantedSubscription;
 use super::session::{AllowedBy, ApplicationData, Terms};
-use crate::gate::Gate;
+use crate::gate::{Gate, unix_now};
 use crate::peer::ConnectionContext;
 
 impl Broadcast {
@@ -23,7 +23,7 @@ impl Broadcast {
     ) {
         let granted = self
             .check_token(link, gate, wanted.name, token)
-            .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted)));
+            .and_then(|granted| Ok((expires_at(link.now(), granted.expires_at)?, granted)));
         match granted {
             Ok((expires_at, SubscriptionGrant { data, info, .. })) => {
                 let application = ApplicationData::new(data.map(AppData::Json), info);
@@ -48,7 +48,7 @@ impl Broadcast {
         }
         let granted = self
             .check_token(link, gate, channel, token)
-            .and_then(|granted| Ok((expires_at(gate, link.now(), granted.expires_at)?, granted.info)));
+            .and_then(|granted| Ok((expires_at(link.now(), granted.expires_at)?, granted.info)));
         let (expires_at, info) = match granted {
             Ok(granted) => granted,
             Err(code) => return self.fail(link, id, code),
@@ -123,8 +123,8 @@ impl Broadcast {
 ///
 /// # Errors
 /// If it has expired.
-pub(super) fn expires_at(gate: &Gate, now: Nanos, at: Option<u64>) -> Result<Option<Nanos>, ErrorCode> {
-    match at.map(|at| gate.seconds_until(at)) {
+pub(super) fn expires_at(now: Nanos, at: Option<u64>) -> Result<Option<Nanos>, ErrorCode> {
+    match at.map(|at| at.saturating_sub(unix_now())) {
         None => Ok(None),
         Some(0) => Err(ErrorCode::Expired),
         Some(seconds) => Ok(Some(now.saturating_add(seconds.saturating_mul(SECOND)))),

@@ -32,12 +32,6 @@ impl Broadcast {
         }
     }
 
-    /// This node ends: all its subscribers leave, also those that this shard no longer hears of.
-    pub(super) fn tell_last_topic_events(&mut self) {
-        self.note_all_left();
-        self.end_topic_events();
-    }
-
     /// This process tells them again, after another has ended with all their subscribers.
     pub(super) fn begin_topic_events(&mut self) {
         let webhooks = Arc::clone(&self.topic_webhooks);
@@ -45,7 +39,8 @@ impl Broadcast {
         self.note_all_left();
     }
 
-    fn note_all_left(&mut self) {
+    /// All subscribers leave, also those that this shard no longer hears of.
+    pub(super) fn note_all_left(&mut self) {
         let Some(events) = &mut self.topic_events else { return };
         for (topic, client, profile) in self.sequencer.topics.vacate_all() {
             let is_owner = |following: &Following| following.table.is_owner(&topic);

@@ -58,13 +58,6 @@ impl Use {
     }
 }
 
-impl IdentityUse {
-    /// Whether nothing of its rates is used.
-    fn is_rested(&self, now: Nanos) -> bool {
-        self.rates.iter().all(|rate| rate.is_full(now))
-    }
-}
-
 /// One of what an identity has at most so many of, until it is dropped. `OF` is its place among the counts of the identity.
 #[derive(Debug)]
 pub struct Counted<const OF: usize>(Arc<IdentityUse>);
@@ -111,9 +104,9 @@ impl Identities {
             return Arc::clone(identity);
         }
         if known.by_subject.len() >= known.sweep_at {
-            known
-                .by_subject
-                .retain(|_, identity| Arc::strong_count(identity) > 1 || !identity.is_rested(now));
+            known.by_subject.retain(|_, identity| {
+                Arc::strong_count(identity) > 1 || !identity.rates.iter().all(|rate| rate.is_full(now))
+            });
             known.sweep_at = IDENTITIES_SWEPT_MIN.max(2 * known.by_subject.len());
         }
         let identity = Arc::<IdentityUse>::default();
@@ -170,7 +163,7 @@ impl Quotas {
     }
 
     /// Uses other limits from now on.
-    pub(crate) fn configure(&mut self, limits: &TopicUseLimits, max_subscriptions: u32) {
+    pub fn configure(&mut self, limits: &TopicUseLimits, max_subscriptions: u32) {
         self.limits = limits.clone();
         self.subscribe_rate_default = Rate::per_second(default_subscribe_rate(max_subscriptions));
         if self.limits.is_none() {

@@ -103,7 +103,7 @@ impl Args {
         {
             return Err(usage(flag, &format!("not with --stage: {why}")));
         }
-        if is_given(typed, "arrivals") && self.is_closed(searches) {
+        if is_given(typed, "arrivals") && !self.has_rate() && !searches {
             return Err(usage(
                 "--arrivals",
                 "only a rate is spread over time, e.g. --rate 5000 --arrivals poisson",
@@ -115,10 +115,6 @@ impl Args {
     /// Whether messages have a rate.
     pub(super) fn has_rate(&self) -> bool {
         self.rate.is_some() || !self.stage.is_empty()
-    }
-
-    fn is_closed(&self, searches: bool) -> bool {
-        !self.has_rate() && !searches
     }
 
     /// Returns the pace at which messages are sent; `otherwise` where no flag says it.

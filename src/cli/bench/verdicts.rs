@@ -171,7 +171,7 @@ pub(super) struct Watch {
     /// When it looks again, from the start of the measured time.
     next: Duration,
     /// The condition that held.
-    held: Option<Objective>,
+    pub(super) held: Option<Objective>,
 }
 
 impl Watch {
@@ -200,11 +200,6 @@ impl Watch {
         outcome.record.aborted_by = Some(condition.to_string());
         let (mode, seen) = (&outcome.record.config.mode, condition.describe_seen(&record));
         Some(format!("{mode}: ended by --abort-if {condition}: {seen}"))
-    }
-
-    /// Whether a condition ended a run.
-    pub(super) fn has_ended_one(&self) -> bool {
-        self.held.is_some()
     }
 }
 

@@ -56,10 +56,6 @@ impl Pair {
     fn of_options<T: Into<u64>, U: Into<u64>>(value: Option<T>, bound: Option<U>) -> Vec<Pair> {
         value.zip(bound).map(|(value, bound)| Pair::of_server(value, bound)).into_iter().collect()
     }
-
-    fn exceeds(&self) -> bool {
-        self.value > self.bound
-    }
 }
 
 /// All pairs.
@@ -205,7 +201,7 @@ impl Bound {
             Told::Refused => false,
         };
         let pairs = if is_told { self.pairs(settings) } else { Vec::new() };
-        pairs.into_iter().filter(Pair::exceeds).map(|Pair { of, value, bound }| {
+        pairs.into_iter().filter(|pair| pair.value > pair.bound).map(|Pair { of, value, bound }| {
             let (value, bound) = ((self.shown)(value), (self.shown)(bound));
             format!("{}{of}: {value} is more than {}, {bound}: {}", self.of, self.by, self.effect)
         })

@@ -136,14 +136,10 @@ impl PeerArgs {
     pub(super) fn limits(&self) -> Arc<PeerLimits> {
         let mut limits = self.limits.0.clone();
         limits.traffic.rate_action = self.rate_action;
-        limits.addresses.bans = self.bans();
+        let (window, time) = (nanos(self.ban_window), nanos(self.ban_time));
+        limits.addresses.bans = self.ban_after.map(|after| BanPolicy { after, window, time });
         limits.proxies = self.proxies();
         Arc::new(limits)
-    }
-
-    fn bans(&self) -> Option<BanPolicy> {
-        let (window, time) = (nanos(self.ban_window), nanos(self.ban_time));
-        self.ban_after.map(|after| BanPolicy { after, window, time })
     }
 
     fn proxies(&self) -> TrustedProxies {

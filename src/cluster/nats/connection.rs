@@ -133,7 +133,9 @@ impl Connection {
                 );
             }
             Event::LameDuckMode => tracing::info!("the NATS server is shutting down"),
-            Event::ServerError(ServerError::Other(error)) if is_denial(&error) => {
+            Event::ServerError(ServerError::Other(error))
+                if error.to_ascii_lowercase().contains("permissions violation") =>
+            {
                 self.refuse(BackboneError::Denied(error), now);
             }
             Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
@@ -276,8 +278,4 @@ fn received(traffic: &mut Traffic, message: Message) -> Bytes {
 
 fn subject(prefix: &str, node: NodeId) -> Subject {
     Subject::from(format!("{prefix}.node.{node}"))
-}
-
-fn is_denial(error: &str) -> bool {
-    error.to_ascii_lowercase().contains("permissions violation")
 }

@@ -61,7 +61,13 @@ pub async fn run<T: Tables>(
 ) -> Result<(T, Traffic), BackboneError> {
     options.check()?;
     let name = config.name.clone();
-    let mut node = Node::new(config, tables, commands);
+    let mut node = Node {
+        cluster: Cluster::new(config),
+        tables,
+        commands,
+        inbox: Inbox::default(),
+        began: Instant::now(),
+    };
     let Some(mut connection) = node.connect(&options, &name).await? else {
         return Ok((node.tables, Traffic::default()));
     };
@@ -84,16 +90,6 @@ struct Node<T: Tables> {
 }
 
 impl<T: Tables> Node<T> {
-    fn new(config: ClusterConfig, tables: T, commands: UnboundedReceiver<T::Command>) -> Node<T> {
-        Node {
-            cluster: Cluster::new(config),
-            tables,
-            commands,
-            inbox: Inbox::default(),
-            began: Instant::now(),
-        }
-    }
-
     fn now(&self) -> Nanos {
         self.began.elapsed().as_nanos() as Nanos
     }

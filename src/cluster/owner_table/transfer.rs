@@ -135,7 +135,8 @@ impl OwnerTable {
             }
             return;
         }
-        if !begins && !self.topics.get(name).is_some_and(|topic| topic.role.is_received_from(from)) {
+        let known = self.topics.get(name).map(|topic| &topic.role);
+        if !begins && !matches!(known, Some(Role::Receiving(node)) if *node == from) {
             return;
         }
         let role =
@@ -176,12 +177,6 @@ impl OwnerTable {
         self.hold(shard, name);
         self.own_members(shard, name);
         self.drive(shard, name);
-    }
-}
-
-impl Role {
-    fn is_received_from(&self, node: NodeId) -> bool {
-        matches!(self, Role::Receiving(from) if *from == node)
     }
 }
 

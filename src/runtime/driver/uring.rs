@@ -155,7 +155,7 @@ impl Uring {
         );
         Ok(Uring {
             ring,
-            connections: Kept::new(connections),
+            connections: Kept { value: ManuallyDrop::new(connections), leak: false },
             listeners: Listeners::new(direct),
             dials: Dials::new(options.connections, direct),
             waker,
@@ -173,7 +173,7 @@ impl Uring {
         // Under load most ticks have nothing but sends.
         let idle = self.poll_armed
             && !self.connections.has_others()
-            && !self.dials.has_staged()
+            && self.dials.staged.is_empty()
             && !self.listeners.is_due();
         if idle { Ok(()) } else { self.fill_any(pool) }
     }
@@ -553,12 +553,6 @@ fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
 struct Kept<T> {
     value: ManuallyDrop<T>,
     leak: bool,
-}
-
-impl<T> Kept<T> {
-    fn new(value: T) -> Kept<T> {
-        Kept { value: ManuallyDrop::new(value), leak: false }
-    }
 }
 
 impl<T> std::ops::Deref for Kept<T> {

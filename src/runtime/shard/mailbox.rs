@@ -259,7 +259,11 @@ impl<M: Send> Mailboxes<M> {
 
     /// Declares that this shard is about to wait. False if there is mail.
     pub(super) fn fall_asleep(&self, takes_requests: bool) -> bool {
-        if self.has_far_mail(takes_requests) {
+        if self
+            .bridge
+            .as_ref()
+            .is_some_and(|bridge| bridge.has_mail() && (takes_requests || bridge.receives(Lane::Forward)))
+        {
             return false;
         }
         if self.inlets.len() < 2 {
@@ -287,12 +291,6 @@ impl<M: Send> Mailboxes<M> {
     /// Takes the next message of a lane from `from`. `payload` then has its bytes.
     pub(super) fn take(&mut self, from: usize, lane: Lane, payload: &mut Vec<u8>) -> Option<M> {
         self.inlets.get_mut(from)?.as_mut()?[lane as usize].take(payload)
-    }
-
-    fn has_far_mail(&self, takes_requests: bool) -> bool {
-        self.bridge
-            .as_ref()
-            .is_some_and(|bridge| bridge.has_mail() && (takes_requests || bridge.receives(Lane::Forward)))
     }
 
     /// Takes the next message of another process, if such messages are in this lane, with its sender's number. `payload` then

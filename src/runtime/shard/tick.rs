@@ -210,9 +210,15 @@ impl<A: Application> Shard<A> {
             // Fails if nobody waits any more.
             self.quiet.take().map(|to| to.try_send(()));
         }
-        self.expire_timers();
-        self.say_farewells();
-        self.end_lives();
+        if self.core.has_timers_due() {
+            self.expire_due();
+        }
+        if self.core.farewell_at().is_some_and(|at| at <= self.core.env.now) {
+            self.say_due_farewells();
+        }
+        if self.core.lifetimes.look_at().is_some_and(|at| at <= self.core.env.now) {
+            self.end_due_lives();
+        }
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
         self.flush_dirty();
@@ -223,8 +229,10 @@ impl<A: Application> Shard<A> {
         }
         self.flush_dirty();
         // A tick that finds nothing to do is not worth another look at the clock.
-        if had_events || had_handshakes || has_mail || was_due || !self.core.sent.is_empty() {
-            self.measure();
+        if (had_events || had_handshakes || has_mail || was_due || !self.core.sent.is_empty())
+            && let Some(taken) = self.core.measure_tick()
+        {
+            self.application.stalled(self.core.mailboxes.shard(), taken);
         }
         self.core.mailboxes.wake(&mut self.core.driver);
         let is_over = self.core.stopping || self.is_drained();
@@ -277,14 +285,6 @@ impl<A: Application> Shard<A> {
         events.clear();
         self.events = events;
         had_events
-    }
-
-    /// Measures the tick, and notifies the application if it took too long.
-    #[inline]
-    fn measure(&mut self) {
-        if let Some(taken) = self.core.measure_tick() {
-            self.application.stalled(self.core.mailboxes.shard(), taken);
-        }
     }
 
     /// Whether a drain is complete.
@@ -415,7 +415,8 @@ impl<A: Application> Shard<A> {
         if self.core.is_relief_due() && self.core.end_over_share(called) {
             self.shed(Shed::Backlogs);
         }
-        self.core.end_relief();
+        self.core.env.pool.free_all();
+        self.core.env.pool.set_under_pressure(false);
     }
 
     /// Has the application free memory until there is enough, or it has none to free.

@@ -82,7 +82,7 @@ pub(crate) struct HandlerSlots {
     short_of_memory: Vec<Waiter>,
     retry_at: Nanos,
     /// The channel from senders to this shard.
-    inlet: Option<Arc<dyn Inlet>>,
+    pub(crate) inlet: Option<Arc<dyn Inlet>>,
     spare_events: HandlerEvents,
     drain: HandlerDrain,
 }
@@ -120,11 +120,6 @@ impl HandlerSlots {
                 (self.entries.len() - 1) as u32
             }
         }
-    }
-
-    /// Sets the channel from senders to this shard.
-    pub(crate) fn set_inlet(&mut self, inlet: Arc<dyn Inlet>) {
-        self.inlet = Some(inlet);
     }
 
     /// Whether a handler takes messages in chunks.

@@ -276,7 +276,7 @@ impl ServerConfig {
     pub(crate) fn of_connections(&self) -> ConnectionConfig {
         ConnectionConfig {
             // Only handlers of the program see pings.
-            pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
+            pings: if self.routes.upgrades.is_empty() { Pings::Answered } else { Pings::AnsweredAndShown },
             stream_end: Some(WriteEnd(write_stream_end)),
             ..self.connection.clone()
         }

@@ -298,15 +298,11 @@ impl Route {
         let subprotocol = if self.subprotocols.is_empty() {
             upgrade.subprotocol(defaults.names, defaults.preference).map(str::to_owned)
         } else {
-            self.chosen(upgrade, defaults.preference)
+            let names: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
+            upgrade.subprotocol(&names, defaults.preference).map(str::to_owned)
         };
         let context = RequestContext { pattern: Some(&self.pattern), fields: self.fields.clone(), ..context };
         Opening { context, upgrade, subprotocol, route: self.times().map(|(name, _)| name) }
-    }
-
-    fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
-        let names: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
-        upgrade.subprotocol(&names, preference).map(str::to_owned)
     }
 
     /// Whether it comes before `later` for all requests of that one.
@@ -370,9 +366,9 @@ struct Plain {
 /// ```
 #[derive(Clone, Default)]
 pub struct Routes {
-    upgrades: Vec<Arc<Route>>,
+    pub(crate) upgrades: Vec<Arc<Route>>,
     plain: Vec<Plain>,
-    states: States,
+    pub(crate) states: States,
     pub(crate) before: Vec<Arc<Check>>,
     pub(crate) after: Vec<Arc<Observe>>,
 }
@@ -443,11 +439,6 @@ impl Routes {
         self.upgrades.iter().filter_map(|route| route.times())
     }
 
-    /// The states for the shard that runs on this thread.
-    pub(crate) fn states_for_shard(&self) -> ShardStates {
-        self.states.for_shard()
-    }
-
     /// A state that a route needs and that is missing, with the path of the route.
     pub(crate) fn missing_state(&self) -> Option<(String, MissingState)> {
         let upgrades = self.upgrades.iter().map(|route| (&route.pattern, &route.requirements));
@@ -504,11 +495,6 @@ impl Routes {
     /// The route of this name, if its handlers move.
     pub(crate) fn find_migrating(&self, name: &str) -> Option<Arc<Route>> {
         self.upgrades.iter().find(|route| route.migration.is_some() && route.name() == name).cloned()
-    }
-
-    /// Whether there is no route for WebSockets.
-    pub(crate) fn has_no_upgrades(&self) -> bool {
-        self.upgrades.is_empty()
     }
 
     /// Whether a path is for WebSockets.

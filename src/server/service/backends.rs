@@ -43,7 +43,7 @@ impl Service {
         upgrade: &Upgrade<'_>,
         (route, backend): (&Arc<Route>, &Arc<Backend>),
     ) -> Answer<Peer> {
-        let Some(answers) = self.gate.answers().cloned() else { return Answer::Refuse(FAILED) };
+        let Some(answers) = self.gate.answers.clone() else { return Answer::Refuse(FAILED) };
         let id = self.broadcast.connection_id(cx.shard(), token).to_string();
         let client = self.gate.client(token);
         let facts = (id, client.map(Identity::subject), request.path);
@@ -51,13 +51,8 @@ impl Service {
         let source = Source::from(cx.client_address(token));
         let connection = BackendConnection::new(backend, source.clone(), facts, deliver);
         if !backend.has(BackendEvent::Connect) {
-            return self.open_accepted(
-                token,
-                request,
-                upgrade,
-                route,
-                (connection, BackendAnswer::default()),
-            );
+            let accepted = Accepted(Cell::new(Some((connection, BackendAnswer::default()))));
+            return self.open(token, route, request, upgrade, Some(accepted));
         }
         let client = Some(client.cloned().map(Arc::new));
         if !self.connects.add(token, source, OwnedHead::of(request), PendingConnect { connection, client }) {
@@ -65,17 +60,6 @@ impl Service {
         }
         cx.find_address(token);
         Answer::Later { peer: Peer::Echo }
-    }
-
-    fn open_accepted(
-        &mut self,
-        token: Token,
-        request: &Request<'_>,
-        upgrade: &Upgrade<'_>,
-        route: &Arc<Route>,
-        accepted: (BackendConnection, BackendAnswer),
-    ) -> Answer<Peer> {
-        self.open(token, route, request, upgrade, Some(Accepted(Cell::new(Some(accepted)))))
     }
 
     /// The address of a peer was found: asks the back end about its request, if that waits.
@@ -181,7 +165,8 @@ impl Service {
         let opened = upgrade.and_then(|upgrade| {
             // A reload may have removed the route meanwhile.
             let route = self.find_route(request.path, &upgrade).filter(|route| route.backend().is_some())?;
-            Some(self.open_accepted(token, request, &upgrade, &route, accepted))
+            let accepted = Accepted(Cell::new(Some(accepted)));
+            Some(self.open(token, &route, request, &upgrade, Some(accepted)))
         });
         let answer = opened.unwrap_or(Answer::Refuse(Refusal::NOT_FOUND));
         if !matches!(answer, Answer::UpgradeWith { .. }) {

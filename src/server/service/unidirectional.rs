@@ -118,7 +118,8 @@ impl Service {
             Command::InBody(bytes) => (session, bytes),
         };
         let head = StreamHead { format, headers, body_bytes };
-        Ok(self.broadcast.open_unidirectional(token, self.gate.client(token), session, head))
+        let peer = self.broadcast.centrifuge_peer(token, self.gate.client(token), session);
+        Ok(Answer::EventStream { peer, head })
     }
 }
 

@@ -35,7 +35,8 @@ impl ByPattern {
             }
         }
         before.counts.iter().for_each(|(_, gone)| self.rest.add(gone));
-        self.all_mut().for_each(|counts| counts.subscribers = 0);
+        self.counts.iter_mut().for_each(|(_, counts)| counts.subscribers = 0);
+        self.rest.subscribers = 0;
     }
 
     /// The place of the topic `name`.
@@ -56,10 +57,6 @@ impl ByPattern {
     /// Counts a message that was refused before it reached its topic.
     pub(crate) fn note_refused(&mut self) {
         self.rest.publications.count(false);
-    }
-
-    fn all_mut(&mut self) -> impl Iterator<Item = &mut PatternCounts> {
-        self.counts.iter_mut().map(|(_, counts)| counts).chain([&mut self.rest])
     }
 
     /// The sum of all counts.

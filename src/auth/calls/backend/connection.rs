@@ -240,7 +240,8 @@ impl Line {
     fn proceed(self: &Arc<Line>, state: &mut ConnectionState) {
         state.turn = if state.events.is_empty() { Turn::Idle } else { Turn::Requests };
         if state.turn == Turn::Requests {
-            self.backend.run(Arc::clone(self));
+            // Before the start nothing is accepted.
+            let _ = self.backend.inlet.send((Arc::clone(self), self.backend.running.begin()));
         }
     }
 

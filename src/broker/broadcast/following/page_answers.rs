@@ -7,7 +7,7 @@
 //! Pages of a stream that could not be read wait here, too, until they are read again: a reported gap would be wrong.
 
 use echoring_cluster::limits::STREAM_RETRY_DELAY;
-use echoring_cluster::{StoredBatch, StreamAnswer, entries};
+use echoring_cluster::{StreamAnswer, entries};
 use echoring_proto::limits::Nanos;
 use echoring_topics::{Page, Position, Refused, Replay, append_message};
 
@@ -93,7 +93,9 @@ impl Broadcast {
         match reader {
             PageReader::Connection(reader, _) => self.answer_reader(cx, reader, wanted.from, page, &bytes),
             PageReader::Operator(history) => {
-                self.operator_page(cx, wanted.owned, *history, page.ok(), &bytes)
+                if let Some(more) = history.add(cx.shard(), page.ok(), &bytes) {
+                    self.read_pages(cx, wanted.owned, more);
+                }
             }
         }
     }
@@ -117,7 +119,10 @@ impl Broadcast {
             complete: false,
         };
         let mut bytes = Vec::new();
-        let messages = batches.iter().filter(|batch| batch.first.epoch == after.epoch).flat_map(offsets);
+        let messages = batches
+            .iter()
+            .filter(|batch| batch.first.epoch == after.epoch)
+            .flat_map(|batch| (batch.first.offset..).zip(entries(&batch.entries)));
         for (offset, entry) in messages {
             let next = page.first + u64::from(page.messages);
             let is_next = page.messages == 0 || offset == next;
@@ -139,9 +144,4 @@ impl Broadcast {
         }
         (page.messages > 0).then_some((Ok(page), bytes))
     }
-}
-
-/// The publications of a batch, with their offsets.
-fn offsets(batch: &StoredBatch) -> impl Iterator<Item = (u64, &[u8])> {
-    (batch.first.offset..).zip(entries(&batch.entries))
 }

@@ -176,7 +176,11 @@ impl Agent {
                         return ExitCode::SUCCESS;
                     }
                 }
-                Ok(Happening::Report(run, report)) => self.tell_of(run, report),
+                Ok(Happening::Report(run, report)) => {
+                    if let Some(running) = self.running.as_ref().filter(|running| running.run == run) {
+                        self.send(running.coordinator, run, report);
+                    }
+                }
                 Ok(Happening::Ended(run)) => {
                     if self.end(run) && ended.load(Ordering::Relaxed) {
                         return ExitCode::from(EXIT_INTERRUPTED);
@@ -275,13 +279,6 @@ impl Agent {
                 });
             }
             Err(error) => self.send(coordinator, run, Report::Refused { why: error.to_string() }),
-        }
-    }
-
-    /// The run has something to report.
-    fn tell_of(&self, run: u64, report: Report) {
-        if let Some(running) = self.running.as_ref().filter(|running| running.run == run) {
-            self.send(running.coordinator, run, report);
         }
     }
 

@@ -40,7 +40,7 @@ pub(crate) async fn talk<S: Transport + Send + 'static>(
     let control = conn.control();
     let (mut reader, mut writer) = conn.split();
     // The editor may change the terminal's mode from here on; it is restored on the way out.
-    let mode = TerminalMode::keep();
+    let mode = TerminalMode { saved: tcgetattr(io::stdin()).ok(), editor: Arc::default() };
     let mut screen = Screen::default();
     screen.print(style.notice(&greeting));
     let (mut typed, printer) = match edit(options.history.as_deref(), Arc::clone(&mode.editor)) {
@@ -214,10 +214,6 @@ struct TerminalMode {
 }
 
 impl TerminalMode {
-    fn keep() -> TerminalMode {
-        TerminalMode { saved: tcgetattr(io::stdin()).ok(), editor: Arc::default() }
-    }
-
     /// Keeps the editor from changing the mode from now on. A line that it has begun may not be in raw mode yet.
     fn stop_editor(&self) {
         locked(&self.editor).is_over = true;

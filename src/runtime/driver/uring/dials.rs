@@ -23,7 +23,7 @@ const STRIDE: u32 = 64;
 #[derive(Debug)]
 pub(super) struct Dials {
     /// Connects to submit. An address stays here until the kernel has consumed its entry.
-    staged: Vec<(Token, SockAddr)>,
+    pub(super) staged: Vec<(Token, SockAddr)>,
     /// First place that the kernel leaves alone; the table's length at first. Unused without a table.
     border: u32,
     /// Free places from `border` on.
@@ -126,12 +126,6 @@ impl Dials {
         if self.direct && file >= self.border {
             self.free.push(file);
         }
-    }
-
-    /// Whether connects are staged.
-    #[inline]
-    pub(super) fn has_staged(&self) -> bool {
-        !self.staged.is_empty()
     }
 
     /// Queues the staged connects.

@@ -111,11 +111,6 @@ pub(super) fn octets(address: SocketAddr) -> [u8; 16] {
     }
 }
 
-/// The address that has these [`octets`].
-pub(super) fn address_from(octets: [u8; 16], port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), port)
-}
-
 /// The address of a client in few bytes, because there is one for each connection.
 #[derive(Clone, Copy, Debug)]
 struct Client {
@@ -130,7 +125,7 @@ impl Client {
     }
 
     fn address(self) -> SocketAddr {
-        address_from(self.octets, self.port)
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::from(self.octets)).to_canonical(), self.port)
     }
 }
 

@@ -64,7 +64,8 @@ impl<K: Kinds> Core<K> {
             let reason = error.reason();
             tracing::warn!(peer, reason, left_out, hint, "connection of a trusted proxy closed");
         }
-        self.drop_arrival(token);
+        let arrival = self.arrivals.arriving.remove(&token);
+        self.drop_held(arrival.map(|arrival| arrival.input));
         proxy
     }
 
@@ -185,11 +186,6 @@ impl<K: Kinds> Core<K> {
 
     pub(in crate::shard) fn count_limited(&mut self, limit: Limit) {
         *self.counters.limited.entry(limit.name()).or_default() += 1;
-    }
-
-    fn drop_arrival(&mut self, token: Token) {
-        let arrival = self.arrivals.arriving.remove(&token);
-        self.drop_held(arrival.map(|arrival| arrival.input));
     }
 
     /// A connection has ended.

@@ -113,12 +113,6 @@ impl<K: Kinds> Core<K> {
         std::mem::replace(&mut self.relief.found_none, found_none) && found_none
     }
 
-    /// Returns the freed bytes.
-    pub(in crate::shard) fn end_relief(&mut self) {
-        self.env.pool.free_all();
-        self.env.pool.set_under_pressure(false);
-    }
-
     /// Whether more memory must be freed. Memory that is about to be returned counts only in part, because this tick
     /// may need some at once.
     pub(in crate::shard) fn is_short(&self) -> bool {

@@ -15,17 +15,12 @@ use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
 impl<A: Application> Shard<A> {
-    #[inline]
-    pub(super) fn expire_timers(&mut self) {
-        if self.core.has_timers_due() {
-            self.expire_due();
-        }
-    }
-
     #[inline(never)]
-    fn expire_due(&mut self) {
+    pub(super) fn expire_due(&mut self) {
         let due = self.core.take_due();
-        self.resume_throttled();
+        if self.core.has_throttled() {
+            self.resume_due();
+        }
         let mut undecided = Vec::new();
         self.core.pass_deadlines(due, &mut undecided);
         undecided.into_iter().for_each(|token| self.end_decision(token));
@@ -76,15 +71,8 @@ impl<A: Application> Shard<A> {
     }
 
     /// Closes the connections of a paced drain whose turn it is. At its end, the rest is drained together.
-    #[inline]
-    pub(super) fn say_farewells(&mut self) {
-        if self.core.farewell_at().is_some_and(|at| at <= self.core.env.now) {
-            self.say_due_farewells();
-        }
-    }
-
     #[cold]
-    fn say_due_farewells(&mut self) {
+    pub(super) fn say_due_farewells(&mut self) {
         while let Some(token) = self.core.next_farewell() {
             self.say_farewell(token);
         }
@@ -94,15 +82,8 @@ impl<A: Application> Shard<A> {
     }
 
     /// Closes the connections whose life is over.
-    #[inline]
-    pub(super) fn end_lives(&mut self) {
-        if self.core.lifetimes.look_at().is_some_and(|at| at <= self.core.env.now) {
-            self.end_due_lives();
-        }
-    }
-
     #[cold]
-    fn end_due_lives(&mut self) {
+    pub(super) fn end_due_lives(&mut self) {
         while let Some(token) = self.core.next_life_end() {
             self.say_farewell(token);
         }

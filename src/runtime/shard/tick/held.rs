@@ -8,15 +8,8 @@ use echoring_proto::buffer::Buffer;
 
 impl<A: Application> Shard<A> {
     /// Reads again from connections that have waited long enough.
-    #[inline]
-    pub(super) fn resume_throttled(&mut self) {
-        if self.core.has_throttled() {
-            self.resume_due();
-        }
-    }
-
     #[cold]
-    fn resume_due(&mut self) {
+    pub(super) fn resume_due(&mut self) {
         while let Some(token) = self.core.next_resumed() {
             self.release(token);
         }
@@ -30,13 +23,8 @@ impl<A: Application> Shard<A> {
     }
 
     /// Keeps bytes of a connection that is paused. False if they must be read.
-    #[inline]
-    pub(super) fn holds_back(&mut self, token: Token, span: Span) -> bool {
-        self.core.has_throttled() && self.hold_back(token, span)
-    }
-
     #[cold]
-    fn hold_back(&mut self, token: Token, span: Span) -> bool {
+    pub(super) fn hold_back(&mut self, token: Token, span: Span) -> bool {
         if !self.core.is_throttled(token) {
             return false;
         }

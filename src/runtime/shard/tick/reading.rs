@@ -29,7 +29,7 @@ impl<A: Application> Shard<A> {
         let handshake = self.core.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         self.core.env.pool.set_handshake(handshake);
         let waits = self.holds_leaving(token, span)
-            || self.holds_back(token, span)
+            || (self.core.has_throttled() && self.hold_back(token, span))
             || (handshake && self.must_wait(token, span));
         if !waits {
             let read = self.core.meter(token);
