@@ -4,6 +4,7 @@
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
 pub(crate) mod blocking;
+pub(crate) mod connections;
 pub(crate) mod move_order;
 pub(crate) mod node_order;
 pub(crate) mod outside;
@@ -28,10 +29,10 @@ use echoring_topics::{
     HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport, is_topic_name,
 };
 
+use crate::commands::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::commands::move_order::{MoveOrder, Staying};
 use crate::commands::outside::{Charge, Outside};
 use crate::commands::watch_order::WatchOrder;
-use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handlers::sender::{Inlet, SenderMail};
 use crate::node::config::ServerConfig;
 use echoring_auth::BackendDelivery;

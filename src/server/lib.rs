@@ -10,7 +10,6 @@
 mod auth;
 mod cluster;
 mod commands;
-mod connections;
 mod endpoints;
 mod handlers;
 pub mod handover;
@@ -26,10 +25,10 @@ mod service;
 pub mod testing;
 
 pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, NodeStatus, PeerAnswer, PeerQuery};
+pub use commands::connections::ConnectionScan;
 pub use commands::move_order::{MoveOrder, StayReason, Staying};
 pub use commands::node_order::OrderError;
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
-pub use connections::ConnectionScan;
 pub use echoring_auth::{
     Authenticator, Block, Blocked, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
     LoadError as AuthLoadError, Method as AuthMethod, Right, Rights, Settings as AuthSettings,

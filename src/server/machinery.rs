@@ -4,13 +4,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
 pub use crate::commands::CommandSender;
-pub use crate::commands::move_order::{StayReason, Staying};
-pub use crate::commands::node_order::{CarryOut, ClientCount, NodeOrder, ProgramOrder};
-pub use crate::commands::watch_order::{WatchOrder, WatchTarget};
-pub use crate::connections::{
+pub use crate::commands::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionReport, OperatorClose, OtherProcess,
     RankBy, ScanAction, ScanReport, address_block, decimal,
 };
+pub use crate::commands::move_order::{StayReason, Staying};
+pub use crate::commands::node_order::{CarryOut, ClientCount, NodeOrder, ProgramOrder};
+pub use crate::commands::watch_order::{WatchOrder, WatchTarget};
 pub use crate::node::handle::{ClientLimits, NotReady};
 pub use crate::node::listeners::{open_admin_tcp, remove_stale};
 pub use crate::node::reconfigure::LiveLimits;

@@ -4,10 +4,10 @@
 
 use echoring_proto::{Plain, plain};
 
-use crate::commands::node_order::{ClientCount, NodeOrder};
-use crate::connections::{
+use crate::commands::connections::{
     Candidates, ConnectionFilter, ConnectionReport, OperatorClose, RankBy, ScanAction, ScanReport,
 };
+use crate::commands::node_order::{ClientCount, NodeOrder};
 use crate::limits::{ADMIN_CONNECTIONS_LISTED_MAX, PROCESS_ANSWER_BYTES};
 
 plain! {
@@ -141,8 +141,8 @@ mod tests {
     use echoring_wire::centrifuge::ErrorCode;
 
     use super::*;
+    use crate::commands::connections::{TcpReport, address_block};
     use crate::commands::node_order::ProgramOrder;
-    use crate::connections::{TcpReport, address_block};
 
     fn question(action: ScanAction, candidates: Candidates) -> Question {
         let filter = ConnectionFilter {

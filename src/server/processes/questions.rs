@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::question_codec::{Asked, Inspection, Question, QuestionAnswer};
 use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
+use crate::commands::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
 use crate::commands::node_order::{ClientCount, NodeOrder, OrderError};
-use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
 use crate::limits::PROCESS_ANSWER_BYTES_MAX;
 use crate::node::handle::Handle;
 use echoring_broker::broadcast::Ids;
@@ -324,8 +324,8 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::connections::ConnectionFilter;
     use crate::commands::node_order::ProgramOrder;
-    use crate::connections::ConnectionFilter;
     use echoring_auth::{Block, Blocked};
     use echoring_proto::connection::Entropy;
     use echoring_runtime::driver::Token;

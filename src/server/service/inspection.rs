@@ -9,7 +9,7 @@ use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Kinds as _;
 
 use super::Service;
-use crate::connections::{ConnectionReport, Scan, ScanAction, TcpReport};
+use crate::commands::connections::{ConnectionReport, Scan, ScanAction, TcpReport};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
 use echoring_broker::broadcast::direct::DirectResult;
 use echoring_broker::peer::{Context, Peer, ServerKinds, class};

@@ -143,7 +143,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::connections::{ConnectionFilter, RankBy};
+    use crate::commands::connections::{ConnectionFilter, RankBy};
 
     fn token(index: u32) -> Token {
         Token { index, generation: 1 }
