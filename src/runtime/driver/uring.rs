@@ -321,7 +321,7 @@ impl Operations for Uring {
             self.fill(pool)?;
         }
         let pending = events.len() > start || self.connections.has_events();
-        let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.retry_at()) };
+        let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.again_at()) };
         self.ring.submit_and_wait(deadline)?;
         self.dials.consumed();
         self.reap(pool, events)?;

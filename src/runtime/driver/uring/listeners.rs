@@ -72,8 +72,8 @@ pub(super) struct Listeners {
     list: Vec<Listener>,
     /// Something changed that may lead to submissions.
     listed: bool,
-    /// Whether a listener may have to try again later. Asked in every tick, and nearly always false.
-    may_retry: bool,
+    /// When accepts are armed again: of a listener whose accept has failed, or of a new one.
+    again_at: Option<Nanos>,
     /// Connections for which there was no slot.
     orphans: Vec<u32>,
     direct: bool,
@@ -113,21 +113,16 @@ impl Listeners {
         self.listed |= !self.list.is_empty();
     }
 
-    /// When an accept is armed again: one that has failed, or one of a new listener.
+    /// When accepts are armed again. Asked in every tick.
     #[inline]
-    pub(super) fn retry_at(&self) -> Option<Nanos> {
-        if self.may_retry { self.first_retry() } else { None }
-    }
-
-    #[cold]
-    fn first_retry(&self) -> Option<Nanos> {
-        self.list.iter().flat_map(|listener| [listener.retry_at, listener.looks_at()]).flatten().min()
+    pub(super) fn again_at(&self) -> Option<Nanos> {
+        self.again_at
     }
 
     /// Whether something may follow from the present room and wishes.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
-        self.listed || self.retry_at().is_some_and(|at| at <= clock::now())
+        self.listed || self.again_at.is_some_and(|at| at <= clock::now())
     }
 
     /// Queues the operations that follow from the present room and requests.
@@ -179,7 +174,8 @@ impl Listeners {
                 push(connections, ring, &entry.user_data(Kind::AcceptOne.numbered(id)))?;
             }
         }
-        self.may_retry = self.first_retry().is_some();
+        let times = self.list.iter().flat_map(|listener| [listener.retry_at, listener.looks_at()]);
+        self.again_at = times.flatten().min();
         Ok(())
     }
 
@@ -221,8 +217,9 @@ impl Listeners {
             // Cancelled, or the client gave up first: nothing that the owner could mend.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED | libc::EPROTO => {}
             errno => {
-                listener.retry_at = Some(clock::now() + RETRY);
-                self.may_retry = true;
+                let at = clock::now() + RETRY;
+                listener.retry_at = Some(at);
+                self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
                 if !listener.failing {
                     listener.failing = true;
                     events.push(Event::AcceptFailed { errno });
