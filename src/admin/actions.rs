@@ -1,5 +1,5 @@
-//! What operators and back ends can ask for, in one table: how each action is requested at the admin address and in Centrifugo's HTTP
-//! API, and where it goes. The rights that it needs follow from that.
+//! The table of the actions that operators and back ends can ask for: how each is requested at the admin address and in Centrifugo's HTTP
+//! API, and which function carries it out. The rights that an action needs follow from the table.
 
 use std::sync::LazyLock;
 

@@ -214,7 +214,7 @@ impl Running {
     /// Waits until nothing runs, at most until a time.
     pub(crate) fn finish(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
-        // Who waits looks at what is left.
+        // The caller looks at the requests that still run.
         let _ = self.1.wait_timeout_while(lock(&self.0), time, |running| *running > 0);
     }
 }

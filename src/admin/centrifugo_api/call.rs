@@ -1,5 +1,5 @@
-//! What a command calls for, from its parameters. Parameters that are invalid or not available are an error of the
-//! command.
+//! Reads the parameters of a command into the action that it asks for. A command whose parameters are invalid or not available is
+//! answered with an error.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Has a program reload its configuration, and says what came of it.
+//! Reloads the configuration of a program, and reports the result.
 //!
 //! One thread does it, for every cause: SIGHUP, `POST /reload`, and files that have changed. A configuration that is wrong
 //! changes nothing.

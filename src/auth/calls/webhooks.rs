@@ -157,7 +157,7 @@ impl Webhooks {
     pub fn finish(&self, timeout: Duration) {
         let until = Instant::now() + timeout;
         self.process.end.send_replace(Some(until));
-        // What is left is counted and logged then, which takes no time.
+        // The remaining time is for counting and logging the events that are lost.
         self.process.deliveries.finish(until + timeout / 4);
     }
 

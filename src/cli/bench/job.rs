@@ -47,7 +47,7 @@ pub(super) struct Job {
     pub(super) experiment: Experiment,
     /// The flags.
     pub(super) args: Args,
-    /// What agents are to do, if not this process makes the load.
+    /// The job of the agents, if they make the load instead of this process.
     pub(super) shared: Option<agents::Job>,
 }
 

@@ -286,7 +286,7 @@ fn of_returns(settings: &Settings) -> Vec<Pair> {
 fn of_topics(settings: &Settings, pair: impl Fn(&echoring_topics::TopicSettings) -> (u64, u64)) -> Vec<Pair> {
     let default = pair(&settings.topics.default.value.settings);
     let rules = settings.topics.rules.iter().map(|topic| (&topic.value.pattern, pair(&topic.value.settings)));
-    // What is told of the default is not told again.
+    // A rule with the values of the default would repeat its warning.
     let others = rules.filter(|(_, values)| *values != default);
     let others = others.map(|(pattern, values)| (format!(" for {pattern:?}"), values));
     let all = std::iter::once((String::new(), default)).chain(others);

@@ -106,7 +106,7 @@ impl Shown {
         }
     }
 
-    /// What two equal values have in common.
+    /// A text that is equal for equal values.
     pub(crate) fn text(self) -> String {
         match self {
             Shown::Value(text) | Shown::Hidden { stands_for: text, .. } => text,

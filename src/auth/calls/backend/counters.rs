@@ -13,7 +13,7 @@ pub struct BackendFigures {
     /// The pattern of its paths.
     pub path: String,
     /// The results of connects, messages and disconnects: how many were answered, refused, failed and rejected.
-    pub events: [[u64; 4]; 3],
+    pub events: [[u64; End::ALL.len()]; BackendEvent::ALL.len()],
     /// Requests that were sent again.
     pub retries: u64,
     /// Requests in progress.
@@ -61,7 +61,7 @@ impl BackendFigures {
     }
 
     fn results(&self) -> CallSamples {
-        let of_event = |((event, _), counts): ((&'static str, BackendEvent), &[u64; 4])| {
+        let of_event = |((event, _), counts): ((&'static str, BackendEvent), &[u64; _])| {
             End::ALL.into_iter().zip(*counts).map(move |(result, count)| {
                 let labels = [("path", &*self.path), ("event", event), ("result", result.word())];
                 (labels.map(|(name, value)| (name, value.to_owned())).to_vec(), count)
@@ -86,7 +86,7 @@ happenings! {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    events: [[AtomicU64; 4]; 3],
+    events: [[AtomicU64; End::ALL.len()]; BackendEvent::ALL.len()],
     pub(super) retries: AtomicU64,
 }
 

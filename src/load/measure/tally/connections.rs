@@ -62,7 +62,7 @@ impl ConnectionTally {
 summed!(for ConnectionTally { opened, ended_early, agreed, errors, closes, handshakes, compressed, wire, tls_handshakes, tls_resumed });
 
 part! {
-    /// What connections sent and received. Bytes are those of heads and frames, in front of TLS.
+    /// Bytes that connections sent and received: request heads and frames, before TLS encrypts them.
     #[derive(Copy, Default, Eq)]
     WireTraffic {
         /// Bytes received.
