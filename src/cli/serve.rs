@@ -58,7 +58,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use self::args::Switch;
 pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
 use self::config::Sources;
 use self::draining::DrainSettings;
@@ -97,6 +99,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         return check_only(&sources, &settings, &resolved, &warnings);
     }
     echoring_runtime::driver::small_pages_only();
+    if settings.args.takeover_tls == Switch::On {
+        // Secrets of sessions are passed on. This never fails (prctl(2)).
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let mut predecessor =

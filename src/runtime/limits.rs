@@ -16,6 +16,14 @@ pub(crate) const TLS_UNREAD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of the node's budget charged for the keys and state of one session: an idle one was measured at 3.8 kB with
 /// either version.
 pub(crate) const TLS_SESSION_BYTES: usize = 4 * 1024;
+/// Records that a session which began elsewhere seals under one key: half of what AES-GCM allows (RFC 8446, 5.5; rustls's limit is 2^24),
+/// because the records of one call are sealed without a look at it.
+pub(crate) const TLS_KEY_RECORDS_MAX: u64 = 1 << 23;
+/// Updates of the keys that a peer may make without sending data between them, as in rustls and BoringSSL.
+pub(crate) const TLS_UPDATES_IN_A_ROW_MAX: u32 = 32;
+/// Updates of the keys of a session under rustls after which it can still go on elsewhere: each costs a microsecond then. Peers make one
+/// every some million records, if any.
+pub(crate) const TLS_UPDATES_MAX: usize = 256;
 
 // ---- compression (RFC 7692) ----
 

@@ -45,7 +45,7 @@ pub use echoring_broker::publications::{OnShard, OwnedPublication, PublishError,
 pub use echoring_broker::subscription::{SubscribeError, SubscribeOptions, SubscriptionEnd, TopicMessage};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::driver::{Description as DriverDescription, Features as DriverFeatures};
-pub use echoring_runtime::shard::Disposition;
+pub use echoring_runtime::shard::{Disposition, with_secrets};
 pub use echoring_topics::{
     Content, GapReason, HubReport, Position, PositionError, Refused, Relay, TopicReport,
 };

@@ -209,9 +209,9 @@ class Browser:
 
 
 class Firefox:
-    """Runs Firefox with a new profile until it is closed, and scripts in its first page."""
+    """Runs Firefox with a new profile until it is closed, and scripts in its first page. With `trusting`, it trusts every certificate."""
 
-    def __init__(self):
+    def __init__(self, trusting=False):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         # Firefox should connect to none of its maker's servers.
         with open(os.path.join(self.profile.name, "user.js"), "w") as file:
@@ -228,7 +228,7 @@ class Firefox:
         try:
             self.connection = connect(f"{self._address()}/session", max_size=None, proxy=None)
             self.calls = 0
-            self._call("session.new", capabilities={})
+            self._call("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": trusting}})
             self.page = self._call("browsingContext.getTree")["contexts"][0]["context"]
         except BaseException:
             self.close()

@@ -281,6 +281,7 @@ fn echoes_through_tls_come_back_exactly() {
     for_each_seed("echoes_through_tls_come_back_exactly", |seed| match seed % 4 {
         0 => echo(seed, "/echo", true, |_| Echo),
         1 => echo(seed, "/streamed", true, |_| service().with_routes(parrots())),
-        _ => echo(seed, "/echo", true, |_| service()),
+        2 => echo(seed, "/echo", true, |_| service()),
+        _ => echo_in(seed, "/echo", true, |_| service(), |world| move_some(world, seed)),
     });
 }

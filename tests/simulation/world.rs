@@ -17,7 +17,7 @@ use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::TimesConfig;
 use echoring_runtime::shard::{
     Allowance, Application, ConnectionMemory, ControlMessage, Destination, DrainPlan, Entrance, Exits,
-    LiveConfig, Mailboxes, Remote, Security, Shard, ShardConfig,
+    LiveConfig, Mailboxes, Remote, Security, Shard, ShardConfig, with_secrets,
 };
 use echoring_runtime::simulation::{self, Simulation, Surroundings};
 use echoring_runtime::stats::Snapshot;
@@ -143,9 +143,8 @@ enum Goal {
 /// What shards that speak TLS are set up with.
 fn security() -> Security {
     let files = certificate();
-    Security {
-        server: Some(server_config(&ServerTls::new(&files.cert, &files.key)).expect("a configuration")),
-    }
+    let config = server_config(&ServerTls::new(&files.cert, &files.key)).expect("a configuration");
+    Security { server: Some(with_secrets(Arc::unwrap_or_clone(config))) }
 }
 
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.

@@ -288,6 +288,20 @@ pub(crate) struct Args {
     )]
     pub(super) takeover_grace: Duration,
 
+    /// Whether sessions of TLS 1.3 go on in the server that takes over, and in other shards
+    ///
+    /// Their secrets are passed between the processes, whose memory is not readable for other programs of the same user. Connections with
+    /// TLS 1.2 are closed with 1012. See docs/guide/operate.md#tls-in-a-takeover.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "on|off",
+        default_value_t = Switch::Off,
+        hide_possible_values = true,
+        help_heading = OPERATION
+    )]
+    pub(super) takeover_tls: Switch,
+
     /// Time over which a drain closes connections [default: 60s in a takeover, else 8s, all at once]
     ///
     /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
@@ -354,11 +368,11 @@ pub(crate) struct Args {
         add = Reload::Live,
         value_enum,
         value_name = "on|off",
-        default_value_t = Rebalance::On,
+        default_value_t = Switch::On,
         hide_possible_values = true,
         help_heading = IO
     )]
-    pub(super) rebalance: Rebalance,
+    pub(super) rebalance: Switch,
 
     /// TCP congestion control of accepted connections, such as bbr [default: the kernel's]
     ///
@@ -604,7 +618,7 @@ pub(super) enum Watch {
 
 /// Whether connections move between shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Rebalance {
+pub(super) enum Switch {
     On,
     Off,
 }

@@ -32,7 +32,7 @@ macro_rules! rules {
 
 const RULES: &[Rule] = rules! {
     ["--admin-token-file", "--admin-read-token-file"] needs ["admin address"]: "there is no admin address to protect: --admin is off";
-    ["--tls-client-ca"] needs ["--tls-cert"]: "needs TLS: set --tls-cert and --tls-key";
+    ["--tls-client-ca", "--takeover-tls"] needs ["--tls-cert"]: "needs TLS: set --tls-cert and --tls-key";
     ["--auth-certificate"] needs ["--tls-client-ca"]: "has no effect without --tls-client-ca";
     ["--auth-audience", "--auth-issuer", "--auth-token-without-exp", "--auth-claim", "--auth-cookie", "--auth-query"] needs ["method"]:
         "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Id};
 use rustls::pki_types::UnixTime;
 
-use super::args::{Args, Demo, Profile, Rebalance};
+use super::args::{Args, Demo, Profile, Switch};
 use super::backends;
 use super::bounds;
 use super::config;
@@ -29,7 +29,7 @@ use echoring_async::tls::{self, CertificateFiles, ClientAuth, ServerTls};
 use echoring_auth::AppEvent;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_runtime::shard::AccessLog;
-use echoring_server::{ListenAddress, Resolved, ServerConfig};
+use echoring_server::{ListenAddress, Resolved, ServerConfig, with_secrets};
 use echoring_topics as hub;
 use echoring_topics::limits::TOPICS_PER_CONNECTION_DEFAULT;
 
@@ -312,7 +312,7 @@ fn server_config(
         shards: args.shards,
         cpus: args.cpus.clone().unwrap_or_default(),
         driver: args.driver,
-        rebalance: args.rebalance == Rebalance::On,
+        rebalance: args.rebalance == Switch::On,
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
         notsent_lowat: args.notsent_lowat as u32,
@@ -401,7 +401,7 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
 
 /// The configuration of TLS. An error names the option whose file is wrong.
 fn secured(tls: &ServerTls, args: &Args, origins: &Origins) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    tls::server_config(tls).map_err(|error| {
+    let config = tls::server_config(tls).map_err(|error| {
         let line = error.to_string();
         let names = |files: &[PathBuf]| files.iter().any(|file| line.contains(&*file.to_string_lossy()));
         let flag = match args {
@@ -411,6 +411,10 @@ fn secured(tls: &ServerTls, args: &Args, origins: &Origins) -> Result<Arc<rustls
             _ => "--tls-client-ca",
         };
         origins.caused(flag, &line)
+    })?;
+    Ok(match args.takeover_tls {
+        Switch::On => with_secrets(Arc::unwrap_or_clone(config)),
+        Switch::Off => config,
     })
 }
 

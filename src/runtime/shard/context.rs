@@ -416,13 +416,14 @@ impl<K: Kinds> Context<'_, K> {
         self.core.slots.get(token).is_some_and(|slot| slot.connection.sends_fragments())
     }
 
-    /// Whether TLS secures a connection, so that it never leaves its shard.
-    pub fn is_secured(&self, token: Token) -> bool {
-        self.core.sessions.has(token.index)
+    /// Whether TLS keeps a connection on its shard: it has an older version than 1.3, or its configuration
+    /// is not [`with_secrets`](super::with_secrets).
+    pub fn stays_for_tls(&self, token: Token) -> bool {
+        !self.core.sessions.may_move(token.index)
     }
 
     /// Keeps the input of a connection from now on, because it is about to leave this shard. False if it must stay: it is in
-    /// a handshake, is closing, is secured by TLS, or is paused.
+    /// a handshake, is closing, [stays for TLS](Context::stays_for_tls), or is paused.
     pub fn hold(&mut self, token: Token) -> bool {
         self.core.exits.is_some() && self.core.hold(token)
     }

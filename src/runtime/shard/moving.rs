@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
 use crate::shard::control::OnceWaker;
 use echoring_proto::buffer::Budget;
+use zeroize::Zeroizing;
 
 /// Where a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +31,14 @@ pub enum Continuation {
     Kept,
 }
 
+/// A connection as bytes, which only shards read. They may have the secrets of its session, and are overwritten when they are dropped.
+pub type Record = Zeroizing<Vec<u8>>;
+
 /// A connection between two shards, without a driver.
 #[derive(Debug)]
 pub struct Detached {
-    /// Everything but the socket, as bytes that only shards read.
-    pub record: Vec<u8>,
+    /// Everything but the socket.
+    pub record: Record,
     /// The socket.
     pub socket: OwnedFd,
     /// Where it goes on.

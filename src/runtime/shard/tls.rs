@@ -8,7 +8,10 @@
 //!
 //! Never: frames and messages, sockets, or encrypted bytes that are dropped while later ones are sent.
 
+mod continued;
 mod driving;
+mod keys;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -21,26 +24,30 @@ use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
-use self::driving::{Sink, Stop, Traffic, drive, write_traffic};
+use self::continued::{Continued, PlainContinued};
+pub(super) use self::driving::SessionError;
+use self::driving::{SEALED_BUFFER_BYTES, Sink, Stop, Traffic, drive, write_traffic};
+use self::keys::RECORD_HEADER_BYTES;
+use self::secrets::Secrets;
+pub use self::secrets::with_secrets;
 use super::tunnel::ProxyTunnel;
 use crate::limits::{
     TLS_RECORD_BYTES, TLS_RECORD_OVERHEAD_BYTES_MAX, TLS_SESSION_BYTES, TLS_UNREAD_BYTES_MAX,
 };
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::connection::{OutOfMemory, TlsFault};
+use echoring_proto::plain;
+use echoring_proto::plain::at_most;
 
-/// Bytes of a record's header: type, version, length (RFC 8446, 5.1).
-const RECORD_HEADER_BYTES: usize = 5;
 /// Bytes that a record really adds at most, where [`TLS_RECORD_OVERHEAD_BYTES_MAX`] leaves a margin: its header, 8 of a nonce (TLS 1.2,
 /// RFC 5288) and 16 of a tag. TLS 1.3 has the type instead of the nonce.
 const RECORD_ADDED_BYTES_MAX: usize = RECORD_HEADER_BYTES + 8 + 16;
-/// Maximum encrypted bytes per buffer: the four records that fit.
-const SEALED_BUFFER_BYTES: usize = 4 * (TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD_BYTES_MAX);
 
 /// TLS configuration of a shard's connections. The default is none.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
-    /// For accepted connections. Those of outgoing ones are in their [routes](super::Route).
+    /// For accepted connections. Those of outgoing ones are in their [routes](super::Route). Sessions move if it is
+    /// [`with_secrets`](super::with_secrets).
     pub server: Option<Arc<ServerConfig>>,
 }
 
@@ -93,6 +100,20 @@ impl Sessions {
         self.0.get(index as usize).is_some_and(Option::is_some)
     }
 
+    /// Whether what stands between a connection and its transport could leave with it, if anything does.
+    pub(super) fn may_move(&self, index: u32) -> bool {
+        !self.has(index) || self.get(index).is_some_and(Session::may_move)
+    }
+
+    /// Takes the session of a connection out, if there is one.
+    pub(super) fn take(&mut self, index: u32) -> Option<Session> {
+        self.get(index)?;
+        match *self.0.get_mut(index as usize)?.take()? {
+            Layer::Tls(session) => Some(session),
+            Layer::Tunnel(_) => None,
+        }
+    }
+
     pub(super) fn insert(&mut self, index: u32, layer: Layer) {
         let index = index as usize;
         if index >= self.0.len() {
@@ -109,21 +130,6 @@ impl Sessions {
         {
             session.release(pool);
         }
-    }
-}
-
-/// Why a session has failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SessionError {
-    /// Caused by the peer; rustls's message.
-    Fault(TlsFault, String),
-    /// The node's memory budget is exhausted.
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for SessionError {
-    fn from(OutOfMemory: OutOfMemory) -> SessionError {
-        SessionError::OutOfMemory
     }
 }
 
@@ -151,6 +157,19 @@ pub(super) struct Session {
     heard_out: bool,
     /// Encrypted, and not accepted by the driver yet.
     sealed: VecDeque<Buffer>,
+    /// By which it can go on elsewhere, if it may.
+    secrets: Option<Box<Secrets>>,
+}
+
+plain! {
+    /// A session that moves, between two records. What was received of the next one, and sent of the last ones, moves along.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(super) struct PlainSession<'a> {
+        continued: PlainContinued<'a>,
+        held: &'a [u8] where at_most(TLS_UNREAD_BYTES_MAX),
+        heard_out: bool,
+        sealed: Vec<&'a [u8]>,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +188,8 @@ enum Stage {
 enum Side {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
+    /// The server's, which began elsewhere.
+    Continued(Box<Continued>),
 }
 
 impl fmt::Debug for Side {
@@ -176,7 +197,18 @@ impl fmt::Debug for Side {
         f.write_str(match self {
             Side::Server(_) => "Server",
             Side::Client(_) => "Client",
+            Side::Continued(_) => "Continued",
         })
+    }
+}
+
+impl PlainSession<'_> {
+    /// The most bytes that it is when it is put.
+    pub(super) fn bytes_max(&self) -> usize {
+        /// Of two secrets, numbers and lengths.
+        const KEYS_BYTES_MAX: usize = 256;
+        let sealed: usize = self.sealed.iter().map(|bytes| bytes.len() + 4).sum();
+        KEYS_BYTES_MAX + self.held.len() + sealed + self.continued.certificate.map_or(0, <[u8]>::len)
     }
 }
 
@@ -202,14 +234,91 @@ impl Session {
         if !pool.charge(TLS_SESSION_BYTES) {
             return Err(SessionError::OutOfMemory);
         }
-        Ok(Session { side, stage: Stage::Fresh, held: None, heard_out: false, sealed: VecDeque::new() })
+        let (held, sealed) = (None, VecDeque::new());
+        Ok(Session { side, stage: Stage::Fresh, held, heard_out: false, sealed, secrets: None })
     }
 
-    fn release(mut self, pool: &mut Pool) {
+    pub(super) fn release(self, pool: &mut Pool) {
         pool.discharge(TLS_SESSION_BYTES);
-        for buffer in self.held.take().into_iter().chain(self.sealed.drain(..)) {
+        for buffer in self.held.into_iter().chain(self.sealed) {
             pool.put(buffer);
         }
+    }
+
+    /// Whether it could go on elsewhere.
+    pub(super) fn may_move(&self) -> bool {
+        self.stage == Stage::Open && (self.secrets.is_some() || matches!(self.side, Side::Continued(_)))
+    }
+
+    /// Ends the part of rustls in a session that [may move](Session::may_move): from now on it can be [put](Session::plain). `None` if its
+    /// keys cannot be followed, or memory is lacking: it has ended then.
+    pub(super) fn into_continued(mut self, pool: &mut Pool) -> Option<Session> {
+        let is_told = self.tell_all(pool).is_ok();
+        let Session { side, stage, held, heard_out, sealed, secrets } = self;
+        let side = match (side, &secrets) {
+            (Side::Server(connection), Some(first)) if is_told => {
+                Continued::of(connection, first).map(|continued| Side::Continued(Box::new(continued)))
+            }
+            (Side::Continued(continued), _) if is_told => Some(Side::Continued(continued)),
+            _ => None,
+        };
+        let Some(side) = side else {
+            pool.discharge(TLS_SESSION_BYTES);
+            held.into_iter().chain(sealed).for_each(|buffer| pool.put(buffer));
+            return None;
+        };
+        Some(Session { side, stage, held, heard_out, sealed, secrets: None })
+    }
+
+    /// What rustls still has to tell is sealed: it keeps the answer to a change of keys back until it has data to seal, or tries to.
+    fn tell_all(&mut self, pool: &mut Pool) -> Result<(), SessionError> {
+        if let Side::Server(_) = self.side {
+            self.write(pool, |traffic, _| {
+                // There is no room for the data, so only the answer is left.
+                let _ = traffic.encrypt(&[0], &mut []);
+                Ok(())
+            })?;
+            self.write(pool, |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// The session as it moves, with the bytes of its last records that the driver has given back. `None` unless it is
+    /// [continued](Session::into_continued).
+    pub(super) fn plain<'a>(&'a self, unsent: &'a [u8]) -> Option<PlainSession<'a>> {
+        let Side::Continued(continued) = &self.side else { return None };
+        let sealed = std::iter::once(unsent).chain(self.sealed.iter().map(Buffer::as_slice));
+        Some(PlainSession {
+            continued: continued.plain(),
+            held: self.held.as_ref().map_or(&[][..], Buffer::as_slice),
+            heard_out: self.heard_out,
+            sealed: sealed.filter(|bytes| !bytes.is_empty()).collect(),
+        })
+    }
+
+    /// Continues a session that has moved. `None` if it is malformed, or memory is lacking.
+    pub(super) fn taken(plain: PlainSession<'_>, pool: &mut Pool) -> Option<Session> {
+        let PlainSession { continued, held, heard_out, sealed } = plain;
+        let side = Side::Continued(Box::new(Continued::taken(continued)?));
+        let mut session = Session::new(Ok(side), pool).ok()?;
+        (session.stage, session.heard_out) = (Stage::Open, heard_out);
+        if session.restore(held, &sealed, pool).is_err() {
+            session.release(pool);
+            return None;
+        }
+        Some(session)
+    }
+
+    fn restore(&mut self, held: &[u8], sealed: &[&[u8]], pool: &mut Pool) -> Result<(), OutOfMemory> {
+        if !held.is_empty() {
+            self.held = Some(hold(held, pool)?);
+        }
+        for bytes in sealed.iter().flat_map(|bytes| bytes.chunks(SEALED_BUFFER_BYTES)) {
+            let mut buffer = pool.get(bytes.len()).ok_or(OutOfMemory)?;
+            buffer.append(bytes);
+            self.sealed.push_back(buffer);
+        }
+        Ok(())
     }
 
     /// Its bytes of the node's budget.
@@ -253,6 +362,7 @@ impl Session {
         let chain = match &self.side {
             Side::Server(connection) => connection.peer_certificates(),
             Side::Client(connection) => connection.peer_certificates(),
+            Side::Continued(continued) => return continued.certificate.as_deref(),
         };
         chain?.first().map(AsRef::as_ref)
     }
@@ -342,11 +452,7 @@ impl Session {
             return Err(too_long());
         }
         if !rest.is_empty() && !opened.ended {
-            // Allocated with the record's full size, so that it is not moved later.
-            let whole = rest.len() + lacking(rest).unwrap_or(0);
-            let mut held = pool.get(whole).ok_or(OutOfMemory)?;
-            held.append(rest);
-            self.held = Some(held);
+            self.held = Some(hold(rest, pool)?);
         }
         Ok(())
     }
@@ -373,7 +479,11 @@ impl Session {
         let (driven, kind) = match &mut self.side {
             Side::Server(side) => (drive(side, bytes, &mut sink, &mut plain), side.handshake_kind()),
             Side::Client(side) => (drive(side, bytes, &mut sink, &mut plain), side.handshake_kind()),
+            Side::Continued(side) => (side.read(bytes, &mut sink, &mut plain), None),
         };
+        if !was_open && let Some(told) = secrets::take_told() {
+            self.secrets = Some(told);
+        }
         let driven = driven.map_err(|stop| stop.judged(was_open, self.peer()))?;
         if driven.open && !was_open {
             self.stage = Stage::Open;
@@ -425,6 +535,7 @@ impl Session {
         let written = match &mut self.side {
             Side::Server(side) => write_traffic(side, held, &mut sink, write),
             Side::Client(side) => write_traffic(side, held, &mut sink, write),
+            Side::Continued(side) => side.write(&mut sink, write),
         };
         written.map_err(|stop| {
             self.stage = Stage::Over;
@@ -451,6 +562,13 @@ fn lacking(held: &[u8]) -> Option<usize> {
     let whole = RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]));
     // rustls reports the error of a record that is too long.
     (whole > held.len() && whole <= TLS_UNREAD_BYTES_MAX).then(|| whole - held.len())
+}
+
+/// Holds the beginning of a record, in a buffer of its full size, so that it is not moved later.
+fn hold(bytes: &[u8], pool: &mut Pool) -> Result<Buffer, OutOfMemory> {
+    let mut held = pool.get(bytes.len() + lacking(bytes).unwrap_or(0)).ok_or(OutOfMemory)?;
+    held.append(bytes);
+    Ok(held)
 }
 
 /// Appends to the held bytes, in a larger buffer if necessary.

@@ -24,7 +24,7 @@ pub struct MoveOrder {
 happenings! {
     /// Why a connection does not move to a successor.
     pub enum StayReason: name {
-        /// Its TLS session ends in this process.
+        /// Its TLS session cannot go on in another process.
         Tls = "tls",
         /// Its handler does not migrate.
         Handler = "handler",

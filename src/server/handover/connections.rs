@@ -28,10 +28,12 @@ use crate::processes::wire::{
     FrameKind, append_frame, in_words, invalid, receive, receive_sockets, send_sockets,
 };
 use echoring_proto::Plain as _;
-use echoring_runtime::shard::{ControlMessage, Destination, Detached, Exits, MoveAnswer};
+use echoring_runtime::shard::{ControlMessage, Destination, Detached, Exits, MoveAnswer, Record};
 
 /// Connections of one frame.
 const CONNECTIONS_PER_FRAME: usize = 64;
+/// The most bytes of numbers and lengths in front of a record, and in front of all.
+const LENGTHS_BYTES: usize = 16;
 /// Bytes of records after which a frame ends.
 const FRAME_BYTES: usize = 1024 * 1024;
 /// Connections that are sent and not answered.
@@ -175,10 +177,12 @@ fn next_batch(leaving: &mpsc::Receiver<Detached>) -> Vec<Detached> {
 }
 
 /// The frame of some connections, of which the first has this number, and duplicates of their sockets.
-fn encode_batch(batch: &[Detached], number: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn encode_batch(batch: &[Detached], number: u64) -> io::Result<(Record, Vec<OwnedFd>)> {
     let records: Vec<(u64, &[u8])> =
         batch.iter().zip(number..).map(|(detached, number)| (number, &detached.record[..])).collect();
-    let mut frame = Vec::new();
+    // At its full size, as no part of a secret is to stay behind.
+    let bytes: usize = records.iter().map(|(_, record)| record.len() + LENGTHS_BYTES).sum();
+    let mut frame = Record::new(Vec::with_capacity(bytes + LENGTHS_BYTES));
     append_frame(&mut frame, FrameKind::CONNECTIONS, |frame| records.put(frame));
     if frame.len() > PROCESS_FRAME_BYTES_MAX {
         return Err(invalid("a connection is longer than a frame may be"));
@@ -255,7 +259,7 @@ fn take_all(
     shards: usize,
     answer: &mpsc::Sender<(u64, bool)>,
 ) -> io::Error {
-    let mut body = Vec::new();
+    let mut body = Record::default();
     loop {
         let taken = match receive(&mut &*stream, &mut body) {
             Ok(FrameKind::CONNECTIONS) => take_batch(stream, &body, exits, shards, answer),
@@ -279,7 +283,7 @@ fn take_batch(
     let records = records.ok_or_else(|| invalid("connections that are not well formed"))?;
     let sockets = receive_sockets(stream, records.len())?;
     for (socket, (number, record)) in sockets.into_iter().zip(records) {
-        let record = record.to_vec();
+        let record = Record::new(record.to_vec());
         let to = Destination::Shard((number % shards as u64) as usize);
         let answer = Some(MoveAnswer::new(answer.clone(), number));
         let charge = exits.charge(record.len());

@@ -312,8 +312,8 @@ impl Builder {
         self
     }
 
-    /// Whether idle connections move from full shards to emptier ones; by default they do. TLS sessions stay where they are, and
-    /// those of handlers that do not [migrate](crate::Migrate).
+    /// Whether idle connections move from full shards to emptier ones; by default they do. TLS sessions stay where they are unless
+    /// they [move](Builder::tls), and those of handlers that do not [migrate](crate::Migrate).
     pub fn rebalance(mut self, rebalance: bool) -> Builder {
         self.config.rebalance = rebalance;
         self
@@ -373,7 +373,8 @@ impl Builder {
         self
     }
 
-    /// Uses TLS on every listener, with a configuration from [`server_config`](echoring_async::tls::server_config).
+    /// Uses TLS on every listener, with a configuration from [`server_config`](echoring_async::tls::server_config). Sessions of TLS 1.3 move
+    /// with their connections if it is [`with_secrets`](crate::with_secrets).
     pub fn tls(mut self, config: Arc<rustls::ServerConfig>) -> Builder {
         self.config.tls = Some(config);
         self

@@ -142,7 +142,7 @@ impl Service {
         let earlier = self.errands.as_ref().and_then(|errands| errands.stayed.get(&token));
         match cx.peer_of(token).filter(|_| cx.is_open(token)) {
             None => StayReason::Unopened,
-            Some(_) if cx.is_secured(token) => StayReason::Tls,
+            Some(_) if cx.stays_for_tls(token) => StayReason::Tls,
             Some(peer) if !self.is_movable(peer) => StayReason::Handler,
             Some(_) => earlier.copied().unwrap_or(StayReason::Unread),
         }

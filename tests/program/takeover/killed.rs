@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use echoring_runtime::driver::sim::Random;
 
+use super::tls::{Secured, flags as secured};
 use super::*;
 
 const CLIENTS_OF_EACH_KIND: usize = 8;
@@ -18,12 +19,28 @@ const CLIENTS_OF_EACH_KIND: usize = 8;
 const IDLE: usize = 60;
 const LAST: &str = "the last";
 
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
+/// A connection with or without TLS.
+type Line = WebSocket<Box<dyn Stream>>;
+
+fn line(at: Addresses, path: &str, is_secured: bool) -> Line {
+    let stream: Box<dyn Stream> = match is_secured {
+        true => Box::new(Secured::connect(at, &certificate::trusting())),
+        false => Box::new(connected(at)),
+    };
+    opened(at, path, stream)
+}
+
 /// What the clients of one moment know of one another.
 #[derive(Default)]
 struct Scene {
     is_over: AtomicBool,
     /// The texts of acknowledged publications, by epoch and offset.
     acknowledged: Mutex<BTreeMap<(String, u64), String>>,
+    is_secured: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +53,7 @@ enum Kind {
 /// A client until its connection ends, or until it has heard the last message.
 struct Follower {
     kind: Kind,
-    socket: Socket,
+    socket: Line,
     epoch: String,
     /// Texts by offset; of a raw subscriber by their order.
     heard: BTreeMap<u64, String>,
@@ -45,13 +62,13 @@ struct Follower {
 }
 
 impl Follower {
-    fn open(at: Addresses, kind: Kind) -> Follower {
+    fn open(at: Addresses, kind: Kind, is_secured: bool) -> Follower {
         let path = match kind {
             Kind::Echo => "/echo",
             Kind::Raw => "/broadcast/t",
             Kind::Session => "/broadcast",
         };
-        let socket = open(at, path);
+        let socket = line(at, path, is_secured);
         let (epoch, heard) = (String::new(), BTreeMap::new());
         let mut own = Follower { kind, socket, epoch, heard, reached: 0, has_ended: false };
         if kind == Kind::Session {
@@ -151,7 +168,7 @@ impl Follower {
 
     /// Returns with its position, and follows.
     fn again(mut self, at: Addresses, scene: &Scene) -> Follower {
-        self.socket = open(at, "/broadcast");
+        self.socket = line(at, "/broadcast", scene.is_secured);
         let mut request: Value = serde_json::from_str(SUBSCRIBE).expect("JSON");
         request["position"] = serde_json::json!({"epoch": self.epoch, "offset": self.reached});
         self.socket.send(request.to_string().into()).expect("sent");
@@ -216,15 +233,15 @@ fn config_file() -> PathBuf {
 }
 
 /// Kills one of two servers at some moment. Returns what happened.
-fn kill_one(at: Addresses, flags: &[&str], random: &mut Random) -> String {
+fn kill_one(at: Addresses, flags: &[&str], is_secured: bool, random: &mut Random) -> String {
     let mut first = Server::start(at, flags).expect("the first");
-    let scene: Arc<Scene> = Arc::default();
-    let idle: Vec<Socket> = (0..IDLE).map(|_| open(at, "/echo")).collect();
+    let scene = Arc::new(Scene { is_secured, ..Scene::default() });
+    let idle: Vec<Line> = (0..IDLE).map(|_| line(at, "/echo", is_secured)).collect();
     let kinds = [Kind::Echo, Kind::Raw, Kind::Session];
     let followers: Vec<JoinHandle<Follower>> = (0..kinds.len() * CLIENTS_OF_EACH_KIND)
         .map(|number| {
             let (kind, scene) = (kinds[number % kinds.len()], Arc::clone(&scene));
-            let follower = Follower::open(at, kind);
+            let follower = Follower::open(at, kind, is_secured);
             thread::spawn(move || follower.follow(&scene))
         })
         .collect();
@@ -289,13 +306,26 @@ fn kill_one(at: Addresses, flags: &[&str], random: &mut Random) -> String {
 
 #[test]
 fn a_process_of_a_takeover_may_be_killed_at_any_moment() {
+    killed_at_any_moment(false);
+}
+
+/// A session is never in two processes: its client would hear a record that is not the next one.
+#[test]
+fn a_process_of_a_takeover_with_tls_may_be_killed_at_any_moment() {
+    killed_at_any_moment(true);
+}
+
+fn killed_at_any_moment(is_secured: bool) {
     let variable = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let seed = variable("TAKEOVER_KILLS_SEED").unwrap_or(0);
     let config = config_file();
-    let flags = ["--drain", "1s", "--config", config.to_str().expect("UTF-8")];
+    let mut flags = vec!["--drain", "1s", "--config", config.to_str().expect("UTF-8")];
+    if is_secured {
+        flags = secured(&flags);
+    }
     for number in 0..variable("TAKEOVER_KILLS").unwrap_or(10) {
         let mut random = Random::new(seed + number);
-        let told = kill_one(Addresses::free(), &flags, &mut random);
+        let told = kill_one(Addresses::free(), &flags, is_secured, &mut random);
         eprintln!("{}: {told}", seed + number);
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
 pub(super) fn processes(out: &mut Families, processes: &ProcessFigures) {
     let staying = StayReason::ALL.map(|reason| (reason.name(), processes.staying.of(reason)));
     out.gauges("echoring_predecessor_connections").by("reason", staying).help(
-        "Connections of the previous server that have not moved here, by reason: tls (its session ends there), handler (it does not \
+        "Connections of the previous server that have not moved here, by reason: tls (its session cannot go on elsewhere), handler (it does not \
          migrate), unread (the client does not read, or awaits an answer), refused (not taken in here), driver (the driver cannot give \
          it up), unopened (in its handshake, or closing).",
     );

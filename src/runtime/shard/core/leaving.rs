@@ -15,11 +15,12 @@ use crate::shard::connection_log::PlainNote;
 use crate::shard::control::Goodbye;
 use crate::shard::kinds::Kinds;
 use crate::shard::slots::Slot;
-use crate::shard::{Destination, Detached};
+use crate::shard::tls::{Layer, PlainSession, Session};
+use crate::shard::{Destination, Detached, Record};
 use crate::stats::{Account, HANDSHAKE_CLASS};
 use echoring_proto::Plain as _;
 use echoring_proto::buffer::Buffer;
-use echoring_proto::connection::{Cause, CloseMode, Connection};
+use echoring_proto::connection::{Cause, CloseMode, Connection, TlsFault};
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 
 /// The connections of a shard that are about to leave.
@@ -114,7 +115,7 @@ impl<K: Kinds> Core<K> {
             && slot.connection.may_move()
             && slot.peer.is_some()
             && !slot.leaving
-            && !self.sessions.has(token.index)
+            && self.sessions.may_move(token.index)
             && !self.ended_behind.contains(&token)
             // One that is about to stay is held, too: its kept input would be read behind the next fence.
             && !self.leaving.holds(token);
@@ -176,12 +177,16 @@ impl<K: Kinds> Core<K> {
         Some(state)
     }
 
-    /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory; it is not
-    /// removed then.
+    /// The driver has given a connection up: turns it into a record. `None` if it ends instead, for lack of memory or of the keys of its
+    /// session; it is not removed then.
     pub(in crate::shard) fn pack(&mut self, token: Token) -> Option<Detached> {
         let Released { socket, unsent, has_fallen_behind } = self.driver.take_released(token)?;
+        self.continue_session(token)?;
         let slot = self.slots.get_mut(token)?;
-        let is_whole = slot.connection.put_back(&unsent, &mut self.env.pool).is_ok();
+        // What a session has sealed is not sealed again.
+        let (unsent, sealed) =
+            if self.sessions.has(token.index) { (&[][..], &unsent[..]) } else { (&unsent[..], &[][..]) };
+        let is_whole = slot.connection.put_back(unsent, &mut self.env.pool).is_ok();
         if !is_whole || !slot.connection.may_move() {
             slot.connection.abort(Cause::OutOfMemory);
             return None;
@@ -189,7 +194,7 @@ impl<K: Kinds> Core<K> {
         let LeavingConnection { input, since, given_up } = self.leaving.remove(token)?;
         let GivenUp { to, state } = given_up?;
         let account = slot.account;
-        let mut record = Vec::new();
+        let mut record = Record::default();
         let client = self.arrivals.client(token);
         // Its messages are counted in the account.
         let ages = self.ages(token);
@@ -203,12 +208,31 @@ impl<K: Kinds> Core<K> {
         if let Some(slot) = self.slots.get(token) {
             slot.connection.put(&mut record, self.env.now);
         }
+        if let Some(session) = self.sessions.get(token.index).and_then(|session| session.plain(sealed)) {
+            // At once, so that the secrets are not left where the record has grown.
+            record.reserve(session.bytes_max());
+            session.put(&mut record);
+        }
         self.drop_held(Some(input));
         self.remove(token);
         self.counters.moved_out += 1;
         let from = Some(self.mailboxes.shard());
         let charge = self.exits.as_ref().map(|exits| exits.charge(record.len())).unwrap_or_default();
         Some(Detached { record, socket, to, from, is_returned: false, answer: None, charge })
+    }
+
+    /// The session of a connection that leaves, if it has one, is one from now on that can go on elsewhere. `None` if it cannot, which
+    /// ends the connection.
+    fn continue_session(&mut self, token: Token) -> Option<()> {
+        let Some(session) = self.sessions.take(token.index) else { return Some(()) };
+        if let Some(session) = session.into_continued(&mut self.env.pool) {
+            self.sessions.insert(token.index, Layer::Tls(session));
+            return Some(());
+        }
+        let detail = "its keys cannot be followed".to_owned();
+        let slot = self.slots.get_mut(token)?;
+        slot.connection.tls_failed(TlsFault::Record, detail, &mut self.env.lend());
+        None
     }
 
     /// Takes a connection in.
@@ -234,15 +258,19 @@ impl<K: Kinds> Core<K> {
         let mut from = &detached.record[..];
         let Some(record) = PlainConnection::take(&mut from) else { return Err(detached) };
         let Some(input) = self.held_input(record.input) else { return Err(detached) };
-        let connection = match Connection::take(&mut from, &mut self.env.lend()) {
-            Ok(connection) if from.is_empty() => connection,
-            Ok(connection) => {
-                self.release_unplaced(connection, input);
-                return Err(detached);
-            }
-            Err(_) => {
-                self.drop_held(Some(input));
-                return Err(detached);
+        let Ok(connection) = Connection::take(&mut from, &mut self.env.lend()) else {
+            self.drop_held(Some(input));
+            return Err(detached);
+        };
+        let session = match from {
+            [] => None,
+            session => {
+                let plain = PlainSession::decode(session);
+                let Some(session) = plain.and_then(|plain| Session::taken(plain, &mut self.env.pool)) else {
+                    self.release_unplaced(connection, input);
+                    return Err(detached);
+                };
+                Some(session)
             }
         };
         let PlainConnection { since, has_fallen_behind, client, ages, route, note, state, .. } = record;
@@ -250,10 +278,14 @@ impl<K: Kinds> Core<K> {
         let token = match self.driver.adopt(detached.socket, has_fallen_behind) {
             Ok(token) => token,
             Err(socket) => {
+                session.into_iter().for_each(|session| session.release(&mut self.env.pool));
                 self.release_unplaced(connection, input);
                 return Err(Detached { socket, ..detached });
             }
         };
+        if let Some(session) = session {
+            self.sessions.insert(token.index, Layer::Tls(session));
+        }
         self.place(token, connection, note).leased = is_leased;
         self.set_route(token, route);
         self.limit_life(token, ages.unwrap_or_default());

@@ -1,9 +1,10 @@
-//! The bytes of a connection on its way, up to its state machine, which follows.
+//! The bytes of a connection on its way, up to its state machine, which follows, and its session of TLS, if it has one.
 
 use std::net::SocketAddr;
 
 use crate::shard::connection_log::PlainNote;
 use crate::shard::times::Ages;
+use crate::shard::tls::PlainSession;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 use echoring_proto::plain::at_most;
 use echoring_proto::{Plain as _, plain};
@@ -33,12 +34,16 @@ plain! {
     }
 }
 
-/// Reads a record, if it is one, and sees that it is read again as it is written. For fuzzing.
+/// Reads the beginning of a record, or a session, if it is one, and sees that it is read again as it is written. For fuzzing.
 ///
 /// # Panics
 /// If it is not.
 #[doc(hidden)]
 pub fn check_plain_connection(mut bytes: &[u8]) -> bool {
+    if let Some(session) = PlainSession::decode(bytes) {
+        assert_eq!(PlainSession::decode(&session.encode()), Some(session));
+        return true;
+    }
     let Some(record) = PlainConnection::take(&mut bytes) else { return false };
     let mut written = Vec::new();
     record.put(&mut written);

@@ -11,9 +11,27 @@ use rustls::unbuffered::{
     WriteTraffic,
 };
 
-use super::{SEALED_BUFFER_BYTES, SessionError};
+use crate::limits::{TLS_RECORD_BYTES, TLS_RECORD_OVERHEAD_BYTES_MAX};
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::connection::{OutOfMemory, TlsFault};
+
+/// Maximum encrypted bytes per buffer: the four records that fit.
+pub(super) const SEALED_BUFFER_BYTES: usize = 4 * (TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD_BYTES_MAX);
+
+/// Why a session has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum SessionError {
+    /// Caused by the peer; rustls's message.
+    Fault(TlsFault, String),
+    /// The node's memory budget is exhausted.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for SessionError {
+    fn from(OutOfMemory: OutOfMemory) -> SessionError {
+        SessionError::OutOfMemory
+    }
+}
 
 /// Where sealed bytes go.
 pub(super) struct Sink<'a> {
@@ -68,7 +86,7 @@ impl Sink<'_> {
 }
 
 /// Why rustls did not write: the room that it needs, or `None` if the keys have sealed all that they may.
-pub(super) struct Short(Option<usize>);
+pub(super) struct Short(pub(super) Option<usize>);
 
 impl From<EncryptError> for Short {
     fn from(error: EncryptError) -> Short {

@@ -1,9 +1,11 @@
 //! Sessions of both roles against each other, byte by byte and with what no honest peer would send.
 
+mod continued;
 mod seeded;
 
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::{SupportedProtocolVersion, version};
 
 use super::*;
@@ -22,6 +24,14 @@ impl Setup {
     /// Both configurations; the client speaks these versions, in records of this size at most. What one setup sends,
     /// every other that is made and used in the same way sends too.
     fn new(versions: &[&'static SupportedProtocolVersion], record_bytes: Option<usize>) -> Setup {
+        Setup::with_provider(versions, record_bytes, seeded::provider(2))
+    }
+
+    fn with_provider(
+        versions: &[&'static SupportedProtocolVersion],
+        record_bytes: Option<usize>,
+        provider: Arc<CryptoProvider>,
+    ) -> Setup {
         let (certificate, key) = seeded::identity();
         let time = Arc::new(seeded::Standing);
         let mut server = ServerConfig::builder_with_details(seeded::provider(1), time.clone())
@@ -34,7 +44,7 @@ impl Setup {
         server.send_tls13_tickets = TLS_TICKETS;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate).expect("a root");
-        let mut client = ClientConfig::builder_with_details(seeded::provider(2), time)
+        let mut client = ClientConfig::builder_with_details(provider, time)
             .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(roots)

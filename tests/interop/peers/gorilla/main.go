@@ -18,8 +18,10 @@ func main() {
 		err = runClient()
 	case "server":
 		err = runServer(len(os.Args) > 2 && os.Args[2] == "--compress")
+	case "lines":
+		err = runLines(os.Args[2])
 	default:
-		err = errors.New("usage: gorilla client | gorilla server [--compress]")
+		err = errors.New("usage: gorilla client | gorilla server [--compress] | gorilla lines URL")
 	}
 	if err != nil {
 		log.Fatal(err)
