@@ -96,6 +96,8 @@ pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
 /// Time after which no further shard is asked for a page. With one more shard, below [`ADMIN_TIMEOUT`].
 pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
+/// Pause before the shards are asked again for a connection that may be on its way from another shard or process.
+pub(crate) const CONNECTION_MOVE_TIME: Duration = Duration::from_millis(20);
 /// Concurrent requests to the control thread that do not come through the admin address.
 pub const ADMIN_PASSED_ON_MAX: usize = 64;
 /// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round

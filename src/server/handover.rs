@@ -5,7 +5,7 @@
 //!     ── Hello ───────────────────────────────>
 //!     <──────────── Offer, and the listeners ──   nothing has changed so far
 //!   starts everything that can fail
-//!     ── Begin ───────────────────────────────>   orders nothing more; publications wait
+//!     ── Begin, with its back ends' paths ────>   orders nothing more; publications wait
 //!     <──────────────────── State … StateEnd ──
 //!   imports
 //!     ── Imported ────────────────────────────>   accepts nothing more; connections wait

@@ -581,7 +581,10 @@ impl Application for Service {
                 let _ = reply.try_send((shard, ()));
             }
             ShardCommand::Watch(order) => self.begin_watch(cx, order),
-            ShardCommand::Connections(scan) => self.errands().scans.push(Scan::new(scan, now)),
+            ShardCommand::Connections(scan) => {
+                let scan = Scan::new(scan, now, &self.handlers.kept_ids);
+                self.errands().scans.push(scan);
+            }
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Backend(token, delivery) => self.backend_delivered(cx, token, delivery),

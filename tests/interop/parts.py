@@ -17,6 +17,7 @@ PARTS = {
     "test_agents": "load src/cli/bench",
     "test_alerts": "admin packaging/prometheus",
     "test_auth": "auth src/server/auth src/broker/gate",
+    "test_backend_moves": "auth src/server/service src/server/handlers src/server/handover src/admin/connections",
     "test_backends": "auth src/server/service examples/backends src/cli/serve/backends.rs",
     "test_bench_monitoring": "load src/cli/bench packaging/grafana",
     "test_bench_network": "load runtime",

@@ -368,18 +368,18 @@ class OnUring(Case):
         told = [event["event"] for event in service.seen.queue]
         self.assertEqual((told.count("connect"), told.count("disconnect")), (20, 20))
 
-    def test_a_takeover_closes_connections_and_their_clients_return(self):
+    def test_a_takeover_without_the_back_end_closes_connections_and_their_clients_return(self):
         service = self.service(by_event(message=echo))
         # Otherwise connections are closed over a minute.
         old = self.serve(tables(service.url), "--drain", "1s")
         with connect(old.url("/chat/a")) as client:
             name = service.event("connect")["connection"]
             addresses = {"listen": f"{old.host}:{old.port}", "admin": f"127.0.0.1:{old.admin[1]}"}
-            new = self.serve(tables(service.url), "--takeover", **addresses)
+            new = self.serve(tables(service.url, path="/talk/{room}"), "--takeover", **addresses)
             self.assertIn(closed(client)[0], (1001, 1012))
             self.assertEqual(service.event("disconnect")["connection"], name)
         self.assertEqual(old.wait(), 0)
-        with connect(new.url("/chat/a")) as client:
+        with connect(new.url("/talk/a")) as client:
             self.assertNotEqual(service.event("connect")["connection"], name)
             client.send("hi")
             self.assertEqual(client.recv(PATIENCE_S), "hi")

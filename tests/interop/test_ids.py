@@ -116,8 +116,9 @@ class Ids(Case):
         with connect(old.url("/chat/a")) as stays:
             before = service.event("connect")["connection"]
             addresses = {"listen": f"{old.host}:{old.port}", "admin": f"127.0.0.1:{old.admin[1]}"}
-            new = self.serve(tables(service.url) + PRESENCE, "--drain", "1h", "--takeover", **addresses)
-            with connect(new.url("/chat/a")) as comes:
+            # Without this back end the connection stays.
+            new = self.serve(tables(service.url, path="/talk/{room}") + PRESENCE, "--drain", "1h", "--takeover", **addresses)
+            with connect(new.url("/talk/a")) as comes:
                 after = service.event("connect")["connection"]
                 self.assertNotEqual(after, before)
                 self.assertEqual((post(new, before, "stays"), post(new, after, "comes")), (200, 200))

@@ -162,7 +162,14 @@ fn order(shards: &[Remote<ShardCommand, HubReport>]) -> Receiver<(usize, usize)>
     let (done, reports) = mpsc::sync_channel(shards.len());
     for shard in shards {
         let (to, done) = (Destination::Process, done.clone());
-        let order = MoveOrder { to, most: usize::MAX, only_idle: false, within: MOVE_TIMEOUT, done };
+        let order = MoveOrder {
+            to,
+            backends: Arc::default(),
+            most: usize::MAX,
+            only_idle: false,
+            within: MOVE_TIMEOUT,
+            done,
+        };
         shard.send(ControlMessage::Command(ShardCommand::MoveAway(order)));
     }
     reports

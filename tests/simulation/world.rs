@@ -82,7 +82,14 @@ pub fn move_some(world: &World<Service>, seed: u64) {
     world.move_connections(seed, per_mille, |to, most| {
         let (done, _) = mpsc::sync_channel(1);
         let to = Destination::Shard(to);
-        ShardCommand::MoveAway(MoveOrder { to, most, only_idle: false, within: 10 * SECOND, done })
+        ShardCommand::MoveAway(MoveOrder {
+            to,
+            backends: Arc::default(),
+            most,
+            only_idle: false,
+            within: 10 * SECOND,
+            done,
+        })
     });
 }
 

@@ -7,13 +7,14 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use echoring_runtime::driver::Token;
 use echoring_wire::centrifuge::ErrorCode;
 use serde::Serialize;
 
-use crate::limits::CONNECTION_GATHER_TIME;
+use crate::limits::{CONNECTION_GATHER_TIME, CONNECTION_MOVE_TIME};
 use echoring_server::Handle;
 use echoring_server::machinery::{
     self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, Ids, Missing, OperatorClose,
@@ -108,15 +109,17 @@ impl Walk {
         Some(usize::from(number.wrapping_sub(self.first))).filter(|step| *step < self.steps())
     }
 
-    /// The steps at the shards that may have a connection, with the connection there. The id of a connection of the previous server may
-    /// by chance be that of a place of this process, too, which hardly ever has a connection.
-    fn find(&self, id: ConnectionId) -> impl Iterator<Item = (usize, Token)> {
+    /// The steps at the shards that may have a connection, and where it is there. The id of a connection of the previous server may by
+    /// chance be that of a place of this process, too, which hardly ever has a connection. One of a back end may have moved to any shard.
+    fn find(&self, id: ConnectionId) -> impl Iterator<Item = (usize, Candidates)> {
         let previous = self.previous.as_deref().map(|previous| (previous.ids(), 0..self.own()));
         let own = Some((&self.ids, self.own()..self.steps()));
         let processes = [own, previous].into_iter().flatten();
-        processes.filter_map(move |(ids, steps)| {
-            let (number, token) = ids.find(id)?;
-            Some((self.step(number).filter(|step| steps.contains(step))?, token))
+        processes.flat_map(move |(ids, steps)| {
+            let place = ids.find(id).and_then(|(number, token)| Some((self.step(number)?, vec![token])));
+            let place = place.filter(|(step, _)| steps.contains(step));
+            let kept = steps.map(move |step| (step, Candidates::Kept(id.to_string().into())));
+            place.map(|(step, token)| (step, Candidates::These(token))).into_iter().chain(kept)
         })
     }
 
@@ -277,14 +280,14 @@ impl ConnectionPages<'_> {
 
     /// The shard of this process that has the open connection, and the connection there.
     pub(crate) fn own_shard(&self, id: ConnectionId) -> Result<Option<(usize, Token)>, ScanError> {
-        let walk = self.walk();
-        let Some((step, token)) = walk.find(id).find(|(step, _)| *step >= walk.own()) else {
-            return Ok(None);
-        };
-        let (_, shard) = walk.shard(step);
-        let all = &ConnectionFilter::default();
-        let report = self.ask(&walk, step, all, ScanAction::List(1), Candidates::These(vec![token]))?;
-        Ok((!report.connections.is_empty()).then_some((shard, token)))
+        let (walk, all) = (self.walk(), ConnectionFilter::default());
+        for (step, candidates) in walk.find(id).filter(|(step, _)| *step >= walk.own()) {
+            let report = self.ask(&walk, step, &all, ScanAction::Rank(1, RankBy::Queued), candidates)?;
+            if let Some((_, token)) = report.ranked.first() {
+                return Ok(Some((walk.shard(step).1, *token)));
+            }
+        }
+        Ok(None)
     }
 
     /// Closes one connection. False if it is not open.
@@ -294,16 +297,23 @@ impl ConnectionPages<'_> {
 
     /// Closes one connection, or sends it a message.
     pub(crate) fn change_one(&self, id: ConnectionId, change: ScanAction) -> Result<ScanReport, ScanError> {
-        let walk = self.walk();
-        let mut report = ScanReport::default();
-        for (step, token) in walk.find(id) {
-            let these = Candidates::These(vec![token]);
-            report = self.ask(&walk, step, &ConnectionFilter::default(), change.clone(), these)?;
-            if report.changed + report.busy + report.ended > 0 {
-                break;
+        let (walk, all) = (self.walk(), ConnectionFilter::default());
+        let mut ended = 0;
+        for pause in [CONNECTION_MOVE_TIME, Duration::ZERO] {
+            for (step, candidates) in walk.find(id) {
+                let is_kept = matches!(candidates, Candidates::Kept(_));
+                match self.ask(&walk, step, &all, change.clone(), candidates) {
+                    Ok(report) if report.changed + report.busy > 0 => return Ok(report),
+                    Ok(report) => ended += report.ended,
+                    // It has no such connections.
+                    Err(ScanError::Previous(Missing::Unsupported)) if is_kept => {}
+                    Err(error) => return Err(error),
+                }
             }
+            let may_arrive = ended > 0 || walk.previous.as_ref().is_some_and(|previous| !previous.is_gone());
+            thread::sleep(if may_arrive { pause } else { Duration::ZERO });
         }
-        Ok(report)
+        Ok(ScanReport { ended, ..ScanReport::default() })
     }
 
     /// Asks the shard of a step.
@@ -363,8 +373,20 @@ mod tests {
         assert_eq!(shards, [(true, 0), (true, 1), (false, 0), (false, 1)]);
         let token = Token { index: 7, generation: 9 };
         let found = |walk: &Walk, seed| {
-            [253, 254, 255, 0, 1, 2]
-                .map(|number| walk.find(ids(seed).connection(number, token)).collect::<Vec<_>>())
+            [253, 254, 255, 0, 1, 2].map(|number| {
+                let id = ids(seed).connection(number, token);
+                let (mut kept, mut places) = (Vec::new(), Vec::new());
+                for (step, candidates) in walk.find(id) {
+                    match candidates {
+                        Candidates::These(tokens) => places.extend(tokens.into_iter().map(|it| (step, it))),
+                        other => kept.push((step, other)),
+                    }
+                }
+                let own_first = (walk.own()..walk.steps()).chain(0..walk.own());
+                let everywhere = own_first.map(|step| (step, Candidates::Kept(id.to_string().into())));
+                assert_eq!(kept, everywhere.collect::<Vec<_>>(), "one that has moved may be at any shard");
+                places
+            })
         };
         // By the chance of the cipher, an id of another process is seldom that of a place here; with these keys it is not.
         let at = |step| vec![(step, token)];

@@ -137,6 +137,8 @@ pub enum Candidates {
     From(u32),
     /// At these connections.
     These(Vec<Token>),
+    /// At the connection of a back end that has kept this id.
+    Kept(Box<str>),
 }
 
 /// A question to one shard about its open connections.

@@ -1,6 +1,6 @@
 //! Orders to move connections to other shards, and why connections stay.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use echoring_proto::happenings;
 use echoring_proto::limits::Nanos;
@@ -11,6 +11,8 @@ use echoring_runtime::shard::Destination;
 pub struct MoveOrder {
     /// Where they go on.
     pub to: Destination,
+    /// The paths of the successor's back ends. Connections of others stay.
+    pub backends: Arc<[String]>,
     /// How many at most.
     pub most: usize,
     /// Only those that neither send nor are sent anything now.
@@ -26,9 +28,9 @@ happenings! {
     pub enum StayReason: name {
         /// Its TLS session cannot go on in another process.
         Tls = "tls",
-        /// Its handler does not migrate.
+        /// Its handler does not migrate, or its back end is unknown to the successor.
         Handler = "handler",
-        /// It does not read what it is sent, or awaits the answer to a request.
+        /// It does not read what it is sent, or awaits the answer to a request, its back end's included.
         Unread = "unread",
         /// The successor did not take it in.
         Refused = "refused",

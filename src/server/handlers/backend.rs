@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::message::Message;
+use crate::handlers::migrate::{Migrate, ThawContext};
 use crate::handlers::remote::Remote;
 use crate::routes::request_context::Opening;
 use crate::routes::response::Response;
@@ -15,10 +16,12 @@ use echoring_auth::{
     BackendAction, BackendAnswer, BackendConnection, BackendDelivery, BackendEvent, BackendOutcome, Full,
     OnFailure,
 };
+use echoring_broker::gate::{AnswerSender, GateAnswer};
 use echoring_broker::publications::PublishError;
 use echoring_broker::subscription::{SubscribeError, TopicMessage};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Closed, MessageKind};
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::Disposition;
 use echoring_topics::Content;
 
@@ -30,7 +33,7 @@ pub(crate) struct Accepted(pub(crate) Cell<Option<(BackendConnection, BackendAns
 /// The connection's events go to its back end.
 #[derive(Debug)]
 pub(crate) struct BackendHandler {
-    connection: BackendConnection,
+    pub(crate) connection: BackendConnection,
     /// The instructions of an answer that are left to carry out.
     actions: VecDeque<BackendAction>,
     /// Bytes of them that are charged to the node's memory.
@@ -46,6 +49,11 @@ impl BackendHandler {
         let accepted = opening.extension().and_then(|Accepted(accepted)| accepted.take());
         let (connection, BackendAnswer { actions, .. }) = accepted.ok_or_else(Response::internal_error)?;
         Ok(BackendHandler { connection, actions, held_bytes: 0, unanswered: (0, 0), is_paused: false })
+    }
+
+    /// The handler, if its connection is one of a back end.
+    pub(crate) fn cast(handler: &dyn Handler) -> Option<&BackendHandler> {
+        (handler as &dyn Any).downcast_ref()
     }
 
     /// Passes an answer to the handler of its connection.
@@ -114,6 +122,11 @@ impl BackendHandler {
             remote.set_backpressured(pauses);
         }
     }
+}
+
+/// Passes results on to a connection of a shard.
+pub(crate) fn deliver_to(token: Token, answers: AnswerSender) -> impl Fn(BackendDelivery) + Send + Sync {
+    move |delivery| answers.send(GateAnswer::Backend(token, delivery))
 }
 
 /// Carries out an instruction. False if the connection has no room for it, or closes.
@@ -185,5 +198,19 @@ impl Handler for BackendHandler {
     fn close(&mut self, closed: &Closed) {
         let reason = closed.peer_close.as_ref().map_or("", |frame| &*frame.reason);
         self.connection.end(closed.code, reason);
+    }
+}
+
+/// Without anything in progress, a handler is no more than its connection.
+impl Migrate for BackendHandler {
+    fn freeze(&self) -> Option<Vec<u8>> {
+        self.connection.idle_state()
+    }
+
+    fn thaw(state: &[u8], here: &ThawContext<'_>) -> Option<BackendHandler> {
+        let deliver = deliver_to(here.token, here.gate.answers.clone()?);
+        let connection = BackendConnection::from_state(here.backend?, here.source.clone(), state, deliver)?;
+        let actions = VecDeque::new();
+        Some(BackendHandler { connection, actions, held_bytes: 0, unanswered: (0, 0), is_paused: false })
     }
 }

@@ -3,11 +3,12 @@
 mod fragments;
 pub(crate) mod plain_handler;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::handlers::backend::BackendHandler;
 use crate::handlers::drain_notice::{DrainAction, DrainNotice};
 use crate::handlers::failure::{Failure, Result};
 use crate::handlers::handler::Handler;
@@ -85,6 +86,8 @@ pub(crate) struct HandlerSlots {
     pub(crate) inlet: Option<Arc<dyn Inlet>>,
     spare_events: HandlerEvents,
     drain: HandlerDrain,
+    /// The connections of back ends that have come from elsewhere, by the ids that they have kept.
+    pub(crate) kept_ids: BTreeMap<Box<str>, Token>,
 }
 
 impl fmt::Debug for HandlerSlots {
@@ -131,10 +134,22 @@ impl HandlerSlots {
     pub(crate) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) -> OnClose {
         let slot = &mut self.entries[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
-        if let Some(mut handler) = slot.handler.take() {
+        if let Some(mut handler) = self.take_handler(number) {
             caught(move || handler.close(closed));
         }
         self.vacate(number)
+    }
+
+    fn take_handler(&mut self, number: u32) -> Option<Box<dyn Handler>> {
+        let handler = self.entries[number as usize].handler.take()?;
+        let of_backend = BackendHandler::cast(&*handler);
+        of_backend.and_then(|own| self.kept_ids.remove(own.connection.id()));
+        Some(handler)
+    }
+
+    /// The handler of a slot, if its connection is one of a back end.
+    pub(crate) fn of_backend(&self, number: u32) -> Option<&BackendHandler> {
+        BackendHandler::cast(self.entries[number as usize].handler.as_deref()?)
     }
 
     /// Frees a slot. Returns the messages that were to be published on close.
@@ -274,7 +289,7 @@ impl HandlerSlots {
     #[cold]
     fn expel(&mut self, number: u32) {
         self.timers.clear(number);
-        if let Some(handler) = self.entries[number as usize].handler.take() {
+        if let Some(handler) = self.take_handler(number) {
             caught(move || drop(handler));
         }
     }

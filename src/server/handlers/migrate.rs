@@ -3,13 +3,16 @@
 
 use std::any::{Any, TypeId};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::remote::Remote;
 use crate::limits::MIGRATE_STATE_BYTES_MAX;
 use crate::routes::states::{Requirements, ShardStates};
-use echoring_auth::Identity;
+use echoring_auth::{Backend, Identity, Source};
+use echoring_broker::gate::Gate;
+use echoring_runtime::driver::Token;
 
 /// A [`Handler`] whose connections can move: to another shard, where they balance the load, and in a takeover to the new process. The
 /// client notices nothing of it. [`Route::migrates`](crate::Route::migrates) allows it for a route; the connections of other handlers
@@ -93,19 +96,23 @@ pub trait Migrate: Handler + Sized {
 /// ```
 pub struct ThawContext<'a> {
     pub(crate) states: &'a ShardStates,
-    pub(crate) client: Option<&'a Identity>,
+    pub(crate) gate: &'a Gate,
+    pub(crate) token: Token,
+    pub(crate) source: Source,
+    /// That of the route.
+    pub(crate) backend: Option<&'a Arc<Backend>>,
 }
 
 impl fmt::Debug for ThawContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThawContext").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("ThawContext").field("client", &self.client()).finish_non_exhaustive()
     }
 }
 
 impl<'a> ThawContext<'a> {
     /// The authenticated client, which has moved with its connection; `None` for one without credentials.
     pub fn client(&self) -> Option<&'a Identity> {
-        self.client
+        self.gate.client(self.token)
     }
 
     /// The state of this type from [`Builder::state`](crate::Builder::state).

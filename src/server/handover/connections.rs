@@ -57,11 +57,15 @@ struct Unanswered {
     is_over: bool,
 }
 
-/// Moves all connections that can move to the successor, `most` of them at most.
+/// How many connections a successor has room for, and the paths of its back ends.
+pub(super) type Room = (usize, Arc<[String]>);
+
+/// Moves all connections that can move to the successor, as far as it has room.
 ///
 /// # Errors
 /// If the socket fails: connections that the successor may have are lost then, and the others stay.
-pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Result<GivenConnections> {
+pub(super) fn give(server: &Handle, stream: &UnixStream, room: Room) -> io::Result<GivenConnections> {
+    let (most, backends) = room;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(Some(Duration::from_nanos(PROCESS_STALL_TIMEOUT)))?;
     let (way, leaving) = mpsc::channel();
@@ -80,6 +84,7 @@ pub(super) fn give(server: &Handle, stream: &UnixStream, most: usize) -> io::Res
         let (to, within, done) = (Destination::Process, MOVE_TIMEOUT, done.clone());
         ControlMessage::Command(ShardCommand::MoveAway(MoveOrder {
             to,
+            backends: Arc::clone(&backends),
             most: share,
             only_idle: false,
             within,

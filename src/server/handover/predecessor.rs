@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::connections::{GivenConnections, give};
+use super::connections::{GivenConnections, Room, give};
 use super::meeting::{self, Event, Meeting, MeetingPoint};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
@@ -74,8 +74,8 @@ struct Successor {
     topics: CarrierParts,
     /// Where it asks about connections.
     questions: UnixStream,
-    /// Where it takes connections, and how many it has room for.
-    connections: Option<(UnixStream, usize)>,
+    /// Where it takes connections, and its room for them.
+    connections: Option<(UnixStream, Room)>,
 }
 
 /// Ends of sockets that have their other ends in the successor.
@@ -205,8 +205,9 @@ impl Waiting {
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
+        let paths = Vec::<String>::decode(&body).ok_or_else(|| invalid("malformed paths of back ends"))?;
         let topics = self.hand_over(stream, hello, round)?;
-        let connections = connections.map(|stream| (stream, hello.takes as usize));
+        let connections = connections.map(|stream| (stream, (hello.takes as usize, paths.into())));
         Ok(Some(Successor { round, grace, topics, questions, connections }))
     }
 
@@ -442,7 +443,7 @@ impl Waiting {
         &self,
         carried: io::Result<Carrier>,
         end: Option<CarrierEnd>,
-        connections: Option<(UnixStream, usize)>,
+        connections: Option<(UnixStream, Room)>,
     ) {
         self.command_all(|| ShardCommand::ForgetTopics);
         self.server.cluster().into_iter().for_each(ClusterNode::end);
@@ -529,7 +530,7 @@ impl Waiting {
     }
 
     /// Moves the connections that can move. The others are for the drain.
-    fn give_connections(&self, stream: &UnixStream, room: usize) {
+    fn give_connections(&self, stream: &UnixStream, room: Room) {
         match give(&self.server, stream, room) {
             Ok(counts) => {
                 let staying = self.server.count_staying();

@@ -284,7 +284,8 @@ impl Takeover<'_> {
     /// Takes everything that the predecessor hands over, until it orders nothing any more.
     fn prepare(&mut self, stream: &UnixStream) -> io::Result<(WriterThread, Vec<FarEnd<ShardMail>>)> {
         self.check_node()?;
-        send(stream, FrameKind::BEGIN, &[])?;
+        let backends = self.server.backends().into_iter().map(|backend| backend.path);
+        send(stream, FrameKind::BEGIN, &backends.collect::<Vec<_>>().encode())?;
         self.import_all(stream)?;
         let writer = WriterThread::spawn()?;
         let ends = self.lead(&writer)?;

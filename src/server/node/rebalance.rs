@@ -4,7 +4,7 @@
 //! another. The thread of [`upkeep`](super::upkeep) looks at their numbers from time to time; [`Handle::rebalance`] does so at once.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ impl Handle {
         let (done, moved) = mpsc::sync_channel(1);
         let order = MoveOrder {
             to: Destination::Shard(to),
+            backends: Arc::default(),
             most: count as usize,
             only_idle: true,
             within: REBALANCE_MOVE_TIMEOUT,

@@ -81,7 +81,7 @@ plain! {
     }
     for OperatorClose { code, reason }
     for enum RankBy { Queued, Lag }
-    for enum Candidates { From(index), These(tokens) }
+    for enum Candidates { From(index), These(tokens), Kept(id) }
     for ScanReport { connections, ranked, changed, failed, busy, ended, next }
 }
 
@@ -194,6 +194,7 @@ mod tests {
             (ScanAction::List(0), these),
             (ScanAction::Rank(10, RankBy::Queued), Candidates::From(0)),
             (ScanAction::Rank(10, RankBy::Lag), Candidates::From(0)),
+            (ScanAction::Rank(1, RankBy::Queued), Candidates::Kept("9c".into())),
             (ScanAction::Close(OperatorClose::default()), Candidates::These(Vec::new())),
             (subscription(None), Candidates::From(0)),
             (subscription(Some(AppData::Json(b"{\"a\": 1.10}".to_vec()))), Candidates::From(0)),

@@ -136,7 +136,7 @@ impl Route {
 
     /// A route whose connections are those of a back end.
     pub(crate) fn of_backend(backend: Arc<Backend>) -> Route {
-        let route = Route::new(&backend.settings().path, BackendHandler::of);
+        let route = Route::new(&backend.settings().path, BackendHandler::of).migrates::<BackendHandler>();
         Route { backend: Some(backend), ..route }
     }
 

@@ -8,7 +8,6 @@ use echoring_auth::{
     Backend, BackendAnswer, BackendConnection, BackendDelivery, BackendEvent, BackendOutcome, ConnectFacts,
     Identity, OnFailure, OwnedHead, Source,
 };
-use echoring_broker::gate::GateAnswer;
 use echoring_broker::peer::{Context, Peer};
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::driver::Token;
@@ -16,7 +15,7 @@ use echoring_runtime::shard::Answer;
 
 use super::Service;
 use crate::auth::{PendingConnect, refusal};
-use crate::handlers::backend::{Accepted, BackendHandler};
+use crate::handlers::backend::{Accepted, BackendHandler, deliver_to};
 use crate::routes::route::Route;
 
 echoring_proto::refusals! {
@@ -47,9 +46,8 @@ impl Service {
         let id = self.broadcast.connection_id(cx.shard(), token).to_string();
         let client = self.gate.client(token);
         let facts = (id, client.map(Identity::subject), request.path);
-        let deliver = move |delivery| answers.send(GateAnswer::Backend(token, delivery));
         let source = Source::from(cx.client_address(token));
-        let connection = BackendConnection::new(backend, source.clone(), facts, deliver);
+        let connection = BackendConnection::new(backend, source.clone(), facts, deliver_to(token, answers));
         if !backend.has(BackendEvent::Connect) {
             let accepted = Accepted(Cell::new(Some((connection, BackendAnswer::default()))));
             return self.open(token, route, request, upgrade, Some(accepted));

@@ -162,9 +162,10 @@ impl Service {
     ) -> Option<ConnectionReport> {
         let (view, peer) = (cx.inspect(token)?, cx.peer_of(token)?);
         let subscribed = self.broadcast.subscriptions_of(peer, CONNECTION_TOPICS_SHOWN_MAX);
+        let kept_id = self.of_backend(cx, token).map(|own| own.connection.id().to_owned());
         let open = view.accepted_at.map(|at| cx.now().saturating_sub(at));
         Some(ConnectionReport {
-            id: self.broadcast.connection_id(cx.shard(), token).to_string(),
+            id: kept_id.unwrap_or_else(|| self.broadcast.connection_id(cx.shard(), token).to_string()),
             index: token.index,
             shard: cx.shard(),
             process: None,

@@ -7,6 +7,7 @@
 use super::Service;
 use super::connection_events::Told;
 use crate::commands::move_order::{MoveOrder, StayReason, Staying};
+use crate::handlers::backend::BackendHandler;
 use crate::handlers::handler_slots::HandlerSlots;
 use crate::handlers::migrate::ThawContext;
 use crate::limits::{MOVE_BATCH, MOVE_PATIENCE, MOVE_RETRY_INTERVAL};
@@ -41,6 +42,8 @@ pub(super) struct Moving {
     /// Connections whose input is held.
     batch: Vec<Token>,
     awaits_fence: bool,
+    /// Connections whose input is held as well, until their back ends have answered.
+    unanswered: Vec<Token>,
     /// Connections that have moved, or are on their way.
     given_up: usize,
     /// When it must be looked at again at the latest.
@@ -57,6 +60,7 @@ impl Moving {
             has_looked: false,
             batch: Vec::new(),
             awaits_fence: false,
+            unanswered: Vec::new(),
             given_up: 0,
             look_at: 0,
         }
@@ -64,7 +68,7 @@ impl Moving {
 
     /// The connections that have not left stay.
     fn end(self, cx: &mut Context<'_>) {
-        for token in self.batch {
+        for token in self.batch.into_iter().chain(self.unanswered) {
             cx.let_go(token);
         }
         // Fails if nobody waits any more.
@@ -108,7 +112,7 @@ impl Service {
             self.send_batch(cx, moving);
         }
         let is_over = now >= moving.until
-            || now >= moving.progressed_at + MOVE_PATIENCE
+            || (now >= moving.progressed_at + MOVE_PATIENCE && moving.unanswered.is_empty())
             || moving.given_up >= moving.order.most;
         if cx.leaving() > MOVE_BATCH || is_over {
             return is_over;
@@ -129,12 +133,37 @@ impl Service {
     }
 
     /// The connections that could move at some time.
-    fn movable(&self, cx: &Context<'_>, order: &MoveOrder) -> Vec<Token> {
+    fn movable(&mut self, cx: &Context<'_>, order: &MoveOrder) -> Vec<Token> {
         let mut tokens = cx.tokens();
         tokens.retain(|token| {
+            if self.lacks_backend(cx, *token, order) {
+                self.errands().stayed.insert(*token, StayReason::Handler);
+            }
             self.stays(cx, *token) == StayReason::Unread && (!order.only_idle || cx.is_idle(*token))
         });
         tokens
+    }
+
+    /// The handler of a connection of a back end.
+    pub(super) fn of_backend(&self, cx: &Context<'_>, token: Token) -> Option<&BackendHandler> {
+        self.handlers.of_backend(cx.peer_of(token)?.handler_slot()?)
+    }
+
+    /// Whether a connection has a back end that the destination lacks. Another shard needs the same, which a reload may have replaced.
+    fn lacks_backend(&self, cx: &Context<'_>, token: Token, order: &MoveOrder) -> bool {
+        let Some(BackendHandler { connection, .. }) = self.of_backend(cx, token) else { return false };
+        let path = &connection.backend().settings().path;
+        // One that comes back needs it as well.
+        let here = self.backends.find_migrating(path);
+        !here.as_deref().and_then(|route| route.backend()).is_some_and(|here| match order.to {
+            Destination::Process => order.backends.contains(path),
+            Destination::Shard(_) => here.is_same(connection.backend()),
+        })
+    }
+
+    /// Whether an open connection waits for its back end.
+    fn is_unanswered(&self, cx: &Context<'_>, token: Token) -> bool {
+        cx.is_open(token) && self.of_backend(cx, token).is_some_and(|it| it.connection.idle_state().is_none())
     }
 
     /// Why a connection that is here does not move. One that could move is [`StayReason::Unread`].
@@ -171,6 +200,8 @@ impl Service {
 
     fn hold_batch(&mut self, cx: &mut Context<'_>, moving: &mut Moving) {
         let most = MOVE_BATCH.min(moving.order.most - moving.given_up);
+        let answered = moving.unanswered.extract_if(.., |token| !self.is_unanswered(cx, *token));
+        moving.batch.extend(answered.take(most));
         while moving.batch.len() < most
             && let Some(token) = moving.candidates.pop()
         {
@@ -188,12 +219,15 @@ impl Service {
 
     fn send_batch(&mut self, cx: &mut Context<'_>, moving: &mut Moving) {
         for token in std::mem::take(&mut moving.batch) {
+            // Idle connections are not waited for.
+            let may_wait = !moving.order.only_idle && moving.unanswered.len() < MOVE_BATCH;
             match self.put_connection(cx, token, &moving.order) {
                 Some(state) => {
                     moving.given_up += 1;
                     cx.give_up(token, moving.order.to, state);
                     moving.progressed_at = cx.now();
                 }
+                None if may_wait && self.is_unanswered(cx, token) => moving.unanswered.push(token),
                 None => cx.let_go(token),
             }
         }
@@ -317,9 +351,11 @@ impl Service {
     }
 
     fn take_handler(&mut self, cx: &mut Context<'_>, token: Token, from: &mut &[u8]) -> Option<Peer> {
-        let here = ThawContext { states: &self.states, client: self.gate.client(token) };
+        let Service { states, gate, routes, backends, .. } = self;
+        let here =
+            ThawContext { states, gate, token, source: cx.client_address(token).into(), backend: None };
         let now = cx.now();
-        let newcomer = HandlerSlots::take_newcomer(from, &self.routes, &here, now, cx.pool())?;
+        let newcomer = HandlerSlots::take_newcomer(from, [backends, routes], here, now, cx.pool())?;
         match self.broadcast.take_peer(cx, token, &mut self.gate, from) {
             Some(Peer::Handler(mut peer)) => {
                 peer.slot = self.handlers.move_in(token, newcomer);

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
+use echoring_proto::{CloseCode, Plain as _, plain};
 
 use tokio::sync::Notify;
 
@@ -74,6 +74,16 @@ struct ConnectionState {
     is_known: bool,
 }
 
+plain! {
+    /// What moves of a connection that its back end owes nothing.
+    struct PlainLine<'a> {
+        id: &'a str,
+        identity: Option<&'a str>,
+        path: &'a str,
+        is_known: bool,
+    }
+}
+
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -135,6 +145,36 @@ impl BackendConnection {
             state: Mutex::new(state),
             given_up: Notify::new(),
         }))
+    }
+
+    /// Continues a connection from its [state](BackendConnection::idle_state). `None` if that is malformed.
+    pub fn from_state(
+        backend: &Arc<Backend>,
+        source: Source,
+        state: &[u8],
+        deliver: impl Fn(BackendDelivery) + Send + Sync + 'static,
+    ) -> Option<BackendConnection> {
+        let PlainLine { id, identity, path, is_known } = PlainLine::decode(state)?;
+        let connection = BackendConnection::new(backend, source, (id.to_owned(), identity, path), deliver);
+        connection.0.state().is_known = is_known;
+        Some(connection)
+    }
+
+    /// The state of the connection, for another shard or process. `None` while an event waits, or an answer is not carried out.
+    pub fn idle_state(&self) -> Option<Vec<u8>> {
+        let (Line { id, path, .. }, state) = (&*self.0, self.0.state());
+        let plain = PlainLine { id, identity: state.identity.as_deref(), path, is_known: state.is_known };
+        (state.turn == Turn::Idle).then(|| plain.encode())
+    }
+
+    /// The connection goes on elsewhere, where its end is told.
+    pub fn leave(&self) {
+        self.0.state().is_over = true;
+    }
+
+    /// The id, which stays the same when the connection moves.
+    pub fn id(&self) -> &str {
+        &self.0.id
     }
 
     /// The back end.

@@ -369,3 +369,57 @@ fn an_answer_has_known_instructions_only() {
         assert!(wire::encoded_bytes(kind, payload) + 2 >= text.len(), "{text}");
     }
 }
+
+#[test]
+fn a_connection_moves_once_nothing_is_owed_and_its_end_is_told_once() {
+    let (url, requests) = service(|event| match event["event"].as_str() {
+        Some("connect") => answered(&json!({"identity": "bob"})),
+        _ => Some(EMPTY.to_owned()),
+    });
+    let mut client = Client::of(settings(&url));
+    let idle = |client: &Client| client.connection.idle_state();
+    client.connect().expect("room");
+    for number in 0..3 {
+        assert_eq!(idle(&client), None, "the back end has not answered, or that is not carried out");
+        client.outcome();
+        assert_eq!(idle(&client), None, "the answer is not carried out");
+        client.connection.delivered();
+        let state = idle(&client).expect("nothing is owed");
+        let backend = Arc::clone(client.connection.backend());
+        for length in 0..state.len() {
+            let cut =
+                BackendConnection::from_state(&backend, load::Source::NoAddress, &state[..length], drop);
+            assert!(cut.is_none(), "{length}");
+        }
+        let (sender, deliveries) = channel();
+        let deliver = move |delivery| drop(sender.send(delivery));
+        let connection = BackendConnection::from_state(&backend, load::Source::NoAddress, &state, deliver);
+        let connection = connection.expect("it goes on");
+        assert_eq!(connection.id(), "1-2-3");
+        client.connection.leave();
+        client = Client { connection, deliveries };
+        client.text(&number.to_string()).expect("room");
+    }
+    client.outcome();
+    client.connection.delivered();
+    client.end();
+    let told: Vec<Value> = requests.try_iter().map(|seen| seen.event).collect();
+    let texts: Vec<&Value> = told.iter().map(|event| event.get("text").unwrap_or(&event["event"])).collect();
+    assert_eq!(texts, ["connect", "0", "1", "2", "disconnect"]);
+    assert!(told.iter().all(|event| event["connection"] == "1-2-3" && event["path"] == "/chat/a"));
+    assert_eq!((&told[0]["identity"], &told[4]["identity"]), (&json!("alice"), &json!("bob")));
+}
+
+#[test]
+fn a_back_end_that_cannot_know_a_connection_is_told_no_end_where_it_goes_on() {
+    let (url, requests) = service(|_| Some(EMPTY.to_owned()));
+    let before = Client::of(settings(&url));
+    let backend = Arc::clone(before.connection.backend());
+    let state = before.connection.idle_state().expect("nothing is owed");
+    let after =
+        BackendConnection::from_state(&backend, load::Source::NoAddress, &state, drop).expect("it goes on");
+    before.connection.leave();
+    drop((before, after));
+    backend.finish(Instant::now() + PATIENCE);
+    assert!(requests.try_iter().next().is_none());
+}

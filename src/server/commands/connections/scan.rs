@@ -1,7 +1,7 @@
 //! The scans of one shard that are in progress.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
 
@@ -34,10 +34,12 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn new(mut question: ConnectionScan, now: Nanos) -> Scan {
+    /// A scan that begins now. `kept` has the connections that have come from elsewhere, by the ids that they have kept.
+    pub(crate) fn new(mut question: ConnectionScan, now: Nanos, kept: &BTreeMap<Box<str>, Token>) -> Scan {
         let (given, index) = match &mut question.candidates {
             Candidates::From(index) => (VecDeque::new(), *index),
             Candidates::These(tokens) => (mem::take(tokens).into(), u32::MAX),
+            Candidates::Kept(id) => (kept.get(id).copied().into_iter().collect(), u32::MAX),
         };
         let time = question.action.time();
         Scan {
@@ -153,7 +155,7 @@ mod tests {
         let (reply, answer) = mpsc::sync_channel(1);
         let candidates = Candidates::From(0);
         let question = ConnectionScan { filter: ConnectionFilter::default(), action, candidates, reply };
-        (Scan::new(question, 0), answer)
+        (Scan::new(question, 0, &BTreeMap::new()), answer)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{HandlerSlots, Handlers};
+use crate::handlers::backend::BackendHandler;
 use crate::handlers::handler::Handler;
 use crate::handlers::migrate::ThawContext;
 use crate::handlers::panics::caught;
@@ -101,7 +102,8 @@ impl HandlerSlots {
     pub(crate) fn move_out(&mut self, number: u32, pool: &mut Pool) {
         let slot = &mut self.entries[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
-        if let Some(handler) = slot.handler.take() {
+        if let Some(handler) = self.take_handler(number) {
+            BackendHandler::cast(&*handler).into_iter().for_each(|own| own.connection.leave());
             caught(move || drop(handler));
         }
         self.vacate(number).release(pool);
@@ -111,15 +113,17 @@ impl HandlerSlots {
     /// know its state, or there is no memory for it.
     pub(crate) fn take_newcomer(
         from: &mut &[u8],
-        routes: &Routes,
-        here: &ThawContext<'_>,
+        routes: [&Routes; 2],
+        here: ThawContext<'_>,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<Newcomer> {
         let PlainHandler { route, is_streaming, message_bytes, reserved_bytes, wake_in, state } =
             PlainHandler::take(from)?;
-        let (route, on_close) = (routes.find_migrating(route)?, OnClose::take(from, pool)?);
-        let made = || caught(|| (route.migration()?.thaw)(state, here))?;
+        let route = routes.iter().find_map(|routes| routes.find_migrating(route))?;
+        let on_close = OnClose::take(from, pool)?;
+        let here = ThawContext { backend: route.backend(), ..here };
+        let made = || caught(|| (route.migration()?.thaw)(state, &here))?;
         let handler = made().filter(|handler| {
             caught(|| handler.is_streaming()) == Some(is_streaming) && pool.charge(reserved_bytes)
         });
@@ -134,6 +138,7 @@ impl HandlerSlots {
     /// Puts the handler of a connection that has come in into a free slot. Returns the slot's number.
     pub(crate) fn move_in(&mut self, token: Token, newcomer: Newcomer) -> u32 {
         let Newcomer { handler, route, message_bytes, reserved_bytes, wake_at, on_close } = newcomer;
+        self.kept_ids.extend(BackendHandler::cast(&*handler).map(|own| (own.connection.id().into(), token)));
         let number = self.take(token, handler, &route);
         if let Some(at) = wake_at {
             self.timers.set(number, at);
