@@ -90,7 +90,7 @@ enum Command {
     /// Write the configuration of `serve` that a configuration of Centrifugo stands for
     ImportCentrifugo(serve::import::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
-    Proxy(proxy::Args),
+    Proxy(Box<proxy::Args>),
     /// Make a running server read its configuration again
     Reload(reload::Args),
     /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
@@ -166,7 +166,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::ImportCentrifugo(arguments) => serve::import::run(&arguments),
-        Command::Proxy(arguments) => proxy::run(arguments),
+        Command::Proxy(arguments) => proxy::run(*arguments, typed),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Top(arguments) => top::run(arguments),

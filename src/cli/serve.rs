@@ -46,8 +46,6 @@ pub(super) use self::args::tables;
 pub(super) use self::config::keys;
 #[cfg(all(test, feature = "full"))]
 pub(super) use self::keys::Row;
-#[cfg(all(test, feature = "full"))]
-pub(super) use self::reload::{Reload, reload_of};
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -62,9 +60,14 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use self::args::Switch;
 pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
+pub(super) use self::changes::between;
+pub(super) use self::check::write_option;
 use self::config::Sources;
 use self::draining::DrainSettings;
-use self::running::{Contents, Running};
+pub(super) use self::options::value;
+pub(super) use self::reload::{Reload, reload_of};
+pub(super) use self::running::Contents;
+use self::running::Running;
 pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals, exit_overdue};
@@ -128,15 +131,13 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let listening = Listening::of(&server, if settings.server.tls.is_some() { "wss" } else { "ws" });
     let running = Running {
         sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
-        contents: Contents::of(&settings),
+        contents: settings.contents(),
         sources,
         settings,
         server: server.handle(),
         control: control_handle(),
     };
-    reloads
-        .start(running, server.handle())
-        .map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
+    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
     handle_signals(signals, server.handle(), drain, &notifier, reloader, &webhooks)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
     listening.print();

@@ -27,6 +27,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
 use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 
 use self::headers::Client;
@@ -36,7 +37,7 @@ use super::forwarder::{Activity, ConnectionTap, Format, discard};
 use super::relay::{Peer, RelayOptions, relay};
 use super::transport::{ClientStream, Transport};
 use super::upstream::{ConnectError, Pick};
-use super::{Compression, Context};
+use super::{Compression, Context, Live};
 use crate::forwarder::transcoder::Transcoder;
 use crate::recording::{Event, Open, Side};
 use echoring_async::TokioStream;
@@ -50,6 +51,10 @@ type Body = Either<GuardedBody, Full<Bytes>>;
 /// A client's connection while it speaks HTTP.
 struct ClientConnection {
     context: Rc<Context>,
+    /// What the current request uses.
+    live: RefCell<Arc<Live>>,
+    /// `live` is another one.
+    reloaded: Notify,
     peer: SocketAddr,
     secure: bool,
     /// Whether the body of the current request is malformed.
@@ -73,8 +78,15 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     let activity = Activity::now();
     let malformed_body = MalformedBody::default();
     let client_stream = ClientStream::new(stream, activity.clone(), &malformed_body);
-    let client_connection =
-        Rc::new(ClientConnection { context, peer, secure, malformed_body, upgraded: RefCell::new(None) });
+    let client_connection = Rc::new(ClientConnection {
+        live: RefCell::new(context.live()),
+        reloaded: Notify::new(),
+        context,
+        peer,
+        secure,
+        malformed_body,
+        upgraded: RefCell::new(None),
+    });
     let service = {
         let client_connection = Rc::clone(&client_connection);
         service_fn(move |request| {
@@ -98,7 +110,8 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
                 Pin::new(&mut connection).graceful_shutdown();
                 draining = true;
             }
-            () = super::relay::idle(&activity, client_connection.context.settings.idle_timeout) => return,
+            () = client_connection.reloaded.notified() => {}
+            () = super::relay::idle(&activity, client_connection.live().config.settings.idle_timeout) => return,
         }
     };
     if let Err(error) = served {
@@ -161,8 +174,15 @@ fn formats(
 }
 
 impl ClientConnection {
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.borrow())
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let settings = &self.context.settings;
+        let live = self.context.live();
+        if !Arc::ptr_eq(&self.live.replace(Arc::clone(&live)), &live) {
+            self.reloaded.notify_one();
+        }
         if request.method() == Method::CONNECT {
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not supported");
             return refusal_response(refusal);
@@ -187,7 +207,7 @@ impl ClientConnection {
             }
             let mut response = refusal_response(refusal);
             if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-                let seconds = settings.health_interval.as_secs().max(1);
+                let seconds = live.config.settings.health_interval.as_secs().max(1);
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             response
@@ -238,7 +258,8 @@ impl ClientConnection {
         request: Request<Incoming>,
         host: HeaderValue,
     ) -> Result<Response<Body>, Refusal> {
-        let settings = &self.context.settings;
+        let live = self.live();
+        let settings = &live.config.settings;
         if !request.body().is_end_stream() {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket upgrade must not have a body"));
         }
@@ -302,7 +323,7 @@ impl ClientConnection {
             from_upstream,
             tap: tap.clone(),
             keys: self.context.keys.clone(),
-            idle_timeout: self.context.settings.idle_timeout,
+            idle_timeout: self.live().config.settings.idle_timeout,
         };
         let ended = relay(client, upstream, options, self.context.drained()).await;
         if let Some(tap) = &tap {
@@ -312,14 +333,14 @@ impl ClientConnection {
             "a WebSocket was closed");
     }
 
-    /// Connects to an upstream; if it cannot be reached, the next one is tried.
+    /// Connects to an upstream; if it cannot be reached, the next one is tried. A reload meanwhile may have removed it.
     async fn connect(&self) -> Result<(Pick, Transport), Refusal> {
-        let context = &self.context;
         let mut tried = Vec::new();
         let mut last = None;
-        while let Some(pick) = context.upstreams.pick(&tried) {
-            let timeout = context.settings.connect_timeout;
-            match pick.0.connect(context.tls.as_ref(), timeout).await {
+        loop {
+            let live = self.context.live();
+            let Some(pick) = live.upstreams.pick(&tried) else { break };
+            match pick.0.connect(live.connector(), live.config.settings.connect_timeout).await {
                 Ok(stream) => {
                     pick.0.set_down(false, &"");
                     return Ok((pick, stream));
@@ -353,7 +374,8 @@ impl ClientConnection {
             path => pick.0.target(path).parse().map_err(|_| bad("malformed request target"))?,
         };
         parts.version = Version::HTTP_11;
-        let settings = &self.context.settings;
+        let live = self.live();
+        let settings = &live.config.settings;
         let upstream_host = HeaderValue::from_str(&pick.0.authority())
             .map_err(|_| Refusal::bad_gateway("the upstream's host is malformed"))?;
         let client = Client { address: self.peer.ip(), secure: self.secure };
@@ -374,7 +396,7 @@ impl ClientConnection {
         upstream: &str,
         answered: impl Future<Output = hyper::Result<Response<Incoming>>>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let timeout = self.context.settings.response_timeout;
+        let timeout = self.live().config.settings.response_timeout;
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(_)) if self.malformed_body.get() => {

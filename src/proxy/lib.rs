@@ -26,12 +26,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{LocalSet, spawn_local};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
-
 pub use self::http::headers::{Forwarded, HostPolicy};
 use crate::limits::{PROXY_IDLE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT};
 use crate::recording::{Recorder, Tap};
@@ -42,6 +36,11 @@ use echoring_proto::deflate::Preferences;
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 use echoring_runtime::listening::{descriptors_hint, retry_busy};
 use forwarder::MaskingKeys;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 pub use upstream::health::HealthCheck;
 pub use upstream::{Balance, UpstreamUrl};
 use upstream::{Upstreams, health};
@@ -123,6 +122,16 @@ impl Config {
             settings: Settings::default(),
         }
     }
+
+    fn check(&self) -> Result<(), Error> {
+        let secure = self.upstreams.iter().any(UpstreamUrl::is_secure);
+        if self.upstreams.is_empty() || (secure && self.upstream_tls.is_none()) {
+            return Err(Error(
+                "a proxy needs an upstream; upstreams with wss: also need a TLS configuration".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Settings {
@@ -148,9 +157,10 @@ pub struct Proxy {
     recorder: Option<Recorder>,
 }
 
-/// Shuts a proxy down.
+/// Reconfigures a running proxy, and shuts it down.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    live: Arc<watch::Sender<Arc<Live>>>,
     drain: Arc<watch::Sender<bool>>,
     listener: Arc<TcpListener>,
     /// The reason, if a part of the proxy has failed.
@@ -158,6 +168,18 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Applies another configuration to new connections and requests, except for `listen` and `threads`. Open WebSockets
+    /// and requests under way keep theirs. An upstream that stays keeps its state; one that is removed gets no new
+    /// connections.
+    ///
+    /// # Errors
+    /// If there is no upstream, or TLS for upstreams is not configured. Then nothing was changed.
+    pub fn reconfigure(&self, config: Config) -> Result<(), Error> {
+        config.check()?;
+        self.live.send_modify(|live| *live = Live::new(config, Some(live)));
+        Ok(())
+    }
+
     /// Whether a part of the proxy has failed. The proxy is then shutting down.
     pub fn has_failed(&self) -> bool {
         self.failure.get().is_some()
@@ -192,12 +214,7 @@ impl Proxy {
     /// # Errors
     /// If the address cannot be bound, there is no upstream, or TLS for upstreams is not configured.
     pub fn start(config: Config, recorder: Option<Recorder>) -> Result<Proxy, Error> {
-        let secure = config.upstreams.iter().any(UpstreamUrl::is_secure);
-        if config.upstreams.is_empty() || (secure && config.upstream_tls.is_none()) {
-            return Err(Error(
-                "a proxy needs an upstream; upstreams with wss: also need a TLS configuration".to_owned(),
-            ));
-        }
+        config.check()?;
         let listener = Arc::new(retry_busy(|| listen(config.listen)).map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => "stop the process that listens there, or choose another --listen",
@@ -215,11 +232,14 @@ impl Proxy {
         };
         let address = listener.local_addr().map_err(cannot_start)?;
         let (drain, _) = watch::channel(false);
-        let handle =
-            Handle { drain: Arc::new(drain), listener: Arc::clone(&listener), failure: Arc::default() };
-        let retry_after = config.health.is_none().then_some(config.settings.health_interval);
-        let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
         let count = config.threads.max(1);
+        let (live, _) = watch::channel(Live::new(config, None));
+        let handle = Handle {
+            live: Arc::new(live),
+            drain: Arc::new(drain),
+            listener: Arc::clone(&listener),
+            failure: Arc::default(),
+        };
         // Everything that may fail is done before the first thread starts.
         let mut prepared = Vec::with_capacity(count);
         for _ in 0..count {
@@ -233,11 +253,9 @@ impl Proxy {
         for (index, (runtime, listener)) in prepared.into_iter().enumerate() {
             let worker = Worker {
                 index,
-                config: config.clone(),
-                upstreams: Arc::clone(&upstreams),
+                threads: count,
                 handle: handle.clone(),
                 tap: recorder.as_ref().map(Recorder::tap),
-                max_connections: (config.max_connections as usize / count).max(1),
             };
             let spawned = thread::Builder::new()
                 .name(format!("proxy-{index}"))
@@ -263,7 +281,7 @@ impl Proxy {
         self.threads.len()
     }
 
-    /// A handle that shuts the proxy down.
+    /// A handle that reconfigures the proxy and shuts it down.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -303,11 +321,31 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// What new connections and requests use. A reload replaces it; a request keeps that of its beginning, and so does its WebSocket.
+#[derive(Debug)]
+struct Live {
+    config: Config,
+    upstreams: Upstreams,
+}
+
+impl Live {
+    /// A configuration in the place of `before`.
+    fn new(config: Config, before: Option<&Live>) -> Arc<Live> {
+        // With health checks, an upstream that is down is up again when one succeeds.
+        let retry_after = config.health.is_none().then_some(config.settings.health_interval);
+        let before = before.map(|before| &before.upstreams);
+        let upstreams = Upstreams::new(&config.upstreams, config.balance, retry_after, before);
+        Arc::new(Live { config, upstreams })
+    }
+
+    fn connector(&self) -> Option<TlsConnector> {
+        self.config.upstream_tls.clone().map(TlsConnector::from)
+    }
+}
+
 /// State that the tasks of one thread share.
 struct Context {
-    settings: Settings,
-    upstreams: Arc<Upstreams>,
-    tls: Option<TlsConnector>,
+    live: watch::Receiver<Arc<Live>>,
     tap: Option<Tap>,
     /// Masking keys for all WebSockets of the thread.
     keys: MaskingKeys,
@@ -315,6 +353,11 @@ struct Context {
 }
 
 impl Context {
+    /// What a connection or a request that begins now uses.
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.borrow())
+    }
+
     /// Resolves when the proxy drains.
     async fn drained(&self) {
         // An error means that every handle is gone, which ends the proxy too.
@@ -325,11 +368,10 @@ impl Context {
 /// A worker thread's configuration.
 struct Worker {
     index: usize,
-    config: Config,
-    upstreams: Arc<Upstreams>,
+    /// Number of worker threads.
+    threads: usize,
     handle: Handle,
     tap: Option<Tap>,
-    max_connections: usize,
 }
 
 /// Runs a worker thread. If one fails, all shut down: a proxy must not continue with half its threads.
@@ -344,20 +386,28 @@ fn run_worker(worker: Worker, runtime: &Runtime, listener: tokio::net::TcpListen
 }
 
 impl Worker {
+    /// Waits until this thread may have another connection.
+    async fn wait_for_room(&self, context: &Context, freed: &Rc<Notify>) {
+        let mut live = context.live.clone();
+        let max_connections = |live: &Live| (live.config.max_connections as usize / self.threads).max(1);
+        // One reference is not a connection's.
+        while Rc::strong_count(freed) > max_connections(&live.borrow_and_update()) {
+            tokio::select! {
+                () = freed.notified() => {}
+                _ = live.changed() => {}
+            }
+        }
+    }
+
     async fn serve(self, listener: tokio::net::TcpListener) {
-        let acceptor = self.config.tls.map(TlsAcceptor::from);
         let context = Rc::new(Context {
-            settings: self.config.settings,
-            upstreams: self.upstreams,
-            tls: self.config.upstream_tls.map(TlsConnector::from),
-            tap: self.tap,
+            live: self.handle.live.subscribe(),
+            tap: self.tap.clone(),
             keys: MaskingKeys::new(Seed::System),
             drain: self.handle.drain.subscribe(),
         });
         if self.index == 0 {
-            if let Some(check) = &self.config.health {
-                health::start(&context, check);
-            }
+            health::start(context.live.clone());
             if let Some(tap) = context.tap.clone() {
                 let handle = self.handle.clone();
                 spawn_local(async move {
@@ -367,36 +417,44 @@ impl Worker {
                 });
             }
         }
-        let slots = Arc::new(Semaphore::new(self.max_connections));
+        let freed = Rc::new(Notify::new());
         loop {
-            // The semaphore is never closed, so a permit is always available eventually.
-            let permit = tokio::select! {
-                permit = Arc::clone(&slots).acquire_owned() => permit.ok(),
+            tokio::select! {
+                () = self.wait_for_room(&context, &freed) => {}
                 () = context.drained() => break,
-            };
+            }
             let (stream, peer) = tokio::select! {
                 accepted = echoring_async::accept("proxy", async || transport::accept(&listener).await) => accepted,
                 () = context.drained() => break,
             };
-            spawn_local(serve_client(Rc::clone(&context), stream, peer, acceptor.clone(), permit));
+            let slot = Slot(Rc::clone(&freed));
+            spawn_local(serve_client(Rc::clone(&context), stream, peer, slot));
         }
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let drained =
-            tokio::time::timeout(Duration::from_nanos(DRAIN_TIMEOUT), slots.acquire_many(all)).await;
+        let emptied = async {
+            while Rc::strong_count(&freed) > 1 {
+                freed.notified().await;
+            }
+        };
+        let drained = tokio::time::timeout(Duration::from_nanos(DRAIN_TIMEOUT), emptied).await;
         if drained.is_err() {
             tracing::warn!("closing connections that outlived the drain timeout");
         }
     }
 }
 
-async fn serve_client(
-    context: Rc<Context>,
-    stream: transport::Transport,
-    peer: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
-    _permit: Option<OwnedSemaphorePermit>,
-) {
-    let Some(acceptor) = acceptor else { return http::serve(context, stream, peer, false).await };
+/// Counts a connection for as long as it lives, by a reference to the signal of its end.
+struct Slot(Rc<Notify>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+async fn serve_client(context: Rc<Context>, stream: transport::Transport, peer: SocketAddr, _slot: Slot) {
+    let Some(acceptor) = context.live().config.tls.clone().map(TlsAcceptor::from) else {
+        return http::serve(context, stream, peer, false).await;
+    };
     let handshake = Duration::from_nanos(HANDSHAKE_TIMEOUT);
     match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => http::serve(context, Box::new(stream), peer, true).await,

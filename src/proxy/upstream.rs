@@ -11,7 +11,7 @@ pub(crate) mod health;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(super) struct Upstream {
     down_since: Mutex<Option<Instant>>,
     /// Connections that the proxy has to it.
     connections: AtomicUsize,
+    /// Whether a health check is under way.
+    pub(super) is_checked: AtomicBool,
 }
 
 /// The URL of an upstream: `ws://` is the same as `http://`, `wss://` the same as `https://`. Its path is put in front
@@ -79,7 +81,14 @@ impl Upstream {
     fn new(UpstreamUrl(url): UpstreamUrl) -> Option<Upstream> {
         let name = ServerName::try_from(url.host.clone()).ok()?;
         let prefix = url.path.trim_end_matches('/').to_owned();
-        Some(Upstream { url, prefix, name, down_since: Mutex::new(None), connections: AtomicUsize::new(0) })
+        Some(Upstream {
+            url,
+            prefix,
+            name,
+            down_since: Mutex::default(),
+            connections: AtomicUsize::default(),
+            is_checked: AtomicBool::default(),
+        })
     }
 
     /// Host and port in the format of the `Host` field.
@@ -118,7 +127,7 @@ impl Upstream {
     /// [`ConnectError`], after `timeout` at the latest.
     pub(super) async fn connect(
         &self,
-        tls: Option<&TlsConnector>,
+        tls: Option<TlsConnector>,
         timeout: Duration,
     ) -> Result<Transport, ConnectError> {
         let connecting = async {
@@ -172,6 +181,8 @@ pub enum Balance {
 #[derive(Debug)]
 pub(super) struct Upstreams {
     pub(super) all: Vec<Arc<Upstream>>,
+    /// Upstreams of earlier configurations that still had connections.
+    removed: Vec<Arc<Upstream>>,
     balance: Balance,
     /// Time after which an upstream that is down is tried again; `None` with health checks.
     retry_after: Option<Duration>,
@@ -179,9 +190,24 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn new(urls: &[UpstreamUrl], balance: Balance, retry_after: Option<Duration>) -> Upstreams {
-        let all = urls.iter().cloned().filter_map(Upstream::new).map(Arc::new).collect();
-        Upstreams { all, balance, retry_after, rotation: AtomicUsize::new(0) }
+    /// The upstreams with these URLs. Those that `before` has keep their state, also one that was removed and returns while it
+    /// has connections.
+    pub(super) fn new(
+        urls: &[UpstreamUrl],
+        balance: Balance,
+        retry_after: Option<Duration>,
+        before: Option<&Upstreams>,
+    ) -> Upstreams {
+        let known = before.map(|before| before.all.iter().chain(&before.removed).cloned().collect());
+        let mut known: Vec<Arc<Upstream>> = known.unwrap_or_default();
+        let known_or_new = |url: &UpstreamUrl| match known.iter().position(|known| known.url == url.0) {
+            Some(place) => Some(known.remove(place)),
+            None => Upstream::new(url.clone()).map(Arc::new),
+        };
+        let all = urls.iter().filter_map(known_or_new).collect();
+        known.retain(|removed| removed.connections.load(Ordering::Relaxed) > 0);
+        let rotation = before.map_or(0, |before| before.rotation.load(Ordering::Relaxed));
+        Upstreams { all, removed: known, balance, retry_after, rotation: AtomicUsize::new(rotation) }
     }
 
     /// The upstream for the next connection, which is counted for as long as the pick lives. Upstreams that are down or
@@ -226,6 +252,15 @@ mod tests {
         words.iter().map(|word| word.parse().expect("a URL")).collect()
     }
 
+    fn upstreams(words: &[&str], balance: Balance, retry_after: Option<Duration>) -> Upstreams {
+        Upstreams::new(&urls(words), balance, retry_after, None)
+    }
+
+    /// The upstreams after a reload of this list.
+    fn reloaded(before: &Upstreams, words: &[&str]) -> Upstreams {
+        Upstreams::new(&urls(words), Balance::default(), None, Some(before))
+    }
+
     #[test]
     fn http_and_ws_mean_the_same() {
         for (word, shown) in [
@@ -249,7 +284,7 @@ mod tests {
             ("ws://a/app", "/ws", "/app/ws"),
             ("ws://a/app/", "/ws", "/app/ws"),
         ] {
-            let upstreams = Upstreams::new(&urls(&[url]), Balance::default(), None);
+            let upstreams = upstreams(&[url], Balance::default(), None);
             assert_eq!(upstreams.all[0].target(asked), target);
         }
     }
@@ -257,7 +292,7 @@ mod tests {
     #[test]
     fn connections_are_balanced_over_the_upstreams_that_are_up() {
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
-            let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance, None);
+            let upstreams = upstreams(&["ws://a", "ws://b", "ws://c"], balance, None);
             upstreams.all[1].set_down(true, &"a test");
             let picks: Vec<Pick> = (0..8).filter_map(|_| upstreams.pick(&[])).collect();
             let of = |i: usize| picks.iter().filter(|pick| Arc::ptr_eq(&pick.0, &upstreams.all[i])).count();
@@ -274,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_least_loaded_upstream_is_picked() {
-        let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::LeastConnections, None);
+        let upstreams = upstreams(&["ws://a", "ws://b"], Balance::LeastConnections, None);
         let first = upstreams.pick(&[]).expect("both are up");
         let second = upstreams.pick(&[]).expect("both are up");
         assert!(!Arc::ptr_eq(&first.0, &second.0));
@@ -287,20 +322,61 @@ mod tests {
 
     #[test]
     fn a_single_upstream_is_always_tried_and_several_only_while_they_are_up() {
-        let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default(), None);
+        let alone = upstreams(&["ws://a"], Balance::default(), None);
         alone.all[0].set_down(true, &"a test");
         let pick = alone.pick(&[]).expect("tried");
         assert!(alone.pick(&[Arc::clone(&pick.0)]).is_none(), "but once");
-        let both = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), None);
+        let both = upstreams(&["ws://a", "ws://b"], Balance::default(), None);
         for upstream in &both.all {
             upstream.set_down(true, &"a test");
         }
         assert!(both.pick(&[]).is_none());
-        let unchecked =
-            Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), Some(Duration::ZERO));
+        let unchecked = upstreams(&["ws://a", "ws://b"], Balance::default(), Some(Duration::ZERO));
         for upstream in &unchecked.all {
             upstream.set_down(true, &"a test");
         }
         assert!(unchecked.pick(&[]).is_some(), "without health checks, they are tried again");
+    }
+
+    #[test]
+    fn an_upstream_that_stays_keeps_its_state_wherever_it_is_in_the_list() {
+        let before = upstreams(&["ws://a", "ws://b", "ws://c"], Balance::default(), None);
+        before.all[1].set_down(true, &"a test");
+        let picks: Vec<Pick> = (0..4).filter_map(|_| before.pick(&[])).collect();
+        let after = reloaded(&before, &["ws://d", "ws://c/", "http://b", "ws://a/other"]);
+        assert!(Arc::ptr_eq(&after.all[1], &before.all[2]) && Arc::ptr_eq(&after.all[2], &before.all[1]));
+        assert_eq!(after.all[1].connections.load(Ordering::Relaxed), 2);
+        assert!(after.all[2].is_down(None), "it was down");
+        for new in [&after.all[0], &after.all[3]] {
+            assert_eq!((new.connections.load(Ordering::Relaxed), new.is_down(None)), (0, false));
+        }
+        // The least loaded ones first: not the one that was removed, which has two connections.
+        let removed = Arc::clone(&before.all[0]);
+        let more: Vec<Pick> = (0..4).filter_map(|_| after.pick(&[])).collect();
+        assert!(more.iter().all(|pick| !Arc::ptr_eq(&pick.0, &removed)));
+        assert_eq!(removed.connections.load(Ordering::Relaxed), 2);
+        drop((picks, more));
+        assert_eq!(removed.connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_upstream_that_returns_is_the_same_while_it_has_connections() {
+        let first = upstreams(&["ws://a", "ws://b"], Balance::RoundRobin, None);
+        let picks: Vec<Pick> = (0..2).filter_map(|_| first.pick(&[])).collect();
+        let without = reloaded(&first, &["ws://c"]);
+        let with = reloaded(&reloaded(&without, &["ws://d"]), &["ws://b", "ws://c"]);
+        assert!(Arc::ptr_eq(&with.all[0], &first.all[1]));
+        assert_eq!(with.all[0].connections.load(Ordering::Relaxed), 1);
+        assert!(!Arc::ptr_eq(&with.all[1], &without.all[0]), "nothing was left of it");
+        drop(picks);
+        assert_eq!(with.all[0].connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_url_that_is_listed_twice_is_two_upstreams_before_and_after() {
+        let before = upstreams(&["ws://a", "ws://a"], Balance::default(), None);
+        let after = reloaded(&before, &["ws://a", "ws://a", "ws://a"]);
+        assert!(Arc::ptr_eq(&after.all[0], &before.all[0]) && Arc::ptr_eq(&after.all[1], &before.all[1]));
+        assert!(!Arc::ptr_eq(&after.all[2], &after.all[0]) && !Arc::ptr_eq(&after.all[2], &after.all[1]));
     }
 }

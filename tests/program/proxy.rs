@@ -15,6 +15,7 @@ use patient::Patient;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tungstenite::WebSocket;
 
 /// Longer than any deadline that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,12 +60,12 @@ impl Drop for Running {
 }
 
 /// A certificate for `localhost` and its key, in files.
-struct Certificate {
+pub(super) struct Certificate {
     folder: PathBuf,
 }
 
 impl Certificate {
-    fn new(test: &str) -> Certificate {
+    pub(super) fn new(test: &str) -> Certificate {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
@@ -73,12 +74,12 @@ impl Certificate {
         Certificate { folder }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.folder.join(name).to_str().expect("text").to_owned()
     }
 
     /// The configuration of a client that trusts it.
-    fn trusted(&self) -> ClientConfig {
+    pub(super) fn trusted(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         let own = CertificateDer::from_pem_file(self.path("cert.pem")).expect("a certificate");
         roots.add(own).expect("a root");
@@ -112,6 +113,17 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// A WebSocket over TLS, if the certificate is trusted.
+pub(super) fn open_with_tls(
+    address: SocketAddr,
+    config: &ClientConfig,
+) -> Option<WebSocket<StreamOwned<ClientConnection, Patient>>> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(Arc::new(config.clone()), name).expect("a session");
+    let stream = StreamOwned::new(session, Patient(connect(address)));
+    tungstenite::client("wss://localhost/echo", stream).ok().map(|(socket, _)| socket)
+}
+
 /// The response to a GET of `path`.
 fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = connect(address);
@@ -126,13 +138,7 @@ fn tls_ends_at_the_proxy() {
     let certificate = Certificate::new("ends");
     let server = Running::serve();
     let proxy = with_tls(&server, &certificate);
-    let config = certificate.trusted();
-    let name = ServerName::try_from("localhost").expect("a name");
-    let session = ClientConnection::new(Arc::new(config), name).expect("a session");
-    let stream = StreamOwned::new(session, Patient(connect(proxy.address)));
-    let (mut socket, response) =
-        tungstenite::client("wss://localhost/echo", stream).expect("an open connection");
-    assert_eq!(response.status(), 101);
+    let mut socket = open_with_tls(proxy.address, &certificate.trusted()).expect("an open connection");
     for message in ["hello", &"x".repeat(60_000)] {
         socket.send(message.into()).expect("sent");
         assert_eq!(socket.read().expect("an echo").into_text().expect("text").as_str(), message);

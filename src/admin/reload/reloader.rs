@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use echoring_server::Handle;
-use echoring_server::machinery::{CarryOut, NodeOrder, ProgramOrder};
+use echoring_server::machinery::{CarryOut, ProgramOrder};
 use serde::Serialize;
 
 use super::watch::{FileVersion, Watched};
@@ -24,6 +23,14 @@ pub trait Configuration: Send + 'static {
     /// # Errors
     /// Why it cannot be used; then nothing was changed.
     fn reload(&mut self, only_watched: bool) -> Result<ReloadReport, String>;
+
+    /// Has a process before this one, which drains, read its configuration again.
+    ///
+    /// # Errors
+    /// Why it does not.
+    fn reload_elsewhere(&self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The files whose changes cause a reload, in the versions that were read.
     fn watched_files(&self) -> Vec<(PathBuf, FileVersion)>;
@@ -135,14 +142,11 @@ impl PendingReloads {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(self, mut configuration: impl Configuration, server: Handle) -> io::Result<()> {
-        thread::Builder::new()
-            .name("reload".to_owned())
-            .spawn(move || self.run(&mut configuration, &server))
-            .map(drop)
+    pub fn start(self, mut configuration: impl Configuration) -> io::Result<()> {
+        thread::Builder::new().name("reload".to_owned()).spawn(move || self.run(&mut configuration)).map(drop)
     }
 
-    fn run(&self, configuration: &mut impl Configuration, server: &Handle) {
+    fn run(&self, configuration: &mut impl Configuration) {
         let mut watched = Watched::default();
         watched.set(configuration.watched_files());
         loop {
@@ -156,7 +160,7 @@ impl PendingReloads {
                 Ok(report) => {
                     report.log(cause);
                     watched.set(configuration.watched_files());
-                    pass_on(server, cause, &report)
+                    pass_on(configuration, cause, &report)
                 }
                 Err(line) => {
                     tracing::error!(
@@ -173,9 +177,9 @@ impl PendingReloads {
     }
 }
 
-/// Has the process before this one read its configuration again, while it drains.
-fn pass_on(server: &Handle, cause: &str, report: &ReloadReport) -> Reloaded {
-    match server.pass_on(NodeOrder::Program(ProgramOrder::Reload)) {
+/// The result of a reload here, once the process before this one has reloaded, too.
+fn pass_on(configuration: &impl Configuration, cause: &str, report: &ReloadReport) -> Reloaded {
+    match configuration.reload_elsewhere() {
         Ok(()) => Reloaded::Accepted(serde_json::to_string_pretty(report).unwrap_or_default()),
         Err(reason) => {
             let line = format!("the configuration was reloaded, but not everywhere: {reason}");

@@ -10,7 +10,8 @@ pub(super) fn changes(from: &Settings, to: &Settings) -> Vec<Change> {
     between(&from.values(), &to.values())
 }
 
-fn between(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> Vec<Change> {
+/// The same between the values of keys.
+pub(crate) fn between(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> Vec<Change> {
     let mut keys: Vec<&String> = from.keys().chain(to.keys()).collect();
     keys.sort_unstable();
     keys.dedup();

@@ -16,7 +16,8 @@ use super::options::value;
 use super::settings::Settings;
 use super::toml_text::{list, quoted};
 use super::topics::{Tables, Topic};
-use crate::common::file::{Place, flags};
+use crate::common::file::Place;
+use crate::common::file::flags::{self, Origins};
 use crate::doctor::check::shown_size;
 use crate::doctor::plan::peak_here;
 use echoring_server::Resolved;
@@ -110,21 +111,13 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
         for arg in config::keys(&command).filter(|arg| config::table_of(arg).is_none()) {
-            match self.shown(arg) {
-                Some(value) => {
-                    f.write_str(&Shown::Value(value).line(arg.get_id().as_str(), self.origins.shown(arg)))?
-                }
-                None => write_unset(f, arg.get_id().as_str(), arg)?,
-            }
+            write_option(f, arg.get_id().as_str(), arg, self.shown(arg), &self.origins)?;
         }
         for table in config::OPTION_TABLES {
             writeln!(f, "\n[{table}]")?;
             for arg in config::keys(&command) {
                 let Some((_, key)) = config::table_of(arg).filter(|(own, _)| *own == table) else { continue };
-                match value(arg, &self.matches) {
-                    Some(value) => f.write_str(&Shown::Value(value).line(key, self.origins.shown(arg)))?,
-                    None => write_unset(f, key, arg)?,
-                }
+                write_option(f, key, arg, value(arg, &self.matches), &self.origins)?;
             }
             if table == config::HOOKS {
                 f.write_str(&self.tables.hooks.text())?;
@@ -146,8 +139,17 @@ impl fmt::Display for Settings {
     }
 }
 
-/// A comment in place of a key without a value, with the value in effect, as its help says.
-fn write_unset(f: &mut fmt::Formatter<'_>, key: &str, arg: &Arg) -> fmt::Result {
+/// The line of an option. One without a value is a comment, with the value in effect, as its help says.
+pub(crate) fn write_option(
+    f: &mut impl fmt::Write,
+    key: &str,
+    arg: &Arg,
+    value: Option<String>,
+    origins: &Origins,
+) -> fmt::Result {
+    if let Some(value) = value {
+        return f.write_str(&Shown::Value(value).line(key, origins.shown(arg)));
+    }
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     match help.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']')) {
         Some((default, _)) => writeln!(f, "# {key} is not set: {default}"),

@@ -121,12 +121,11 @@ pub(super) fn live(
     is_kept: impl Fn(&str) -> bool,
 ) -> Result<Given<Args>, Failure> {
     let command = flags::command::<Args>();
-    let is_live = |flag: &&Flag| {
+    let is_live = |flag: &Flag| {
         let key = flag.id.as_str();
         find(&command, key).is_some_and(|arg| reload_of(arg) == Reload::Live) && !is_kept(key)
     };
-    let kept = running.iter().filter(|flag| !is_live(flag));
-    parse(wanted.iter().filter(is_live).chain(kept).cloned().collect())
+    parse(flags::live(wanted, running, is_live))
 }
 
 /// The names of variables that have the prefix and are not used.

@@ -4,10 +4,16 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use super::running::Contents;
 use super::settings::Settings;
 use echoring_async::tls::{self, CertificateReport, ServerTls, Source};
 
 impl Settings {
+    /// The contents of the files with certificates, keys and tokens.
+    pub(super) fn contents(&self) -> Contents {
+        Contents::of(self.secret_files.iter().map(|(file, _)| file))
+    }
+
     /// The files with the server's certificates, and with those of the issuers of client certificates.
     pub(super) fn certificate_files(&self) -> impl Iterator<Item = &Source> {
         self.tls.iter().flat_map(ServerTls::chains)

@@ -12,7 +12,7 @@ use super::keys::{Field, Numbers, Quantity, paragraphs};
 use super::reload::Reload;
 use super::toml_text::{list, quoted};
 use crate::common::compress::Compress;
-use crate::common::values::{CpuList, shown_bytes, shown_cpus, shown_duration};
+use crate::common::values::{CpuList, OFF, shown_bytes, shown_cpus, shown_duration};
 use crate::sandbox::UserName;
 use echoring_server::ListenAddress;
 
@@ -156,7 +156,7 @@ impl<T> ConfigOption<T> {
 }
 
 /// The value of `arg` as a file has it, defaults included; `None` where it has none.
-pub(super) fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
+pub(crate) fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
     let id = arg.get_id().as_str();
     if let Ok(is_on) = matches.try_get_one::<bool>(id) {
         return is_on.map(ToString::to_string);
@@ -174,6 +174,9 @@ fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
     // Options that are 64 bits wide are bytes; numbers of things are 32 bits wide.
     canonical::<u64>(id, matches, |bytes| shown_bytes(*bytes))
         .or_else(|| canonical::<Duration>(id, matches, |time| shown_duration(*time)))
+        .or_else(|| {
+            canonical::<Option<Duration>>(id, matches, |time| time.map_or(OFF.to_owned(), shown_duration))
+        })
         .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<CpuList>(id, matches, shown_cpus))

@@ -16,6 +16,7 @@ use crate::sandbox::Sandbox;
 use crate::{Failure, logging};
 use echoring_admin::{Change, Configuration, FileVersion, ReloadReport};
 use echoring_server::Handle;
+use echoring_server::machinery::{NodeOrder, ProgramOrder};
 
 /// The parts of the program that use settings.
 #[derive(Debug)]
@@ -40,6 +41,11 @@ struct Next {
 }
 
 impl Configuration for Running {
+    fn reload_elsewhere(&self) -> Result<(), String> {
+        let order = NodeOrder::Program(ProgramOrder::Reload);
+        self.server.pass_on(order).map_err(|error| error.to_string())
+    }
+
     fn reload(&mut self, only_watched: bool) -> Result<ReloadReport, String> {
         self.reload_from(only_watched).map_err(|failure| {
             let out_of_reach = self.sandbox.as_ref().and_then(|sandbox| self.sources.out_of_reach(sandbox));
@@ -62,7 +68,7 @@ impl Running {
     fn reload_from(&mut self, only_watched: bool) -> Result<ReloadReport, Failure> {
         let keeps_settings = only_watched && self.settings.args.watch != Watch::All;
         let settings = if keeps_settings { self.settings.reread() } else { self.sources.settings() }?;
-        let contents = Contents::of(&settings);
+        let contents = settings.contents();
         let report = self.take_over(settings, self.contents.differing(&contents))?;
         self.contents = contents;
         Ok(report)
@@ -127,19 +133,19 @@ impl Running {
 
 /// Hashes of the contents of files; `None` for one that cannot be read.
 #[derive(Debug, Default)]
-pub(super) struct Contents(BTreeMap<PathBuf, Option<u64>>);
+pub(crate) struct Contents(BTreeMap<PathBuf, Option<u64>>);
 
 impl Contents {
-    pub(super) fn of(settings: &Settings) -> Contents {
-        let hash = |(file, _): &(PathBuf, FileVersion)| {
+    pub(crate) fn of<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Contents {
+        let hash = |file: &PathBuf| {
             let bytes = fs::read(file).ok();
             (file.clone(), bytes.map(|bytes| hash(&bytes)))
         };
-        Contents(settings.secret_files.iter().map(hash).collect())
+        Contents(files.map(hash).collect())
     }
 
     /// The files of `others` that differ.
-    fn differing(&self, others: &Contents) -> Vec<PathBuf> {
+    pub(crate) fn differing(&self, others: &Contents) -> Vec<PathBuf> {
         let differs = |(file, hash): &(&PathBuf, &Option<u64>)| self.0.get(*file) != Some(hash);
         others.0.iter().filter(differs).map(|(file, _)| file.clone()).collect()
     }

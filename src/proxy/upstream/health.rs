@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{HOST, USER_AGENT};
@@ -14,43 +14,55 @@ use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 
-use crate::Context;
+use crate::Live;
 use crate::upstream::Upstream;
 use echoring_async::TokioStream;
 
 /// How upstreams are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Time from the end of a check to the start of the next.
+    /// Time between two checks. An upstream whose check takes longer is not checked meanwhile.
     pub interval: Duration,
     /// Path of a GET request; a status below 400 is healthy. Without it, an upstream is healthy if it accepts a
     /// connection.
     pub path: Option<String>,
 }
 
-/// Checks all upstreams, each in its own task, until the runtime ends.
-pub(crate) fn start(context: &Rc<Context>, check: &HealthCheck) {
-    for upstream in &context.upstreams.all {
-        let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
-        spawn_local(async move {
-            loop {
-                match probe(&context, &upstream, &check).await {
-                    Ok(()) => upstream.set_down(false, &""),
-                    Err(why) => upstream.set_down(true, &why),
+/// Checks the upstreams of the configuration in effect, each in its own task, until the runtime ends. A reload checks them at
+/// once.
+pub(crate) fn start(mut live: watch::Receiver<Arc<Live>>) {
+    spawn_local(async move {
+        loop {
+            let now = Arc::clone(&live.borrow_and_update());
+            for upstream in now.config.health.iter().flat_map(|_| &now.upstreams.all) {
+                if !upstream.is_checked.swap(true, Ordering::Relaxed) {
+                    spawn_local(check(Arc::clone(&now), Arc::clone(upstream)));
                 }
-                tokio::time::sleep(check.interval).await;
             }
-        });
+            tokio::select! {
+                () = tokio::time::sleep(now.config.settings.health_interval) => {}
+                changed = live.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+}
+
+async fn check(live: Arc<Live>, upstream: Arc<Upstream>) {
+    match probe(&live, &upstream).await {
+        Ok(()) => upstream.set_down(false, &""),
+        Err(why) => upstream.set_down(true, &why),
     }
+    upstream.is_checked.store(false, Ordering::Relaxed);
 }
 
 /// Makes one check.
-async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), Box<dyn Error>> {
-    let timeout = context.settings.connect_timeout;
-    let stream = upstream.connect(context.tls.as_ref(), timeout).await?;
-    let Some(path) = &check.path else { return Ok(()) };
+async fn probe(live: &Live, upstream: &Upstream) -> Result<(), Box<dyn Error>> {
+    let timeout = live.config.settings.connect_timeout;
+    let stream = upstream.connect(live.connector(), timeout).await?;
+    let Some(path) = live.config.health.as_ref().and_then(|check| check.path.as_ref()) else { return Ok(()) };
     let asked = async {
         let (mut sender, connection) = http1::handshake(TokioStream(stream)).await?;
         let driver = spawn_local(connection);

@@ -34,7 +34,7 @@ fn only_a_signal_to_end_ends_a_server() {
         // A thread of its own reloads.
         log.line_with("the configuration was reloaded");
         assert_eq!(server.end(), Some(0));
-        let (log, stderr) = Log::new();
+        let (mut log, stderr) = Log::new();
         let mut proxy = Program::proxy(driver, &[], stderr);
         for &signal in &signals {
             for _ in 0..5 {
@@ -42,9 +42,8 @@ fn only_a_signal_to_end_ends_a_server() {
                 assert_eq!(proxy.status("/"), 502, "after signal {signal}");
             }
         }
+        log.line_with("the configuration was reloaded");
         assert_eq!(proxy.end(), Some(0));
-        let text = log.text();
-        assert!(text.contains("SIGHUP: the proxy has nothing to reload"), "{text}");
     }
 }
 

@@ -242,6 +242,12 @@ pub(crate) fn over(
     flags
 }
 
+/// The options `wanted` as far as a running process can change them, as `is_live` says, and those of `running` for the rest.
+pub(crate) fn live(wanted: &[Flag], running: &[Flag], is_live: impl Fn(&Flag) -> bool) -> Vec<Flag> {
+    let kept = running.iter().filter(|flag| !is_live(flag));
+    wanted.iter().filter(|flag| is_live(flag)).chain(kept).cloned().collect()
+}
+
 /// Parsed options.
 #[derive(Debug)]
 pub(crate) struct Given<A> {

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -16,8 +15,7 @@ use super::{Random, SIMULATION_TIMEOUT, STREAM_BYTES, for_each_seed};
 use crate::forwarder::MaskingKeys;
 use crate::limits::UPSTREAM_RESPONSE_TIMEOUT;
 use crate::transport::Transport;
-use crate::upstream::{Balance, Upstreams};
-use crate::{Context, Settings, http};
+use crate::{Config, Context, Live, http};
 use echoring_proto::connection::Seed;
 use echoring_proto::limits::{CLOSE_TIMEOUT, SECOND};
 
@@ -58,18 +56,17 @@ impl SimulatedProxy {
             Box::new(near) as Transport
         };
         SERVER.with_borrow_mut(|slot| *slot = Some(Box::new(connected)));
-        let urls = ["http://a/app".parse().expect("a URL")];
+        let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let config = Config::new(peer, vec!["http://a/app".parse().expect("a URL")]);
+        let (live, _) = watch::channel(Live::new(config, None));
         let (drain, drained) = watch::channel(false);
         let context = Rc::new(Context {
-            settings: Settings::default(),
-            upstreams: Arc::new(Upstreams::new(&urls, Balance::default(), None)),
-            tls: None,
+            live: live.subscribe(),
             tap: None,
             keys: MaskingKeys::new(Seed::Fixed(7)),
             drain: drained,
         });
         let (near, client) = duplex(STREAM_BYTES);
-        let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         let serving = spawn_local(http::serve(context, Box::new(near), peer, false));
         SimulatedProxy { client, serving, servers, over, drain }
     }
