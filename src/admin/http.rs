@@ -20,8 +20,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -86,6 +86,15 @@ impl Reply {
             }
             Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
+    }
+
+    /// The answer to a request with another method than the path has.
+    pub(super) fn wrong_method(methods: &[&str]) -> Reply {
+        let allowed = methods.join(", ");
+        let line = format!("method not allowed; use {allowed}");
+        let mut reply = Reply::text(StatusCode::METHOD_NOT_ALLOWED, &line);
+        reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));
+        reply
     }
 
     /// A temporary refusal.

@@ -28,10 +28,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::{Body as _, Bytes};
-use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -55,6 +54,8 @@ use http::socket::{AdminPeer, Reach};
 use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
 #[cfg(feature = "cluster")]
 pub use membership::{Membership, MembershipError, MembershipOptions, NatsClientsThread};
+use metrics::program::ProgramService;
+pub use metrics::program::{Program, ProgramMetric};
 #[cfg(feature = "traces")]
 pub use metrics::traces::{finish_traces, start_traces};
 pub use metrics::{AllocatorFigures, set_allocator};
@@ -103,6 +104,47 @@ impl Control {
         tokens: AdminTokens,
         reloading: Reloading,
     ) -> io::Result<Control> {
+        announce(&listener, &tokens, true);
+        let (served, failing) = (Served::new(server), server.handle());
+        let service = move |access, certificates| AdminService {
+            topics: Topics::new(served.clone()),
+            connections: Connections::new(served.clone()),
+            attempts: FailedAttempts::default(),
+            server: served,
+            access,
+            reloading,
+            certificates,
+        };
+        Control::serve(listener, tokens, service, move |reason| failing.fail(reason))
+    }
+
+    /// The same for another program, which has fewer paths: see [`Program`].
+    ///
+    /// # Errors
+    /// As for [`Control::start`].
+    pub fn start_for(
+        listener: InheritedListener,
+        program: Arc<dyn Program>,
+        tokens: AdminTokens,
+        reloading: Reloading,
+    ) -> io::Result<Control> {
+        announce(&listener, &tokens, false);
+        let failing = Arc::clone(&program);
+        let service = move |access, _| {
+            let attempts = FailedAttempts::default();
+            ProgramService { program, access, reloading, attempts }
+        };
+        Control::serve(listener, tokens, service, move |reason| failing.fail(reason))
+    }
+
+    /// Serves a listener on its own thread, which makes `service`. `fail` is called with the reason if the thread panics: without it
+    /// nobody can observe the program any more.
+    fn serve<A: Answer>(
+        listener: InheritedListener,
+        tokens: AdminTokens,
+        service: impl FnOnce(Access, Certificates) -> A + Send + 'static,
+        fail: impl FnOnce(&str) + Send + 'static,
+    ) -> io::Result<Control> {
         let address = listener.address().clone();
         let (orders, received) = mpsc::unbounded_channel();
         let (requests, passed_on) = mpsc::unbounded_channel();
@@ -112,29 +154,16 @@ impl Control {
             ListenAddress::Unix(_) | ListenAddress::Tcp(_) => None,
         };
         drop(listener);
-        let reach = Reach::of(&address);
-        announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
-        let access = Access::new(tokens, reach);
+        let access = Access::new(tokens, Reach::of(&address));
         let certificates = Certificates::default();
-        let served = Served::new(server);
         let (of_thread, reported) = (access.clone(), Arc::clone(&certificates));
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let server = served.handle();
             let serve = || {
-                let service = AdminService {
-                    topics: Topics::new(served.clone()),
-                    connections: Connections::new(served.clone()),
-                    attempts: FailedAttempts::default(),
-                    server: served,
-                    access: of_thread,
-                    reloading,
-                    certificates: reported,
-                };
-                listening.serve(&Rc::new(service), ControlInlet { orders: received, passed_on });
+                let inlet = ControlInlet { orders: received, passed_on };
+                listening.serve(&Rc::new(service(of_thread, reported)), inlet);
             };
-            // Without the thread nobody can observe the server any more.
             if catch_unwind(AssertUnwindSafe(serve)).is_err() {
-                server.fail("the control thread panicked");
+                fail("the control thread panicked");
             }
         })?;
         let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
@@ -240,15 +269,20 @@ impl Handle {
 pub const UNANSWERED: &[u8] =
     b"{\"error\":{\"code\":\"ended\",\"message\":\"the server does not answer\"}}\n";
 
-fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
+fn announce(listener: &InheritedListener, tokens: &AdminTokens, is_servers: bool) {
+    let address = listener.address();
     match address {
-        ListenAddress::Tcp(address) => {
+        ListenAddress::Tcp(address) if is_servers => {
             tracing::info!(
                 "admin address http://{address}/stats and http://{address}/healthz, for browsers http://{address}/"
             );
         }
+        ListenAddress::Tcp(address) => {
+            tracing::info!("admin address http://{address}/metrics and http://{address}/healthz");
+        }
         ListenAddress::Unix(_) => tracing::info!("admin address {address}"),
     }
+    let (reach, guarded) = (Reach::of(address), tokens.write.is_some() || tokens.read.is_some());
     if reach == Reach::Network && !guarded {
         tracing::warn!(
             "the admin address {address} can be reached from other machines without authentication; \
@@ -325,13 +359,6 @@ impl AdminService {
             None => no_cluster(),
         }
     }
-
-    /// The answer to a request without access. That to an attempt is held back.
-    fn refuse(&self, peer: AdminPeer, refused: Refused) -> Reply {
-        let Refused { reply, attempt } = refused;
-        let delay = attempt.map(|why| self.attempts.note(peer, why, Instant::now()));
-        Reply { delay: delay.unwrap_or_default(), ..reply }
-    }
 }
 
 impl Answer for AdminService {
@@ -345,7 +372,7 @@ impl Answer for AdminService {
             Ok(scope) => self.answer_within(scope, Nodes::All, request).await,
             Err(refused) => Err(refused),
         };
-        answered.unwrap_or_else(|refused| self.refuse(peer, refused))
+        answered.unwrap_or_else(|refused| self.attempts.refuse(peer, refused))
     }
 
     async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
@@ -367,7 +394,7 @@ impl AdminService {
             return Ok(self.answer_path(request).await);
         }
         if *request.method() != Method::POST {
-            return Ok(wrong_method(&["POST"]));
+            return Ok(Reply::wrong_method(&["POST"]));
         }
         let AdminService { server, topics, connections, .. } = self;
         let (server, started) = (&server.handle(), server.started());
@@ -383,7 +410,7 @@ impl AdminService {
                 let line = format!("unknown path; use /api, {}", Action::paths().join(", "));
                 return Reply::text(StatusCode::NOT_FOUND, &line);
             }
-            Err(NoAction::Method(methods)) => return wrong_method(&methods),
+            Err(NoAction::Method(methods)) => return Reply::wrong_method(&methods),
         };
         if action.only_reads() && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
@@ -425,7 +452,7 @@ impl AdminService {
             Action::Readiness => self.readiness(),
             Action::Health => self.health().await,
             // Requests to the API do not come here, see `answer_within`.
-            _ => wrong_method(&["POST"]),
+            _ => Reply::wrong_method(&["POST"]),
         }
     }
 
@@ -473,12 +500,4 @@ fn taken_over() -> Reply {
 
 fn no_cluster() -> Reply {
     Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster")
-}
-
-fn wrong_method(methods: &[&str]) -> Reply {
-    let allowed = methods.join(", ");
-    let mut reply =
-        Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
-    reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));
-    reply
 }

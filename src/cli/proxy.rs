@@ -2,6 +2,7 @@
 //!
 //! `args` declares the options, `config` reads them from the command line and the file.
 
+mod admin;
 mod args;
 mod config;
 
@@ -10,19 +11,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 
 pub(super) use self::args::Args;
-use self::config::{Running, Sources};
+use self::config::{Loaded, Running, Sources};
 use super::signals::{DrainSteps, ServerSignals};
 use crate::common::environment;
+use crate::common::file::flags::Given;
+use crate::serve::no_admin_address;
 use crate::{Failure, print};
-use echoring_admin::Reloader;
+use echoring_admin::{Control, Reloader};
 use echoring_async as aio;
 use echoring_proxy::Proxy;
 use echoring_proxy::recording::{Recorder, RingFile};
 use echoring_runtime::driver::{DriverChoice, uring};
+use echoring_server::InheritedListener;
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 
 /// Exit code of a proxy whose recording is not whole.
@@ -43,11 +48,18 @@ pub(super) fn run(arguments: Args, typed: &ArgMatches) -> Result<ExitCode, Failu
     let signals = ServerSignals::listen().map_err(|error| cannot_handle_signals(&error))?;
     let recorder = record.as_ref().map(|file| start_recorder(file, *driver)).transpose()?;
     let scheme = if loaded.config.tls.is_some() { "wss" } else { "ws" };
+    let listener = open_admin_of(&loaded)?;
     let proxy = Proxy::start(loaded.config.clone(), recorder).map_err(|error| forbidden(&error))?;
     let handle = proxy.handle();
     let (draining, failing) = (proxy.handle(), proxy.handle());
     let (reloader, reloads) = Reloader::new();
-    let running = Running { sources, loaded, proxy: proxy.handle() };
+    let program = Arc::new(admin::Served(proxy.handle()));
+    let start = |listener| Control::start_for(listener, program, loaded.tokens.clone(), reloader.reloading());
+    let control = listener.map(start).transpose();
+    let control =
+        control.map_err(|error| forbidden(&format!("the control thread cannot be started: {error}")))?;
+    let running =
+        Running { sources, loaded, proxy: proxy.handle(), control: control.as_ref().map(Control::handle) };
     reloads
         .start(running)
         .map_err(|error| forbidden(&format!("the configuration cannot be reloaded: {error}")))?;
@@ -57,7 +69,10 @@ pub(super) fn run(arguments: Args, typed: &ArgMatches) -> Result<ExitCode, Failu
         .handle(steps, hangup, move |reason| failing.fail(reason))
         .map_err(|error| cannot_handle_signals(&error))?;
     print_listening(&proxy, scheme);
-    match proxy.join() {
+    let ended = proxy.join();
+    // Nothing of ours listens any more when this process ends, so that the next one can start at once.
+    control.into_iter().for_each(Control::stop);
+    match ended {
         Ok(()) => {
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
@@ -68,6 +83,15 @@ pub(super) fn run(arguments: Args, typed: &ArgMatches) -> Result<ExitCode, Failu
             Ok(ExitCode::from(EXIT_BROKEN))
         }
     }
+}
+
+/// The admin listener before the threads start, so that an address in use is reported before anything runs.
+fn open_admin_of(loaded: &Loaded) -> Result<Option<InheritedListener>, Failure> {
+    let Given { args, origins, .. } = &loaded.given;
+    let Some(address) = &args.admin else { return Ok(None) };
+    let user = rustix::process::geteuid().as_raw();
+    let opened = echoring_admin::open_admin(address, 0o600, user);
+    opened.map(Some).map_err(|error| origins.caused("--admin", &no_admin_address(address, &error)))
 }
 
 /// Clients at once, each of which takes two descriptors.

@@ -58,8 +58,9 @@ use std::time::Duration;
 use clap::ArgMatches;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+pub(super) use self::admin_tokens::admin_tokens;
 use self::args::Switch;
-pub(super) use self::args::{Args, DRIVERS, Shards, socket_address};
+pub(super) use self::args::{Admin, Args, DRIVERS, Shards, admin, socket_address};
 pub(super) use self::changes::between;
 pub(super) use self::check::write_option;
 use self::config::Sources;
@@ -418,12 +419,17 @@ fn take_or_bind_admin(
     }
     let mode = settings.args.admin_socket_mode;
     echoring_admin::open_admin(address, mode, user).map(Some).map_err(|error| {
-        let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
-        let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
-        let line = format!("cannot listen on {address} as admin address: {error}; {hint}");
+        let line = no_admin_address(address, &error);
         let is_of_another = finds_nobody && error.kind() == io::ErrorKind::AddrInUse;
         settings.origins.caused("--admin", &in_a_takeover(line, is_of_another))
     })
+}
+
+/// Why nothing listens at the admin address, and what to do.
+pub(super) fn no_admin_address(address: &ListenAddress, error: &io::Error) -> String {
+    let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
+    let hint = echoring_runtime::listening::descriptors_hint(error).unwrap_or(another);
+    format!("cannot listen on {address} as admin address: {error}; {hint}")
 }
 
 /// The tickets of TLS sessions: with those of the predecessor, its sessions are resumed here.

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 
 use self::frame_splitter::{FrameSplitter, INPUT_BYTES_MAX, Item};
 use self::transcoder::Transcoder;
+use crate::figures::Counters;
 use crate::recording::{Event, Frame, FrameKind, Side, Tap};
 use echoring_proto::connection::{Entropy, Seed};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
@@ -53,21 +56,34 @@ impl ConnectionTap {
     }
 }
 
-/// When the last byte passed in either direction.
+/// When the last byte passed in either direction, and the counters of bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Activity(Rc<Cell<Instant>>);
+pub(super) struct Activity {
+    latest: Rc<Cell<Instant>>,
+    counters: Arc<Counters>,
+}
 
 impl Activity {
-    pub(super) fn now() -> Activity {
-        Activity(Rc::new(Cell::new(Instant::now())))
+    pub(super) fn now(counters: &Arc<Counters>) -> Activity {
+        Activity { latest: Rc::new(Cell::new(Instant::now())), counters: Arc::clone(counters) }
     }
 
     pub(super) fn latest(&self) -> Instant {
-        self.0.get()
+        self.latest.get()
     }
 
     pub(super) fn note(&self) {
-        self.0.set(Instant::now());
+        self.latest.set(Instant::now());
+    }
+
+    pub(super) fn from_client(&self, bytes: usize) {
+        self.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
+        self.note();
+    }
+
+    pub(super) fn to_client(&self, bytes: usize) {
+        self.counters.bytes_out.fetch_add(bytes as u64, Relaxed);
+        self.note();
     }
 }
 
@@ -188,6 +204,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
             self.input.reserve(READ_BYTES);
             match self.reader.read_buf(&mut self.input).await {
                 Ok(0) | Err(_) => return DirectionEnd::StreamEnded,
+                Ok(bytes) if self.receiver == Role::Server => self.activity.from_client(bytes),
                 Ok(_) => self.activity.note(),
             }
         }
@@ -267,10 +284,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
                 // A cancelled write has written nothing.
                 match self.writer.write(front).await? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
-                    written => front.advance(written),
+                    written => {
+                        front.advance(written);
+                        match self.receiver {
+                            Role::Server => self.activity.note(),
+                            Role::Client => self.activity.to_client(written),
+                        }
+                    }
                 }
                 self.unflushed = true;
-                self.activity.note();
             }
             self.output.pop_front();
         }
@@ -462,7 +484,7 @@ mod tests {
         let agreement = agree([&b"permessage-deflate"[..]].into_iter(), &preferences).expect("agreed");
         let format = Format::Transcoded(Box::new(Transcoder::from_client(&agreement, 1024)));
         let input = (frames, BytesMut::new());
-        let common = Common { tap: None, keys: keys.clone(), activity: Activity::now() };
+        let common = Common { tap: None, keys: keys.clone(), activity: Activity::now(&Arc::default()) };
         let mut forwarder = Forwarder::new(input, Vec::new(), Role::Server, format, &common);
         assert!(matches!(forwarder.run().await, DirectionEnd::StreamEnded));
         forwarder.send_close(CloseCode::GOING_AWAY, "").await.expect("memory");

@@ -16,6 +16,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -75,7 +76,7 @@ struct Upgraded {
 
 /// Serves one client until it disconnects or the proxy shuts down.
 pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketAddr, secure: bool) {
-    let activity = Activity::now();
+    let activity = Activity::now(&context.counters);
     let malformed_body = MalformedBody::default();
     let client_stream = ClientStream::new(stream, activity.clone(), &malformed_body);
     let client_connection = Rc::new(ClientConnection {
@@ -91,7 +92,7 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
         let client_connection = Rc::clone(&client_connection);
         service_fn(move |request| {
             let client_connection = Rc::clone(&client_connection);
-            Box::pin(async move { Ok::<_, Infallible>(client_connection.answer(request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(client_connection.counted_answer(request).await) })
         })
     };
     let mut connection = server::conn::http1::Builder::new()
@@ -176,6 +177,13 @@ fn formats(
 impl ClientConnection {
     fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.borrow())
+    }
+
+    async fn counted_answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let response = self.answer(request).await;
+        let class = usize::from(response.status().as_u16() / 100 - 1);
+        self.context.counters.responses[class.min(4)].fetch_add(1, Relaxed);
+        response
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -324,6 +332,7 @@ impl ClientConnection {
             tap: tap.clone(),
             keys: self.context.keys.clone(),
             idle_timeout: self.live().config.settings.idle_timeout,
+            activity: Activity::now(&self.context.counters),
         };
         let ended = relay(client, upstream, options, self.context.drained()).await;
         if let Some(tap) = &tap {

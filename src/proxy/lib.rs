@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod figures;
 mod forwarder;
 mod http;
 pub mod limits;
@@ -22,10 +23,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use self::figures::Counters;
+pub use self::figures::Metric;
 pub use self::http::headers::{Forwarded, HostPolicy};
 use crate::limits::{PROXY_IDLE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT};
 use crate::recording::{Recorder, Tap};
@@ -157,10 +161,11 @@ pub struct Proxy {
     recorder: Option<Recorder>,
 }
 
-/// Reconfigures a running proxy, and shuts it down.
+/// Reconfigures a running proxy, reports its metrics, and shuts it down.
 #[derive(Clone, Debug)]
 pub struct Handle {
     live: Arc<watch::Sender<Arc<Live>>>,
+    counters: Arc<Counters>,
     drain: Arc<watch::Sender<bool>>,
     listener: Arc<TcpListener>,
     /// The reason, if a part of the proxy has failed.
@@ -178,6 +183,19 @@ impl Handle {
         config.check()?;
         self.live.send_modify(|live| *live = Live::new(config, Some(live)));
         Ok(())
+    }
+
+    /// Its metrics at this moment.
+    pub fn metrics(&self) -> Vec<Metric> {
+        figures::metrics(&self.counters, self.live.borrow().upstreams.figures())
+    }
+
+    /// Why new clients are not welcome, in a few words; `None` if they are.
+    pub fn unready(&self) -> Option<&'static str> {
+        match *self.drain.borrow() {
+            true => Some("draining"),
+            false => self.live.borrow().upstreams.are_down().then_some("every upstream is down"),
+        }
     }
 
     /// Whether a part of the proxy has failed. The proxy is then shutting down.
@@ -236,6 +254,7 @@ impl Proxy {
         let (live, _) = watch::channel(Live::new(config, None));
         let handle = Handle {
             live: Arc::new(live),
+            counters: Arc::default(),
             drain: Arc::new(drain),
             listener: Arc::clone(&listener),
             failure: Arc::default(),
@@ -281,7 +300,7 @@ impl Proxy {
         self.threads.len()
     }
 
-    /// A handle that reconfigures the proxy and shuts it down.
+    /// A handle that reconfigures the proxy, reports its metrics, and shuts it down.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -346,6 +365,7 @@ impl Live {
 /// State that the tasks of one thread share.
 struct Context {
     live: watch::Receiver<Arc<Live>>,
+    counters: Arc<Counters>,
     tap: Option<Tap>,
     /// Masking keys for all WebSockets of the thread.
     keys: MaskingKeys,
@@ -402,6 +422,7 @@ impl Worker {
     async fn serve(self, listener: tokio::net::TcpListener) {
         let context = Rc::new(Context {
             live: self.handle.live.subscribe(),
+            counters: Arc::clone(&self.handle.counters),
             tap: self.tap.clone(),
             keys: MaskingKeys::new(Seed::System),
             drain: self.handle.drain.subscribe(),
@@ -427,7 +448,9 @@ impl Worker {
                 accepted = echoring_async::accept("proxy", async || transport::accept(&listener).await) => accepted,
                 () = context.drained() => break,
             };
-            let slot = Slot(Rc::clone(&freed));
+            context.counters.open.fetch_add(1, Relaxed);
+            context.counters.accepted.fetch_add(1, Relaxed);
+            let slot = Slot { freed: Rc::clone(&freed), counters: Arc::clone(&context.counters) };
             spawn_local(serve_client(Rc::clone(&context), stream, peer, slot));
         }
         let emptied = async {
@@ -442,12 +465,16 @@ impl Worker {
     }
 }
 
-/// Counts a connection for as long as it lives, by a reference to the signal of its end.
-struct Slot(Rc<Notify>);
+/// Counts a connection for as long as it lives, also by a reference to the signal of its end.
+struct Slot {
+    freed: Rc<Notify>,
+    counters: Arc<Counters>,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.counters.open.fetch_sub(1, Relaxed);
+        self.freed.notify_one();
     }
 }
 

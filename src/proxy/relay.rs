@@ -45,6 +45,7 @@ pub(super) struct RelayOptions {
     pub(super) keys: MaskingKeys,
     /// Time without a byte in either direction after which both sides are closed.
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) activity: Activity,
 }
 
 /// The side that ended a relayed connection, and the close code (1006: without a Close frame).
@@ -70,8 +71,8 @@ where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let RelayOptions { from_client, from_upstream, tap, keys, idle_timeout } = options;
-    let common = Common { tap, keys, activity: Activity::now() };
+    let RelayOptions { from_client, from_upstream, tap, keys, idle_timeout, activity } = options;
+    let common = Common { tap, keys, activity };
     let (client_reader, client_writer) = tokio::io::split(client.stream);
     let (upstream_reader, upstream_writer) = tokio::io::split(upstream.stream);
     let inbound = Forwarder::new(

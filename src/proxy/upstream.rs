@@ -9,15 +9,17 @@
 
 pub(crate) mod health;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use super::figures::UpstreamFigures;
 use super::transport::{self, Transport};
 use echoring_proto::Url;
 use echoring_proto::url::BadUrl;
@@ -33,6 +35,8 @@ pub(super) struct Upstream {
     down_since: Mutex<Option<Instant>>,
     /// Connections that the proxy has to it.
     connections: AtomicUsize,
+    /// Connections to it, and health checks, that failed.
+    failures: AtomicU64,
     /// Whether a health check is under way.
     pub(super) is_checked: AtomicBool,
 }
@@ -87,6 +91,7 @@ impl Upstream {
             name,
             down_since: Mutex::default(),
             connections: AtomicUsize::default(),
+            failures: AtomicU64::default(),
             is_checked: AtomicBool::default(),
         })
     }
@@ -109,6 +114,7 @@ impl Upstream {
 
     /// Sets whether it is down; a change is logged.
     pub(super) fn set_down(&self, down: bool, why: &dyn fmt::Display) {
+        self.failures.fetch_add(down.into(), Ordering::Relaxed);
         let now = down.then(Instant::now);
         let before = {
             let mut down_since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,6 +214,24 @@ impl Upstreams {
         known.retain(|removed| removed.connections.load(Ordering::Relaxed) > 0);
         let rotation = before.map_or(0, |before| before.rotation.load(Ordering::Relaxed));
         Upstreams { all, removed: known, balance, retry_after, rotation: AtomicUsize::new(rotation) }
+    }
+
+    /// Figures of each upstream by URL.
+    pub(super) fn figures(&self) -> BTreeMap<String, UpstreamFigures> {
+        let all = self.all.iter().map(|upstream| (upstream, Some(!upstream.is_down(self.retry_after))));
+        let mut by_url: BTreeMap<String, UpstreamFigures> = BTreeMap::new();
+        for (upstream, is_up) in all.chain(self.removed.iter().map(|removed| (removed, None))) {
+            let sum = by_url.entry(upstream.to_string()).or_default();
+            sum.is_up = sum.is_up.max(is_up);
+            sum.connections += upstream.connections.load(Ordering::Relaxed) as u64;
+            sum.failures += upstream.failures.load(Ordering::Relaxed);
+        }
+        by_url
+    }
+
+    /// Whether all are down.
+    pub(super) fn are_down(&self) -> bool {
+        self.all.iter().all(|upstream| upstream.is_down(self.retry_after))
     }
 
     /// The upstream for the next connection, which is counted for as long as the pick lives. Upstreams that are down or

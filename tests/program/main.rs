@@ -31,6 +31,7 @@ mod lifecycle;
 mod operate;
 mod planted_faults;
 mod proxy;
+mod proxy_admin;
 mod proxy_reload;
 mod proxy_requests;
 mod restarts;

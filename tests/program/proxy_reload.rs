@@ -361,14 +361,14 @@ fn changes_that_need_a_restart_are_named_and_the_others_hold() {
     let proxy = Proxy::start(&file(&[&a], ""), &[]);
     let recording = certificate.path("recording");
     let lines = format!(
-        "record = '{recording}'\ndriver = 'epoll'\ntls_cert = '{}'\ntls_key = '{}'",
+        "record = '{recording}'\ndriver = 'epoll'\nadmin = '127.0.0.1:0'\ntls_cert = '{}'\ntls_key = '{}'",
         certificate.path("cert.pem"),
         certificate.path("key.pem")
     );
     let line = proxy.reload(&file(&[&b], &lines));
     assert!(line.contains("changed=\"upstream\""), "{line}");
     let line = proxy.line_with("need a restart");
-    assert!(line.contains("keys=\"driver, record, tls_cert, tls_key\""), "{line}");
+    assert!(line.contains("keys=\"admin, driver, record, tls_cert, tls_key\""), "{line}");
     assert_eq!(names(&proxy, 3), ["b"]);
     assert!(!fs::exists(recording).expect("readable"));
     // Flags stay, and are no change.

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::Refused;
+use crate::http::Reply;
 use crate::http::socket::AdminPeer;
 use crate::limits::{
     ADMIN_ATTEMPTS_FORGOTTEN, ADMIN_ATTEMPTS_LOG_INTERVAL, ADMIN_DELAY_MAX, ADMIN_DELAY_MIN,
@@ -95,8 +97,15 @@ impl FailedAttempts {
         self.figures.get()
     }
 
+    /// The answer to a request without access. That to an attempt is held back.
+    pub(crate) fn refuse(&self, peer: AdminPeer, refused: Refused) -> Reply {
+        let Refused { reply, attempt } = refused;
+        let delay = attempt.map(|why| self.note(peer, why, Instant::now()));
+        Reply { delay: delay.unwrap_or_default(), ..reply }
+    }
+
     /// Counts and logs an attempt. Returns the delay of the answer.
-    pub(crate) fn note(&self, peer: AdminPeer, why: NoAccess, now: Instant) -> Duration {
+    fn note(&self, peer: AdminPeer, why: NoAccess, now: Instant) -> Duration {
         let mut figures = self.figures.get();
         match why {
             NoAccess::Unauthorized => figures.unauthorized += 1,

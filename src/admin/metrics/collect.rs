@@ -12,6 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::family::Families;
 use super::process;
+use crate::ProgramMetric;
+use crate::access::failed_attempts::AttemptFigures;
+use crate::reload::ReloadCounters;
 use crate::report::Node;
 use echoring_auth::{BackendFigures, WebhookReceivers};
 use echoring_runtime::stats::{ACCESS_LOG, Counters, LOG, TRACES};
@@ -35,6 +38,25 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     topics::collect(&mut out, snapshots, &counters);
     memory::collect(&mut out, snapshots);
     shards::collect(&mut out, snapshots, &counters);
+    log(&mut out);
+    process::collect(&mut out);
+    out
+}
+
+/// All metrics of a program that is not the server: its own, and those of what it shares with it.
+pub(super) fn program_families(
+    own: Vec<ProgramMetric>,
+    reloads: &ReloadCounters,
+    attempts: AttemptFigures,
+) -> Families {
+    let mut out = Families::default();
+    for ProgramMetric { name, label, help, samples } in own {
+        let family = if name.ends_with("_total") { out.counters(name) } else { out.gauges(name) };
+        let labels = |value: String| if label.is_empty() { Vec::new() } else { vec![(label, value)] };
+        family.samples(samples.into_iter().map(|(value, figure)| (labels(value), figure))).help(help);
+    }
+    operation::reloads(&mut out, reloads);
+    operation::admin(&mut out, attempts);
     log(&mut out);
     process::collect(&mut out);
     out

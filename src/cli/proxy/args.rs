@@ -14,7 +14,7 @@ use crate::common::environment;
 use crate::common::file::flags::Origins;
 use crate::common::values::{self, Word};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
-use crate::serve::{DRIVERS, Reload, Shards, socket_address};
+use crate::serve::{Admin, DRIVERS, Reload, Shards, admin, socket_address};
 use echoring_proto::limits;
 use echoring_proxy::{
     Balance, Compression, Config, Forwarded, HealthCheck, HostPolicy, Settings, UpstreamUrl,
@@ -205,6 +205,24 @@ pub(crate) struct Args {
     /// Prints a configuration file with all defaults and the source of each other value.
     #[arg(long, help_heading = OPERATION)]
     pub(super) check: bool,
+
+    /// Serve the admin endpoints at this address
+    ///
+    /// They are GET /metrics, /healthz and /readyz, POST /reload and /drain. See docs/guide/proxy.md#admin-address.
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "off", value_parser = admin, help_heading = OPERATION)]
+    pub(super) admin: Admin,
+
+    /// Require the bearer token in this file at --admin
+    ///
+    /// The file has one line of at least 16 characters. See docs/reference/admin.md#access.
+    #[arg(long, value_name = "FILE", help_heading = OPERATION)]
+    pub(super) admin_token_file: Option<PathBuf>,
+
+    /// Give clients that present the bearer token in this file read access to the admin address
+    ///
+    /// Meant for scrapers. Without --admin-token-file, nobody may change anything. See docs/reference/admin.md#access.
+    #[arg(long, value_name = "FILE", help_heading = OPERATION)]
+    pub(super) admin_read_token_file: Option<PathBuf>,
 }
 
 /// Another name than `Option`, to which clap gives a meaning of its own.
@@ -272,6 +290,12 @@ impl Args {
         let (has_cert, has_key) = (self.tls_cert.is_some(), self.tls_key.is_some());
         origins.refuse([("--tls-cert", has_cert && !has_key)], "needs its private key, --tls-key")?;
         origins.refuse([("--tls-key", has_key && !has_cert)], "needs its certificate, --tls-cert")?;
+        let has_tokens = [
+            ("--admin-token-file", self.admin_token_file.is_some()),
+            ("--admin-read-token-file", self.admin_read_token_file.is_some()),
+        ];
+        let unused = has_tokens.map(|(flag, is_given)| (flag, is_given && self.admin.is_none()));
+        origins.refuse(unused, "there is no admin address: give one with --admin")?;
         let secure = self.upstream.iter().any(UpstreamUrl::is_secure);
         let unused = [("--ca-file", self.ca_file.is_some()), ("--insecure", self.insecure)];
         let unused = unused.map(|(flag, is_given)| (flag, is_given && !secure));

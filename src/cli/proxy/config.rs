@@ -15,9 +15,9 @@ use crate::common::environment;
 use crate::common::file::flags::{self, Flag, Given};
 use crate::common::file::{Entry, Source, entries};
 use crate::common::http_client::trust;
-use crate::serve::{Contents, Reload, between, reload_of, value, write_option};
+use crate::serve::{Contents, Reload, admin_tokens, between, reload_of, value, write_option};
 use crate::{Failure, logging};
-use echoring_admin::{Configuration, FileVersion, ReloadReport};
+use echoring_admin::{AdminTokens, Configuration, FileVersion, ReloadReport, Token};
 use echoring_async::tls::{self, ServerTls, Trust};
 use echoring_proxy::{Config, Handle, UpstreamUrl};
 
@@ -40,7 +40,8 @@ pub(super) struct Sources {
 pub(super) struct Loaded {
     pub(super) given: Given<Args>,
     pub(super) config: Config,
-    /// The contents of the files with certificates and keys.
+    pub(super) tokens: AdminTokens,
+    /// The contents of the files with certificates, keys and tokens.
     contents: Contents,
     warnings: Vec<String>,
 }
@@ -77,8 +78,12 @@ impl Sources {
                 warnings.push("--insecure: the certificates of upstreams are not checked".to_owned());
             }
         }
-        let contents = Contents::of(args.tls_cert.iter().chain(&args.tls_key).chain(&args.ca_file));
-        Ok(Loaded { given, config, contents, warnings })
+        let tokens = admin_tokens(&args.admin_token_file, &args.admin_read_token_file, origins)?;
+        let tokens_of = args.admin_token_file.iter().chain(&args.admin_read_token_file);
+        warnings.extend(tokens_of.clone().filter_map(|file| Token::warning(file)));
+        let of_tls = args.tls_cert.iter().chain(&args.tls_key).chain(&args.ca_file);
+        let contents = Contents::of(of_tls.chain(tokens_of));
+        Ok(Loaded { given, config, tokens, contents, warnings })
     }
 }
 
@@ -129,6 +134,7 @@ pub(super) struct Running {
     /// The options that hold.
     pub(super) loaded: Loaded,
     pub(super) proxy: Handle,
+    pub(super) control: Option<echoring_admin::Handle>,
 }
 
 impl Configuration for Running {
@@ -170,6 +176,9 @@ impl Running {
         if changed.iter().any(|change| change.key == "log") {
             // Fails only without a log.
             let _ = logging::set_level(filter, next.given.args.log.clone());
+        }
+        if let Some(control) = &self.control {
+            control.set_tokens(next.tokens.clone());
         }
         next.warn();
         self.loaded = next;

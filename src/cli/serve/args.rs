@@ -567,9 +567,9 @@ fn congestion(word: &str) -> Result<String, String> {
 const ADMIN_SOCKET_MODES: &[Word<u32>] = &[("600", "Its owner only", 0o600), ("660", "Its group too", 0o660)];
 
 /// The admin address, if there is one: `--admin`.
-type Admin = Option<ListenAddress>;
+pub(crate) type Admin = Option<ListenAddress>;
 
-fn admin(word: &str) -> Result<Admin, String> {
+pub(crate) fn admin(word: &str) -> Result<Admin, String> {
     match word {
         "off" => Ok(None),
         _ => listen_address(word).map(Some).map_err(|expected| format!("{expected}, or off")),

@@ -14,6 +14,7 @@ mod seeds;
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -22,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::forwarder::{Format, MaskingKeys};
+use crate::forwarder::{Activity, Format, MaskingKeys};
 use crate::relay::{Peer, RelayOptions, relay};
 use echoring_proto::connection::Seed;
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
@@ -409,6 +410,7 @@ async fn relayed(mut random: Random, behaviours: [Behaviour; 2]) -> [(Parsed, Ve
         tap: None,
         keys: MaskingKeys::new(Seed::Fixed(7)),
         idle_timeout,
+        activity: Activity::now(&Arc::default()),
     };
     let peer = |stream| Peer { stream, read_ahead: BytesMut::new() };
     let relaying = relay(peer(front), peer(back), options, tokio::time::sleep_until(drained_at));

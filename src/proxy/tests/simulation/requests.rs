@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -62,6 +63,7 @@ impl SimulatedProxy {
         let (drain, drained) = watch::channel(false);
         let context = Rc::new(Context {
             live: live.subscribe(),
+            counters: Arc::default(),
             tap: None,
             keys: MaskingKeys::new(Seed::Fixed(7)),
             drain: drained,
