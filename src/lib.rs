@@ -217,7 +217,9 @@ pub mod client {
 pub mod server {
     // What is in fields and signatures of the items below, so that a program can name it.
     #[doc(no_inline)]
-    pub use echoring_admin::{AdminTokens, Reload, ReloadCounters, Reloaded, Reloading, open_admin};
+    pub use echoring_admin::{
+        AdminTokens, Program, ProgramMetric, Reload, ReloadCounters, Reloaded, Reloading, open_admin,
+    };
     #[doc(no_inline)]
     pub use echoring_proto::connection::TlsFault;
     #[doc(no_inline)]
@@ -227,7 +229,7 @@ pub mod server {
     #[doc(no_inline)]
     pub use echoring_server::{
         DriverDescription, DriverFeatures, Extractors, HubReport, InheritedListener, PacedDrain, Rebalanced,
-        RequestAnd, Right, Rights, TopicReport, report,
+        RequestAnd, Right, Rights, TopicReport, report, with_secrets,
     };
 
     #[doc(inline)]
