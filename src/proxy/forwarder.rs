@@ -76,12 +76,12 @@ impl Activity {
         self.latest.set(Instant::now());
     }
 
-    pub(super) fn from_client(&self, bytes: usize) {
+    pub(super) fn note_received(&self, bytes: usize) {
         self.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
         self.note();
     }
 
-    pub(super) fn to_client(&self, bytes: usize) {
+    pub(super) fn note_sent(&self, bytes: usize) {
         self.counters.bytes_out.fetch_add(bytes as u64, Relaxed);
         self.note();
     }
@@ -204,7 +204,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
             self.input.reserve(READ_BYTES);
             match self.reader.read_buf(&mut self.input).await {
                 Ok(0) | Err(_) => return DirectionEnd::StreamEnded,
-                Ok(bytes) if self.receiver == Role::Server => self.activity.from_client(bytes),
+                Ok(bytes) if self.receiver == Role::Server => self.activity.note_received(bytes),
                 Ok(_) => self.activity.note(),
             }
         }
@@ -288,7 +288,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
                         front.advance(written);
                         match self.receiver {
                             Role::Server => self.activity.note(),
-                            Role::Client => self.activity.to_client(written),
+                            Role::Client => self.activity.note_sent(written),
                         }
                     }
                 }

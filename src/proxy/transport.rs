@@ -54,7 +54,7 @@ impl AsyncRead for ClientStream {
         let before = out.filled().len();
         let this = self.get_mut();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, out));
-        this.activity.from_client(out.filled().len() - before);
+        this.activity.note_received(out.filled().len() - before);
         this.request_framing.inspect(&mut out.filled_mut()[before..]);
         Poll::Ready(read)
     }
@@ -63,7 +63,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        self.activity.to_client(*written.as_ref().unwrap_or(&0));
+        self.activity.note_sent(*written.as_ref().unwrap_or(&0));
         Poll::Ready(written)
     }
 

@@ -66,7 +66,7 @@ use echoring_cluster::NodeId;
 use echoring_proto::{Plain as _, plain};
 
 /// The first line of a successor.
-const REQUEST: &str = "echoring takeover 6";
+const REQUEST: &str = "echoring takeover 7";
 /// The beginning of that line, in all versions.
 const REQUEST_WORDS: &str = "echoring takeover ";
 /// The first line of the answer, unless it is a refusal in words.
@@ -190,7 +190,7 @@ mod tests {
         let digest = said.iter().fold(0xcbf2_9ce4_8422_2325, |digest: u64, byte| {
             (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        assert_eq!((REQUEST, digest), ("echoring takeover 6", DIGEST));
+        assert_eq!((REQUEST, digest), ("echoring takeover 7", DIGEST));
     }
 
     fn said() -> (Hello, Offer) {

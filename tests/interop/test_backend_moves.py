@@ -324,7 +324,12 @@ class OnUring(Case):
         clients = [self.open(old, f"/chat/{number}") for number in range(24)]
         new = self.successor(old, config, "--max-connections", "8")
         refused = 'echoring_predecessor_connections{reason="refused"} '
-        wait_until(lambda: any(line.startswith(refused) and line != refused + "0" for line in new.get("/metrics")[2].decode().splitlines()), "some")
+
+        def counted():
+            lines = new.get("/metrics")[2].decode().splitlines()
+            return any(line.startswith(refused) and line != refused + "0" for line in lines)
+
+        wait_until(counted, "those that stay are told")
         for client in clients:
             self.assert_echoes(client, "still")
         for name in told.read(48).by_id:

@@ -1102,7 +1102,7 @@ class Takeover(InACluster):
                     successor.settimeout(PATIENCE_S)
                     successor.connect(f"\0echoring/takeover/{nodes[0].host}:{nodes[0].port}")
                     stream = successor.makefile("rwb")
-                    stream.write(b"echoring takeover 6\n")
+                    stream.write(b"echoring takeover 7\n")
                     # Two shards, 64 KiB, and room for no connections.
                     stream.write(frame(1, struct.pack("<HQI", 2, 65_536, 0)))
                     stream.flush()

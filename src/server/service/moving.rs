@@ -2,7 +2,7 @@
 //!
 //! A batch is held, which means that nothing more is read from it. A fence through all owner shards then makes sure that what its
 //! clients have published before is ordered, delivered and answered. Connections that owe and await nothing leave; the others go
-//! on, and are looked at again later.
+//! on, and are looked at again later. Those whose back ends have yet to answer stay held, and leave with a later batch.
 
 use super::Service;
 use super::connection_events::Told;

@@ -30,7 +30,7 @@ const CONDUCTS: [Conduct; 4] = [
         let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
         kept.push(stream);
     },
-    |mut stream, _| drop(stream.write_all(b"echoring takeover 6\n")),
+    |mut stream, _| drop(stream.write_all(b"echoring takeover 7\n")),
 ];
 
 /// Strangers of these users, each of whom goes on in one way, again and again, while `test` runs.
