@@ -1110,7 +1110,8 @@ class Takeover(InACluster):
                     self.assertEqual(kind_of_frame(stream), 3)
                     # A byte comes with the listeners.
                     stream.read(1)
-                    stream.write(frame(4, b""))
+                    # It has no back ends.
+                    stream.write(frame(4, bytes(4)))
                     stream.flush()
                     # The topics of both shards, the node, and their end.
                     kinds = []

@@ -107,8 +107,9 @@ fn opened<S: Read + Write>(at: Addresses, path: &str, stream: S) -> WebSocket<S>
         let name = "echoring.v1.json".parse().expect("a value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", name);
     }
-    // It shows no stream, which not all of them could.
-    tungstenite::client(request, stream).ok().expect("an open connection").0
+    // Not all streams could be shown.
+    let opened = tungstenite::client(request, stream).map_err(|error| error.to_string());
+    opened.expect("an open connection").0
 }
 
 fn subscribed(at: Addresses, request: &str) -> (Socket, Value) {
