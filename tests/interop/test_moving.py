@@ -192,7 +192,7 @@ class LibrariesOverTls(OverTls, Libraries):
         for number in range(UPGRADES + 1):
             for change in changes[number : number + 1]:
                 client.stdin.write(change)
-                # What comes with a command is dropped.
+                # s_client drops the rest of a read that begins with a command.
                 self.read_until(client, b"KEYUPDATE", b"")
             # Its payload ends the line that the program reads.
             text = f"message {number}\n".encode()

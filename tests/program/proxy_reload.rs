@@ -518,7 +518,7 @@ fn a_flag_wins_over_the_file_and_a_check_tells_where_values_come_from() {
     ] {
         assert!(shown.contains(&line), "{line} is not in\n{shown}");
     }
-    // What is shown is a file that says the same.
+    // The output of --check is a file with the same settings.
     assert!(proxy.reload(&shown).contains("was reloaded"));
     let wrong = command(&["proxy", "--config", "/nowhere/proxy.toml"]).output().expect("it runs");
     assert_eq!(wrong.status.code(), Some(3));

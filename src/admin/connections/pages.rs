@@ -311,7 +311,7 @@ impl ConnectionPages<'_> {
                 }
             }
             let may_arrive = ended > 0 || walk.previous.as_ref().is_some_and(|previous| !previous.is_gone());
-            thread::sleep(if may_arrive { pause } else { Duration::ZERO });
+            thread::sleep(if may_arrive { pause } else { break });
         }
         Ok(ScanReport { ended, ..ScanReport::default() })
     }

@@ -239,10 +239,7 @@ impl Session {
     }
 
     pub(super) fn release(self, pool: &mut Pool) {
-        pool.discharge(TLS_SESSION_BYTES);
-        for buffer in self.held.into_iter().chain(self.sealed) {
-            pool.put(buffer);
-        }
+        give_back(self.held, self.sealed, pool);
     }
 
     /// Whether it could go on elsewhere.
@@ -263,18 +260,17 @@ impl Session {
             _ => None,
         };
         let Some(side) = side else {
-            pool.discharge(TLS_SESSION_BYTES);
-            held.into_iter().chain(sealed).for_each(|buffer| pool.put(buffer));
+            give_back(held, sealed, pool);
             return None;
         };
         Some(Session { side, stage, held, heard_out, sealed, secrets: None })
     }
 
-    /// What rustls still has to tell is sealed: it keeps the answer to a change of keys back until it has data to seal, or tries to.
+    /// Makes rustls seal its answer to a change of keys, if it owes one: it waits with that until it is given data to seal.
     fn tell_all(&mut self, pool: &mut Pool) -> Result<(), SessionError> {
         if let Side::Server(_) = self.side {
             self.write(pool, |traffic, _| {
-                // There is no room for the data, so only the answer is left.
+                // There is no room for the byte, so rustls queues the answer only.
                 let _ = traffic.encrypt(&[0], &mut []);
                 Ok(())
             })?;
@@ -552,6 +548,12 @@ impl Session {
     pub(super) fn unpop(&mut self, buffer: Buffer) {
         self.sealed.push_front(buffer);
     }
+}
+
+/// Returns the buffers of a session, and its charge.
+fn give_back(held: Option<Buffer>, sealed: VecDeque<Buffer>, pool: &mut Pool) {
+    pool.discharge(TLS_SESSION_BYTES);
+    held.into_iter().chain(sealed).for_each(|buffer| pool.put(buffer));
 }
 
 /// How many bytes `held` lacks, if it is one incomplete record.

@@ -2,7 +2,6 @@
 //! they do not move.
 
 use std::collections::BTreeSet;
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,23 +13,20 @@ use tungstenite::WebSocket;
 use super::ends::wait_until;
 use super::patient::Patient;
 use super::program::{signal, stop};
-use super::{Addresses, PATIENCE, Server, certificate, http, next, publish};
+use super::{Addresses, PATIENCE, Server, certificate, connected, http, next, opened, publish};
 
 type Socket = WebSocket<StreamOwned<ClientConnection, Patient>>;
 
 /// The flags of a server that speaks TLS.
-fn secured<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn secured<'a>(flags: &[&'a str]) -> Vec<&'a str> {
     let files = certificate::certificate();
     let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("UTF-8"));
     [flags, &["--tls-cert", cert, "--tls-key", key]].concat()
 }
 
 fn open(at: Addresses, path: &str) -> Socket {
-    let stream = TcpStream::connect(at.listen).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let session = ClientConnection::new(certificate::trusting(), certificate::localhost()).expect("a client");
-    let stream = StreamOwned::new(session, Patient(stream));
-    tungstenite::client(format!("ws://{}{path}", at.listen), stream).expect("an open connection").0
+    opened(at, path, StreamOwned::new(session, connected(at)))
 }
 
 /// The status and the body of an answer of the admin address.

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, SupportedProtocolVersion};
 
+use super::draining::secured;
 use super::ends::wait_until;
 use super::*;
 
@@ -21,7 +22,7 @@ const SUITES: [CipherSuite; 3] = [
 /// More than the kernel takes of a connection whose client does not read.
 const MUCH: usize = 6 << 20;
 
-/// What a client speaks: only this suite, if one is said.
+/// The configuration of a client of this version, which offers only this suite if there is one.
 fn speaking(version: &'static SupportedProtocolVersion, suite: Option<CipherSuite>) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|supported| suite.is_none_or(|suite| supported.suite() == suite));
@@ -100,9 +101,7 @@ fn open_secured(at: Addresses, config: &Arc<ClientConfig>, path: &str) -> Secure
 
 /// The flags of a server whose sessions move, with these.
 pub(super) fn flags<'a>(flags: &[&'a str]) -> Vec<&'a str> {
-    let files = certificate::certificate();
-    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("UTF-8"));
-    [flags, &["--tls-cert", cert, "--tls-key", key, "--takeover-tls", "on"]].concat()
+    secured(&[flags, &["--takeover-tls", "on"]].concat())
 }
 
 fn go_on_in_each_successor(driver: &str) {

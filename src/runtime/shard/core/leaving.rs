@@ -183,7 +183,7 @@ impl<K: Kinds> Core<K> {
         let Released { socket, unsent, has_fallen_behind } = self.driver.take_released(token)?;
         self.continue_session(token)?;
         let slot = self.slots.get_mut(token)?;
-        // What a session has sealed is not sealed again.
+        // The driver gives back records if there is a session, which must not be sealed again, and frames otherwise.
         let (unsent, sealed) =
             if self.sessions.has(token.index) { (&[][..], &unsent[..]) } else { (&unsent[..], &[][..]) };
         let is_whole = slot.connection.put_back(unsent, &mut self.env.pool).is_ok();

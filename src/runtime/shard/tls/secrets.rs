@@ -1,7 +1,7 @@
 //! The traffic secrets of sessions of TLS 1.3, by which these can go on elsewhere.
 //!
-//! rustls extracts keys, from which no later key can be derived. It tells the secrets to a key log only, while it reads the last bytes of
-//! the client's first flight, or the server's: so they lie ready in the thread until the session takes them.
+//! rustls extracts keys, from which no later key can be derived. It gives the secrets only to a key log, which it calls in the thread that
+//! continues the handshake. That thread keeps them until the session takes them.
 
 use std::cell::RefCell;
 use std::fmt;

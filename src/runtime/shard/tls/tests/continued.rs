@@ -294,7 +294,7 @@ impl Odd {
         open(&mut self.server, bytes, pool, || 1 << 20)
     }
 
-    /// What the server has sent, record by record.
+    /// Decrypts the records that the server has sent.
     fn hears(&mut self, pool: &mut Pool) -> Vec<(u8, Vec<u8>)> {
         let bytes = sealed(&mut self.server, pool);
         let (mut records, mut rest) = (Vec::new(), &bytes[..]);
